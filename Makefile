@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`. Both make what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Tests that need no other; the parallel workers share two cores with Ray's own processes.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: quickstart test test-all bench check lint smoke gl clean help
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "raybc needs Python 3.11 or newer"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+gl:  ## offscreen rendering: installed where we may (root with apt), named where we may not
+	@if ldconfig -p 2>/dev/null | grep -q libEGL.so.1 && ls /usr/lib/*/dri/*swrast* >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends libegl1 libgl1-mesa-dri; } >/dev/null 2>&1 \
+		|| echo "videos: could not install libegl1 and libgl1-mesa-dri; the run goes on without video"; \
+	else echo "videos: need libegl1 and libgl1-mesa-dri (Debian: sudo apt-get install libegl1 libgl1-mesa-dri)"; fi
+
+quickstart: $(STAMP) gl  ## set up, then run the default sweep (goes on where it was, if it was stopped)
+	$(BIN)/python -m raybc.sweep --resume
+
+test: $(STAMP)  ## set up, then run the tests (slow ones: test-all)
+	$(PYTEST) -q -m "not slow" tests
+
+test-all: $(STAMP)  ## every test
+	$(PYTEST) -q tests
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+smoke: $(STAMP)  ## a whole sweep on the built-in point mass, about a minute
+	rm -rf runs/smoke && $(BIN)/python -m raybc.sweep sweeps/pointmass.yaml --out runs/smoke
+	test -s runs/smoke/report.html && test -s runs/smoke/winner/policy.safetensors
+
+bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/sweep_overhead.py
+
+check: lint test smoke  ## what CI runs
+
+clean:  ## the virtual environment and caches (not runs/)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,78 @@
+"""What all command lines share: one clear message and a meaningful exit status.
+
+0 well; 1 something failed on the way (results so far are kept); 2 a mistake in what was asked; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+from rich.console import Console
+
+from raybc.types import UserError
+
+Args = TypeVar("Args")
+
+#: Progress and results are for people; machine-readable results are files in the run folder.
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+class Failed(RuntimeError):
+    """The work could not be done, though nothing was wrong with what was asked (status 1)."""
+
+
+class Interrupted(RuntimeError):
+    """Stopped by Ctrl-C; the message says how to go on (status 130)."""
+
+
+def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: str) -> Args:
+    """`cls` (a dataclass) from command-line flags: --flag=value and --flag value, dashes or underscores."""
+    return tyro.cli(
+        cls,
+        args=list(sys.argv[1:] if argv is None else argv),
+        prog=f"python -m {prog}",
+        description=description,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+def run_main(main: Callable[[], int | None]) -> int:
+    """Run a command; turn what users can cause into one line on stderr and an exit status."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Failed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"\ninterrupted: {error}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"failed: no room on the disk: {error}; nothing half-written was left", file=sys.stderr)
+            return 1
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            print(f"error: not allowed to write: {error}", file=sys.stderr)
+            return 2
+        raise
+
+
+def refuse_existing(folder: Path, resume: bool, overwrite: bool) -> None:
+    """A run folder that is there is neither continued nor lost by accident."""
+    if resume and overwrite:
+        raise UserError("expected --resume or --overwrite, got both")
+    if folder.exists() and any(p.name != ".lock" for p in folder.iterdir()) and not (resume or overwrite):
+        raise UserError(
+            f"{folder}: this run folder exists; continue it with --resume, replace it with --overwrite, "
+            "or choose another with --out"
+        )

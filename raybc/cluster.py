@@ -1,0 +1,96 @@
+"""Starting and leaving Ray: authenticated, quiet, with nothing left behind.
+
+Import this module before `ray`: Ray reads its environment when it is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from raybc.types import UserError
+
+#: Only where unset. Usage statistics are off, strangers need a token, Tune writes no logs of its own
+#: beside ours, and prints no tables of its own.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_AUTO_INIT": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+
+def _ensure_token() -> None:
+    """The token of local clusters, readable by this user alone (Ray itself would leave it readable by all)."""
+    if os.environ["RAY_AUTH_MODE"] != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with (
+        contextlib.suppress(FileExistsError),
+        os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as f,
+    ):
+        f.write(secrets.token_hex(32))
+
+
+@contextlib.contextmanager
+def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[float]:
+    """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs.
+
+    A local Ray lives in this process's children on the loopback interface; it ends by itself some seconds after this
+    process was killed.
+    """
+    import ray
+
+    if ray.is_initialized():  # a caller (a test, a notebook) has its own session: use it and leave it running
+        yield float(ray.cluster_resources().get("CPU", 0))
+        return
+    try:
+        if not address:
+            _ensure_token()
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+    except ConnectionError as error:
+        raise UserError(
+            f"--address {address}: no Ray cluster answered ({error}); is it running, and does this machine have its "
+            "token (~/.ray/auth_token)?"
+        ) from None
+    try:
+        yield float(ray.cluster_resources().get("CPU", 0))
+    finally:
+        ray.shutdown()
+
+
+def plan_workers(cpus: float, *, trials: int, trial_cpus: float, workers: int, worker_cpus: float) -> int:
+    """How many simulator processes fit beside the trials; a plan that would wait for ever is refused with its numbers.
+
+    workers = 0 asks for as many as fit.
+    """
+    left = cpus - trials * trial_cpus
+    fits = int(left / worker_cpus + 1e-9)
+    if fits < max(workers, 1):
+        raise UserError(
+            f"resources: {trials} concurrent trial(s) x {trial_cpus:g} CPU + {max(workers, 1)} worker(s) x "
+            f"{worker_cpus:g} CPU = {trials * trial_cpus + max(workers, 1) * worker_cpus:g} CPU, but the cluster has "
+            f"{cpus:g}: the sweep would wait for ever; lower --max-concurrent or resources.workers"
+        )
+    return workers or fits

@@ -1,0 +1,1 @@
+"""Reading demonstrations: stores, windows, normalisation, formats."""

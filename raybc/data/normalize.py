@@ -1,0 +1,57 @@
+"""Normalisation: fitted once on the training split, applied in `Normalizer.apply`, inverted in `Normalizer.invert`.
+
+Physical units outside, normalised units inside: `normalised = (x - offset) / scale`. Letters: O observation dim,
+A action dim; any leading dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybc.config import Normalization
+from raybc.types import UserError
+
+#: Spread below which a dimension counts as constant; it is shifted and not scaled (dividing by it would blow up noise).
+CONSTANT = 1e-6
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """An affine map for each dimension; offset and scale are float32 (D,)."""
+
+    offset: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.offset.shape != self.scale.shape or self.offset.ndim != 1:
+            raise UserError(f"normalisation: offset {self.offset.shape} and scale {self.scale.shape} do not match")
+        if not (np.isfinite(self.offset).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise UserError("normalisation: expected finite offsets and scales above 0")
+
+    @classmethod
+    def fit(cls, values: np.ndarray, kind: Normalization) -> Normalizer:
+        """Statistics of `values` (N, D).
+
+        mean_std: zero mean, unit standard deviation. min_max: the range becomes [-1, 1]. identity: nothing.
+        Constant dimensions are shifted to 0 and not scaled.
+        """
+        values = values.astype(np.float64)
+        if kind == "mean_std":
+            offset, scale = values.mean(0), values.std(0)
+        elif kind == "min_max":
+            low, high = values.min(0), values.max(0)
+            offset, scale = (low + high) / 2, (high - low) / 2
+        else:
+            offset, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
+        scale = np.where(scale < CONSTANT, 1.0, scale)
+        return cls(offset.astype(np.float32), scale.astype(np.float32))
+
+    def apply(self, x: np.ndarray) -> np.ndarray:
+        """Physical -> normalised, float32 (..., D)."""
+        return (x - self.offset) / self.scale
+
+    def invert(self, x: np.ndarray) -> np.ndarray:
+        """Normalised -> physical, float32 (..., D)."""
+        return x * self.scale + self.offset

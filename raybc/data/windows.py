@@ -1,0 +1,63 @@
+"""Training windows: an observation and the chunk of actions that follows, gathered on the training device.
+
+Letters: N transitions, O observation dim, A action dim, H chunk, B batch, M members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raybc.types import Batch
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Normalised training data on one device, and which starts may be drawn.
+
+    obs_NO, actions_NA: float32. ends_N: int64, the exclusive end of the episode of each transition. starts: int64,
+    the transitions a window may begin at.
+    """
+
+    obs_NO: Tensor
+    actions_NA: Tensor
+    ends_N: Tensor
+    starts: Tensor
+    horizon: int
+
+    @classmethod
+    def build(
+        cls,
+        obs_NO: np.ndarray,
+        actions_NA: np.ndarray,
+        episode_ends: np.ndarray,
+        episodes: np.ndarray,
+        horizon: int,
+        device: torch.device,
+    ) -> Windows:
+        """Every transition of `episodes` is a start; a chunk that passes the end of its episode is padded."""
+        lengths = np.diff(episode_ends, prepend=0)
+        ends_N = np.repeat(episode_ends, lengths)
+        begins = episode_ends - lengths
+        starts = np.concatenate([np.arange(begins[e], episode_ends[e]) for e in episodes])
+        return cls(
+            torch.from_numpy(np.ascontiguousarray(obs_NO)).to(device),
+            torch.from_numpy(np.ascontiguousarray(actions_NA)).to(device),
+            torch.from_numpy(ends_N).to(device),
+            torch.from_numpy(starts).to(device),
+            horizon,
+        )
+
+    def gather(self, picks_MB: Tensor) -> Batch:
+        """The windows that begin at `starts[picks]`. Padding repeats the last action of the episode."""
+        first_MB = self.starts[picks_MB]
+        steps_MBH = first_MB[..., None] + torch.arange(self.horizon, device=first_MB.device)
+        last_MB1 = (self.ends_N[first_MB] - 1)[..., None]
+        return Batch(
+            obs_MBO=self.obs_NO[first_MB],
+            actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
+            is_pad_MBH=steps_MBH > last_MB1,
+        )

@@ -1,0 +1,1 @@
+"""Policies: mathematics only (no optimiser, logging, environment or Ray)."""

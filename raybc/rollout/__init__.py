@@ -1,0 +1,1 @@
+"""Rollouts: run a policy in simulators and count what happens."""

@@ -1,0 +1,126 @@
+"""Strict reading of plain values (YAML, JSON) into dataclasses: what is unknown or of the wrong type is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import types
+import typing
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from raybc.types import UserError
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+T = TypeVar("T")
+
+
+def near(word: str, known: typing.Iterable[str]) -> str:
+    """ "did you mean ...?" or the list of what is known."""
+    known = list(known)
+    matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if matches:
+        return "did you mean " + " or ".join(repr(m) for m in matches) + "?"
+    return "known: " + ", ".join(sorted(known))
+
+
+def type_hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def field_type(cls: type, name: str, where: str) -> type:
+    """The plain type of a field, or `UserError` with near matches."""
+    hints = type_hints(cls)
+    if name not in hints:
+        raise UserError(f"{where}: unknown key {name!r}: {near(name, hints)}")
+    hint = hints[name]
+    return hint if isinstance(hint, type) else type(typing.get_args(hint)[0])
+
+
+def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
+    """Build dataclass `cls` from a mapping; unknown keys and wrong types are refused with their place."""
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where or 'file'}: expected a mapping of keys, got {type(mapping).__name__}")
+    hints = type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        place = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            raise UserError(f"{place}: unknown key {key!r}: {near(str(key), hints)}")
+        values[key] = _convert(value, hints[key], place)
+    for f in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where or 'file'}: expected the key {f.name!r}, which is missing")
+    return cls(**values)
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{where}: expected a list, got {value!r}")
+        inner = typing.get_args(hint)[0]
+        return tuple(_convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a mapping, got {value!r}")
+        inner = typing.get_args(hint)[1]
+        return {str(k): _convert(v, inner, f"{where}.{k}") for k, v in value.items()}
+    return check_type(value, hint, where)
+
+
+def check_type(value: Any, hint: Any, where: str) -> Any:
+    """`value` as `hint` (a whole float is an int, an int is a float), or `UserError`."""
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        options = typing.get_args(hint)
+        if value not in options:
+            text = near(str(value), [str(o) for o in options])
+            raise UserError(f"{where}: expected one of {', '.join(map(str, options))}, got {value!r}; {text}")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return check_type(value, typing.get_args(hint)[0], where)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value == int(value):
+        return int(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UserError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 numbers: PyYAML reads 1e-4 as text."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+_EXPONENT = r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_EXPONENT), list("-+0123456789"))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None

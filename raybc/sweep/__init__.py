@@ -1,0 +1,1 @@
+"""Sweeps: search spaces, the ledger of trials, and the search on Ray Tune and Optuna."""

@@ -1,0 +1,84 @@
+"""What the terminal shows while a sweep runs: a live table on a terminal, one line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raybc.sweep.ledger import SweepState, TrialState
+
+STYLE = {"running": "cyan", "completed": "green", "pruned": "dim", "failed": "red"}
+#: Trials shown; the best and those that run now come first when there are more.
+ROWS = 24
+
+
+class LiveTable:
+    """Shows `state`; call `refresh()` after each event."""
+
+    def __init__(self, console: Console, state: SweepState, asked: int, evaluations: int) -> None:
+        self._console, self._state, self._asked, self._evaluations = console, state, asked, evaluations
+        self._started = time.monotonic()
+        self._seen: dict[int, tuple[str, int]] = {n: _mark(t) for n, t in state.trials.items()}
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=False)
+
+    def __enter__(self) -> LiveTable:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def refresh(self) -> None:
+        if self._console.is_terminal:
+            return  # the live table refreshes itself
+        for number, trial in self._state.trials.items():
+            if self._seen.get(number) != _mark(trial):
+                self._seen[number] = _mark(trial)
+                self._console.print(self._line(trial))
+
+    def _line(self, trial: TrialState) -> str:
+        params = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
+        if not trial.evaluations:
+            what = f"failed: {trial.reason}" if trial.status == "failed" else f"started ({trial.origin}): {params}"
+            return f"trial {trial.number}: {what}"
+        last = trial.evaluations[-1]
+        text = f"trial {trial.number}: step {last.step}: success {last.score:.3f}"
+        return text + ("" if trial.status == "running" else f" [{trial.status}] {trial.reason}")
+
+    def _render(self) -> RenderableType:
+        trials = sorted(self._state.trials.values(), key=lambda t: (t.status != "running", -(t.score or 0), t.number))
+        axes = list(trials[0].params) if trials else []
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+        for column in ("trial", "status", "evaluation", "success", *axes):
+            table.add_column(column, justify="left" if column == "status" else "right")
+        for trial in trials[:ROWS]:
+            success = "" if trial.score is None else f"{trial.score:.3f}"
+            table.add_row(
+                str(trial.number),
+                trial.status,
+                f"{len(trial.evaluations)}/{self._evaluations}",
+                success,
+                *(_short(trial.params[a]) for a in axes),
+                style=STYLE[trial.status],
+            )
+        done = len(self._state.finished())
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        line = f"{done} of {self._asked} trials finished, {len(trials) - done} running, {minutes}:{seconds:02d}"
+        if len(trials) > ROWS:
+            line += f" ({len(trials) - ROWS} not shown)"
+        return Group(table, Text(line, style="bold"))
+
+
+def _mark(trial: TrialState) -> tuple[str, int]:
+    return trial.status, len(trial.evaluations)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

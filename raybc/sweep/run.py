@@ -1,0 +1,315 @@
+"""A sweep from beginning to end: check, demonstrate, search, measure, film, report."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybc import cli
+from raybc.cluster import plan_workers, ray_session
+from raybc.config import SweepConfig, sweep_from_mapping, to_plain
+from raybc.data.episodes import EpisodeStore, check_matches_task
+from raybc.data.formats import robomimic
+from raybc.demos import DemosPlan, generate, is_ready
+from raybc.files import free_space_for, read_json, run_folder_lock, write_json
+from raybc.registry import EnvName, get_task, parse_env_name
+from raybc.rollout.probe import Probe, probe_task
+from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
+from raybc.sweep.live import LiveTable
+from raybc.sweep.space import check_corners, first_points, sample_settings
+from raybc.sweep.trial import TrialPlan
+from raybc.sweep.views import command_line, versions, write_tables, write_timing
+from raybc.types import UserError
+
+#: What may differ when a sweep goes on: how much more is asked, and what it may use.
+MAY_CHANGE = ("search.trials", "search.max_concurrent", "final", "resources")
+#: Free disk that a sweep wants before it starts.
+MEGABYTES = 300
+#: Tables are rewritten at most so often while the search runs.
+TABLE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a sweep is run (not what it searches)."""
+
+    out: Path
+    resume: bool = False
+    overwrite: bool = False
+    address: str = ""
+    cpus: int | None = None
+
+
+def run_sweep(config: SweepConfig, launch: Launch) -> Path:
+    """Run or go on with a sweep; returns its folder. Everything that can be checked is checked before Ray starts."""
+    name = parse_env_name(config.train.env_name)
+    task = get_task(name.task)
+    _check_without_data(config)
+    cli.refuse_existing(launch.out, launch.resume, launch.overwrite)
+    free_space_for(launch.out, MEGABYTES)
+    with run_folder_lock(launch.out):
+        if launch.overwrite:
+            _empty(launch.out)
+        _check_resume(config, launch.out)
+        probe = probe_task(task)
+        dataset, demos = _dataset(config, name)
+        if demos is None or dataset.exists():
+            _check_data(config, robomimic.read(dataset), probe, task.obs_keys)
+        write_json(launch.out / "config.json", config.to_dict())
+        write_json(launch.out / "versions.json", versions(probe.identity))
+        ledger = Ledger(launch.out / FILE)
+        state = SweepState.from_events(read_events(launch.out / FILE))
+        try:
+            _run(config, launch, probe, dataset, demos, ledger, state)
+        finally:
+            ledger.close()
+    return launch.out
+
+
+def _check_without_data(config: SweepConfig) -> None:
+    from raybc.sweep.study import check_sampler
+
+    config.validate()
+    check_sampler(config)
+    check_corners(config)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _check_resume(config: SweepConfig, folder: Path) -> None:
+    """A sweep goes on with the configuration it was started with."""
+    path = folder / "config.json"
+    if not path.exists():
+        if (folder / FILE).exists():
+            raise UserError(f"{path}: missing, so it is unknown what this run searched; use --overwrite to start anew")
+        return
+    before = to_plain(sweep_from_mapping(read_json(path), str(path)))
+    differing = [
+        f"{key}: was {old!r}, is {new!r}"
+        for key, old, new in _differences(before, config.to_dict())
+        if not any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
+    ]
+    if differing:
+        raise UserError(
+            f"{folder}: --resume goes on with the same sweep, but the configuration differs: {'; '.join(differing)}; "
+            "use another --out, or --overwrite"
+        )
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old.keys() | new.keys():
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, old, new
+
+
+def _dataset(config: SweepConfig, name: EnvName) -> tuple[Path, DemosPlan | None]:
+    """The data's path and, where a scripted expert can make it, the plan of that."""
+    if config.train.dataset:
+        return Path(config.train.dataset), None
+    plan = DemosPlan(name.task, config.demos)
+    path = plan.default_path()
+    is_ready(plan, path)  # refuses a damaged one now
+    return path, plan
+
+
+def _check_data(config: SweepConfig, store: EpisodeStore, probe: Probe, obs_keys: tuple[str, ...]) -> None:
+    sizes = {key: probe.obs_sizes[key] for key in obs_keys}
+    check_matches_task(store, sizes, probe.action_size, config.train.env_name)
+    check_corners(config, store)
+
+
+def _run(
+    config: SweepConfig,
+    launch: Launch,
+    probe: Probe,
+    dataset: Path,
+    demos: DemosPlan | None,
+    ledger: Ledger,
+    state: SweepState,
+) -> None:
+    """With Ray: demonstrations, search, final measurement, videos; then (without) the report."""
+    from raybc.rollout.pool import RolloutPool
+    from raybc.sweep.final import film, measure_final, write_winner
+    from raybc.sweep.tune import Recorder, search
+
+    task = get_task(parse_env_name(config.train.env_name).task)
+    say = cli.console.print
+    if state.trials:
+        say(f"going on: {len(state.finished())} of {config.search.trials} trials are finished")
+    began = time.time()
+    timing = _Stages(ledger, state)
+    note = ""
+    with ray_session(launch.address, launch.cpus) as cpus:
+        resources = config.resources
+        workers = plan_workers(
+            cpus,
+            trials=config.search.max_concurrent,
+            trial_cpus=resources.trial_cpus,
+            workers=resources.workers,
+            worker_cpus=resources.worker_cpus,
+        )
+        pool_options = {"worker_cpus": resources.worker_cpus, "deadline": resources.episode_deadline}
+        pool = RolloutPool.start(task.name, workers, **pool_options)
+        timing.add("start", began)
+        if demos is not None and not dataset.exists():
+            with timing.stage("demonstrations"):
+                _demonstrate(demos, dataset, pool)
+        store = robomimic.read(dataset)
+        _check_data(config, store, probe, task.obs_keys)
+        plan = TrialPlan(
+            run_dir=str(launch.out.absolute()),
+            task=task.name,
+            dataset=str(dataset.absolute()),
+            fingerprint=store.fingerprint(),
+            obs_keys=task.obs_keys,
+            environment=probe.identity,
+            seeds=config.seeds,
+            steps=tuple(config.evaluation_step(k) for k in range(1, config.eval.evaluations + 1)),
+            settings=tuple(sample_settings(config)),
+            episodes=config.eval.episodes,
+            threads=max(1, int(cpus) // config.search.max_concurrent),
+        )
+        tables = _Tables(launch.out, config, state)
+        if config.search.trials > len(state.finished()):
+            say(
+                f"searching {config.search.trials} recipes x {len(config.seeds)} seeds on {store.num_episodes} "
+                f"demonstrations of {config.train.env_name}; {workers} simulators; results in {launch.out}"
+            )
+            if not any(origin == "defaults" for origin, _ in first_points(config)):
+                say("the defaults lie outside the space and are not tried")
+        live = LiveTable(cli.console, state, config.search.trials, config.eval.evaluations)
+
+        def on_event() -> None:
+            tables.update()
+            live.refresh()
+
+        recorder = Recorder(config, plan, ledger, state, on_event)
+        try:
+            with timing.stage("search"), live:
+                search(recorder, pool, _session(launch.out), gpus_per_trial=_gpus(config))
+            missing = config.search.trials - len(state.finished())
+            if missing > 0:
+                raise cli.Interrupted(
+                    f"{len(state.finished())} of {config.search.trials} trials are finished; go on with --resume "
+                    f"({launch.out})"
+                )
+            with timing.stage("final"):
+                say(f"measuring the top {config.final.top} on {config.final.episodes} final starts")
+                measure_final(recorder, pool)
+            stats = pool.stats()
+            pool.close()
+            winner = write_winner(launch.out, config, plan, state)
+            if winner is not None and config.final.videos:
+                with timing.stage("videos"):
+                    note = film(launch.out, config, plan, state, {"workers": workers, "pool": pool_options})
+        finally:
+            tables.update(now=True)
+        if note:
+            say(f"videos: {note}")
+        timing.add("whole", began)
+    facts = {
+        "video_note": note or None,
+        "data": {
+            "path": str(dataset),
+            "episodes": store.num_episodes,
+            "transitions": len(store.actions_NA),
+            "fingerprint": plan.fingerprint,
+        },
+        "command": command_line(),
+        "max_steps": task.max_steps,
+        "workers": workers,
+        "rollouts": {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")},
+    }
+    _report(launch.out, config, state, facts)
+
+
+class _Stages:
+    """How long each stage took, in the ledger."""
+
+    def __init__(self, ledger: Ledger, state: SweepState) -> None:
+        self._ledger, self._state = ledger, state
+
+    def add(self, name: str, start: float) -> None:
+        event = {"event": "stage", "name": name, "start": start, "end": time.time()}
+        self._ledger.append(event)
+        self._state.apply(event)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.time()
+        try:
+            yield
+        finally:
+            self.add(name, start)
+
+
+class _Tables:
+    """Rewrites the tables of the run folder, not too often."""
+
+    def __init__(self, folder: Path, config: SweepConfig, state: SweepState) -> None:
+        self._write: Callable[[], None] = lambda: write_tables(folder, config, state)
+        self._last = 0.0
+
+    def update(self, now: bool = False) -> None:
+        if now or time.monotonic() - self._last > TABLE_SECONDS:
+            self._write()
+            self._last = time.monotonic()
+
+
+def _demonstrate(demos: DemosPlan, dataset: Path, pool: Any) -> None:
+    from rich.progress import Progress
+
+    with Progress(console=cli.console) as progress:
+        bar = progress.add_task(f"{demos.task} demonstrations", total=demos.config.episodes)
+        made = generate(demos, dataset, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
+        progress.update(bar, completed=demos.config.episodes)
+    cli.console.print(
+        f"the expert solved {made['successes']} of {made['attempts']} starts; demonstrations are in {dataset}"
+    )
+
+
+def _gpus(config: SweepConfig) -> float:
+    """A share of a GPU for each concurrent trial where the device asks for one."""
+    import ray
+
+    available = float(ray.cluster_resources().get("GPU", 0))
+    if config.train.device == "cpu" or not available:
+        if config.train.device.startswith("cuda"):
+            raise UserError(f"train.device: {config.train.device!r} asked for, but the cluster has no GPU")
+        return 0.0
+    return min(1.0, available / config.search.max_concurrent)
+
+
+def _session(folder: Path) -> int:
+    """A number for this process's Tune run, never used before in this folder."""
+    used = [int(p.name.removeprefix("session_")) for p in (folder / "tune").glob("session_*")]
+    return max(used, default=0) + 1
+
+
+def _report(folder: Path, config: SweepConfig, state: SweepState, facts: dict[str, Any]) -> None:
+    from raybc.report.html import write_report
+    from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
+
+    write_timing(folder, state, facts)
+    write_leaderboard_md(folder)
+    page = write_report(folder)
+    run = load_run(folder)
+    cli.console.print(f"\n{winner_line(run, leaderboard(run))}\nreport: {page}")
+    if not any(t.status in ("completed", "pruned") for t in state.trials.values()):
+        reasons = "; ".join(dict.fromkeys(t.reason for t in state.trials.values()))
+        raise cli.Failed(f"every trial failed: {reasons}")

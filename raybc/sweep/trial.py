@@ -1,0 +1,192 @@
+"""One trial: the seeds of a recipe trained as a pack and measured by rollouts at every evaluation. No Ray in here.
+
+A trial's folder holds a training state and the bundles of each evaluation, so that a trial whose process died goes on
+from its last evaluation that is in the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybc.config import RunConfig
+from raybc.data.formats import robomimic
+from raybc.files import write_json
+from raybc.rollout.results import best_setting, pooled_rate, rows_at, summarise
+from raybc.rollout.worker import Rollout
+from raybc.sweep.ledger import Evaluation
+from raybc.types import EpisodeSpec, SampleSetting
+
+Evaluate = Callable[[str, Sequence[Rollout], Sequence[EpisodeSpec]], list[list[dict[str, Any]]]]
+Report = Callable[[Evaluation], None]
+
+#: Training states and bundles that are kept: the one that is measured now and the one before.
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What all trials of a sweep share."""
+
+    run_dir: str
+    task: str
+    dataset: str
+    fingerprint: str
+    obs_keys: tuple[str, ...]
+    environment: dict[str, str]
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    """Training step of each evaluation."""
+    settings: tuple[SampleSetting, ...]
+    episodes: int
+    threads: int
+    """Threads of PyTorch: fixed, because sums depend on them."""
+
+    def folder(self, trial: int) -> Path:
+        return Path(self.run_dir) / "trials" / f"{trial:04d}"
+
+    def bundle(self, trial: int, seed: int, step: int) -> Path:
+        return self.folder(trial) / f"seed_{seed}" / f"step_{step:08d}"
+
+    def tensorboard(self, trial: int, seed: int) -> Path:
+        return Path(self.run_dir) / "tensorboard" / f"trial_{trial:04d}" / f"seed_{seed}"
+
+    def search_specs(self) -> list[EpisodeSpec]:
+        return [EpisodeSpec(self.task, "search", i) for i in range(self.episodes)]
+
+
+class AllEpisodesFailed(RuntimeError):
+    """No episode of an evaluation could be run, so there is no success rate."""
+
+
+def run_trial(plan: TrialPlan, trial: int, run: RunConfig, done: int, evaluate: Evaluate, report: Report) -> None:
+    """Train and measure from evaluation `done + 1` (those before are in the ledger) to the last.
+
+    `report` may not return (a pruned trial is ended there).
+    """
+    import torch
+
+    from raybc.train.log import MemberLog
+    from raybc.train.loop import PackTrainer, pick_device
+
+    torch.set_num_threads(plan.threads)
+    folder = plan.folder(trial)
+    trainer = PackTrainer(run, plan.seeds, _data(plan), pick_device(run.device))
+    states = {k: folder / f"state_{step:08d}.safetensors" for k, step in enumerate(plan.steps, 1)}
+    # The newest state that is not beyond the evaluation to be measured next.
+    for k in range(min(done + 1, len(plan.steps)), 0, -1):
+        if states[k].exists():
+            trainer.load_state(states[k])
+            break
+    with contextlib.ExitStack() as stack:
+        logs = [
+            stack.enter_context(MemberLog(folder / f"seed_{seed}", plan.tensorboard(trial, seed), resume=trainer.step))
+            for seed in plan.seeds
+        ]
+
+        def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
+            for log, loss in zip(logs, losses, strict=True):
+                log.train(step, loss, steps_per_sec)
+
+        for k in range(done + 1, len(plan.steps) + 1):
+            started = time.time()
+            trainer.advance(plan.steps[k - 1], on_log)
+            trained = time.time()
+            _save(plan, trial, trainer, states[k])
+            saved = time.time()
+            rows = _measure(plan, trial, k, trainer, evaluate)
+            measured = time.time()
+            best = best_setting(rows)
+            for log, seed in zip(logs, plan.seeds, strict=True):
+                for row in (r for r in rows if r["seed"] == seed and r["success_rate"] is not None):
+                    log.scalar(f"eval/success/{setting_label(row)}", row["success_rate"], trainer.step)
+            _drop_old(plan, trial, k, states)
+            report(
+                Evaluation(
+                    evaluation=k,
+                    step=trainer.step,
+                    score=pooled_rate(rows_at(rows, best)),
+                    rows=rows,
+                    timing={"train": [started, trained], "rollout": [saved, measured]},
+                )
+            )
+
+
+def setting_label(row: dict[str, Any]) -> str:
+    return f"flow_steps_{row['flow_steps']}_execute_{row['execute_steps']}_temperature_{row['eval_temperature']:g}"
+
+
+def _save(plan: TrialPlan, trial: int, trainer: Any, state: Path) -> None:
+    for m, seed in enumerate(plan.seeds):
+        bundle = plan.bundle(trial, seed, trainer.step)
+        if not bundle.exists():
+            trainer.bundle(m).save(bundle)
+    if not state.exists():
+        trainer.save_state(state)
+
+
+def _measure(plan: TrialPlan, trial: int, k: int, trainer: Any, evaluate: Evaluate) -> list[dict[str, Any]]:
+    arms = [(m, seed, setting) for m, seed in enumerate(plan.seeds) for setting in plan.settings]
+    works = [Rollout(str(plan.bundle(trial, seed, trainer.step)), setting) for _, seed, setting in arms]
+    results = evaluate(f"{plan.run_dir}/trial {trial}/evaluation {k}", works, plan.search_specs())
+    rows = []
+    for (m, seed, setting), episodes in zip(arms, results, strict=True):
+        rows.append(
+            {
+                "run_id": trainer.member_config(m).run_id(plan.fingerprint),
+                "trial": trial,
+                "seed": seed,
+                "phase": "search",
+                "evaluation": k,
+                "step": trainer.step,
+                **dataclasses.asdict(setting),
+                **summarise(episodes),
+            }
+        )
+    if not any(r["episodes"] for r in rows):
+        message = next(e["message"] for episodes in results for e in episodes)
+        raise AllEpisodesFailed(f"no episode could be run at evaluation {k}: {message}")
+    return rows
+
+
+def _drop_old(plan: TrialPlan, trial: int, k: int, states: dict[int, Path]) -> None:
+    for old in range(1, k - KEEP + 1):
+        states[old].unlink(missing_ok=True)
+        for seed in plan.seeds:
+            shutil.rmtree(plan.bundle(trial, seed, plan.steps[old - 1]), ignore_errors=True)
+
+
+def _data(plan: TrialPlan) -> Any:
+    path = Path(plan.dataset)
+    return _load_data(
+        plan.dataset, path.stat().st_mtime_ns, plan.fingerprint, plan.obs_keys, json.dumps(plan.environment)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(path: str, mtime: int, fingerprint: str, obs_keys: tuple[str, ...], environment: str) -> Any:
+    """Read once for all trials of this process."""
+    from raybc.train.loop import TrainingData
+
+    return TrainingData(robomimic.read(Path(path)), fingerprint, obs_keys, json.loads(environment))
+
+
+def write_failure(folder: Path, reason: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "failed.json", {"reason": reason})
+
+
+def read_failure(folder: Path) -> str:
+    """Why a trial raised; empty when it did not."""
+    try:
+        return str(json.loads((folder / "failed.json").read_text())["reason"])
+    except (OSError, ValueError, KeyError):
+        return ""

@@ -1,0 +1,113 @@
+"""Files of a run folder that people and reports read; all are made from the ledger, so they never disagree with it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from raybc.config import SweepConfig
+from raybc.files import write_json, write_text
+from raybc.sweep.ledger import SweepState, TrialState
+from raybc.sweep.space import train_axes
+
+PACKAGES = (
+    "raybc", "torch", "numpy", "ray", "optuna", "gymnasium", "robosuite", "mujoco", "h5py", "safetensors", "pyarrow",
+)  # fmt: skip
+
+
+def versions(simulator: dict[str, str]) -> dict[str, Any]:
+    """What a result depends on besides the configuration."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found | {"simulator": simulator}
+
+
+def write_tables(run_dir: Path, config: SweepConfig, state: SweepState) -> None:
+    """trials.csv, results.jsonl (one row per run x setting x evaluation) and episodes.jsonl (one row per episode)."""
+    trials = [state.trials[n] for n in sorted(state.trials)]
+    axes = list(train_axes(config))
+    text = io.StringIO()
+    columns = [
+        "trial",
+        "status",
+        "score",
+        "step",
+        "evaluations",
+        "origin",
+        "reason",
+        "train_seconds",
+        "rollout_seconds",
+    ]
+    writer = csv.writer(text)
+    writer.writerow(columns + [f"params.{a}" for a in axes])
+    for trial in trials:
+        writer.writerow(_trial_row(trial) + [trial.params[a] for a in axes])
+    write_text(run_dir / "trials.csv", text.getvalue())
+    rows = [r for t in trials for r in [*(r for e in t.evaluations for r in e.rows), *t.final_rows]]
+    results, episodes = [], []
+    for row in rows:
+        result = {k: v for k, v in row.items() if k != "episode_list"}
+        results.append(json.dumps(result))
+        who = {k: row[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", "flow_steps",
+                                   "execute_steps", "eval_temperature")}  # fmt: skip
+        for index, outcome, steps, total in row["episode_list"]:
+            episodes.append(json.dumps(who | {"index": index, "outcome": outcome, "steps": steps, "return": total}))
+    write_text(run_dir / "results.jsonl", "".join(line + "\n" for line in results))
+    write_text(run_dir / "episodes.jsonl", "".join(line + "\n" for line in episodes))
+
+
+def _trial_row(trial: TrialState) -> list[Any]:
+    spent = {
+        name: sum(e.timing[name][1] - e.timing[name][0] for e in trial.evaluations) for name in ("train", "rollout")
+    }
+    last = trial.evaluations[-1] if trial.evaluations else None
+    return [
+        trial.number,
+        trial.status,
+        "" if last is None else round(last.score, 6),
+        "" if last is None else last.step,
+        len(trial.evaluations),
+        trial.origin,
+        trial.reason,
+        round(spent["train"], 3),
+        round(spent["rollout"], 3),
+    ]
+
+
+def write_timing(run_dir: Path, state: SweepState, facts: dict[str, Any]) -> None:
+    """timing.json: what took how long (over all processes of a resumed run), with `facts` (data, command, notes)."""
+    stages = {name: round(sum(end - start for start, end in spans), 3) for name, spans in state.stages.items()}
+    whole = stages.pop("whole", sum(stages.values()))
+    spent = {
+        name: round(sum(e.timing[name][1] - e.timing[name][0] for t in state.trials.values() for e in t.evaluations), 3)
+        for name in ("train", "rollout")
+    }
+    write_json(
+        run_dir / "timing.json",
+        {
+            "wall_seconds": whole,
+            "stages": stages,
+            "train_seconds": spent["train"],
+            "rollout_seconds": spent["rollout"],
+            **facts,
+        },
+    )
+
+
+def command_line() -> str:
+    """The command that made this run, as one would type it."""
+    import shlex
+
+    name = Path(sys.argv[0])
+    first = "python -m raybc.sweep" if name.name == "__main__.py" else name.name
+    return " ".join([first, *map(shlex.quote, sys.argv[1:])])

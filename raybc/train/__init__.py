@@ -1,0 +1,1 @@
+"""Training: `step` and `loop` know nothing of Ray."""

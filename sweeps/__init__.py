@@ -1,0 +1,1 @@
+"""Search spaces: YAML data that people edit (no logic here)."""
