@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -31,14 +32,26 @@ class Interrupted(RuntimeError):
 
 
 def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: str) -> Args:
-    """`cls` (a dataclass) from command-line flags: --flag=value and --flag value, dashes or underscores."""
+    """`cls` (a dataclass) from command-line flags: --flag=value and --flag value, dashes or underscores.
+
+    Switches are given as --resume as well as --resume=True.
+    """
     return tyro.cli(
         cls,
-        args=list(sys.argv[1:] if argv is None else argv),
+        args=_spell_out_switches(cls, list(sys.argv[1:] if argv is None else argv)),
         prog=f"python -m {prog}",
         description=description,
         config=(tyro.conf.FlagConversionOff,),
     )
+
+
+def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
+    hints = typing.get_type_hints(cls)
+    result = []
+    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+        is_switch = token.startswith("--") and hints.get(token[2:].replace("-", "_")) is bool
+        result.append(f"{token}=True" if is_switch and following not in ("True", "False") else token)
+    return result
 
 
 def run_main(main: Callable[[], int | None]) -> int:

@@ -18,7 +18,6 @@ from raybc.types import UserError
 #: beside ours, and prints no tables of its own.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "token",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -32,7 +31,7 @@ for _name, _value in _ENVIRONMENT.items():
 
 def _ensure_token() -> None:
     """The token of local clusters, readable by this user alone (Ray itself would leave it readable by all)."""
-    if os.environ["RAY_AUTH_MODE"] != "token" or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return
     path = Path.home() / ".ray" / "auth_token"
     path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -43,41 +42,70 @@ def _ensure_token() -> None:
         f.write(secrets.token_hex(32))
 
 
+def _use_token() -> None:
+    """Ray shows its token to a cluster named by host:port only when told to before it was imported, or like this."""
+    from ray._raylet import Config  # type: ignore[attr-defined]  # absent from Ray's stub file
+
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    Config.initialize("")
+
+
+@contextlib.contextmanager
+def _loopback_only() -> Iterator[None]:
+    """Let a local Ray listen on 127.0.0.1 and nowhere else.
+
+    By itself Ray listens on every interface on Linux, whatever address it is given; only on desktop systems, where
+    firewalls would ask, it stays on the loopback. The switch between the two is read when Ray is imported, here and
+    in its child processes; it must not be thrown for a cluster of several machines.
+    """
+    from ray._private import ray_constants
+
+    before = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        os.environ.pop(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+        if before[0] is not None:
+            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = before[0]
+        ray_constants.ENABLE_RAY_CLUSTER = before[1]
+
+
 @contextlib.contextmanager
 def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[float]:
     """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs.
 
-    A local Ray lives in this process's children on the loopback interface; it ends by itself some seconds after this
-    process was killed.
+    A local Ray is made of child processes on the loopback interface; it ends by itself some seconds after this
+    process was killed. A session that is there already (of a notebook, of a test) is used and left running.
     """
     import ray
 
-    if ray.is_initialized():  # a caller (a test, a notebook) has its own session: use it and leave it running
+    if ray.is_initialized():
         yield float(ray.cluster_resources().get("CPU", 0))
         return
-    try:
-        if not address:
-            _ensure_token()
-        if address:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
-    except ConnectionError as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster answered ({error}); is it running, and does this machine have its "
-            "token (~/.ray/auth_token)?"
-        ) from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            if address:
+                _use_token()
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            else:
+                _ensure_token()  # Ray asks for it by default on a local cluster (2.60 on)
+                stack.enter_context(_loopback_only())
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+        except ConnectionError as error:
+            raise UserError(
+                f"--address {address}: no Ray cluster answered ({error}); is it running, and does this machine have "
+                "its token (~/.ray/auth_token)?"
+            ) from None
+        stack.callback(ray.shutdown)
         yield float(ray.cluster_resources().get("CPU", 0))
-    finally:
-        ray.shutdown()
 
 
 def plan_workers(cpus: float, *, trials: int, trial_cpus: float, workers: int, worker_cpus: float) -> int:

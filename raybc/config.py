@@ -8,7 +8,6 @@ search over `RunConfig`s: its fields are the keys of `sweeps/*.yaml`. Both are c
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -139,7 +138,8 @@ class RunConfig:
 
     def run_id(self, data_fingerprint: str) -> str:
         """16 hex digits that name this training: whole configuration, seed and data."""
-        identity = {k: v for k, v in dataclasses.asdict(self).items() if k not in _NOT_IDENTITY}
+        hints = type_hints(RunConfig)  # 1 and 1.0 are the same learning rate
+        identity = {k: check_type(getattr(self, k), hint, k) for k, hint in hints.items() if k not in _NOT_IDENTITY}
         return digest({"run": identity, "data": data_fingerprint})[:16]
 
 
@@ -169,7 +169,7 @@ class Axis:
         if self.values:
             if self.low is not None or self.high is not None or self.log:
                 raise UserError(f"{where}: expected either `values` or `low`/`high`, got both")
-            if len({json.dumps(v) for v in self.values}) != len(self.values):
+            if any(v in self.values[:i] for i, v in enumerate(self.values)):
                 raise UserError(f"{where}.values: expected different values, got {list(self.values)}")
             return
         if self.low is None or self.high is None:
@@ -338,6 +338,9 @@ class SweepConfig:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds: expected one or more different seeds, got {list(self.seeds)}")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**31:
+                raise UserError(f"seeds: expected 0..{2**31 - 1}, got {seed}")
         self.train.validate("train")
         for part in ("demos", "search", "prune", "eval", "final", "resources"):
             getattr(self, part).validate(part)
@@ -376,7 +379,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
         others = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {near(path.name, others)}" if others else ""
         raise UserError(f"{path}: expected a sweep file, found none{hint}")
-    return sweep_from_mapping(parse_yaml(path.read_text(encoding="utf-8"), str(path)), str(path), overrides)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    return sweep_from_mapping(parse_yaml(text, str(path)), str(path), overrides)
 
 
 def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ()) -> SweepConfig:

@@ -26,7 +26,11 @@ def replacing(path: Path) -> Iterator[Path]:
             if path.exists():  # a folder cannot be replaced in one step; the old one is set aside first
                 aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.old"
                 os.rename(path, aside)
-                os.rename(temporary, path)
+                try:
+                    os.rename(temporary, path)
+                except BaseException:
+                    os.rename(aside, path)
+                    raise
                 shutil.rmtree(aside)
             else:
                 os.rename(temporary, path)

@@ -97,7 +97,7 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
         return check_type(value, typing.get_args(hint)[0], where)
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if hint is int and isinstance(value, float) and value == int(value):
+    if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UserError(f"{where}: expected {hint.__name__}, got {value!r}")
@@ -122,5 +122,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_EXPONENT), 
 def parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
-    except yaml.YAMLError as error:
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None

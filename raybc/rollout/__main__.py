@@ -51,7 +51,7 @@ class Args:
     """Simulator processes (0: one for each core)."""
     out: Path | None = None
     """Where episodes.jsonl, metrics.json and videos go (default: runs/rollouts/NAME)."""
-    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    overwrite: bool = False
     """Replace an existing folder."""
     address: str = ""
     """A running Ray cluster; default: a local Ray."""

@@ -31,9 +31,9 @@ class Args:
     """Run folder (default: runs/NAME)."""
     max_concurrent: int | None = None
     """Trials at a time (short for --set search.max_concurrent=N)."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    resume: bool = False
     """Go on with the run folder, or begin it; finished trials are not run again."""
-    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    overwrite: bool = False
     """Delete the run folder first."""
     check: bool = False
     """Only check the file and every corner of its space."""

@@ -27,7 +27,7 @@ from raybc.types import EpisodeSpec
 
 RULE = (
     "highest success on the search starts at the last evaluation among completed trials, pooled over seeds at the "
-    "trial's best sample setting (ties: fewer steps to success, then the earlier trial); the final starts only measure"
+    "trial's best sample setting; ties: fewer steps to success, then the earlier trial"
 )
 
 

@@ -36,7 +36,8 @@ class Ledger:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = sum(len(line) for line in _whole_lines(path))
-        self._file = path.open("ab")
+        # Unbuffered: a buffer would write what is left of a failed event later, at the end of the file.
+        self._file = path.open("ab", buffering=0)
         if self._file.tell() > whole:
             self._file.truncate(whole)
 
@@ -44,8 +45,9 @@ class Ledger:
         line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         start = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(line)
-            self._file.flush()
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
         except OSError:  # a full disk: no half event stays behind
             os.ftruncate(self._file.fileno(), start)
@@ -130,6 +132,8 @@ class SweepState:
         if kind == "stage":
             self.stages.setdefault(event["name"], []).append((event["start"], event["end"]))
             return
+        if kind not in ("start", "evaluation", "failed", "final"):
+            raise UserError(f"ledger: unknown event {kind!r}; it was written by a newer version of raybc")
         number = event["trial"]
         if kind == "start":
             self.trials[number] = TrialState(number, event["params"], event["origin"])
@@ -142,10 +146,8 @@ class SweepState:
             trial.status = event["status"]
         elif kind == "failed":
             trial.status, trial.reason = "failed", event["reason"]
-        elif kind == "final":
-            trial.final_rows = event["rows"]
         else:
-            raise UserError(f"ledger: unknown event {kind!r}; it was written by a newer version of raybc")
+            trial.final_rows = event["rows"]
 
     def finished(self) -> list[TrialState]:
         return [t for t in self.trials.values() if t.finished]

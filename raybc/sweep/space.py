@@ -23,8 +23,12 @@ def train_axes(config: SweepConfig) -> dict[str, Axis]:
 
 def sample_settings(config: SweepConfig) -> list[SampleSetting]:
     """Every value of the sample axes, crossed; all are scored from the same checkpoint."""
+    hints = type_hints(RunConfig)
     values = [
-        config.space[name].values if name in config.space else (getattr(config.train, name),) for name in SAMPLE_AXES
+        [check_type(value, hints[name], f"space.{name}") for value in config.space[name].values]
+        if name in config.space
+        else [getattr(config.train, name)]
+        for name in SAMPLE_AXES
     ]
     return [SampleSetting(*combination) for combination in itertools.product(*values)]
 
@@ -57,6 +61,7 @@ def first_points(config: SweepConfig) -> list[tuple[str, dict[str, Any]]]:
         for name, axis in axes.items():
             if not axis.contains(full[name]):
                 raise UserError(f"{where}.{name}: expected a value of the axis, got {full[name]!r}")
+            full[name] = check_type(full[name], type_hints(RunConfig)[name], f"{where}.{name}")
         if full not in [p for _, p in points]:
             points.append(("point", full))
     return points

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
@@ -45,9 +44,9 @@ class Args(RunConfig):
     """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID)."""
     workers: int = 0
     """Simulator processes (0: one for each core)."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    resume: bool = False
     """Go on with the latest state of this very run, or begin it."""
-    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    overwrite: bool = False
     """Delete the run folder first."""
     address: str = ""
     """A running Ray cluster; default: a local Ray."""

@@ -58,6 +58,8 @@ class PackTrainer:
         self.config, self.seeds, self.data, self.device = config, tuple(seeds), data, device
         obs_NO = store.observation(data.obs_keys)
         episodes = store.split("train")
+        if not len(episodes):
+            raise UserError(f"{store.source}: mask/train: expected at least one episode to train on, got none")
         rows = [slice(store.episode_starts[e], store.episode_ends[e]) for e in episodes]
         train_rows = torch.cat([torch.arange(r.start, r.stop) for r in rows]).numpy()
         self.obs_normalizer = Normalizer.fit(obs_NO[train_rows], config.normalization)
@@ -138,12 +140,25 @@ class PackTrainer:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, FileNotFoundError) as error:
+        except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: not readable as a training state: {error}") from None
         if metadata.get("runs") != self._identity():
             raise UserError(
                 f"{path}: belongs to the runs {metadata.get('runs')}, not to {self._identity()}: "
                 "another configuration, data or seeds; use --overwrite to start anew"
+            )
+        step = metadata.get("step", "")
+        expected = {f"policy/{k}": v.shape for k, v in self.policy.state_dict().items()}
+        if step != "0":
+            for i, p in enumerate(self.policy.parameters()):
+                expected[f"optimizer/{i}/step"] = torch.Size()
+                expected |= {f"optimizer/{i}/{k}": p.shape for k in ("exp_avg", "exp_avg_sq")}
+        got = {k: v.shape for k, v in tensors.items()}
+        if not step.isdigit() or got != expected:
+            differing = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
+            raise UserError(
+                f"{path}: not readable as a training state: expected step and {len(expected)} arrays, "
+                f"got step {step!r} and differing arrays {differing[:3]}"
             )
         self.policy.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("policy/")}, strict=True)
         for i, parameter in enumerate(self.policy.parameters()):
@@ -153,7 +168,7 @@ class PackTrainer:
                 self.optimizer.state[parameter] = {
                     k: v if k == "step" and self.device.type == "cpu" else v.to(self.device) for k, v in state.items()
                 }
-        self.step = int(metadata["step"])
+        self.step = int(step)
 
 
 def pick_device(name: str) -> torch.device:

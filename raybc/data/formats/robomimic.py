@@ -67,7 +67,10 @@ def read(path: Path) -> EpisodeStore:
     try:
         with h5py.File(path, "r") as file:
             return _read(file, path)
-    except (OSError, RuntimeError) as error:  # what h5py raises for a truncated or damaged file
+    except UserError:
+        raise
+    # What h5py raises for a truncated or damaged file: it depends on which byte is hit.
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{path}: not readable as HDF5 (damaged or truncated): {text}") from None
 
@@ -86,11 +89,15 @@ def _read(file: h5py.File, path: Path) -> EpisodeStore:
     total = 0
     for name in names:
         demo = data[name]
+        if not isinstance(demo, h5py.Group):
+            raise UserError(f"{path}: {name}: expected a group with actions and obs, got an array")
         action = _array(demo, "actions", 2, path)
         reward = _array(demo, "rewards", 1, path) if "rewards" in demo else np.zeros(len(action), np.float32)
+        if len(reward) != len(action):
+            raise UserError(f"{path}: {name}: rewards has {len(reward)} steps, actions has {len(action)}")
         if not isinstance(demo.get("obs"), h5py.Group):
             raise UserError(f"{path}: {name}: expected the group 'obs', got {sorted(demo)}")
-        keys = [k for k in demo["obs"] if demo["obs"][k].ndim <= 2]
+        keys = [k for k, v in demo["obs"].items() if not (isinstance(v, h5py.Dataset) and v.ndim > 2)]
         if obs and set(keys) != set(obs):
             raise UserError(f"{path}: {name}: expected observations {sorted(obs)}, got {sorted(keys)}")
         for key in keys:
@@ -141,7 +148,10 @@ def _masks(file: h5py.File, names: list[str], path: Path) -> dict[str, np.ndarra
     number = {name: i for i, name in enumerate(names)}
     masks = {}
     for split in file.get("mask", ()):
-        members = [m.decode() if isinstance(m, bytes) else str(m) for m in file["mask"][split][()]]
+        names_of = file["mask"][split]
+        if not isinstance(names_of, h5py.Dataset) or names_of.ndim != 1:
+            raise UserError(f"{path}: mask/{split}: expected a list of episode names")
+        members = [m.decode() if isinstance(m, bytes) else str(m) for m in names_of[()]]
         unknown = [m for m in members if m not in number]
         if unknown:
             raise UserError(f"{path}: mask/{split}: names the episode {unknown[0]!r}, which is not in data/")

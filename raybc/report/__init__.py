@@ -1,0 +1,1 @@
+"""Reports: statistics, tables and the HTML page of a run folder."""

@@ -1,0 +1,395 @@
+"""Reads a run folder and turns it into the leaderboard. Everything here is arithmetic on what is on disk.
+
+Two rules decide every number. The order of the leaderboard comes from search starts, the ones that selection saw;
+final starts only measure. Episodes that ended in an error are counted apart and never enter a rate.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from raybc.files import read_json, write_text
+from raybc.report.stats import seed_interval, wilson_interval
+from raybc.types import SampleSetting, UserError
+
+_RESULT_INTEGERS = ("trial", "seed", "evaluation", "step", "episodes", "successes", "timeouts", "failures", "errors")
+_TRIAL_NUMBERS = {"score": float, "step": int, "evaluations": int, "train_seconds": float, "rollout_seconds": float}
+#: Trials of one status stand together; the winner and the trials measured on final starts come before all of them.
+STATUS_ORDER = ("completed", "running", "waiting", "pruned", "failed")
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One run (trial and seed) at one sample setting in one evaluation. `episodes` excludes errors."""
+
+    run_id: str
+    trial: int
+    seed: int
+    phase: str
+    evaluation: int
+    step: int
+    setting: SampleSetting
+    episodes: int
+    successes: int
+    timeouts: int
+    failures: int
+    errors: int
+    mean_steps_success: float | None
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One line of trials.csv; `params` keeps the order of the columns."""
+
+    trial: int
+    status: str
+    score: float | None
+    step: int | None
+    evaluations: int | None
+    origin: str
+    reason: str
+    train_seconds: float | None
+    rollout_seconds: float | None
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunTables:
+    """A run folder in memory. Parts that a run may lack are empty (or None for the winner)."""
+
+    path: Path
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    timing: dict[str, Any]
+    results: tuple[ResultRow, ...]
+    trials: tuple[TrialRow, ...]
+    winner: dict[str, Any] | None
+    videos: tuple[dict[str, Any], ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or self.path.resolve().name)
+
+    @property
+    def axes(self) -> list[str]:
+        return list(dict.fromkeys(axis for trial in self.trials for axis in trial.params))
+
+    def winner_setting(self) -> SampleSetting | None:
+        return _setting(self.winner.get("setting") or {}) if self.winner else None
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Successes out of valid episodes with Wilson's 95 % interval; errors stand beside, not inside."""
+
+    successes: int
+    episodes: int
+    errors: int = 0
+    mean_steps_success: float | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.episodes if self.episodes else float("nan")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.successes, self.episodes)
+
+    @classmethod
+    def pooled(cls, rows: Iterable[ResultRow]) -> Rate:
+        rows = list(rows)
+        solved = [(row.mean_steps_success, row.successes) for row in rows if row.successes]
+        steps = None
+        if solved and all(mean is not None for mean, _ in solved):
+            steps = sum((mean or 0.0) * count for mean, count in solved) / sum(count for _, count in solved)
+        successes, episodes, errors = (
+            sum(getattr(row, key) for row in rows) for key in ("successes", "episodes", "errors")
+        )
+        return cls(successes, episodes, errors, steps)
+
+
+@dataclass(frozen=True)
+class LeaderboardRow(TrialRow):
+    """One trial and its measurement. `final` is pooled over seeds at `setting`; None: not measured on final starts.
+
+    per_flow_steps: final starts at every flow_steps measured, the rest of the setting as chosen.
+    errors: episodes of this trial, search and final, that ended in an error.
+    """
+
+    is_winner: bool
+    setting: SampleSetting | None
+    final: Rate | None
+    final_per_seed: dict[int, Rate]
+    seed_interval: tuple[float, float] | None
+    per_flow_steps: dict[int, Rate]
+    errors: int
+
+    @property
+    def seed_mean(self) -> float | None:
+        rates = [rate.rate for rate in self.final_per_seed.values()]
+        return fmean(rates) if rates else None
+
+
+def load_run(run_dir: Path | str) -> RunTables:
+    """Read a run folder. config.json and trials.csv make a folder a run; the other files may be absent."""
+    path = Path(run_dir)
+    missing = [name for name in ("config.json", "trials.csv") if not (path / name).is_file()]
+    if missing:
+        state = f"it has no {' and no '.join(missing)}" if path.is_dir() else "there is no such folder"
+        raise UserError(
+            f"{path}: expected the folder of a sweep run (with config.json and trials.csv), but {state}; "
+            "give the folder that `python -m raybc.sweep` wrote"
+        )
+    trials = _read_trials(path / "trials.csv")
+    winner = _read_json(path / "winner.json", dict) or None
+    if winner and winner.get("trial") not in {trial.trial for trial in trials}:
+        raise UserError(f"{path / 'winner.json'}: expected a trial of trials.csv, got trial {winner.get('trial')!r}")
+    return RunTables(
+        path=path,
+        config=_read_json(path / "config.json", dict),
+        versions=_read_json(path / "versions.json", dict),
+        timing=_read_json(path / "timing.json", dict),
+        results=_read_results(path / "results.jsonl"),
+        trials=trials,
+        winner=winner,
+        videos=tuple(_read_json(path / "videos.json", list)),
+    )
+
+
+def leaderboard(run: RunTables) -> list[LeaderboardRow]:
+    """Trials in the order of selection: winner, others with final starts, then by status; by search score inside."""
+    rows = [_leaderboard_row(run, trial) for trial in run.trials]
+
+    def order(row: LeaderboardRow) -> tuple[Any, ...]:
+        status = STATUS_ORDER.index(row.status) if row.status in STATUS_ORDER else len(STATUS_ORDER)
+        score = -1.0 if row.score is None else row.score
+        return not row.is_winner, row.final is None, status, -score, row.trial
+
+    return sorted(rows, key=order)
+
+
+def chosen_setting(run: RunTables, trial: int) -> SampleSetting | None:
+    """The sample setting of a trial: the winner's as recorded, else the best on search starts at its last evaluation
+    (pooled over seeds; among equals the fewest flow_steps). None when nothing was evaluated."""
+    if run.winner and run.winner["trial"] == trial and run.winner.get("setting"):
+        return run.winner_setting()
+    rows = [row for row in run.results if row.trial == trial and row.phase == "search" and row.episodes]
+    last = max((row.evaluation for row in rows), default=0)
+    pools: dict[SampleSetting, list[ResultRow]] = {}
+    for row in rows:
+        if row.evaluation == last:
+            pools.setdefault(row.setting, []).append(row)
+
+    def order(setting: SampleSetting) -> tuple[float, ...]:
+        rate = Rate.pooled(pools[setting]).rate
+        return -rate, setting.flow_steps, setting.execute_steps, setting.eval_temperature
+
+    return min(pools, key=order, default=None)
+
+
+def _leaderboard_row(run: RunTables, trial: TrialRow) -> LeaderboardRow:
+    setting = chosen_setting(run, trial.trial)
+    latest: dict[tuple[int, SampleSetting], ResultRow] = {}  # the same starts measured twice are not more starts
+    for row in run.results:
+        if row.trial == trial.trial and row.phase == "final":
+            old = latest.get((row.seed, row.setting))
+            if old is None or row.evaluation >= old.evaluation:
+                latest[row.seed, row.setting] = row
+    here = sorted((row for row in latest.values() if row.setting == setting), key=lambda row: row.seed)
+    per_seed = {row.seed: Rate.pooled([row]) for row in here if row.episodes}
+    flows: dict[int, list[ResultRow]] = {}
+    for row in latest.values():
+        if setting and row.setting == replace(setting, flow_steps=row.setting.flow_steps):
+            flows.setdefault(row.setting.flow_steps, []).append(row)
+    return LeaderboardRow(
+        **vars(trial),
+        is_winner=run.winner is not None and run.winner["trial"] == trial.trial,
+        setting=setting,
+        final=Rate.pooled(here) if per_seed else None,
+        final_per_seed=per_seed,
+        seed_interval=seed_interval([rate.rate for rate in per_seed.values()]),
+        per_flow_steps={flow: pool for flow in sorted(flows) if (pool := Rate.pooled(flows[flow])).episodes},
+        errors=sum(row.errors for row in run.results if row.trial == trial.trial),
+    )
+
+
+def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
+    """The sentence that is quoted: rate, interval, counts and seeds; or why there is none."""
+    winner = next((row for row in rows if row.is_winner), None)
+    if winner is None:
+        counts = ", ".join(f"{count} {status}" for status, count in status_counts(run).items()) or "none started"
+        why = "none was chosen" if "completed" in status_counts(run) else "no trial completed"
+        return f"No winner: {why} ({counts})."
+    text = f"Winner: trial {winner.trial}"
+    if winner.setting:
+        text += f" at {winner.setting.label()}"
+    if winner.final is None:
+        return f"{text}, not measured on final starts; its search score {percent(winner.score)} took part in selection."
+    final, seeds = winner.final, len(winner.final_per_seed)
+    text += f": {percent(final.rate)} (95 % CI {percent_range(final.interval)}, {final.successes}/{final.episodes} "
+    text += f"episodes on final starts, {seeds} seed{'s' * (seeds != 1)})"
+    if winner.seed_interval:
+        text += f"; over seeds {percent(winner.seed_mean)} (95 % t interval {percent_range(winner.seed_interval)})"
+    if final.errors:
+        text += f"; {final.errors} error{'s' * (final.errors != 1)} not counted"
+    return text + "."
+
+
+def selection_rule(run: RunTables) -> str:
+    """How the winner was chosen, and what the final starts are for."""
+    rule = str((run.winner or {}).get("rule") or "highest success on search starts").strip().rstrip(".")
+    return (
+        f"The winner was chosen on search starts ({rule}). Final starts are disjoint from them and only measure: "
+        "they choose nothing, so a trial below the winner may show a higher final rate."
+    )
+
+
+def status_counts(run: RunTables) -> dict[str, int]:
+    """Number of trials per status, in the order of the leaderboard."""
+    found = [trial.status for trial in run.trials]
+    return {status: found.count(status) for status in dict.fromkeys((*STATUS_ORDER, *found)) if status in found}
+
+
+def write_leaderboard_md(run_dir: Path | str) -> Path:
+    """Write run_dir/leaderboard.md: the quoted line, the rule, and one row a trial."""
+    run = load_run(run_dir)
+    rows = leaderboard(run)
+    flows = sorted({flow for row in rows for flow in row.per_flow_steps})
+    head = ["trial", "status", "final success", "95 % CI", "episodes", "over seeds (95 % t)", "setting", "search score"]
+    head += [f"final at flow_steps={flow}" for flow in flows] + ["errors", "step", *run.axes]
+    lines = [f"# {_md(run.name)}: leaderboard", "", f"> {_md(winner_line(run, rows))}", ""]
+    lines += [_md(selection_rule(run)), ""]
+    lines += ["| " + " | ".join(map(_md, head)) + " |", "|" + " --- |" * len(head)]
+    for row in rows:
+        final = row.final
+        cells = [
+            f"{row.trial} (winner)" if row.is_winner else str(row.trial),
+            row.status,
+            percent(final.rate) if final else "-",
+            percent_range(final.interval) if final else "-",
+            f"{final.successes}/{final.episodes}" if final else "-",
+            percent_range(row.seed_interval) if row.seed_interval else "-",
+            row.setting.label() if row.setting else "-",
+            percent(row.score),
+        ]
+        for flow in flows:
+            rate = row.per_flow_steps.get(flow)
+            cells.append(f"{percent(rate.rate)} ({percent_range(rate.interval)})" if rate else "-")
+        cells += [str(row.errors), "-" if row.step is None else str(row.step)]
+        cells += [show(row.params.get(axis)) for axis in run.axes]
+        lines.append("| " + " | ".join(map(_md, cells)) + " |")
+    failed = [row for row in rows if row.status == "failed"]
+    if failed:
+        lines += ["", "## Failed trials", ""]
+        lines += [f"- trial {row.trial}: {_md(row.reason) or 'no reason recorded'}" for row in failed]
+    lines += ["", "CI: Wilson's interval over episodes. Errors are counted apart and enter no rate.", ""]
+    path = run.path / "leaderboard.md"
+    write_text(path, "\n".join(lines))
+    return path
+
+
+def percent(rate: float | None) -> str:
+    """0.96 -> '96.0 %'; None and nan -> '-'."""
+    return "-" if rate is None or rate != rate else f"{100 * rate:.1f} %"
+
+
+def percent_range(interval: tuple[float, float]) -> str:
+    """(0.902, 0.984) -> '90.2-98.4 %'."""
+    return f"{100 * interval[0]:.1f}-{100 * interval[1]:.1f} %"
+
+
+def show(value: Any) -> str:
+    """A swept value as people write it: 0.0003, true, [256, 256]."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def duration(seconds: float | None) -> str:
+    """412 -> '6 min 52 s'; below a minute with one decimal; None -> '-'."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _md(text: str) -> str:
+    flat = " ".join(text.split())
+    for raw, safe in (("\\", "\\\\"), ("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "\\`")):
+        flat = flat.replace(raw, safe)
+    return flat
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    value = read_json(path) if path.is_file() else kind()
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: expected a JSON {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _read_results(path: Path) -> tuple[ResultRow, ...]:
+    """Rows of results.jsonl; of rows with the same identity the last one holds. A torn last line is a run at work."""
+    rows: dict[tuple[Any, ...], ResultRow] = {}
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or (number == len(lines) and not line.endswith("\n") and not line.endswith("}")):
+            continue
+        try:
+            raw = json.loads(line)
+            words: dict[str, Any] = {key: str(raw[key]) for key in ("run_id", "phase")}
+            numbers: dict[str, Any] = {key: int(raw[key]) for key in _RESULT_INTEGERS}
+            steps = raw.get("mean_steps_success")
+            row = ResultRow(**words, **numbers, setting=_setting(raw), mean_steps_success=steps)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: expected a result row, got {line[:80]!r} ({error!r})") from None
+        if row.successes + row.timeouts + row.failures != row.episodes:
+            raise UserError(f"{path}, line {number}: successes, timeouts and failures do not add up to episodes")
+        rows[row.run_id, row.trial, row.seed, row.phase, row.evaluation, row.setting] = row
+    return tuple(rows.values())
+
+
+def _read_trials(path: Path) -> tuple[TrialRow, ...]:
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    trials = []
+    for number, raw in enumerate(lines, start=1):
+        try:
+            numbers: dict[str, Any] = {
+                key: kind(float(raw[key])) if raw.get(key) else None for key, kind in _TRIAL_NUMBERS.items()
+            }
+            words: dict[str, Any] = {key: raw.get(key) or "" for key in ("origin", "reason")}
+            params = {key.removeprefix("params."): _value(raw[key] or "") for key in raw if key.startswith("params.")}
+            trials.append(TrialRow(int(raw["trial"]), raw["status"], params=params, **numbers, **words))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, row {number}: expected a trial, got {raw!r} ({error!r})") from None
+    return tuple(trials)
+
+
+def _value(text: str) -> Any:
+    words = {"": None, "True": True, "False": False}
+    if text in words:
+        return words[text]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _setting(raw: Mapping[str, Any]) -> SampleSetting:
+    default = SampleSetting()
+    return SampleSetting(
+        flow_steps=int(raw.get("flow_steps", default.flow_steps)),
+        execute_steps=int(raw.get("execute_steps", default.execute_steps)),
+        eval_temperature=float(raw.get("eval_temperature", default.eval_temperature)),
+    )

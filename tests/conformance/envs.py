@@ -1,0 +1,166 @@
+"""What every environment adapter keeps. A new one joins with one line: `check_task(MY_TASK)`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from raybc.envs.base import Obs, SimEnv, Task
+
+#: What importing an adapter must not load: torch never, a simulator only when an environment is made.
+HEAVY = (
+    *("torch", "ray", "robosuite", "mujoco", "OpenGL", "numba", "ogbench", "gymnasium_robotics", "metaworld"),
+    *("libero", "minari", "gym_pusht", "pymunk", "pygame", "dm_control"),
+)
+
+Trace = list[tuple[Obs, np.ndarray, float, bool]]  # observations, sim_state, reward, success; the start comes first
+
+
+def check_task(task: Task) -> None:
+    """Fails with an AssertionError that names the promise of `raybc.envs.base` which `task` breaks."""
+    assert task.max_steps > 0
+    assert task.fps > 0
+    check_light_import(task)
+    env = task.make(None)
+    try:
+        check_spaces(task, env)
+        check_step(env)
+        check_json(env)
+        check_determinism(task, env)
+        if task.make_expert is not None:
+            check_expert(task, env)
+    finally:
+        env.close()
+
+
+def check_light_import(task: Task) -> None:
+    """Importing the adapter in a fresh process loads neither torch nor a simulator."""
+    make: Any = task.make
+    while isinstance(make, functools.partial):
+        make = make.func
+    code = f"import sys, {make.__module__}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stdout.strip() == "[]", f"importing {make.__module__} loads {run.stdout.strip()}"
+
+
+def check_spaces(task: Task, env: SimEnv) -> None:
+    space = env.observation_space
+    assert isinstance(space, gymnasium.spaces.Dict), f"observation_space is a Dict, got {space}"
+    for key, box in space.items():
+        assert isinstance(box, gymnasium.spaces.Box), f"{key}: expected a Box, got {box}"
+        assert len(box.shape) == 1, f"{key}: expected a 1-D Box, got {box}"
+        assert box.dtype == np.float32, f"{key}: expected float32, got {box}"
+    assert set(task.obs_keys) <= set(space), f"obs_keys {task.obs_keys} are not all in {list(space)}"
+    action = env.action_space
+    assert isinstance(action, gymnasium.spaces.Box), f"action_space is a Box, got {action}"
+    assert len(action.shape) == 1, f"expected a 1-D action_space, got {action}"
+    assert action.dtype == np.float32, f"expected a float32 action_space, got {action}"
+    assert action.is_bounded(), f"expected a bounded action_space, got {action}"
+
+
+def check_obs(env: SimEnv, obs: Obs) -> None:
+    assert set(obs) == set(env.observation_space), f"observed {sorted(obs)}, promised {sorted(env.observation_space)}"
+    for key, value in obs.items():
+        assert isinstance(value, np.ndarray), f"{key}: expected an array, got {type(value)}"
+        assert value.dtype == np.float32, f"{key}: expected float32, got {value.dtype}"
+        assert np.isfinite(value).all(), f"{key}: {value}"
+    assert env.observation_space.contains(obs), f"observation outside its space: {obs}"
+
+
+def check_state(env: SimEnv) -> None:
+    state = env.sim_state()
+    assert state.dtype == np.float64, f"sim_state: expected float64, got {state.dtype}"
+    assert state.ndim == 1, f"sim_state: expected 1-D, got {state.shape}"
+    assert np.isfinite(state).all(), f"sim_state: {state}"
+
+
+def check_step(env: SimEnv) -> None:
+    """Observations, info and flags of a few steps; what an environment hands out it does not change afterwards."""
+    obs, _ = env.reset(seed=0)
+    check_obs(env, obs)
+    check_state(env)
+    kept, copied = (obs, env.sim_state()), ({key: value.copy() for key, value in obs.items()}, env.sim_state().copy())
+    for action in random_actions(env, seed=0, steps=5):
+        obs, reward, terminated, truncated, info = env.step(action)
+        check_obs(env, obs)
+        check_state(env)
+        assert isinstance(reward, float), f"reward: expected float, got {type(reward)}"
+        assert isinstance(terminated, bool), f"terminated: expected bool, got {type(terminated)}"
+        assert truncated is False, "truncated: the harness owns the step limit"
+        assert type(info["success"]) is bool, f"info['success']: expected bool, got {type(info['success'])}"
+    np.testing.assert_equal(kept, copied, err_msg="an array that was handed out has been changed by later steps")
+
+
+def check_json(env: SimEnv) -> None:
+    args, identity = env.env_args(), env.identity()
+    assert json.loads(json.dumps(args)) == args, "env_args: JSON values only"
+    assert {"env_name", "type", "env_version", "env_kwargs"} <= set(args), f"env_args lacks keys: {sorted(args)}"
+    assert json.loads(json.dumps(identity)) == identity, "identity: JSON values only"
+    assert identity, "identity names at least the simulator"
+    assert all(isinstance(value, str) for value in identity.values()), f"identity: strings only, got {identity}"
+
+
+def random_actions(env: SimEnv, seed: int, steps: int) -> np.ndarray:
+    """Uniform actions (steps, A) float32 inside the action space."""
+    space = env.action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    unit = np.random.default_rng(seed).random((steps, *space.shape), dtype=np.float32)
+    return np.clip(space.low + unit * (space.high - space.low), space.low, space.high)
+
+
+def play(env: SimEnv, seed: int, actions: np.ndarray) -> Trace:
+    """Everything that can be seen of the episode `seed` under `actions` (T, A)."""
+    obs, info = env.reset(seed=seed)
+    trace: Trace = [(obs, env.sim_state().copy(), 0.0, bool(info.get("success", False)))]
+    for action in actions:
+        obs, reward, _, _, info = env.step(action)
+        trace.append((obs, env.sim_state().copy(), reward, info["success"]))
+    return trace
+
+
+def assert_same(a: Trace, b: Trace, message: str) -> None:
+    """Bit for bit, not nearly."""
+    assert len(a) == len(b)
+    for step, (x, y) in enumerate(zip(a, b, strict=True)):
+        np.testing.assert_equal(x, y, err_msg=f"{message}: step {step} differs")
+
+
+def check_determinism(task: Task, env: SimEnv) -> None:
+    """`reset(seed)` alone decides an episode: not what ran before, not which instance runs it."""
+    actions = random_actions(env, seed=1, steps=20)
+    other = task.make(None)
+    try:
+        first = play(other, 11, actions)
+    finally:
+        other.close()
+    play(env, 12, random_actions(env, seed=2, steps=13))
+    play(env, 13, random_actions(env, seed=3, steps=2))
+    assert_same(first, play(env, 11, actions), "the same seed and actions after other episodes")
+    assert_same(first, play(env, 11, actions), "the same seed and actions twice in a row")
+    start, _ = env.reset(seed=14)
+    assert any(not np.array_equal(start[key], first[0][0][key]) for key in start), "seeds 11 and 14 start alike"
+
+
+def check_expert(task: Task, env: SimEnv) -> None:
+    """Actions inside the space; the same generator gives the same demonstration, another one another."""
+    assert task.make_expert is not None
+
+    def demonstrate(seed: int) -> np.ndarray:
+        assert task.make_expert is not None
+        obs, _ = env.reset(seed=21)
+        expert, actions = task.make_expert(env, np.random.default_rng(seed), 1.0), []
+        for _ in range(min(task.max_steps, 20)):
+            actions.append(expert.act(obs))
+            assert env.action_space.contains(actions[-1]), f"expert's action outside the space: {actions[-1]!r}"
+            obs, *_ = env.step(actions[-1])
+        return np.stack(actions)
+
+    first = demonstrate(0)
+    np.testing.assert_array_equal(first, demonstrate(0), err_msg="the expert depends on more than its generator")
+    assert not np.array_equal(first, demonstrate(1)), "the expert does not use its generator"

@@ -1,0 +1,47 @@
+"""Fixtures shared by all tests. Nothing here leaves the test's own folders or needs a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Demonstrations of the tests go to a folder of their own, made once a session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYBC_HOME", str(tmp_path_factory.mktemp("raybc_home")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def ray_cpus() -> Iterator[float]:
+    """One local Ray for all tests that use its actors in this process."""
+    from raybc.cluster import ray_session
+
+    with ray_session(num_cpus=2) as cpus:
+        yield cpus
+
+
+@pytest.fixture(scope="session")
+def pointmass_demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty demonstrations of the point mass, made without Ray."""
+    from raybc.config import DemosConfig
+    from raybc.data.formats import robomimic
+    from raybc.demos import DemosPlan, demonstrate, read_part
+    from raybc.registry import get_task
+
+    folder = tmp_path_factory.mktemp("demos")
+    plan = DemosPlan("pointmass", DemosConfig(episodes=40))
+    task = get_task("pointmass")
+    env = task.make(None)
+    demos = []
+    for spec in plan.specs(0, 40):
+        demonstrate(task, env, spec, 1.0, folder)
+        part = read_part(folder / f"episode_{spec.index:06d}.npz")
+        assert part is not None
+        demos.append(part.demo)
+    robomimic.write(folder / "demos.hdf5", demos, env.env_args(), {"raybc_key": plan.key()})
+    return folder / "demos.hdf5"

@@ -1,0 +1,138 @@
+"""Small data, recipes and trainers that several tests share. Nothing here needs Ray."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raybc.bundle import PolicyBundle
+from raybc.config import RunConfig
+from raybc.data.episodes import EpisodeStore
+from raybc.data.formats.robomimic import Demo
+from raybc.envs.base import Task
+from raybc.envs.pointmass import POINTMASS
+from raybc.train.loop import PackTrainer, TrainingData
+
+torch.set_num_threads(1)  # nets this small are faster so, and tests run side by side
+
+ROOT = Path(__file__).parents[1]
+CPU = torch.device("cpu")
+ENV_ARGS = {"env_name": "Tiny", "type": 3, "env_version": "1", "env_kwargs": {"size": [1, 2]}}
+
+
+def tiny_demos(lengths: Sequence[int] = (5, 9, 3), seed: int = 0, model_xml: str = "") -> list[Demo]:
+    """Random demonstrations with the observations `arm` (3,) and `cube` (2,) and actions (2,)."""
+    rng = np.random.default_rng(seed)
+    demos = []
+    for i, n in enumerate(lengths):
+        arm, cube = rng.normal(size=(n + 1, 3)).astype(np.float32), rng.normal(size=(n + 1, 2)).astype(np.float32)
+        demos.append(
+            Demo(
+                obs={"arm": arm[:-1], "cube": cube[:-1]},
+                next_obs={"arm": arm[1:], "cube": cube[1:]},
+                actions=rng.uniform(-1, 1, (n, 2)).astype(np.float32),
+                rewards=rng.normal(size=n).astype(np.float32),
+                dones=np.eye(n, dtype=np.int64)[-1],
+                states=rng.normal(size=(n, 4)),
+                seed=100 + i,
+                model_xml=model_xml,
+            )
+        )
+    return demos
+
+
+def tiny_store(
+    lengths: Sequence[int] = (5, 9, 3), seed: int = 0, splits: Mapping[str, Sequence[int]] | None = None, **changes: Any
+) -> EpisodeStore:
+    """The demonstrations of `tiny_demos` as a store; `changes` replace its fields."""
+    demos = tiny_demos(lengths, seed)
+    fields: dict[str, Any] = {
+        "obs": {k: np.concatenate([d.obs[k] for d in demos]) for k in ("arm", "cube")},
+        "actions_NA": np.concatenate([d.actions for d in demos]),
+        "rewards_N": np.concatenate([d.rewards for d in demos]),
+        "episode_ends": np.cumsum(lengths),
+        "splits": {k: np.array(v, np.int64) for k, v in (splits or {}).items()},
+        "source": Path("tiny.hdf5"),
+    }
+    return EpisodeStore(**{**fields, **changes})
+
+
+def demonstrations(task: Task, episodes: int, noise: float = 1.0) -> EpisodeStore:
+    """What the scripted expert of `task` does on the first starts; the last episode is the split `valid`."""
+    env = task.make(None)
+    assert task.make_expert is not None
+    obs: dict[str, list[np.ndarray]] = {k: [] for k in task.obs_keys}
+    actions, rewards, ends = [], [], []
+    for seed in range(episodes):
+        seen, _ = env.reset(seed=seed)
+        expert = task.make_expert(env, np.random.default_rng(seed), noise)
+        for _ in range(task.max_steps):
+            action = expert.act(seen)
+            for key, values in obs.items():
+                values.append(seen[key])
+            actions.append(action)
+            seen, reward, terminated, _, info = env.step(action)
+            rewards.append(reward)
+            if info["success"] or terminated:
+                break
+        ends.append(len(actions))
+    env.close()
+    return EpisodeStore(
+        obs={k: np.stack(v) for k, v in obs.items()},
+        actions_NA=np.stack(actions),
+        rewards_N=np.array(rewards, np.float32),
+        episode_ends=np.array(ends, np.int64),
+        splits={"train": np.arange(episodes - 1), "valid": np.array([episodes - 1])},
+        env_args=env.env_args(),
+        source=Path(f"{task.name}.hdf5"),
+    )
+
+
+@functools.cache
+def pointmass_data() -> TrainingData:
+    """Twelve demonstrations of the point mass."""
+    store = demonstrations(POINTMASS, 12)
+    env = POINTMASS.make(None)
+    return TrainingData(store, store.fingerprint(), POINTMASS.obs_keys, env.identity())
+
+
+def tiny_data(store: EpisodeStore | None = None) -> TrainingData:
+    store = tiny_store() if store is None else store
+    return TrainingData(store, store.fingerprint(), ("arm", "cube"), {"tiny": "1"})
+
+
+def tiny_config(**changes: Any) -> RunConfig:
+    """A recipe that trains in a blink."""
+    values: dict[str, Any] = {
+        "env_name": "pointmass-scripted-low_dim", "training_steps": 200, "batch_size": 16, "log_interval": 50,
+        "lr": 1e-3, "action_chunking": True, "horizon_length": 4, "hidden_width": 16, "hidden_depth": 2,
+        "flow_steps": 2, "device": "cpu",
+    }  # fmt: skip
+    return RunConfig(**{**values, **changes})
+
+
+def tiny_trainer(seeds: Sequence[int] = (0,), data: TrainingData | None = None, **changes: Any) -> PackTrainer:
+    return PackTrainer(tiny_config(**changes), seeds, tiny_data() if data is None else data, CPU)
+
+
+@functools.cache
+def pointmass_bundle() -> PolicyBundle:
+    """A policy that has learned something of the point mass: chunks of 8, 300 steps (about two seconds)."""
+    trainer = tiny_trainer(
+        data=pointmass_data(), training_steps=300, batch_size=128, lr=3e-3, horizon_length=8, hidden_width=64
+    )
+    trainer.advance(300)
+    return trainer.bundle(0)
+
+
+def saved(bundle: PolicyBundle) -> PolicyBundle:
+    """The bundle after a round trip through the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        bundle.save(Path(folder) / "bundle")
+        return PolicyBundle.load(Path(folder) / "bundle")

@@ -1,0 +1,491 @@
+"""Configurations: what is impossible is refused with its place, and a run's identity is all that makes it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybc.config import NOT_AXES, SAMPLE_AXES, RunConfig, SweepConfig, load_sweep, sweep_from_mapping, to_plain
+from raybc.strict import digest, from_mapping, parse_yaml
+from raybc.sweep import space
+from raybc.types import EpisodeSpec, SampleSetting, UserError
+from tests.helpers import ROOT, tiny_store
+
+BASE: dict[str, Any] = {
+    "name": "test",
+    "train": {"training_steps": 10, "action_chunking": True},
+    "space": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}},
+    "eval": {"evaluations": 2},
+}
+
+
+def sweep(*overrides: str, **changes: Any) -> SweepConfig:
+    return sweep_from_mapping(copy.deepcopy(BASE) | changes, "my.yaml", overrides)
+
+
+def refused(*overrides: str, **changes: Any) -> str:
+    with pytest.raises(UserError) as error:
+        sweep(*overrides, **changes)
+    return str(error.value)
+
+
+# Reading
+
+
+def test_defaults_are_valid() -> None:
+    RunConfig().validate()
+    SweepConfig("name", {}).validate()
+    assert space.check_corners(SweepConfig("name", {})) == 1
+    assert RunConfig().chunk_length == 1
+    assert RunConfig(action_chunking=True, horizon_length=7).chunk_length == 7
+    assert RunConfig(flow_steps=3, execute_steps=1, eval_temperature=0.5).sample_setting == SampleSetting(3, 1, 0.5)
+
+
+def test_yaml_is_read_with_its_types(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "name: a\nseeds: [3, 5]\n"
+        "train: {lr: 1e-4, weight_decay: 0, training_steps: 1e3, action_chunking: true}\n"
+        "space:\n  lr: {low: 1e-5, high: 1E-2, log: true}\n  normalization: {values: [mean_std, min_max]}\n"
+        "search: {points_to_evaluate: [{lr: 2e-4}]}\n"
+    )
+    config = load_sweep(path)
+    assert config.train.lr == 1e-4
+    assert isinstance(config.train.weight_decay, float)
+    assert config.train.training_steps == 1000
+    assert isinstance(config.train.training_steps, int)
+    assert (config.space["lr"].low, config.space["lr"].high, config.space["lr"].log) == (1e-5, 1e-2, True)
+    assert config.space["normalization"].values == ("mean_std", "min_max")
+    assert config.seeds == (3, 5)
+    assert config.search.points_to_evaluate == ({"lr": 2e-4},)
+    assert config.final == SweepConfig("a", {}).final
+
+
+@pytest.mark.parametrize("text", ["1e-4", "+1e4", "-2E+3", "1.5e3", "1_000e1", "3.e2"])
+def test_numbers_with_exponents_are_numbers(text: str) -> None:
+    value = parse_yaml(text, "here")
+    assert isinstance(value, float)
+    assert value == float(text)
+
+
+@pytest.mark.parametrize("text", ["1e", "e4", "1e-4m", "0x1e4g"])
+def test_words_stay_words(text: str) -> None:
+    assert parse_yaml(text, "here") == text
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"trian": {}}, ["trian", "did you mean", "'train'"]),
+        ({"train": {"learning": 1}}, ["train.learning", "unknown key", "known:", "lr"]),
+        ({"train": {"horizon_lenght": 1}}, ["train.horizon_lenght", "did you mean 'horizon_length'"]),
+        ({"train": {1: 1}}, ["train.1", "unknown key"]),
+        ({"train": {"lr": "fast"}}, ["train.lr", "expected float", "'fast'"]),
+        ({"train": {"lr": True}}, ["train.lr", "expected float", "True"]),
+        ({"train": {"lr": None}}, ["train.lr", "expected float", "None"]),
+        ({"train": {"batch_size": 1.5}}, ["train.batch_size", "expected int", "1.5"]),
+        ({"train": {"batch_size": True}}, ["train.batch_size", "expected int", "True"]),
+        ({"train": {"batch_size": math.inf}}, ["train.batch_size", "expected int", "inf"]),
+        ({"train": {"batch_size": math.nan}}, ["train.batch_size", "expected int", "nan"]),
+        ({"train": {"action_chunking": 1}}, ["train.action_chunking", "expected bool", "1"]),
+        ({"train": {"env_name": 1}}, ["train.env_name", "expected str"]),
+        ({"train": {"normalization": "mean"}}, ["train.normalization", "mean_std, min_max, identity", "did you mean"]),
+        ({"train": 3}, ["train", "expected a mapping", "int"]),
+        ({"seeds": 3}, ["seeds", "expected a list", "3"]),
+        ({"seeds": [0, "x"]}, ["seeds[1]", "expected int", "'x'"]),
+        ({"space": [1]}, ["space", "expected a mapping"]),
+        ({"space": {"lr": [1, 2]}}, ["space.lr", "expected a mapping", "list"]),
+        ({"space": {"lr": {"min": 1}}}, ["space.lr.min", "unknown key 'min'"]),
+        ({"search": {"sampler": "tp"}}, ["search.sampler", "tpe, random, gp, cmaes", "did you mean 'tpe'"]),
+        ({"search": {"points_to_evaluate": [3]}}, ["search.points_to_evaluate[0]", "expected a mapping"]),
+        ({"prune": {"scheduler": "hyperband"}}, ["prune.scheduler", "asha, median, none"]),
+    ],
+)
+def test_wrong_values_are_refused_with_their_place(change: dict[str, Any], parts: list[str]) -> None:
+    message = refused(**change)
+    assert message.startswith("my.yaml: ")
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("missing", ["name", "space"])
+def test_missing_keys_are_named(missing: str) -> None:
+    mapping = copy.deepcopy(BASE)
+    del mapping[missing]
+    with pytest.raises(UserError, match=f"my.yaml.*'{missing}'.*missing"):
+        sweep_from_mapping(mapping, "my.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        ("name: a\nname: b\n", ["'name'", "twice"]),
+        ("name: a\ntrain:\n  lr: 1\n  lr: 2\n", ["'lr'", "twice"]),
+        ("name: [\n", ["not readable as YAML"]),
+        ("a: !!python/object/apply:os.system ['true']\n", ["not readable as YAML"]),
+        ("name: 2020-13-45\n", ["not readable as YAML"]),
+        ("", ["expected keys and values", "NoneType"]),
+        ("- a\n", ["expected keys and values", "list"]),
+        (b"name: \xff\xfe\n", ["not readable as YAML"]),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path: Path, content: str | bytes, parts: list[str]) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as error:
+        load_sweep(path)
+    for part in [str(path), *parts]:
+        assert part in str(error.value)
+
+
+def test_missing_file_lists_near_names(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").touch()
+    with pytest.raises(UserError, match=r"quickstrat.yaml: expected a sweep file.*did you mean 'quickstart.yaml'"):
+        load_sweep(tmp_path / "quickstrat.yaml")
+    with pytest.raises(UserError, match="expected a sweep file, found none"):
+        load_sweep(tmp_path / "nowhere" / "a.yaml")
+
+
+def test_overrides() -> None:
+    config = sweep(
+        "train.lr=1e-4", "seeds=[4, 5]", "eval.episodes=7", "space.hidden_width.values=[8, 16]", "demos.noise=0",
+        "train.dataset=a=b",
+    )  # fmt: skip
+    assert config.train.lr == 1e-4
+    assert config.train.training_steps == 10, "the rest of the group stays"
+    assert config.seeds == (4, 5)
+    assert config.eval.episodes == 7
+    assert config.eval.evaluations == 2
+    assert config.space["hidden_width"].values == (8, 16)
+    assert config.demos.noise == 0.0
+    assert config.train.dataset == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("eval.episodes", ["--set", "KEY=VALUE", "'eval.episodes'"]),
+        ("=3", ["--set", "KEY=VALUE"]),
+        ("name.x=3", ["--set name.x=3", "'name' is not a group"]),
+        ("train.lr=[", ["--set train.lr=[", "not readable as YAML"]),
+        ("trian.lr=1", ["did you mean 'train'"]),
+        ("train.lr=fast", ["train.lr", "expected float"]),
+    ],
+)
+def test_bad_overrides_are_refused(override: str, parts: list[str]) -> None:
+    message = refused(override)
+    for part in parts:
+        assert part in message
+
+
+def test_a_config_is_read_back_from_its_json() -> None:
+    config = sweep("space.flow_steps.values=[1, 4]", "search.points_to_evaluate=[{lr: 1e-3}]")
+    again = sweep_from_mapping(json.loads(json.dumps(config.to_dict())), "config.json")
+    assert again == config
+    assert to_plain(config)["space"] == {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "flow_steps": {"values": [1, 4]},
+    }
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        *[(n, [1], [0, -1]) for n in ("training_steps", "batch_size", "log_interval", "eval_interval")],
+        *[(n, [1], [0, -1]) for n in ("horizon_length", "hidden_width", "hidden_depth", "flow_steps")],
+        *[(n, [1], [0, -1]) for n in ("eval_episodes", "video_frame_skip")],
+        *[(n, [0, 1], [-1]) for n in ("execute_steps", "video_episodes")],
+        ("seed", [0, 2**31 - 1], [-1, 2**31]),
+        ("save_interval", [-1, 1], [0, -2]),
+        ("lr", [1e-30, 1e3], [0.0, -1e-3, math.inf, math.nan]),
+        *[(n, [0.0, 10.0], [-1e-9, math.inf, math.nan]) for n in ("weight_decay", "grad_clip", "eval_temperature")],
+    ],
+)
+def test_bounds_of_a_run(name: str, good: list[Any], bad: list[Any]) -> None:
+    for value in good:
+        RunConfig(**{name: value}).validate("train")
+    for value in bad:
+        with pytest.raises(UserError, match=rf"^train\.{name}: expected .*got {value}"):
+            RunConfig(**{name: value}).validate("train")
+
+
+def test_execute_steps_must_fit_the_chunk() -> None:
+    RunConfig(action_chunking=True, horizon_length=4, execute_steps=4).validate()
+    with pytest.raises(UserError, match=r"run\.execute_steps: expected at most the 4 step.*got 5$"):
+        RunConfig(action_chunking=True, horizon_length=4, execute_steps=5).validate()
+    with pytest.raises(UserError, match=r"execute_steps.*1 step.*got 2 \(action_chunking is off"):
+        RunConfig(horizon_length=4, execute_steps=2).validate()
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [
+        ("demos.episodes", ["1", "250000"], ["0", "250001"]),
+        ("demos.noise", ["0", "2.5"], ["-0.1", ".inf", ".nan"]),
+        ("demos.seed", ["0", "499999"], ["-1", "500000"]),
+        ("search.trials", ["1"], ["0"]),
+        ("search.max_concurrent", ["1"], ["0"]),
+        ("search.seed", ["0"], ["-1"]),
+        ("prune.grace_evaluations", ["1"], ["0"]),
+        ("prune.reduction_factor", ["1.01"], ["1", "0", ".nan"]),
+        ("prune.min_trials", ["1"], ["0"]),
+        ("eval.episodes", ["1", "999999"], ["0", "1000000"]),
+        ("eval.evaluations", ["1", "10"], ["0", "11"]),
+        ("final.top", ["1"], ["0"]),
+        ("final.episodes", ["1", "999999"], ["0", "1000000"]),
+        ("final.videos", ["0"], ["-1"]),
+        ("resources.workers", ["0"], ["-1"]),
+        ("resources.worker_cpus", ["0.1"], ["0", "-1", ".inf", ".nan"]),
+        ("resources.trial_cpus", ["0.1"], ["0", "-1", ".inf", ".nan"]),
+        ("resources.episode_deadline", ["0.1"], ["0", "-1", ".inf", ".nan"]),
+        ("resources.trial_retries", ["0"], ["-1"]),
+        ("train.batch_size", ["1"], ["0"]),
+        ("train.seed", ["0"], ["1"]),
+        ("seeds", ["[0]", "[7, 3]", "[2147483647]"], ["[]", "[1, 1]", "[-1]", "[2147483648]"]),
+        ("name", ["a-b.c"], ["''", "a b", "a/b", "a\\b", ".a"]),
+    ],
+)
+def test_bounds_of_a_sweep(key: str, good: list[str], bad: list[str]) -> None:
+    for value in good:
+        sweep(f"{key}={value}")
+    for value in bad:
+        assert f"{key}: expected " in refused(f"{key}={value}"), value
+
+
+def test_specs_are_bounded_and_their_seeds_disjoint() -> None:
+    seeds = {s: [EpisodeSpec("t", s, i).seed for i in (0, 999_999)] for s in ("demos", "search", "final")}
+    assert seeds == {"demos": [0, 999_999], "search": [1_000_000, 1_999_999], "final": [2_000_000, 2_999_999]}
+    for index in (-1, 1_000_000):
+        with pytest.raises(UserError, match=f"episode index.*got {index}"):
+            EpisodeSpec("t", "final", index)
+    with pytest.raises(UserError, match="split: expected one of.*'test'"):
+        EpisodeSpec("t", "test", 0)  # type: ignore[arg-type]
+
+
+# Axes
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "parts"),
+    [
+        ("lr", {"low": 0, "high": 1, "log": True}, ["space.lr.low", "more than 0", "logarithmic"]),
+        ("lr", {"low": -1, "high": 1, "log": True}, ["space.lr.low", "more than 0"]),
+        ("lr", {"low": 1, "high": 1e-3}, ["space.lr", "low < high", "low 1.0, high 0.001"]),
+        ("lr", {"low": 1, "high": 1}, ["space.lr", "low < high"]),
+        ("lr", {"low": 1, "high": math.inf}, ["space.lr", "finite"]),
+        ("lr", {"low": math.nan, "high": 1}, ["space.lr", "finite"]),
+        ("lr", {"low": 1}, ["space.lr", "`low: ` and `high: `"]),
+        ("lr", {}, ["space.lr", "`values: [...]`"]),
+        ("lr", {"values": []}, ["space.lr", "`values: [...]`"]),
+        ("lr", {"values": [1, 2], "low": 1, "high": 2}, ["space.lr", "either", "both"]),
+        ("lr", {"values": [1, 2], "log": True}, ["space.lr", "either", "both"]),
+        ("lr", {"values": [1, 1]}, ["space.lr.values", "different"]),
+        ("lr", {"values": [1, 1.0]}, ["space.lr.values", "different"]),
+        ("lr", {"values": [0.1, "a"]}, ["space.lr", "expected float", "'a'"]),
+        ("lr", {"values": [0.1, [1]]}, ["space.lr", "expected float", "[1]"]),
+        ("normalization", {"low": 0, "high": 1}, ["space.normalization", "`values: [...]` for a str", "range"]),
+        ("normalization", {"values": ["mean_std", "max"]}, ["space.normalization", "expected one of", "'max'"]),
+        ("action_chunking", {"low": 0, "high": 1}, ["space.action_chunking", "for a bool", "range"]),
+        ("horizon_length", {"low": 1.5, "high": 4}, ["space.horizon_length", "whole numbers", "1.5"]),
+        ("horizon_length", {"values": [4, 8.5]}, ["space.horizon_length", "expected int", "8.5"]),
+        ("flow_steps", {"low": 1, "high": 4}, ["space.flow_steps", "`values: [...]`", "same checkpoint"]),
+        ("hidden_widht", {"values": [1]}, ["space", "unknown key 'hidden_widht'", "did you mean 'hidden_width'"]),
+    ],
+)
+def test_bad_axes_are_refused(name: str, axis: dict[str, Any], parts: list[str]) -> None:
+    message = refused(space={name: axis})
+    for part in ["my.yaml", *parts]:
+        assert part in message
+
+
+def test_a_date_is_no_value(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\nspace: {lr: {values: [2020-01-01]}}\n")
+    with pytest.raises(UserError, match=r"space\.lr: expected float"):
+        load_sweep(path)
+
+
+@pytest.mark.parametrize("name", sorted(NOT_AXES))
+def test_what_is_no_recipe_cannot_be_searched(name: str) -> None:
+    message = refused(space={name: {"values": [getattr(RunConfig(), name)]}})
+    assert f"space.{name}: cannot be searched: {NOT_AXES[name]}" in message
+
+
+def test_every_other_field_of_a_run_can_be_searched() -> None:
+    for field in dataclasses.fields(RunConfig):
+        if field.name not in NOT_AXES:
+            config = sweep(space={field.name: {"values": [getattr(RunConfig(), field.name)]}})
+            assert (field.name in space.train_axes(config)) is (field.name not in SAMPLE_AXES)
+
+
+# Corners and points
+
+
+def corners_refused(config: SweepConfig, *parts: str, lengths: tuple[int, ...] | None = None) -> None:
+    with pytest.raises(UserError) as error:
+        space.check_corners(config, tiny_store(lengths) if lengths else None)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_corners_are_counted_and_complete() -> None:
+    config = sweep(
+        space={
+            "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+            "hidden_width": {"values": [8, 16, 32]},
+            "hidden_depth": {"low": 1, "high": 3},
+            "flow_steps": {"values": [1, 4]},
+            "eval_temperature": {"values": [0, 0.5, 1]},
+        }
+    )
+    assert space.check_corners(config) == 2 * 3 * 2 * 2 * 3
+    seen = {(r.lr, r.hidden_width, r.hidden_depth, s.flow_steps, s.eval_temperature) for r, s in space.corners(config)}
+    assert len(seen) == 72
+    assert {r.hidden_depth for r, _ in space.corners(config)} == {1, 3}
+    assert all(isinstance(r.hidden_depth, int) for r, _ in space.corners(config))
+
+
+def test_one_impossible_corner_is_found_and_named() -> None:
+    axes = {
+        "horizon_length": {"values": [8, 4]},
+        "execute_steps": {"values": [0, 2, 6]},
+        "lr": {"low": 1e-4, "high": 1e-2},
+    }
+    corners_refused(
+        sweep(space=axes), "horizon_length=4", "execute_steps=6", "expected at most the 4 step", "lr=0.0001"
+    )
+    axes["execute_steps"] = {"values": [0, 2, 4]}
+    assert space.check_corners(sweep(space=axes)) == 2 * 3 * 2
+    corners_refused(sweep(space={"action_chunking": {"values": [True, False]}, "execute_steps": {"values": [2]}}),
+                    "action_chunking=False", "action_chunking is off")  # fmt: skip
+    corners_refused(sweep(space={"weight_decay": {"low": -1, "high": 1}}), "weight_decay=-1.0", "at least 0")
+
+
+def test_horizon_must_fit_the_data() -> None:
+    config = sweep(space={"horizon_length": {"low": 2, "high": 9}})
+    assert space.check_corners(config, tiny_store((3, 9))) == 2
+    corners_refused(config, "horizon_length=9", "longest episode of the data (8 steps)", "got 9", lengths=(3, 8))
+    without = sweep("train.action_chunking=false", "train.horizon_length=50")
+    assert space.check_corners(without, tiny_store((3, 8))) == 2, "without chunks the horizon does not matter"
+
+
+def test_horizon_without_chunking_has_no_effect() -> None:
+    corners_refused(
+        sweep("train.action_chunking=false", space={"horizon_length": {"values": [2, 4]}}),
+        "space.horizon_length", "no effect", "train.action_chunking",
+    )  # fmt: skip
+
+
+def test_too_many_corners_are_refused() -> None:
+    axes = {n: {"values": list(range(1, 31))} for n in ("hidden_width", "hidden_depth", "batch_size")}
+    corners_refused(sweep(space=axes), "at most 20000 corners", "got 27000", "use ranges")
+
+
+def test_sample_settings_have_their_types() -> None:
+    config = sweep(space={"flow_steps": {"values": [1.0, 4]}, "eval_temperature": {"values": [0, 1]}})
+    settings = space.sample_settings(config)
+    assert [(s.flow_steps, s.eval_temperature) for s in settings] == [(1, 0.0), (1, 1.0), (4, 0.0), (4, 1.0)]
+    assert all(type(s.flow_steps) is int and type(s.eval_temperature) is float for s in settings)
+
+
+def test_first_points() -> None:
+    config = sweep(
+        "train.lr=1e-3",
+        "search.points_to_evaluate=[{lr: 1e-4}, {}, {hidden_width: 8}, {lr: 1e-4, hidden_width: 16}]",
+        space={"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "hidden_width": {"values": [8, 16]}},
+    )
+    with pytest.raises(UserError, match=r"points_to_evaluate\[0\].hidden_width: expected a value of the axis, got 512"):
+        space.first_points(config)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, hidden_width=16))
+    assert space.first_points(config) == [
+        ("defaults", {"lr": 1e-3, "hidden_width": 16}),
+        ("point", {"lr": 1e-4, "hidden_width": 16}),
+        ("point", {"lr": 1e-3, "hidden_width": 8}),
+    ]
+    assert space.recipe(config, {"lr": 1, "hidden_width": 8.0}) == dataclasses.replace(
+        config.train, lr=1.0, hidden_width=8
+    )
+
+
+def test_defaults_outside_the_space_are_no_point() -> None:
+    config = sweep("train.lr=1")
+    assert space.default_params(config) is None
+    assert space.first_points(config) == []
+
+
+@pytest.mark.parametrize(
+    ("point", "parts"),
+    [
+        ("{lrr: 1}", ["points_to_evaluate[0]", "'lrr' is not a train axis", "did you mean 'lr'"]),
+        ("{flow_steps: 1}", ["points_to_evaluate[0]", "'flow_steps' is not a train axis"]),
+        ("{lr: 5}", ["points_to_evaluate[0].lr", "a value of the axis", "5"]),
+        ("{lr: .nan}", ["points_to_evaluate[0].lr", "a value of the axis", "nan"]),
+        ("{lr: fast}", ["points_to_evaluate[0].lr", "'fast'"]),
+        ("{hidden_width: 8.5}", ["points_to_evaluate[0].hidden_width", "expected int", "8.5"]),
+    ],
+)
+def test_bad_points_are_refused(point: str, parts: list[str]) -> None:
+    axes = {
+        "lr": {"low": 1e-4, "high": 1e-2},
+        "hidden_width": {"low": 8, "high": 1024},
+        "flow_steps": {"values": [1, 2]},
+    }
+    corners_refused(sweep(f"search.points_to_evaluate=[{point}]", space=axes), "search.", *parts)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("sweeps/*.yaml")), ids=lambda p: p.stem)
+def test_sweeps_of_the_repository(path: Path) -> None:
+    config = load_sweep(path)
+    assert config.name == path.stem
+    assert space.check_corners(config) > 0
+    assert space.first_points(config)[0][0] == "defaults", "the defaults are tried first"
+
+
+def test_there_are_sweeps() -> None:
+    assert {"quickstart", "pointmass"} <= {p.stem for p in ROOT.glob("sweeps/*.yaml")}
+
+
+# Identity and evaluation steps
+
+
+def changed(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if value == "mean_std":
+        return "min_max"
+    return value + 1 if isinstance(value, int | float) else value + "x"
+
+
+@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RunConfig)])
+def test_run_id_is_made_of_everything_but_the_place(name: str) -> None:
+    config = RunConfig()
+    other = dataclasses.replace(config, **{name: changed(getattr(config, name))})
+    same = name in ("save_dir", "run_group", "device")
+    assert (config.run_id("data") == other.run_id("data")) is same
+
+
+def test_run_id_depends_on_data_and_not_on_the_process() -> None:
+    assert RunConfig().run_id("a") != RunConfig().run_id("b")
+    assert len(RunConfig().run_id("a")) == 16
+    again = from_mapping(RunConfig, json.loads(json.dumps(dataclasses.asdict(RunConfig(lr=1, weight_decay=0)))), "")
+    assert again.run_id("a") == RunConfig(lr=1, weight_decay=0).run_id("a"), "1 and 1.0 are the same learning rate"
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+@pytest.mark.parametrize(("steps", "evaluations"), [(10, 3), (600, 3), (7, 7), (1, 1), (1000, 6)])
+def test_evaluation_steps_rise_to_the_end(steps: int, evaluations: int) -> None:
+    config = sweep(f"train.training_steps={steps}", f"eval.evaluations={evaluations}")
+    at = [0, *(config.evaluation_step(k) for k in range(1, evaluations + 1))]
+    assert at[-1] == steps
+    distances = [b - a for a, b in zip(at, at[1:], strict=False)]
+    assert min(distances) >= 1
+    assert max(distances) - min(distances) <= 1, "equal distances"

@@ -1,0 +1,174 @@
+"""The rollout pool on real Ray actors: same rows whatever the workers, and faults that disturb nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import ray
+import torch
+
+from raybc.config import RunConfig
+from raybc.data.formats import robomimic
+from raybc.envs.base import RenderOptions
+from raybc.rollout.pool import RolloutPool
+from raybc.rollout.worker import Rollout
+from raybc.train.loop import PackTrainer, TrainingData
+from raybc.types import EpisodeSpec, SampleSetting
+from tests.faults import task_name
+
+SPECS = [EpisodeSpec("pointmass", "search", i) for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def bundle(pointmass_demos: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy that solves some starts and not others."""
+    store = robomimic.read(pointmass_demos)
+    data = TrainingData(store, store.fingerprint(), ("state", "goal"), {})
+    config = RunConfig(env_name="pointmass-scripted-low_dim", training_steps=600, batch_size=128, lr=3e-3,
+                       action_chunking=True, horizon_length=8, hidden_width=64, hidden_depth=2)  # fmt: skip
+    trainer = PackTrainer(config, [0], data, torch.device("cpu"))
+    trainer.advance(600)
+    path = tmp_path_factory.mktemp("bundle") / "policy"
+    trainer.bundle(0).save(path)
+    return str(path)
+
+
+def rows_without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k not in ("seconds", "retries", "video")} for r in rows]
+
+
+def evaluate(task: str, workers: int, works: list[Rollout], **options: Any) -> tuple[list[Any], dict[str, Any]]:
+    pool = RolloutPool.start(task, workers, worker_cpus=0.2, **options)
+    try:
+        return pool.evaluate("test", works, SPECS), pool.stats()
+    finally:
+        pool.close()
+
+
+def test_rows_do_not_depend_on_the_number_of_workers(ray_cpus: float, bundle: str) -> None:
+    works = [Rollout(bundle, SampleSetting(s, 0, 1.0)) for s in (1, 4)]
+    one, stats = evaluate("pointmass", 1, works)
+    three, _ = evaluate("pointmass", 3, works)
+    assert [rows_without_times(r) for r in one] == [rows_without_times(r) for r in three]
+    assert [r["index"] for r in one[0]] == list(range(10))
+    assert {r["outcome"] for r in one[0]} > {"success"}, "the policy should solve some starts and miss others"
+    assert stats["episodes"] == 20
+    assert stats["steps"] == sum(r["steps"] for rows in one for r in rows)
+
+
+def test_faults_are_retried_in_a_fresh_process(ray_cpus: float, bundle: str, tmp_path: Path) -> None:
+    expected, _ = evaluate("pointmass", 2, [Rollout(bundle, SampleSetting())])
+    rows, stats = evaluate(task_name(tmp_path), 2, [Rollout(bundle, SampleSetting())], deadline=5.0)
+    assert rows_without_times(rows[0]) == rows_without_times(expected[0])
+    assert {r["index"] for r in rows[0] if r["retries"]} <= {1, 4, 7}
+    assert rows[0][1]["retries"] == 1
+    assert stats["restarts"] >= 3
+    assert stats["errors"] == 0
+
+
+def test_faults_that_stay_are_errors_and_nothing_else_is_disturbed(
+    ray_cpus: float, bundle: str, tmp_path: Path
+) -> None:
+    expected, _ = evaluate("pointmass", 2, [Rollout(bundle, SampleSetting())])
+    (tmp_path / "always").touch()
+    rows, stats = evaluate(task_name(tmp_path), 2, [Rollout(bundle, SampleSetting())], deadline=3.0)
+    errors = {r["index"]: r for r in rows[0] if r["outcome"] == "error"}
+    assert set(errors) == {1, 4, 7}
+    assert "the simulator diverged" in errors[1]["message"]
+    assert "died" in errors[4]["message"]
+    assert "hung" in errors[7]["message"]
+    assert [r["retries"] for r in errors.values()] == [2, 2, 2]
+    kept = [r for r in rows[0] if r["index"] not in errors]
+    assert rows_without_times(kept) == rows_without_times([r for r in expected[0] if r["index"] not in errors])
+    assert stats["errors"] == 3
+
+
+def test_a_simulator_that_cannot_be_built_fails_its_episodes_with_the_reason(ray_cpus: float, bundle: str) -> None:
+    rows, _ = evaluate("tests.faults:BROKEN", 1, [Rollout(bundle, SampleSetting())])
+    assert {r["outcome"] for r in rows[0]} == {"error"}
+    assert "no such robot" in rows[0][0]["message"]
+
+
+def test_a_killed_worker_is_replaced(ray_cpus: float, bundle: str) -> None:
+    expected, _ = evaluate("pointmass", 1, [Rollout(bundle, SampleSetting())])
+    pool = RolloutPool.start("pointmass", 1, worker_cpus=0.2)
+    pool.evaluate("warm", [Rollout(bundle, SampleSetting())], SPECS[:1])
+    ref = pool.submit("test", [Rollout(bundle, SampleSetting())] * 20, SPECS)
+    os.kill(pool.stats()["pids"][0], signal.SIGKILL)
+    rows = pool.split(ray.get(ref), 20)
+    assert all(rows_without_times(r) == rows_without_times(expected[0]) for r in rows)
+    assert pool.stats()["restarts"] == 1
+    pool.close()
+
+
+def test_a_killed_dispatcher_is_restarted_and_answers(ray_cpus: float, bundle: str) -> None:
+    pool = RolloutPool.start("pointmass", 1, worker_cpus=0.2)
+    pid = ray.get(pool._dispatcher.__ray_call__.remote(lambda self: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    rows = pool.evaluate("test", [Rollout(bundle, SampleSetting())], SPECS)
+    assert len(rows[0]) == 10
+    pool.close()
+
+
+def test_the_same_question_twice_is_measured_once(ray_cpus: float, bundle: str) -> None:
+    pool = RolloutPool.start("pointmass", 1, worker_cpus=0.2)
+    refs = [pool.submit("same", [Rollout(bundle, SampleSetting())], SPECS) for _ in range(2)]
+    first, second = ray.get(refs)
+    assert first == second
+    assert pool.stats()["episodes"] == 10
+    pool.close()
+
+
+def test_filming_changes_no_outcome_and_the_video_plays(ray_cpus: float, bundle: str, tmp_path: Path) -> None:
+    plain, _ = evaluate("pointmass", 1, [Rollout(bundle, SampleSetting())])
+    work = Rollout(bundle, SampleSetting(), video=str(tmp_path), video_frame_skip=2)
+    filmed, _ = evaluate("pointmass", 1, [work], render=RenderOptions(64, 64))
+    assert rows_without_times(plain[0]) == rows_without_times(filmed[0])
+    for row in filmed[0]:
+        name = f"pointmass_{row['index']}_{row['outcome']}.mp4"
+        assert row["video"] == name
+        with av.open(str(tmp_path / name)) as video:
+            stream = video.streams.video[0]
+            assert stream.codec_context.name == "h264"
+            assert stream.codec_context.pix_fmt == "yuv420p"
+            frames = [f.to_ndarray(format="rgb24") for f in video.decode(stream)]
+        assert len(frames) == row["steps"] // 2 + 2  # the start, every second step, and the end once more
+        assert frames[0].shape == (64, 64, 3)
+        assert np.abs(frames[0].astype(int) - frames[-1].astype(int)).max() > 50, "the mass has moved"
+
+
+RAY_SESSION = """
+import os, psutil, ray
+from raybc.cluster import ray_session
+with ray_session(num_cpus=1) as cpus:
+    ray.get(ray.remote(lambda: 1).remote())
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    ports = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == "LISTEN"]
+    print(cpus, os.environ["RAY_AUTH_MODE"], os.environ["RAY_USAGE_STATS_ENABLED"])
+    print(*sorted(set(ports)))
+print(*[p.pid for p in family[1:]])
+"""
+
+
+def test_a_local_ray_listens_on_loopback_only_and_leaves_no_process_behind() -> None:
+    out = subprocess.run([sys.executable, "-c", RAY_SESSION], capture_output=True, text=True, timeout=120, check=True)
+    facts, addresses, pids = out.stdout.strip().splitlines()[-3:]
+    assert facts == "1.0 token 0"
+    assert set(addresses.split()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert len(pids.split()) > 4
+    assert [p for p in pids.split() if is_alive(p)] == []
+
+
+def is_alive(pid: str) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
