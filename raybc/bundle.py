@@ -98,6 +98,7 @@ class PolicyBundle:
         try:
             if meta["format"] != FORMAT:
                 raise UserError(f"{folder / META}: expected format {FORMAT!r}, got {meta['format']!r}")
+            run_id = str(meta["run_id"])
             bundle = cls(
                 config=from_mapping(RunConfig, meta["config"], f"{folder / META}: config"),
                 step=int(meta["step"]),
@@ -115,7 +116,7 @@ class PolicyBundle:
             if isinstance(error, UserError) and str(folder) in str(error):
                 raise
             raise UserError(f"{folder / META}: damaged: {error}") from None
-        bundle._check(folder, str(meta["run_id"]))
+        bundle._check(folder, run_id)
         return bundle
 
     def _check(self, folder: Path, run_id: str) -> None:

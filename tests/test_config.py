@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -267,7 +268,7 @@ def test_specs_are_bounded_and_their_seeds_disjoint() -> None:
     for index in (-1, 1_000_000):
         with pytest.raises(UserError, match=f"episode index.*got {index}"):
             EpisodeSpec("t", "final", index)
-    with pytest.raises(UserError, match="split: expected one of.*'test'"):
+    with pytest.raises(UserError, match=r"split: expected one of.*'test'"):
         EpisodeSpec("t", "test", 0)  # type: ignore[arg-type]
 
 
@@ -486,6 +487,6 @@ def test_evaluation_steps_rise_to_the_end(steps: int, evaluations: int) -> None:
     config = sweep(f"train.training_steps={steps}", f"eval.evaluations={evaluations}")
     at = [0, *(config.evaluation_step(k) for k in range(1, evaluations + 1))]
     assert at[-1] == steps
-    distances = [b - a for a, b in zip(at, at[1:], strict=False)]
+    distances = [b - a for a, b in itertools.pairwise(at)]
     assert min(distances) >= 1
     assert max(distances) - min(distances) <= 1, "equal distances"

@@ -120,7 +120,7 @@ def test_fingerprint_depends_on_contents_only(path: Path, tmp_path: Path) -> Non
     robomimic.write(other, tiny_demos(LENGTHS), ENV_ARGS, {"another": "attribute"})
     assert robomimic.read(other).fingerprint() == fingerprint
     store = robomimic.read(path)
-    turned = {k: store.obs[k] for k in reversed(sorted(store.obs))}
+    turned = {k: store.obs[k] for k in sorted(store.obs, reverse=True)}
     assert dataclasses.replace(store, obs=turned, source=Path("x")).fingerprint() == fingerprint
 
 

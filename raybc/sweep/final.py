@@ -133,14 +133,19 @@ def choose_shots(config: SweepConfig, state: SweepState) -> list[_Shot]:
     return solved[: wanted - len(misses)] + misses
 
 
-def film(run_dir: Path, config: SweepConfig, plan: TrialPlan, state: SweepState, resources: dict[str, Any]) -> str:
-    """Film chosen episodes into videos/ and list them in videos.json; returns why there are none (or fewer)."""
+def film(
+    run_dir: Path, config: SweepConfig, plan: TrialPlan, state: SweepState, resources: dict[str, Any]
+) -> tuple[str, list[tuple[float, float]]]:
+    """Film chosen episodes into videos/ and list them in videos.json.
+
+    Returns why there are none (or fewer), and when simulators were busy.
+    """
     shots = choose_shots(config, state)
     done = {_name(v) for v in _existing(run_dir)}
     videos = _existing(run_dir)
     todo = [s for s in shots if (s.trial, s.seed, s.split, s.index, s.row["flow_steps"]) not in done]
     if not todo:
-        return "" if shots else "no episode was asked for or could be filmed"
+        return "" if shots else "no episode was asked for or could be filmed", []
     pool = RolloutPool.start(
         plan.task, min(resources["workers"], len(todo)), render=RenderOptions(), **resources["pool"]
     )
@@ -173,9 +178,10 @@ def film(run_dir: Path, config: SweepConfig, plan: TrialPlan, state: SweepState,
                 }
             )
             write_json(run_dir / "videos.json", videos)
+        spans = pool.stats()["spans"]
     finally:
         pool.close()
-    return "; ".join(dict.fromkeys(notes))
+    return "; ".join(dict.fromkeys(notes)), spans
 
 
 def _folder(run_dir: Path, shot: _Shot) -> Path:

@@ -23,7 +23,7 @@ from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.space import check_corners, first_points, sample_settings
 from raybc.sweep.trial import TrialPlan
-from raybc.sweep.views import command_line, versions, write_tables, write_timing
+from raybc.sweep.views import command_line, versions, write_tables, write_timeline, write_timing
 from raybc.types import UserError
 
 #: What may differ when a sweep goes on: how much more is asked, and what it may use.
@@ -216,7 +216,8 @@ def _run(
             winner = write_winner(launch.out, config, plan, state)
             if winner is not None and config.final.videos:
                 with timing.stage("videos"):
-                    note = film(launch.out, config, plan, state, {"workers": workers, "pool": pool_options})
+                    note, filmed = film(launch.out, config, plan, state, {"workers": workers, "pool": pool_options})
+                    stats["spans"] += filmed
         finally:
             tables.update(now=True)
         if note:
@@ -235,6 +236,7 @@ def _run(
         "workers": workers,
         "rollouts": {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")},
     }
+    write_timeline(launch.out, state, began, stats["spans"])
     _report(launch.out, config, state, facts)
 
 

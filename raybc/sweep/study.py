@@ -99,7 +99,7 @@ class Proposer:
             study_name=config.name,
             direction="maximize",
         )
-        self._told: list[optuna.trial.FrozenTrial] = []
+        self._told: list[optuna.trial.FrozenTrial] = []  # completed by earlier processes
         for number in sorted(state.trials):
             trial = state.trials[number]
             if trial.finished:
@@ -108,8 +108,7 @@ class Proposer:
                 self._ask_fixed(trial.number, trial.params)
                 for evaluation in trial.evaluations:
                     self._open[number].report(evaluation.score, evaluation.evaluation)
-        complete = [t for t in self._study.get_trials(deepcopy=False) if t.state == OptunaState.COMPLETE]
-        self._told = complete
+        self._told = [self._ranges_only(t) for t in state.trials.values() if t.status == "completed"]
 
     def _frozen(self, trial: TrialState) -> optuna.trial.FrozenTrial:
         state = {
@@ -124,6 +123,13 @@ class Proposer:
             distributions=self._distributions,
             intermediate_values={e.evaluation: e.score for e in trial.evaluations},
             user_attrs={"origin": trial.origin},
+        )
+
+    def _ranges_only(self, trial: TrialState) -> optuna.trial.FrozenTrial:
+        """A completed trial as CMA-ES sees it: it searches ranges and refuses trials that have anything else."""
+        ranges = {n: d for n, d in self._distributions.items() if not isinstance(d, CategoricalDistribution)}
+        return optuna.trial.create_trial(
+            value=trial.score, params={n: trial.params[n] for n in ranges}, distributions=ranges
         )
 
     def _ask_fixed(self, number: int, params: dict[str, Any]) -> None:

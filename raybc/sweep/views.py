@@ -104,6 +104,19 @@ def write_timing(run_dir: Path, state: SweepState, facts: dict[str, Any]) -> Non
     )
 
 
+def write_timeline(run_dir: Path, state: SweepState, began: float, simulated: list[tuple[float, float]]) -> None:
+    """timeline.json: when this process trained and simulated (unix times), for benchmarks/sweep_overhead.py."""
+    spans = {
+        "train": [e.timing["train"] for t in state.trials.values() for e in t.evaluations],
+        "simulate": [list(span) for span in simulated],
+        **{f"stage {name}": [list(span) for span in spans] for name, spans in state.stages.items()},
+    }
+    write_json(
+        run_dir / "timeline.json",
+        {kind: sorted(s for s in some if s[0] >= began) for kind, some in spans.items()},
+    )
+
+
 def command_line() -> str:
     """The command that made this run, as one would type it."""
     import shlex

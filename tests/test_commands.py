@@ -1,0 +1,217 @@
+"""`raybc.train` and `raybc.rollout` as a user types them (in this process, on the session's Ray), and the README."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybc.bundle import META, WEIGHTS, PolicyBundle
+from raybc.cli import run_main
+from raybc.files import read_json, write_json
+from raybc.report.stats import wilson_interval
+from raybc.rollout.__main__ import main as rollout
+from raybc.train.__main__ import main as train
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = [
+    "--env_name=pointmass-scripted-low_dim", "--training_steps=60", "--batch-size", "64", "--lr=3e-3",
+    "--action_chunking=True", "--horizon_length=8", "--hidden_width=32", "--hidden_depth=2", "--eval_interval=30",
+    "--eval_episodes=5", "--save_interval=20", "--log_interval=10", "--workers=1", "--device=cpu", "--flow_steps=4",
+]  # fmt: skip
+
+
+def run_train(dataset: Path, out: Path, *flags: str) -> int:
+    return run_main(lambda: train([*FLAGS, f"--dataset={dataset}", f"--out={out}", *flags]))
+
+
+@pytest.fixture(scope="module")
+def run(ray_cpus: float, pointmass_demos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("train") / "run"
+    assert run_train(pointmass_demos, out, "--video_episodes=1") == 0
+    return out
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_train_leaves_a_run_folder(run: Path) -> None:
+    assert [r["step"] for r in table(run / "train.csv")] == ["10", "20", "30", "40", "50", "60"]
+    evaluations = table(run / "eval.csv")
+    assert [r["step"] for r in evaluations] == ["30", "60"]
+    assert all(r["episodes"] == "5" for r in evaluations)
+    flags = read_json(run / "flags.json")
+    assert (flags["lr"], flags["action_chunking"], flags["horizon_length"]) == (3e-3, True, 8)
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [f"step_{s:08d}" for s in (20, 30, 40, 60)]
+    assert PolicyBundle.load(run / "checkpoints/step_00000060").run_id == flags["run_id"]
+    assert len(list((run / "videos").glob("pointmass_0_*.mp4"))) == 1
+
+
+def test_train_resumes_bit_for_bit_and_refuses_what_differs(
+    run: Path,
+    pointmass_demos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from raybc.train.loop import PackTrainer
+
+    out = tmp_path / "run"
+    advance = PackTrainer.advance
+
+    def stop_at_40(self: PackTrainer, until: int, on_log: Any = None) -> None:
+        if until > 40:
+            raise KeyboardInterrupt
+        advance(self, until, on_log)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackTrainer, "advance", stop_at_40)
+        assert run_train(pointmass_demos, out) == 130
+    assert run_train(pointmass_demos, out) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run_train(pointmass_demos, out, "--resume", "--lr=1e-3") == 2
+    assert "lr: was 0.003, is 0.001" in capsys.readouterr().err
+    assert run_train(pointmass_demos, out, "--resume", "--video_episodes=0") == 0
+    assert "going on at step 40 of 60" in capsys.readouterr().out
+    last = f"checkpoints/step_00000060/{WEIGHTS}"
+    assert (out / last).read_bytes() == (run / last).read_bytes()
+    drop = ("train/steps_per_sec",)
+    rows = [[{k: v for k, v in r.items() if k not in drop} for r in table(f / "train.csv")] for f in (out, run)]
+    assert rows[0] == rows[1]
+    assert (out / "eval.csv").read_text() == (run / "eval.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--env_name=pointmas-scripted-low_dim"], "did you mean"),
+        (["--training_steps=0"], "training_steps: expected at least 1"),
+        (["--lr=0"], "lr: expected a finite number above 0"),
+        (["--horizon_length=4000"], "longest episode"),
+        (["--device=cuda:9"], "device"),
+        (["--dataset=/nowhere.hdf5"], "/nowhere.hdf5"),
+        (["--execute_steps=9"], "execute_steps: expected at most the 8"),
+    ],
+)
+def test_train_refuses(
+    ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    flags: list[str], expected: str,
+) -> None:  # fmt: skip
+    assert run_train(pointmass_demos, tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_rollout_counts_every_start_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = run / "checkpoints/step_00000060"
+    flags = [str(bundle), "--episodes", "12", "--flow_steps", "1,4", "--workers=2"]
+    plain, filmed = tmp_path / "plain", tmp_path / "filmed"
+    assert run_main(lambda: rollout([*flags, f"--out={plain}"])) == 0
+    assert run_main(lambda: rollout([*flags, f"--out={filmed}", "--videos=3"])) == 0
+
+    def rows(folder: Path) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in row.items() if k not in ("seconds", "video")} for row in lines]
+
+    assert rows(plain) == rows(filmed), "filming changes no outcome"
+    assert [(r["flow_steps"], r["index"]) for r in rows(plain)] == [(s, i) for s in (1, 4) for i in range(12)]
+    assert len(list((filmed / "videos").rglob("*.mp4"))) == 6
+    metrics = read_json(plain / "metrics.json")["settings"]
+    for setting in metrics:
+        solved = sum(r["outcome"] == "success" for r in rows(plain) if r["flow_steps"] == setting["flow_steps"])
+        assert setting["successes"] == solved
+        assert (setting["wilson_low"], setting["wilson_high"]) == wilson_interval(solved, 12)
+    assert run_main(lambda: rollout([*flags, f"--out={plain}"])) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--episodes=0"], "--episodes"),
+        (["--videos=99"], "--videos"),
+        (["--flow_steps=1,x"], "--flow_steps"),
+        (["--execute_steps=9"], "--execute_steps"),
+    ],
+)
+def test_rollout_refuses_flags(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], expected: str
+) -> None:
+    bundle = run / "checkpoints/step_00000060"
+    assert run_main(lambda: rollout([str(bundle), f"--out={tmp_path / 'o'}", *flags])) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_rollout_refuses_what_does_not_fit(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = PolicyBundle.load(run / "checkpoints/step_00000060")
+    import dataclasses
+
+    swapped = dataclasses.replace(bundle, obs_sizes={"goal": 2, "position": 4})
+    swapped.save(tmp_path / "swapped")
+    assert run_main(lambda: rollout([str(tmp_path / "swapped")])) == 2
+    assert "observation 'position': the policy expects size 4" in capsys.readouterr().err
+    bundle.save(tmp_path / "older")
+    meta = read_json(tmp_path / "older" / META)
+    meta["environment"]["pointmass"] = "0"
+    write_json(tmp_path / "older" / META, meta)
+    assert run_main(lambda: rollout([str(tmp_path / "older"), "--episodes=1", f"--out={tmp_path / 'o'}"])) == 0
+    assert "pointmass: the policy was made with 0, this is 1" in capsys.readouterr().out
+    assert run_main(lambda: rollout([str(tmp_path / "nothing")])) == 2
+    assert "expected a policy bundle" in capsys.readouterr().err
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    return sorted({c.split()[2] for b in blocks for c in b.splitlines() if c.startswith("python -m raybc")})
+
+
+@pytest.mark.parametrize("module", readme_commands())
+def test_commands_of_the_readme_have_a_readable_help(module: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert f"python -m {module}" in out.stdout
+    assert "Traceback" not in out.stderr
+
+
+def test_flags_of_the_readme_exist() -> None:
+    """Every --flag that the README shows for a command is one of that command's."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    for line in (c.split("#")[0] for b in blocks for c in b.splitlines() if c.startswith("python -m raybc")):
+        module = line.split()[2]
+        text = subprocess.run(
+            [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        for flag in re.findall(r"--([a-z_-]+)", line):
+            assert f"--{flag.replace('_', '-')}" in text, f"{module} has no --{flag}"
+
+
+def test_files_named_in_the_tree_exist() -> None:
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("```")[1]
+    folder = ""
+    for line in tree.splitlines():
+        if line and not line.startswith(" "):
+            folder = line.split()[0] if line.split()[0].endswith("/") else ""
+        for word in re.findall(r"[\w/]+\.(?:py|yaml|toml|txt|md)\b", line):
+            inner = re.match(r"  (\w+/)", line)
+            places = [ROOT / word, ROOT / folder / word, ROOT / folder / (inner.group(1) if inner else "") / word]
+            assert any(p.exists() for p in places), f"{word} (in {line!r})"
+
+
+def test_light_modules_import_nothing_heavy() -> None:
+    """Training can be timed on a bare machine: torch, numpy and file formats, never Ray, gymnasium or tyro."""
+    code = (
+        "import sys, raybc.policies.flow, raybc.train.step, raybc.train.loop, raybc.data.windows\n"
+        "print(*[m for m in ('ray', 'gymnasium', 'tyro', 'optuna', 'plotly') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == ""
