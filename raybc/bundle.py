@@ -25,7 +25,7 @@ from raybc.data.normalize import Normalizer
 from raybc.files import read_json, replacing, write_json
 from raybc.policies.base import PolicyShape
 from raybc.policies.flow import FlowPolicy
-from raybc.strict import from_mapping
+from raybc.strict import digest, from_mapping
 from raybc.types import UserError
 
 FORMAT = "raybc-bundle-1"
@@ -73,7 +73,7 @@ class PolicyBundle:
             write_json(temporary / META, self._meta(_sha256(temporary / WEIGHTS)))
 
     def _meta(self, weights_sha256: str) -> dict[str, Any]:
-        return {
+        meta = {
             "format": FORMAT,
             "run_id": self.run_id,
             "step": self.step,
@@ -88,6 +88,7 @@ class PolicyBundle:
             "environment": self.environment,
             "weights_sha256": weights_sha256,
         }
+        return meta | {"sha256": digest(meta)}
 
     @classmethod
     def load(cls, folder: Path) -> PolicyBundle:
@@ -98,7 +99,7 @@ class PolicyBundle:
         try:
             if meta["format"] != FORMAT:
                 raise UserError(f"{folder / META}: expected format {FORMAT!r}, got {meta['format']!r}")
-            run_id = str(meta["run_id"])
+            run_id, sha256 = str(meta["run_id"]), meta["sha256"]
             bundle = cls(
                 config=from_mapping(RunConfig, meta["config"], f"{folder / META}: config"),
                 step=int(meta["step"]),
@@ -117,6 +118,8 @@ class PolicyBundle:
                 raise
             raise UserError(f"{folder / META}: damaged: {error}") from None
         bundle._check(folder, run_id)
+        if sha256 != digest({k: v for k, v in meta.items() if k != "sha256"}):
+            raise UserError(f"{folder / META}: sha256 differs from its contents: the file was edited or damaged")
         return bundle
 
     def _check(self, folder: Path, run_id: str) -> None:

@@ -180,6 +180,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "unknown config": (meta(lambda m: m["config"].update(learning_rate=1)), [META, "config.learning_rate", "unknown"]),
     "config type": (meta(lambda m: m["config"].update(lr="a")), [META, "config.lr", "expected float"]),
     "config list": (meta(lambda m: m.update(config=[])), [META, "config", "mapping"]),
+    "edited offset": (normalization("actions", "offset", lambda x: [9.5, *x[1:]]), [META, "sha256", "edited"]),
+    "edited step": (meta(lambda m: m.update(step=11)), [META, "sha256", "edited"]),
+    "edited versions": (meta(lambda m: m.update(environment={"mujoco": "1"})), [META, "sha256", "edited"]),
     "step": (meta(lambda m: m.update(step="late")), [META, "damaged", "late"]),
     "first byte": (flipped(0.0), [WEIGHTS, "sha256"]),
     "middle byte": (flipped(0.5), [WEIGHTS, "sha256"]),
@@ -219,7 +222,7 @@ def test_damage_is_refused(folder: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     "key",
     ["format", "run_id", "step", "config", "observations", "action_size", "normalization", "data_fingerprint",
-     "environment", "weights_sha256"],
+     "environment", "weights_sha256", "sha256"],
 )  # fmt: skip
 def test_every_key_is_needed(folder: Path, key: str) -> None:
     meta(lambda m: m.pop(key))(folder)
@@ -229,7 +232,7 @@ def test_every_key_is_needed(folder: Path, key: str) -> None:
 
 def test_there_are_no_other_keys(folder: Path) -> None:
     """So that the test above stays complete."""
-    assert len(json.loads((folder / META).read_text())) == 10
+    assert len(json.loads((folder / META).read_text())) == 11
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

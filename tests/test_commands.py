@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from raybc.bundle import META, WEIGHTS, PolicyBundle
+from raybc.bundle import WEIGHTS, PolicyBundle
 from raybc.cli import run_main
-from raybc.files import read_json, write_json
+from raybc.files import read_json
 from raybc.report.stats import wilson_interval
 from raybc.rollout.__main__ import main as rollout
 from raybc.train.__main__ import main as train
@@ -153,16 +154,11 @@ def test_rollout_refuses_flags(
 
 def test_rollout_refuses_what_does_not_fit(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = PolicyBundle.load(run / "checkpoints/step_00000060")
-    import dataclasses
-
     swapped = dataclasses.replace(bundle, obs_sizes={"goal": 2, "position": 4})
     swapped.save(tmp_path / "swapped")
     assert run_main(lambda: rollout([str(tmp_path / "swapped")])) == 2
     assert "observation 'position': the policy expects size 4" in capsys.readouterr().err
-    bundle.save(tmp_path / "older")
-    meta = read_json(tmp_path / "older" / META)
-    meta["environment"]["pointmass"] = "0"
-    write_json(tmp_path / "older" / META, meta)
+    dataclasses.replace(bundle, environment={**bundle.environment, "pointmass": "0"}).save(tmp_path / "older")
     assert run_main(lambda: rollout([str(tmp_path / "older"), "--episodes=1", f"--out={tmp_path / 'o'}"])) == 0
     assert "pointmass: the policy was made with 0, this is 1" in capsys.readouterr().out
     assert run_main(lambda: rollout([str(tmp_path / "nothing")])) == 2
