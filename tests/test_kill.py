@@ -64,7 +64,7 @@ def children(process: psutil.Process, name: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("name", ["ray::SimWorker", "ray::tiny"])
+@pytest.mark.parametrize("name", ["ray::SimWorker", "ray::ImplicitFunc"])
 def test_a_killed_trial_or_simulator_does_not_end_the_sweep(pointmass_demos: Path, tmp_path: Path, name: str) -> None:
     sweep, out = sweep_of(tmp_path, pointmass_demos), tmp_path / "out"
     process = start(sweep, out, "--set", "search.trials=5")

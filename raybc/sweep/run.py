@@ -66,6 +66,8 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         state = SweepState.from_events(read_events(launch.out / FILE))
         try:
             _run(config, launch, probe, dataset, demos, ledger, state)
+        except KeyboardInterrupt:
+            raise cli.Interrupted(f"what is finished is kept; go on with --resume ({launch.out})") from None
         finally:
             ledger.close()
     return launch.out

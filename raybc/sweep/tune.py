@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import shutil
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
 from raybc.sweep.trial import TrialPlan, read_failure, run_trial, write_failure
 
+#: Free bytes below which a failed trial is put down to the disk.
+FULL_DISK = 20 * 2**20
 METRIC = "success"
 TIME = "evaluation"
 
@@ -136,12 +139,13 @@ class Recorder:
     def failed(self, number: int) -> None:
         if self.state.trials[number].finished:
             return
+        free = shutil.disk_usage(self.plan.run_dir).free
+        if free < FULL_DISK:  # not the recipe's fault: the trial stays unfinished and the search ends
+            (self.plan.folder(number) / "failed.json").unlink(missing_ok=True)
+            raise OSError(errno.ENOSPC, f"trial {number} was stopped; free some room and go on with --resume")
         reason = read_failure(self.plan.folder(number)) or (
             f"its process died {self.config.resources.trial_retries + 1} times (killed, or out of memory)"
         )
-        if f"Errno {errno.ENOSPC}" in reason:  # not the recipe's fault: the trial stays unfinished, the search ends
-            (self.plan.folder(number) / "failed.json").unlink(missing_ok=True)
-            raise OSError(errno.ENOSPC, reason)
         self.record({"event": "failed", "trial": number, "reason": reason})
         self.proposer.failed(number)
 
