@@ -325,7 +325,7 @@ def test_ctrl_c_stops_with_one_line_and_resume_finishes(sweep_file: Path, tmp_pa
     out = tmp_path / "out"
     process = start(sweep_file, out)
     wait_for_events(out, 4, process)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it too
     text, _ = process.communicate(timeout=100)
     assert process.returncode == 130, text
     assert "Traceback" not in text

@@ -23,8 +23,9 @@ from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.space import check_corners, first_points, sample_settings
 from raybc.sweep.trial import TrialPlan
-from raybc.sweep.views import command_line, versions, write_tables, write_timeline, write_timing
+from raybc.sweep.views import command_line, write_tables, write_timeline, write_timing
 from raybc.types import UserError
+from raybc.versions import versions
 
 #: What may differ when a sweep goes on: how much more is asked, and what it may use.
 MAY_CHANGE = ("search.trials", "search.max_concurrent", "final", "resources")

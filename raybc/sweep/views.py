@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,6 @@ from raybc.config import SweepConfig
 from raybc.files import write_json, write_text
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import train_axes
-
-PACKAGES = (
-    "raybc", "torch", "numpy", "ray", "optuna", "gymnasium", "robosuite", "mujoco", "h5py", "safetensors", "pyarrow",
-)  # fmt: skip
-
-
-def versions(simulator: dict[str, str]) -> dict[str, Any]:
-    """What a result depends on besides the configuration."""
-    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found | {"simulator": simulator}
 
 
 def write_tables(run_dir: Path, config: SweepConfig, state: SweepState) -> None:

@@ -25,11 +25,11 @@ from raybc.report.stats import wilson_interval
 from raybc.rollout.probe import probe_task
 from raybc.rollout.results import summarise
 from raybc.rollout.worker import Rollout
-from raybc.sweep.views import versions
 from raybc.train.log import MemberLog
 from raybc.train.loop import PackTrainer, TrainingData, pick_device
 from raybc.train.step import NonFiniteLoss
 from raybc.types import EpisodeSpec, UserError
+from raybc.versions import versions
 
 EVAL_COLUMNS = ("step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors")
 
