@@ -270,12 +270,13 @@ def _generate_with_progress(plan: DemosPlan, path: Path, args: Args) -> None:
 
     with ray_session(args.address) as cpus:
         workers = plan_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
-        pool = RolloutPool.start(args.task, workers, worker_cpus=1.0)
-        with Progress(console=cli.console) as progress:
+        with (
+            RolloutPool.start(args.task, workers, worker_cpus=1.0) as pool,
+            Progress(console=cli.console) as progress,
+        ):
             bar = progress.add_task(f"{args.task} demonstrations", total=plan.config.episodes)
             made = generate(plan, path, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
             progress.update(bar, completed=plan.config.episodes)
-        pool.close()
     cli.console.print(
         f"{plan.config.episodes} demonstrations ({made['steps']} steps) in {path}; the expert solved "
         f"{made['successes']} of {made['attempts']} starts"

@@ -65,6 +65,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not readable as JSON: {error}") from None
 
 
+def empty_folder(folder: Path) -> None:
+    """Delete what is in a run folder, except the lock that this process holds."""
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def free_space_for(folder: Path, megabytes: int) -> None:
     """Refuse to start where there is clearly no room."""
     probe = folder

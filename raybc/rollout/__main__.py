@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from raybc import cli
@@ -131,45 +131,53 @@ def _settings(args: Args, bundle: PolicyBundle, chosen: SampleSetting | None) ->
 def _measure(
     args: Args, bundle: Path, task: str, settings: list[SampleSetting], specs: list[EpisodeSpec], out: Path
 ) -> list[dict[str, Any]]:
-    import ray
-
     from raybc.cluster import plan_workers, ray_session
-    from raybc.rollout.pool import RolloutPool
 
-    with ray_session(args.address) as cpus:
+    started = time.time()
+    works = [Rollout(str(bundle.absolute()), s) for s in settings]
+    films = [
+        replace(w, video=str(out.absolute() / "videos" / f"flow_{w.setting.flow_steps}"),
+                video_frame_skip=args.video_frame_skip)
+        for w in works
+    ]  # fmt: skip
+    parts: list[list[list[dict[str, Any]]]] = []
+    with ray_session(args.address) as cpus, Progress(console=cli.console) as progress:
         workers = plan_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
-        started = time.time()
-        plain = RolloutPool.start(task, workers, worker_cpus=1.0) if args.videos < args.episodes else None
-        works = [Rollout(str(bundle.absolute()), s) for s in settings]
-        total, done = len(settings) * args.episodes, 0
-        with Progress(console=cli.console) as progress:
-            bar = progress.add_task("episodes", total=total)
-            parts: list[list[list[dict[str, Any]]]] = []
-            if args.videos:  # filmed episodes are counted episodes: the first ones run in simulators that render
-                films = [
-                    Rollout(w.bundle, w.setting, str(out.absolute() / "videos" / f"flow_{w.setting.flow_steps}"),
-                            args.video_frame_skip)
-                    for w in works
-                ]  # fmt: skip
-                cameras = RolloutPool.start(
-                    task, min(workers, args.videos), worker_cpus=1.0 if plain is None else 0.01, render=RenderOptions()
-                )
-                parts.append(cameras.evaluate("film", films, specs[: args.videos]))
-                cameras.close()
-                done = len(settings) * args.videos
-                progress.update(bar, completed=done)
-            if plain is not None:
-                ref = plain.submit("rollout", works, specs[args.videos :])
-                while not ray.wait([ref], timeout=0.3)[0]:
-                    progress.update(bar, completed=done + plain.stats()["episodes"])
-                parts.append(plain.split(ray.get(ref), len(works)))
-                plain.close()
-            progress.update(bar, completed=total)
-        seconds = time.time() - started
+        bar = progress.add_task("episodes", total=len(settings) * args.episodes)
+        filmed = args.videos
+        if filmed:  # filmed episodes are counted episodes: the first ones run in simulators that render
+            shot = _episodes(task, min(workers, filmed), films, specs[:filmed], RenderOptions(), progress, bar)
+            problems = [e["message"] for part in shot for e in part if e["outcome"] == "error"]
+            if len(problems) == len(works) * filmed:  # no picture can be made here: the episodes still count
+                cli.console.print(f"videos: none: {problems[0]}", style="yellow")
+                filmed = 0
+            else:
+                parts.append(shot)
+        if filmed < args.episodes:
+            parts.append(_episodes(task, workers, works, specs[filmed:], None, progress, bar))
+    seconds = time.time() - started
     rows = []
     for i, setting in enumerate(settings):
         episodes = [e for part in parts for e in part[i]]
         rows.append(asdict(setting) | summarise(episodes) | {"episode_rows": episodes, "seconds": seconds})
+    return rows
+
+
+def _episodes(
+    task: str, workers: int, works: list[Rollout], specs: list[EpisodeSpec], render: RenderOptions | None,
+    progress: Progress, bar: TaskID,
+) -> list[list[dict[str, Any]]]:  # fmt: skip
+    import ray
+
+    from raybc.rollout.pool import RolloutPool
+
+    done = progress.tasks[0].completed
+    with RolloutPool.start(task, workers, worker_cpus=1.0, render=render) as pool:
+        ref = pool.submit("rollout", works, specs)
+        while not ray.wait([ref], timeout=0.3)[0]:
+            progress.update(bar, completed=done + pool.stats()["episodes"])
+        rows = pool.split(ray.get(ref), len(works))
+        progress.update(bar, completed=done + pool.stats()["episodes"])
     return rows
 
 

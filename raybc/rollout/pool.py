@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
@@ -237,7 +238,7 @@ class RolloutPool:
         """Start `workers` simulator processes of a task. `deadline`: seconds after which an episode is hung."""
         remote = ray.remote(_Dispatcher).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
         dispatcher = remote.remote(task, workers, worker_cpus, deadline, render)
-        dispatcher.start.remote()
+        dispatcher.start.options(max_task_retries=0).remote()  # not tried again when the pool is closed at once
         return cls(dispatcher, workers)
 
     def submit(self, key: str, works: Sequence[Work], specs: Sequence[EpisodeSpec]) -> ray.ObjectRef:
@@ -258,8 +259,14 @@ class RolloutPool:
         return ray.get(self._dispatcher.stats.remote())
 
     def close(self) -> None:
-        """End the dispatcher; its workers end with it."""
+        """End the dispatcher; its workers end with it. Nothing happens when it was closed before."""
         ray.kill(self._dispatcher)
+
+    def __enter__(self) -> RolloutPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
 
 
 __all__ = ["Rollout", "RolloutPool"]

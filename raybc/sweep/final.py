@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ RULE = (
 )
 
 
-def measure_final(recorder: Recorder, pool: RolloutPool) -> None:
+def measure_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], None]) -> None:
     """Measure the top recipes on the final starts; those in the ledger are not measured again."""
     config, plan, state = recorder.config, recorder.plan, recorder.state
     specs = [EpisodeSpec(plan.task, "final", i) for i in range(config.final.episodes)]
     for trial in state.ranking()[: config.final.top]:
         if trial.final_rows and all(_asked(r) == config.final.episodes for r in trial.final_rows):
             continue
+        say(f"measuring trial {trial.number} on {config.final.episodes} final starts")
         step = trial.evaluations[-1].step
         arms = [(seed, setting) for seed in plan.seeds for setting in plan.settings]
         works = [Rollout(str(plan.bundle(trial.number, seed, step)), setting) for seed, setting in arms]
@@ -146,11 +148,9 @@ def film(
     todo = [s for s in shots if (s.trial, s.seed, s.split, s.index, s.row["flow_steps"]) not in done]
     if not todo:
         return "" if shots else "no episode was asked for or could be filmed", []
-    pool = RolloutPool.start(
-        plan.task, min(resources["workers"], len(todo)), render=RenderOptions(), **resources["pool"]
-    )
     notes = []
-    try:
+    workers = min(resources["workers"], len(todo))
+    with RolloutPool.start(plan.task, workers, render=RenderOptions(), **resources["pool"]) as pool:
         filmed = [
             (shot, pool.submit(f"{run_dir}/film {n}", *_take(run_dir, config, plan, shot)))
             for n, shot in enumerate(todo)
@@ -179,8 +179,6 @@ def film(
             )
             write_json(run_dir / "videos.json", videos)
         spans = pool.stats()["spans"]
-    finally:
-        pool.close()
     return "; ".join(dict.fromkeys(notes)), spans
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from raybc.config import SweepConfig, sweep_from_mapping, to_plain
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.formats import robomimic
 from raybc.demos import DemosPlan, generate, is_ready
-from raybc.files import free_space_for, read_json, run_folder_lock, write_json
+from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
 from raybc.registry import EnvName, get_task, parse_env_name
 from raybc.rollout.probe import Probe, probe_task
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
@@ -55,7 +54,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     free_space_for(launch.out, MEGABYTES)
     with run_folder_lock(launch.out):
         if launch.overwrite:
-            _empty(launch.out)
+            empty_folder(launch.out)
         _check_resume(config, launch.out)
         probe = probe_task(task)
         dataset, demos = _dataset(config, name)
@@ -80,16 +79,6 @@ def _check_without_data(config: SweepConfig) -> None:
     config.validate()
     check_sampler(config)
     check_corners(config)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name == ".lock":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _check_resume(config: SweepConfig, folder: Path) -> None:
@@ -157,7 +146,8 @@ def _run(
     began = time.time()
     timing = _Stages(ledger, state)
     note = ""
-    with ray_session(launch.address, launch.cpus) as cpus:
+    with contextlib.ExitStack() as stack:
+        cpus = stack.enter_context(ray_session(launch.address, launch.cpus))
         resources = config.resources
         workers = plan_workers(
             cpus,
@@ -167,7 +157,7 @@ def _run(
             worker_cpus=resources.worker_cpus,
         )
         pool_options = {"worker_cpus": resources.worker_cpus, "deadline": resources.episode_deadline}
-        pool = RolloutPool.start(task.name, workers, **pool_options)
+        pool = stack.enter_context(RolloutPool.start(task.name, workers, **pool_options))
         timing.add("start", began)
         if demos is not None and not dataset.exists():
             with timing.stage("demonstrations"):
@@ -212,8 +202,7 @@ def _run(
                     f"({launch.out})"
                 )
             with timing.stage("final"):
-                say(f"measuring the top {config.final.top} on {config.final.episodes} final starts")
-                measure_final(recorder, pool)
+                measure_final(recorder, pool, say)
             stats = pool.stats()
             pool.close()
             winner = write_winner(launch.out, config, plan, state)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from raybc.data.episodes import check_matches_task
 from raybc.data.formats import robomimic
 from raybc.demos import DemosPlan, generate, is_ready
 from raybc.envs.base import RenderOptions
-from raybc.files import free_space_for, read_json, replacing, run_folder_lock, write_json
+from raybc.files import empty_folder, free_space_for, read_json, replacing, run_folder_lock, write_json
 from raybc.registry import get_task, parse_env_name
 from raybc.report.stats import wilson_interval
 from raybc.rollout.probe import probe_task
@@ -72,9 +72,10 @@ def main(argv: list[str] | None = None) -> int:
         check_matches_task(
             robomimic.read(dataset), {k: probe.obs_sizes[k] for k in task.obs_keys}, probe.action_size, config.env_name
         )
-    with ray_session(args.address) as cpus:
+    with contextlib.ExitStack() as stack:
+        cpus = stack.enter_context(ray_session(args.address))
         workers = plan_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
-        pool = RolloutPool.start(name.task, workers, worker_cpus=1.0)
+        pool = stack.enter_context(RolloutPool.start(name.task, workers, worker_cpus=1.0))
         if needs_demos:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
@@ -83,12 +84,10 @@ def main(argv: list[str] | None = None) -> int:
         out = args.out or default_folder(config, data.fingerprint)
         cli.refuse_existing(out, args.resume, args.overwrite)
         free_space_for(out, 200)
-        with run_folder_lock(out):
-            if args.overwrite:
-                shutil.rmtree(out)
-            run = Run(config, data, out, device, pool)
-            run.go()
-        pool.close()
+        stack.enter_context(run_folder_lock(out))
+        if args.overwrite:
+            empty_folder(out)
+        Run(config, data, out, device, pool).go()
     return 0
 
 
@@ -185,12 +184,11 @@ class Run:
     def _film(self, work: Rollout, specs: list[EpisodeSpec]) -> None:
         from raybc.rollout.pool import RolloutPool
 
-        cameras = RolloutPool.start(self.task.name, 1, worker_cpus=0.01, render=RenderOptions())
         film = dataclasses.replace(
             work, video=str((self.out / "videos").absolute()), video_frame_skip=self.config.video_frame_skip
         )
-        rows = cameras.evaluate(f"{self.out}/film", [film], specs)[0]
-        cameras.close()
+        with RolloutPool.start(self.task.name, 1, worker_cpus=0.01, render=RenderOptions()) as cameras:
+            rows = cameras.evaluate(f"{self.out}/film", [film], specs)[0]
         for row in rows:
             what = f"no video: {row['message']}" if row["outcome"] == "error" else self.out / "videos" / row["video"]
             cli.console.print(f"video: {what}")
