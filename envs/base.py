@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 
+from raybc.types import UserError
+
 Obs = dict[str, np.ndarray]
 
 
 class SimEnv(gymnasium.Env[Obs, np.ndarray]):
-    """A gymnasium environment with a dict of named low-dim observations and an honest `success`.
+    """A gymnasium environment with a dict of named observations and an honest `success`.
 
-    `observation_space` is a `Dict` of 1-D float32 `Box`es, `action_space` a 1-D float32 `Box` in the controller's own
-    units. `step` puts `success: bool` into `info` (true at that very step). The environment has no step limit of its
-    own (`truncated` is always False): the harness owns the limit (`Task.max_steps`). `reset(seed=s)` alone decides
-    the start: the same seed gives the same episode, whatever ran before in this process.
+    `observation_space` is a `Dict` of 1-D float32 `Box`es and, where there are pictures, uint8 `Box`es (height, width,
+    3). `action_space` is a bounded 1-D float32 `Box` in the controller's own units. `step` puts `success: bool` into
+    `info` (true at that very step; always False where the task has no such notion, `Task.has_success`). The
+    environment has no step limit of its own (`truncated` is always False): the harness owns the limit
+    (`Task.max_steps`). `reset(seed=s)` alone decides the start: the same seed gives the same episode, whatever ran
+    before in this process.
     """
 
     @abstractmethod
     def sim_state(self) -> np.ndarray:
-        """The simulator's state as float64 (D,), enough to play the episode back."""
+        """The simulator's state as float64 (D,), enough to play the episode back; (0,) where it cannot be read."""
 
     @abstractmethod
     def env_args(self) -> dict[str, Any]:
@@ -57,9 +63,12 @@ class Task:
 
     make(render): builds the simulator (with offscreen rendering when `render` is given). make_expert(env, rng,
     noise): a fresh `Expert` for an episode that was just reset; `rng` varies how it demonstrates, `noise` scales that
-    variation (1 as designed, 0 none). max_steps: the step limit
-    after which an episode is a timeout. obs_keys: default low-dim observations of a policy, in order.
-    fps: control rate in Hz. gl: whether `render` needs a GL library.
+    variation (1 as designed, 0 none). max_steps: the step limit after which an episode is a timeout. obs_keys: default
+    observations of a policy, in order. fps: control rate in Hz. suite: name of the simulator package; a process holds
+    simulators of one suite only. slots: simulators that share a process as long as they do not render (their policies
+    are asked together). has_success: whether the task knows success; where it does not, returns are the measure.
+    reference_returns: returns of a random and of an expert policy, for the D4RL-normalised score
+    `100 (R - random) / (expert - random)`.
     """
 
     name: str
@@ -69,4 +78,34 @@ class Task:
     obs_keys: tuple[str, ...]
     fps: float
     make_expert: Callable[[SimEnv, np.random.Generator, float], Expert] | None = None
-    gl: bool = False
+    slots: int = 1
+    has_success: bool = True
+    reference_returns: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class EnvName:
+    """What users write as `env_name`, taken apart.
+
+    name: as written. task: a name that `raybc.registry.get_task` knows. data: the dataset, as its publisher calls it
+    (e.g. "ph", "medium-v2", "play"); "scripted": demonstrations of the task's expert; "": none is meant.
+    """
+
+    name: str
+    task: str
+    data: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a simulator package, or `UserError` with the line that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] == "raybc":
+            raise
+        raise UserError(
+            f"this task needs the package {error.name!r}, which is not installed; run:\npip install 'raybc[{extra}]'"
+        ) from error

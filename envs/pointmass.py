@@ -124,4 +124,5 @@ POINTMASS = Task(
     max_steps=MAX_STEPS,
     obs_keys=("state", "goal"),
     fps=10.0,
+    slots=16,
 )

@@ -21,11 +21,9 @@ observation at reset sets the clock by which observables are sampled.
 from __future__ import annotations
 
 import copy
-import ctypes
 import functools
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -34,7 +32,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from raybc.envs.base import Expert, Obs, RenderOptions, SimEnv, Task
+from raybc.envs.base import Expert, Obs, RenderOptions, SimEnv, Task, require
+from raybc.envs.gl import choose_gl
 from raybc.types import UserError
 
 CONTROL_FREQ = 20  # Hz
@@ -59,39 +58,11 @@ def _quiet() -> Iterator[None]:
         logger.removeFilter(errors_only)
 
 
-def _choose_gl() -> None:
-    """Picks an offscreen GL library before MuJoCo is imported, unless the user has.
-
-    EGL where its library loads, else OSMesa. With neither the variables stay unset: naming EGL would make `import
-    mujoco` itself fail, also for those who want no pictures.
-    """
-    if sys.platform != "linux":
-        return
-    if "MUJOCO_GL" not in os.environ:
-        for backend, library in (("egl", "libEGL.so.1"), ("osmesa", "libOSMesa.so.8")):
-            try:
-                ctypes.CDLL(library)
-            except OSError:
-                continue
-            os.environ["MUJOCO_GL"] = backend
-            break
-    if os.environ.get("MUJOCO_GL") in ("egl", "osmesa"):
-        os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
-
-
 def _import_robosuite() -> ModuleType:
     """The simulator package, imported on first use."""
-    _choose_gl()
-    try:
-        with _quiet():
-            import robosuite
-    except ModuleNotFoundError as error:
-        if error.name not in ("robosuite", "mujoco"):
-            raise
-        raise UserError(
-            f"this task needs the package {error.name!r}, which is not installed; run:\npip install 'raybc[robosuite]'"
-        ) from error
-    return robosuite
+    choose_gl()
+    with _quiet():
+        return require("robosuite", extra="robosuite")
 
 
 class RobosuiteEnv(SimEnv):
@@ -335,5 +306,5 @@ LIFT = Task(
     obs_keys=LIFT_KEYS,
     fps=CONTROL_FREQ,
     make_expert=_lift_expert,
-    gl=True,
+    slots=4,
 )
