@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Tests that need no other; the parallel workers share two cores with Ray's own processes.
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: quickstart test test-all bench check lint smoke gl clean help
+.PHONY: quickstart oracles test test-all bench check lint smoke gl clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,10 +27,16 @@ gl:  ## offscreen rendering: installed where we may (root with apt), named where
 quickstart: $(STAMP) gl  ## set up, then run the default sweep (goes on where it was, if it was stopped)
 	$(BIN)/python -m raybc.sweep --resume
 
-test: $(STAMP)  ## set up, then run the tests (slow ones: test-all)
+# Packages that cannot run here and whose tables are compared with ours, beside the environment, not in it.
+oracles: $(VENV)/oracles/d4rl
+$(VENV)/oracles/d4rl: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oracles d4rl==1.1
+	@touch $@
+
+test: $(STAMP) oracles  ## set up, then run the tests (slow ones: test-all)
 	$(PYTEST) -q -m "not slow" tests
 
-test-all: $(STAMP)  ## every test
+test-all: $(STAMP) oracles  ## every test
 	$(PYTEST) -q tests
 
 lint: $(STAMP)  ## ruff and mypy
@@ -41,7 +47,9 @@ smoke: $(STAMP)  ## a whole sweep on the built-in point mass, about a minute
 	test -s runs/smoke/report.html && test -s runs/smoke/winner/policy.safetensors
 
 bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/sweep_overhead.py
+	$(BIN)/python -m benchmarks.sweep_overhead
+	$(BIN)/python -m benchmarks.rollouts
+	$(BIN)/python -m benchmarks.racing
 
 check: lint test smoke  ## what CI runs
 

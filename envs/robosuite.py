@@ -3,8 +3,8 @@
 The module shares its last name with the package, so inside it `import robosuite` means the simulator; it is imported
 in functions only, because a process that merely lists the tasks should not pay two seconds for it.
 
-To add a task: its robomimic observation keys and step limit, one `Task` at the foot of this file, an expert if there
-is one, and a line in `raybc.registry.TASKS`.
+To add a task: its step limit in `MAX_STEPS`, one `Task` at the foot of this file, an expert if there is one (in
+`raybc.envs.robosuite_experts`), and a line in `raybc.registry.TASKS`.
 
 Determinism. robosuite resets softly here (`hard_reset=False`: 3 ms instead of some hundred). For an episode that is
 the same bit for bit whatever ran before, this is what a soft reset does not settle, and what is done about it:
@@ -16,15 +16,20 @@ the same bit for bit whatever ran before, this is what a soft reset does not set
 
 Controllers, gripper and buffers are built anew by robosuite's reset, `mj_resetData` clears warm starts, and the forced
 observation at reset sets the clock by which observables are sampled.
+
+Relative observations (of Can, Square and ToolHang the first 7 numbers of an object) are made from the object's pose of
+the control step before, as in robomimic's datasets. At a reset robosuite would observe zeros in their place, which no
+dataset has: they are measured again.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -34,17 +39,29 @@ import numpy as np
 
 from raybc.envs.base import Expert, Obs, RenderOptions, SimEnv, Task, require
 from raybc.envs.gl import choose_gl
+from raybc.envs.robosuite_experts import can_expert, lift_expert, square_expert
 from raybc.types import UserError
 
 CONTROL_FREQ = 20  # Hz
 MODEL_SEED = 0  # decides the sizes of objects, which robosuite draws when it builds the model
+
+#: Step limits with which robomimic measures policies that learned from proficient humans; DEFAULT_MAX_STEPS of others.
+MAX_STEPS = {
+    "Lift": 400,
+    "PickPlaceCan": 400,
+    "NutAssemblySquare": 400,
+    "TwoArmTransport": 700,
+    "ToolHang": 700,
+}
+DEFAULT_MAX_STEPS = 400
+ROBOSUITE_TYPE = 1  # robomimic's EnvType.ROBOSUITE_TYPE
 
 #: Observation key of robomimic -> of robosuite, where they differ.
 SOURCE_KEY = {"object": "object-state"}
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Drops robosuite's notices (about ten each time an environment is made); errors pass."""
 
     def errors_only(record: logging.LogRecord) -> bool:
@@ -58,17 +75,25 @@ def _quiet() -> Iterator[None]:
         logger.removeFilter(errors_only)
 
 
-def _import_robosuite() -> ModuleType:
+def import_robosuite() -> ModuleType:
     """The simulator package, imported on first use."""
     choose_gl()
-    with _quiet():
+    with quiet():
         return require("robosuite", extra="robosuite")
+
+
+def low_dim_keys(robots: int) -> tuple[str, ...]:
+    """robomimic's low-dim observations of that many one-armed robots."""
+    parts = ("eef_pos", "eef_quat", "gripper_qpos")
+    return (*(f"robot{i}_{part}" for i in range(robots) for part in parts), "object")
 
 
 class RobosuiteEnv(SimEnv):
     """One robosuite environment. Actions (A,) in [-1, 1]: per arm 3 translations (1 = 5 cm), 3 rotations (axis-angle
     in the base frame, 1 = 0.5 rad) and the gripper (-1 opens, 1 closes). Observations in metres, radians and xyzw
     quaternions. The reward is robosuite's sparse one. An episode is never `terminated`: the harness stops it.
+
+    settings: arguments of the environment beyond these (JSON; "controller_configs", "control_freq", ...).
     """
 
     def __init__(
@@ -77,23 +102,31 @@ class RobosuiteEnv(SimEnv):
         obs_keys: Sequence[str],
         render: RenderOptions | None = None,
         robots: Sequence[str] = ("Panda",),
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self._robosuite = _import_robosuite()
-        with _quiet():
-            controller = self._robosuite.load_composite_controller_config(robot=robots[0])
-            self._kwargs: dict[str, Any] = {
-                "robots": list(robots),
-                "controller_configs": controller,
-                "control_freq": CONTROL_FREQ,
-                "has_renderer": False,
-                "has_offscreen_renderer": False,  # see _add_offscreen_context
-                "use_camera_obs": False,
-                "use_object_obs": True,
-                "reward_shaping": False,
-                "ignore_done": True,
-                "hard_reset": False,
-                "seed": MODEL_SEED,
-            }
+        self._robosuite = import_robosuite()
+        known = sorted(self._robosuite.ALL_ENVIRONMENTS)
+        if env_name not in known:
+            raise UserError(
+                f"robosuite {self._robosuite.__version__} has no environment {env_name!r}; it has {', '.join(known)}"
+            )
+        self._kwargs: dict[str, Any] = {
+            "control_freq": CONTROL_FREQ,
+            "reward_shaping": False,
+            **(settings or {}),
+            "robots": list(robots),
+            "has_renderer": False,
+            "has_offscreen_renderer": False,  # see _add_offscreen_context
+            "use_camera_obs": False,
+            "use_object_obs": True,
+            "ignore_done": True,
+            "hard_reset": False,
+            "seed": MODEL_SEED,
+        }
+        with quiet():
+            if "controller_configs" not in self._kwargs:
+                default = self._robosuite.load_composite_controller_config(robot=robots[0])
+                self._kwargs["controller_configs"] = default
             # a copy, because robosuite writes simulator handles into the configuration that it is given
             self._sim = self._robosuite.make(env_name, **copy.deepcopy(self._kwargs))
         self._xml: str = self._sim.sim.model.get_xml()
@@ -106,7 +139,7 @@ class RobosuiteEnv(SimEnv):
         self.observation_space = gymnasium.spaces.Dict(
             {key: gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float32) for key, value in example.items()}
         )
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_FREQ}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": self._kwargs["control_freq"]}
         self._render_options = render
         self._camera = ""
         if render is not None:
@@ -143,8 +176,16 @@ class RobosuiteEnv(SimEnv):
             seed = int(self.np_random.integers(2**31))
         # The state and not the generator is replaced: samplers and objects hold references to this one.
         self._sim.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        values = self._sim.reset()
-        return self._obs(values), {"success": self._success()}
+        return self._obs(self._measure_again(self._sim.reset())), {"success": self._success()}
+
+    def _measure_again(self, values: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Observations of this very state, also those that are made from others."""
+        observables = self._sim._observables.values()
+        clocks = [observable._time_since_last_sample for observable in observables]
+        values = self._sim._get_observations(force_update=True)
+        for observable, clock in zip(observables, clocks, strict=True):
+            observable._time_since_last_sample = clock  # another clock would make the observations of steps late
+        return values
 
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, dtype=np.float64)
@@ -183,7 +224,7 @@ class RobosuiteEnv(SimEnv):
     def env_args(self) -> dict[str, Any]:
         return {
             "env_name": self._env_name,
-            "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
+            "type": ROBOSUITE_TYPE,
             "env_version": self._robosuite.__version__,
             "env_kwargs": copy.deepcopy(self._kwargs),
         }
@@ -191,120 +232,48 @@ class RobosuiteEnv(SimEnv):
     def identity(self) -> dict[str, str]:
         import mujoco
 
-        controller = self._kwargs["controller_configs"]
-        parts = "+".join(part["type"] for part in controller["body_parts"].values())
+        configs = self._kwargs["controller_configs"]
+        described = [self._describe(config) for config in (configs if isinstance(configs, list) else [configs])]
+        frequency = self._kwargs["control_freq"]
         return {
             "robosuite": self._robosuite.__version__,
             "mujoco": mujoco.__version__,
-            "controller": f"{controller['type']}/{parts}",
+            "controller": "+".join(dict.fromkeys(described)) + (f"@{frequency}Hz" if frequency != CONTROL_FREQ else ""),
         }
 
+    def _describe(self, config: Mapping[str, Any]) -> str:
+        """ "BASIC/OSC_POSE", with those settings that are not robosuite's default ones."""
+        parts = []
+        for part in config["body_parts"].values():
+            default = self._robosuite.load_part_controller_config(default_controller=part["type"])
+            unlike = sorted(key for key, value in part.items() if key in default and value != default[key])
+            settings = ",".join(f"{key}={json.dumps(part[key])}" for key in unlike if key not in ("type", "gripper"))
+            parts.append(part["type"] + (f"({settings})" if settings else ""))
+        return f"{config['type']}/{'+'.join(parts)}"
 
-def _rotation(quat: np.ndarray) -> np.ndarray:
-    """Rotation matrix (3, 3) of an xyzw quaternion (4,)."""
-    x, y, z, w = quat
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
+
+def _task(
+    name: str,
+    env_name: str,
+    robots: Sequence[str] = ("Panda",),
+    max_steps: int | None = None,
+    make_expert: Callable[[SimEnv, np.random.Generator, float], Expert] | None = None,
+) -> Task:
+    keys = low_dim_keys(len(robots))
+    return Task(
+        name=name,
+        suite="robosuite",
+        make=functools.partial(RobosuiteEnv, env_name, keys, robots=tuple(robots)),
+        max_steps=max_steps or MAX_STEPS[env_name],
+        obs_keys=keys,
+        fps=CONTROL_FREQ,
+        make_expert=make_expert,
+        slots=4,
     )
 
 
-class LiftExpert:
-    """Picks up the cube: above, descend, close, lift; from the start again whenever the cube is lost.
-
-    `rng` draws a manner once per episode (approach height, gain, speed, where exactly to grasp, how long to close)
-    and temporally correlated action noise; `noise` scales how far all of these stray. Actions are those to be
-    executed and recorded, noise included.
-    """
-
-    OPEN, CLOSE = -1.0, 1.0
-    POSITION_SCALE, ROTATION_SCALE = 0.05, 0.5  # metres and radians of one action unit (OSC_POSE)
-
-    def __init__(self, rng: np.random.Generator, noise: float = 1.0) -> None:
-        self._rng = rng
-
-        def stray(centre: float, spread: float) -> float:
-            return centre + noise * rng.uniform(-spread, spread)
-
-        self._gain = stray(1.8, 0.6)  # actions per metre of error, in units of POSITION_SCALE
-        self._speed = stray(0.75, 0.25)  # largest translation, in action units
-        self._noise_scale = noise * rng.uniform(0.02, 0.15)  # action units
-        self._hover = np.append(noise * rng.normal(0.0, 0.006, 2), stray(0.065, 0.025))  # metres from the cube's centre
-        self._grasp = np.append(noise * rng.normal(0.0, 0.002, 2), stray(-0.002, 0.006))
-        self._close_steps = int(rng.integers(4, 7))
-        self._noise = np.zeros(6)
-        self._lift_from = np.zeros(3)
-        self._enter("above")
-
-    def _enter(self, phase: str) -> None:
-        self._phase, self._steps = phase, 0
-
-    def act(self, obs: Obs) -> np.ndarray:
-        eef = obs["robot0_eef_pos"].astype(np.float64)
-        cube = obs["object"][:3].astype(np.float64)
-        hand = _rotation(obs["robot0_eef_quat"].astype(np.float64))
-        # Fingers open along an axis of the hand, and a cube looks the same every quarter turn: of the angle between
-        # any horizontal axis of the hand and any of the cube, what is left after whole quarter turns counts.
-        axes = _rotation(obs["object"][3:7].astype(np.float64))
-        cube_axis = axes[:, np.argmin(np.abs(axes[2]))]  # a dropped cube may lie on another face
-        yaw = np.arctan2(cube_axis[1], cube_axis[0]) - np.arctan2(hand[1, 0], hand[0, 0])
-        yaw = (yaw + np.pi / 4) % (np.pi / 2) - np.pi / 4
-        tilt = np.cross(hand[:, 2], [0.0, 0.0, -1.0])  # rotation that turns the hand straight down
-
-        self._advance(obs, eef, cube, abs(yaw))
-        if self._phase == "above":
-            target = cube + self._hover
-        elif self._phase == "lift":
-            target = self._lift_from + np.array([0.0, 0.0, 0.12])
-            yaw = 0.0  # the cube turns with the hand: chasing it would twist both
-        else:
-            target = cube + self._grasp
-        move = self._gain * (target - eef) / self.POSITION_SCALE
-        move *= min(1.0, self._speed / max(float(np.linalg.norm(move)), 1e-9))
-        turn = np.array([tilt[0], tilt[1], yaw]) / self.ROTATION_SCALE
-
-        self._noise = 0.8 * self._noise + 0.6 * self._noise_scale * self._rng.standard_normal(6)
-        grip = self.CLOSE if self._phase in ("close", "lift") else self.OPEN
-        action = np.append(np.concatenate([move, turn]) + self._noise, grip)
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
-
-    def _advance(self, obs: Obs, eef: np.ndarray, cube: np.ndarray, yaw: float) -> None:
-        """Goes to the next phase when this one is done, back to the first when it failed."""
-        self._steps += 1
-        above, grasp = cube + self._hover - eef, cube + self._grasp - eef
-        if self._phase == "above":
-            if np.hypot(above[0], above[1]) < 0.015 and abs(above[2]) < 0.03 and yaw < 0.2:
-                self._enter("descend")
-        elif self._phase == "descend":
-            if np.hypot(grasp[0], grasp[1]) > 0.03:
-                self._enter("above")
-            elif np.linalg.norm(grasp) < 0.012 or self._steps > 20:
-                self._enter("close")
-        elif self._phase == "close":
-            if self._steps > self._close_steps:
-                opening = float(obs["robot0_gripper_qpos"][0] - obs["robot0_gripper_qpos"][1])
-                self._lift_from = eef
-                self._enter("lift" if opening > 0.03 else "above")  # a cube is 4 cm wide
-        elif np.linalg.norm(cube - eef) > 0.03 or self._steps > 40:
-            self._enter("above")
-
-
-def _lift_expert(env: SimEnv, rng: np.random.Generator, noise: float) -> Expert:
-    return LiftExpert(rng, noise)
-
-
-LIFT_KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "object")
-
-LIFT = Task(
-    name="lift",
-    suite="robosuite",
-    make=functools.partial(RobosuiteEnv, "Lift", LIFT_KEYS),
-    max_steps=150,
-    obs_keys=LIFT_KEYS,
-    fps=CONTROL_FREQ,
-    make_expert=_lift_expert,
-    slots=4,
-)
+LIFT = _task("lift", "Lift", max_steps=150, make_expert=lift_expert)
+CAN = _task("can", "PickPlaceCan", make_expert=can_expert)
+SQUARE = _task("square", "NutAssemblySquare", make_expert=square_expert)
+TRANSPORT = _task("transport", "TwoArmTransport", robots=("Panda", "Panda"))
+TOOL_HANG = _task("tool_hang", "ToolHang")

@@ -16,14 +16,32 @@ if TYPE_CHECKING:
 #: Tasks with a name of their own.
 TASKS = {
     "lift": "raybc.envs.robosuite:LIFT",
+    "can": "raybc.envs.robosuite:CAN",
+    "square": "raybc.envs.robosuite:SQUARE",
+    "transport": "raybc.envs.robosuite:TRANSPORT",
+    "tool_hang": "raybc.envs.robosuite:TOOL_HANG",
     "pointmass": "raybc.envs.pointmass:POINTMASS",
+    "pusht": "raybc.envs.pusht:PUSHT",
+    "pusht_pixels": "raybc.envs.pusht:PUSHT_PIXELS",
 }
-#: Suites whose tasks are too many to list. Each module has `task(name)`, the `Task` of a name or None, `parse(name)`, an
-#: `EnvName` or None, and EXAMPLES of names. None of them imports its simulator for that.
-FAMILIES: tuple[str, ...] = ()
+#: Suites whose tasks are too many to list. Each module has `task(name)`, the `Task` of a name or None, `parse(name)`,
+#: an `EnvName` or None, and EXAMPLES of names. None of them imports its simulator for that.
+FAMILIES = (
+    "raybc.envs.gym",
+    "raybc.envs.robosuite_datasets",
+    "raybc.envs.d4rl",
+    "raybc.envs.ogbench",
+    "raybc.envs.metaworld",
+)
 OBSERVATIONS = ("low_dim",)
 #: Data that TASK-DATA-OBS may ask for, and what it means.
-DATA = {"scripted": "demonstrations of the task's scripted expert"}
+DATA = {
+    "scripted": "demonstrations of the task's scripted expert",
+    "human": "human demonstrations",
+    "ph": "robomimic's proficient human",
+    "mh": "robomimic's multi-human",
+    "mg": "robomimic's machine generated",
+}
 
 
 def load(kind: str, table: dict[str, str], name: str) -> Any:

@@ -1,4 +1,4 @@
-"""robosuite: episodes decided by their seed, an expert that succeeds, pictures the right way up, helpful refusals."""
+"""robosuite: episodes decided by their seed, experts that succeed, pictures the right way up, helpful refusals."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybc.envs.base import RenderOptions
-from raybc.envs.robosuite import LIFT, RobosuiteEnv
+from raybc.envs.base import RenderOptions, Task
+from raybc.envs.robosuite import CAN, LIFT, SQUARE, TOOL_HANG, TRANSPORT, RobosuiteEnv
 from raybc.types import UserError
 from tests.conformance.envs import Trace, assert_same, check_task, play, random_actions
 
@@ -49,12 +49,12 @@ def rendering() -> Iterator[RobosuiteEnv]:
     env.close()
 
 
-def demonstration(env: RobosuiteEnv, seed: int) -> np.ndarray:
+def demonstration(env: RobosuiteEnv, seed: int, task: Task = LIFT, noise: float = 1.0) -> np.ndarray:
     """The expert's actions (T, 7) up to success or the step limit."""
-    assert LIFT.make_expert is not None
+    assert task.make_expert is not None
     obs, _ = env.reset(seed=seed)
-    expert, actions = LIFT.make_expert(env, np.random.default_rng(seed), 1.0), []
-    for _ in range(LIFT.max_steps):
+    expert, actions = task.make_expert(env, np.random.default_rng(seed), noise), []
+    for _ in range(task.max_steps):
         actions.append(expert.act(obs))
         obs, _, _, _, info = env.step(actions[-1])
         if info["success"]:
@@ -85,8 +85,19 @@ def python(code: str, *arguments: str, **variables: str) -> subprocess.Completed
 
 
 @needs_robosuite
-def test_conformance() -> None:
-    check_task(LIFT)
+@pytest.mark.parametrize(
+    "task",
+    [
+        LIFT,
+        CAN,
+        SQUARE,
+        pytest.param(TRANSPORT, marks=pytest.mark.slow),
+        pytest.param(TOOL_HANG, marks=pytest.mark.slow),
+    ],
+    ids=lambda task: task.name,
+)
+def test_conformance(task: Task) -> None:
+    check_task(task)
 
 
 @needs_robosuite
@@ -109,6 +120,28 @@ def test_episode_is_decided_by_its_seed(env: RobosuiteEnv, tmp_path: Path) -> No
     )
     run = python(code, str(tmp_path / "actions.npy"))
     assert run.stdout.split()[-1] == digest(first), "in another process"
+
+
+@needs_robosuite
+@pytest.mark.parametrize("task", [pytest.param(CAN, marks=pytest.mark.slow), SQUARE], ids=lambda task: task.name)
+def test_two_in_a_process_do_not_disturb_each_other(task: Task) -> None:
+    """Stepped in turn, through contact, as slots of one process are."""
+    a, b = task.make(None), task.make(None)
+    assert isinstance(a, RobosuiteEnv)
+    actions = {seed: np.concatenate([demonstration(a, seed, task)[:60], random_actions(a, seed, 5)]) for seed in (1, 2)}
+    alone = {seed: play(a, seed, actions[seed]) for seed in (1, 2)}
+    together: dict[int, Trace] = {}
+    for env, seed in ((a, 1), (b, 2)):
+        obs, info = env.reset(seed=seed)
+        together[seed] = [(obs, env.sim_state().copy(), 0.0, info["success"])]
+    for step in range(len(actions[1])):
+        for env, seed in ((a, 1), (b, 2)):
+            obs, reward, _, _, info = env.step(actions[seed][step])
+            together[seed].append((obs, env.sim_state().copy(), reward, info["success"]))
+    a.close()
+    b.close()
+    for seed in (1, 2):
+        assert_same(alone[seed], together[seed], f"seed {seed} beside another")
 
 
 @needs_robosuite
@@ -159,6 +192,60 @@ def test_expert_succeeds(env: RobosuiteEnv) -> None:
     steps = [len(demonstration(env, seed)) for seed in range(8)]
     assert max(steps) < LIFT.max_steps, f"steps to success: {steps}"
     assert len(set(steps)) > 2, f"demonstrations hardly differ: {steps}"
+
+
+@needs_robosuite
+@pytest.mark.parametrize("task", [CAN, SQUARE], ids=lambda task: task.name)
+def test_experts_of_can_and_square_succeed(task: Task) -> None:
+    env = task.make(None)
+    assert isinstance(env, RobosuiteEnv)
+    steps = [len(demonstration(env, seed, task, noise)) for seed, noise in ((0, 0.0), (1, 1.0), (2, 1.0))]
+    env.close()
+    assert max(steps) < task.max_steps, f"steps to success: {steps}"
+
+
+@pytest.mark.slow
+@needs_robosuite
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("noise", "least"), [(0.0, 19), (1.0, 17)])
+@pytest.mark.parametrize("task", [CAN, SQUARE], ids=lambda task: task.name)
+def test_success_rates_of_experts(task: Task, noise: float, least: int) -> None:
+    env = task.make(None)
+    assert isinstance(env, RobosuiteEnv)
+    steps = [len(demonstration(env, seed, task, noise)) for seed in range(20)]
+    env.close()
+    assert sum(n < task.max_steps for n in steps) >= least, f"steps to success: {steps}"
+
+
+@needs_robosuite
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [CAN, SQUARE, TRANSPORT, TOOL_HANG], ids=lambda task: task.name)
+def test_pictures(task: Task) -> None:
+    """Run in a process of its own: environments that draw do not share one."""
+    code = (
+        "import sys; from raybc.envs import robosuite; from raybc.types import UserError\n"
+        "from tests.conformance.envs import check_rendering\n"
+        "try: check_rendering(getattr(robosuite, sys.argv[1]))\n"
+        "except UserError as error: print(error)\n"
+        "print('checked')\n"
+    )
+    run = python(code, task.name.upper())
+    if "no offscreen GL context" in run.stdout:
+        pytest.skip("no offscreen GL context")
+    assert "checked" in run.stdout
+
+
+@needs_robosuite
+def test_relative_observations_at_the_start() -> None:
+    """robosuite itself observes zeros there; the rest of the episode must not notice that we measure again."""
+    env = CAN.make(None)
+    obs, _ = env.reset(seed=0)
+    distance = np.linalg.norm(obs["object"][7:10] - obs["robot0_eef_pos"])
+    np.testing.assert_allclose(np.linalg.norm(obs["object"][:3]), distance, atol=1e-4)
+    assert np.isclose(np.linalg.norm(obs["object"][3:7]), 1.0, atol=1e-5)
+    obs, *_ = env.step(np.array([0.3, -0.2, -1, 0, 0, 0.5, 1], dtype=np.float32))
+    assert obs["robot0_gripper_qpos"].tolist() == env.sim_state()[8:10].astype(np.float32).tolist()  # of this very step
+    env.close()
 
 
 @needs_robosuite
@@ -232,6 +319,14 @@ def test_missing_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UserError) as error:
         LIFT.make(None)
     assert "pip install 'raybc[robosuite]'" in str(error.value).splitlines()
+
+
+@needs_robosuite
+def test_unknown_environment_names_those_that_exist() -> None:
+    with pytest.raises(
+        UserError, match=r"robosuite 1\.\S+ has no environment 'ToolHangs'; it has Door, Lift, .*ToolHang"
+    ):
+        RobosuiteEnv("ToolHangs", ("object",))
 
 
 @needs_robosuite

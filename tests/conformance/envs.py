@@ -1,4 +1,5 @@
-"""What every environment adapter keeps. A new one joins with one line: `check_task(MY_TASK)`."""
+"""What every environment adapter keeps. A new one joins with one line: `check_task(MY_TASK)`; what its pictures must
+keep, `check_rendering(MY_TASK)`, needs a GL library."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from raybc.envs.base import Obs, SimEnv, Task
+from raybc.envs.base import Obs, RenderOptions, SimEnv, Task
 
 #: What importing an adapter must not load: torch never, a simulator only when an environment is made.
 HEAVY = (
@@ -26,11 +27,13 @@ def check_task(task: Task) -> None:
     """Fails with an AssertionError that names the promise of `raybc.envs.base` which `task` breaks."""
     assert task.max_steps > 0
     assert task.fps > 0
+    if task.reference_returns is not None:
+        assert task.reference_returns[0] < task.reference_returns[1], f"reference_returns: {task.reference_returns}"
     check_light_import(task)
     env = task.make(None)
     try:
         check_spaces(task, env)
-        check_step(env)
+        check_step(task, env)
         check_json(env)
         check_determinism(task, env)
         if task.make_expert is not None:
@@ -54,6 +57,11 @@ def check_spaces(task: Task, env: SimEnv) -> None:
     assert isinstance(space, gymnasium.spaces.Dict), f"observation_space is a Dict, got {space}"
     for key, box in space.items():
         assert isinstance(box, gymnasium.spaces.Box), f"{key}: expected a Box, got {box}"
+        if box.dtype == np.uint8:
+            assert box.shape[2:] == (3,), f"{key}: expected pictures (height, width, 3), got {box}"
+            assert (box.low == 0).all(), f"{key}: expected 0 to 255, got {box}"
+            assert (box.high == 255).all(), f"{key}: expected 0 to 255, got {box}"
+            continue
         assert len(box.shape) == 1, f"{key}: expected a 1-D Box, got {box}"
         assert box.dtype == np.float32, f"{key}: expected float32, got {box}"
     assert set(task.obs_keys) <= set(space), f"obs_keys {task.obs_keys} are not all in {list(space)}"
@@ -68,7 +76,8 @@ def check_obs(env: SimEnv, obs: Obs) -> None:
     assert set(obs) == set(env.observation_space), f"observed {sorted(obs)}, promised {sorted(env.observation_space)}"
     for key, value in obs.items():
         assert isinstance(value, np.ndarray), f"{key}: expected an array, got {type(value)}"
-        assert value.dtype == np.float32, f"{key}: expected float32, got {value.dtype}"
+        expected = env.observation_space[key].dtype  # type: ignore[index]
+        assert value.dtype == expected, f"{key}: expected {expected}, got {value.dtype}"
         assert np.isfinite(value).all(), f"{key}: {value}"
     assert env.observation_space.contains(obs), f"observation outside its space: {obs}"
 
@@ -80,7 +89,7 @@ def check_state(env: SimEnv) -> None:
     assert np.isfinite(state).all(), f"sim_state: {state}"
 
 
-def check_step(env: SimEnv) -> None:
+def check_step(task: Task, env: SimEnv) -> None:
     """Observations, info and flags of a few steps; what an environment hands out it does not change afterwards."""
     obs, _ = env.reset(seed=0)
     check_obs(env, obs)
@@ -94,6 +103,7 @@ def check_step(env: SimEnv) -> None:
         assert isinstance(terminated, bool), f"terminated: expected bool, got {type(terminated)}"
         assert truncated is False, "truncated: the harness owns the step limit"
         assert type(info["success"]) is bool, f"info['success']: expected bool, got {type(info['success'])}"
+        assert task.has_success or not info["success"], "info['success'] is true, but the task knows no success"
     np.testing.assert_equal(kept, copied, err_msg="an array that was handed out has been changed by later steps")
 
 
@@ -145,6 +155,42 @@ def check_determinism(task: Task, env: SimEnv) -> None:
     assert_same(first, play(env, 11, actions), "the same seed and actions twice in a row")
     start, _ = env.reset(seed=14)
     assert any(not np.array_equal(start[key], first[0][0][key]) for key in start), "seeds 11 and 14 start alike"
+
+
+def check_rendering(task: Task, steps: int = 8) -> None:
+    """Pictures of the size asked for, of what happens, and an episode that is the same bit for bit without them."""
+    plain = task.make(None)
+    try:
+        actions = random_actions(plain, seed=4, steps=steps)
+        expected = play(plain, 31, actions)
+    finally:
+        plain.close()
+    env = task.make(RenderOptions(width=96, height=64))
+    pictures = []
+    try:
+        env.reset(seed=30)  # of which nothing may be left, neither in the episode nor in its first picture
+        env.step(actions[-1])
+        env.render()
+        obs, info = env.reset(seed=31)
+        trace: Trace = [(obs, env.sim_state().copy(), 0.0, bool(info.get("success", False)))]
+        pictures.append(env.render())
+        for action in actions:
+            obs, reward, _, _, info = env.step(action)
+            trace.append((obs, env.sim_state().copy(), reward, info["success"]))
+            pictures.append(env.render())
+        again, _ = env.reset(seed=31)
+        np.testing.assert_equal(again, trace[0][0])
+        first = env.render()
+    finally:
+        env.close()
+    assert_same(expected, trace, "the same episode with pictures")
+    for picture in pictures:
+        assert picture.shape == (64, 96, 3), f"render: expected (64, 96, 3), got {picture.shape}"
+        assert picture.dtype == np.uint8, f"render: expected uint8, got {picture.dtype}"
+        assert picture.flags.c_contiguous, "render: expected a contiguous array"
+        assert picture.std() > 5, "render: a blank picture"
+    assert any(not np.array_equal(pictures[0], picture) for picture in pictures), "nothing moves in the pictures"
+    np.testing.assert_array_equal(pictures[0], first, err_msg="the first picture depends on what was before")
 
 
 def check_expert(task: Task, env: SimEnv) -> None:

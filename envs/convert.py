@@ -1,0 +1,55 @@
+"""From gymnasium's spaces and pictures to those of `raybc.envs.base`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from raybc.types import UserError
+
+
+def fields(space: gymnasium.Space[Any], name: str) -> Iterator[tuple[tuple[str, ...], gymnasium.spaces.Box]]:
+    """(path of keys, our box) of each observation, or `UserError`."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        for key, inner in space.items():
+            for path, box in fields(inner, name):
+                yield (str(key), *path), box
+    elif isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+        # Without bounds: many environments promise bounds that they do not keep.
+        yield (), gymnasium.spaces.Box(-np.inf, np.inf, space.shape, np.float32)
+    elif isinstance(space, gymnasium.spaces.Box) and space.dtype == np.uint8 and space.shape[2:] == (3,):
+        yield (), gymnasium.spaces.Box(0, 255, space.shape, np.uint8)
+    else:
+        raise UserError(
+            f"observations of {name}: expected vectors of numbers (a 1-D Box), pictures (a uint8 Box of height x width "
+            f"x 3) or a Dict of these; got {space}. Wrap the environment (e.g. in "
+            "gymnasium.wrappers.FlattenObservation) by a function of yours and name it as module:function."
+        )
+
+
+def action_space(space: gymnasium.Space[Any], name: str) -> gymnasium.spaces.Box:
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded():
+        return space
+    raise UserError(
+        f"actions of {name}: behaviour cloning here needs a 1-D Box with finite bounds; got {space}. Wrap the "
+        "environment by a function of yours and name it as module:function."
+    )
+
+
+def fit(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`frame` uint8 (h, w, 3) as (height, width, 3): scaled as a whole, on black where the proportions differ."""
+    if frame.shape[:2] == (height, width):
+        return np.ascontiguousarray(frame)
+    import av  # only environments that draw at a size of their own pay for it
+
+    scale = min(width / frame.shape[1], height / frame.shape[0])
+    w, h = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    scaled = picture.reformat(width=w, height=h, interpolation="AREA").to_ndarray()
+    fitted = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - h) // 2, (width - w) // 2
+    fitted[top : top + h, left : left + w] = scaled
+    return fitted

@@ -1,0 +1,397 @@
+"""Any gymnasium environment as a `SimEnv`, and the names `gym:ID` (e.g. `gym:Pendulum-v1`) and `module:callable`.
+
+An adapter of a simulator package is a function that makes the gymnasium environment, `GymEnv` around it and one `Task`
+a task; see `raybc.envs.d4rl`. What a package does to break the contract (a random generator that `reset(seed=...)` does
+not reach, a step limit of its own) is settled in that function or in a wrapper there, never here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import importlib
+import importlib.metadata
+import io
+import math
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task, require
+from raybc.envs.convert import action_space, fields, fit
+from raybc.envs.gl import choose_gl
+from raybc.strict import near
+from raybc.types import UserError
+
+Make = Callable[[RenderOptions | None], gymnasium.Env[Any, Any]]
+
+GYM_TYPE = 2  # robomimic's EnvType.GYM_TYPE
+EXAMPLES = ("gym:Pendulum-v1", "gym:HalfCheetah-v5")
+PREFIX = "gym:"
+MAX_STEPS, FPS = 1000, 30.0  # of environments that name none
+#: Packages whose environments have no namespace that would tell which module to import.
+REGISTERING = ("gymnasium_robotics",)
+
+
+class GymEnv(SimEnv):
+    """A gymnasium environment with dict observations, an honest `success` and no step limit.
+
+    make: builds the environment, with `render_mode="rgb_array"` and the size when it is given `RenderOptions`; a step
+    limit that it keeps is ignored. name: what messages and `env_args` call it. packages: distributions whose versions
+    are its identity (by default the one its class comes from). success: tells success from the `info` of a step; by
+    default `info["success"]` or `info["is_success"]`, False where there is neither. env_kwargs: what `env_args` records
+    (JSON). obs_names: the observations to keep and their names here, by path ("/" between the keys of nested dicts);
+    by default all under their own.
+
+    Numbers (1-D boxes) become float32, pictures (uint8, height x width x 3) stay; a bare box is called `state`, a bare
+    picture `pixels`. Actions are cast to the environment's dtype and not clipped.
+    """
+
+    def __init__(
+        self,
+        make: Make,
+        *,
+        name: str,
+        packages: tuple[str, ...] = (),
+        controller: str = "",
+        success: Callable[[dict[str, Any]], bool] | None = None,
+        env_kwargs: dict[str, Any] | None = None,
+        render: RenderOptions | None = None,
+        obs_names: Mapping[str, str] | None = None,
+    ) -> None:
+        choose_gl()  # before `make` imports MuJoCo
+        self._closed = False
+        self._name = name
+        self._controller = controller
+        self._success = success or _success
+        self._kwargs = copy.deepcopy(env_kwargs or {})
+        self._env = make(render)
+        base = self._env.unwrapped
+        self._packages = packages or (type(base).__module__.split(".")[0],)
+        self.fps = float(base.metadata.get("render_fps") or FPS)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": self.fps}
+
+        found = list(fields(self._env.observation_space, name))
+        if obs_names is not None:
+            known = {"/".join(path): (path, kind) for path, kind in found}
+            unknown = sorted(set(obs_names) - set(known))
+            if unknown:
+                raise UserError(f"obs_names of {name}: expected names among {', '.join(known)}; got {unknown}")
+            named = [(ours, *known[source]) for source, ours in obs_names.items()]
+        else:
+            named = [
+                ("/".join(path) or ("state" if len(box.shape) == 1 else "pixels"), path, box) for path, box in found
+            ]
+        self.observation_space = gymnasium.spaces.Dict({ours: box for ours, _, box in named})
+        # Sorted out once: a step should cost the environment's own time and little more.
+        self._numbers = tuple((ours, path) for ours, path, box in named if box.dtype == np.float32)
+        self._pictures = tuple((ours, path) for ours, path, box in named if box.dtype == np.uint8)
+        self._bare = self._numbers[0][0] if len(self._numbers) == 1 and self._numbers[0][1] == () else None
+
+        space = action_space(self._env.action_space, name)
+        self._action_dtype, self._action_shape = space.dtype, space.shape
+        self.action_space = gymnasium.spaces.Box(
+            space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32
+        )
+        self._model, self._data = self._mujoco()
+        self._start = self._time = 0.0
+        self._options = render
+        self._viewer: Any = None  # of Gymnasium's MuJoCo base class
+        if render is not None:
+            self.render_mode = "rgb_array"
+            self._prepare_rendering(render)
+
+    def _mujoco(self) -> tuple[Any, Any]:
+        """The environment's `mujoco.MjModel` and `MjData`, or (None, None)."""
+        base = self._env.unwrapped
+        model, data = getattr(base, "model", None), getattr(base, "data", None)
+        return (model, data) if type(data).__name__ == "MjData" else (None, None)
+
+    def _prepare_rendering(self, render: RenderOptions) -> None:
+        """Cheap pictures, and a refusal now of what would fail at the first one."""
+        if self._model is None:
+            if render.camera is not None:
+                raise UserError(f"camera of {self._name}: this simulator has no named cameras, got {render.camera!r}")
+            return
+        cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
+        if render.camera is not None and render.camera not in cameras:
+            expected = f"one of {', '.join(cameras)}" if cameras else "none (the model has no named camera)"
+            raise UserError(f"camera of {self._name}: expected {expected}; got {render.camera!r}")
+        # Only pictures depend on these. Of software rendering shadows and reflections are most of the cost.
+        self._model.light_castshadow[:] = 0
+        self._model.mat_reflectance[:] = 0
+        self._env.reset(seed=0)
+        try:
+            self._env.render()
+        except Exception as error:  # each GL library fails in its own way: ImportError, AttributeError, GLError, ...
+            raise UserError(
+                f"no offscreen GL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. "
+                "Install a software renderer, `apt-get install libegl1 libgl1-mesa-dri`, or `apt-get install "
+                "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without pictures."
+            ) from error
+        base = self._env.unwrapped
+        holders = (base, *(getattr(base, part, None) for part in ("ant_env", "robot_env", "point_env")))
+        renderers = (getattr(holder, "mujoco_renderer", None) for holder in holders)
+        self._viewer = next((renderer.viewer for renderer in renderers if renderer is not None), None)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        obs, _ = self._env.reset(seed=seed, options=options)
+        if self._data is not None:
+            self._start = self._time = self._data.time
+        return self._obs(obs), {"success": False}
+
+    def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        action = np.array(action, dtype=self._action_dtype)  # a copy: some environments keep what they are given
+        if action.shape != self._action_shape or not math.isfinite(action.dot(action)):
+            raise ValueError(f"action of {self._name}: expected {self._action_shape} finite, got {action}")
+        obs, reward, terminated, _, info = self._env.step(action)
+        if self._data is not None:
+            # MuJoCo answers a diverged state with a reset to time 0, which the first step alone would not show.
+            time = self._data.time
+            if time <= self._time or (self._time == self._start and self._warned()):
+                raise RuntimeError(f"the simulation of {self._name} diverged at {self._time:.2f} s")
+            self._time = time
+        return self._obs(obs), float(reward), bool(terminated), False, {"success": bool(self._success(info))}
+
+    def _warned(self) -> bool:
+        """Whether MuJoCo has met a state that is not finite since the reset."""
+        kinds = importlib.import_module("mujoco").mjtWarning
+        bad = [int(kind) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
+        return bool(self._data.warning.number[bad].any())
+
+    def _obs(self, obs: Any) -> Obs:
+        """Our keys of the environment's observation, in arrays of their own."""
+        if self._bare is not None:
+            return {self._bare: self._number(obs)}
+        values = {}
+        for name, path in self._numbers:
+            value = obs
+            for key in path:
+                value = value[key]
+            values[name] = self._number(value)
+        for name, path in self._pictures:
+            value = obs
+            for key in path:
+                value = value[key]
+            values[name] = np.array(value, dtype=np.uint8)
+        return values
+
+    def _number(self, value: Any) -> np.ndarray:
+        array = np.asarray(value).astype(np.float32)  # a copy, and a quicker one than np.array makes
+        # The product is the cheaper check; it may overflow where the numbers do not.
+        if not math.isfinite(array.dot(array)) and not np.isfinite(array).all():
+            raise RuntimeError(f"the simulation of {self._name} diverged: it observes {array}")
+        return array
+
+    def render(self) -> np.ndarray:
+        """The picture of the present state: uint8 (height, width, 3), upright."""
+        if self._options is None:
+            raise UserError(f"{self._name} was made without rendering; make it with RenderOptions()")
+        if self._viewer is not None:
+            # Gymnasium trusts that no other environment has drawn, or been closed, in this process meanwhile.
+            self._viewer.make_context_current()
+        return fit(np.asarray(self._env.render()), self._options.width, self._options.height)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            # Left to the collector, they would be freed in whatever context is current then: black pictures there.
+            if self._viewer is not None:
+                self._viewer.make_context_current()
+                self._viewer.con.free()
+            self._env.close()
+
+    def sim_state(self) -> np.ndarray:
+        """MuJoCo's [time, qpos, qvel] as float64 (1 + nq + nv,); (0,) of other simulators."""
+        if self._data is None:
+            return np.zeros(0)
+        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
+
+    def env_args(self) -> dict[str, Any]:
+        return {
+            "env_name": self._name,
+            "type": GYM_TYPE,
+            "env_version": _version(self._packages[0]),
+            "env_kwargs": copy.deepcopy(self._kwargs),
+        }
+
+    def identity(self) -> dict[str, str]:
+        packages = (*self._packages, "mujoco") if self._data is not None else self._packages
+        identity = {package: _version(package) for package in packages}
+        return identity | ({"controller": self._controller} if self._controller else {})
+
+
+def _success(info: dict[str, Any]) -> bool:
+    value = info.get("success")
+    return bool(info.get("is_success", False) if value is None else value)
+
+
+def _version(package: str) -> str:
+    """Of a distribution or, where there is none of that name, of a module."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(sys.modules.get(package), "__version__", "unknown"))
+
+
+def render_kwargs(render: RenderOptions | None) -> dict[str, Any]:
+    """What environments on Gymnasium's MuJoCo base class take in order to draw."""
+    if render is None:
+        return {}
+    kwargs: dict[str, Any] = {"render_mode": "rgb_array", "width": render.width, "height": render.height}
+    return kwargs | ({"camera_name": render.camera} if render.camera is not None else {})
+
+
+def import_quietly(module: str, extra: str) -> ModuleType:
+    """`require` without the notices that packages of the Farama Foundation print when they are imported."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        return require(module, extra)
+
+
+def make_registered(
+    env_id: str, render: RenderOptions | None, *, module: str, extra: str, **kwargs: Any
+) -> gymnasium.Env[Any, Any]:
+    """`gymnasium.make` of an environment on Gymnasium's MuJoCo base class, without step limit and checker.
+
+    module: is imported first, because that registers it; extra: of raybc, that installs it.
+    """
+    import_quietly(module, extra)
+    return _make_quietly(env_id, **kwargs, **render_kwargs(render))
+
+
+def _make_quietly(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    with warnings.catch_warnings():
+        # Whoever wrote the id decided on the version; data were made in older ones.
+        warnings.filterwarnings("ignore", message="(?s).*is out of date")
+        with _own_folder() if "Maze_" in env_id else contextlib.nullcontext():
+            return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **kwargs)
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[None]:
+    """A folder for temporary files of its own, where Gymnasium-Robotics writes the model of a maze.
+
+    It calls it ant_maze.xml in the common folder: processes that start together would read each other's halves.
+    """
+    kept = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = kept
+
+
+# Names: gym:ID and module:callable
+
+
+def parse(name: str) -> EnvName | None:
+    """`gym:ID` as it stands: gymnasium publishes no data."""
+    return EnvName(name, name) if name.startswith(PREFIX) else None
+
+
+@functools.lru_cache(maxsize=256)  # an environment is made to learn its observations
+def task(name: str) -> Task | None:
+    """The `Task` of `gym:ID`, any id that gymnasium knows; None of other names.
+
+    The step limit is the registered one, else 1000. Whether the task knows success is seen in the `info` of a reset and
+    of one step.
+    """
+    if not name.startswith(PREFIX):
+        return None
+    spec = _spec(name)
+    make = functools.partial(_registered_env, name)
+    return _task(name, "gymnasium", make, spec.max_episode_steps or MAX_STEPS)
+
+
+def _spec(name: str) -> Any:
+    """gymnasium's registration of `gym:ID`, importing the package that makes it where that can be told."""
+    env_id = name.removeprefix(PREFIX)
+    module, _, bare_id = env_id.rpartition(":")
+    for candidate in ([module] if module else []) + ([env_id.split("/")[0]] if "/" in env_id else []) + [*REGISTERING]:
+        if bare_id in gymnasium.registry:
+            break
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                importlib.import_module(candidate)
+        except ModuleNotFoundError as error:
+            if error.name not in (candidate, candidate.split(".")[0]):
+                raise
+    if bare_id not in gymnasium.registry:
+        known = [PREFIX + known_id for known_id in gymnasium.registry]
+        raise UserError(f"unknown environment {name!r} of gymnasium {gymnasium.__version__}: {near(name, known)}")
+    return gymnasium.registry[bare_id]
+
+
+def _registered_env(name: str, render: RenderOptions | None) -> GymEnv:
+    def make(options: RenderOptions | None) -> gymnasium.Env[Any, Any]:
+        spec, kwargs = _spec(name), render_kwargs(options)
+        try:
+            try:
+                return _make_quietly(spec.id, **kwargs)
+            except TypeError as error:
+                if options is None or "unexpected keyword argument" not in str(error):
+                    raise
+            # Not on the MuJoCo base class: it draws at a size of its own.
+            if options.camera is not None:
+                raise UserError(f"camera of {name}: this simulator has no named cameras, got {options.camera!r}")
+            return _make_quietly(spec.id, render_mode="rgb_array")
+        except (gymnasium.error.Error, ImportError) as error:  # a missing package, a version that is no more
+            raise UserError(f"{name}: {error}") from error
+
+    return GymEnv(make, name=name, render=render)
+
+
+def from_callable(name: str, fn: Callable[..., Any]) -> Task:
+    """The `Task` of `module:callable`, a function that returns a gymnasium environment.
+
+    `fn()` is called for each simulator, `fn(render_mode="rgb_array")` for one that draws. The step limit is
+    `fn.max_steps` where the function has that attribute, else that of the environment's registration, else 1000.
+    """
+    make = functools.partial(_callable_env, name, fn)
+    return _task(name, name.split(":")[0], make, getattr(fn, "max_steps", None))
+
+
+def _callable_env(name: str, fn: Callable[..., Any], render: RenderOptions | None) -> SimEnv:
+    def make(options: RenderOptions | None) -> gymnasium.Env[Any, Any]:
+        if options is not None and options.camera is not None:
+            raise UserError(f"camera of {name}: the function itself chooses what it shows, got {options.camera!r}")
+        env = fn() if options is None else fn(render_mode="rgb_array")
+        if not isinstance(env, gymnasium.Env):
+            raise UserError(f"{name}: expected a function that returns a gymnasium environment; it returned {env!r}")
+        return env
+
+    return GymEnv(make, name=name, render=render)
+
+
+def _task(name: str, suite: str, make: Callable[[RenderOptions | None], SimEnv], max_steps: int | None) -> Task:
+    """Completed with what one environment tells: observation keys, whether success is known, the control rate."""
+    env = make(None)
+    assert isinstance(env, GymEnv)
+    try:
+        inner = env._env
+        infos = dict(inner.reset(seed=0)[1])
+        space = env.action_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        infos |= inner.step(((space.low + space.high) / 2).astype(env._action_dtype))[4]
+        registered = getattr(inner.spec, "max_episode_steps", None)
+        return Task(
+            name=name,
+            suite=suite,
+            make=make,
+            max_steps=max_steps or (registered if registered and registered > 0 else None) or MAX_STEPS,
+            obs_keys=tuple(env.observation_space),
+            fps=env.fps,
+            slots=16,
+            has_success="success" in infos or "is_success" in infos,
+        )
+    finally:
+        env.close()

@@ -1,0 +1,256 @@
+"""OGBench's environments (`cube-single-v0`, `antmaze-medium-singletask-task1-v0`, `visual-scene-v0`, ...) and the names
+of its datasets (`cube-single-play-v0`, `cube-single-play-singletask-task1-v0`, `antmaze-medium-navigate-v0`).
+
+The module shares its last name with the package, so inside it `ogbench` is imported in functions only; names are told
+apart with the table `ENVIRONMENTS`, which a test compares with the package's registry.
+
+Goals. A goal-conditioned environment has five tasks; a reset takes task `1 + seed % 5`, and the goal is observed
+(`goal`, what `state` or `pixels` would be there). A singletask environment always has the task of its name and
+observes no goal. Success is OGBench's; in singletask environments it tells of the state before the step, so an episode
+is one step longer there.
+
+Determinism. `reset(seed=...)` does not reach all that OGBench draws: mazes take noise and teleports from numpy's global
+generator, and the goal is observed after random steps from an action space that is seeded by the clock. Here each
+environment keeps a global generator of its own, which is swapped in for the time of a call, and its action space is
+seeded. The first reset also differs from later ones (the model is adjusted after its first forward pass), so one is
+made before anybody looks.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import gymnasium
+import numpy as np
+
+from raybc.envs.base import EnvName, Obs, RenderOptions, Task, require
+from raybc.envs.gym import GymEnv
+from raybc.envs.ogbench_experts import MakeExpert
+from raybc.types import UserError
+
+EXAMPLES = ("cube-single-play-v0", "cube-single-play-singletask-v0", "antmaze-medium-navigate-v0", "cube-single-v0")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What environments of a kind have in common. data: their datasets. fps: control rate (Hz)."""
+
+    data: tuple[str, ...]
+    fps: float
+    slots: int
+    controller: str
+
+
+MANIPULATION = Kind(("play", "noisy"), 20.0, 4, "relative position+yaw+gripper")
+POINT = Kind(("navigate", "stitch", "explore"), 10.0, 16, "position")
+ANT = Kind(("navigate", "stitch", "explore"), 10.0, 16, "torque")
+HUMANOID = Kind(("navigate", "stitch", "explore"), 40.0, 16, "torque")
+
+#: Environment (without "visual-", "-singletask" and "-v0") -> kind, step limit, whether there is a "visual-" one.
+ENVIRONMENTS: dict[str, tuple[Kind, int, bool]] = {
+    **{f"pointmaze-{size}": (POINT, 1000, False) for size in ("medium", "large", "giant", "teleport")},
+    **{f"antmaze-{size}": (ANT, 1000, True) for size in ("medium", "large", "giant", "teleport")},
+    **{f"humanoidmaze-{size}": (HUMANOID, 2000, True) for size in ("medium", "large", "teleport")},
+    "humanoidmaze-giant": (HUMANOID, 4000, True),
+    **{f"antsoccer-{size}": (ANT, 1000, False) for size in ("arena", "medium")},
+    "cube-single": (MANIPULATION, 200, True),
+    "cube-double": (MANIPULATION, 500, True),
+    "cube-triple": (MANIPULATION, 1000, True),
+    "cube-quadruple": (MANIPULATION, 1000, True),
+    "cube-octuple": (MANIPULATION, 1500, False),
+    "scene": (MANIPULATION, 750, True),
+    **{f"puzzle-{size}": (MANIPULATION, 500, True) for size in ("3x3", "4x4")},
+    **{f"puzzle-{size}": (MANIPULATION, 1000, True) for size in ("4x5", "4x6")},
+}
+#: Environments that a scripted expert of `raybc.envs.ogbench_experts` solves.
+SCRIPTED = {
+    **{f"cube-{count}": "cube" for count in ("single", "double", "triple", "quadruple")},
+    **{f"puzzle-{size}": "puzzle" for size in ("3x3", "4x4", "4x5", "4x6")},
+    "scene": "scene",
+}
+
+_NAME = re.compile(
+    r"(?P<visual>visual-)?(?P<base>{})(-(?P<data>[a-z]+))??(-singletask(-task[1-5])?)?-v0".format(
+        "|".join(sorted(ENVIRONMENTS, key=len, reverse=True))
+    )
+)
+
+
+def _match(name: str) -> re.Match[str] | None:
+    """Of names of environments and of datasets that exist."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    kind, _, visual = ENVIRONMENTS[match["base"]]
+    if (match["visual"] and not visual) or (match["data"] is not None and match["data"] not in kind.data):
+        return None
+    return match
+
+
+def parse(name: str) -> EnvName | None:
+    """A dataset's name as `ogbench.make_env_and_datasets` takes it, or an environment's."""
+    match = _match(name)
+    if match is None:
+        return None
+    if match["data"] is not None:
+        return EnvName(name, name[: match.start("data") - 1] + name[match.end("data") :], match["data"])
+    return EnvName(name, name, "scripted" if match["base"] in SCRIPTED and not match["visual"] else "")
+
+
+def task(name: str) -> Task | None:
+    """The `Task` of an environment's name; None of other names, also of those of datasets."""
+    if name.startswith("powderworld-"):
+        raise UserError(f"{name}: OGBench's powderworld has discrete actions, behaviour cloning here needs numbers")
+    match = _match(name)
+    if match is None or match["data"] is not None:
+        return None
+    kind, max_steps, _ = ENVIRONMENTS[match["base"]]
+    visual, goal = bool(match["visual"]), "singletask" not in name
+    expert = SCRIPTED.get(match["base"]) if not visual else None
+    return Task(
+        name=name,
+        suite="ogbench",
+        make=functools.partial(OGBenchEnv, name),
+        max_steps=max_steps,
+        obs_keys=("pixels" if visual else "state", *(("goal",) if goal else ())),
+        fps=kind.fps,
+        make_expert=MakeExpert(expert) if expert is not None else None,
+        slots=1 if visual else kind.slots,
+    )
+
+
+class OGBenchEnv(GymEnv):
+    """An environment of OGBench. Pictures to observe are OGBench's own; `render()` is another, without shadows."""
+
+    def __init__(self, name: str, render: RenderOptions | None = None) -> None:
+        match = _match(name)
+        assert match is not None
+        self._visual = bool(match["visual"])
+        super().__init__(
+            functools.partial(_make, name),
+            name=name,
+            packages=("ogbench",),
+            controller=ENVIRONMENTS[match["base"]][0].controller,
+            render=render,
+        )
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": ENVIRONMENTS[match["base"]][0].fps}
+
+    def _prepare_rendering(self, render: RenderOptions) -> None:
+        shown = self._model.light_castshadow, self._model.mat_reflectance
+        kept = [array.copy() for array in shown]
+        super()._prepare_rendering(render)
+        if self._visual:  # what is observed must stay what the dataset's pictures are
+            for array, value in zip(shown, kept, strict=True):
+                array[:] = value
+
+
+def _make(name: str, render: RenderOptions | None) -> gymnasium.Env[Any, Any]:
+    require("ogbench", "ogbench")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered")  # of action bounds, which are -1 and 1
+        try:
+            return _Seeded(gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True), render)
+        except Exception as error:  # each GL library fails in its own way: ImportError, AttributeError, GLError, ...
+            if not name.startswith("visual-"):
+                raise
+            raise UserError(
+                f"{name} observes pictures and found no offscreen GL context (MUJOCO_GL="
+                f"{os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. Install a software renderer, `apt-get "
+                "install libegl1 libgl1-mesa-dri`."
+            ) from error
+
+
+class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
+    """Dict observations with the goal; `reset(seed=...)` alone decides an episode; pictures of any size."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], render: RenderOptions | None) -> None:
+        super().__init__(env)
+        self._base = cast(Any, env.unwrapped)
+        self._render = render
+        self._film: Any = None
+        self._global = np.random.RandomState(0).get_state()
+        self._goal_mode = self._base._reward_task_id is None
+        self._key = "pixels" if self._base._ob_type == "pixels" else "state"
+        self._goal: np.ndarray | None = None
+        self._actions = env.action_space
+        # Mazes have an action space, manipulation makes a new, unseeded one each time it is asked for it.
+        if isinstance(getattr(type(self._base), "action_space", None), property):
+            cls, actions = type(self._base), self._actions
+            self._base.__class__ = type(cls.__name__, (cls,), {"action_space": property(lambda _: actions)})
+        else:
+            self._actions = self._base.action_space
+        first, _ = self.reset(seed=0)
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                key: gymnasium.spaces.Box(0, 255, value.shape, np.uint8)
+                if value.dtype == np.uint8
+                else gymnasium.spaces.Box(-np.inf, np.inf, value.shape, np.float32)
+                for key, value in first.items()
+            }
+        )
+
+    @contextmanager
+    def _own_generator(self) -> Iterator[None]:
+        """numpy's global generator is this environment's, and afterwards again what it was."""
+        others = np.random.get_state()  # noqa: NPY002 (it is what OGBench draws from)
+        np.random.set_state(self._global)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            self._global = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(others)  # noqa: NPY002
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        self._global = np.random.RandomState(seed % 2**32).get_state()
+        self._actions.seed(seed)
+        options = dict(options or {})
+        if self._goal_mode:
+            options.setdefault("task_id", 1 + seed % self._base.num_tasks)
+        with self._own_generator():
+            state, info = self.env.reset(seed=seed, options=options)
+        self._goal = np.asarray(info["goal"]) if self._goal_mode else None
+        return self._obs(state), info
+
+    def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        with self._own_generator():
+            state, reward, terminated, truncated, info = self.env.step(action)
+        return self._obs(state), float(reward), terminated, truncated, info
+
+    def _obs(self, state: Any) -> Obs:
+        return {self._key: state} if self._goal is None else {self._key: state, "goal": self._goal}
+
+    def render(self) -> Any:
+        """uint8 (height, width, 3), upright."""
+        import mujoco
+
+        assert self._render is not None
+        if self._film is None:
+            model = self._base.model
+            model.vis.global_.offwidth = max(model.vis.global_.offwidth, self._render.width)
+            model.vis.global_.offheight = max(model.vis.global_.offheight, self._render.height)
+            self._film = mujoco.Renderer(model, self._render.height, self._render.width)
+        camera = self._render.camera or getattr(self._base, "custom_camera", "front")
+        self._film.update_scene(self._base.data, camera=camera)
+        self._film.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+        self._film.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        return np.array(self._film.render())
+
+    def close(self) -> None:
+        for renderer in (
+            self._film,
+            getattr(self._base, "_renderer", None),
+            getattr(self._base, "custom_renderer", None),
+        ):
+            if renderer is not None:
+                renderer.close()
+        self._film = None
+        super().close()

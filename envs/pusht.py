@@ -1,0 +1,137 @@
+"""PushT (gym_pusht): a round agent pushes a T-shaped block onto its outline.
+
+Lengths are pixels of a square of 512, angles radians. To add a variant: a `Task` at the foot of this file and a line in
+`raybc.registry.TASKS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from raybc.envs.base import Obs, RenderOptions, SimEnv, Task, require
+from raybc.envs.gym import GymEnv
+
+MAX_STEPS = 300
+PICTURE = 96  # pixels
+BAR, STEM = 30.0, 120.0  # width of both rectangles of the T and their length
+
+#: The corners of the bar and of the stem in the block's frame (8, 2), in gym_pusht's order.
+CORNERS = np.array(
+    [
+        *((-STEM / 2, 0.0), (STEM / 2, 0.0), (STEM / 2, BAR), (-STEM / 2, BAR)),
+        *((-BAR / 2, BAR), (BAR / 2, BAR), (BAR / 2, STEM), (-BAR / 2, STEM)),
+    ]
+)
+
+
+def keypoints(block_pose: np.ndarray) -> np.ndarray:
+    """The block's corners (N, 16) as x0, y0, x1, ... from its poses (N, 3): x, y, angle. Needs no simulator."""
+    pose = np.asarray(block_pose, dtype=np.float64)
+    c, s = np.cos(pose[:, 2:]), np.sin(pose[:, 2:])
+    x = c * CORNERS[:, 0] - s * CORNERS[:, 1] + pose[:, :1]
+    y = s * CORNERS[:, 0] + c * CORNERS[:, 1] + pose[:, 1:2]
+    return np.stack([x, y], axis=2).reshape(len(pose), 16)
+
+
+class _Coverage:
+    """How much of the goal the block covers, in [0, 1]; gym_pusht's figure, summed in a fixed order.
+
+    gym_pusht takes the two parts of the T from a set, so that the last bit of its figure depends on where in memory
+    they lie.
+    """
+
+    def __init__(self, base: Any) -> None:
+        self._shapely = require("shapely", "pusht")
+        self._base = base
+        self._goal: Any = None
+
+    def __call__(self) -> float:
+        block = self._base.block
+        if self._goal is None:
+            self._goal = self._shape(self._base.goal_pose)
+        covered = self._shape(np.array([*block.position, block.angle]))
+        return float(self._goal.intersection(covered).area / self._goal.area)
+
+    def _shape(self, pose: np.ndarray) -> Any:
+        bar, stem = keypoints(pose[None]).reshape(2, 4, 2)
+        return self._shapely.multipolygons([self._shapely.polygons(bar), self._shapely.polygons(stem)])
+
+
+class _State(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """gym_pusht's state (5,) as agent_pos (2,), block_pose (3,) with an angle in [0, 2 pi), keypoints (16,)."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        sizes = {"agent_pos": 2, "block_pose": 3, "keypoints": 16}
+        self.observation_space = gymnasium.spaces.Dict(
+            {key: gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64) for key, size in sizes.items()}
+        )
+
+    def observation(self, observation: np.ndarray) -> Obs:
+        agent, block = observation[:2], observation[2:]
+        # Our own function, so that recorded states that are converted and states observed here agree to the last bit.
+        return {"agent_pos": agent, "block_pose": block, "keypoints": keypoints(block[None])[0]}
+
+
+class PushTEnv(GymEnv):
+    """Action (2,): where the agent shall go, in [0, 512]. Reward: coverage of the outline over 0.95, at most 1.
+
+    Success: more than 95 % covered. `reset(options={"reset_to_state": [agent x, y, block x, y, angle]})` starts as
+    recorded there, with gym_pusht's own reading of these numbers.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        base: Any = self._env.unwrapped
+        base._last_action = None  # drawn as a cross; it would still be the last episode's
+        return super().reset(seed=seed, options=options)
+
+    def sim_state(self) -> np.ndarray:
+        """float64 (10,): agent x, y, block x, y, angle; then the velocities of these five."""
+        base: Any = self._env.unwrapped
+        agent, block = base.agent, base.block
+        positions = [*agent.position, *block.position, block.angle]
+        return np.array([*positions, *agent.velocity, *block.velocity, block.angular_velocity], dtype=np.float64)
+
+
+def make_pusht(name: str, pixels: bool, render: RenderOptions | None) -> SimEnv:
+    kwargs: dict[str, Any] = {"obs_type": "pixels_agent_pos" if pixels else "state"}
+    if pixels:
+        kwargs |= {"observation_width": PICTURE, "observation_height": PICTURE}
+
+    def make(options: RenderOptions | None) -> gymnasium.Env[Any, Any]:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        require("gym_pusht", "pusht")
+        size = {}
+        if options is not None:  # square as the world is, and no smaller than gym_pusht's marker of the action can be
+            side = max(PICTURE, min(options.width, options.height))
+            size = {"visualization_width": side, "visualization_height": side}
+        env = gymnasium.make(
+            "gym_pusht/PushT-v0",
+            max_episode_steps=-1,
+            disable_env_checker=True,
+            render_mode="rgb_array",
+            **kwargs,
+            **size,
+        )
+        base: Any = env.unwrapped
+        base._get_coverage = _Coverage(base)
+        return env if pixels else _State(env)
+
+    return PushTEnv(
+        make, name=name, packages=("gym-pusht", "pymunk"), controller="position", env_kwargs=kwargs, render=render
+    )
+
+
+_pusht = functools.partial(Task, suite="gym_pusht", max_steps=MAX_STEPS, fps=10.0, slots=16)
+
+PUSHT = _pusht(name="pusht", make=functools.partial(make_pusht, "pusht", False), obs_keys=("keypoints", "agent_pos"))
+
+PUSHT_PIXELS = _pusht(
+    name="pusht_pixels", make=functools.partial(make_pusht, "pusht_pixels", True), obs_keys=("pixels", "agent_pos")
+)
