@@ -1,10 +1,15 @@
-"""Intervals for success rates: Wilson over episodes, Student's t over seeds. Mathematics only."""
+"""Intervals for success rates: Wilson over episodes, Student's t over seeds; how many episodes they take.
+
+Mathematics only.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
+
+from raybc.types import UserError
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -31,6 +36,52 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     low = 0.0 if successes == 0 else max(0.0, (centre - half) / scale)
     high = 1.0 if successes == n else min(1.0, (centre + half) / scale)
     return low, high
+
+
+def halfwidth_reached(
+    outcomes_N: Sequence[bool], halfwidth: float, *, minimum: int = 20, every: int = 1, confidence: float = 0.95
+) -> int | None:
+    """The number of episodes after which the rate is known well enough; None if these do not suffice.
+
+    outcomes_N: (N,) success of the valid episodes in the order of their starts. The smallest n, a multiple of `every`
+    and at least `minimum`, at which the Wilson interval of the first n is not wider than -+ halfwidth. It depends on
+    the outcomes in the order of the starts alone, so it is the same for any number of workers, and outcomes after it
+    change nothing. `most_starts` says how many it can be at most.
+
+    A stop that looks at the data may harm an interval. This one hardly does: coverage of the 95 % interval in % (and
+    the mean number of episodes) with the defaults, exact, from the distribution of the count of successes step by step;
+    rule and interval are symmetric in success and failure. "worst" and "mean" run over p = 0.02, 0.021, .. 0.98, in
+    brackets for exactly `most_starts` episodes without a stop:
+
+        halfwidth   p .02, .98   .1, .9       .3, .7       .5           worst        mean
+        0.03        97.6 (103)   94.7 (379)   94.9 (892)   94.7 (1063)  93.1 [94.2]  95.1 [95.0]
+        0.05        97.9  (48)   94.5 (132)   94.6 (319)   95.0  (380)  93.2 [93.7]  95.2 [95.0]
+        0.10        98.0  (22)   98.0  (35)   94.2  (76)   94.4   (92)  93.0 [92.8]  95.3 [95.1]
+
+    For rates within 0.02 of 0 or 1 it falls to 86 % (89 % for halfwidths 0.03 and 0.05) at the worst rate. That is
+    Wilson's interval at small counts and not the stop: exactly `most_starts` episodes fall to 84 % there.
+    """
+    _check_halfwidth(halfwidth, minimum, every, confidence)
+    successes = 0
+    for n, success in enumerate(outcomes_N, start=1):
+        successes += bool(success)
+        if n >= minimum and n % every == 0:
+            low, high = wilson_interval(successes, n, confidence)
+            if high - low <= 2 * halfwidth:
+                return n
+    return None
+
+
+def most_starts(halfwidth: float, *, minimum: int = 20, every: int = 1, confidence: float = 0.95) -> int:
+    """The number of episodes that reaches the half width whatever the outcomes are: an upper bound of the above.
+
+    The Wilson interval is widest at p = 1/2, where its half width is z / (2 sqrt(n + z^2)). So
+    n >= z^2 / (4 halfwidth^2) - z^2, and then up to `minimum` and to a multiple of `every`.
+    """
+    _check_halfwidth(halfwidth, minimum, every, confidence)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    n = max(minimum, 1, math.ceil(z * z / (4 * halfwidth * halfwidth) - z * z))
+    return math.ceil(n / every) * every
 
 
 def seed_interval(rates: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
@@ -111,3 +162,11 @@ def _away_from_zero(value: float, tiny: float) -> float:
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number between 0 and 1 such as 0.95, got {confidence}")
+
+
+def _check_halfwidth(halfwidth: float, minimum: int, every: int, confidence: float) -> None:
+    _check_confidence(confidence)
+    if not 0 < halfwidth < 0.5:
+        raise UserError(f"halfwidth: expected a number between 0 and 0.5 such as 0.05 (5 points), got {halfwidth}")
+    if minimum < 1 or every < 1:
+        raise UserError(f"halfwidth: expected minimum >= 1 and every >= 1, got minimum={minimum}, every={every}")

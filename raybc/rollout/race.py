@@ -1,0 +1,157 @@
+"""Racing: which arms (recipes, checkpoints, sample settings) need no more episodes? Mathematics only.
+
+All arms are measured on the same starts in the same order. x_{a,i} in [0, 1] is what arm a did on start i: success
+0 or 1, or the mean success of the seeds of a recipe there. The claim "a is at least as good as b", E[x_a - x_b] >= 0,
+is tested by betting against it:
+
+    E_n(a vs b) = mean over lambda in BETS of  prod_{i <= n} (1 + lambda (x_{b,i} - x_{a,i}))
+
+Starts are independent draws, so under the claim every factor has expectation at most 1, and is positive: E_n is a
+nonnegative supermartingale that begins at 1, and by Ville's inequality P(exists n: E_n >= 1 / delta) <= delta. Hence
+one may look after every start and stop whenever one likes. A start that both solve or both miss multiplies by 1: when
+the starts decide much of the outcome, pairing leaves little but the difference between the arms.
+
+Arm a is dropped once E_n(a vs b) >= comparisons / alpha for some b. The best arm is in at most `comparisons` tests as
+the accused, each wrong with probability at most alpha / comparisons, so it is dropped with probability at most alpha,
+however many arms there are beside it and however they depend on each other.
+
+Sources: J. Ville, "Etude critique de la notion de collectif", 1939; H. Robbins, "Statistical methods related to the law
+of the iterated logarithm", Annals of Mathematical Statistics 41 (5), 1970 (mixtures); I. Waudby-Smith and A. Ramdas,
+"Estimating means of bounded random variables by betting", JRSS B 86 (1), 2024; A. Ramdas et al., "Game-theoretic
+statistics and safe anytime-valid inference", Statistical Science 38 (4), 2023.
+
+Letters: N starts in their order. Arrays of different lengths belong to arms that were measured on different numbers of
+starts, always the first ones; nan is an error of the simulator there, and the start is left out of the pair.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybc.types import UserError
+
+#: Fractions of the wealth that are bet, in equal shares. A difference that always has the same sign is found fastest
+#: by the largest, one that wins 60 % of the discordant starts by the smallest. None is 1: one start on which b is worse
+#: would end that bet for ever.
+BETS: tuple[float, ...] = (0.2, 0.45, 0.7, 0.95)
+
+#: Outcomes of one arm on the starts 0, 1, .. in [0, 1]; nan = error.
+Outcomes = Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class Domination:
+    """Why an arm was dropped: which other arm was better, shown at how many starts, with which e-value.
+
+    starts counts the first starts up to and including the one at which the threshold was passed; pairs those of them on
+    which both arms have an outcome. e_value is the one of that moment.
+    """
+
+    by: str
+    starts: int
+    pairs: int
+    e_value: float
+
+    def __str__(self) -> str:
+        return f"{self.by} is better (e-value {self.e_value:.4g} after {self.starts} starts)"
+
+
+def log_e_values(differences_N: Outcomes) -> np.ndarray:
+    """log E_n for n = 1 .. N from the differences x_b - x_a in [-1, 1]; large where b is better. (N,) float64.
+
+    Leading axes are kept: (..., N) -> (..., N). nan leaves E as it was. Logarithms, because 1.95^1100 is no double.
+    """
+    differences = np.asarray(differences_N, dtype=np.float64)
+    if differences.ndim < 1 or bool(np.any(np.abs(differences) > 1)):  # nan compares as False
+        raise ValueError("log_e_values: expected an array of differences between -1 and 1")
+    differences = np.where(np.isnan(differences), 0.0, differences)
+    logs = np.stack([np.cumsum(np.log1p(bet * differences), axis=-1) for bet in BETS])
+    top = logs.max(axis=0)
+    return top + np.log(np.mean(np.exp(logs - top), axis=0))
+
+
+def first_domination(
+    arm_N: Outcomes, others: Mapping[str, Outcomes], *, comparisons: int, alpha: float = 0.05
+) -> Domination | None:
+    """The earliest start at which one of the others is shown to be better than the arm; None if none is.
+
+    comparisons: the largest number of tests in which any one arm can be the accused: (arms - 1) x the number of
+    evaluations at which arms are raced. It is fixed before the first episode and counts arms that are still to come.
+
+    An other arm may have been dropped or finished: its outcomes count on the starts it was measured on. Pass outcomes
+    of complete blocks of starts only, never of the episodes that happen to have ended: those that solve end early.
+    Of several at the same start, the one with the largest e-value, then the first, is named.
+    """
+    threshold = _log_threshold(comparisons, alpha, len(others))
+    arm = _checked("the arm under measurement", arm_N)
+    return _first(arm, {name: _checked(name, outcomes) for name, outcomes in others.items()}, threshold)
+
+
+def dominated(values: Mapping[str, Outcomes], *, comparisons: int, alpha: float = 0.05) -> dict[str, Domination]:
+    """The arms that may be dropped, each with the reason, in the order of `values`.
+
+    Ask after every block of starts, with the outcomes of *all* arms of the race: those dropped before keep the outcomes
+    they have and are named again, with the same reason. comparisons, complete blocks: see `first_domination`.
+
+    One arm always stays: should the tests ever accuse all of them, the one accused last is kept (of several the one
+    with the highest mean, then the first). That only takes drops away, so the guarantee holds.
+    """
+    threshold = _log_threshold(comparisons, alpha, len(values) - 1)
+    arms = {name: _checked(name, outcomes) for name, outcomes in values.items()}
+    found: dict[str, Domination] = {}
+    for name, arm in arms.items():
+        reason = _first(arm, {other: x for other, x in arms.items() if other != name}, threshold)
+        if reason is not None:
+            found[name] = reason
+    if found and len(found) == len(arms):
+        del found[max(found, key=lambda name: (found[name].starts, float(np.nanmean(arms[name]))))]
+    return found
+
+
+def _first(arm: np.ndarray, others: Mapping[str, np.ndarray], log_threshold: float) -> Domination | None:
+    best: tuple[int, float] | None = None  # (starts, -log e): the smallest wins, the first of equals stays
+    reason: Domination | None = None
+    for name, other in others.items():
+        n = min(len(arm), len(other))
+        if n == 0:
+            continue
+        differences = other[:n] - arm[:n]
+        logs = log_e_values(differences)
+        hits = np.flatnonzero(logs >= log_threshold)
+        if not len(hits):
+            continue
+        at = int(hits[0])
+        key = (at + 1, -float(logs[at]))
+        if best is None or key < best:
+            best = key
+            pairs = int(np.sum(~np.isnan(differences[: at + 1])))
+            reason = Domination(name, at + 1, pairs, math.exp(min(float(logs[at]), 700.0)))
+    return reason
+
+
+def _log_threshold(comparisons: int, alpha: float, at_least: int) -> float:
+    if not 0 < alpha < 1:
+        raise UserError(f"race: expected alpha between 0 and 1 such as 0.05, got {alpha}")
+    if comparisons < max(1, at_least):
+        raise UserError(
+            f"race: expected comparisons >= {max(1, at_least)}, the number of other arms, got {comparisons}; "
+            "give (arms - 1) x evaluations at which arms are raced, counting arms that are still to come"
+        )
+    return math.log(comparisons / alpha)
+
+
+def _checked(name: str, outcomes: Outcomes) -> np.ndarray:
+    values = np.asarray(outcomes, dtype=np.float64)
+    if values.ndim != 1:
+        raise UserError(f"race: expected a list of outcomes per start for {name}, got an array of shape {values.shape}")
+    bad = np.flatnonzero((values < 0) | (values > 1))
+    if len(bad):
+        raise UserError(
+            f"race: expected outcomes between 0 and 1 for {name}, got {values[bad[0]]} at start {bad[0]}; "
+            "give success 0 or 1, or a mean success over seeds, and nan for an error"
+        )
+    return values
