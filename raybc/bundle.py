@@ -38,7 +38,8 @@ class PolicyBundle:
     """One policy and all that it needs to act.
 
     obs_sizes: observation name -> size, in the order in which they are joined. weights: parameter name -> tensor with
-    a member axis of 1. environment: `SimEnv.identity()` of the data's environment. max_steps: the task's step limit.
+    a member axis of 1. environment: `SimEnv.identity()` where the policy was trained. data_env: what the dataset says
+    about the environment it was recorded in (robomimic's `env_args`).
     """
 
     config: RunConfig
@@ -50,6 +51,7 @@ class PolicyBundle:
     weights: Mapping[str, torch.Tensor]
     data_fingerprint: str
     environment: dict[str, str]
+    data_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -63,7 +65,8 @@ class PolicyBundle:
 
     @property
     def shape(self) -> PolicyShape:
-        return PolicyShape(sum(self.obs_sizes.values()), self.action_size, self.config.chunk_length)
+        obs_size = self.config.obs_steps * sum(self.obs_sizes.values())
+        return PolicyShape(obs_size, self.action_size, self.config.chunk_length)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; whole or not at all. An existing one is replaced."""
@@ -86,6 +89,7 @@ class PolicyBundle:
             },
             "data_fingerprint": self.data_fingerprint,
             "environment": self.environment,
+            "data_env": dict(self.data_env),
             "weights_sha256": weights_sha256,
         }
         return meta | {"sha256": digest(meta)}
@@ -110,6 +114,7 @@ class PolicyBundle:
                 weights=_read_weights(folder / WEIGHTS, meta["weights_sha256"]),
                 data_fingerprint=str(meta["data_fingerprint"]),
                 environment={str(k): str(v) for k, v in meta["environment"].items()},
+                data_env=dict(meta["data_env"]),
             )
         except KeyError as error:
             raise UserError(f"{folder / META}: expected the key {error.args[0]!r}, which is missing") from None
@@ -129,7 +134,7 @@ class PolicyBundle:
                 f"({self.run_id}); the file was edited or mixed from two bundles"
             )
         for name, normalizer, size in (
-            ("observations", self.obs_normalizer, self.shape.obs_size),
+            ("observations", self.obs_normalizer, sum(self.obs_sizes.values())),
             ("actions", self.action_normalizer, self.action_size),
         ):
             if len(normalizer.offset) != size:

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
-from raybc.strict import check_type, digest, field_type, from_mapping, near, parse_yaml, type_hints
+from raybc.strict import check_type, digest, field_type, type_hints
 from raybc.types import SPLIT_SIZE, SampleSetting, UserError
 
 Normalization = Literal["mean_std", "min_max", "identity"]
 
 #: Axes that do not make a new model: every value is scored from the same checkpoint.
-SAMPLE_AXES = ("flow_steps", "execute_steps", "eval_temperature")
+SAMPLE_AXES = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble")
 #: Fields of a run that cannot be searched, with the reason.
 NOT_AXES = {
     "seed": "seeds are members of a trial: list them under `seeds`",
@@ -39,6 +37,11 @@ NOT_AXES = {
 }
 #: Fields that say where results go, not what they are; they are no part of a run's identity.
 _NOT_IDENTITY = ("save_dir", "run_group", "device")
+
+
+def _in(where: str) -> str:
+    """The place of a key, to be followed by its name: `space.lr.`, or `--` for the flags of a command."""
+    return where if where == "--" else f"{where}."
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ class RunConfig:
     """Steps between checkpoints (-1: only the last)."""
     lr: float = 3e-4
     """Learning rate of AdamW."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: a linear warm-up over 3 % of training_steps (at least 50), then a cosine down to min_lr at the end."""
+    min_lr: float = 1e-6
+    """Where the cosine ends."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     grad_clip: float = 0.0
@@ -75,6 +82,8 @@ class RunConfig:
     """H, the steps of an action chunk (used with action_chunking)."""
     action_chunking: bool = False
     """Predict chunks of horizon_length steps; otherwise single actions."""
+    obs_steps: int = 1
+    """T, the observations (this one and those before it) that a policy sees."""
     hidden_width: int = 512
     """Units in a hidden layer of the vector field."""
     hidden_depth: int = 4
@@ -89,6 +98,8 @@ class RunConfig:
     """Steps of a chunk executed before the next is sampled (0: all; needs no new training)."""
     eval_temperature: float = 0.0
     """Scale of the initial noise when sampling (0: deterministic; needs no new training)."""
+    temporal_ensemble: float = -1.0
+    """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; needs no new training)."""
     eval_episodes: int = 10
     """Episodes of an evaluation during training."""
     video_episodes: int = 0
@@ -105,34 +116,43 @@ class RunConfig:
 
     @property
     def sample_setting(self) -> SampleSetting:
-        return SampleSetting(self.flow_steps, self.execute_steps, self.eval_temperature)
+        return SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES})
+
+    def with_setting(self, setting: SampleSetting) -> RunConfig:
+        return dataclasses.replace(self, **dataclasses.asdict(setting))
 
     def validate(self, where: str = "run") -> None:
         """Raise `UserError` for the first impossible value."""
         at_least = {
             "training_steps": 1, "batch_size": 1, "log_interval": 1, "eval_interval": 1, "horizon_length": 1,
+            "obs_steps": 1,
             "hidden_width": 1, "hidden_depth": 1, "flow_steps": 1, "eval_episodes": 1, "video_frame_skip": 1,
             "seed": 0, "execute_steps": 0, "video_episodes": 0,
         }  # fmt: skip
         for name, low in at_least.items():
             if getattr(self, name) < low:
-                raise UserError(f"{where}.{name}: expected at least {low}, got {getattr(self, name)}")
+                raise UserError(f"{_in(where)}{name}: expected at least {low}, got {getattr(self, name)}")
         if self.seed >= 2**31:
-            raise UserError(f"{where}.seed: expected less than 2**31, got {self.seed}")
+            raise UserError(f"{_in(where)}seed: expected less than 2**31, got {self.seed}")
         if self.save_interval != -1 and self.save_interval < 1:
             raise UserError(
-                f"{where}.save_interval: expected -1 (only the last) or at least 1, got {self.save_interval}"
+                f"{_in(where)}save_interval: expected -1 (only the last) or at least 1, got {self.save_interval}"
             )
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UserError(f"{where}.lr: expected a finite number above 0, got {self.lr}")
-        for name in ("weight_decay", "grad_clip", "eval_temperature"):
+            raise UserError(f"{_in(where)}lr: expected a finite number above 0, got {self.lr}")
+        if self.min_lr > self.lr and self.lr_schedule != "constant":
+            raise UserError(f"{_in(where)}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
+        for name in ("min_lr", "weight_decay", "grad_clip", "eval_temperature"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{where}.{name}: expected a finite number of at least 0, got {value}")
+                raise UserError(f"{_in(where)}{name}: expected a finite number of at least 0, got {value}")
+        ensemble = self.temporal_ensemble
+        if not (math.isfinite(ensemble) and (ensemble == -1 or ensemble >= 0)):
+            raise UserError(f"{_in(where)}temporal_ensemble: expected -1 (off) or at least 0, got {ensemble}")
         if self.execute_steps > self.chunk_length:
             hint = "" if self.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
             raise UserError(
-                f"{where}.execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
+                f"{_in(where)}execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
                 f"got {self.execute_steps}{hint}"
             )
 
@@ -170,7 +190,7 @@ class Axis:
             if self.low is not None or self.high is not None or self.log:
                 raise UserError(f"{where}: expected either `values` or `low`/`high`, got both")
             if any(v in self.values[:i] for i, v in enumerate(self.values)):
-                raise UserError(f"{where}.values: expected different values, got {list(self.values)}")
+                raise UserError(f"{_in(where)}values: expected different values, got {list(self.values)}")
             return
         if self.low is None or self.high is None:
             raise UserError(f"{where}: expected `values: [...]`, or `low: ` and `high: `")
@@ -179,7 +199,7 @@ class Axis:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UserError(f"{where}: expected finite low < high, got low {self.low}, high {self.high}")
         if self.log and self.low <= 0:
-            raise UserError(f"{where}.low: expected more than 0 on a logarithmic axis, got {self.low}")
+            raise UserError(f"{_in(where)}low: expected more than 0 on a logarithmic axis, got {self.low}")
         if kind is int and (self.low != int(self.low) or self.high != int(self.high)):
             raise UserError(f"{where}: expected whole numbers, got low {self.low}, high {self.high}")
 
@@ -197,11 +217,11 @@ class DemosConfig:
 
     def validate(self, where: str) -> None:
         if not 1 <= self.episodes <= SPLIT_SIZE // 4:
-            raise UserError(f"{where}.episodes: expected 1..{SPLIT_SIZE // 4}, got {self.episodes}")
+            raise UserError(f"{_in(where)}episodes: expected 1..{SPLIT_SIZE // 4}, got {self.episodes}")
         if not (math.isfinite(self.noise) and self.noise >= 0):
-            raise UserError(f"{where}.noise: expected a finite number of at least 0, got {self.noise}")
+            raise UserError(f"{_in(where)}noise: expected a finite number of at least 0, got {self.noise}")
         if not 0 <= self.seed < SPLIT_SIZE // 2:
-            raise UserError(f"{where}.seed: expected 0..{SPLIT_SIZE // 2 - 1}, got {self.seed}")
+            raise UserError(f"{_in(where)}seed: expected 0..{SPLIT_SIZE // 2 - 1}, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -217,11 +237,11 @@ class SearchConfig:
 
     def validate(self, where: str) -> None:
         if self.trials < 1:
-            raise UserError(f"{where}.trials: expected at least 1, got {self.trials}")
+            raise UserError(f"{_in(where)}trials: expected at least 1, got {self.trials}")
         if self.max_concurrent < 1:
-            raise UserError(f"{where}.max_concurrent: expected at least 1, got {self.max_concurrent}")
+            raise UserError(f"{_in(where)}max_concurrent: expected at least 1, got {self.max_concurrent}")
         if self.seed < 0:
-            raise UserError(f"{where}.seed: expected at least 0, got {self.seed}")
+            raise UserError(f"{_in(where)}seed: expected at least 0, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -238,11 +258,11 @@ class PruneConfig:
 
     def validate(self, where: str) -> None:
         if self.grace_evaluations < 1:
-            raise UserError(f"{where}.grace_evaluations: expected at least 1, got {self.grace_evaluations}")
+            raise UserError(f"{_in(where)}grace_evaluations: expected at least 1, got {self.grace_evaluations}")
         if not self.reduction_factor > 1:
-            raise UserError(f"{where}.reduction_factor: expected more than 1, got {self.reduction_factor}")
+            raise UserError(f"{_in(where)}reduction_factor: expected more than 1, got {self.reduction_factor}")
         if self.min_trials < 1:
-            raise UserError(f"{where}.min_trials: expected at least 1, got {self.min_trials}")
+            raise UserError(f"{_in(where)}min_trials: expected at least 1, got {self.min_trials}")
 
 
 @dataclass(frozen=True)
@@ -253,12 +273,14 @@ class EvalConfig:
     """Starts for each seed and sample setting at each evaluation."""
     evaluations: int = 4
     """Evaluations of a full trial, at equal distances; the last is at training_steps."""
+    race: bool = True
+    """End the measurement of what is shown to be worse on the same starts (at most 5 % of sweeps drop the best)."""
 
     def validate(self, where: str) -> None:
         if not 1 <= self.episodes < SPLIT_SIZE:
-            raise UserError(f"{where}.episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
+            raise UserError(f"{_in(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
         if self.evaluations < 1:
-            raise UserError(f"{where}.evaluations: expected at least 1, got {self.evaluations}")
+            raise UserError(f"{_in(where)}evaluations: expected at least 1, got {self.evaluations}")
 
 
 @dataclass(frozen=True)
@@ -274,11 +296,11 @@ class FinalConfig:
 
     def validate(self, where: str) -> None:
         if self.top < 1:
-            raise UserError(f"{where}.top: expected at least 1, got {self.top}")
+            raise UserError(f"{_in(where)}top: expected at least 1, got {self.top}")
         if not 1 <= self.episodes < SPLIT_SIZE:
-            raise UserError(f"{where}.episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
+            raise UserError(f"{_in(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
         if self.videos < 0:
-            raise UserError(f"{where}.videos: expected at least 0, got {self.videos}")
+            raise UserError(f"{_in(where)}videos: expected at least 0, got {self.videos}")
 
 
 @dataclass(frozen=True)
@@ -296,12 +318,12 @@ class ResourcesConfig:
 
     def validate(self, where: str) -> None:
         if self.workers < 0:
-            raise UserError(f"{where}.workers: expected at least 0 (0: as many as fit), got {self.workers}")
+            raise UserError(f"{_in(where)}workers: expected at least 0 (0: as many as fit), got {self.workers}")
         for name in ("worker_cpus", "trial_cpus", "episode_deadline"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise UserError(f"{where}.{name}: expected more than 0, got {getattr(self, name)}")
+                raise UserError(f"{_in(where)}{name}: expected more than 0, got {getattr(self, name)}")
         if self.trial_retries < 0:
-            raise UserError(f"{where}.trial_retries: expected at least 0, got {self.trial_retries}")
+            raise UserError(f"{_in(where)}trial_retries: expected at least 0, got {self.trial_retries}")
 
 
 @dataclass(frozen=True)
@@ -371,39 +393,3 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_plain(v) for v in value]
     return value
-
-
-def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
-    """Read and check `sweeps/*.yaml`; `overrides` are KEY=VALUE with dotted keys (`eval.episodes=50`)."""
-    if not path.is_file():
-        others = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; {near(path.name, others)}" if others else ""
-        raise UserError(f"{path}: expected a sweep file, found none{hint}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    return sweep_from_mapping(parse_yaml(text, str(path)), str(path), overrides)
-
-
-def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ()) -> SweepConfig:
-    """A checked `SweepConfig` from plain values (of a YAML file, or of a run folder's config.json)."""
-    if not isinstance(mapping, dict):
-        raise UserError(f"{source}: expected keys and values, got {type(mapping).__name__}")
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set: expected KEY=VALUE, e.g. eval.episodes=50, got {item!r}")
-        target = mapping
-        *parents, last = key.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise UserError(f"--set {item}: {parent!r} is not a group of keys")
-        target[last] = parse_yaml(text, f"--set {item}")
-    try:
-        config = from_mapping(SweepConfig, mapping, "")
-        config.validate()
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    return config

@@ -7,6 +7,7 @@ expert's code, versions, numbers), so the same demonstrations are never made twi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ import tyro
 from raybc import cli
 from raybc.config import DemosConfig
 from raybc.data.formats import robomimic
-from raybc.envs.base import SimEnv, Task
+from raybc.envs.base import EnvName, SimEnv, Task
 from raybc.files import free_space_for, home, replacing
 from raybc.registry import get_task
 from raybc.strict import digest
@@ -35,6 +37,18 @@ from raybc.types import EpisodeResult, EpisodeSpec, UserError
 MAX_ATTEMPTS = 2
 #: Rough size of a low-dim demonstration, for the check of free disk.
 MEGABYTES_PER_100 = 20
+
+
+def check_source(name: EnvName, dataset: str) -> None:
+    """Refuse to train where it is not said what on: a dataset is named, or the task's expert can demonstrate."""
+    if dataset or (name.data == "scripted" and get_task(name.task).make_expert is not None):
+        return
+    kind = f"the data {name.data!r} of" if name.data else "no data is named by"
+    raise UserError(
+        f"{name}: {kind} this environment name, so where it lies must be said: --dataset PATH (in a sweep: "
+        "train.dataset), a file in robomimic's HDF5 layout"
+    )
+
 
 OnProgress = Callable[[int, int], None]
 
@@ -125,8 +139,7 @@ class DemosPlan:
     def key(self) -> str:
         """Digest of everything that the contents depend on: numbers, the code of the adapter, versions."""
         task = get_task(self.task)
-        module = inspect.getmodule(task.make_expert)
-        source = inspect.getsource(module) if module else ""
+        source = "".join(inspect.getsource(module) for module in _modules(task))
         return digest(
             {
                 "task": self.task,
@@ -145,6 +158,18 @@ class DemosPlan:
 
     def specs(self, first: int, count: int) -> list[EpisodeSpec]:
         return [EpisodeSpec(self.task, "demos", self.config.seed + i) for i in range(first, first + count)]
+
+
+def _modules(task: Task) -> list[ModuleType]:
+    """The modules of the adapter and of the expert (`functools.partial` and callable objects hide them)."""
+    modules = []
+    for made in (task.make, task.make_expert):
+        while isinstance(made, functools.partial):
+            made = made.func
+        module = inspect.getmodule(made) or inspect.getmodule(type(made))
+        if module is not None and module not in modules:
+            modules.append(module)
+    return modules
 
 
 def _versions(suite: str) -> dict[str, str]:
@@ -185,7 +210,7 @@ def generate(plan: DemosPlan, path: Path, pool: Any, on_progress: OnProgress | N
     """
     import ray
 
-    from raybc.rollout.worker import Demonstration
+    from raybc.rollout.engine import Demonstration
 
     wanted = plan.config.episodes
     free_space_for(path.parent, 50 + MEGABYTES_PER_100 * wanted // 100)
@@ -201,7 +226,7 @@ def generate(plan: DemosPlan, path: Path, pool: Any, on_progress: OnProgress | N
         while not ray.wait([ref], timeout=0.3)[0]:
             if on_progress is not None:
                 on_progress(len(rows) + pool.stats()["episodes"] - before, wanted)
-        rows += ray.get(ref)
+        rows += ray.get(ref)[0]
         errors = [r for r in rows if r["outcome"] == "error"]
         if errors:
             raise cli.Failed(f"the simulator failed at start {errors[0]['seed']}: {errors[0]['message']}")

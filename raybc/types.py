@@ -31,8 +31,8 @@ class UserError(ValueError):
 class Batch:
     """Training examples for M members.
 
-    obs_MBO: float32, normalised. actions_MBHA: float32, normalised. is_pad_MBH: bool, True where the chunk runs past
-    the end of its episode (such steps carry no loss).
+    obs_MBO: float32, normalised; O counts all obs_steps, the oldest first. actions_MBHA: float32, normalised.
+    is_pad_MBH: bool, True where the chunk runs past the end of its episode (such steps carry no loss).
     """
 
     obs_MBO: Tensor
@@ -69,11 +69,19 @@ class SampleSetting:
 
     flow_steps: Euler steps of the flow. execute_steps: steps of a chunk that are executed before the next is sampled
     (0 = the whole chunk). eval_temperature: scale of the initial noise (0 = zero noise, deterministic).
+    temporal_ensemble: m >= 0 averages what all chunks so far say about a step, with weights exp(-m i), i = 0 the oldest
+    (Zhao et al. 2023, ACT, section IV.B; there m = 0.01); a chunk is then sampled every `execute_steps` steps, every
+    step where that is 0. -1 = off.
     """
 
     flow_steps: int = 10
     execute_steps: int = 0
     eval_temperature: float = 0.0
+    temporal_ensemble: float = -1.0
+
+    def steps_between(self, horizon: int) -> int:
+        """Steps that are executed before the next chunk of `horizon` steps is sampled."""
+        return self.execute_steps or (horizon if self.temporal_ensemble < 0 else 1)
 
     def label(self) -> str:
         text = f"flow_steps={self.flow_steps}"
@@ -81,6 +89,8 @@ class SampleSetting:
             text += f" execute_steps={self.execute_steps}"
         if self.eval_temperature:
             text += f" eval_temperature={self.eval_temperature:g}"
+        if self.temporal_ensemble >= 0:
+            text += f" temporal_ensemble={self.temporal_ensemble:g}"
         return text
 
 
@@ -90,6 +100,7 @@ class EpisodeResult:
 
     `timeout` means that the task's step limit was reached: the task was not solved, and it counts as such. `error`
     means that the simulator failed even after retries in a fresh process: it is reported and never averaged.
+    max_reward: the highest reward of a step (PushT's score). seconds: time of a core that the episode took.
     """
 
     index: int
@@ -98,6 +109,7 @@ class EpisodeResult:
     episode_return: float
     steps: int
     seconds: float
+    max_reward: float = 0.0
     retries: int = 0
     message: str = ""
 
@@ -107,6 +119,7 @@ class EpisodeResult:
             "seed": self.seed,
             "outcome": self.outcome,
             "return": self.episode_return,
+            "max_reward": self.max_reward,
             "steps": self.steps,
             "seconds": round(self.seconds, 4),
             "retries": self.retries,

@@ -22,12 +22,16 @@ from raybc.types import SPLIT_BASE
 
 
 class FaultyEnv(PointMassEnv):
-    """Start 1 raises, start 4 kills the process, start 7 hangs: once (marks in the folder remember), or always when
-    a file `always` is there."""
+    """Starts raise, kill the process, hang (PLAN): once (marks in the folder remember), or always when a file `always`
+    is there. A file `sparse` makes it one start in ten."""
+
+    PLAN = {1: "raise", 4: "kill", 7: "hang"}  # noqa: RUF012
+    SPARSE = {5: "raise", 15: "kill", 25: "hang", 35: "raise", 45: "kill", 55: "hang"}  # noqa: RUF012
 
     def __init__(self, folder: Path, render: RenderOptions | None = None) -> None:
         super().__init__(render)
         self._folder = folder
+        self._plan = self.SPARSE if (folder / "sparse").exists() else self.PLAN
         self._start = -1
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
@@ -37,11 +41,11 @@ class FaultyEnv(PointMassEnv):
 
     def step(self, action: np.ndarray) -> Any:
         mark = self._folder / f"done_{self._start}"
-        if self._start in (1, 4, 7) and (not mark.exists() or (self._folder / "always").exists()):
+        if self._start in self._plan and (not mark.exists() or (self._folder / "always").exists()):
             mark.touch()
-            if self._start == 1:
+            if self._plan[self._start] == "raise":
                 raise FloatingPointError("the simulator diverged")
-            if self._start == 4:
+            if self._plan[self._start] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(600)
         return super().step(action)
@@ -62,7 +66,10 @@ def __getattr__(name: str) -> Task:
     if not name.startswith("faulty_"):
         raise AttributeError(name)
     folder = Path(bytes.fromhex(name.removeprefix("faulty_")).decode())
-    return dataclasses.replace(POINTMASS, make=functools.partial(FaultyEnv, folder))
+    return dataclasses.replace(POINTMASS, name=name, make=functools.partial(FaultyEnv, folder))
 
 
-BROKEN = dataclasses.replace(POINTMASS, make=BrokenEnv)
+BROKEN = dataclasses.replace(POINTMASS, name="broken", make=BrokenEnv)
+
+#: The same simulator, said to be of another package: it gets a process of its own.
+OTHER = dataclasses.replace(POINTMASS, name="other", suite="other")

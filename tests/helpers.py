@@ -17,6 +17,7 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.robomimic import Demo
 from raybc.envs.base import Task
 from raybc.envs.pointmass import POINTMASS
+from raybc.rollout.agent import Agent, stack
 from raybc.train.loop import PackTrainer, TrainingData
 
 torch.set_num_threads(1)  # nets this small are faster so, and tests run side by side
@@ -136,3 +137,9 @@ def saved(bundle: PolicyBundle) -> PolicyBundle:
     with tempfile.TemporaryDirectory() as folder:
         bundle.save(Path(folder) / "bundle")
         return PolicyBundle.load(Path(folder) / "bundle")
+
+
+def chunk_of(agent: Agent, obs: Mapping[str, np.ndarray], noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
+    """The chunk (H, A) of one observation, asked alone."""
+    obs_TO = stack([obs], list(agent.bundle.obs_sizes), agent.bundle.config.obs_steps)
+    return agent.chunks(obs_TO[None], noise_HA[None], flow_steps)[0]

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from raybc.bundle import META, WEIGHTS, PolicyBundle
-from raybc.rollout.episode import Agent
+from raybc.rollout.agent import Agent
 from raybc.types import UserError
-from tests.helpers import ROOT, tiny_data, tiny_store, tiny_trainer
+from tests.helpers import ROOT, chunk_of, tiny_data, tiny_store, tiny_trainer
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def folder(bundle: PolicyBundle, tmp_path: Path) -> Path:
 def chunk(bundle: PolicyBundle) -> np.ndarray:
     rng = np.random.default_rng(0)
     obs = {"arm": rng.normal(size=3).astype(np.float32), "cube": rng.normal(size=2).astype(np.float32)}
-    return Agent(bundle).chunk(obs, rng.normal(size=(4, 2)).astype(np.float32), 3)
+    return chunk_of(Agent(bundle), obs, rng.normal(size=(4, 2)).astype(np.float32), 3)
 
 
 def assert_same(a: PolicyBundle, b: PolicyBundle) -> None:
@@ -93,10 +93,10 @@ def test_a_config_of_whole_numbers_is_loaded(tmp_path: Path) -> None:
 def test_a_fresh_process_needs_the_path_alone(bundle: PolicyBundle, folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys, json, numpy as np; from pathlib import Path; from raybc.bundle import PolicyBundle;"
-        "from raybc.rollout.episode import Agent; rng = np.random.default_rng(0);"
-        "obs = {'arm': rng.normal(size=3).astype('f4'), 'cube': rng.normal(size=2).astype('f4')};"
-        "noise = rng.normal(size=(4, 2)).astype('f4');"
-        "print(json.dumps(Agent(PolicyBundle.load(Path(sys.argv[1]))).chunk(obs, noise, 3).tolist()));"
+        "from raybc.rollout.agent import Agent; rng = np.random.default_rng(0);"
+        "obs = rng.normal(size=5).astype('f4')[None, None];"
+        "noise = rng.normal(size=(4, 2)).astype('f4')[None];"
+        "print(json.dumps(Agent(PolicyBundle.load(Path(sys.argv[1]))).chunks(obs, noise, 3)[0].tolist()));"
         "print([m for m in ('ray', 'optuna', 'tyro', 'h5py', 'mujoco') if m in sys.modules])"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -232,7 +232,7 @@ def test_every_key_is_needed(folder: Path, key: str) -> None:
 
 def test_there_are_no_other_keys(folder: Path) -> None:
     """So that the test above stays complete."""
-    assert len(json.loads((folder / META).read_text())) == 11
+    assert len(json.loads((folder / META).read_text())) == 12
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

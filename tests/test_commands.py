@@ -16,7 +16,7 @@ import pytest
 from raybc.bundle import WEIGHTS, PolicyBundle
 from raybc.cli import run_main
 from raybc.files import read_json
-from raybc.report.stats import wilson_interval
+from raybc.report.stats import halfwidth_reached, wilson_interval
 from raybc.rollout.__main__ import main as rollout
 from raybc.train.__main__ import main as train
 
@@ -125,7 +125,7 @@ def test_rollout_counts_every_start_once(run: Path, tmp_path: Path, capsys: pyte
 
     assert rows(plain) == rows(filmed), "filming changes no outcome"
     assert [(r["flow_steps"], r["index"]) for r in rows(plain)] == [(s, i) for s in (1, 4) for i in range(12)]
-    assert len(list((filmed / "videos").rglob("*.mp4"))) == 6
+    assert len(list((filmed / "videos").rglob("*.mp4"))) == 8, "3 episodes and a grid for each setting"
     metrics = read_json(plain / "metrics.json")["settings"]
     for setting in metrics:
         solved = sum(r["outcome"] == "success" for r in rows(plain) if r["flow_steps"] == setting["flow_steps"])
@@ -135,10 +135,53 @@ def test_rollout_counts_every_start_once(run: Path, tmp_path: Path, capsys: pyte
     assert "exists" in capsys.readouterr().err
 
 
+def test_rollout_goes_on_where_it_was_killed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A measurement that left 5 rows and a torn line ends as one that was not disturbed."""
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    flags = [str(run), "--episodes", "12", "--checkpoint=latest"]
+    assert run_main(lambda: rollout([*flags, f"--out={whole}"])) == 0
+    lines = (whole / "episodes.jsonl").read_text().splitlines(keepends=True)
+    torn.mkdir()
+    (torn / "rollout.json").write_text((whole / "rollout.json").read_text())
+    kept = [json.loads(line) | {"seconds": 1e6} for line in lines[3:8]]
+    partial = "".join(json.dumps(row) + "\n" for row in kept) + lines[0][:40]
+    (torn / "episodes.partial.jsonl").write_text(partial)
+    assert run_main(lambda: rollout([*flags, f"--out={torn}"])) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run_main(lambda: rollout([*flags, f"--out={torn}", "--resume"])) == 0
+    assert "going on: 5 episodes are measured" in capsys.readouterr().out
+
+    def rows(folder: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
+
+    without = [[{k: v for k, v in r.items() if k != "seconds"} for r in rows(f)] for f in (whole, torn)]
+    assert without[0] == without[1]
+    assert [i for i, r in enumerate(rows(torn)) if r["seconds"] == 1e6] == [3, 4, 5, 6, 7], "these were not run again"
+    assert not (torn / "episodes.partial.jsonl").exists()
+    assert run_main(lambda: rollout([str(run), "--episodes", "13", f"--out={torn}", "--resume"])) == 2
+    assert "starts: was" in capsys.readouterr().err
+
+
+def test_rollout_until_the_interval_is_narrow(run: Path, tmp_path: Path) -> None:
+    flags = [str(run), "--until_halfwidth=0.15", f"--out={tmp_path / 'o'}", "--videos=2"]
+    assert run_main(lambda: rollout(flags)) == 0
+    told = read_json(tmp_path / "o/metrics.json")
+    setting = told["settings"][0]
+    assert told["until_halfwidth"] == 0.15
+    assert setting["wilson_high"] - setting["wilson_low"] <= 0.3
+    assert 20 <= setting["episodes"] < 50
+    outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "o/episodes.jsonl").read_text().splitlines()]
+    assert len(outcomes) == setting["episodes"] == halfwidth_reached([o == "success" for o in outcomes], 0.15)
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
         (["--episodes=0"], "--episodes"),
+        (["--until_halfwidth=0.7"], "--until_halfwidth"),
+        (["--checkpoint=5"], "--checkpoint"),
+        (["--workers=none"], "--workers"),
+        (["--temporal_ensemble=-0.5"], "--temporal_ensemble"),
         (["--videos=99"], "--videos"),
         (["--flow_steps=1,x"], "--flow_steps"),
         (["--execute_steps=9"], "--execute_steps"),
@@ -160,7 +203,7 @@ def test_rollout_refuses_what_does_not_fit(run: Path, tmp_path: Path, capsys: py
     assert "observation 'position': the policy expects size 4" in capsys.readouterr().err
     dataclasses.replace(bundle, environment={**bundle.environment, "pointmass": "0"}).save(tmp_path / "older")
     assert run_main(lambda: rollout([str(tmp_path / "older"), "--episodes=1", f"--out={tmp_path / 'o'}"])) == 0
-    assert "pointmass: the policy was made with 0, this is 1" in capsys.readouterr().out
+    assert "pointmass is 1; when the policy was trained, it was 0" in capsys.readouterr().out
     assert run_main(lambda: rollout([str(tmp_path / "nothing")])) == 2
     assert "expected a policy bundle" in capsys.readouterr().err
 

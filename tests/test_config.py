@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from raybc.config import NOT_AXES, SAMPLE_AXES, RunConfig, SweepConfig, load_sweep, sweep_from_mapping, to_plain
+from raybc.config import NOT_AXES, SAMPLE_AXES, RunConfig, SweepConfig, to_plain
 from raybc.strict import digest, from_mapping, parse_yaml
 from raybc.sweep import space
+from raybc.sweep.load import load_sweep, sweep_from_mapping
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 from tests.helpers import ROOT, tiny_store
 
@@ -461,8 +462,9 @@ def test_there_are_sweeps() -> None:
 def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
-    if value == "mean_std":
-        return "min_max"
+    others = {"mean_std": "min_max", "constant": "cosine"}
+    if value in others:
+        return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ import pytest
 from raybc.envs.base import SimEnv
 from raybc.envs.pointmass import MAX_STEPS, POINTMASS, PointMassEnv
 from raybc.rollout import results
-from raybc.rollout.episode import Agent, run_episode
+from raybc.rollout.agent import Agent, Ready
+from raybc.rollout.episode import run_episode
 from raybc.types import EpisodeResult, EpisodeSpec, SampleSetting, UserError
 from tests.conformance.envs import check_task
-from tests.helpers import pointmass_bundle, saved
+from tests.helpers import chunk_of, pointmass_bundle, saved
 
 SETTING = SampleSetting(flow_steps=4)
 
@@ -41,15 +43,29 @@ def row(env: SimEnv, agent: Any, spec: EpisodeSpec, setting: SampleSetting = SET
 class Script:
     """An agent that plays given actions and remembers what it was asked."""
 
-    def __init__(self, actions: Any, horizon: int = 8) -> None:
+    overlaps = False
+
+    def __init__(self, actions: Any, horizon: int = 8, obs_steps: int = 1) -> None:
         self.actions_HA = np.broadcast_to(np.array(actions, np.float32), (horizon, 2))
-        self.chunk_shape = (horizon, 2)
+        self.bundle: Any = SimpleNamespace(
+            obs_sizes={"state": 4, "goal": 2},
+            action_size=2,
+            config=SimpleNamespace(obs_steps=obs_steps),
+            shape=SimpleNamespace(horizon=horizon),
+        )
         self.noises: list[np.ndarray] = []
+        self.seen: list[np.ndarray] = []
         self.flow_steps: list[int] = []
 
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Ready:
+        assert obs_BTO.dtype == noise_BHA.dtype == np.float32
+        assert obs_BTO.shape == (1, self.bundle.config.obs_steps, 6)
+        assert noise_BHA.shape == (1, self.bundle.shape.horizon, 2)
+        self.seen.append(obs_BTO[0])
+        state_O = obs_BTO[0, -1]
+        return Ready(self.chunk({"state": state_O[:4], "goal": state_O[4:]}, noise_BHA[0], flow_steps)[None])
+
     def chunk(self, obs: Any, noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
-        assert noise_HA.dtype == np.float32
-        assert noise_HA.shape == self.chunk_shape
         self.noises.append(noise_HA)
         self.flow_steps.append(flow_steps)
         return self.actions_HA
@@ -146,7 +162,7 @@ def test_the_step_limit_is_kept_and_is_a_timeout(limit: int) -> None:
 
 
 def test_executing_more_than_the_chunk_is_refused(agent: Agent) -> None:
-    assert agent.chunk_shape == (8, 2)
+    assert agent.bundle.shape.horizon == 8
     with pytest.raises(UserError, match="execute_steps: expected at most the 8 steps of this policy's chunk, got 9"):
         row(PointMassEnv(), agent, search(0), SampleSetting(1, 9))
 
@@ -260,7 +276,7 @@ def test_temperature_scales_the_noise() -> None:
 def test_temperature_0_is_zero_noise(agent: Agent) -> None:
     obs, _ = PointMassEnv().reset(seed=0)
     zero = np.zeros((8, 2), np.float32)
-    np.testing.assert_array_equal(agent.chunk(obs, zero, 4), agent.chunk(obs, -zero, 4))
+    np.testing.assert_array_equal(chunk_of(agent, obs, zero, 4), chunk_of(agent, obs, -zero, 4))
     played: list[np.ndarray] = []
 
     class Recorder(PointMassEnv):
@@ -271,9 +287,9 @@ def test_temperature_0_is_zero_noise(agent: Agent) -> None:
     spec = search(0)
     row(Recorder(), agent, spec, steps=8)
     start, _ = PointMassEnv().reset(seed=spec.seed)
-    np.testing.assert_array_equal(played, np.clip(agent.chunk(start, zero, 4), -1, 1))
+    np.testing.assert_array_equal(played, np.clip(chunk_of(agent, start, zero, 4), -1, 1))
     warm = noises(spec, SampleSetting(4, 0, 1.0))[0]
-    assert not np.array_equal(agent.chunk(start, warm, 4), agent.chunk(start, zero, 4))
+    assert not np.array_equal(chunk_of(agent, start, warm, 4), chunk_of(agent, start, zero, 4))
 
 
 def test_an_agent_works_in_physical_units(agent: Agent) -> None:
@@ -287,16 +303,16 @@ def test_an_agent_works_in_physical_units(agent: Agent) -> None:
     with torch.no_grad():
         z = bundle.build().sample(torch.tensor(x)[None, None], torch.tensor(noise)[None, None], 3)[0, 0].numpy()
     expected = z * bundle.action_normalizer.scale + bundle.action_normalizer.offset
-    np.testing.assert_allclose(agent.chunk(obs, noise, 3), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(chunk_of(agent, obs, noise, 3), expected, rtol=1e-5, atol=1e-6)
     swapped = {"goal": obs["goal"], "other": np.ones(3), "state": obs["state"]}
-    np.testing.assert_array_equal(agent.chunk(swapped, noise, 3), agent.chunk(obs, noise, 3))
+    np.testing.assert_array_equal(chunk_of(agent, swapped, noise, 3), chunk_of(agent, obs, noise, 3))
 
 
 # Results
 
 
 def episode(index: int, outcome: Any, ret: float, steps: int, retries: int = 0) -> dict[str, Any]:
-    return EpisodeResult(index, 1_000_000 + index, outcome, ret, steps, 0.5, retries).to_row()
+    return EpisodeResult(index, 1_000_000 + index, outcome, ret, steps, 0.5, ret / 2, retries).to_row()
 
 
 def test_errors_are_counted_and_never_averaged() -> None:
@@ -307,7 +323,8 @@ def test_errors_are_counted_and_never_averaged() -> None:
     summary = results.summarise(episodes)
     assert summary == {
         "episodes": 4, "successes": 2, "timeouts": 1, "failures": 1, "errors": 1, "success_rate": 0.5,
-        "mean_return": pytest.approx(0.55), "mean_steps_success": 35.0, "eval_seconds": 2.5, "retries": 3,
+        "mean_return": pytest.approx(0.55), "mean_max_reward": pytest.approx(0.275), "mean_steps_success": 35.0,
+        "eval_seconds": 2.5, "retries": 3,
         "episode_list": [
             [0, "success", 30, 1.0], [1, "success", 40, 0.8], [2, "failure", 12, 0.3], [3, "timeout", 80, 0.1],
             [4, "error", 7, 99.0],
@@ -325,7 +342,7 @@ def test_nothing_valid_has_no_rate() -> None:
 
 
 def result(flow_steps: int, successes: int, episodes: int = 10, **changes: Any) -> dict[str, Any]:
-    setting = {"flow_steps": flow_steps, "execute_steps": 0, "eval_temperature": 0.0} | changes
+    setting = dataclasses.asdict(SampleSetting(flow_steps)) | changes
     return setting | {"successes": successes, "episodes": episodes}
 
 
@@ -349,6 +366,6 @@ def test_the_best_setting() -> None:
 
 def test_labels_name_what_is_not_usual() -> None:
     assert SETTING.label() == "flow_steps=4"
-    assert dataclasses.replace(SETTING, execute_steps=2, eval_temperature=0.5).label() == (
-        "flow_steps=4 execute_steps=2 eval_temperature=0.5"
+    assert dataclasses.replace(SETTING, execute_steps=2, eval_temperature=0.5, temporal_ensemble=0.0).label() == (
+        "flow_steps=4 execute_steps=2 eval_temperature=0.5 temporal_ensemble=0"
     )

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raybc.sweep.ledger import Ledger, SweepState, read_events
-from raybc.types import UserError
+from raybc.types import SampleSetting, UserError
 from tests.helpers import ROOT
 
 
@@ -23,7 +24,7 @@ def start(trial: int, **params: Any) -> dict[str, Any]:
 
 def row(successes: int, steps: float | None = 30.0, flow_steps: int = 1, episodes: int = 10) -> dict[str, Any]:
     return {
-        "flow_steps": flow_steps, "execute_steps": 0, "eval_temperature": 0.0, "episodes": episodes,
+        **asdict(SampleSetting(flow_steps)), "episodes": episodes,
         "successes": successes, "mean_steps_success": steps if successes else None,
     }  # fmt: skip
 

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def result(
 ):
     return {
         "run_id": f"t{trial}s{seed}", "trial": trial, "seed": seed, "phase": phase, "evaluation": evaluation,
-        "step": 500 * evaluation, "flow_steps": flow_steps, "execute_steps": 0, "eval_temperature": 0.0, "episodes": n,
+        "step": 500 * evaluation, **asdict(SampleSetting(flow_steps)), "episodes": n,
         "successes": successes, "timeouts": n - successes, "failures": 0, "errors": errors,
         "success_rate": successes / n if n else None, "mean_return": 0.5,
         "mean_steps_success": 30.0 + 4 * seed if successes else None, "eval_seconds": 1.5,
@@ -107,7 +107,7 @@ def make_run(
     versions = {"python": "3.11.7", "raybc": "0.1.0", "simulator": {"robosuite": "1.5.2", "controller": "OSC_POSE"}}
     parts: dict[str, Any] = {"config.json": config, "timing.json": timing, "versions.json": versions}
     if winner is not None:
-        setting = {"flow_steps": 5, "execute_steps": 0, "eval_temperature": 0.0}
+        setting = asdict(SampleSetting(5))
         params = dict(zip(AXES, trials[winner].params, strict=True))
         parts["winner.json"] = {
             "trial": winner, "params": params, "setting": setting, "seed": seeds[0], "run_id": "ab12",

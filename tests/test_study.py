@@ -9,8 +9,9 @@ import numpy as np
 import optuna
 import pytest
 
-from raybc.config import PruneConfig, SweepConfig, sweep_from_mapping
+from raybc.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState
+from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.study import Proposer, check_sampler, make_sampler
 from raybc.sweep.tune import Pruner
 from raybc.types import UserError

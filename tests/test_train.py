@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 
 from raybc.policies.flow import FlowPolicy
 from raybc.train.log import COLUMNS, MemberLog
-from raybc.train.loop import PackTrainer, pick_device
+from raybc.train.loop import PackTrainer, learning_rate, pick_device
 from raybc.train.step import BLOCK, Draws, NonFiniteLoss, clip_by_member, stream_seed
 from raybc.types import UserError
-from tests.helpers import CPU, pointmass_data, tiny_data, tiny_store, tiny_trainer
+from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
 
 
 def parameters(trainer: PackTrainer) -> dict[str, torch.Tensor]:
@@ -411,3 +411,32 @@ def test_identity_of_a_state_is_json(tmp_path: Path) -> None:
         runs = json.loads(file.metadata()["runs"])
     assert runs == [trainer.member_config(m).run_id(trainer.data.fingerprint) for m in range(2)]
     assert [trainer.member_config(m).seed for m in range(2)] == [2, 6]
+
+
+def test_the_cosine_schedule() -> None:
+    """Warm-up and floor as documented; the rate of a step does not depend on where training was gone on."""
+    config = tiny_config(training_steps=2000, lr=1e-3, lr_schedule="cosine", min_lr=1e-5)
+    rates = [learning_rate(config, step) for step in range(2000)]
+    assert rates[0] == pytest.approx(1e-3 / 60)
+    assert rates[59] == rates[60] == 1e-3
+    assert rates[60 + 970] == pytest.approx((1e-3 + 1e-5) / 2)
+    assert 1e-5 < rates[-1] < 1.01e-5
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    assert learning_rate(tiny_config(training_steps=60, lr_schedule="cosine", lr=1.0), 29) == 1.0  # W = N / 2
+    assert {learning_rate(tiny_config(lr=0.5), s) for s in range(200)} == {0.5}
+
+
+def test_the_schedule_is_used_and_gone_on_with(tmp_path: Path) -> None:
+    cosine, constant = (tiny_trainer(lr_schedule=kind, training_steps=120) for kind in ("cosine", "constant"))
+    cosine.advance(120)
+    constant.advance(120)
+    assert cosine.optimizer.param_groups[0]["lr"] == learning_rate(cosine.config, 119)
+    half = tiny_trainer(lr_schedule="cosine", training_steps=120)
+    half.advance(60)
+    half.save_state(tmp_path / "state")
+    again = tiny_trainer(lr_schedule="cosine", training_steps=120)
+    again.load_state(tmp_path / "state")
+    again.advance(120)
+    for name, value in cosine.policy.state_dict().items():
+        assert torch.equal(value, again.policy.state_dict()[name])
+        assert not torch.equal(value, constant.policy.state_dict()[name])

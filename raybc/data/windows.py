@@ -1,6 +1,6 @@
 """Training windows: an observation and the chunk of actions that follows, gathered on the training device.
 
-Letters: N transitions, O observation dim, A action dim, H chunk, B batch, M members.
+Letters: N transitions, O observation dim, A action dim, H chunk, T observation steps, B batch, M members.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from raybc.types import Batch
 class Windows:
     """Normalised training data on one device, and which starts may be drawn.
 
-    obs_NO, actions_NA: float32. ends_N: int64, the exclusive end of the episode of each transition. starts: int64,
-    the transitions a window may begin at.
+    obs_NO, actions_NA: float32. begins_N, ends_N: int64, the first transition and the exclusive end of the episode of
+    each transition. starts: int64, the transitions a window may begin at. obs_steps: observations of a window, its
+    first transition's and those before it.
     """
 
     obs_NO: Tensor
     actions_NA: Tensor
+    begins_N: Tensor
     ends_N: Tensor
     starts: Tensor
     horizon: int
+    obs_steps: int = 1
 
     @classmethod
     def build(
@@ -37,6 +40,7 @@ class Windows:
         episodes: np.ndarray,
         horizon: int,
         device: torch.device,
+        obs_steps: int = 1,
     ) -> Windows:
         """Every transition of `episodes` is a start; a chunk that passes the end of its episode is padded."""
         lengths = np.diff(episode_ends, prepend=0)
@@ -46,18 +50,23 @@ class Windows:
         return cls(
             torch.from_numpy(np.ascontiguousarray(obs_NO)).to(device),
             torch.from_numpy(np.ascontiguousarray(actions_NA)).to(device),
+            torch.from_numpy(np.repeat(begins, lengths)).to(device),
             torch.from_numpy(ends_N).to(device),
             torch.from_numpy(starts).to(device),
             horizon,
+            obs_steps,
         )
 
     def gather(self, picks_MB: Tensor) -> Batch:
-        """The windows that begin at `starts[picks]`. Padding repeats the last action of the episode."""
+        """The windows that begin at `starts[picks]`. Padding repeats the last action of the episode; before the
+        episode's first observation stands that observation, as it does in a rollout."""
         first_MB = self.starts[picks_MB]
         steps_MBH = first_MB[..., None] + torch.arange(self.horizon, device=first_MB.device)
         last_MB1 = (self.ends_N[first_MB] - 1)[..., None]
+        back_T = torch.arange(1 - self.obs_steps, 1, device=first_MB.device)
+        seen_MBT = torch.maximum(first_MB[..., None] + back_T, self.begins_N[first_MB][..., None])
         return Batch(
-            obs_MBO=self.obs_NO[first_MB],
+            obs_MBO=self.obs_NO[seen_MBT].flatten(2),
             actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
             is_pad_MBH=steps_MBH > last_MB1,
         )

@@ -12,7 +12,7 @@ from raybc.types import Batch
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """Sizes that make a policy's parameters, besides its hyper-parameters."""
+    """Sizes that make a policy's parameters, besides its hyper-parameters; obs_size counts all obs_steps."""
 
     obs_size: int
     action_size: int

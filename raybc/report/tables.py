@@ -7,6 +7,7 @@ final starts only measure. Episodes that ended in an error are counted apart and
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -188,7 +189,7 @@ def chosen_setting(run: RunTables, trial: int) -> SampleSetting | None:
 
     def order(setting: SampleSetting) -> tuple[float, ...]:
         rate = Rate.pooled(pools[setting]).rate
-        return -rate, setting.flow_steps, setting.execute_steps, setting.eval_temperature
+        return -rate, *dataclasses.astuple(setting)
 
     return min(pools, key=order, default=None)
 
@@ -387,9 +388,5 @@ def _value(text: str) -> Any:
 
 
 def _setting(raw: Mapping[str, Any]) -> SampleSetting:
-    default = SampleSetting()
-    return SampleSetting(
-        flow_steps=int(raw.get("flow_steps", default.flow_steps)),
-        execute_steps=int(raw.get("execute_steps", default.execute_steps)),
-        eval_temperature=float(raw.get("eval_temperature", default.eval_temperature)),
-    )
+    default = dataclasses.asdict(SampleSetting())
+    return SampleSetting(**{name: type(value)(raw.get(name, value)) for name, value in default.items()})

@@ -1,32 +1,47 @@
-"""What an environment is: sizes, names and versions; asked once, before anything is started."""
+"""What an environment is: sizes, names, versions and a few starts; asked once, before anything is started."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from raybc.envs.base import SimEnv, Task
+
+#: Starts that are looked at.
+STARTS = 3
 
 
 @dataclass(frozen=True)
 class Probe:
-    """obs_sizes: observation name -> size. identity: versions that a score depends on. env_args: robomimic's."""
+    """obs_sizes: low-dim observation -> size. pictures: picture observation -> (height, width, 3). action_low,
+    action_high: the action space, (A,). identity: versions that a score depends on. env_args: robomimic's. starts:
+    low-dim observation -> float32 (starts, size)."""
 
     obs_sizes: dict[str, int]
     action_size: int
     identity: dict[str, str]
     env_args: dict[str, Any]
+    pictures: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    action_low: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    action_high: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    starts: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def probe_env(env: SimEnv) -> dict[str, Any]:
+def probe_env(env: SimEnv) -> Probe:
     spaces = env.observation_space.spaces
-    return asdict(
-        Probe(
-            obs_sizes={k: int(space.shape[0]) for k, space in spaces.items()},
-            action_size=int(env.action_space.shape[0]),
-            identity=env.identity(),
-            env_args=env.env_args(),
-        )
+    low_dim = [k for k, space in spaces.items() if len(space.shape) == 1]
+    seen = [env.reset(seed=seed)[0] for seed in range(STARTS)]
+    return Probe(
+        obs_sizes={k: int(spaces[k].shape[0]) for k in low_dim},
+        action_size=int(env.action_space.shape[0]),
+        identity=env.identity(),
+        env_args=env.env_args(),
+        pictures={k: space.shape for k, space in spaces.items() if k not in low_dim},
+        action_low=env.action_space.low,
+        action_high=env.action_space.high,
+        starts={k: np.stack([obs[k] for obs in seen]) for k in low_dim},
     )
 
 
@@ -34,6 +49,6 @@ def probe_task(task: Task) -> Probe:
     """Build the task's simulator once, look at it and close it."""
     env = task.make(None)
     try:
-        return Probe(**probe_env(env))
+        return probe_env(env)
     finally:
         env.close()

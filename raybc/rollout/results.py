@@ -1,14 +1,17 @@
-"""What episodes add up to: counts of a row of results, pooled rates, the best sample setting."""
+"""What episodes add up to: counts of a row of results, pooled rates, the best sample setting, metrics of a command."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import Any
 
+from raybc.report.stats import wilson_interval
 from raybc.types import SampleSetting
 
 
 def setting_of(row: dict[str, Any]) -> SampleSetting:
-    return SampleSetting(row["flow_steps"], row["execute_steps"], row["eval_temperature"])
+    return SampleSetting(**{f.name: row[f.name] for f in dataclasses.fields(SampleSetting)})
 
 
 def rows_at(rows: list[dict[str, Any]], setting: SampleSetting) -> list[dict[str, Any]]:
@@ -23,8 +26,13 @@ def pooled_rate(rows: list[dict[str, Any]]) -> float:
 
 def best_setting(rows: list[dict[str, Any]]) -> SampleSetting:
     """The sample setting with the highest success pooled over seeds; of equals, the one with fewest flow steps."""
-    settings = sorted({setting_of(r) for r in rows}, key=lambda s: (s.flow_steps, s.execute_steps, s.eval_temperature))
+    settings = sorted({setting_of(r) for r in rows}, key=dataclasses.astuple)
     return max(settings, key=lambda s: pooled_rate(rows_at(rows, s)))  # max keeps the first of equals
+
+
+def value_of(episode: dict[str, Any]) -> float:
+    """Success as 1.0 or 0.0; nan for an error."""
+    return math.nan if episode["outcome"] == "error" else float(episode["outcome"] == "success")
 
 
 def summarise(episodes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -38,9 +46,50 @@ def summarise(episodes: list[dict[str, Any]]) -> dict[str, Any]:
         "failures": sum(e["outcome"] == "failure" for e in valid),
         "errors": len(episodes) - len(valid),
         "success_rate": len(solved) / len(valid) if valid else None,
-        "mean_return": sum(e["return"] for e in valid) / len(valid) if valid else None,
-        "mean_steps_success": sum(e["steps"] for e in solved) / len(solved) if solved else None,
+        "mean_return": _mean([e["return"] for e in valid]),
+        "mean_max_reward": _mean([e["max_reward"] for e in valid]),
+        "mean_steps_success": _mean([e["steps"] for e in solved]),
         "eval_seconds": round(sum(e["seconds"] for e in episodes), 3),
         "retries": sum(e["retries"] for e in episodes),
         "episode_list": [[e["index"], e["outcome"], e["steps"], e["return"]] for e in episodes],
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def metrics(
+    episodes: list[dict[str, Any]], *, has_success: bool, reference: tuple[float, float] | None
+) -> dict[str, Any]:
+    """What metrics.json says of one sample setting.
+
+    success and its Wilson interval are None for a task that knows no success. normalized_score is D4RL's,
+    `100 (R - random) / (expert - random)` (Fu et al. 2020, arXiv:2004.07219), where `reference` gives the returns of
+    both. failure_counts: timeout (step limit), exception (errors, which no average contains), other (the environment
+    ended the episode). eval_time_sec: core seconds of the episodes.
+    """
+    counts = summarise(episodes)
+    low, high = wilson_interval(counts["successes"], counts["episodes"])
+    score = None
+    if reference is not None and counts["mean_return"] is not None:
+        score = 100 * (counts["mean_return"] - reference[0]) / (reference[1] - reference[0])
+    return {
+        "episodes": counts["episodes"],
+        "success_rate": counts["success_rate"] if has_success else None,
+        "successes": counts["successes"] if has_success else None,
+        "wilson_low": low if has_success else None,
+        "wilson_high": high if has_success else None,
+        "mean_return": counts["mean_return"],
+        "mean_max_reward": counts["mean_max_reward"],
+        "normalized_score": score,
+        "avg_steps": _mean([e["steps"] for e in episodes if e["outcome"] != "error"]),
+        "avg_steps_success": counts["mean_steps_success"],
+        "eval_time_sec": counts["eval_seconds"],
+        "failure_counts": {
+            "timeout": counts["timeouts"],
+            "exception": counts["errors"],
+            "other": counts["failures"],
+        },
+        "retries": counts["retries"],
     }

@@ -1,118 +1,132 @@
-"""What a simulator process does: roll out policies, film them, and let the expert demonstrate. No Ray in here."""
+"""What a simulator process does: an engine in a thread of its own, fed and asked from outside. No Ray in here."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from raybc.envs.base import RenderOptions
+from raybc.rollout.agent import Actor
+from raybc.rollout.engine import Engine, Work
+from raybc.types import EpisodeSpec
 
-from raybc.envs.base import RenderOptions, SimEnv
-from raybc.registry import get_task
-from raybc.types import EpisodeSpec, SampleSetting
-
-#: Bundles a worker keeps in memory: the arms that are measured side by side.
-KEEP_AGENTS = 16
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """Episodes of one policy with one sample setting. `video`: folder for mp4s (needs a rendering worker)."""
-
-    bundle: str
-    setting: SampleSetting
-    video: str = ""
-    video_frame_skip: int = 3
+#: A numbered episode, and what came of it.
+Order = tuple[int, Work, EpisodeSpec]
+Loader = Callable[[str], Actor]
 
 
 @dataclass(frozen=True)
-class Demonstration:
-    """Episodes of the scripted expert, each written to `folder`."""
+class Report:
+    """rows: (number, row) of episodes that ended. running: those under way, `now` the one that is worked on. stalled:
+    seconds in which nothing moved. waiting: orders that are not begun. broken: an episode raised, and the process is
+    not to be trusted any more."""
 
-    folder: str
-    noise: float
-
-
-Work = Rollout | Demonstration
+    rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    running: tuple[int, ...] = ()
+    now: int = -1
+    stalled: float = 0.0
+    waiting: int = 0
+    broken: bool = False
 
 
 class SimWorker:
-    """Owns one simulator of one task; every call carries whole episodes."""
+    """Owns simulators of one suite. The engine's thread builds and steps them (a GL context belongs to a thread)."""
 
-    def __init__(self, task: str, render: RenderOptions | None) -> None:
-        self._task_name, self._render = task, render
-        self._env: SimEnv | None = None
-        self._agents: OrderedDict[str, Any] = OrderedDict()
+    def __init__(self, render: RenderOptions | None = None, slots: int | None = None, loader: Loader | None = None):
+        self._engine = Engine(loader or load_agent, render, slots)
+        self._change = threading.Condition()
+        self._orders: list[Order] = []
+        self._calls: list[tuple[str, dict[str, Any]]] = []
+        self._rows: list[tuple[int, dict[str, Any]]] = []
+        self._broken = False
+        self._idle = True
+        threading.Thread(target=self._run, daemon=True, name="simulators").start()
 
-    def warm_up(self) -> dict[str, Any]:
-        """Build the simulator; returns what it is (`Probe` as a dict)."""
-        from raybc.rollout.probe import probe_env
+    def warm_up(self, task: str) -> None:
+        """Build a simulator of `task`; what it raises is raised here."""
+        answer: dict[str, Any] = {}
+        with self._change:
+            self._calls.append((task, answer))
+            self._change.notify_all()
+            self._change.wait_for(lambda: "done" in answer)
+        if answer["done"] is not None:
+            raise answer["done"]
 
-        return probe_env(self._get_env())
+    def exchange(self, orders: Sequence[Order], patience: float, backlog: int) -> Report:
+        """Take orders; come back with what ended when few orders (`backlog`) are left, at the latest after `patience`
+        seconds."""
+        with self._change:
+            if orders:
+                self._orders += orders
+                if self._idle:
+                    self._engine.progress.since = time.monotonic()
+                self._idle = False
+                self._change.notify_all()
+            self._change.wait_for(
+                lambda: self._broken or self._idle or (self._rows and self._waiting() < backlog), timeout=patience
+            )
+            rows, self._rows = self._rows, []
+            progress = self._engine.progress
+            return Report(
+                rows=rows,
+                running=tuple(progress.running),
+                now=progress.now,
+                stalled=0.0 if self._idle else time.monotonic() - progress.since,
+                waiting=self._waiting(),
+                broken=self._broken,
+            )
 
-    def run(self, work: Work, specs: Sequence[EpisodeSpec]) -> list[dict[str, Any]]:
-        """One row for each spec, in order. An exception of the simulator is a row with `exception`."""
-        rows = []
-        for spec in specs:
-            try:
-                row = self._rollout(work, spec) if isinstance(work, Rollout) else self._demonstrate(work, spec)
-            except Exception as error:  # not swallowed: the harness retries the spec in a fresh process, then reports
-                rows.append({"exception": f"{type(error).__name__}: {error}"})
-                break  # this simulator is not to be trusted any more
-            rows.append(row)
-        return rows
+    def _waiting(self) -> int:
+        return len(self._orders) + self._engine.waiting
 
-    def _get_env(self) -> SimEnv:
-        if self._env is None:
-            self._env = get_task(self._task_name).make(self._render)
-        return self._env
+    def _run(self) -> None:
+        while not self._broken:
+            with self._change:
+                self._change.wait_for(lambda: self._orders or self._calls or not self._engine.idle)
+                calls, self._calls = self._calls, []
+                for order in self._orders:
+                    self._engine.add(*order)
+                self._orders = []
+            for task, answer in calls:
+                self._answer(task, answer)
+            if not calls:
+                self._round()
 
-    def _agent(self, path: str) -> Any:
-        import torch
+    def _answer(self, task: str, answer: dict[str, Any]) -> None:
+        problem: Exception | None = None
+        try:
+            self._engine.warm_up(task)
+        except Exception as error:  # raised again where it was asked
+            problem = error
+        with self._change:
+            answer["done"] = problem
+            self._change.notify_all()
 
-        from raybc.bundle import META, PolicyBundle
-        from raybc.rollout.episode import Agent
+    def _round(self) -> None:
+        ended: list[tuple[int, dict[str, Any]]] = []
+        try:
+            ended.extend(self._engine.round())
+        except Exception as error:  # nobody else is there to hear of it
+            ended.append((self._engine.progress.now, {"exception": f"{type(error).__name__}: {error}"}))
+        with self._change:
+            self._rows += ended
+            self._broken = any("exception" in row for _, row in ended)
+            self._idle = self._engine.idle and not self._orders
+            if ended or self._idle:
+                self._change.notify_all()
 
-        torch.set_num_threads(1)  # one simulator a core; also: the same sums wherever an episode runs
-        key = f"{path}@{(Path(path) / META).stat().st_mtime_ns}"
-        if key not in self._agents:
-            self._agents[key] = Agent(PolicyBundle.load(Path(path)))
-            while len(self._agents) > KEEP_AGENTS:
-                self._agents.popitem(last=False)
-        self._agents.move_to_end(key)
-        return self._agents[key]
 
-    def _rollout(self, work: Rollout, spec: EpisodeSpec) -> dict[str, Any]:
-        from raybc.rollout.episode import run_episode
+def load_agent(path: str) -> Actor:
+    """The bundle's network in this process, with one thread: one process a core, and the same sums everywhere."""
+    from pathlib import Path
 
-        task, env, agent = get_task(self._task_name), self._get_env(), self._agent(work.bundle)
-        if not work.video:
-            return run_episode(env, agent, spec, work.setting, task.max_steps).to_row()
-        return self._film(work, spec)
+    import torch
 
-    def _film(self, work: Rollout, spec: EpisodeSpec) -> dict[str, Any]:
-        from raybc.rollout.episode import run_episode
-        from raybc.rollout.video import VideoWriter
+    from raybc.bundle import PolicyBundle
+    from raybc.rollout.agent import Agent
 
-        task, env = get_task(self._task_name), self._get_env()
-        skip = work.video_frame_skip
-        video = VideoWriter(Path(work.video), fps=task.fps / skip)
-
-        def on_step(step: int, env: SimEnv) -> None:
-            if step % skip == 0:
-                video.add(np.asarray(env.render()))
-
-        result = run_episode(env, self._agent(work.bundle), spec, work.setting, task.max_steps, on_step)
-        video.add(np.asarray(env.render()))  # the last state, where the outcome shows
-        name = f"{task.name}_{spec.index}_{result.outcome}.mp4"
-        video.path = Path(work.video) / name
-        video.close()
-        return result.to_row() | {"video": name}
-
-    def _demonstrate(self, work: Demonstration, spec: EpisodeSpec) -> dict[str, Any]:
-        from raybc.demos import demonstrate
-
-        return demonstrate(get_task(self._task_name), self._get_env(), spec, work.noise, Path(work.folder))
+    torch.set_num_threads(1)
+    return Agent(PolicyBundle.load(Path(path)))

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from raybc import cli
-from raybc.config import load_sweep
+from raybc.sweep.load import load_sweep
 from raybc.sweep.run import Launch, run_sweep
 from raybc.types import UserError
 

@@ -17,9 +17,9 @@ import ray
 from raybc.config import SweepConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
+from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.results import best_setting, rows_at, setting_of, summarise
-from raybc.rollout.worker import Rollout
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import recipe
 from raybc.sweep.trial import TrialPlan
@@ -156,7 +156,7 @@ def film(
             for n, shot in enumerate(todo)
         ]
         for shot, rows in filmed:
-            row = ray.get(rows)[0]
+            row = ray.get(rows)[0][0]
             if row["outcome"] == "error":
                 notes.append(f"not every chosen episode was filmed: {row['message']}")
                 continue

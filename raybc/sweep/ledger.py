@@ -89,6 +89,8 @@ class Evaluation:
     score: float
     rows: list[dict[str, Any]]
     timing: dict[str, Any] = field(default_factory=dict)
+    beaten: str = ""
+    """Which earlier trial was shown to be better, so that the measurement ended early; empty: none."""
 
 
 @dataclass
@@ -141,7 +143,14 @@ class SweepState:
         trial = self.trials[number]
         if kind == "evaluation":
             trial.evaluations.append(
-                Evaluation(event["evaluation"], event["step"], event["score"], event["rows"], event["timing"])
+                Evaluation(
+                    event["evaluation"],
+                    event["step"],
+                    event["score"],
+                    event["rows"],
+                    event["timing"],
+                    event.get("beaten", ""),
+                )
             )
             trial.status = event["status"]
         elif kind == "failed":

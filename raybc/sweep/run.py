@@ -11,16 +11,18 @@ from typing import Any
 
 from raybc import cli
 from raybc.cluster import plan_workers, ray_session
-from raybc.config import SweepConfig, sweep_from_mapping, to_plain
+from raybc.config import SweepConfig, to_plain
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.formats import robomimic
-from raybc.demos import DemosPlan, generate, is_ready
+from raybc.demos import DemosPlan, check_source, generate, is_ready
+from raybc.envs.base import EnvName
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
-from raybc.registry import EnvName, get_task, parse_env_name
+from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import Probe, probe_task
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
-from raybc.sweep.space import check_corners, first_points, sample_settings
+from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings
 from raybc.sweep.trial import TrialPlan
 from raybc.sweep.views import command_line, write_tables, write_timeline, write_timing
 from raybc.types import UserError
@@ -49,6 +51,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     """Run or go on with a sweep; returns its folder. Everything that can be checked is checked before Ray starts."""
     name = parse_env_name(config.train.env_name)
     task = get_task(name.task)
+    check_source(name, config.train.dataset)
     _check_without_data(config)
     cli.refuse_existing(launch.out, launch.resume, launch.overwrite)
     free_space_for(launch.out, MEGABYTES)
@@ -139,7 +142,8 @@ def _run(
     from raybc.sweep.final import film, measure_final, write_winner
     from raybc.sweep.tune import Recorder, search
 
-    task = get_task(parse_env_name(config.train.env_name).task)
+    name = parse_env_name(config.train.env_name)
+    task = get_task(name.task)
     say = cli.console.print
     if state.trials:
         say(f"going on: {len(state.finished())} of {config.search.trials} trials are finished")
@@ -157,7 +161,7 @@ def _run(
             worker_cpus=resources.worker_cpus,
         )
         pool_options = {"worker_cpus": resources.worker_cpus, "deadline": resources.episode_deadline}
-        pool = stack.enter_context(RolloutPool.start(task.name, workers, **pool_options))
+        pool = stack.enter_context(RolloutPool.start(name.task, workers, **pool_options))
         timing.add("start", began)
         if demos is not None and not dataset.exists():
             with timing.stage("demonstrations"):
@@ -166,7 +170,7 @@ def _run(
         _check_data(config, store, probe, task.obs_keys)
         plan = TrialPlan(
             run_dir=str(launch.out.absolute()),
-            task=task.name,
+            task=name.task,
             dataset=str(dataset.absolute()),
             fingerprint=store.fingerprint(),
             obs_keys=task.obs_keys,
@@ -175,6 +179,7 @@ def _run(
             steps=tuple(config.evaluation_step(k) for k in range(1, config.eval.evaluations + 1)),
             settings=tuple(sample_settings(config)),
             episodes=config.eval.episodes,
+            race_comparisons=race_comparisons(config),
             threads=max(1, int(cpus) // config.search.max_concurrent),
         )
         tables = _Tables(launch.out, config, state)

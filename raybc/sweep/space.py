@@ -92,12 +92,7 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
     for run, setting in corners(config):
         corner = ", ".join(f"{n}={getattr(run, n)}" for n in names)
         where = f"space (corner {corner}, {setting.label()})"
-        dataclasses.replace(
-            run,
-            flow_steps=setting.flow_steps,
-            execute_steps=setting.execute_steps,
-            eval_temperature=setting.eval_temperature,
-        ).validate(where)
+        run.with_setting(setting).validate(where)
         if longest is not None and run.chunk_length > longest:
             raise UserError(
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "
@@ -105,3 +100,10 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
             )
         checked += 1
     return checked
+
+
+def race_comparisons(config: SweepConfig) -> int:
+    """The tests that the best arm of a sweep can be in (0: no racing): against every other arm (trial and sample
+    setting) at every evaluation."""
+    arms = config.search.trials * len(sample_settings(config))
+    return max(1, arms - 1) * config.eval.evaluations if config.eval.race else 0

@@ -20,13 +20,15 @@ from typing import Any
 from raybc.config import RunConfig
 from raybc.data.formats import robomimic
 from raybc.files import write_json
-from raybc.rollout.results import best_setting, pooled_rate, rows_at, summarise
-from raybc.rollout.worker import Rollout
-from raybc.sweep.ledger import Evaluation
+from raybc.rollout.engine import Rollout
+from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of, summarise, value_of
+from raybc.rollout.stop import BLOCK, Race
+from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.types import EpisodeSpec, SampleSetting
 
-Evaluate = Callable[[str, Sequence[Rollout], Sequence[EpisodeSpec]], list[list[dict[str, Any]]]]
+Evaluate = Callable[[str, Sequence[Rollout], Sequence[EpisodeSpec], Race | None], list[list[dict[str, Any]]]]
 Report = Callable[[Evaluation], None]
+Rivals = Callable[[int], dict[str, list[float]]]
 
 #: Training states and bundles that are kept: the one that is measured now and the one before.
 KEEP = 2
@@ -47,6 +49,8 @@ class TrialPlan:
     """Training step of each evaluation."""
     settings: tuple[SampleSetting, ...]
     episodes: int
+    race_comparisons: int
+    """0: no racing. Else the tests that the best arm can be in: (trials x settings - 1) x evaluations."""
     threads: int
     """Threads of PyTorch: fixed, because sums depend on them."""
 
@@ -67,10 +71,12 @@ class AllEpisodesFailed(RuntimeError):
     """No episode of an evaluation could be run, so there is no success rate."""
 
 
-def run_trial(plan: TrialPlan, trial: int, run: RunConfig, done: int, evaluate: Evaluate, report: Report) -> None:
+def run_trial(
+    plan: TrialPlan, trial: int, run: RunConfig, done: int, evaluate: Evaluate, report: Report, rivals: Rivals
+) -> None:
     """Train and measure from evaluation `done + 1` (those before are in the ledger) to the last.
 
-    `report` may not return (a pruned trial is ended there).
+    `report` may not return (a pruned trial is ended there). `rivals(k)`: what other trials did at evaluation k.
     """
     import torch
 
@@ -102,7 +108,7 @@ def run_trial(plan: TrialPlan, trial: int, run: RunConfig, done: int, evaluate: 
             trained = time.time()
             _save(plan, trial, trainer, states[k])
             saved = time.time()
-            rows = _measure(plan, trial, k, trainer, evaluate)
+            rows, beaten = _measure(plan, trial, k, trainer, evaluate, rivals(k))
             measured = time.time()
             best = best_setting(rows)
             for log, seed in zip(logs, plan.seeds, strict=True):
@@ -116,12 +122,13 @@ def run_trial(plan: TrialPlan, trial: int, run: RunConfig, done: int, evaluate: 
                     score=pooled_rate(rows_at(rows, best)),
                     rows=rows,
                     timing={"train": [started, trained], "rollout": [saved, measured]},
+                    beaten=beaten,
                 )
             )
 
 
 def setting_label(row: dict[str, Any]) -> str:
-    return f"flow_steps_{row['flow_steps']}_execute_{row['execute_steps']}_temperature_{row['eval_temperature']:g}"
+    return setting_of(row).label().replace(" ", "_").replace("=", "_")
 
 
 def _save(plan: TrialPlan, trial: int, trainer: Any, state: Path) -> None:
@@ -133,10 +140,17 @@ def _save(plan: TrialPlan, trial: int, trainer: Any, state: Path) -> None:
         trainer.save_state(state)
 
 
-def _measure(plan: TrialPlan, trial: int, k: int, trainer: Any, evaluate: Evaluate) -> list[dict[str, Any]]:
+def _measure(
+    plan: TrialPlan, trial: int, k: int, trainer: Any, evaluate: Evaluate, rivals: dict[str, list[float]]
+) -> tuple[list[dict[str, Any]], str]:
+    """Rows of results, and why the measurement ended early ("" where it did not)."""
     arms = [(m, seed, setting) for m, seed in enumerate(plan.seeds) for setting in plan.settings]
     works = [Rollout(str(plan.bundle(trial, seed, trainer.step)), setting) for _, seed, setting in arms]
-    results = evaluate(f"{plan.run_dir}/trial {trial}/evaluation {k}", works, plan.search_specs())
+    race = None
+    if plan.race_comparisons:
+        labels = [setting.label() for _, _, setting in arms]
+        race = Race(labels, rivals, comparisons=plan.race_comparisons, block=BLOCK)
+    results = evaluate(f"{plan.run_dir}/trial {trial}/evaluation {k}", works, plan.search_specs(), race)
     rows = []
     for (m, seed, setting), episodes in zip(arms, results, strict=True):
         rows.append(
@@ -154,7 +168,26 @@ def _measure(plan: TrialPlan, trial: int, k: int, trainer: Any, evaluate: Evalua
     if not any(r["episodes"] for r in rows):
         message = next(e["message"] for episodes in results for e in episodes)
         raise AllEpisodesFailed(f"no episode could be run at evaluation {k}: {message}")
-    return rows
+    if race is None:
+        return rows, ""
+    race.update([[value_of(e) for e in episodes] for episodes in results])  # decides the same again, to say why
+    return rows, str(race.beaten[1]) if race.beaten else ""
+
+
+def rivals_of(state: SweepState, trial: int, k: int) -> dict[str, list[float]]:
+    """Outcomes of other trials at evaluation k, an arm for each sample setting: on each start the mean success over
+    the trial's seeds, nan where one of them is an error."""
+    found = {}
+    for other in state.trials.values():
+        if other.number == trial or len(other.evaluations) < k:
+            continue
+        rows = other.evaluations[k - 1].rows
+        for setting in dict.fromkeys(setting_of(r) for r in rows):
+            seeds = [[value_of({"outcome": e[1]}) for e in r["episode_list"]] for r in rows_at(rows, setting)]
+            count = min(len(values) for values in seeds)
+            means = [sum(values[i] for values in seeds) / len(seeds) for i in range(count)]
+            found[f"trial {other.number} at {setting.label()}"] = means
+    return found
 
 
 def _drop_old(plan: TrialPlan, trial: int, k: int, states: dict[int, Path]) -> None:

@@ -30,7 +30,7 @@ from raybc.rollout.pool import RolloutPool
 from raybc.sweep.ledger import FILE, Evaluation, Ledger, SweepState, TrialState, read_events
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
-from raybc.sweep.trial import TrialPlan, read_failure, run_trial, write_failure
+from raybc.sweep.trial import TrialPlan, read_failure, rivals_of, run_trial, write_failure
 
 #: Free bytes below which a failed trial is put down to the disk.
 FULL_DISK = 20 * 2**20
@@ -132,6 +132,8 @@ class Recorder:
         if evaluation.evaluation <= len(trial.evaluations) or trial.finished:
             return trial.status
         status = self.pruner.decide(number, evaluation.evaluation, evaluation.score)
+        if evaluation.beaten:  # shown to be worse on the same starts: not one of those that are ranked
+            status = "pruned"
         self.record({"event": "evaluation", "trial": number, "status": status, **asdict(evaluation)})
         self.proposer.told(number, evaluation, status)
         return status
@@ -266,7 +268,13 @@ def _trainable(config: SweepConfig, plan: TrialPlan, pool: RolloutPool) -> Calla
 
         try:
             run_trial(
-                plan, number, recipe(config, tune_config["params"]), len(known.evaluations), pool.evaluate, report
+                plan,
+                number,
+                recipe(config, tune_config["params"]),
+                len(known.evaluations),
+                pool.evaluate,
+                report,
+                lambda k: rivals_of(SweepState.from_events(read_events(Path(plan.run_dir) / FILE)), number, k),
             )
         except ray.exceptions.RayError:
             raise  # the cluster's fault, not the recipe's: Tune starts the trial again

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raybc.config import SweepConfig
+from raybc.config import SAMPLE_AXES, SweepConfig
 from raybc.files import write_json, write_text
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import train_axes
@@ -41,8 +41,7 @@ def write_tables(run_dir: Path, config: SweepConfig, state: SweepState) -> None:
     for row in rows:
         result = {k: v for k, v in row.items() if k != "episode_list"}
         results.append(json.dumps(result))
-        who = {k: row[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", "flow_steps",
-                                   "execute_steps", "eval_temperature")}  # fmt: skip
+        who = {k: row[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)}
         for index, outcome, steps, total in row["episode_list"]:
             episodes.append(json.dumps(who | {"index": index, "outcome": outcome, "steps": steps, "return": total}))
     write_text(run_dir / "results.jsonl", "".join(line + "\n" for line in results))

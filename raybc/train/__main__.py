@@ -17,14 +17,14 @@ from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.data.episodes import check_matches_task
 from raybc.data.formats import robomimic
-from raybc.demos import DemosPlan, generate, is_ready
+from raybc.demos import DemosPlan, check_source, generate, is_ready
 from raybc.envs.base import RenderOptions
 from raybc.files import empty_folder, free_space_for, read_json, replacing, run_folder_lock, write_json
 from raybc.registry import get_task, parse_env_name
 from raybc.report.stats import wilson_interval
+from raybc.rollout.engine import Rollout
 from raybc.rollout.probe import probe_task
 from raybc.rollout.results import summarise
-from raybc.rollout.worker import Rollout
 from raybc.train.log import MemberLog
 from raybc.train.loop import PackTrainer, TrainingData, pick_device
 from raybc.train.step import NonFiniteLoss
@@ -60,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     device = pick_device(config.device)
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
+    check_source(name, config.dataset)
     probe = probe_task(task)
 
     from raybc.cluster import plan_workers, ray_session
@@ -101,7 +102,7 @@ class Run:
 
     def __init__(self, config: RunConfig, data: TrainingData, out: Path, device: torch.device, pool: Any) -> None:
         self.config, self.out, self.pool = config, out, pool
-        self.task = get_task(parse_env_name(config.env_name).task)
+        self.task = parse_env_name(config.env_name).task
         flags = asdict(config) | {"run_id": config.run_id(data.fingerprint), "data_fingerprint": data.fingerprint}
         existing = out / "flags.json"
         if existing.exists():
@@ -160,7 +161,7 @@ class Run:
 
     def _evaluate(self, log: MemberLog, films: int) -> None:
         config, step = self.config, self.trainer.step
-        specs = [EpisodeSpec(self.task.name, "search", i) for i in range(config.eval_episodes)]
+        specs = [EpisodeSpec(self.task, "search", i) for i in range(config.eval_episodes)]
         work = Rollout(str(self._bundle().absolute()), config.sample_setting)
         episodes = self.pool.evaluate(f"{self.out}/step {step}", [work], specs)[0]
         counts = summarise(episodes)
@@ -187,7 +188,7 @@ class Run:
         film = dataclasses.replace(
             work, video=str((self.out / "videos").absolute()), video_frame_skip=self.config.video_frame_skip
         )
-        with RolloutPool.start(self.task.name, 1, worker_cpus=0.01, render=RenderOptions()) as cameras:
+        with RolloutPool.start(self.task, 1, worker_cpus=0.01, render=RenderOptions()) as cameras:
             rows = cameras.evaluate(f"{self.out}/film", [film], specs)[0]
         for row in rows:
             what = f"no video: {row['message']}" if row["outcome"] == "error" else self.out / "videos" / row["video"]

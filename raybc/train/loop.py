@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,9 +72,10 @@ class PackTrainer:
             episodes,
             horizon,
             device,
+            config.obs_steps,
         )
         self.obs_sizes = {k: store.obs[k].shape[1] for k in data.obs_keys}
-        shape = PolicyShape(obs_NO.shape[1], store.actions_NA.shape[1], horizon)
+        shape = PolicyShape(config.obs_steps * obs_NO.shape[1], store.actions_NA.shape[1], horizon)
         self.policy = build_policy(config, shape, len(self.seeds))
         # Weights are drawn on the CPU: the same start on every device.
         self.policy.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
@@ -91,6 +93,8 @@ class PackTrainer:
         """Train to step `until`; `on_log(step, loss of each member, steps per second)` every log_interval steps."""
         started, done = time.perf_counter(), self.step
         while self.step < until:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.config, self.step)
             try:
                 loss_M = train_step(
                     self.policy, self.optimizer, self.windows, self.draws.at(self.step), self.config.grad_clip
@@ -118,6 +122,7 @@ class PackTrainer:
             weights={k: v[m : m + 1].detach().cpu().clone() for k, v in self.policy.state_dict().items()},
             data_fingerprint=self.data.fingerprint,
             environment=self.data.environment,
+            data_env=self.data.store.env_args,
         )
 
     def _identity(self) -> str:
@@ -169,6 +174,23 @@ class PackTrainer:
                     k: v if k == "step" and self.device.type == "cpu" else v.to(self.device) for k, v in state.items()
                 }
         self.step = int(step)
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """Learning rate of gradient step `step` (from 0) of N = training_steps; a function of the step alone, so that
+    training goes on exactly.
+
+    cosine: lr (step + 1) / W in the first W = clamp(max(50, round(0.03 N)), 1, N / 2) steps, then
+    min_lr + (lr - min_lr) (1 + cos(pi (step - W) / (N - W))) / 2  (Loshchilov and Hutter 2017, SGDR, without restarts).
+    """
+    if config.lr_schedule == "constant":
+        return config.lr
+    total = config.training_steps
+    warmup = max(1, min(max(50, round(0.03 * total)), total // 2))
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    share = (step - warmup) / max(1, total - warmup)
+    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,0 +1,123 @@
+"""Acting with a bundle, for many simulators at once: physical observations in, physical actions out.
+
+A chunk must not depend on which episodes happen to be asked together with it: the result of an episode would then
+depend on the number of workers. Products of matrices do depend on the number of rows (libraries choose another kernel
+for one row than for many), so an `Agent` tries out which batch sizes give bit-identical rows on this machine and pads
+to one of these. Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from raybc.bundle import PolicyBundle
+from raybc.policies.flow import FlowPolicy
+
+#: Batch sizes that are tried; larger batches are cut into pieces of the largest.
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+#: What was found out, for each architecture and device (a process asks each only once).
+_known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
+
+
+class Answer(Protocol):
+    """Chunks that were asked for; physical, float32 (B, H, A)."""
+
+    def get(self) -> np.ndarray:
+        """Wait for them."""
+
+
+class Actor(Protocol):
+    """Whoever answers with chunks: an `Agent` in this process, or one that is shared by many processes."""
+
+    bundle: PolicyBundle
+    #: Whether asking returns at once, so that simulators can step meanwhile.
+    overlaps: bool
+
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Answer:
+        """The next chunk of each row. obs_BTO: physical observations, the oldest first, float32."""
+
+
+class Ready:
+    """An answer that is there already."""
+
+    def __init__(self, chunks_BHA: np.ndarray) -> None:
+        self._chunks_BHA = chunks_BHA
+
+    def get(self) -> np.ndarray:
+        return self._chunks_BHA
+
+
+class Agent:
+    """A bundle's network in this process."""
+
+    overlaps = False
+
+    def __init__(self, bundle: PolicyBundle, device: str = "cpu") -> None:
+        self.bundle = bundle
+        self._device = torch.device(device)
+        self._policy = bundle.build().to(self._device)
+        shape = self._policy.shape
+        architecture = (*astuple(shape), *(tuple(v.shape) for v in self._policy.state_dict().values()), device)
+        if architecture not in _known_sizes:
+            _known_sizes[architecture] = invariant_sizes(self._policy, self._device)
+        self._sizes = _known_sizes[architecture]
+
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Ready:
+        return Ready(self.chunks(obs_BTO, noise_BHA, flow_steps))
+
+    def chunks(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> np.ndarray:
+        """The next chunk of each row, physical, float32 (B, H, A); a row does not depend on the others."""
+        rows = len(obs_BTO)
+        obs_BO = self.bundle.obs_normalizer.apply(obs_BTO).reshape(rows, -1)
+        pieces = []
+        for first in range(0, rows, self._sizes[-1]):
+            piece = slice(first, min(first + self._sizes[-1], rows))
+            count = piece.stop - piece.start
+            size = next(s for s in self._sizes if s >= count)
+            obs = np.zeros((size, obs_BO.shape[1]), np.float32)
+            noise = np.zeros((size, *noise_BHA.shape[1:]), np.float32)
+            obs[:count], noise[:count] = obs_BO[piece], noise_BHA[piece]
+            pieces.append(_sample(self._policy, obs, noise, flow_steps, self._device)[:count])
+        return self.bundle.action_normalizer.invert(np.concatenate(pieces))
+
+
+def _sample(
+    policy: FlowPolicy, obs_BO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, device: torch.device
+) -> np.ndarray:
+    with torch.inference_mode():
+        obs, noise = torch.from_numpy(obs_BO).to(device), torch.from_numpy(noise_BHA).to(device)
+        return policy.sample(obs[None], noise[None], flow_steps)[0].cpu().numpy()
+
+
+def invariant_sizes(policy: FlowPolicy, device: torch.device, sizes: Sequence[int] = SIZES) -> tuple[int, ...]:
+    """Those of `sizes` at which a row comes out the same bit for bit, wherever it stands and whatever the size.
+
+    What matters is which kernels run, not the numbers, so random rows and two flow steps tell. The largest size is the
+    measure. Where not even its rows are independent of their place, rows are computed one by one: (1,).
+    """
+    shape, largest = policy.shape, sizes[-1]
+    rng = np.random.default_rng(0)
+    obs = rng.standard_normal((largest, shape.obs_size)).astype(np.float32)
+    noise = rng.standard_normal((largest, shape.horizon, shape.action_size)).astype(np.float32)
+    wanted = _sample(policy, obs, noise, 2, device)
+    order = rng.permutation(largest)
+    if not np.array_equal(_sample(policy, obs[order], noise[order], 2, device), wanted[order]):
+        return (1,)
+
+    def same(size: int) -> bool:
+        starts = range(0, largest - size + 1, max(size, largest // 4))
+        rows = [slice(s, s + size) for s in starts]
+        return all(np.array_equal(_sample(policy, obs[r], noise[r], 2, device), wanted[r]) for r in rows)
+
+    return (*(s for s in sizes[:-1] if same(s)), largest)
+
+
+def stack(observed: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], obs_steps: int) -> np.ndarray:
+    """The last `obs_steps` observations side by side, float32 (T, O); the first stands in for those before it."""
+    rows = [np.concatenate([obs[k] for k in keys]) for obs in observed[-obs_steps:]]
+    return np.stack([rows[0]] * (obs_steps - len(rows)) + rows).astype(np.float32, copy=False)

@@ -1,0 +1,149 @@
+"""What is refused before a simulator process starts: bundles that are not there, or do not fit the environment."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raybc.bundle import META, PolicyBundle
+from raybc.files import read_json
+from raybc.rollout.probe import Probe
+from raybc.types import SampleSetting, UserError
+
+#: Standard deviations (or half ranges) from what training saw at which a start counts as another unit.
+FAR = 50.0
+#: Share of the action space that actions within 5 scales must reach; normalised actions in pixel spaces reach far less.
+SHARE = 0.01
+#: What of a dataset's `env_args` a result depends on.
+DATA_ENV = ("robots", "controller_configs", "control_freq")
+
+
+def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting | None]:
+    """The bundle at `path`: itself, the winner of a sweep with the sample setting that was chosen, or one of a training
+    run's checkpoints: the latest (also -1), the best (highest success in eval.csv, of equals the latest) or the one of
+    a step."""
+    if (path / META).is_file():
+        if checkpoint:
+            raise UserError(f"--checkpoint: {path} is one bundle; expected the folder of a training run")
+        return path, None
+    if (path / "winner.json").is_file():
+        if checkpoint:
+            raise UserError(
+                f"--checkpoint: {path} is a sweep, whose winner is measured; name a training run, or a bundle below "
+                f"{path / 'trials'}"
+            )
+        winner = read_json(path / "winner.json")
+        return path / winner["bundle"], SampleSetting(**winner["setting"])
+    steps = checkpoints(path)
+    if not steps:
+        return path, None  # PolicyBundle.load says what is missing
+    if checkpoint in ("", "latest", "-1"):
+        return steps[max(steps)], None
+    if checkpoint == "best":
+        return steps[_best_step(path, steps)], None
+    if checkpoint.isdigit() and int(checkpoint) in steps:
+        return steps[int(checkpoint)], None
+    known = ", ".join(map(str, sorted(steps)))
+    raise UserError(f"--checkpoint: expected latest, best, -1 or one of the steps {known}; got {checkpoint!r}")
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """step -> bundle, of a training run's folder (`checkpoints/step_*`) or a sweep trial's seed folder (`step_*`)."""
+    folders = [*run.glob("checkpoints/step_*"), *run.glob("step_*")]
+    return {int(f.name[5:]): f for f in folders if f.name[5:].isdigit() and (f / META).is_file()}
+
+
+def _best_step(run: Path, steps: dict[int, Path]) -> int:
+    path = run / "eval.csv"
+    if not path.is_file():
+        raise UserError(
+            f"--checkpoint best: {path} is missing, so nothing says which is the best; use latest or a step"
+        )
+    with path.open(newline="") as handle:
+        rates = {int(r["step"]): float(r["eval/success"]) for r in csv.DictReader(handle) if r["eval/success"]}
+    measured = [step for step in steps if step in rates]
+    if not measured:
+        raise UserError(f"--checkpoint best: no checkpoint that is left was measured in {path}; use latest or a step")
+    return max(measured, key=lambda step: (rates[step], step))
+
+
+def check_fits(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
+    """Refuse a bundle whose observations, actions or statistics are not those of the environment."""
+    name = bundle.config.env_name
+    for key, size in bundle.obs_sizes.items():
+        if probe.obs_sizes.get(key) != size:
+            raise UserError(
+                f"{path}: observation {key!r}: the policy expects size {size}, environment {name!r} has "
+                f"{probe.obs_sizes.get(key)}"
+            )
+    if bundle.action_size != probe.action_size:
+        raise UserError(
+            f"{path}: actions: the policy gives {bundle.action_size} numbers, environment {name!r} takes "
+            f"{probe.action_size}"
+        )
+    check_statistics(bundle, probe, path)
+
+
+def check_statistics(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
+    """Refuse statistics of other units than the environment's: such a policy would run, and solve nothing.
+
+    Starts of the environment must look like something training has seen, and the actions that the statistics stand for
+    must lie in the action space and reach a fair part of it.
+    """
+    starts = np.concatenate([probe.starts[key] for key in bundle.obs_sizes], axis=1)
+    distance = np.abs(bundle.obs_normalizer.apply(starts)).min(axis=0)
+    if (distance > FAR).mean() >= 0.25:
+        worst = int(distance.argmax())
+        key, place = _name_of(bundle.obs_sizes, worst)
+        raise UserError(
+            f"{path}: normalisation of observations does not fit environment {bundle.config.env_name!r}: "
+            f"{key}[{place}] is {starts[0, worst]:g} at a start, {distance[worst]:.0f} scales from the "
+            f"{bundle.obs_normalizer.offset[worst]:g} of the training data; was the data in other units, or normalised "
+            "twice?"
+        )
+    low, high = probe.action_low, probe.action_high
+    offset, scale = bundle.action_normalizer.offset, bundle.action_normalizer.scale
+    outside = (offset + 5 * scale < low) | (offset - 5 * scale > high)
+    reach = 10 * scale / (high - low)
+    if outside.any() or (reach < SHARE).all():
+        worst = int(np.argmax(outside)) if outside.any() else int(reach.argmax())
+        raise UserError(
+            f"{path}: normalisation of actions does not fit environment {bundle.config.env_name!r}: action {worst} is "
+            f"{offset[worst]:g} -+ {scale[worst]:g} in the training data, the environment takes {low[worst]:g} to "
+            f"{high[worst]:g}; was the data in other units, or normalised twice?"
+        )
+
+
+def _name_of(sizes: dict[str, int], place: int) -> tuple[str, int]:
+    for key, size in sizes.items():
+        if place < size:
+            return key, place
+        place -= size
+    raise IndexError(place)
+
+
+def version_changes(bundle: PolicyBundle, probe: Probe) -> list[tuple[str, str, str, str]]:
+    """(since, name, then, now) of what a score depends on and is not as it was when the policy was trained or its data
+    was recorded."""
+    now = probe.identity
+    names = sorted(bundle.environment.keys() | now.keys())
+    changes = [("the policy was trained", n, bundle.environment.get(n, "absent"), now.get(n, "absent")) for n in names]
+    data, here = bundle.data_env, probe.env_args
+    if data and here:
+        pairs = [(n, data.get(n), here.get(n)) for n in ("env_name", "env_version")]
+        old, new = data.get("env_kwargs", {}), here.get("env_kwargs", {})
+        pairs += [(n, old[n], new.get(n)) for n in DATA_ENV if n in old and n in new]
+        changes += [("the data was recorded", n, _short(a), _short(b)) for n, a, b in pairs]
+    return [change for change in changes if change[2] != change[3]]
+
+
+def _short(value: Any) -> str:
+    """A value to compare and print; a controller's configuration by its types."""
+    if isinstance(value, dict):
+        kinds = [value.get("type"), *(part.get("type") for part in value.get("body_parts", {}).values())]
+        return json.dumps([k for k in kinds if k] or value, sort_keys=True)
+    return str(value)

@@ -1,0 +1,129 @@
+"""A policy that many simulator processes ask: one actor (on a GPU where there is one) batches over all of them.
+
+Requests that arrive while the network is busy are answered together next; nobody waits for a batch to fill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
+import ray
+from ray.actor import ActorHandle
+
+from raybc.bundle import PolicyBundle
+from raybc.rollout.agent import Agent, Answer
+from raybc.rollout.engine import KEEP_ACTORS
+
+#: Parameters above which a policy is asked on a shared GPU rather than on each simulator's core.
+LARGE = 5_000_000
+
+
+@dataclass(eq=False)  # told apart by identity: arrays have no truth value
+class _Request:
+    path: str
+    obs_BTO: np.ndarray
+    noise_BHA: np.ndarray
+    flow_steps: int
+    done: asyncio.Future[np.ndarray]
+
+
+class InferenceServer:
+    """An asyncio actor that holds networks."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._agents: OrderedDict[str, Agent] = OrderedDict()
+        self._requests: list[_Request] = []
+        self._runner: asyncio.Task[None] | None = None
+        self.calls, self.rows = 0, 0
+
+    async def chunks(self, path: str, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> np.ndarray:
+        """Chunks of `Agent.chunks`, computed together with what others have asked."""
+        loop = asyncio.get_running_loop()
+        request = _Request(path, obs_BTO, noise_BHA, flow_steps, loop.create_future())
+        self._requests.append(request)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.ensure_future(self._serve())
+        return await request.done
+
+    async def stats(self) -> dict[str, int]:
+        """calls of the network and rows in them."""
+        return {"calls": self.calls, "rows": self.rows}
+
+    async def _serve(self) -> None:
+        while self._requests:
+            first = self._requests[0]
+            together = [r for r in self._requests if (r.path, r.flow_steps) == (first.path, first.flow_steps)]
+            self._requests = [r for r in self._requests if r not in together]
+            try:
+                chunks = await asyncio.to_thread(self._compute, together)
+            except Exception as error:  # the askers' business: raised where it was asked
+                for request in together:
+                    request.done.set_exception(error)
+                continue
+            start = 0
+            for request in together:
+                request.done.set_result(chunks[start : start + len(request.obs_BTO)])
+                start += len(request.obs_BTO)
+
+    def _compute(self, requests: list[_Request]) -> np.ndarray:
+        obs_BTO = np.concatenate([r.obs_BTO for r in requests])
+        noise_BHA = np.concatenate([r.noise_BHA for r in requests])
+        self.calls, self.rows = self.calls + 1, self.rows + len(obs_BTO)
+        return self._agent(requests[0].path).chunks(obs_BTO, noise_BHA, requests[0].flow_steps)
+
+    def _agent(self, path: str) -> Agent:
+        if path not in self._agents:
+            if self._device == "cpu":
+                import torch
+
+                torch.set_num_threads(1)  # the same sums as in a simulator's process
+            self._agents[path] = Agent(PolicyBundle.load(Path(path)), self._device)
+            while len(self._agents) > KEEP_ACTORS:
+                self._agents.popitem(last=False)
+        self._agents.move_to_end(path)
+        return self._agents[path]
+
+
+class SharedActor:
+    """A bundle whose network is asked in an `InferenceServer`."""
+
+    overlaps = True
+
+    def __init__(self, server: ActorHandle, path: str) -> None:
+        self.bundle = PolicyBundle.load(Path(path))
+        self._server, self._path = server, path
+
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Answer:
+        return _Remote(self._server.chunks.remote(self._path, obs_BTO, noise_BHA, flow_steps))
+
+
+class _Remote:
+    def __init__(self, ref: ray.ObjectRef) -> None:
+        self._ref = ref
+
+    def get(self) -> np.ndarray:
+        return ray.get(self._ref)
+
+
+class SharedLoader:
+    """Gives simulator processes their `SharedActor`s; it can be sent to them."""
+
+    def __init__(self, server: ActorHandle) -> None:
+        self._server = server
+
+    def __call__(self, path: str) -> SharedActor:
+        return SharedActor(self._server, path)
+
+
+def start_server(gpus: float) -> Any:
+    """An inference actor; on a GPU when a share of one is given. It comes back when it dies, and is asked again."""
+    remote = ray.remote(InferenceServer).options(num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
+    return remote.remote("cuda" if gpus else "cpu")

@@ -1,0 +1,47 @@
+"""Reading sweep files: YAML and KEY=VALUE overrides -> a checked `SweepConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raybc.config import SweepConfig
+from raybc.strict import from_mapping, near, parse_yaml
+from raybc.types import UserError
+
+
+def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read and check `sweeps/*.yaml`; `overrides` are KEY=VALUE with dotted keys (`eval.episodes=50`)."""
+    if not path.is_file():
+        others = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; {near(path.name, others)}" if others else ""
+        raise UserError(f"{path}: expected a sweep file, found none{hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
+    return sweep_from_mapping(parse_yaml(text, str(path)), str(path), overrides)
+
+
+def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """A checked `SweepConfig` from plain values (of a YAML file, or of a run folder's config.json)."""
+    if not isinstance(mapping, dict):
+        raise UserError(f"{source}: expected keys and values, got {type(mapping).__name__}")
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set: expected KEY=VALUE, e.g. eval.episodes=50, got {item!r}")
+        target = mapping
+        *parents, last = key.split(".")
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {item}: {parent!r} is not a group of keys")
+        target[last] = parse_yaml(text, f"--set {item}")
+    try:
+        config = from_mapping(SweepConfig, mapping, "")
+        config.validate()
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return config

@@ -1,0 +1,259 @@
+"""Many simulators in one process are as good as each alone; chunks do not depend on who is asked together.
+
+Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raybc.bundle import PolicyBundle
+from raybc.envs.pointmass import PointMassEnv
+from raybc.rollout import agent as agent_module
+from raybc.rollout.agent import SIZES, Agent, Ready, invariant_sizes, stack
+from raybc.rollout.engine import Engine, Rollout
+from raybc.rollout.episode import run_episode
+from raybc.types import EpisodeSpec, SampleSetting
+from tests.helpers import pointmass_bundle, pointmass_data, tiny_trainer
+from tests.test_episode import Script
+
+SPECS = [EpisodeSpec("pointmass", "search", i) for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    return Agent(pointmass_bundle())
+
+
+def strip(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != "seconds"}
+
+
+def run(engine: Engine, orders: list[tuple[Rollout, EpisodeSpec]]) -> list[dict[str, Any]]:
+    """Rows in the order of `orders`."""
+    for number, (work, spec) in enumerate(orders):
+        engine.add(number, work, spec)
+    rows: dict[int, dict[str, Any]] = {}
+    while not engine.idle:
+        for number, row in engine.round():
+            assert number not in rows, "a number ends once"
+            rows[number] = row
+            if "exception" in row:
+                return list(rows.values())
+    return [strip(rows[n]) for n in range(len(orders))]
+
+
+# Batches
+
+
+def test_a_chunk_does_not_depend_on_its_companions(agent: Agent) -> None:
+    rng = np.random.default_rng(0)
+    obs_BTO = rng.normal(size=(150, 1, 6)).astype(np.float32)
+    noise_BHA = rng.normal(size=(150, 8, 2)).astype(np.float32)
+    together = agent.chunks(obs_BTO, noise_BHA, 4)
+    assert together.shape == (150, 8, 2)
+    assert together.dtype == np.float32
+    for rows in ([7], [149, 7], list(range(5)), list(range(40, 73)), list(rng.permutation(150))):
+        np.testing.assert_array_equal(agent.chunks(obs_BTO[rows], noise_BHA[rows], 4), together[rows])
+
+
+class Moody:
+    """A policy whose rows change with the size of the batch below 8, or with their place."""
+
+    def __init__(self, by_place: bool) -> None:
+        self.shape = pointmass_bundle().shape
+        self._by_place = by_place
+
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor, flow_steps: int) -> torch.Tensor:
+        wrong = torch.arange(obs.shape[1])[None, :, None, None] if self._by_place else float(obs.shape[1] < 8)
+        return noise + 1e-7 * wrong
+
+
+def test_sizes_that_change_a_row_are_not_used() -> None:
+    cpu = torch.device("cpu")
+    assert invariant_sizes(Moody(by_place=False), cpu) == tuple(s for s in SIZES if s >= 8)  # type: ignore[arg-type]
+    assert invariant_sizes(Moody(by_place=True), cpu) == (1,)  # type: ignore[arg-type]
+
+
+def test_rows_are_computed_one_by_one_where_nothing_else_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "_known_sizes", {})
+    monkeypatch.setattr(agent_module, "invariant_sizes", lambda policy, device: (1,))
+    single = Agent(pointmass_bundle())
+    asked = []
+    sample = single._policy.sample
+    single._policy.sample = lambda obs, noise, steps: (asked.append(obs.shape[1]), sample(obs, noise, steps))[1]  # type: ignore[method-assign,func-returns-value]
+    single.chunks(np.zeros((3, 1, 6), np.float32), np.zeros((3, 8, 2), np.float32), 2)
+    assert asked == [1, 1, 1]
+
+
+# Slots
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16, None])
+@pytest.mark.parametrize("setting", [SampleSetting(4), SampleSetting(2, 3, 1.0, 0.1)], ids=str)
+def test_slots_change_nothing(agent: Agent, slots: int | None, setting: SampleSetting) -> None:
+    alone = [run_episode(PointMassEnv(), agent, spec, setting, 80).to_row() for spec in SPECS]
+    engine = Engine(lambda path: agent, slots=slots)
+    rows = run(engine, [(Rollout("b", setting), spec) for spec in SPECS])
+    assert rows == [strip(row) for row in alone]
+    assert len({r["outcome"] for r in rows}) > 1
+    backwards = run(engine, [(Rollout("b", setting), spec) for spec in SPECS[::-1]])
+    assert backwards == rows[::-1], "the same simulators again, in another order"
+
+
+def test_works_are_mixed_and_not_mixed_up(agent: Agent) -> None:
+    works = [Rollout("b", SampleSetting(s)) for s in (1, 4)]
+    engine = Engine(lambda path: agent, slots=5)
+    mixed = run(engine, [(work, spec) for spec in SPECS[:8] for work in works])
+    for number, work in enumerate(works):
+        expected = [run_episode(PointMassEnv(), agent, spec, work.setting, 80).to_row() for spec in SPECS[:8]]
+        assert mixed[number::2] == [strip(row) for row in expected]
+
+
+class Counting:
+    """Notes how many rows each question has."""
+
+    overlaps = False
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent, self.bundle, self.asked = agent, agent.bundle, list[int]()
+
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Ready:
+        self.asked.append(len(obs_BTO))
+        return self._agent.ask(obs_BTO, noise_BHA, flow_steps)
+
+
+def test_one_question_a_chunk_for_all_slots(agent: Agent) -> None:
+    counting = Counting(agent)
+    rows = run(Engine(lambda path: counting, slots=6), [(Rollout("b", SampleSetting(1)), spec) for spec in SPECS])
+    chunks = sum(math.ceil(row["steps"] / 8) for row in rows)
+    assert sum(counting.asked) == chunks, "a policy is asked once for each chunk, not for each step"
+    full = [n for n in counting.asked if n == 6]
+    assert len(full) >= len(counting.asked) - max(math.ceil(r["steps"] / 8) for r in rows), "slots are filled at once"
+
+
+class Later:
+    """Answers in another order of time: a question is computed when its answer is fetched."""
+
+    overlaps = True
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent, self.bundle = agent, agent.bundle
+        self.open, self.most = 0, 0
+
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Any:
+        self.open += 1
+        self.most = max(self.most, self.open)
+        later = self
+
+        class Answer:
+            def get(self) -> np.ndarray:
+                later.open -= 1
+                return later._agent.chunks(obs_BTO, noise_BHA, flow_steps)
+
+        return Answer()
+
+
+def test_one_half_steps_while_the_other_is_answered(agent: Agent) -> None:
+    later = Later(agent)
+    orders = [(Rollout("b", SampleSetting(2)), spec) for spec in SPECS]
+    rows = run(Engine(lambda path: later, slots=6), orders)
+    assert rows == run(Engine(lambda path: agent), orders)
+    assert later.most >= 2
+    assert later.open == 0
+
+
+def test_an_exception_is_a_row_and_names_its_episode(agent: Agent) -> None:
+    def load(path: str) -> Agent:
+        raise FileNotFoundError(path)
+
+    rows = run(Engine(load), [(Rollout("gone", SampleSetting()), SPECS[0])])
+    assert rows == [{"exception": "FileNotFoundError: gone"}]
+
+
+# Observation history
+
+
+def test_the_first_observation_stands_in_for_those_before_it() -> None:
+    seen = [{"a": np.array([i], np.float32), "b": np.array([10 * i, 0], np.float32)} for i in range(4)]
+    np.testing.assert_array_equal(stack(seen[:1], ("a", "b"), 3), [[0, 0, 0]] * 3)
+    np.testing.assert_array_equal(stack(seen[:2], ("b", "a"), 3), [[0, 0, 0], [0, 0, 0], [10, 0, 1]])
+    np.testing.assert_array_equal(stack(seen, ("a", "b"), 2), [[2, 20, 0], [3, 30, 0]])
+
+
+def test_an_episode_shows_the_last_observations() -> None:
+    """With chunks of which 2 steps are executed, history holds every step, not every question."""
+    states: list[np.ndarray] = []
+
+    class Recorder(PointMassEnv):
+        def _obs(self) -> dict[str, np.ndarray]:
+            obs = super()._obs()
+            states.append(np.concatenate([obs["state"], obs["goal"]]))
+            return obs
+
+    script = Script([[0.3, -0.1]], horizon=4, obs_steps=3)
+    run_episode(Recorder(), script, SPECS[0], SampleSetting(1, 2), 8)
+    expected = [[0, 0, 0], [0, 1, 2], [2, 3, 4], [4, 5, 6]]
+    np.testing.assert_array_equal(script.seen, [[states[i] for i in row] for row in expected])
+
+
+def test_a_policy_with_history_acts_as_it_was_trained(tmp_path: Path) -> None:
+    """What windows of the data show a policy and what a rollout shows it are the same numbers in the same order."""
+    trainer = tiny_trainer(data=pointmass_data(), obs_steps=3, horizon_length=4)
+    windows, store = trainer.windows, pointmass_data().store
+    first = int(store.episode_starts[1])
+    batch = windows.gather(torch.tensor([[first, first + 1, first + 5]]))
+    normalised = trainer.obs_normalizer.apply(store.observation(("state", "goal")))
+    for row, (start, back) in enumerate([(first, [0, 0, 0]), (first, [0, 0, 1]), (first, [3, 4, 5])]):
+        np.testing.assert_array_equal(batch.obs_MBO[0, row], np.concatenate([normalised[start + b] for b in back]))
+    trainer.bundle(0).save(tmp_path / "bundle")
+    bundle = PolicyBundle.load(tmp_path / "bundle")
+    assert bundle.shape.obs_size == 18
+    seen = [{k: store.obs[k][first + i] for k in ("state", "goal")} for i in range(6)]
+    obs_TO = stack(seen, ("state", "goal"), 3)
+    chunk = Agent(bundle).chunks(obs_TO[None], np.zeros((1, 4, 2), np.float32), 2)[0]
+    with torch.no_grad():
+        z = trainer.policy.sample(batch.obs_MBO[:, 2:], torch.zeros(1, 1, 4, 2), 2)[0, 0].numpy()
+    np.testing.assert_allclose(chunk, trainer.action_normalizer.invert(z), rtol=1e-5, atol=1e-6)
+
+
+# Temporal ensembling
+
+
+class Counter(Script):
+    """The n-th chunk says n everywhere (divided by 100, so that nothing is clipped)."""
+
+    def chunk(self, obs: Any, noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
+        super().chunk(obs, noise_HA, flow_steps)
+        return np.full((self.bundle.shape.horizon, 2), len(self.noises) / 100, np.float32)
+
+
+@pytest.mark.parametrize(("m", "between"), [(0.0, 1), (0.01, 1), (1.0, 1), (0.5, 2)])
+def test_temporal_ensembling_is_a_weighted_mean_of_what_was_said(m: float, between: int) -> None:
+    """ACT: w_i = exp(-m i), i = 0 the oldest chunk that still speaks of this step; horizon 4."""
+    played: list[float] = []
+
+    class Recorder(PointMassEnv):
+        def step(self, action: np.ndarray) -> Any:
+            played.append(float(action[0]))
+            return super().step(np.zeros(2, np.float32))
+
+    setting = SampleSetting(1, 0 if between == 1 else between, 0.0, m)
+    run_episode(Recorder(), Counter([[0, 0]], horizon=4), SPECS[0], setting, 12)
+    for step, action in enumerate(played):
+        said = [n for n in range(1, step // between + 2) if 0 <= step - (n - 1) * between < 4]
+        weights = np.exp(-m * np.arange(len(said)))
+        assert action == pytest.approx(float(weights @ np.array(said) / weights.sum()) / 100, rel=1e-5)
+
+
+def test_no_ensembling_plays_the_newest_chunk() -> None:
+    assert SampleSetting().steps_between(8) == 8
+    assert SampleSetting(execute_steps=3).steps_between(8) == 3
+    assert SampleSetting(temporal_ensemble=0.01).steps_between(8) == 1
+    assert SampleSetting(execute_steps=2, temporal_ensemble=0.0).steps_between(8) == 2
