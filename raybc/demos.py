@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import math
+import re
 import shutil
 import sys
 import zipfile
@@ -89,8 +90,8 @@ def demonstrate(task: Task, env: SimEnv, spec: EpisodeSpec, noise: float, folder
         "states": np.array([t[5] for t in trail], np.float64),
     }
     for key in obs:
-        arrays[f"obs/{key}"] = np.array([t[0][key] for t in trail], np.float32)
-        arrays[f"next_obs/{key}"] = np.array([t[1][key] for t in trail], np.float32)
+        arrays[f"obs/{key}"] = np.array([t[0][key] for t in trail])
+        arrays[f"next_obs/{key}"] = np.array([t[1][key] for t in trail])
     arrays["row"] = np.array(json.dumps(row))
     arrays["env_args"] = np.array(json.dumps(env.env_args()))
     arrays["model_xml"] = np.array(env.model_xml() if hasattr(env, "model_xml") else "")
@@ -154,7 +155,8 @@ class DemosPlan:
         )
 
     def default_path(self) -> Path:
-        return home() / "demos" / f"{self.task}-scripted-{self.key()[:12]}" / "demos.hdf5"
+        name = re.sub(r"[^\w.-]+", "_", self.task)  # "module:ATTRIBUTE" is no name of a folder
+        return home() / "demos" / f"{name}-scripted-{self.key()[:12]}" / "demos.hdf5"
 
     def specs(self, first: int, count: int) -> list[EpisodeSpec]:
         return [EpisodeSpec(self.task, "demos", self.config.seed + i) for i in range(first, first + count)]
@@ -254,7 +256,7 @@ class Args(DemosConfig):
     """Let a task's scripted expert demonstrate; write robomimic HDF5."""
 
     task: tyro.conf.Positional[str] = "lift"
-    """Task: lift, pointmass."""
+    """A task with an expert: lift, can, square, pointmass, cube-single-singletask-v0, metaworld-reach-v3, ..."""
     out: Path | None = None
     """The HDF5 file to write; default: in raybc's cache, where sweeps and training look for it."""
     keep_failures: bool = False

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from raybc.policies import nets
 from raybc.policies.base import PolicyShape
 from raybc.policies.flow import FREQUENCIES, FlowPolicy
 from raybc.policies.nets import PackedLinear, PackedMLP, fourier_features
@@ -241,3 +242,14 @@ def test_fourier_features() -> None:
     assert fourier_features(torch.zeros(2, 3, 1), 8).shape == (2, 3, 16)
     distances = np.linalg.norm(got[:, None] - got[None], axis=-1) + 9 * np.eye(11)
     assert distances.min() > 0.1, "different times look different, 0 and 1 too"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_both_forms_of_gelu_are_one_function(dtype: torch.dtype) -> None:
+    x = torch.linspace(-30, 30, 100_001, dtype=dtype)
+    wanted = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    with torch.no_grad():
+        fast = nets.gelu(x)
+    assert fast.dtype == dtype
+    torch.testing.assert_close(fast.double(), wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-13)
+    torch.testing.assert_close(nets.gelu(x).double(), wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-13)

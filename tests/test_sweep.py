@@ -349,3 +349,35 @@ def test_a_second_sweep_on_the_same_folder_is_refused(sweep_file: Path, tmp_path
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def test_a_recipe_that_is_shown_to_be_worse_ends_early(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
+    """The second recipe learns nothing; it races against the first on the same starts and is not measured on all."""
+    sweep = write_sweep(
+        tmp_path,
+        pointmass_demos,
+        train={"training_steps": 600, "batch_size": 128, "hidden_width": 64},
+        space=None,
+        search={"trials": 2, "points_to_evaluate": [{"lr": 1e-7}]},
+        eval={"episodes": 60, "evaluations": 1},
+        final={"top": 1, "episodes": 10, "videos": 0},
+        prune={"scheduler": "none"},
+    )
+    text = yaml.safe_load(sweep.read_text()) | {"space": {"lr": {"low": 1e-7, "high": 1e-1, "log": True}}}
+    sweep.write_text(yaml.safe_dump(text))
+    assert run(sweep, tmp_path / "raced") == 0
+    first, second = (state_of(tmp_path / "raced").trials[n] for n in (0, 1))
+    assert (first.status, second.status) == ("completed", "pruned")
+    assert second.evaluations[0].beaten.startswith("trial 0 at flow_steps=10 is better (e-value ")
+    asked = {r["episodes"] for r in second.evaluations[0].rows}
+    assert len(asked) == 1, "both seeds"
+    assert asked <= {10, 20, 30, 40}
+    assert {r["episodes"] for r in first.evaluations[0].rows} == {60}
+    text["eval"]["race"] = False
+    sweep.write_text(yaml.safe_dump(text))
+    assert run(sweep, tmp_path / "whole") == 0
+    whole = state_of(tmp_path / "whole").trials[1]
+    assert whole.status == "completed"
+    assert {r["episodes"] for r in whole.evaluations[0].rows} == {60}
+    for short, full in zip(second.evaluations[0].rows, whole.evaluations[0].rows, strict=True):
+        assert short["episode_list"] == full["episode_list"][: short["episodes"]], "a prefix of the same episodes"

@@ -32,6 +32,18 @@ class PackedLinear(nn.Module):
         return torch.baddbmm(self.bias_M1O, x_MBI, self.weights_MIO)
 
 
+def gelu(x: Tensor) -> Tensor:
+    """x Phi(x) in its tanh form (Hendrycks and Gimpel 2016); also x sigmoid(2 c (x + 0.044715 x^3)), c = sqrt(2 / pi).
+
+    PyTorch computes the first form; on a CPU the second takes less than half the time, since its tanh is slow there.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return nn.functional.gelu(x, approximate="tanh")
+    c = 2 * math.sqrt(2 / math.pi)
+    inner = torch.addcmul(torch.full((), c, dtype=x.dtype), x, x, value=0.044715 * c)
+    return inner.mul_(x).sigmoid_().mul_(x)
+
+
 class PackedMLP(nn.Module):
     """`depth` hidden layers of `width` GELU units, for M members at once."""
 
@@ -48,7 +60,7 @@ class PackedMLP(nn.Module):
 
     def forward(self, x_MBI: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x_MBI = nn.functional.gelu(layer(x_MBI), approximate="tanh")
+            x_MBI = gelu(layer(x_MBI))
         return self.layers[-1](x_MBI)
 
 

@@ -18,7 +18,7 @@ from raybc.demos import DemosPlan, check_source, generate, is_ready
 from raybc.envs.base import EnvName
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.probe import Probe, probe_task
+from raybc.rollout.probe import Probe, probe_task, sizes_of
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import sweep_from_mapping
@@ -123,7 +123,7 @@ def _dataset(config: SweepConfig, name: EnvName) -> tuple[Path, DemosPlan | None
 
 
 def _check_data(config: SweepConfig, store: EpisodeStore, probe: Probe, obs_keys: tuple[str, ...]) -> None:
-    sizes = {key: probe.obs_sizes[key] for key in obs_keys}
+    sizes = sizes_of(probe, obs_keys, config.train.env_name)
     check_matches_task(store, sizes, probe.action_size, config.train.env_name)
     check_corners(config, store)
 

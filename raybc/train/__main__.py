@@ -23,7 +23,7 @@ from raybc.files import empty_folder, free_space_for, read_json, replacing, run_
 from raybc.registry import get_task, parse_env_name
 from raybc.report.stats import wilson_interval
 from raybc.rollout.engine import Rollout
-from raybc.rollout.probe import probe_task
+from raybc.rollout.probe import probe_task, sizes_of
 from raybc.rollout.results import summarise
 from raybc.train.log import MemberLog
 from raybc.train.loop import PackTrainer, TrainingData, pick_device
@@ -69,10 +69,9 @@ def main(argv: list[str] | None = None) -> int:
     plan = DemosPlan(name.task, DemosConfig(episodes=args.demos))
     dataset = Path(config.dataset) if config.dataset else plan.default_path()
     needs_demos = not config.dataset and not is_ready(plan, dataset)
+    sizes = sizes_of(probe, task.obs_keys, config.env_name)
     if not needs_demos:
-        check_matches_task(
-            robomimic.read(dataset), {k: probe.obs_sizes[k] for k in task.obs_keys}, probe.action_size, config.env_name
-        )
+        check_matches_task(robomimic.read(dataset), sizes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
         workers = plan_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
