@@ -175,13 +175,12 @@ class _Sitting:
         ]
         specs = m.specs[: m.videos]
         rows = self._evaluate("film", works, specs, workers=min(workers, m.videos), render=m.render)
-        problems = [row["message"] for part in rows for row in part if row["outcome"] == "error"]
-        if len(problems) == len(works) * len(specs):
-            cli.console.print(f"videos: none: {problems[0]}", style="yellow")
-            for work in range(len(works)):  # the others run them without pictures
-                for start in range(len(specs)):
-                    self._known.pop((work, start), None)
-            return
+        failed = {(w, s): row for w, part in enumerate(rows) for s, row in enumerate(part) if row["outcome"] == "error"}
+        for key in failed:  # perhaps only the picture's fault: the others run them without
+            del self._known[key]
+        if failed:
+            which = "none" if len(failed) == len(works) * len(specs) else f"{len(failed)} could not be made"
+            cli.console.print(f"videos: {which}: {next(iter(failed.values()))['message']}", style="yellow")
         for setting, part in zip(m.settings, rows, strict=True):
             folder = self._folder(setting)
             films = [(folder / r["video"], r["outcome"]) for r in part if r.get("video")]
