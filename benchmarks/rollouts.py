@@ -133,7 +133,7 @@ class Limit:
 
 def serial(task: str, bundle: PolicyBundle, specs: list[EpisodeSpec]) -> float:
     """Sampled at every step, as evaluation scripts do, with all of PyTorch's threads."""
-    torch.set_num_threads(torch.get_num_threads())
+    torch.set_num_threads(multiprocessing.cpu_count())
     env, agent = get_task(task).make(None), Agent(bundle)
     setting = SampleSetting(flow_steps=10, execute_steps=1)
     run_episode(env, agent, specs[0], setting, 10)
