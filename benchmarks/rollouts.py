@@ -33,7 +33,7 @@ from raybc.envs.base import SimEnv
 from raybc.policies.base import PolicyShape
 from raybc.registry import get_task
 from raybc.rollout.agent import Agent
-from raybc.rollout.engine import Engine, Rollout
+from raybc.rollout.engine import Engine, Rollout, _Slot
 from raybc.rollout.episode import run_episode
 from raybc.rollout.probe import probe_task
 from raybc.train.step import generator
@@ -41,7 +41,7 @@ from raybc.types import EpisodeSpec, SampleSetting
 
 SETTING = SampleSetting(flow_steps=10)
 #: Episodes of one measurement: long enough that starting and ending a job do not count.
-EPISODES = {"lift": 48, "pusht": 192, "halfcheetah": 192}
+EPISODES = {"lift": 24, "pusht": 64, "halfcheetah": 64}
 
 
 def make_bundle(task: str, folder: Path) -> Path:
@@ -64,24 +64,40 @@ def make_bundle(task: str, folder: Path) -> Path:
     return folder / task
 
 
-def record(task: str, bundle: PolicyBundle, specs: list[EpisodeSpec]) -> list[np.ndarray]:
+def record(task: str, path: Path, specs: list[EpisodeSpec]) -> list[np.ndarray]:
     """The actions of each episode, (steps, A)."""
-    env, agent = get_task(task).make(None), Agent(bundle)
-    played: list[np.ndarray] = []
-    step = env.step
+    torch.set_num_threads(1)
+    described, played = get_task(task), dict[int, list[np.ndarray]]()
 
-    def watched(action: np.ndarray) -> Any:
-        played.append(np.array(action, np.float32))
-        return step(action)
+    def watched() -> SimEnv:
+        env = described.make(None)
+        reset, step, now = env.reset, env.step, list[np.ndarray]()
 
-    env.step = watched  # type: ignore[method-assign]
-    episodes = []
-    for spec in specs:
-        played.clear()
-        run_episode(env, agent, spec, SETTING, get_task(task).max_steps)
-        episodes.append(np.array(played))
-    env.close()
-    return episodes
+        def new_episode(*, seed: int) -> Any:
+            nonlocal now
+            now = played[seed] = []
+            return reset(seed=seed)
+
+        def one_step(action: np.ndarray) -> Any:
+            now.append(np.array(action, np.float32))
+            return step(action)
+
+        env.reset, env.step = new_episode, one_step  # type: ignore[method-assign,assignment]
+        return env
+
+    engine = Engine(lambda _: Agent(PolicyBundle.load(path)))
+    engine._free[task] = [_Slot(described, watched()) for _ in range(min(described.slots, len(specs)))]
+    run_all(engine, Rollout(str(path), SETTING), specs)
+    for slot in engine._free[task]:
+        slot.env.close()
+    return [np.array(played[spec.seed]) for spec in specs]
+
+
+def run_all(engine: Engine, work: Rollout, specs: list[EpisodeSpec]) -> None:
+    for number, spec in enumerate(specs):
+        engine.add(number, work, spec)
+    while not engine.idle:
+        list(engine.round())
 
 
 def step_through(task: str, seeds: list[int], episodes: list[np.ndarray], ready: Any, go: Any, out: Any) -> None:
@@ -212,12 +228,9 @@ def breakdown(task: str, path: Path, specs: list[EpisodeSpec]) -> dict[str, floa
     engine = Engine(lambda _: agent)
     rollout = Rollout(str(path), SETTING)
     for round_ in range(2):  # the first builds the simulators
-        for number, spec in enumerate(specs):
-            engine.add(number, rollout, spec)
         started = time.perf_counter()
         spent |= dict.fromkeys(spent, 0.0)
-        while not engine.idle:
-            list(engine.round())
+        run_all(engine, rollout, specs)
         wall = time.perf_counter() - started
         if round_ == 0:
             for slots in engine._free.values():
@@ -233,7 +246,7 @@ def compare(task: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
     path = make_bundle(task, folder)
     bundle = PolicyBundle.load(path)
     specs = [EpisodeSpec(task, "final", i) for i in range(args.episodes or EPISODES[task])]
-    episodes = record(task, bundle, specs)
+    episodes = record(task, path, specs)
     steps = sum(map(len, episodes))
     rates: dict[str, list[float]] = {"limit": [], "engine": []}
     limit = Limit(task, specs, episodes, args.workers)

@@ -239,7 +239,7 @@ def _tasks() -> dict[str, Task]:
             max_steps=1000,
             obs_keys=("state",),
             fps=fps,
-            slots=16,
+            slots=32,
             has_success=False,
             reference_returns=REFERENCE[name],
         )
@@ -256,14 +256,14 @@ def _tasks() -> dict[str, Task]:
             make=functools.partial(_antmaze, name),
             max_steps=steps,
             fps=10.0,
-            slots=16,
+            slots=32,
             reference_returns=REFERENCE[name],
         )
         for name, steps in (("antmaze-umaze", 700), ("antmaze-medium", 1000), ("antmaze-large", 1000))
     ]
     # No reference returns: D4RL's go on collecting reward after the first success, where an episode here ends.
     tasks += [
-        robotics(name=name, make=functools.partial(_adroit, name), max_steps=steps, fps=100.0, slots=16)
+        robotics(name=name, make=functools.partial(_adroit, name), max_steps=steps, fps=100.0, slots=32)
         for name, steps in (("pen", 100), ("door", 200), ("hammer", 200), ("relocate", 200))
     ]
     tasks += [

@@ -63,6 +63,25 @@ def test_a_chunk_does_not_depend_on_its_companions(agent: Agent) -> None:
         np.testing.assert_array_equal(agent.chunks(obs_BTO[rows], noise_BHA[rows], 4), together[rows])
 
 
+@pytest.mark.parametrize("horizon", [1, 2, 3, 4, 5, 6, 9])
+def test_every_size_of_chunk_can_be_asked_in_batches(horizon: int) -> None:
+    """Few outputs make matrix products depend on a row's place (here 2 to 18); padding them settles it."""
+    agent = Agent(tiny_trainer(horizon_length=horizon, hidden_width=64).bundle(0))
+    assert len(agent._sizes) > 1, "not one by one"
+    rng = np.random.default_rng(0)
+    obs_BTO = rng.normal(size=(64, 1, 5)).astype(np.float32)
+    noise_BHA = rng.normal(size=(64, horizon, 2)).astype(np.float32)
+    together = agent.chunks(obs_BTO, noise_BHA, 2)
+    order = rng.permutation(64)
+    np.testing.assert_array_equal(agent.chunks(obs_BTO[order], noise_BHA[order], 2), together[order])
+    plain = agent.bundle.build()
+    with torch.no_grad():
+        z = plain.sample(
+            torch.tensor(agent.bundle.obs_normalizer.apply(obs_BTO[:, 0]))[None], torch.tensor(noise_BHA)[None], 2
+        )
+    np.testing.assert_allclose(together, agent.bundle.action_normalizer.invert(z[0].numpy()), rtol=1e-4, atol=1e-5)
+
+
 class Moody:
     """A policy whose rows change with the size of the batch below 8, or with their place."""
 

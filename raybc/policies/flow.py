@@ -47,7 +47,7 @@ class FlowPolicy(nn.Module):
         """v(x, t | obs), (M, B, H, A)."""
         time = fourier_features(t_MB1, FREQUENCIES) if self.use_fourier_features else t_MB1
         out = self.field(torch.cat([obs_MBO, x_MBHA.flatten(2), time], dim=-1))
-        return out.view_as(x_MBHA)
+        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # beyond: padding of `pad_outputs`
 
     def loss(self, batch: Batch, noise: Tensor, time: Tensor) -> Tensor:
         """Flow-matching loss of each example, float32 (M, B).

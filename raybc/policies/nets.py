@@ -58,6 +58,15 @@ class PackedMLP(nn.Module):
                 assert isinstance(layer, PackedLinear)
                 layer.init_member(m, generator)
 
+    def pad_outputs(self, multiple: int) -> None:
+        """Append outputs that are always 0 until their number is a multiple; for inference (see `rollout.agent`)."""
+        last = self.layers[-1]
+        assert isinstance(last, PackedLinear)
+        missing = -last.weights_MIO.shape[2] % multiple
+        with torch.no_grad():
+            last.weights_MIO = nn.Parameter(nn.functional.pad(last.weights_MIO, (0, missing)), requires_grad=False)
+            last.bias_M1O = nn.Parameter(nn.functional.pad(last.bias_M1O, (0, missing)), requires_grad=False)
+
     def forward(self, x_MBI: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x_MBI = gelu(layer(x_MBI))

@@ -79,7 +79,7 @@ def _table(task: Task, results: list[dict[str, Any]]) -> Table:
         if task.has_success:
             cells += [
                 _show(row["success_rate"], 100, " %"),
-                f"{100 * row['wilson_low']:.1f} - {100 * row['wilson_high']:.1f} %",
+                f"{100 * row['wilson_low']:.1f}-{100 * row['wilson_high']:.1f} %",
                 f"{row['successes']}/{row['episodes']}",
                 _show(row["avg_steps_success"]),
             ]
