@@ -36,6 +36,7 @@ from raybc.rollout.agent import Agent
 from raybc.rollout.engine import Engine, Rollout, _Slot
 from raybc.rollout.episode import run_episode
 from raybc.rollout.probe import probe_task
+from raybc.rollout.worker import load_agent
 from raybc.train.step import generator
 from raybc.types import EpisodeSpec, SampleSetting
 
@@ -85,7 +86,7 @@ def record(task: str, path: Path, specs: list[EpisodeSpec]) -> list[np.ndarray]:
         env.reset, env.step = new_episode, one_step  # type: ignore[method-assign,assignment]
         return env
 
-    engine = Engine(lambda _: Agent(PolicyBundle.load(path)))
+    engine = Engine(load_agent)
     engine._free[task] = [_Slot(described, watched()) for _ in range(min(described.slots, len(specs)))]
     run_all(engine, Rollout(str(path), SETTING), specs)
     for slot in engine._free[task]:

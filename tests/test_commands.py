@@ -162,6 +162,16 @@ def test_rollout_goes_on_where_it_was_killed(run: Path, tmp_path: Path, capsys: 
     assert "starts: was" in capsys.readouterr().err
 
 
+def test_rollout_refuses_a_damaged_record(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    flags = [str(run), "--episodes", "2", f"--out={out}"]
+    assert run_main(lambda: rollout(flags)) == 0
+    for damage in ("{half\n", '{"outcome": "success"}\n', "[1]\n"):
+        (out / "episodes.jsonl").write_text(damage)
+        assert run_main(lambda: rollout([*flags, "--resume"])) == 2
+        assert "episodes.jsonl: line 1 is damaged" in capsys.readouterr().err
+
+
 def test_rollout_until_the_interval_is_narrow(run: Path, tmp_path: Path) -> None:
     flags = [str(run), "--until_halfwidth=0.15", f"--out={tmp_path / 'o'}", "--videos=2"]
     assert run_main(lambda: rollout(flags)) == 0

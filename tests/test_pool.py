@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import ray
 import torch
 
+from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
 from raybc.data.formats import robomimic
 from raybc.envs.base import RenderOptions
@@ -121,6 +123,21 @@ def test_one_inference_actor_for_all_gives_the_same_rows(ray_cpus: float, bundle
     local, _ = evaluate("pointmass", 2, works)
     shared, _ = evaluate("pointmass", 2, works, shared=True, slots=4)
     assert [rows_without_times(r) for r in local] == [rows_without_times(r) for r in shared]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_bundle_that_was_replaced_is_loaded_anew(ray_cpus: float, bundle: str, tmp_path: Path, shared: bool) -> None:
+    """A warm process keeps networks by path; the file behind a path may change."""
+    path = tmp_path / "bundle"
+    good = PolicyBundle.load(Path(bundle))
+    still = dataclasses.replace(good, weights={k: torch.zeros_like(v) for k, v in good.weights.items()})
+    found = []
+    with RolloutPool.start("pointmass", 1, worker_cpus=0.2, shared=shared) as pool:
+        for version in (good, still):
+            version.save(path)
+            found.append(pool.evaluate("test", [Rollout(str(path), SampleSetting())], SPECS)[0])
+    assert rows_without_times(found[0]) != rows_without_times(found[1])
+    assert "success" not in {row["outcome"] for row in found[1]}, "zero weights solve nothing"
 
 
 def test_processes_can_be_replaced_after_so_many_episodes(ray_cpus: float, bundle: str) -> None:

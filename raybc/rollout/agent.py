@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from raybc.bundle import PolicyBundle
+from raybc.bundle import META, PolicyBundle
 from raybc.policies.flow import FlowPolicy
 
+#: Bundles that a process keeps in memory: the arms that are measured side by side.
+KEEP = 16
 #: Batch sizes that are tried; larger batches are cut into pieces of the largest.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 #: Outputs are padded to a multiple of this. With few columns (MKL: 5, 6, 7, 9, 10, 11) the last rows of a product take
@@ -43,6 +46,11 @@ class Actor(Protocol):
 
     def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Answer:
         """The next chunk of each row. obs_BTO: physical observations, the oldest first, float32."""
+
+
+def file_state(path: str) -> int:
+    """What changes when the bundle at `path` is replaced; loaders keep bundles by path and this."""
+    return (Path(path) / META).stat().st_mtime_ns
 
 
 class Ready:

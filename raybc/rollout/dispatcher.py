@@ -1,9 +1,8 @@
 """The dispatcher of a `RolloutPool`: an actor that owns the simulator processes and hands out episodes.
 
-It owns the workers and one queue for all who ask (trials of a sweep, the final measurement,
-demonstrations), so workers stay warm across checkpoints, trials and tasks and are never idle while there is work. A
-call hands a worker its next episodes and brings back what has ended; the worker's simulators are filled again from
-what it has been given, so nobody waits for the slowest.
+It has one queue for all who ask (trials of a sweep, the final measurement, demonstrations), so workers stay warm across
+checkpoints, trials and tasks and are never idle while there is work. A call hands a worker its next episodes and brings
+back what has ended; its simulators are filled again from what it has been given, so nobody waits for the slowest.
 
 Faults. A worker that raises, dies or stands still past the deadline is replaced by a fresh process. The episode that
 raised or stood still is to blame and is run again; when a process just died, its episodes are run again one by one. A
@@ -20,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
@@ -32,7 +31,7 @@ from raybc.registry import get_task
 from raybc.rollout.engine import Work
 from raybc.rollout.inference import SharedLoader, start_server
 from raybc.rollout.results import value_of
-from raybc.rollout.stop import BLOCK
+from raybc.rollout.stop import BLOCK, StopRule
 from raybc.rollout.worker import Loader, Report, SimWorker
 from raybc.types import EpisodeResult, EpisodeSpec
 
@@ -43,17 +42,6 @@ SECONDS_AHEAD = 0.5
 PATIENCE = 0.25
 #: Time that a new simulator process may take to import and build its first simulator.
 START_DEADLINE = 180.0
-
-
-class StopRule(Protocol):
-    """Decides during an evaluation that some works have been measured enough.
-
-    It sees values in the order of the starts only, so that it decides the same for every number of workers.
-    """
-
-    def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
-        """values[w]: of work w, its first starts as far as all of them are known, success as 1.0 or 0.0, an error as
-        nan. Returns work -> number of starts after which it ends, for all decided so far."""
 
 
 @dataclass(eq=False)  # found in the queue by identity
@@ -98,12 +86,10 @@ class PoolOptions:
 class _Seat:
     """A place for a worker's process, and what it has been given."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    def __init__(self) -> None:
         self.worker: ActorHandle | None = None
         self.suite = ""
         self.given: dict[int, _Item] = {}
-        self.running: frozenset[int] = frozenset()
         self.finished = 0
         self.pid = 0
 
@@ -119,7 +105,7 @@ class Dispatcher:
         self._mean_seconds = 1.0
         self._jobs: dict[str, asyncio.Task[list[list[dict[str, Any]]]]] = {}
         self._logs: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
-        self._seats = [_Seat(i) for i in range(workers)]
+        self._seats = [_Seat() for _ in range(workers)]
         self._loops: list[asyncio.Task[None]] = []
         self._failed_starts = 0
         self._numbers = 0
@@ -236,14 +222,7 @@ class Dispatcher:
             self._queue = deque(i for i in self._queue if id(i) not in unwanted)
 
     async def stats(self) -> dict[str, Any]:
-        return {
-            "episodes": self._stats.episodes,
-            "steps": self._stats.steps,
-            "retries": self._stats.retries,
-            "errors": self._stats.errors,
-            "restarts": self._stats.restarts,
-            "recycled": self._stats.recycled,
-            "busy_seconds": self._stats.busy_seconds,
+        return vars(self._stats) | {
             "workers": len(self._seats),
             "queued": len(self._queue),
             "pids": sorted(seat.pid for seat in self._seats if seat.pid),
@@ -271,14 +250,11 @@ class Dispatcher:
         remote = ray.remote(SimWorker).options(
             num_cpus=self._options.worker_cpus, max_restarts=0, max_concurrency=4, scheduling_strategy="SPREAD"
         )
-        task = await self._next_task(seat)
+        # A simulator of the next work's task is built, at first of the pool's own.
+        task = self._queue[0].spec.task if self._queue and seat.suite else self._task
         seat.worker = remote.remote(self._options.render, self._options.slots, self._loader)
         seat.suite, seat.finished = get_task(task).suite, 0
         seat.pid = await asyncio.wait_for(seat.worker.__ray_call__.remote(_warm_up, task), START_DEADLINE)
-
-    async def _next_task(self, seat: _Seat) -> str:
-        """The task to build a simulator of: that of the next work, at first the pool's own."""
-        return self._queue[0].spec.task if self._queue and seat.suite else self._task
 
     async def _orders(self, seat: _Seat) -> list[tuple[int, Work, EpisodeSpec]]:
         """What the worker gets now; waits while it has nothing and there is nothing."""
@@ -334,14 +310,14 @@ class Dispatcher:
             await self._replace(seat, f"the simulator process died ({type(error).__name__})", blame=None)
             return
         finally:
-            self._count_busy(started, time.time())
+            self._stats.busy_seconds += time.time() - started
+            self._stats.spans.append((started, time.time()))
         problem, blame = "", None
         for number, row in report.rows:
             if "exception" in row:
                 problem, blame = row["exception"], number
             else:
                 self._finish(seat, number, row)
-        seat.running = frozenset(report.running)
         if report.broken:
             await self._replace(seat, problem, blame)
         elif report.stalled > self._options.deadline:
@@ -381,7 +357,7 @@ class Dispatcher:
     def _dismiss(self, seat: _Seat) -> None:
         if seat.worker is not None:
             ray.kill(seat.worker)
-        seat.worker, seat.given, seat.running, seat.pid = None, {}, frozenset(), 0
+        seat.worker, seat.given, seat.pid = None, {}, 0
 
     async def _fail_start(self, seat: _Seat, error: BaseException) -> None:
         """A simulator could not be started. Where that repeats, all who wait are told, instead of waiting for ever."""
@@ -403,10 +379,6 @@ class Dispatcher:
         retries = max(0, item.failures - 1)
         row = EpisodeResult(item.spec.index, item.spec.seed, "error", 0.0, 0, 0.0, retries=retries, message=problem)
         _settle(item, row.to_row())
-
-    def _count_busy(self, start: float, end: float) -> None:
-        self._stats.busy_seconds += end - start
-        self._stats.spans.append((start, end))
 
 
 def _note(log: list[tuple[int, int, dict[str, Any]]], work: int, spec: int, done: asyncio.Future[Any]) -> None:

@@ -25,8 +25,6 @@ from raybc.rollout.episode import Episode, OnStep, answer
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.types import EpisodeSpec, SampleSetting
 
-#: Bundles that are kept in memory: the arms that are measured side by side.
-KEEP_ACTORS = 16
 #: Tasks whose simulators are kept.
 KEEP_TASKS = 3
 
@@ -75,18 +73,18 @@ class _Question:
 
 @dataclass
 class Progress:
-    """What can be seen from outside: episodes under way, the one that is being worked on, and since when."""
+    """What can be seen from outside: the episode that is being worked on, and since when."""
 
-    running: set[int] = field(default_factory=set)
     now: int = -1
     since: float = field(default_factory=time.monotonic)
 
 
 class Engine:
-    """Runs numbered episodes; `rounds()` yields (number, row) as they end.
+    """Runs numbered episodes; `round()` yields (number, row) as they end.
 
-    load(bundle path) gives the `Actor`. slots: simulators at most; None: what the task says; a rendering process has
-    one. An exception of a simulator ends its episode as {"exception": ...}; the process should then be given up.
+    load(bundle path) gives the `Actor` and is asked again and again: it keeps what it has loaded. slots: simulators at
+    most; None: what the task says; a rendering process has one. An exception of a simulator ends its episode as
+    {"exception": ...}; the process should then be given up.
     """
 
     def __init__(
@@ -97,7 +95,6 @@ class Engine:
         self._busy: list[_Slot] = []
         self._free: OrderedDict[str, list[_Slot]] = OrderedDict()
         self._questions: deque[_Question] = deque()
-        self._actors: OrderedDict[str, Actor] = OrderedDict()
         self.progress = Progress()
 
     def add(self, number: int, work: Work, spec: EpisodeSpec) -> None:
@@ -144,7 +141,6 @@ class Engine:
                 return
             self._busy.remove(slot)
             self._free.setdefault(slot.task.name, []).append(slot)
-            self.progress.running.discard(slot.number)
             yield slot.number, row
 
     # --- slots ------------------------------------------------------------------------------------------------------
@@ -154,12 +150,9 @@ class Engine:
         while self._queue and (not self._busy or len(self._busy) < self._slots_of(self._queue[0])):
             number, work, spec = self._queue.popleft()
             self._touch(number)
-            self.progress.running.add(number)
             try:
                 if isinstance(work, Demonstration):
-                    row = self._demonstrate(work, spec)
-                    self.progress.running.discard(number)
-                    yield number, row
+                    yield number, self._demonstrate(work, spec)
                 else:
                     self._begin(number, work, spec)
             except Exception as error:  # not swallowed, see above
@@ -183,7 +176,7 @@ class Engine:
                 if step % work.video_frame_skip == 0:
                     film.add(np.asarray(env.render()))
 
-        bundle = self._actor(work.bundle).bundle
+        bundle = self._load(work.bundle).bundle
         slot.episode = Episode(slot.env, bundle, spec, work.setting, slot.task.max_steps, on_step)
         self._busy.append(slot)
 
@@ -227,14 +220,6 @@ class Engine:
 
     # --- policies ---------------------------------------------------------------------------------------------------
 
-    def _actor(self, path: str) -> Actor:
-        if path not in self._actors:
-            self._actors[path] = self._load(path)
-            while len(self._actors) > KEEP_ACTORS:
-                self._actors.popitem(last=False)
-        self._actors.move_to_end(path)
-        return self._actors[path]
-
     def _ask(self) -> None:
         """Ask for the chunks that are needed: one question for each policy and number of flow steps."""
         groups: dict[tuple[str, int], list[_Slot]] = {}
@@ -244,7 +229,7 @@ class Engine:
                 groups.setdefault((slot.work.bundle, slot.work.setting.flow_steps), []).append(slot)
         for (bundle, flow_steps), slots in groups.items():
             self._touch(slots[0].number)
-            actor = self._actor(bundle)
+            actor = self._load(bundle)
             # Halves, so that one half steps while the other is answered.
             size = math.ceil(len(self._busy) / 2) if actor.overlaps else len(slots)
             for first in range(0, len(slots), size):

@@ -6,20 +6,20 @@ Requests that arrive while the network is busy are answered together next; nobod
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 from ray.actor import ActorHandle
 
 from raybc.bundle import PolicyBundle
-from raybc.rollout.agent import Agent, Answer
-from raybc.rollout.engine import KEEP_ACTORS
+from raybc.rollout.agent import KEEP, Agent, Answer, file_state
 
 #: Parameters above which a policy is asked on a shared GPU rather than on each simulator's core.
 LARGE = 5_000_000
@@ -39,7 +39,7 @@ class InferenceServer:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._agents: OrderedDict[str, Agent] = OrderedDict()
+        self._agent = functools.lru_cache(maxsize=KEEP)(self._load)
         self._requests: list[_Request] = []
         self._runner: asyncio.Task[None] | None = None
         self.calls, self.rows = 0, 0
@@ -77,19 +77,18 @@ class InferenceServer:
         obs_BTO = np.concatenate([r.obs_BTO for r in requests])
         noise_BHA = np.concatenate([r.noise_BHA for r in requests])
         self.calls, self.rows = self.calls + 1, self.rows + len(obs_BTO)
-        return self._agent(requests[0].path).chunks(obs_BTO, noise_BHA, requests[0].flow_steps)
+        path = requests[0].path
+        return self._agent(path, file_state(path)).chunks(obs_BTO, noise_BHA, requests[0].flow_steps)
 
-    def _agent(self, path: str) -> Agent:
-        if path not in self._agents:
-            if self._device == "cpu":
-                import torch
+    def _load(self, path: str, state: int) -> Agent:
+        if self._device == "cpu":
+            torch.set_num_threads(1)  # the same sums as in a simulator's process
+        return Agent(PolicyBundle.load(Path(path)), self._device)
 
-                torch.set_num_threads(1)  # the same sums as in a simulator's process
-            self._agents[path] = Agent(PolicyBundle.load(Path(path)), self._device)
-            while len(self._agents) > KEEP_ACTORS:
-                self._agents.popitem(last=False)
-        self._agents.move_to_end(path)
-        return self._agents[path]
+
+@functools.lru_cache(maxsize=KEEP)
+def _bundle(path: str, state: int) -> PolicyBundle:
+    return PolicyBundle.load(Path(path))
 
 
 class SharedActor:
@@ -98,7 +97,7 @@ class SharedActor:
     overlaps = True
 
     def __init__(self, server: ActorHandle, path: str) -> None:
-        self.bundle = PolicyBundle.load(Path(path))
+        self.bundle = _bundle(path, file_state(path))
         self._server, self._path = server, path
 
     def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Answer:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
-from raybc.files import read_json, write_json
+from raybc.files import read_json, write_json, write_text
 from raybc.rollout.engine import Rollout
 from raybc.rollout.stop import UntilHalfwidth
 from raybc.rollout.video import write_grid
@@ -103,14 +103,20 @@ def _open(measurement: Measurement, bundle: PolicyBundle, out: Path) -> Known:
     known: Known = {}
     for name in ("episodes.jsonl", PARTIAL):
         path = out / name
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
-            if line.endswith("\n"):  # a torn last line is an episode that is run again
-                known |= _parse(json.loads(line), measurement)
-    write_text_lines(out / PARTIAL, [_line(measurement, w, row) for (w, _), row in sorted(known.items())])
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):  # torn: an episode that is run again
+                continue
+            try:
+                known |= _parse(line, measurement)
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{path}: line {number} is damaged; begin anew with --overwrite") from None
+    write_text(out / PARTIAL, "".join(_line(measurement, w, row) for (w, _), row in sorted(known.items())))
     return known
 
 
-def _parse(row: dict[str, Any], measurement: Measurement) -> Known:
+def _parse(line: str, measurement: Measurement) -> Known:
+    row = json.loads(line)
     setting = SampleSetting(**{name: row.pop(name) for name in asdict(SampleSetting())})
     key = measurement.settings.index(setting), row["index"] - measurement.specs[0].index
     return {} if row["outcome"] == "error" else {key: row}
@@ -118,10 +124,6 @@ def _parse(row: dict[str, Any], measurement: Measurement) -> Known:
 
 def _line(measurement: Measurement, work: int, row: dict[str, Any]) -> str:
     return json.dumps(asdict(measurement.settings[work]) | row) + "\n"
-
-
-def write_text_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(lines), encoding="utf-8")
 
 
 @contextmanager

@@ -10,8 +10,9 @@ import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so befo
 import ray
 from ray.actor import ActorHandle
 
-from raybc.rollout.dispatcher import Dispatcher, PoolOptions, StopRule
+from raybc.rollout.dispatcher import Dispatcher, PoolOptions
 from raybc.rollout.engine import Rollout, Work
+from raybc.rollout.stop import StopRule
 from raybc.types import EpisodeSpec
 
 

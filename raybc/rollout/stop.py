@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,17 @@ from raybc.rollout.race import Domination, Outcomes, dominated, first_domination
 
 #: Starts are handed out in blocks where works race: every work the first so many, then the next.
 BLOCK = 10
+
+
+class StopRule(Protocol):
+    """Decides during an evaluation that some works have been measured enough.
+
+    It sees values in the order of the starts only, so that it decides the same for every number of workers.
+    """
+
+    def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
+        """values[w]: of work w, its first starts as far as all of them are known, success as 1.0 or 0.0, an error as
+        nan. Returns work -> number of starts after which it ends, for all decided so far."""
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
+
+from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
-from raybc.rollout.agent import Actor
+from raybc.rollout.agent import KEEP, Actor, Agent, file_state
 from raybc.rollout.engine import Engine, Work
 from raybc.types import EpisodeSpec
 
@@ -20,15 +25,12 @@ Loader = Callable[[str], Actor]
 
 @dataclass(frozen=True)
 class Report:
-    """rows: (number, row) of episodes that ended. running: those under way, `now` the one that is worked on. stalled:
-    seconds in which nothing moved. waiting: orders that are not begun. broken: an episode raised, and the process is
-    not to be trusted any more."""
+    """rows: (number, row) of episodes that ended. now: the one that is worked on. stalled: seconds in which nothing
+    moved. broken: an episode raised, and the process is not to be trusted any more."""
 
     rows: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    running: tuple[int, ...] = ()
     now: int = -1
     stalled: float = 0.0
-    waiting: int = 0
     broken: bool = False
 
 
@@ -72,10 +74,8 @@ class SimWorker:
             progress = self._engine.progress
             return Report(
                 rows=rows,
-                running=tuple(progress.running),
                 now=progress.now,
                 stalled=0.0 if self._idle else time.monotonic() - progress.since,
-                waiting=self._waiting(),
                 broken=self._broken,
             )
 
@@ -120,13 +120,11 @@ class SimWorker:
 
 
 def load_agent(path: str) -> Actor:
-    """The bundle's network in this process, with one thread: one process a core, and the same sums everywhere."""
-    from pathlib import Path
+    """The bundle's network in this process; a bundle that was replaced is loaded anew."""
+    return _agent(path, file_state(path))
 
-    import torch
 
-    from raybc.bundle import PolicyBundle
-    from raybc.rollout.agent import Agent
-
-    torch.set_num_threads(1)
+@functools.lru_cache(maxsize=KEEP)
+def _agent(path: str, state: int) -> Actor:
+    torch.set_num_threads(1)  # one process a core, and the same sums everywhere
     return Agent(PolicyBundle.load(Path(path)))

@@ -240,7 +240,7 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
     )
     try:
         tuner.fit()
-    except Exception:
+    except Exception:  # Tune raises what its hooks raised in its own words; the cause was kept, see `guarded`
         if recorder.fatal is None:
             raise
     if recorder.fatal is not None:
