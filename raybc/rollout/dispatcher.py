@@ -248,7 +248,7 @@ class Dispatcher:
         if seat.worker is not None:
             return
         remote = ray.remote(SimWorker).options(
-            num_cpus=self._options.worker_cpus, max_restarts=0, max_concurrency=4, scheduling_strategy="SPREAD"
+            num_cpus=self._options.worker_cpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
         # A simulator of the next work's task is built, at first of the pool's own.
         task = self._queue[0].spec.task if self._queue and seat.suite else self._task
