@@ -251,7 +251,7 @@ def compare(task: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
     steps = sum(map(len, episodes))
     rates: dict[str, list[float]] = {"limit": [], "engine": []}
     limit = Limit(task, specs, episodes, args.workers)
-    with RolloutPool.start(task, args.workers, worker_cpus=0.5, shared=args.shared) as pool:
+    with RolloutPool.start(task, args.workers, worker_cpus=0.5, shared=args.shared, slots=args.slots or None) as pool:
         work = Rollout(str(path), SETTING)
         pool.evaluate("warm", [work], specs)
         for number in range(args.rounds):
@@ -297,6 +297,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=0)
     parser.add_argument("--shared", action="store_true", help="one inference actor for all processes")
     parser.add_argument("--only_engine", action="store_true", help="leave serial and vector out")
+    parser.add_argument("--slots", type=int, default=0, help="simulators of a process (0: what the task says)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     from raybc.cluster import ray_session
