@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from raybc.config import NOT_AXES, SAMPLE_AXES, RunConfig, SweepConfig, to_plain
+from raybc.config import SAMPLE_AXES, RunConfig
 from raybc.strict import digest, from_mapping, parse_yaml
 from raybc.sweep import space
+from raybc.sweep.config import NOT_AXES, SweepConfig, to_plain
 from raybc.sweep.load import load_sweep, sweep_from_mapping
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 from tests.helpers import ROOT, tiny_store

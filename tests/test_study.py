@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
-from raybc.config import PruneConfig, SweepConfig
+from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.study import Proposer, check_sampler, make_sampler

@@ -14,12 +14,12 @@ from typing import Any
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 
-from raybc.config import SweepConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.results import best_setting, rows_at, setting_of, summarise
+from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import recipe
 from raybc.sweep.trial import TrialPlan

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raybc.config import SweepConfig
 from raybc.strict import from_mapping, near, parse_yaml
+from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from raybc import cli
 from raybc.cluster import plan_workers, ray_session
-from raybc.config import SweepConfig, to_plain
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.formats import robomimic
 from raybc.demos import DemosPlan, check_source, generate, is_ready
@@ -19,6 +18,7 @@ from raybc.envs.base import EnvName
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import Probe, probe_task, sizes_of
+from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import sweep_from_mapping

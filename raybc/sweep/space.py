@@ -7,9 +7,10 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from raybc.config import SAMPLE_AXES, Axis, RunConfig, SweepConfig
+from raybc.config import SAMPLE_AXES, RunConfig
 from raybc.data.episodes import EpisodeStore
 from raybc.strict import check_type, near, type_hints
+from raybc.sweep.config import Axis, SweepConfig
 from raybc.types import SampleSetting, UserError
 
 #: More corners than this are refused: nobody could have looked at such a space either.

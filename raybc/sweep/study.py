@@ -13,8 +13,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
-from raybc.config import RunConfig, SweepConfig
+from raybc.config import RunConfig
 from raybc.strict import type_hints
+from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState, TrialState
 from raybc.sweep.space import first_points, train_axes
 from raybc.train.step import stream_seed

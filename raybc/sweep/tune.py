@@ -25,8 +25,8 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from raybc.config import PruneConfig, SweepConfig
 from raybc.rollout.pool import RolloutPool
+from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import FILE, Evaluation, Ledger, SweepState, TrialState, read_events
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer

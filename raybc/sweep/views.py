@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raybc.config import SAMPLE_AXES, SweepConfig
+from raybc.config import SAMPLE_AXES
 from raybc.files import write_json, write_text
+from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import train_axes
 

@@ -1,0 +1,241 @@
+"""The only defaults of a sweep, and what makes it valid: the fields of `SweepConfig` are keys of `sweeps/*.yaml`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from raybc.config import SAMPLE_AXES, DemosConfig, RunConfig, place
+from raybc.strict import check_type, field_type, type_hints
+from raybc.types import SPLIT_SIZE, UserError
+
+#: Fields of a run that cannot be searched, with the reason.
+NOT_AXES = {
+    "seed": "seeds are members of a trial: list them under `seeds`",
+    "env_name": "a sweep has one task",
+    "dataset": "a sweep has one dataset",
+    "save_dir": "the sweep owns its run folder",
+    "run_group": "the sweep owns its run folder",
+    "device": "the device is a resource, not a recipe",
+    "training_steps": "pruning compares trials at equal training steps",
+    "log_interval": "it does not change a policy",
+    "eval_interval": "use eval.evaluations",
+    "save_interval": "the sweep saves at every evaluation",
+    "eval_episodes": "use eval.episodes",
+    "video_episodes": "use final.videos",
+    "video_frame_skip": "it does not change a policy",
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a search space: either `values`, or `low`..`high` (with `log`: on a logarithmic scale)."""
+
+    values: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+
+    def extremes(self) -> tuple[Any, ...]:
+        """The values that corners of the space are made of (every one of a list: a list has no order)."""
+        if self.values:
+            return self.values
+        return (self.low, self.high)
+
+    def contains(self, value: Any) -> bool:
+        if self.values:
+            return value in self.values
+        assert self.low is not None
+        assert self.high is not None
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+    def validate(self, where: str, kind: type) -> None:
+        if self.values:
+            if self.low is not None or self.high is not None or self.log:
+                raise UserError(f"{where}: expected either `values` or `low`/`high`, got both")
+            if any(v in self.values[:i] for i, v in enumerate(self.values)):
+                raise UserError(f"{place(where)}values: expected different values, got {list(self.values)}")
+            return
+        if self.low is None or self.high is None:
+            raise UserError(f"{where}: expected `values: [...]`, or `low: ` and `high: `")
+        if kind not in (int, float):
+            raise UserError(f"{where}: expected `values: [...]` for a {kind.__name__}, got a range")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise UserError(f"{where}: expected finite low < high, got low {self.low}, high {self.high}")
+        if self.log and self.low <= 0:
+            raise UserError(f"{place(where)}low: expected more than 0 on a logarithmic axis, got {self.low}")
+        if kind is int and (self.low != int(self.low) or self.high != int(self.high)):
+            raise UserError(f"{where}: expected whole numbers, got low {self.low}, high {self.high}")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How recipes are proposed."""
+
+    sampler: Literal["tpe", "random", "gp", "cmaes"] = "tpe"
+    trials: int = 12
+    seed: int = 0
+    max_concurrent: int = 2
+    points_to_evaluate: tuple[dict[str, Any], ...] = ()
+    """Recipes to try right after the defaults; axes left out take their default."""
+
+    def validate(self, where: str) -> None:
+        if self.trials < 1:
+            raise UserError(f"{place(where)}trials: expected at least 1, got {self.trials}")
+        if self.max_concurrent < 1:
+            raise UserError(f"{place(where)}max_concurrent: expected at least 1, got {self.max_concurrent}")
+        if self.seed < 0:
+            raise UserError(f"{place(where)}seed: expected at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """When a trial is given up. The measure is always the success rate of rollouts."""
+
+    scheduler: Literal["asha", "median", "none"] = "asha"
+    grace_evaluations: int = 1
+    """Evaluations that every trial gets."""
+    reduction_factor: float = 2.0
+    """asha: one in so many goes on from each rung."""
+    min_trials: int = 3
+    """median: trials that must have been measured before one is stopped."""
+
+    def validate(self, where: str) -> None:
+        if self.grace_evaluations < 1:
+            raise UserError(f"{place(where)}grace_evaluations: expected at least 1, got {self.grace_evaluations}")
+        if not self.reduction_factor > 1:
+            raise UserError(f"{place(where)}reduction_factor: expected more than 1, got {self.reduction_factor}")
+        if self.min_trials < 1:
+            raise UserError(f"{place(where)}min_trials: expected at least 1, got {self.min_trials}")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Rollouts on the search starts."""
+
+    episodes: int = 10
+    """Starts for each seed and sample setting at each evaluation."""
+    evaluations: int = 4
+    """Evaluations of a full trial, at equal distances; the last is at training_steps."""
+    race: bool = True
+    """End the measurement of what is shown to be worse on the same starts (at most 5 % of sweeps drop the best)."""
+
+    def validate(self, where: str) -> None:
+        if not 1 <= self.episodes < SPLIT_SIZE:
+            raise UserError(f"{place(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
+        if self.evaluations < 1:
+            raise UserError(f"{place(where)}evaluations: expected at least 1, got {self.evaluations}")
+
+
+@dataclass(frozen=True)
+class FinalConfig:
+    """Rollouts of the top recipes on the final starts (never used to choose)."""
+
+    top: int = 2
+    """Recipes that are measured."""
+    episodes: int = 50
+    """Starts for each seed and sample setting."""
+    videos: int = 4
+    """Filmed episodes of the final starts (successes and failures)."""
+
+    def validate(self, where: str) -> None:
+        if self.top < 1:
+            raise UserError(f"{place(where)}top: expected at least 1, got {self.top}")
+        if not 1 <= self.episodes < SPLIT_SIZE:
+            raise UserError(f"{place(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
+        if self.videos < 0:
+            raise UserError(f"{place(where)}videos: expected at least 0, got {self.videos}")
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What is run side by side. A trial either trains or waits for its rollouts, so half a core each is a full core."""
+
+    workers: int = 0
+    """Rollout processes (0: one for each core that the trials leave)."""
+    worker_cpus: float = 0.5
+    trial_cpus: float = 0.5
+    episode_deadline: float = 120.0
+    """Seconds after which an episode counts as hung and is run again in a fresh process."""
+    trial_retries: int = 2
+    """How often a trial is continued after its process died."""
+
+    def validate(self, where: str) -> None:
+        if self.workers < 0:
+            raise UserError(f"{place(where)}workers: expected at least 0 (0: as many as fit), got {self.workers}")
+        for name in ("worker_cpus", "trial_cpus", "episode_deadline"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise UserError(f"{place(where)}{name}: expected more than 0, got {getattr(self, name)}")
+        if self.trial_retries < 0:
+            raise UserError(f"{place(where)}trial_retries: expected at least 0, got {self.trial_retries}")
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A search over recipes; each is trained over all `seeds` as one trial."""
+
+    name: str
+    space: dict[str, Axis]
+    train: RunConfig = field(default_factory=RunConfig)
+    """What all recipes share; where an axis is searched, the value here is the default that is tried first."""
+    seeds: tuple[int, ...] = (0, 1)
+    demos: DemosConfig = field(default_factory=DemosConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    final: FinalConfig = field(default_factory=FinalConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+
+    def validate(self) -> None:
+        """Raise `UserError` for the first impossible value (corners: `raybc.sweep.space`)."""
+        if not self.name or any(c in self.name for c in "/\\ ") or self.name.startswith("."):
+            raise UserError(f"name: expected a word without spaces and slashes (it names a folder), got {self.name!r}")
+        for name, axis in self.space.items():
+            where = f"space.{name}"
+            if name in NOT_AXES:
+                raise UserError(f"{where}: cannot be searched: {NOT_AXES[name]}")
+            kind = field_type(RunConfig, name, "space")
+            axis.validate(where, kind)
+            for value in axis.extremes():
+                check_type(value, type_hints(RunConfig)[name], where)
+            if name in SAMPLE_AXES and not axis.values:
+                raise UserError(f"{where}: expected `values: [...]` (every value is scored from the same checkpoint)")
+        if self.train.seed != 0:
+            raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise UserError(f"seeds: expected one or more different seeds, got {list(self.seeds)}")
+        for seed in self.seeds:
+            if not 0 <= seed < 2**31:
+                raise UserError(f"seeds: expected 0..{2**31 - 1}, got {seed}")
+        self.train.validate("train")
+        for part in ("demos", "search", "prune", "eval", "final", "resources"):
+            getattr(self, part).validate(part)
+        if self.eval.evaluations > self.train.training_steps:
+            raise UserError(
+                f"eval.evaluations: expected at most train.training_steps = {self.train.training_steps}, "
+                f"got {self.eval.evaluations}"
+            )
+
+    def evaluation_step(self, evaluation: int) -> int:
+        """Training step at which evaluation 1..evaluations happens."""
+        return self.train.training_steps * evaluation // self.eval.evaluations
+
+    def to_dict(self) -> dict[str, Any]:
+        return to_plain(self)
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass as JSON values; axes without their unused keys."""
+    if isinstance(value, Axis):
+        if value.values:
+            return {"values": list(value.values)}
+        return {"low": value.low, "high": value.high, "log": value.log}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {k: to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    return value
