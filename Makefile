@@ -50,6 +50,7 @@ bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.
 	$(BIN)/python -m benchmarks.sweep_overhead
 	$(BIN)/python -m benchmarks.rollouts
 	$(BIN)/python -m benchmarks.racing
+	$(BIN)/python -m benchmarks.train_throughput
 
 check: lint test smoke  ## what CI runs
 

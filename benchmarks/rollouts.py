@@ -26,11 +26,12 @@ import gymnasium
 import numpy as np
 import torch
 
-from raybc.bundle import PolicyBundle, build_policy
+from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
 from raybc.data.normalize import Normalizer
 from raybc.envs.base import SimEnv
 from raybc.policies.base import PolicyShape
+from raybc.policies.build import build_policy
 from raybc.registry import get_task
 from raybc.rollout.agent import Agent
 from raybc.rollout.engine import Engine, Rollout, _Slot

@@ -24,6 +24,7 @@ from raybc.config import RunConfig
 from raybc.data.normalize import Normalizer
 from raybc.files import read_json, replacing, write_json
 from raybc.policies.base import PolicyShape
+from raybc.policies.build import build_policy
 from raybc.policies.flow import FlowPolicy
 from raybc.strict import digest, from_mapping
 from raybc.types import UserError
@@ -149,17 +150,6 @@ class PolicyBundle:
                 f"{folder / WEIGHTS}: parameters do not fit the configuration: {differing[0]}: "
                 f"expected {expected.get(differing[0])}, got {got.get(differing[0])}"
             )
-
-
-def build_policy(config: RunConfig, shape: PolicyShape, members: int) -> FlowPolicy:
-    """The network of a recipe, with uninitialised weights."""
-    return FlowPolicy(
-        shape,
-        width=config.hidden_width,
-        depth=config.hidden_depth,
-        use_fourier_features=config.use_fourier_features,
-        members=members,
-    )
 
 
 def _normalizer(value: Mapping[str, Any]) -> Normalizer:

@@ -18,8 +18,13 @@ Normalization = Literal["mean_std", "min_max", "identity"]
 
 #: Axes that do not make a new model: every value is scored from the same checkpoint.
 SAMPLE_AXES = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble")
+#: Fields that members of a pack may differ in: they change no network's shape and no batch.
+MEMBER_FIELDS = (
+    "seed", "lr", "lr_schedule", "warmup_steps", "min_lr", "plateau_factor", "plateau_patience", "stop_patience",
+    "stop_min_delta", "weight_decay", "grad_clip", "ema_decay",
+)  # fmt: skip
 #: Fields that say where results go, not what they are; they are no part of a run's identity.
-_NOT_IDENTITY = ("save_dir", "run_group", "device")
+_NOT_IDENTITY = ("save_dir", "run_group", "device", "keep")
 
 
 def place(where: str) -> str:
@@ -31,8 +36,8 @@ def place(where: str) -> str:
 class RunConfig:
     """One policy, one seed."""
 
-    env_name: str = "lift-scripted-low_dim"
-    """Task, data and observation as TASK-DATA-OBS, e.g. lift-scripted-low_dim."""
+    env_name: str = "halfcheetah-medium-v2"
+    """Task and data: D4RL names, or TASK-DATA-OBS, e.g. lift-scripted-low_dim."""
     dataset: str = ""
     """Path of a dataset; empty: the one that env_name stands for."""
     seed: int = 0
@@ -51,16 +56,46 @@ class RunConfig:
     """Steps between rollout evaluations."""
     save_interval: int = 100_000
     """Steps between checkpoints (-1: only the last)."""
+    num_rounds: int = 1
+    """Rounds of training; with epochs_per_round, each ends with a checkpoint that has its number in its name."""
+    epochs_per_round: int = 0
+    """Passes over the data in a round; training_steps is then num_rounds x epochs_per_round of them (0: no rounds)."""
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adamw decays weights beside the gradient, adam adds the decay to it (equal without weight_decay)."""
     lr: float = 3e-4
-    """Learning rate of AdamW."""
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: a linear warm-up over 3 % of training_steps (at least 50), then a cosine down to min_lr at the end."""
+    """Learning rate."""
+    lr_schedule: Literal["constant", "cosine", "plateau"] = "constant"
+    """cosine: down to min_lr at training_steps. plateau: times plateau_factor when the watched loss stops falling."""
+    warmup_steps: int = -1
+    """Steps in which the rate rises linearly (-1: with cosine 3 % of training_steps, at least 50; else none)."""
     min_lr: float = 1e-6
-    """Where the cosine ends."""
+    """Where the cosine ends; no plateau goes below."""
+    plateau_factor: float = 0.5
+    """What a plateau makes of the learning rate."""
+    plateau_patience: int = 3
+    """Looks without improvement (0.01 % of the loss) that a plateau may last."""
+    stop_patience: int = 0
+    """Looks without improvement after which a member learns no more (0: never)."""
+    stop_min_delta: float = 0.0
+    """Least fall of the watched loss that counts for stop_patience."""
+    watch_interval: int = 0
+    """Steps between looks at the loss (of the split `valid`; without one, the mean training loss); 0: an epoch."""
     weight_decay: float = 0.0
-    """Weight decay of AdamW."""
+    """Weight decay."""
     grad_clip: float = 0.0
     """Largest gradient norm of a member (0: no clipping)."""
+    accumulate: int = 1
+    """Parts in which the gradient of a batch is computed: less memory, the same step."""
+    ema_decay: float = 0.0
+    """Policies are exponential moving averages of the weights with this decay (0: the weights themselves)."""
+    freeze: str = ""
+    """Parameters that do not learn, by the beginnings of their names, with commas between, e.g. field.layers.0."""
+    freeze_steps: int = -1
+    """Steps after which they learn, too (-1: never)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16 (autocast); parameters and optimiser stay in float32."""
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = "auto"
+    """Mode of torch.compile. auto: reduce-overhead (CUDA graphs) on a GPU, off on a CPU."""
     horizon_length: int = 5
     """H, the steps of an action chunk (used with action_chunking)."""
     action_chunking: bool = False
@@ -89,6 +124,18 @@ class RunConfig:
     """Episodes of the last evaluation that are filmed."""
     video_frame_skip: int = 3
     """Film every n-th environment step."""
+    dataset_proportion: float = 1.0
+    """Part of the training episodes that is used: the first so many of them."""
+    dataset_replace_interval: int = 0
+    """Steps after which the next file of a dataset in several files is read (0: one file)."""
+    ogbench_dataset_dir: str = ""
+    """Folder with OGBench datasets."""
+    sparse: bool = False
+    """Sparse rewards (behaviour cloning does not look at rewards; recorded in flags.json)."""
+    encoder: str = "None"
+    """Image encoder: None or impala_small."""
+    keep: int = 0
+    """Checkpoints to keep besides the latest and the best (0: all)."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto (cuda where there is one)."""
 
@@ -108,7 +155,9 @@ class RunConfig:
         """Raise `UserError` for the first impossible value."""
         at_least = {
             "training_steps": 1, "batch_size": 1, "log_interval": 1, "eval_interval": 1, "horizon_length": 1,
-            "obs_steps": 1,
+            "obs_steps": 1, "num_rounds": 1, "epochs_per_round": 0, "accumulate": 1, "plateau_patience": 0,
+            "stop_patience": 0, "watch_interval": 0, "warmup_steps": -1, "freeze_steps": -1, "keep": 0,
+            "dataset_replace_interval": 0,
             "hidden_width": 1, "hidden_depth": 1, "flow_steps": 1, "eval_episodes": 1, "video_frame_skip": 1,
             "seed": 0, "execute_steps": 0, "video_episodes": 0,
         }  # fmt: skip
@@ -123,9 +172,31 @@ class RunConfig:
             )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"{place(where)}lr: expected a finite number above 0, got {self.lr}")
+        for name in ("plateau_factor", "dataset_proportion"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{place(where)}{name}: expected more than 0 and at most 1, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"{place(where)}ema_decay: expected 0 (off) or a number below 1, got {self.ema_decay}")
+        if self.accumulate > self.batch_size:
+            raise UserError(
+                f"{place(where)}accumulate: expected at most batch_size = {self.batch_size}, got {self.accumulate}"
+            )
+        if self.num_rounds > 1 and self.epochs_per_round == 0:
+            raise UserError(f"{place(where)}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}")
+        if self.encoder != "None":
+            raise UserError(
+                f"{place(where)}encoder: expected None (policies of pictures are not there yet), got {self.encoder!r}"
+            )
+        if self.dataset_replace_interval:
+            raise UserError(
+                f"{place(where)}dataset_replace_interval: expected 0 (datasets in several files are not read yet), "
+                f"got {self.dataset_replace_interval}"
+            )
+        if self.ogbench_dataset_dir:
+            raise UserError(f"{place(where)}ogbench_dataset_dir: OGBench's datasets are not read yet; use dataset")
         if self.min_lr > self.lr and self.lr_schedule != "constant":
             raise UserError(f"{place(where)}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
-        for name in ("min_lr", "weight_decay", "grad_clip", "eval_temperature"):
+        for name in ("min_lr", "weight_decay", "grad_clip", "eval_temperature", "stop_min_delta"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{place(where)}{name}: expected a finite number of at least 0, got {value}")

@@ -18,7 +18,8 @@ from raybc.data.formats.robomimic import Demo
 from raybc.envs.base import Task
 from raybc.envs.pointmass import POINTMASS
 from raybc.rollout.agent import Agent, stack
-from raybc.train.loop import PackTrainer, TrainingData
+from raybc.train.data import TrainingData
+from raybc.train.loop import PackTrainer, with_seeds
 
 torch.set_num_threads(1)  # nets this small are faster so, and tests run side by side
 
@@ -119,7 +120,7 @@ def tiny_config(**changes: Any) -> RunConfig:
 
 
 def tiny_trainer(seeds: Sequence[int] = (0,), data: TrainingData | None = None, **changes: Any) -> PackTrainer:
-    return PackTrainer(tiny_config(**changes), seeds, tiny_data() if data is None else data, CPU)
+    return PackTrainer(with_seeds(tiny_config(**changes), seeds), tiny_data() if data is None else data, CPU)
 
 
 @functools.cache

@@ -463,7 +463,7 @@ def test_there_are_sweeps() -> None:
 def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
-    others = {"mean_std": "min_max", "constant": "cosine"}
+    others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
     if value in others:
         return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"
@@ -472,8 +472,9 @@ def changed(value: Any) -> Any:
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RunConfig)])
 def test_run_id_is_made_of_everything_but_the_place(name: str) -> None:
     config = RunConfig()
-    other = dataclasses.replace(config, **{name: changed(getattr(config, name))})
-    same = name in ("save_dir", "run_group", "device")
+    value = "cuda" if name == "device" else changed(getattr(config, name))
+    other = dataclasses.replace(config, **{name: value})
+    same = name in ("save_dir", "run_group", "device", "keep")
     assert (config.run_id("data") == other.run_id("data")) is same
 
 

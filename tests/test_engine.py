@@ -228,7 +228,7 @@ def test_a_policy_with_history_acts_as_it_was_trained(tmp_path: Path) -> None:
     windows, store = trainer.windows, pointmass_data().store
     first = int(store.episode_starts[1])
     batch = windows.gather(torch.tensor([[first, first + 1, first + 5]]))
-    normalised = trainer.obs_normalizer.apply(store.observation(("state", "goal")))
+    normalised = trainer.prepared.obs_normalizer.apply(store.observation(("state", "goal")))
     for row, (start, back) in enumerate([(first, [0, 0, 0]), (first, [0, 0, 1]), (first, [3, 4, 5])]):
         np.testing.assert_array_equal(batch.obs_MBO[0, row], np.concatenate([normalised[start + b] for b in back]))
     trainer.bundle(0).save(tmp_path / "bundle")
@@ -239,7 +239,7 @@ def test_a_policy_with_history_acts_as_it_was_trained(tmp_path: Path) -> None:
     chunk = Agent(bundle).chunks(obs_TO[None], np.zeros((1, 4, 2), np.float32), 2)[0]
     with torch.no_grad():
         z = trainer.policy.sample(batch.obs_MBO[:, 2:], torch.zeros(1, 1, 4, 2), 2)[0, 0].numpy()
-    np.testing.assert_allclose(chunk, trainer.action_normalizer.invert(z), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(chunk, trainer.prepared.action_normalizer.invert(z), rtol=1e-5, atol=1e-6)
 
 
 # Temporal ensembling

@@ -5,6 +5,7 @@ Letters: M members, B batch, I inputs, O outputs, H chunk, A action dim.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -252,4 +253,11 @@ def test_both_forms_of_gelu_are_one_function(dtype: torch.dtype) -> None:
         fast = nets.gelu(x)
     assert fast.dtype == dtype
     torch.testing.assert_close(fast.double(), wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-13)
-    torch.testing.assert_close(nets.gelu(x).double(), wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-13)
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-13
+    torch.testing.assert_close(nets.gelu(x).double(), wanted, rtol=0, atol=tolerance)
+    slopes = []
+    for function in (nets.gelu, functools.partial(torch.nn.functional.gelu, approximate="tanh")):
+        leaf = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(function(leaf).sum(), leaf)
+        slopes.append(slope)
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=0, atol=tolerance * 5)

@@ -24,7 +24,8 @@ from raybc.report.stats import halfwidth_reached
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.stop import UntilHalfwidth
-from raybc.train.loop import PackTrainer, TrainingData
+from raybc.train.data import TrainingData
+from raybc.train.loop import PackTrainer
 from raybc.types import EpisodeSpec, SampleSetting
 from tests.faults import task_name
 
@@ -40,7 +41,7 @@ def bundle(pointmass_demos: Path, tmp_path_factory: pytest.TempPathFactory) -> s
     data = TrainingData(store, store.fingerprint(), ("state", "goal"), {})
     config = RunConfig(env_name="pointmass-scripted-low_dim", training_steps=600, batch_size=128, lr=3e-3,
                        action_chunking=True, horizon_length=8, hidden_width=64, hidden_depth=2)  # fmt: skip
-    trainer = PackTrainer(config, [0], data, torch.device("cpu"))
+    trainer = PackTrainer([config], data, torch.device("cpu"))
     trainer.advance(600)
     path = tmp_path_factory.mktemp("bundle") / "policy"
     trainer.bundle(0).save(path)

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from raybc.policies.flow import FlowPolicy
 from raybc.train.log import COLUMNS, MemberLog
-from raybc.train.loop import PackTrainer, learning_rate, pick_device
+from raybc.train.loop import PackTrainer, pick_device
+from raybc.train.schedule import learning_rate
 from raybc.train.step import BLOCK, Draws, NonFiniteLoss, clip_by_member, stream_seed
 from raybc.types import UserError
 from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
@@ -113,8 +114,7 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, cuts: list[int]) -> None:
         assert trainer.step == cut
     trainer.advance(end)
     assert_equal(parameters(trainer), parameters(whole))
-    for p, q in zip(trainer.policy.parameters(), whole.policy.parameters(), strict=True):
-        assert_equal(trainer.optimizer.state[p], whole.optimizer.state[q])
+    assert_equal(trainer.optimizer.tensors(), whole.optimizer.tensors())
 
 
 def test_where_one_stops_to_log_changes_nothing() -> None:
@@ -225,7 +225,7 @@ def test_half_a_state_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("raybc.train.loop.save_file", fails)
+    monkeypatch.setattr("raybc.train.state.save_file", fails)
     with pytest.raises(OSError, match="No space left"):
         trainer.save_state(path)
     assert path.read_bytes() == before
@@ -272,8 +272,8 @@ def test_validation_episodes_are_never_drawn() -> None:
         drawn |= set(trainer.windows.starts[trainer.draws.at(step)[0]].flatten().tolist())
     assert drawn == {*range(5), *range(17, 23)}
     rows = np.array(sorted(drawn))
-    np.testing.assert_allclose(trainer.action_normalizer.offset, store.actions_NA[rows].mean(0), atol=1e-6)
-    np.testing.assert_allclose(trainer.obs_normalizer.scale[:3], store.obs["arm"][rows].std(0), atol=1e-6)
+    np.testing.assert_allclose(trainer.prepared.action_normalizer.offset, store.actions_NA[rows].mean(0), atol=1e-6)
+    np.testing.assert_allclose(trainer.prepared.obs_normalizer.scale[:3], store.obs["arm"][rows].std(0), atol=1e-6)
     wild = store.actions_NA.copy()
     wild[5:17] = 1e3
     other = tiny_trainer(data=tiny_data(dataclasses.replace(store, actions_NA=wild)))
@@ -300,7 +300,7 @@ def test_impossible_data_is_refused() -> None:
 def test_a_poisoned_loss_stops_before_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = tiny_trainer([3, 5], lr=1e-2)
     trainer.advance(4)
-    before, state = parameters(trainer), trainer.optimizer.state_dict()["state"][0]["exp_avg"].clone()
+    before, state = parameters(trainer), trainer.optimizer.tensors()["0/exp_avg"].clone()
     original = FlowPolicy.loss
 
     def poisoned(self: FlowPolicy, *args: Any) -> torch.Tensor:
@@ -308,13 +308,15 @@ def test_a_poisoned_loss_stops_before_the_optimiser(monkeypatch: pytest.MonkeyPa
         return loss * torch.tensor([[1.0], [torch.nan]])
 
     monkeypatch.setattr(FlowPolicy, "loss", poisoned)
+    monkeypatch.setattr(trainer, "_loss_of", trainer.policy.loss)
     with pytest.raises(NonFiniteLoss) as error:
         trainer.advance(10)
-    for part in ("step 5", "seeds [3, 5]", "lr 0.01", "member(s) [1]", "nan", "lower lr or set grad_clip"):
+    for part in ("step 5: seed 5 with lr 0.01: the loss is nan", "lower lr or set grad_clip"):
         assert part in str(error.value)
+    assert "seed 3" not in str(error.value)
     assert trainer.step == 4
     assert_equal(parameters(trainer), before)
-    assert torch.equal(trainer.optimizer.state_dict()["state"][0]["exp_avg"], state)
+    assert torch.equal(trainer.optimizer.tensors()["0/exp_avg"], state)
 
 
 def test_a_huge_learning_rate_is_noticed() -> None:
@@ -341,7 +343,7 @@ def test_gradients_are_clipped_by_member(max_norm: float) -> None:
             q.grad = p.grad[m].clone()
         torch.nn.utils.clip_grad_norm_(alone[m], max_norm)
     small = pack[0].grad[0].clone()
-    clip_by_member(pack, max_norm)
+    clip_by_member(pack, torch.full((3,), max_norm))
     for m in range(3):
         for p, q in zip(pack, alone[m], strict=True):
             torch.testing.assert_close(p.grad[m], q.grad, rtol=1e-4, atol=1e-7)
@@ -349,7 +351,7 @@ def test_gradients_are_clipped_by_member(max_norm: float) -> None:
         assert torch.equal(pack[0].grad[0], small)
     zero = torch.nn.Parameter(torch.zeros(2, 2, 2))
     zero.grad = torch.zeros(2, 2, 2)
-    clip_by_member([zero], 1.0)
+    clip_by_member([zero], torch.ones(2))
     assert not zero.grad.any(), "a zero gradient stays zero, not nan"
 
 
@@ -373,7 +375,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def log(folder: Path, resume: int, steps: list[int]) -> None:
     with MemberLog(folder, folder / "tensorboard", resume) as member:
         for step in steps:
-            member.train(step, step / 8, 100.0)
+            member.train(step, step / 8, 100.0, 1e-3)
 
 
 def test_no_step_stands_twice_in_a_log(tmp_path: Path) -> None:
@@ -398,7 +400,7 @@ def test_a_torn_row_is_dropped(tmp_path: Path, torn: str) -> None:
 
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
     with MemberLog(tmp_path, tmp_path / "tensorboard", 0) as member:
-        member.train(1, 0.5, 10)
+        member.train(1, 0.5, 10, 1e-3)
         assert [r["step"] for r in rows(tmp_path)] == ["1"]
         member.scalar("eval/success", 0.5, 1)
     assert list((tmp_path / "tensorboard").glob("events*"))
@@ -409,8 +411,8 @@ def test_identity_of_a_state_is_json(tmp_path: Path) -> None:
     trainer.save_state(tmp_path / "s")
     with safe_open(tmp_path / "s", framework="pt") as file:
         runs = json.loads(file.metadata()["runs"])
-    assert runs == [trainer.member_config(m).run_id(trainer.data.fingerprint) for m in range(2)]
-    assert [trainer.member_config(m).seed for m in range(2)] == [2, 6]
+    assert runs == [trainer.members[m].run_id(trainer.data.fingerprint) for m in range(2)]
+    assert [trainer.members[m].seed for m in range(2)] == [2, 6]
 
 
 def test_the_cosine_schedule() -> None:
@@ -430,7 +432,7 @@ def test_the_schedule_is_used_and_gone_on_with(tmp_path: Path) -> None:
     cosine, constant = (tiny_trainer(lr_schedule=kind, training_steps=120) for kind in ("cosine", "constant"))
     cosine.advance(120)
     constant.advance(120)
-    assert cosine.optimizer.param_groups[0]["lr"] == learning_rate(cosine.config, 119)
+    assert cosine.optimizer.rates[0] == learning_rate(cosine.config, 119)
     half = tiny_trainer(lr_schedule="cosine", training_steps=120)
     half.advance(60)
     half.save_state(tmp_path / "state")

@@ -5,6 +5,7 @@ Letters: N transitions, O observation dim, A action dim, H chunk, T observation 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,16 +47,22 @@ class Windows:
         lengths = np.diff(episode_ends, prepend=0)
         ends_N = np.repeat(episode_ends, lengths)
         begins = episode_ends - lengths
-        starts = np.concatenate([np.arange(begins[e], episode_ends[e]) for e in episodes])
         return cls(
             torch.from_numpy(np.ascontiguousarray(obs_NO)).to(device),
             torch.from_numpy(np.ascontiguousarray(actions_NA)).to(device),
             torch.from_numpy(np.repeat(begins, lengths)).to(device),
             torch.from_numpy(ends_N).to(device),
-            torch.from_numpy(starts).to(device),
+            torch.from_numpy(_starts(episodes, episode_ends)).to(device),
             horizon,
             obs_steps,
         )
+
+    def of_episodes(self, episodes: np.ndarray, episode_ends: np.ndarray, most: int) -> Windows:
+        """The windows of other episodes of the same arrays; where there are more than `most`, so many evenly spread."""
+        starts = _starts(episodes, episode_ends)
+        if len(starts) > most:
+            starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
+        return dataclasses.replace(self, starts=torch.from_numpy(starts).to(self.starts.device))
 
     def gather(self, picks_MB: Tensor) -> Batch:
         """The windows that begin at `starts[picks]`. Padding repeats the last action of the episode; before the
@@ -70,3 +77,9 @@ class Windows:
             actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
             is_pad_MBH=steps_MBH > last_MB1,
         )
+
+
+def _starts(episodes: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:
+    """Every transition of `episodes`, int64."""
+    begins = np.concatenate([[0], episode_ends[:-1]])
+    return np.concatenate([np.arange(begins[e], episode_ends[e]) for e in episodes])

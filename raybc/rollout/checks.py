@@ -44,7 +44,13 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
     if checkpoint in ("", "latest", "-1"):
         return steps[max(steps)], None
     if checkpoint == "best":
-        return steps[_best_step(path, steps)], None
+        best = best_step(path)
+        if best is None:
+            raise UserError(
+                f"--checkpoint best: {path / 'eval.csv'} has no evaluation of a checkpoint that is left, so nothing "
+                "says which is the best; use latest or a step"
+            )
+        return steps[best], None
     if checkpoint.isdigit() and int(checkpoint) in steps:
         return steps[int(checkpoint)], None
     known = ", ".join(map(str, sorted(steps)))
@@ -57,18 +63,15 @@ def checkpoints(run: Path) -> dict[int, Path]:
     return {int(f.name[5:]): f for f in folders if f.name[5:].isdigit() and (f / META).is_file()}
 
 
-def _best_step(run: Path, steps: dict[int, Path]) -> int:
+def best_step(run: Path) -> int | None:
+    """Of the checkpoints that are left, the step with the highest success in eval.csv, of equals the latest; None where
+    none was measured."""
     path = run / "eval.csv"
     if not path.is_file():
-        raise UserError(
-            f"--checkpoint best: {path} is missing, so nothing says which is the best; use latest or a step"
-        )
+        return None
     with path.open(newline="") as handle:
         rates = {int(r["step"]): float(r["eval/success"]) for r in csv.DictReader(handle) if r["eval/success"]}
-    measured = [step for step in steps if step in rates]
-    if not measured:
-        raise UserError(f"--checkpoint best: no checkpoint that is left was measured in {path}; use latest or a step")
-    return max(measured, key=lambda step: (rates[step], step))
+    return max((s for s in checkpoints(run) if s in rates), key=lambda step: (rates[step], step), default=None)
 
 
 def check_fits(bundle: PolicyBundle, probe: Probe, path: Path) -> None:

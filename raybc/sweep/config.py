@@ -26,6 +26,11 @@ NOT_AXES = {
     "eval_episodes": "use eval.episodes",
     "video_episodes": "use final.videos",
     "video_frame_skip": "it does not change a policy",
+    "keep": "it does not change a policy",
+    "num_rounds": "pruning compares trials at equal training steps",
+    "epochs_per_round": "pruning compares trials at equal training steps",
+    "stop_patience": "pruning ends trials, by their success",
+    "stop_min_delta": "pruning ends trials, by their success",
 }
 
 
@@ -204,6 +209,11 @@ class SweepConfig:
                 raise UserError(f"{where}: expected `values: [...]` (every value is scored from the same checkpoint)")
         if self.train.seed != 0:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
+        for name in ("epochs_per_round", "stop_patience"):
+            if getattr(self.train, name):
+                raise UserError(
+                    f"train.{name}: expected 0 in a sweep ({NOT_AXES[name]}), got {getattr(self.train, name)}"
+                )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds: expected one or more different seeds, got {list(self.seeds)}")
         for seed in self.seeds:

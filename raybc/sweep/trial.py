@@ -81,11 +81,11 @@ def run_trial(
     import torch
 
     from raybc.train.log import MemberLog
-    from raybc.train.loop import PackTrainer, pick_device
+    from raybc.train.loop import PackTrainer, pick_device, with_seeds
 
     torch.set_num_threads(plan.threads)
     folder = plan.folder(trial)
-    trainer = PackTrainer(run, plan.seeds, _data(plan), pick_device(run.device))
+    trainer = PackTrainer(with_seeds(run, plan.seeds), _data(plan), pick_device(run.device))
     states = {k: folder / f"state_{step:08d}.safetensors" for k, step in enumerate(plan.steps, 1)}
     # The newest state that is not beyond the evaluation to be measured next.
     for k in range(min(done + 1, len(plan.steps)), 0, -1):
@@ -99,8 +99,8 @@ def run_trial(
         ]
 
         def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
-            for log, loss in zip(logs, losses, strict=True):
-                log.train(step, loss, steps_per_sec)
+            for log, loss, rate in zip(logs, losses, trainer.rates, strict=True):
+                log.train(step, loss, steps_per_sec, rate)
 
         for k in range(done + 1, len(plan.steps) + 1):
             started = time.time()
@@ -155,7 +155,7 @@ def _measure(
     for (m, seed, setting), episodes in zip(arms, results, strict=True):
         rows.append(
             {
-                "run_id": trainer.member_config(m).run_id(plan.fingerprint),
+                "run_id": trainer.members[m].run_id(plan.fingerprint),
                 "trial": trial,
                 "seed": seed,
                 "phase": "search",
@@ -207,7 +207,7 @@ def _data(plan: TrialPlan) -> Any:
 @functools.lru_cache(maxsize=1)
 def _load_data(path: str, mtime: int, fingerprint: str, obs_keys: tuple[str, ...], environment: str) -> Any:
     """Read once for all trials of this process."""
-    from raybc.train.loop import TrainingData
+    from raybc.train.data import TrainingData
 
     return TrainingData(robomimic.read(Path(path)), fingerprint, obs_keys, json.loads(environment))
 

@@ -1,47 +1,38 @@
-"""`python -m raybc.train --env_name=lift-scripted-low_dim --training_steps=2000`: one policy, one seed."""
+"""`python -m raybc.train --env_name=lift-scripted-low_dim --training_steps=2000`: one recipe, one seed or several."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.data.episodes import check_matches_task
 from raybc.data.formats import robomimic
 from raybc.demos import DemosPlan, check_source, generate, is_ready
-from raybc.envs.base import RenderOptions
-from raybc.files import empty_folder, free_space_for, read_json, replacing, run_folder_lock, write_json
+from raybc.files import empty_folder, free_space_for, run_folder_lock
 from raybc.registry import get_task, parse_env_name
-from raybc.report.stats import wilson_interval
-from raybc.rollout.engine import Rollout
 from raybc.rollout.probe import probe_task, sizes_of
-from raybc.rollout.results import summarise
-from raybc.train.log import MemberLog
-from raybc.train.loop import PackTrainer, TrainingData, pick_device
-from raybc.train.step import NonFiniteLoss
-from raybc.types import EpisodeSpec, UserError
-from raybc.versions import versions
-
-EVAL_COLUMNS = ("step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors")
+from raybc.train.data import TrainingData, resolved
+from raybc.train.loop import pick_device, with_seeds
+from raybc.train.run import PackRun, default_folder
+from raybc.types import UserError
 
 
 @dataclass(frozen=True)
 class Args(RunConfig):
-    """Train one policy with one seed; measure it by rollouts on the search starts."""
+    """Train a recipe with one seed or several side by side; measure each by rollouts on the search starts."""
+
+    seeds: tuple[int, ...] = ()
+    """Train these seeds together as a pack, e.g. --seeds 0 1 2 3 (instead of seed)."""
 
     demos: int = 100
     """Demonstrations that the scripted expert makes where env_name asks for them."""
     out: Path | None = None
-    """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID)."""
+    """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID; of several seeds pack_ID)."""
     workers: int = 0
     """Simulator processes (0: one for each core)."""
     resume: bool = False
@@ -56,6 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.train", Args.__doc__ or "")
     config = RunConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(RunConfig)})
     config.validate("--")
+    seeds = args.seeds or (config.seed,)
+    if len(set(seeds)) != len(seeds):
+        raise UserError(f"--seeds: expected different seeds, got {list(seeds)}")
+    for member in with_seeds(config, seeds):
+        member.validate("--")
     DemosConfig(episodes=args.demos).validate("--demos")
     device = pick_device(config.device)
     name = parse_env_name(config.env_name)
@@ -81,130 +77,15 @@ def main(argv: list[str] | None = None) -> int:
             generate(plan, dataset, pool)
         store = robomimic.read(dataset)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
-        out = args.out or default_folder(config, data.fingerprint)
+        members = with_seeds(resolved(config, store), seeds)
+        out = args.out or default_folder(members, data.fingerprint)
         cli.refuse_existing(out, args.resume, args.overwrite)
         free_space_for(out, 200)
         stack.enter_context(run_folder_lock(out))
         if args.overwrite:
             empty_folder(out)
-        Run(config, data, out, device, pool).go()
+        PackRun(members, data, out, device, pool).go()
     return 0
-
-
-def default_folder(config: RunConfig, fingerprint: str) -> Path:
-    group = Path(config.save_dir) / "bc_training" / config.run_group / config.env_name
-    return group / f"sd{config.seed:03d}_{config.run_id(fingerprint)}"
-
-
-class Run:
-    """The run folder of one policy: flags.json, versions.json, train.csv, eval.csv, checkpoints/, state, videos/."""
-
-    def __init__(self, config: RunConfig, data: TrainingData, out: Path, device: torch.device, pool: Any) -> None:
-        self.config, self.out, self.pool = config, out, pool
-        self.task = parse_env_name(config.env_name).task
-        flags = asdict(config) | {"run_id": config.run_id(data.fingerprint), "data_fingerprint": data.fingerprint}
-        existing = out / "flags.json"
-        if existing.exists():
-            before = read_json(existing)
-            differing = [f"{k}: was {before.get(k)!r}, is {v!r}" for k, v in flags.items() if before.get(k) != v]
-            if differing:
-                raise UserError(f"{out}: --resume goes on with the same run, but {'; '.join(differing)}")
-        write_json(existing, flags)
-        write_json(out / "versions.json", versions(data.environment))
-        self.trainer = PackTrainer(config, [config.seed], data, device)
-        self.state = out / "state.safetensors"
-        if self.state.exists():
-            self.trainer.load_state(self.state)
-            cli.console.print(f"going on at step {self.trainer.step} of {config.training_steps}")
-
-    def go(self) -> None:
-        config, trainer = self.config, self.trainer
-        with (
-            MemberLog(self.out, self.out / "tensorboard", resume=trainer.step) as log,
-            Progress(*Progress.get_default_columns()[:2], TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                     TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=cli.console) as progress,
-        ):  # fmt: skip
-            bar = progress.add_task("training", total=config.training_steps, completed=trainer.step, speed="")
-
-            def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
-                log.train(step, losses[0], steps_per_sec)
-                progress.update(bar, completed=step, speed=f"loss {losses[0]:.4f}, {steps_per_sec:.0f} steps/s")
-
-            while trainer.step < config.training_steps:
-                try:
-                    trainer.advance(self._next_stop(), on_log)
-                except NonFiniteLoss as error:
-                    raise cli.Failed(f"{error}; the last good checkpoint is in {self.out}") from None
-                last = trainer.step == config.training_steps
-                saved = last or (config.save_interval > 0 and trainer.step % config.save_interval == 0)
-                measured = last or trainer.step % config.eval_interval == 0
-                if saved or measured:
-                    self._save()
-                if measured:
-                    self._evaluate(log, films=config.video_episodes if last else 0)
-                trainer.save_state(self.state)
-        cli.console.print(f"policy: {self._bundle()}")
-
-    def _next_stop(self) -> int:
-        step = self.trainer.step
-        stops = [self.config.training_steps, (step // self.config.eval_interval + 1) * self.config.eval_interval]
-        if self.config.save_interval > 0:
-            stops.append((step // self.config.save_interval + 1) * self.config.save_interval)
-        return min(stops)
-
-    def _bundle(self) -> Path:
-        return self.out / "checkpoints" / f"step_{self.trainer.step:08d}"
-
-    def _save(self) -> None:
-        self.trainer.bundle(0).save(self._bundle())
-
-    def _evaluate(self, log: MemberLog, films: int) -> None:
-        config, step = self.config, self.trainer.step
-        specs = [EpisodeSpec(self.task, "search", i) for i in range(config.eval_episodes)]
-        work = Rollout(str(self._bundle().absolute()), config.sample_setting)
-        episodes = self.pool.evaluate(f"{self.out}/step {step}", [work], specs)[0]
-        counts = summarise(episodes)
-        if not counts["episodes"]:
-            raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
-        low, high = wilson_interval(counts["successes"], counts["episodes"])
-        length = sum(e["steps"] for e in episodes) / len(episodes)
-        values = (step, counts["success_rate"], low, high, counts["mean_return"], length, counts["episodes"],
-                  counts["errors"])  # fmt: skip
-        append_row(self.out / "eval.csv", EVAL_COLUMNS, values)
-        for name, value in zip(EVAL_COLUMNS, values, strict=True):
-            if name.startswith("eval/"):
-                log.scalar(name, float(value), step)
-        cli.console.print(
-            f"step {step}: success {100 * counts['success_rate']:.1f} % ({counts['successes']}/{counts['episodes']}, "
-            f"95 % interval {100 * low:.1f} - {100 * high:.1f} %), length {length:.1f}"
-        )
-        if films:
-            self._film(work, specs[:films])
-
-    def _film(self, work: Rollout, specs: list[EpisodeSpec]) -> None:
-        from raybc.rollout.pool import RolloutPool
-
-        film = dataclasses.replace(
-            work, video=str((self.out / "videos").absolute()), video_frame_skip=self.config.video_frame_skip
-        )
-        with RolloutPool.start(self.task, 1, worker_cpus=0.01, render=RenderOptions()) as cameras:
-            rows = cameras.evaluate(f"{self.out}/film", [film], specs)[0]
-        for row in rows:
-            what = f"no video: {row['message']}" if row["outcome"] == "error" else self.out / "videos" / row["video"]
-            cli.console.print(f"video: {what}")
-
-
-def append_row(path: Path, columns: tuple[str, ...], values: tuple[Any, ...]) -> None:
-    """Add a row, replacing one of the same step (an evaluation that was interrupted and done again)."""
-    rows = []
-    if path.exists():
-        with path.open(newline="") as handle:
-            rows = list(csv.reader(handle))[1:]
-    rows = [r for r in rows if r and r[0] != str(values[0])] + [[str(v) for v in values]]
-    with replacing(path) as temporary, temporary.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from torch.utils.tensorboard import SummaryWriter
 
-COLUMNS = ("step", "train/actor_loss", "train/bc_flow_loss", "train/steps_per_sec")
+COLUMNS = ("step", "train/actor_loss", "train/bc_flow_loss", "train/steps_per_sec", "train/lr", "valid/loss", "round")
 
 
 class MemberLog:
@@ -32,11 +32,22 @@ class MemberLog:
         self._csv = csv.writer(self._handle)
         self._tensorboard = SummaryWriter(str(tensorboard), purge_step=resume + 1)
 
-    def train(self, step: int, loss: float, steps_per_sec: float) -> None:
-        self._csv.writerow([step, f"{loss:.6g}", f"{loss:.6g}", f"{steps_per_sec:.4g}"])
+    def train(
+        self,
+        step: int,
+        loss: float,
+        steps_per_sec: float,
+        lr: float,
+        validation: float | None = None,
+        round_: int = 1,
+    ) -> None:
+        """validation: the latest loss of the split `valid`, None where there is none. round_: of num_rounds, from 1."""
+        values = (loss, loss, steps_per_sec, lr, validation)
+        self._csv.writerow([step, *("" if v is None else f"{v:.6g}" for v in values), round_])
         self._handle.flush()
-        for name, value in zip(COLUMNS[1:], (loss, loss, steps_per_sec), strict=True):
-            self._tensorboard.add_scalar(name, value, step)
+        for name, value in zip(COLUMNS[1:], values, strict=False):
+            if value is not None:
+                self._tensorboard.add_scalar(name, value, step)
 
     def scalar(self, name: str, value: float, step: int) -> None:
         self._tensorboard.add_scalar(name, value, step)

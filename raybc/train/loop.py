@@ -1,196 +1,288 @@
-"""`PackTrainer`: the seeds of one recipe, trained together; knows nothing of Ray or of simulators.
+"""`PackTrainer`: members of one recipe, trained together; knows nothing of Ray or of simulators.
 
-Letters: M members, N transitions, O observation dim, A action dim.
+Letters: M members, N transitions, O observation dim, A action dim, B batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from raybc.bundle import PolicyBundle, build_policy
-from raybc.config import RunConfig
-from raybc.data.episodes import EpisodeStore
-from raybc.data.normalize import Normalizer
-from raybc.data.windows import Windows
-from raybc.files import replacing
+from raybc.config import MEMBER_FIELDS, RunConfig
 from raybc.policies.base import PolicyShape
-from raybc.train.step import Draws, NonFiniteLoss, generator, train_step
+from raybc.policies.build import build_policy
+from raybc.train.data import TrainingData, prepare, resolved
+from raybc.train.optimizer import Ema, PackOptimizer
+from raybc.train.schedule import Watch, is_watched, rates, to_rows
+from raybc.train.step import BLOCK, Draws, LossOf, NonFiniteLoss, backward, clip_by_member, generator
 from raybc.types import UserError
+
+if TYPE_CHECKING:  # files are for those who keep something: a bare GPU machine can train without safetensors
+    from raybc.bundle import PolicyBundle
 
 OnLog = Callable[[int, list[float], float], None]
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """A store together with what the environment says about it."""
-
-    store: EpisodeStore
-    fingerprint: str
-    obs_keys: tuple[str, ...]
-    environment: dict[str, str]
+def with_seeds(config: RunConfig, seeds: Sequence[int]) -> list[RunConfig]:
+    """The members of a recipe: one for each seed."""
+    return [dataclasses.replace(config, seed=seed) for seed in seeds]
 
 
 class PackTrainer:
-    """Trains M = len(seeds) members of one recipe side by side.
+    """Trains M members side by side; they may differ in `MEMBER_FIELDS`.
 
-    `config.seed` is ignored; member m is the run `replace(config, seed=seeds[m])`. The same member has the same random
-    numbers in every pack.
+    Member m is the run `members[m]`: its weights, data order, noise, rates and stopping are what they are when it is
+    trained alone.
     """
 
-    def __init__(self, config: RunConfig, seeds: Sequence[int], data: TrainingData, device: torch.device) -> None:
-        store = data.store
-        horizon = config.chunk_length
-        longest = int((store.episode_ends - store.episode_starts).max())
-        if horizon > longest:
-            raise UserError(
-                f"horizon_length: expected at most the longest episode of {store.source} ({longest} steps), "
-                f"got {horizon}"
-            )
-        self.config, self.seeds, self.data, self.device = config, tuple(seeds), data, device
-        obs_NO = store.observation(data.obs_keys)
-        episodes = store.split("train")
-        if not len(episodes):
-            raise UserError(f"{store.source}: mask/train: expected at least one episode to train on, got none")
-        rows = [slice(store.episode_starts[e], store.episode_ends[e]) for e in episodes]
-        train_rows = torch.cat([torch.arange(r.start, r.stop) for r in rows]).numpy()
-        self.obs_normalizer = Normalizer.fit(obs_NO[train_rows], config.normalization)
-        self.action_normalizer = Normalizer.fit(store.actions_NA[train_rows], config.normalization)
-        self.windows = Windows.build(
-            self.obs_normalizer.apply(obs_NO),
-            self.action_normalizer.apply(store.actions_NA),
-            store.episode_ends,
-            episodes,
-            horizon,
-            device,
-            config.obs_steps,
-        )
-        self.obs_sizes = {k: store.obs[k].shape[1] for k in data.obs_keys}
-        shape = PolicyShape(config.obs_steps * obs_NO.shape[1], store.actions_NA.shape[1], horizon)
-        self.policy = build_policy(config, shape, len(self.seeds))
+    def __init__(self, members: Sequence[RunConfig], data: TrainingData, device: torch.device) -> None:
+        self.members = [resolved(config, data.store) for config in members]
+        config = self.config = self.members[0]
+        _check_alike(self.members)
+        self.data, self.device = data, device
+        self.seeds = tuple(c.seed for c in self.members)
+        self.prepared = prepare(config, data, device)
+        self.windows = self.prepared.train
+        obs_size = config.obs_steps * sum(self.prepared.obs_sizes.values())
+        shape = PolicyShape(obs_size, data.store.actions_NA.shape[1], config.chunk_length)
+        self.policy = build_policy(config, shape, len(self.members))
         # Weights are drawn on the CPU: the same start on every device.
         self.policy.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
         self.policy.to(device)
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
+        self.parameters = list(self.policy.parameters())
+        self._frozen = _frozen(config, dict(self.policy.named_parameters()))
+        self.optimizer = PackOptimizer(self.parameters, self.members)
+        decays = [c.ema_decay for c in self.members]
+        self.ema = Ema(self.parameters, decays) if any(decays) else None
+        clips = [c.grad_clip for c in self.members]
+        self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         self.draws = Draws(self.policy, len(self.windows.starts), config.batch_size, self.seeds, device)
+        self._loss_of = self._loss_function()
         self.step = 0
+        self.watches = [Watch() for _ in self.members]
+        self._watched = any(map(is_watched, self.members))
+        self.validation_loss: list[float] | None = None
+        self._sum_M = torch.zeros(len(self.members), device=device, dtype=torch.float64)
+        self._bad = torch.zeros((), device=device)
+        self._good = torch.zeros((), device=device)
+        self._checked = 0
 
-    def member_config(self, m: int) -> RunConfig:
-        return dataclasses.replace(self.config, seed=self.seeds[m])
+    @property
+    def finished(self) -> bool:
+        """The budget is spent, or every member has stopped early."""
+        return self.step >= self.config.training_steps or all(w.stopped for w in self.watches)
+
+    @property
+    def rates(self) -> list[float]:
+        """Learning rate of each member at the next step."""
+        return rates(self.members, self.watches, self.step)
+
+    @property
+    def round(self) -> int:
+        """Which of `num_rounds` the step that was done last belongs to, from 1."""
+        return 1 + max(0, self.step - 1) * self.config.num_rounds // self.config.training_steps
 
     def advance(self, until: int, on_log: OnLog | None = None) -> None:
-        """Train to step `until`; `on_log(step, loss of each member, steps per second)` every log_interval steps."""
+        """Train to step `until`, or until every member has stopped; `on_log(step, loss of each member, steps per
+        second)` every log_interval steps. Raises `NonFiniteLoss`; the weights are then those before that step."""
         started, done = time.perf_counter(), self.step
-        while self.step < until:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.config, self.step)
-            try:
-                loss_M = train_step(
-                    self.policy, self.optimizer, self.windows, self.draws.at(self.step), self.config.grad_clip
-                )
-            except NonFiniteLoss as error:
-                raise NonFiniteLoss(
-                    f"step {self.step + 1}, seeds {list(self.seeds)}, lr {self.config.lr:g}: {error}; "
-                    "lower lr or set grad_clip"
-                ) from None
-            self.step += 1
-            if on_log is not None and (self.step % self.config.log_interval == 0 or self.step == until):
+        self._checked, self._good = self.step, torch.zeros_like(self._good)
+        while self.step < until and not self.finished:
+            loss_M = self._update()
+            logs = on_log is not None and (self.step % self.config.log_interval == 0 or self.step == until)
+            # On a GPU to look at a number is to wait for all that was queued, so it is looked at now and then.
+            if self.device.type == "cpu" or logs or self.step == until or self.step % BLOCK == 0:
+                self._check()
+            if self._watched and self.step % self._watch_interval() == 0:
+                self._check()
+                self._look()
+            if logs and on_log is not None:
                 now = time.perf_counter()
                 on_log(self.step, loss_M.tolist(), (self.step - done) / (now - started))
                 started, done = now, self.step
 
+    def _update(self) -> Tensor:
+        config = self.config
+        for parameter in self._frozen:
+            parameter.requires_grad_(0 <= config.freeze_steps <= self.step)
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss_M = backward(self._loss_of, self.windows, self.draws.at(self.step), config.accumulate)
+        norm_M = clip_by_member(self.parameters, self._clip_M)
+        self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
+        self.optimizer.step(self.rates, self._bad)
+        self._good += 1 - self._bad
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step, [w.stopped for w in self.watches])
+        if self._watched:
+            self._sum_M += loss_M
+        return loss_M
+
+    def _loss_function(self) -> LossOf:
+        policy: LossOf = self.policy.loss
+        mode = self.config.compile
+        if mode == "auto":
+            mode = "reduce-overhead" if self.device.type == "cuda" else "off"
+        if mode != "off":
+            policy = torch.compile(self.policy.loss, mode=mode, dynamic=False)
+        if self.config.precision == "fp32":
+            return policy
+
+        def in_half(*inputs: object) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return policy(*inputs)  # type: ignore[arg-type]
+
+        return in_half
+
+    # --- numbers that are not finite --------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if bool(self._bad):
+            self.step = self._checked + int(self._good)
+            raise NonFiniteLoss(f"step {self.step + 1}: {self._blame()}; lower lr or set grad_clip")
+
+    def _blame(self) -> str:
+        """Which members and examples of the step to come have a loss that is not finite."""
+        numbers = self.draws.at(self.step)
+        with torch.no_grad():
+            loss_MB = self.policy.loss(self.windows.gather(numbers[0]), *numbers[1:])
+        bad_MB = ~torch.isfinite(loss_MB)
+        found = []
+        for m in torch.nonzero(bad_MB.any(1)).flatten().tolist():
+            rows = self.windows.starts[numbers[0][m, bad_MB[m]]].tolist()
+            ends = self.data.store.episode_ends
+            places = []
+            for row in rows[:3]:
+                episode = int(np.searchsorted(ends, row, side="right"))
+                places.append(f"episode {episode} step {row - int(self.data.store.episode_starts[episode])}")
+            more = ", ..." if len(rows) > 3 else ""
+            found.append(
+                f"{self._name(m)}: the loss is {loss_MB[m].mean().item()}, "
+                f"of {len(rows)} of {bad_MB.shape[1]} examples ({', '.join(places)}{more})"
+            )
+        if not found:
+            found = [f"{', '.join(map(self._name, range(len(self.members))))}: the loss is finite, its gradient is not"]
+        return "; ".join(found)
+
+    def _name(self, m: int) -> str:
+        return f"seed {self.members[m].seed} with lr {self.members[m].lr:g}"
+
+    # --- plateaus and early stopping --------------------------------------------------------------------------------
+
+    def _watch_interval(self) -> int:
+        return self.config.watch_interval or self.prepared.steps_per_epoch(self.config.batch_size)
+
+    def _look(self) -> None:
+        if self.prepared.validation is not None:
+            losses = self.validation_loss = self.measure_validation()
+        else:
+            losses = (self._sum_M / self._watch_interval()).tolist()
+            self._sum_M.zero_()
+        for watch, config, loss in zip(self.watches, self.members, losses, strict=True):
+            watch.look(config, loss)
+
+    @torch.no_grad()
+    def measure_validation(self) -> list[float]:
+        """Loss of each member on the split `valid`, with noise and times that are the same at every look."""
+        windows = self.prepared.validation
+        assert windows is not None
+        total, count = len(windows.starts), len(self.members)
+        normal, uniform = self.policy.draw_size(total)
+        g = [generator(self.device, seed, "validation") for seed in self.seeds]
+        noise = torch.stack([torch.randn(normal, generator=x, device=self.device) for x in g]).view(count, total, -1)
+        time_MB = torch.stack([torch.rand(uniform, generator=x, device=self.device) for x in g])
+        losses = []
+        for rows in torch.arange(total, device=self.device).split(self.config.batch_size):
+            batch = windows.gather(rows.expand(count, -1))
+            losses.append(self.policy.loss(batch, noise[:, rows].flatten(1), time_MB[:, rows]))
+        return torch.cat(losses, 1).mean(1).tolist()
+
+    # --- what is kept -----------------------------------------------------------------------------------------------
+
     def bundle(self, m: int) -> PolicyBundle:
-        """Member m as it is now."""
+        """Member m as it is now; with ema_decay its averaged weights."""
+        from raybc.bundle import PolicyBundle
+
+        weights = dict(self.policy.state_dict())
+        if self.ema is not None:
+            names = (name for name, _ in self.policy.named_parameters())
+            weights |= dict(zip(names, self.ema.values, strict=True))
         return PolicyBundle(
-            config=self.member_config(m),
+            config=self.members[m],
             step=self.step,
-            obs_sizes=self.obs_sizes,
+            obs_sizes=self.prepared.obs_sizes,
             action_size=self.data.store.actions_NA.shape[1],
-            obs_normalizer=self.obs_normalizer,
-            action_normalizer=self.action_normalizer,
-            weights={k: v[m : m + 1].detach().cpu().clone() for k, v in self.policy.state_dict().items()},
+            obs_normalizer=self.prepared.obs_normalizer,
+            action_normalizer=self.prepared.action_normalizer,
+            weights={k: v[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
             data_fingerprint=self.data.fingerprint,
             environment=self.data.environment,
             data_env=self.data.store.env_args,
         )
 
-    def _identity(self) -> str:
-        ids = [self.member_config(m).run_id(self.data.fingerprint) for m in range(len(self.seeds))]
-        return json.dumps(ids)
+    def _run_ids(self) -> list[str]:
+        return [config.run_id(self.data.fingerprint) for config in self.members]
 
     def save_state(self, path: Path) -> None:
         """Everything that training goes on from, in one safetensors file, whole or absent."""
+        from raybc.train import state
+
         tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()}
-        for i, parameter in enumerate(self.policy.parameters()):
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer/{i}/{key}"] = value
-        metadata = {"step": str(self.step), "runs": self._identity()}
-        with replacing(path) as temporary:
-            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+        tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.tensors().items()}
+        tensors["loss_sum"] = self._sum_M
+        if self.ema is not None:
+            tensors |= {f"ema/{i}": v for i, v in enumerate(self.ema.values)}
+        rest = {"watches": to_rows(self.watches), "validation_loss": self.validation_loss}
+        state.save(path, state.State(self.step, self._run_ids(), tensors, rest))
 
     def load_state(self, path: Path) -> None:
         """Go on from a saved state bit for bit; a state of another configuration or data is refused."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not readable as a training state: {error}") from None
-        if metadata.get("runs") != self._identity():
-            raise UserError(
-                f"{path}: belongs to the runs {metadata.get('runs')}, not to {self._identity()}: "
-                "another configuration, data or seeds; use --overwrite to start anew"
-            )
-        step = metadata.get("step", "")
-        expected = {f"policy/{k}": v.shape for k, v in self.policy.state_dict().items()}
-        if step != "0":
-            for i, p in enumerate(self.policy.parameters()):
-                expected[f"optimizer/{i}/step"] = torch.Size()
-                expected |= {f"optimizer/{i}/{k}": p.shape for k in ("exp_avg", "exp_avg_sq")}
-        got = {k: v.shape for k, v in tensors.items()}
-        if not step.isdigit() or got != expected:
-            differing = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
-            raise UserError(
-                f"{path}: not readable as a training state: expected step and {len(expected)} arrays, "
-                f"got step {step!r} and differing arrays {differing[:3]}"
-            )
-        self.policy.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("policy/")}, strict=True)
-        for i, parameter in enumerate(self.policy.parameters()):
-            prefix = f"optimizer/{i}/"
-            state = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-            if state:
-                self.optimizer.state[parameter] = {
-                    k: v if k == "step" and self.device.type == "cpu" else v.to(self.device) for k, v in state.items()
-                }
-        self.step = int(step)
+        from raybc.train import state
+
+        saved = state.load(path, self._run_ids())
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
+
+        self.policy.load_state_dict(under("policy/"), strict=True)
+        self.optimizer.load(under("optimizer/"))
+        if self.ema is not None:
+            self.ema.values = [under("ema/")[str(i)].to(self.device) for i in range(len(self.parameters))]
+        self._sum_M = saved.tensors["loss_sum"].to(self.device)
+        self.watches = [Watch(**row) for row in saved.rest["watches"]]
+        self.validation_loss = saved.rest["validation_loss"]
+        self.step = saved.step
+        self._bad = torch.zeros_like(self._bad)
 
 
-def learning_rate(config: RunConfig, step: int) -> float:
-    """Learning rate of gradient step `step` (from 0) of N = training_steps; a function of the step alone, so that
-    training goes on exactly.
+def _check_alike(members: Sequence[RunConfig]) -> None:
+    for config in members[1:]:
+        for f in dataclasses.fields(RunConfig):
+            if f.name not in MEMBER_FIELDS and getattr(config, f.name) != getattr(members[0], f.name):
+                raise UserError(
+                    f"{f.name}: members of a pack may differ in {', '.join(MEMBER_FIELDS)} only, "
+                    f"got {getattr(members[0], f.name)!r} and {getattr(config, f.name)!r}"
+                )
 
-    cosine: lr (step + 1) / W in the first W = clamp(max(50, round(0.03 N)), 1, N / 2) steps, then
-    min_lr + (lr - min_lr) (1 + cos(pi (step - W) / (N - W))) / 2  (Loshchilov and Hutter 2017, SGDR, without restarts).
-    """
-    if config.lr_schedule == "constant":
-        return config.lr
-    total = config.training_steps
-    warmup = max(1, min(max(50, round(0.03 * total)), total // 2))
-    if step < warmup:
-        return config.lr * (step + 1) / warmup
-    share = (step - warmup) / max(1, total - warmup)
-    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * share)) / 2
+
+def _frozen(config: RunConfig, parameters: dict[str, torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """Parameters whose names begin with one of `freeze`, those that learn later or never."""
+    prefixes = [p.strip() for p in config.freeze.split(",") if p.strip()]
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in parameters):
+            raise UserError(f"freeze: expected the beginning of one of {sorted(parameters)}, got {prefix!r}")
+    found = [p for name, p in parameters.items() if name.startswith(tuple(prefixes))] if prefixes else []
+    if len(found) == len(parameters):
+        raise UserError(f"freeze: expected something to be left to learn, got all of it: {config.freeze!r}")
+    return found
 
 
 def pick_device(name: str) -> torch.device:

@@ -8,19 +8,24 @@ generator in it, so resuming at step k needs nothing but k. Letters: M members, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from raybc.data.windows import Windows
 from raybc.policies.flow import FlowPolicy
+from raybc.types import Batch
 
 BLOCK = 64
 
+#: (batch, noise, time) -> loss of each example, (M, B); a policy, or what wraps it (compiled, distributed).
+LossOf = Callable[[Batch, Tensor, Tensor], Tensor]
+Numbers = tuple[Tensor, Tensor, Tensor]
+
 
 class NonFiniteLoss(RuntimeError):
-    """The loss became nan or inf; no parameter was changed by that step."""
+    """The loss or its gradient became nan or inf; no parameter was changed by that step."""
 
 
 def stream_seed(seed: int, *names: object) -> int:
@@ -42,9 +47,9 @@ class Draws:
         self._sizes = policy.draw_size(batch_size)
         self._num_starts, self._batch_size, self._seeds, self._device = num_starts, batch_size, seeds, device
         self._block = -1
-        self._numbers: tuple[Tensor, Tensor, Tensor] | None = None
+        self._numbers: Numbers | None = None
 
-    def at(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, step: int) -> Numbers:
         """(picks int64 (M, B), noise (M, normal size), time (M, uniform size)) of step `step` (from 0)."""
         if self._block != step // BLOCK or self._numbers is None:
             self._block = step // BLOCK
@@ -58,7 +63,7 @@ class Draws:
         row = step % BLOCK
         return picks[row], noise[row], time[row]
 
-    def _draw(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _draw(self, seed: int) -> Numbers:
         g = generator(self._device, seed, "draws", self._block)
         normal, uniform = self._sizes
         return (
@@ -68,35 +73,37 @@ class Draws:
         )
 
 
-def clip_by_member(parameters: Sequence[Tensor], max_norm: float) -> None:
-    """Scale each member's gradient to at most `max_norm` (2-norm over all of its parameters)."""
+def part(numbers: Numbers, index: int, count: int) -> Numbers:
+    """Part `index` of `count` of a batch: the same examples with the same noise and times."""
+    picks, noise, time = numbers
+    members, batch = picks.shape
+    rows = slice(batch * index // count, batch * (index + 1) // count)
+    return picks[:, rows], noise.view(members, batch, -1)[:, rows].flatten(1), time[:, rows]
+
+
+def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> Tensor:
+    """Scale each member's gradient to at most its `max_norm` (None, inf: as it is); returns the norm it had, (M,): the
+    2-norm over all of its parameters."""
     grads = [p.grad for p in parameters if p.grad is not None]
     norm_M = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
-    factor_M = (max_norm / norm_M.clamp_min(1e-12)).clamp_max(1.0)
-    for g in grads:
-        g.mul_(factor_M.view(-1, *[1] * (g.ndim - 1)))
+    if max_norm_M is not None:
+        factor_M = (max_norm_M / norm_M.clamp_min(1e-12)).clamp_max(1.0)
+        for g in grads:
+            g.mul_(factor_M.view(-1, *[1] * (g.ndim - 1)))
+    return norm_M
 
 
-def train_step(
-    policy: FlowPolicy,
-    optimizer: torch.optim.Optimizer,
-    windows: Windows,
-    numbers: tuple[Tensor, Tensor, Tensor],
-    grad_clip: float,
-) -> Tensor:
-    """One step of every member; returns the loss of each, (M,), detached.
+def backward(loss_of: LossOf, windows: Windows, numbers: Numbers, parts: int = 1) -> Tensor:
+    """Add the gradient of every member's mean loss to `.grad`; returns the loss of each, (M,), detached.
 
-    The losses are summed over members, and no parameter is shared, so each member's gradient is its own.
-    Raises `NonFiniteLoss` before the optimiser has touched anything.
+    The losses are summed over members, and no parameter is shared, so each member's gradient is its own. `parts`: the
+    batch is computed in so many pieces, which needs less memory and gives the same gradient but for rounding.
     """
-    picks, noise, time = numbers
-    optimizer.zero_grad(set_to_none=True)
-    loss_M = policy.loss(windows.gather(picks), noise, time).mean(1)
-    if not bool(torch.isfinite(loss_M).all()):
-        bad = torch.nonzero(~torch.isfinite(loss_M)).flatten().tolist()
-        raise NonFiniteLoss(f"loss of member(s) {bad} is not finite: {loss_M.tolist()}")
-    loss_M.sum().backward()
-    if grad_clip > 0:
-        clip_by_member(list(policy.parameters()), grad_clip)
-    optimizer.step()
-    return loss_M.detach()
+    batch_size = numbers[0].shape[1]
+    losses = []
+    for index in range(parts):
+        picks, noise, time = part(numbers, index, parts) if parts > 1 else numbers
+        loss_M = loss_of(windows.gather(picks), noise, time).sum(1) / batch_size
+        loss_M.sum().backward()
+        losses.append(loss_M.detach())
+    return losses[0] if parts == 1 else torch.stack(losses).sum(0)

@@ -1,0 +1,282 @@
+"""Member-steps per second of training, side by side in one run: `python -m benchmarks.train_throughput`.
+
+    plain      the loop that people write: Dataset and DataLoader, eager, torch.nn, one process     (a)
+    plain xM   M of them started side by side, each with its share of the cores                      (b)
+    ours M     one `PackTrainer` with M members                                                      (c)
+    jax        the same update jitted in JAX, where it is installed
+
+Flow matching, batches of 256, chunks of 5, 23 observations and 7 actions. Each is measured in every round (A, B, C, A,
+B, C ...); the figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybc.config import RunConfig
+from raybc.data.episodes import EpisodeStore
+from raybc.train.data import TrainingData
+from raybc.train.loop import PackTrainer, with_seeds
+
+OBS, ACT, CHUNK, BATCH = 23, 7, 5, 256
+EPISODES, LENGTH = 200, 50
+
+
+def demonstrations() -> EpisodeStore:
+    rng = np.random.default_rng(0)
+    n = EPISODES * LENGTH
+    return EpisodeStore(
+        {"state": rng.normal(size=(n, OBS)).astype(np.float32)},
+        rng.uniform(-1, 1, (n, ACT)).astype(np.float32),
+        np.zeros(n, np.float32),
+        np.arange(LENGTH, n + 1, LENGTH),
+        source=Path("random"),
+    )
+
+
+class Chunks(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """What a data set class of a training script does: one window an item, padded at the end of its episode."""
+
+    def __init__(self, store: EpisodeStore) -> None:
+        self.obs, self.actions = store.obs["state"], store.actions_NA
+        self.ends = np.repeat(store.episode_ends, np.diff(store.episode_ends, prepend=0))
+
+    def __len__(self) -> int:
+        return len(self.obs)
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        steps = np.arange(i, i + CHUNK)
+        is_pad = steps >= self.ends[i]
+        chunk = self.actions[np.minimum(steps, self.ends[i] - 1)]
+        return {
+            "obs": torch.from_numpy(self.obs[i].copy()),
+            "actions": torch.from_numpy(chunk),
+            "is_pad": torch.from_numpy(is_pad),
+        }
+
+
+class Plain:
+    """torch.nn, DataLoader, AdamW as it comes, `.item()` of the loss at every step for the progress bar."""
+
+    def __init__(self, width: int, depth: int, device: str) -> None:
+        torch.manual_seed(0)
+        sizes = [OBS + CHUNK * ACT + 1, *[width] * depth]
+        layers: list[nn.Module] = []
+        for i, o in itertools.pairwise(sizes):
+            layers += [nn.Linear(i, o), nn.GELU(approximate="tanh")]
+        self.device = torch.device(device)
+        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], CHUNK * ACT)).to(self.device)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=3e-4)
+        self.loader = torch.utils.data.DataLoader(Chunks(demonstrations()), BATCH, shuffle=True, drop_last=True)
+        self.batches = self._for_ever()
+
+    def _for_ever(self) -> Iterator[dict[str, Tensor]]:
+        while True:
+            yield from self.loader
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            batch = {k: v.to(self.device) for k, v in next(self.batches).items()}
+            x_1 = batch["actions"].flatten(1)
+            x_0, t = torch.randn_like(x_1), torch.rand(len(x_1), 1, device=self.device)
+            v = self.net(torch.cat([batch["obs"], (1 - t) * x_0 + t * x_1, t], 1))
+            error = ((v - (x_1 - x_0)) ** 2).view(-1, CHUNK, ACT).mean(2)
+            valid = ~batch["is_pad"]
+            loss = ((error * valid).sum(1) / valid.sum(1)).mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            loss.item()
+
+
+class Ours:
+    def __init__(self, members: int, width: int, depth: int, device: str, **changes: Any) -> None:
+        config = RunConfig(
+            training_steps=10**9, log_interval=10**9, batch_size=BATCH, action_chunking=True, horizon_length=CHUNK,
+            hidden_width=width, hidden_depth=depth, normalization="identity", **changes,
+        )  # fmt: skip
+        data = TrainingData(demonstrations(), "0" * 64, ("state",), {})
+        self.trainer = PackTrainer(with_seeds(config, range(members)), data, torch.device(device))
+
+    def run(self, steps: int) -> None:
+        self.trainer.advance(self.trainer.step + steps)
+
+
+class Jax:
+    """The same update, jitted: data on the device, gathered there, AdamW by hand (optax is not needed for it)."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        import jax
+        import jax.numpy as jnp
+
+        store = demonstrations()
+        obs_NO, actions_NA = jnp.asarray(store.obs["state"]), jnp.asarray(store.actions_NA)
+        ends_N = jnp.asarray(np.repeat(store.episode_ends, LENGTH))
+        sizes = [OBS + CHUNK * ACT + 1, *[width] * depth, CHUNK * ACT]
+        rng = np.random.default_rng(0)
+        parameters = [
+            (jnp.asarray(rng.normal(size=(i, o)).astype(np.float32) / i**0.5), jnp.zeros(o, np.float32))
+            for i, o in itertools.pairwise(sizes)
+        ]
+
+        def loss_of(parameters: Any, picks: Any, x_0: Any, t: Any) -> Any:
+            steps = picks[:, None] + jnp.arange(CHUNK)
+            last = ends_N[picks][:, None] - 1
+            x_1 = actions_NA[jnp.minimum(steps, last)].reshape(BATCH, -1)
+            h = jnp.concatenate([obs_NO[picks], (1 - t) * x_0 + t * x_1, t], 1)
+            for w, b in parameters[:-1]:
+                h = jax.nn.gelu(h @ w + b, approximate=True)
+            v = h @ parameters[-1][0] + parameters[-1][1]
+            error = ((v - (x_1 - x_0)) ** 2).reshape(BATCH, CHUNK, ACT).mean(2)
+            valid = steps <= last
+            return ((error * valid).sum(1) / valid.sum(1)).mean()
+
+        def update(state: Any, key: Any) -> Any:
+            parameters, first, second, step = state
+            k1, k2, k3 = jax.random.split(key, 3)
+            picks = jax.random.randint(k1, (BATCH,), 0, len(obs_NO))
+            x_0, t = jax.random.normal(k2, (BATCH, CHUNK * ACT)), jax.random.uniform(k3, (BATCH, 1))
+            loss, grads = jax.value_and_grad(loss_of)(parameters, picks, x_0, t)
+            step = step + 1
+            first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, grads)
+            second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, second, grads)
+            parameters = jax.tree.map(
+                lambda p, m, v: p - 3e-4 * (m / (1 - 0.9**step)) / (jnp.sqrt(v / (1 - 0.999**step)) + 1e-8),
+                parameters, first, second,
+            )  # fmt: skip
+            return (parameters, first, second, step), loss
+
+        self._jax, self._update = jax, jax.jit(update)
+        zeros = jax.tree.map(jnp.zeros_like, parameters)
+        self._state, self._key = (parameters, zeros, zeros, 0), jax.random.PRNGKey(0)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self._key, key = self._jax.random.split(self._key)
+            self._state, loss = self._update(self._state, key)
+        loss.block_until_ready()
+
+
+def beside(width: int, depth: int, device: str, threads: int, ready: Any, go: Any, out: Any) -> None:
+    torch.set_num_threads(threads)
+    plain = Plain(width, depth, device)
+    plain.run(3)
+    while True:
+        ready.release()
+        steps = go.get()
+        if not steps:
+            return
+        plain.run(steps)
+        _wait(device)
+        out.put(None)
+
+
+class Beside:
+    """(b): M processes of the plain loop."""
+
+    def __init__(self, members: int, width: int, depth: int, device: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, (os.cpu_count() or 1) // members)
+        self._ready, self._out, self._gos = context.Semaphore(0), context.Queue(), []
+        for _ in range(members):
+            go = context.Queue()
+            arguments = (width, depth, device, threads, self._ready, go, self._out)
+            context.Process(target=beside, args=arguments, daemon=True).start()
+            self._gos.append(go)
+        for _ in self._gos:
+            self._ready.acquire()
+
+    def run(self, steps: int) -> None:
+        for go in self._gos:
+            go.put(steps)
+        for _ in self._gos:
+            self._out.get()
+            self._ready.acquire()
+
+    def close(self) -> None:
+        for go in self._gos:
+            go.put(0)
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def rate(run: Callable[[int], None], members: int, seconds: float, device: str) -> float:
+    """Member-steps per second, over about `seconds`."""
+    steps, took = 2, 0.0
+    while True:
+        started = time.perf_counter()
+        run(steps)
+        _wait(device)
+        took = time.perf_counter() - started
+        if took > seconds / 2:
+            return steps * members / took
+        steps = max(steps * 2, int(steps * seconds / max(took, 1e-3) * 0.8))
+
+
+def compare(args: argparse.Namespace, width: int, depth: int) -> dict[str, list[float]]:
+    device, sizes = args.device, [int(m) for m in args.members]
+    ways: dict[str, tuple[Any, int]] = {"plain": (Plain(width, depth, device), 1)}
+    ways[f"plain x{args.beside}"] = (Beside(args.beside, width, depth, device), args.beside)
+    ways |= {f"ours M={m}": (Ours(m, width, depth, device, compile=args.compile), m) for m in sizes}
+    try:
+        ways["jax"] = (Jax(width, depth), 1)
+    except ImportError:
+        print("JAX is not installed: left out")
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for way, _ in ways.values():
+        way.run(3)
+    for _ in range(args.rounds):
+        for name, (way, members) in ways.items():
+            found[name].append(rate(way.run, members, args.seconds, device))
+    ways[f"plain x{args.beside}"][0].close()
+    return found
+
+
+def show(width: int, depth: int, found: dict[str, list[float]], device: str) -> None:
+    print(f"\n### {depth} x {width}, batch {BATCH}, {device}\n")
+    others = [name for name in found if not name.startswith("ours")]
+    print(f"| | member-steps/s (each round) | {' | '.join(f'over {o}' for o in others)} |")
+    print(f"|---|---|{'---|' * len(others)}")
+    for name, values in found.items():
+        over = (f"{statistics.median(values) / statistics.median(found[o]):.2f}" for o in others)
+        print(f"| {name} | {', '.join(f'{v:.0f}' for v in values)} | {' | '.join(over)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="*", default=["4x512", "3x128"], help="DEPTHxWIDTH")
+    parser.add_argument("--members", nargs="*", default=["1", "2", "4", "8", "16", "32"])
+    parser.add_argument("--beside", type=int, default=8, help="M of the plain loops side by side")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a measurement")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--compile", default="auto")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    results = {}
+    for net in args.nets:
+        depth, width = map(int, net.split("x"))
+        results[net] = compare(args, width, depth)
+        show(width, depth, results[net], args.device)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

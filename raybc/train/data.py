@@ -1,0 +1,99 @@
+"""What a recipe trains on: the chosen part of a store, its statistics and its windows on the training device.
+
+Letters: N transitions, O observation dim, A action dim.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from raybc.config import RunConfig
+from raybc.data.episodes import EpisodeStore
+from raybc.data.normalize import Normalizer
+from raybc.data.windows import Windows
+from raybc.types import UserError
+
+#: Windows that a validation loss is taken over at most, spread evenly.
+VALIDATION = 2048
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A store together with what the environment says about it."""
+
+    store: EpisodeStore
+    fingerprint: str
+    obs_keys: tuple[str, ...]
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """train, validation: windows (validation: None where the data has no split `valid`, or an empty one)."""
+
+    train: Windows
+    validation: Windows | None
+    obs_normalizer: Normalizer
+    action_normalizer: Normalizer
+    obs_sizes: dict[str, int]
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return math.ceil(len(self.train.starts) / batch_size)
+
+
+def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
+    """With rounds, the gradient steps that they are: num_rounds x epochs_per_round x steps of an epoch."""
+    if config.epochs_per_round == 0:
+        return config
+    episodes = train_episodes(config, store)
+    windows = int((store.episode_ends - store.episode_starts)[episodes].sum())
+    epoch = math.ceil(windows / config.batch_size)
+    return dataclasses.replace(config, training_steps=config.num_rounds * config.epochs_per_round * epoch)
+
+
+def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prepared:
+    """Statistics are fitted on what is trained on. Raises `UserError` where nothing is left to train on, or where no
+    episode is as long as a chunk."""
+    store = data.store
+    horizon = config.chunk_length
+    longest = int((store.episode_ends - store.episode_starts).max())
+    if horizon > longest:
+        raise UserError(
+            f"horizon_length: expected at most the longest episode of {store.source} ({longest} steps), got {horizon}"
+        )
+    obs_NO = store.observation(data.obs_keys)
+    episodes = train_episodes(config, store)
+    rows = np.concatenate([np.arange(store.episode_starts[e], store.episode_ends[e]) for e in episodes])
+    obs_normalizer = Normalizer.fit(obs_NO[rows], config.normalization)
+    action_normalizer = Normalizer.fit(store.actions_NA[rows], config.normalization)
+    train = Windows.build(
+        obs_normalizer.apply(obs_NO),
+        action_normalizer.apply(store.actions_NA),
+        store.episode_ends,
+        episodes,
+        horizon,
+        device,
+        config.obs_steps,
+    )
+    held_out = store.split("valid") if "valid" in store.splits else np.zeros(0, np.int64)
+    return Prepared(
+        train,
+        train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None,
+        obs_normalizer,
+        action_normalizer,
+        {k: store.obs[k].shape[1] for k in data.obs_keys},
+    )
+
+
+def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
+    """The training split, or with dataset_proportion its first part (at least one episode), so that a smaller
+    proportion is a part of a larger one."""
+    episodes = store.split("train")
+    if not len(episodes):
+        raise UserError(f"{store.source}: mask/train: expected at least one episode to train on, got none")
+    return episodes[: max(1, round(config.dataset_proportion * len(episodes)))]

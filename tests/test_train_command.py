@@ -1,0 +1,165 @@
+"""`python -m raybc.train`: packs, rounds, checkpoints that are dropped, and the flags of the BC training guide."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raybc.bundle import META, PolicyBundle
+from raybc.cli import run_main
+from raybc.config import RunConfig
+from raybc.files import read_json
+from raybc.rollout.checks import best_step
+from raybc.train.__main__ import Args
+from raybc.train.__main__ import main as train
+from raybc.train.run import MemberRun, append_row
+from tests.helpers import tiny_config, tiny_data
+
+ROOT = Path(__file__).parents[1]
+FLAGS = [
+    "--env_name=pointmass-scripted-low_dim", "--training_steps=60", "--batch-size=64", "--lr=3e-3", "--device=cpu",
+    "--action_chunking=True", "--horizon_length=8", "--hidden_width=32", "--hidden_depth=2", "--eval_interval=30",
+    "--eval_episodes=3", "--save_interval=20", "--log_interval=10", "--workers=1", "--flow_steps=4",
+]  # fmt: skip
+
+
+def run_train(dataset: Path, out: Path, *flags: str) -> int:
+    return run_main(lambda: train([*FLAGS, f"--dataset={dataset}", f"--out={out}", *flags]))
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_a_pack_of_seeds(
+    ray_cpus: float,
+    pointmass_demos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A folder for each seed, as if it had been trained alone; stopped in between, it goes on."""
+    from raybc.train.loop import PackTrainer
+
+    seeds = ("--seeds", "7", "3")
+    advance = PackTrainer.advance
+
+    def stop_at_40(self: PackTrainer, until: int, on_log: Any = None) -> None:
+        if until > 40:
+            raise KeyboardInterrupt
+        advance(self, until, on_log)
+
+    out = tmp_path / "pack"
+    with monkeypatch.context() as patch:
+        patch.setattr(PackTrainer, "advance", stop_at_40)
+        assert run_train(pointmass_demos, out, *seeds) == 130
+    assert run_train(pointmass_demos, out, *seeds, "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "going on at step 40 of 60" in printed
+    assert "step 60: seed 7: success" in printed
+    folders = sorted(p for p in out.iterdir() if p.is_dir())
+    assert [p.name[:6] for p in folders] == ["sd003_", "sd007_"]
+    assert run_train(pointmass_demos, tmp_path / "alone", "--seed=3") == 0
+    alone, member = (p / "checkpoints/step_00000060" for p in (tmp_path / "alone", folders[0]))
+    one, other = PolicyBundle.load(alone), PolicyBundle.load(member)
+    assert one.run_id == other.run_id == folders[0].name[6:]
+    for name, value in one.weights.items():
+        torch.testing.assert_close(value, other.weights[name], rtol=1e-5, atol=1e-5)
+    for folder in folders:
+        assert [r["step"] for r in table(folder / "train.csv")] == ["10", "20", "30", "40", "50", "60"]
+        assert [r["step"] for r in table(folder / "eval.csv")] == ["30", "60"]
+        assert read_json(folder / "flags.json")["seed"] == int(folder.name[2:5])
+    assert table(folders[0] / "train.csv")[0]["train/lr"] == "0.003"
+
+
+def test_rounds_and_kept_checkpoints(
+    ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    flags = ["--num_rounds=3", "--epochs_per_round=1", "--save_interval=-1", "--eval_interval=1000", "--keep=1"]
+    assert run_train(pointmass_demos, out, *flags, "--batch_size=256") == 0
+    flags_json = read_json(out / "flags.json")
+    total = flags_json["training_steps"]
+    assert total % 3 == 0
+    assert total != 60
+    kept = [int(p.name[5:]) for p in sorted((out / "checkpoints").iterdir())]
+    assert kept == [total * 2 // 3, total], "one besides the latest, which is also the best"
+    assert {r["round"] for r in table(out / "train.csv")} <= {"1", "2", "3"}
+
+
+def test_the_best_and_the_latest_are_kept(tmp_path: Path) -> None:
+    run = MemberRun(tiny_config(keep=2), tiny_data(), tmp_path)
+    for step in (10, 20, 30, 40, 50, 60):
+        run.bundle(step).mkdir(parents=True)
+        (run.bundle(step) / META).touch()
+    for step, success in ((10, 0.5), (20, 0.9), (30, 0.9), (40, 0.2)):
+        append_row(tmp_path / "eval.csv", ("step", "eval/success"), (step, success))
+    assert best_step(tmp_path) == 30, "of equals the latest"
+    run.drop_old(60)
+    assert sorted(int(p.name[5:]) for p in (tmp_path / "checkpoints").iterdir()) == [30, 40, 50, 60]
+    append_row(tmp_path / "eval.csv", ("step", "eval/success"), (40, 0.95))
+    assert [r["step"] for r in table(tmp_path / "eval.csv")] == ["10", "20", "30", "40"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--seeds", "1", "1"], "--seeds: expected different seeds, got [1, 1]"),
+        (["--seeds", "0", "-1"], "--seed: expected at least 0, got -1"),
+        (["--dataset_proportion=0"], "--dataset_proportion: expected more than 0 and at most 1, got 0.0"),
+        (["--dataset_proportion=1.5"], "--dataset_proportion: expected more than 0 and at most 1, got 1.5"),
+        (["--encoder=impala_small"], "--encoder: expected None"),
+        (["--dataset_replace_interval=5"], "--dataset_replace_interval: expected 0"),
+        (["--ogbench_dataset_dir=x"], "--ogbench_dataset_dir"),
+        (["--accumulate=65"], "--accumulate: expected at most batch_size = 64, got 65"),
+        (["--num_rounds=2"], "--epochs_per_round: expected at least 1 with num_rounds = 2"),
+        (["--ema_decay=1"], "--ema_decay: expected 0 (off) or a number below 1, got 1.0"),
+        (["--freeze=head"], "freeze: expected the beginning of one of"),
+        (["--lr_schedule=cosine", "--min_lr=1"], "--min_lr: expected at most lr"),
+    ],
+)
+def test_train_refuses(
+    ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    flags: list[str], expected: str,
+) -> None:  # fmt: skip
+    assert run_train(pointmass_demos, tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+
+
+#: The tables of the guide, flag by flag.
+GUIDE: dict[str, Any] = {
+    "run_group": "BC", "seed": 0, "env_name": "halfcheetah-medium-v2", "save_dir": "runs/fbc/",
+    "training_steps": 1_000_000, "batch_size": 256, "log_interval": 1000, "eval_interval": 50_000,
+    "save_interval": 100_000, "lr": 3e-4, "flow_steps": 10, "horizon_length": 5, "action_chunking": False,
+    "use_fourier_features": False, "eval_episodes": 10, "video_episodes": 0, "video_frame_skip": 3,
+    "dataset_proportion": 1.0, "dataset_replace_interval": 0, "ogbench_dataset_dir": "", "sparse": False,
+    "encoder": "None",
+}  # fmt: skip
+
+
+def test_defaults_of_the_guide() -> None:
+    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    assert {name: defaults[name] for name in GUIDE} == GUIDE
+    assert {"device", "weight_decay"} <= defaults.keys()
+
+
+def test_flags_of_the_documentation() -> None:
+    """docs/training.md has every flag of the guide, no flag that is not there, and names tests that exist."""
+    text = (ROOT / "docs/training.md").read_text()
+    flags = {f.name for f in dataclasses.fields(Args)}
+    assert set(re.findall(r"`--([a-z_]+)`", text)) <= flags
+    table = text.split("## The flags of the BC training guide")[1].split("## ")[0]
+    named = set(re.findall(r"`--([a-z_]+)`", table))
+    assert named == {*GUIDE, "device", "weight_decay"}
+    for file, test in re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", table):
+        content = (ROOT / "tests" / file).read_text()
+        assert not test or f"def {test}(" in content, f"{file} has no {test}"
