@@ -36,6 +36,8 @@ from raybc.rollout.worker import Loader, Report, SimWorker
 from raybc.types import EpisodeResult, EpisodeSpec
 
 RETRIES = 2
+#: Tasks with at most so many slots step slowly: a chunk costs little beside them, and a long episode left over a lot.
+HEAVY = 8
 #: Work that a worker is given beyond what is in its slots (a call costs about 1 ms).
 SECONDS_AHEAD = 0.5
 #: A worker reports at least so often, so that one that stands still is noticed.
@@ -292,6 +294,8 @@ class Dispatcher:
         # Towards the end everybody gets the same share, so that all end together.
         given = sum(len(s.given) for s in self._seats)
         share = math.ceil((len(self._queue) + given) / len(self._seats))
+        if item.slots <= HEAVY:  # half of it: how long episodes take is known when they have ended
+            share = max(2, math.ceil(share / 2))
         recycle = self._options.recycle - seat.finished if self._options.recycle else ahead
         return len(seat.given) < min(ahead, share, max(recycle, 1))
 
