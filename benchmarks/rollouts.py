@@ -1,4 +1,4 @@
-"""The rollout engine beside its limit and two other ways, in one run, A B A B: `python benchmarks/rollouts.py`.
+"""The rollout engine beside its limit and two other ways, in one run, A B A B: `python -m benchmarks.rollouts`.
 
     limit     the same processes stepping the same simulators through the same episodes with actions ready
     engine    `RolloutPool`: Ray actors, several simulators in a process, one batched inference a chunk

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -48,7 +49,7 @@ def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: s
 def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
     hints = typing.get_type_hints(cls)
     result = []
-    for token, following in zip(argv, [*argv[1:], ""], strict=True):
+    for token, following in itertools.pairwise([*argv, ""]):
         is_switch = token.startswith("--") and hints.get(token[2:].replace("-", "_")) is bool
         result.append(f"{token}=True" if is_switch and following not in ("True", "False") else token)
     return result

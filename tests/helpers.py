@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from raybc.bundle import PolicyBundle
@@ -144,3 +146,35 @@ def chunk_of(agent: Agent, obs: Mapping[str, np.ndarray], noise_HA: np.ndarray, 
     """The chunk (H, A) of one observation, asked alone."""
     obs_TO = stack([obs], list(agent.bundle.obs_sizes), agent.bundle.config.obs_steps)
     return agent.chunks(obs_TO[None], noise_HA[None], flow_steps)[0]
+
+
+TRAIN_FLAGS = [
+    "--env_name=pointmass-scripted-low_dim", "--training_steps=60", "--batch-size", "64", "--lr=3e-3",
+    "--action_chunking=True", "--horizon_length=8", "--hidden_width=32", "--hidden_depth=2", "--eval_interval=30",
+    "--eval_episodes=5", "--save_interval=20", "--log_interval=10", "--workers=1", "--device=cpu", "--flow_steps=4",
+]  # fmt: skip
+
+
+def run_train(dataset: Path, out: Path, *flags: str) -> int:
+    """`python -m raybc.train` on the point mass, in this process; returns the exit status."""
+    from raybc.cli import run_main
+    from raybc.train.__main__ import main
+
+    return run_main(lambda: main([*TRAIN_FLAGS, f"--dataset={dataset}", f"--out={out}", *flags]))
+
+
+def stop_training_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """From here on, Ctrl-C is pressed when training would go beyond `step`."""
+    advance = PackTrainer.advance
+
+    def stopping(self: PackTrainer, until: int, on_log: Any = None) -> None:
+        if until > step:
+            raise KeyboardInterrupt
+        advance(self, until, on_log)
+
+    patch.setattr(PackTrainer, "advance", stopping)
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import re
@@ -13,23 +12,17 @@ from typing import Any
 
 import pytest
 
+from raybc import cli
 from raybc.bundle import WEIGHTS, PolicyBundle
 from raybc.cli import run_main
 from raybc.files import read_json
 from raybc.report.stats import halfwidth_reached, wilson_interval
 from raybc.rollout.__main__ import main as rollout
+from raybc.sweep.__main__ import Args as SweepArgs
 from raybc.train.__main__ import main as train
+from tests.helpers import read_table, run_train, stop_training_at
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = [
-    "--env_name=pointmass-scripted-low_dim", "--training_steps=60", "--batch-size", "64", "--lr=3e-3",
-    "--action_chunking=True", "--horizon_length=8", "--hidden_width=32", "--hidden_depth=2", "--eval_interval=30",
-    "--eval_episodes=5", "--save_interval=20", "--log_interval=10", "--workers=1", "--device=cpu", "--flow_steps=4",
-]  # fmt: skip
-
-
-def run_train(dataset: Path, out: Path, *flags: str) -> int:
-    return run_main(lambda: train([*FLAGS, f"--dataset={dataset}", f"--out={out}", *flags]))
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +32,9 @@ def run(ray_cpus: float, pointmass_demos: Path, tmp_path_factory: pytest.TempPat
     return out
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
 def test_train_leaves_a_run_folder(run: Path) -> None:
-    assert [r["step"] for r in table(run / "train.csv")] == ["10", "20", "30", "40", "50", "60"]
-    evaluations = table(run / "eval.csv")
+    assert [r["step"] for r in read_table(run / "train.csv")] == ["10", "20", "30", "40", "50", "60"]
+    evaluations = read_table(run / "eval.csv")
     assert [r["step"] for r in evaluations] == ["30", "60"]
     assert all(r["episodes"] == "5" for r in evaluations)
     flags = read_json(run / "flags.json")
@@ -63,18 +51,9 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from raybc.train.loop import PackTrainer
-
     out = tmp_path / "run"
-    advance = PackTrainer.advance
-
-    def stop_at_40(self: PackTrainer, until: int, on_log: Any = None) -> None:
-        if until > 40:
-            raise KeyboardInterrupt
-        advance(self, until, on_log)
-
     with monkeypatch.context() as patch:
-        patch.setattr(PackTrainer, "advance", stop_at_40)
+        stop_training_at(40, patch)
         assert run_train(pointmass_demos, out) == 130
     assert run_train(pointmass_demos, out) == 2
     assert "--resume" in capsys.readouterr().err
@@ -85,7 +64,7 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
     last = f"checkpoints/step_00000060/{WEIGHTS}"
     assert (out / last).read_bytes() == (run / last).read_bytes()
     drop = ("train/steps_per_sec",)
-    rows = [[{k: v for k, v in r.items() if k not in drop} for r in table(f / "train.csv")] for f in (out, run)]
+    rows = [[{k: v for k, v in r.items() if k not in drop} for r in read_table(f / "train.csv")] for f in (out, run)]
     assert rows[0] == rows[1]
     assert (out / "eval.csv").read_text() == (run / "eval.csv").read_text()
 
@@ -100,6 +79,18 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
         (["--device=cuda:9"], "device"),
         (["--dataset=/nowhere.hdf5"], "/nowhere.hdf5"),
         (["--execute_steps=9"], "execute_steps: expected at most the 8"),
+        (["--seeds", "1", "1"], "--seeds: expected different seeds, got [1, 1]"),
+        (["--seeds", "0", "-1"], "--seed: expected at least 0, got -1"),
+        (["--dataset_proportion=0"], "--dataset_proportion: expected more than 0 and at most 1, got 0.0"),
+        (["--dataset_proportion=1.5"], "--dataset_proportion: expected more than 0 and at most 1, got 1.5"),
+        (["--encoder=impala_small"], "--encoder: expected None"),
+        (["--dataset_replace_interval=5"], "--dataset_replace_interval: expected 0"),
+        (["--ogbench_dataset_dir=x"], "--ogbench_dataset_dir"),
+        (["--accumulate=65"], "--accumulate: expected at most batch_size = 64, got 65"),
+        (["--num_rounds=2"], "--epochs_per_round: expected at least 1 with num_rounds = 2"),
+        (["--ema_decay=1"], "--ema_decay: expected 0 (off) or a number below 1, got 1.0"),
+        (["--freeze=head"], "freeze: expected the beginning of one of"),
+        (["--lr_schedule=cosine", "--min_lr=1"], "--min_lr: expected at most lr"),
     ],
 )
 def test_train_refuses(
@@ -110,6 +101,13 @@ def test_train_refuses(
     error = capsys.readouterr().err
     assert expected in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_commands_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    """The defaults are meant: those of a sweep are the quickstart's, those of a training name data that is not here."""
+    assert cli.parse(SweepArgs, [], "raybc.sweep", "") == SweepArgs()
+    assert run_main(lambda: train([])) == 2
+    assert "halfcheetah-medium-v2: the data 'medium-v2'" in capsys.readouterr().err
 
 
 def test_rollout_counts_every_start_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

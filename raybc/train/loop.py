@@ -20,7 +20,7 @@ from raybc.policies.base import PolicyShape
 from raybc.policies.build import build_policy
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.optimizer import Ema, PackOptimizer
-from raybc.train.schedule import Watch, is_watched, rates, to_rows
+from raybc.train.schedule import Watch, is_watched, rates
 from raybc.train.step import BLOCK, Draws, LossOf, NonFiniteLoss, backward, clip_by_member, generator
 from raybc.types import UserError
 
@@ -240,7 +240,7 @@ class PackTrainer:
         tensors["loss_sum"] = self._sum_M
         if self.ema is not None:
             tensors |= {f"ema/{i}": v for i, v in enumerate(self.ema.values)}
-        rest = {"watches": to_rows(self.watches), "validation_loss": self.validation_loss}
+        rest = {"watches": [dataclasses.asdict(w) for w in self.watches], "validation_loss": self.validation_loss}
         state.save(path, state.State(self.step, self._run_ids(), tensors, rest))
 
     def load_state(self, path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from raybc.config import RunConfig
 
@@ -83,7 +82,3 @@ def rates(members: Sequence[RunConfig], watches: Sequence[Watch], step: int) -> 
             rate = max(rate * watch.scale, min(rate, config.min_lr))
         found.append(0.0 if watch.stopped else rate)
     return found
-
-
-def to_rows(watches: Sequence[Watch]) -> list[dict[str, Any]]:
-    return [asdict(w) for w in watches]
