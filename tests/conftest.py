@@ -45,3 +45,14 @@ def pointmass_demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         demos.append(part.demo)
     robomimic.write(folder / "demos.hdf5", demos, env.env_args(), {"raybc_key": plan.key()})
     return folder / "demos.hdf5"
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port

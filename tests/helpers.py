@@ -22,6 +22,7 @@ from raybc.envs.pointmass import POINTMASS
 from raybc.rollout.agent import Agent, stack
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
+from raybc.train.ranks import Ranks
 
 torch.set_num_threads(1)  # nets this small are faster so, and tests run side by side
 
@@ -121,8 +122,10 @@ def tiny_config(**changes: Any) -> RunConfig:
     return RunConfig(**{**values, **changes})
 
 
-def tiny_trainer(seeds: Sequence[int] = (0,), data: TrainingData | None = None, **changes: Any) -> PackTrainer:
-    return PackTrainer(with_seeds(tiny_config(**changes), seeds), tiny_data() if data is None else data, CPU)
+def tiny_trainer(
+    seeds: Sequence[int] = (0,), data: TrainingData | None = None, ranks: Ranks | None = None, **changes: Any
+) -> PackTrainer:
+    return PackTrainer(with_seeds(tiny_config(**changes), seeds), tiny_data() if data is None else data, CPU, ranks)
 
 
 @functools.cache

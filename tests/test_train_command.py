@@ -76,6 +76,8 @@ def test_the_best_and_the_latest_are_kept(tmp_path: Path) -> None:
     for step, success in ((10, 0.5), (20, 0.9), (30, 0.9), (40, 0.2)):
         append_row(tmp_path / "eval.csv", ("step", "eval/success"), (step, success))
     assert best_step(tmp_path) == 30, "of equals the latest"
+    run.drop_old(30)  # those from 40 on are still to be measured
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 6
     run.drop_old(60)
     assert sorted(int(p.name[5:]) for p in (tmp_path / "checkpoints").iterdir()) == [30, 40, 50, 60]
     append_row(tmp_path / "eval.csv", ("step", "eval/success"), (40, 0.95))

@@ -63,6 +63,10 @@ class FlowPolicy(nn.Module):
         # The first step of a chunk is never padding, so no example is without a valid entry.
         return (error_MBHA.mean(-1) * valid_MBH).sum(-1) / valid_MBH.sum(-1)
 
+    def forward(self, batch: Batch, noise: Tensor, time: Tensor) -> Tensor:
+        """`loss`: what wrappers of modules (DistributedDataParallel) call."""
+        return self.loss(batch, noise, time)
+
     def sample(self, obs_MBO: Tensor, noise_MBHA: Tensor, flow_steps: int) -> Tensor:
         """Integrate the flow from `noise` with `flow_steps` Euler steps; (M, B, H, A), normalised."""
         x = noise_MBHA

@@ -18,6 +18,7 @@ from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import probe_task, sizes_of
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
+from raybc.train.ranks import Ranks
 from raybc.train.run import PackRun, default_folder
 from raybc.types import UserError
 
@@ -33,8 +34,12 @@ class Args(RunConfig):
     """Demonstrations that the scripted expert makes where env_name asks for them."""
     out: Path | None = None
     """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID; of several seeds pack_ID)."""
+    num_workers: int = 1
+    """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
+    min_workers: int = 0
+    """Go on with as few as so many where Ray has no more (0: num_workers)."""
     workers: int = 0
-    """Simulator processes (0: one for each core)."""
+    """Simulator processes (0: one for each core that training leaves)."""
     resume: bool = False
     """Go on with the latest state of this very run, or begin it."""
     overwrite: bool = False
@@ -54,12 +59,19 @@ def main(argv: list[str] | None = None) -> int:
         member.validate("--")
     DemosConfig(episodes=args.demos).validate("--demos")
     device = pick_device(config.device)
+    if not 0 <= args.min_workers <= args.num_workers or args.num_workers < 1:
+        raise UserError(
+            f"--num_workers: expected at least 1 and --min_workers at most that, got {args.num_workers} and "
+            f"{args.min_workers}"
+        )
+    for count in range(args.min_workers or args.num_workers, args.num_workers + 1):
+        Ranks(0, count).check(config)
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
     check_source(name, config.dataset)
     probe = probe_task(task)
 
-    from raybc.cluster import plan_workers, ray_session
+    from raybc.cluster import ray_session
     from raybc.rollout.pool import RolloutPool
 
     plan = DemosPlan(name.task, DemosConfig(episodes=args.demos))
@@ -70,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         check_matches_task(robomimic.read(dataset), sizes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
-        workers = plan_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
-        pool = stack.enter_context(RolloutPool.start(name.task, workers, worker_cpus=1.0))
+        simulators, share = plan_simulators(cpus, args, device.type)
+        pool = stack.enter_context(RolloutPool.start(name.task, simulators, worker_cpus=share))
         if needs_demos:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
@@ -84,8 +96,29 @@ def main(argv: list[str] | None = None) -> int:
         stack.enter_context(run_folder_lock(out))
         if args.overwrite:
             empty_folder(out)
-        PackRun(members, data, out, device, pool).go()
+        run = PackRun(members, data, out, device, pool)
+        if args.num_workers > 1:
+            run.go_with_workers((args.min_workers or args.num_workers, args.num_workers), dataset)
+        else:
+            run.go()
     return 0
+
+
+def plan_simulators(cpus: float, args: Args, device: str) -> tuple[int, float]:
+    """How many simulator processes, and the CPUs that each reserves."""
+    from raybc.cluster import plan_workers
+
+    if args.num_workers == 1:
+        return plan_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0), 1.0
+    # Workers train while simulators measure: what they leave is the simulators', who share cores where that is nothing.
+    left = cpus - (args.min_workers or args.num_workers)
+    if left < 0:
+        needed = args.min_workers or args.num_workers
+        raise UserError(
+            f"--num_workers: {needed} processes need {needed} CPUs, Ray has {cpus:g}: they would wait for ever"
+        )
+    count = args.workers or max(1, int(left))
+    return count, min(1.0, int(left) / count)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -61,6 +62,13 @@ class MemberLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def add_scalars(tensorboard: Path, values: Mapping[str, float], step: int) -> None:
+    """Values of an evaluation, in a file of their own: another process may be writing the losses."""
+    with SummaryWriter(str(tensorboard), filename_suffix=".eval") as writer:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from raybc.policies.base import PolicyShape
 from raybc.policies.build import build_policy
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.optimizer import Ema, PackOptimizer
+from raybc.train.ranks import Ranks
 from raybc.train.schedule import Watch, is_watched, rates
 from raybc.train.step import BLOCK, Draws, LossOf, NonFiniteLoss, backward, clip_by_member, generator
 from raybc.types import UserError
@@ -42,10 +43,14 @@ class PackTrainer:
     trained alone.
     """
 
-    def __init__(self, members: Sequence[RunConfig], data: TrainingData, device: torch.device) -> None:
+    def __init__(
+        self, members: Sequence[RunConfig], data: TrainingData, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
         self.members = [resolved(config, data.store) for config in members]
         config = self.config = self.members[0]
         _check_alike(self.members)
+        self._ranks = ranks or Ranks()
+        self._ranks.check(config)
         self.data, self.device = data, device
         self.seeds = tuple(c.seed for c in self.members)
         self.prepared = prepare(config, data, device)
@@ -64,8 +69,8 @@ class PackTrainer:
         clips = [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         self.draws = Draws(self.policy, len(self.windows.starts), config.batch_size, self.seeds, device)
-        self._loss_of = self._loss_function()
         self.step = 0
+        self._loss_of = self._loss_function()
         self.watches = [Watch() for _ in self.members]
         self._watched = any(map(is_watched, self.members))
         self.validation_loss: list[float] | None = None
@@ -110,11 +115,11 @@ class PackTrainer:
 
     def _update(self) -> Tensor:
         config = self.config
-        for parameter in self._frozen:
-            parameter.requires_grad_(0 <= config.freeze_steps <= self.step)
+        self._freeze()
         for parameter in self.parameters:
             parameter.grad = None
-        loss_M = backward(self._loss_of, self.windows, self.draws.at(self.step), config.accumulate)
+        numbers = self._ranks.share(self.draws.at(self.step))
+        loss_M = self._ranks.mean(backward(self._loss_of, self.windows, numbers, config.accumulate))
         norm_M = clip_by_member(self.parameters, self._clip_M)
         self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
         self.optimizer.step(self.rates, self._bad)
@@ -126,13 +131,20 @@ class PackTrainer:
             self._sum_M += loss_M
         return loss_M
 
+    def _freeze(self) -> None:
+        for parameter in self._frozen:
+            parameter.requires_grad_(0 <= self.config.freeze_steps <= self.step)
+
     def _loss_function(self) -> LossOf:
         policy: LossOf = self.policy.loss
+        if self._ranks.world > 1:
+            self._freeze()  # before it is wrapped: what learns is what is averaged
+            policy = self._ranks.wrap(self.policy, self.device)
         mode = self.config.compile
         if mode == "auto":
             mode = "reduce-overhead" if self.device.type == "cuda" else "off"
         if mode != "off":
-            policy = torch.compile(self.policy.loss, mode=mode, dynamic=False)
+            policy = torch.compile(policy, mode=mode, dynamic=False)
         if self.config.precision == "fp32":
             return policy
 

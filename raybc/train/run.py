@@ -10,7 +10,8 @@ import contextlib
 import csv
 import dataclasses
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
+from raybc.bundle import META
 from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
@@ -29,7 +31,8 @@ from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
 from raybc.strict import digest
 from raybc.train.data import TrainingData
-from raybc.train.log import MemberLog
+from raybc.train.keep import bundle_path, log_pack, save_stop
+from raybc.train.log import MemberLog, add_scalars
 from raybc.train.loop import PackTrainer
 from raybc.train.step import NonFiniteLoss
 from raybc.types import EpisodeSpec, UserError
@@ -68,13 +71,13 @@ class MemberRun:
         write_json(out / "versions.json", versions(data.environment))
 
     def bundle(self, step: int) -> Path:
-        return self.out / "checkpoints" / f"step_{step:08d}"
+        return bundle_path(self.out, step)
 
     def drop_old(self, latest: int) -> None:
-        """Keep the newest `keep` checkpoints besides the latest and the best (0: all)."""
+        """Of the checkpoints before `latest`, keep the best and the newest `keep` others (0: all)."""
         if self.config.keep:
-            kept = {latest, best_step(self.out)}
-            old = sorted(step for step in checkpoints(self.out) if step not in kept)
+            best = best_step(self.out)
+            old = sorted(step for step in checkpoints(self.out) if step < latest and step != best)
             for step in old[: -self.config.keep]:
                 shutil.rmtree(self.bundle(step))
 
@@ -85,7 +88,7 @@ class PackRun:
     def __init__(
         self, members: Sequence[RunConfig], data: TrainingData, out: Path, device: torch.device, pool: Any
     ) -> None:
-        self.out, self.pool = out, pool
+        self.out, self.pool, self.data, self.device = out, pool, data, device
         self.config = members[0]
         self.task = parse_env_name(self.config.env_name).task
         alone = len(members) == 1
@@ -99,77 +102,139 @@ class PackRun:
             self.trainer.load_state(self.state)
             cli.console.print(f"going on at step {self.trainer.step} of {self.config.training_steps}")
 
+    @property
+    def stops(self) -> list[int]:
+        """Steps after which bundles and the state are saved: the intervals of evaluations and checkpoints, the ends of
+        rounds, and the last."""
+        config = self.config
+        intervals = [config.eval_interval]
+        if config.save_interval > 0:
+            intervals.append(config.save_interval)
+        if config.epochs_per_round:
+            intervals.append(config.training_steps // config.num_rounds)
+        return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
+
     def go(self) -> None:
-        config, trainer = self.config, self.trainer
+        """Train in this process; each evaluation waits for its turn."""
+        trainer = self.trainer
         with contextlib.ExitStack() as stack:
             logs = [
                 stack.enter_context(MemberLog(member.out, member.out / "tensorboard", resume=trainer.step))
                 for member in self.members
             ]
-            progress = stack.enter_context(
-                Progress(
-                    *Progress.get_default_columns()[:2],
-                    TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-                    TextColumn("{task.fields[speed]}"),
-                    TimeRemainingColumn(),
-                    console=cli.console,
-                )
-            )
-            bar = progress.add_task("training", total=config.training_steps, completed=trainer.step, speed="")
+            show = stack.enter_context(self._progress(trainer.step))
 
             def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
-                rates, validation = trainer.rates, trainer.validation_loss
-                for m, log in enumerate(logs):
-                    held_out = None if validation is None else validation[m]
-                    log.train(step, losses[m], steps_per_sec, rates[m], held_out, trainer.round)
-                where = f"round {trainer.round}/{config.num_rounds}, " if config.epochs_per_round else ""
-                loss = sum(losses) / len(losses)
-                progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
+                log_pack(logs, trainer, step, losses, steps_per_sec)
+                show(step, sum(losses) / len(losses), steps_per_sec)
 
-            while not trainer.finished:
+            self._measure_what_is_missing(trainer.step, trainer.finished)
+            for stop in (s for s in self.stops if s > trainer.step):
+                if trainer.finished:
+                    break
                 try:
-                    trainer.advance(self._next_stop(), on_log)
+                    trainer.advance(stop, on_log)
                 except NonFiniteLoss as error:
                     raise cli.Failed(f"{error}; the last good checkpoint is in {self.out}") from None
                 except torch.cuda.OutOfMemoryError as error:
-                    raise cli.Failed(
-                        f"the GPU has not enough memory ({str(error).splitlines()[0]}); raise --accumulate (now "
-                        f"{config.accumulate}: the same training in smaller parts), or lower --batch_size (now "
-                        f"{config.batch_size}) or the number of seeds (now {len(self.members)}), and use --resume"
-                    ) from None
-                saved = trainer.finished or any(trainer.step % i == 0 for i in self._intervals())
-                measured = trainer.finished or trainer.step % config.eval_interval == 0
-                if saved or measured:
-                    for m, member in enumerate(self.members):
-                        trainer.bundle(m).save(member.bundle(trainer.step))
-                if measured:
-                    self._evaluate(logs)
-                trainer.save_state(self.state)
-                for member in self.members:
-                    member.drop_old(trainer.step)
+                    raise self.out_of_memory(str(error)) from None
+                save_stop(trainer, [m.out for m in self.members], self.state)
+                self._measure(trainer.step, trainer.finished)
+        self._end(trainer.step)
+
+    def go_with_workers(self, workers: tuple[int, int], dataset: Path) -> None:
+        """Train in Ray Train's workers (the least and the most of them), which never wait for an evaluation: bundles
+        are measured here as they appear."""
+        from raybc.train.ray_train import Job, Workers, read_failure
+
+        job = Job(
+            members=tuple(m.config for m in self.members),
+            dataset=str(dataset.absolute()),
+            fingerprint=self.data.fingerprint,
+            obs_keys=self.data.obs_keys,
+            environment=self.data.environment,
+            stops=tuple(self.stops),
+            folders=tuple(str(m.out.absolute()) for m in self.members),
+            state=str(self.state.absolute()),
+        )
+        with contextlib.ExitStack() as stack:
+            show = stack.enter_context(self._progress(self.trainer.step))
+            self._measure_what_is_missing(self.trainer.step, self.trainer.finished)
+            running = stack.enter_context(Workers(job, workers, self.device.type == "cuda", self.out))
+            for stop in (s for s in self.stops if s > self.trainer.step):
+                while running.alive and not self._saved(stop):
+                    show_latest(self.members, show)
+                    time.sleep(0.2)
+                if not self._saved(stop):
+                    break
+                self._measure(stop, stop == self.config.training_steps)
+            running.join()
+        reason = read_failure(self.out)
+        if reason:
+            raise cli.Failed(f"{reason}; the last good checkpoint is in {self.out}")
+        last = max(checkpoints(self.members[0].out))
+        self._measure_what_is_missing(last, finished=True)
+        self._end(last)
+
+    def _end(self, step: int) -> None:
         for member in self.members:
-            cli.console.print(f"policy: {member.bundle(trainer.step)}")
+            cli.console.print(f"policy: {member.bundle(step)}")
 
-    def _intervals(self) -> list[int]:
-        """A checkpoint is saved every so many steps, and at the end of each round."""
-        found = [self.config.save_interval] if self.config.save_interval > 0 else []
-        if self.config.epochs_per_round:
-            found.append(self.config.training_steps // self.config.num_rounds)
-        return found
+    def out_of_memory(self, message: str) -> cli.Failed:
+        config = self.config
+        return cli.Failed(
+            f"the GPU has not enough memory ({message.splitlines()[0]}); raise --accumulate (now {config.accumulate}: "
+            f"the same training in smaller parts), or lower --batch_size (now {config.batch_size}) or the number of "
+            f"seeds (now {len(self.members)}), and use --resume"
+        )
 
-    def _next_stop(self) -> int:
-        step = self.trainer.step
-        stops = [(step // i + 1) * i for i in (self.config.eval_interval, *self._intervals())]
-        return min(self.config.training_steps, *stops)
+    @contextlib.contextmanager
+    def _progress(self, step: int) -> Iterator[Callable[[int, float, float], None]]:
+        """A bar; gives what moves it: (step, loss, steps per second)."""
+        config = self.config
+        columns = [
+            *Progress.get_default_columns()[:2],
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+        ]
+        with Progress(*columns, console=cli.console) as progress:
+            bar = progress.add_task("training", total=config.training_steps, completed=step, speed="")
+
+            def show(step: int, loss: float, steps_per_sec: float) -> None:
+                round_ = 1 + max(0, step - 1) * config.num_rounds // config.training_steps
+                where = f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
+                progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
+
+            yield show
 
     # --- measuring --------------------------------------------------------------------------------------------------
 
-    def _evaluate(self, logs: Sequence[MemberLog]) -> None:
-        config, step = self.config, self.trainer.step
+    def _saved(self, step: int) -> bool:
+        return all((member.bundle(step) / META).is_file() for member in self.members)
+
+    def _is_measured(self, step: int, finished: bool) -> bool:
+        return finished or step % self.config.eval_interval == 0
+
+    def _measure_what_is_missing(self, step: int, finished: bool) -> None:
+        """Measure checkpoints that a run which was stopped had saved and not measured."""
+        done = {int(r["step"]) for r in read_rows(self.members[-1].out / "eval.csv")}
+        for earlier in sorted(s for s in checkpoints(self.members[-1].out) if s <= step and s not in done):
+            if self._saved(earlier) and self._is_measured(earlier, finished and earlier == step):
+                self._measure(earlier, finished and earlier == step)
+
+    def _measure(self, step: int, finished: bool) -> None:
+        if self._is_measured(step, finished):
+            self._evaluate(step, finished)
+        for member in self.members:
+            member.drop_old(step)
+
+    def _evaluate(self, step: int, finished: bool) -> None:
+        config = self.config
         specs = [EpisodeSpec(self.task, "search", i) for i in range(config.eval_episodes)]
         works = [Rollout(str(m.bundle(step).absolute()), config.sample_setting) for m in self.members]
         results = self.pool.evaluate(f"{self.out}/step {step}", works, specs)
-        for member, episodes, log in zip(self.members, results, logs, strict=True):
+        for member, episodes in zip(self.members, results, strict=True):
             counts = summarise(episodes)
             if not counts["episodes"]:
                 raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
@@ -178,15 +243,14 @@ class PackRun:
             values = (step, counts["success_rate"], low, high, counts["mean_return"], length, counts["episodes"],
                       counts["errors"])  # fmt: skip
             append_row(member.out / "eval.csv", EVAL_COLUMNS, values)
-            for name, value in zip(EVAL_COLUMNS, values, strict=True):
-                if name.startswith("eval/"):
-                    log.scalar(name, float(value), step)
+            scalars = {n: float(v) for n, v in zip(EVAL_COLUMNS, values, strict=True) if n.startswith("eval/")}
+            add_scalars(member.out / "tensorboard", scalars, step)
             who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
             cli.console.print(
                 f"step {step}: {who}success {100 * counts['success_rate']:.1f} % ({counts['successes']}/"
                 f"{counts['episodes']}, 95 % interval {100 * low:.1f} - {100 * high:.1f} %), length {length:.1f}"
             )
-        if self.trainer.finished and config.video_episodes:
+        if finished and config.video_episodes:
             self._film(works, specs[: config.video_episodes])
 
     def _film(self, works: Sequence[Rollout], specs: list[EpisodeSpec]) -> None:
@@ -204,6 +268,15 @@ class PackRun:
             for row in rows:
                 what = f"no video: {row['message']}" if row["outcome"] == "error" else Path(film.video) / row["video"]
                 cli.console.print(f"video: {what}")
+
+
+def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:
+    """Move the bar to the last row of train.csv, which another process writes."""
+    rows = [read_rows(m.out / "train.csv")[-1:] for m in members]
+    with contextlib.suppress(ValueError, TypeError, IndexError):  # no row yet, or half of one
+        last = [r[0] for r in rows]
+        losses = [float(r["train/actor_loss"]) for r in last]
+        show(int(last[0]["step"]), sum(losses) / len(losses), float(last[0]["train/steps_per_sec"]))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

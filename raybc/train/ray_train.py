@@ -1,0 +1,147 @@
+"""Training with several workers through Ray Train; the only file that knows it.
+
+The workers run the loop of `PackTrainer` and write the same files as one process does: rank 0 logs, saves bundles at
+every stop and then the state of all. Nothing is reported to Ray: a report is a barrier that moves every 2 seconds. When
+a worker dies, Ray starts the group anew and everyone goes on from the state. So the run folder must be on a disk that
+all machines see. Ranks never wait for an evaluation: the driver measures bundles as they appear.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
+from ray.train import FailureConfig, ScalingConfig
+from ray.train import RunConfig as RayRunConfig
+from ray.train.torch import TorchTrainer
+
+from raybc.cli import Failed
+from raybc.config import RunConfig
+from raybc.files import read_json, write_json
+
+#: Times that the group of workers is started anew from the last state after one of them died.
+MAX_FAILURES = 3
+FAILURE = "failed.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told. stops: steps after which bundles and the state are saved, in order, the last at the
+    end. folders: the run folder of each member."""
+
+    members: tuple[RunConfig, ...]
+    dataset: str
+    fingerprint: str
+    obs_keys: tuple[str, ...]
+    environment: dict[str, str]
+    stops: tuple[int, ...]
+    folders: tuple[str, ...]
+    state: str
+
+
+class Workers:
+    """Training in other processes for as long as the block lasts; `join` waits for its end and raises what broke it."""
+
+    def __init__(self, job: Job, num_workers: tuple[int, int], use_gpu: bool, out: Path) -> None:
+        least, most = num_workers
+        scaling = ScalingConfig(
+            num_workers=most if least == most else num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
+        )
+        # A name of its own for every start: Ray Train goes on with a run of the same name, whatever it was.
+        self._folder = out / "ray_train"
+        run = RayRunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=str(self._folder.absolute()),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        )
+        write_failure(out, "")
+        self._trainer = TorchTrainer(
+            train_loop,
+            train_loop_config={"job": job, "out": str(out.absolute())},
+            scaling_config=scaling,
+            run_config=run,
+        )
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._fit, daemon=True, name="ray-train")
+
+    def __enter__(self) -> Workers:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if not self.alive:
+            shutil.rmtree(self._folder, ignore_errors=True)  # only Ray's own notes: our files are beside it
+
+    def _fit(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:  # raised in the thread that waits
+            self._error = error
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            text = str(self._error).strip().splitlines()
+            raise Failed(f"the training workers failed {MAX_FAILURES + 1} times: {text[-1] if text else self._error!r}")
+
+
+def train_loop(told: dict[str, Any]) -> None:
+    """What each worker runs."""
+    import torch
+    from ray.train.torch import get_device
+
+    from raybc.data.formats import robomimic
+    from raybc.train.data import TrainingData
+    from raybc.train.keep import log_pack, save_stop
+    from raybc.train.log import MemberLog
+    from raybc.train.loop import PackTrainer
+    from raybc.train.ranks import Ranks
+    from raybc.train.step import NonFiniteLoss
+
+    job: Job = told["job"]
+    device = get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    data = TrainingData(robomimic.read(Path(job.dataset)), job.fingerprint, job.obs_keys, job.environment)
+    ranks = Ranks.here()
+    trainer = PackTrainer(job.members, data, device, ranks)
+    state = Path(job.state)
+    if state.exists():
+        trainer.load_state(state)
+    with contextlib.ExitStack() as stack:
+        logs = [
+            stack.enter_context(MemberLog(Path(f), Path(f) / "tensorboard", resume=trainer.step))
+            for f in (job.folders if ranks.rank == 0 else ())
+        ]
+        for stop in (s for s in job.stops if s > trainer.step):
+            if trainer.finished:
+                break
+            try:
+                trainer.advance(stop, lambda *row: log_pack(logs, trainer, *row))
+            except NonFiniteLoss as error:  # to try again would end here again
+                write_failure(Path(told["out"]), str(error))
+                return
+            if ranks.rank == 0:
+                save_stop(trainer, [Path(f) for f in job.folders], state)
+
+
+def write_failure(out: Path, reason: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / FAILURE, {"reason": reason})
+
+
+def read_failure(out: Path) -> str:
+    """Why the workers gave up; empty when they did not."""
+    return str(read_json(out / FAILURE)["reason"])

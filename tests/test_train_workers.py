@@ -1,0 +1,107 @@
+"""Several processes that share every batch: the same training as one, also after one of them was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from raybc.bundle import PolicyBundle
+from raybc.train.ranks import Ranks
+from raybc.types import UserError
+from tests.helpers import read_table, run_train, tiny_config, tiny_trainer
+
+CHANGES: dict[str, Any] = {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "watch_interval": 5}
+
+
+def trained_together(rank: int, world: int, port: int, out: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    seen: list[list[float]] = []
+    trainer = tiny_trainer([3, 5], ranks=Ranks.here(), training_steps=200, **CHANGES)
+    trainer.advance(200, lambda step, losses, speed: seen.append(losses))
+    torch.save({"weights": trainer.policy.state_dict(), "losses": seen}, f"{out}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_with_half_a_batch_are_one_with_the_whole(tmp_path: Path, free_port: int) -> None:
+    """After 200 steps, to 1e-5 (gradients are summed in another order); both ranks are equal to the bit."""
+    torch.multiprocessing.spawn(trained_together, (2, free_port, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))
+    alone = tiny_trainer([3, 5], training_steps=200, **CHANGES)
+    losses: list[list[float]] = []
+    alone.advance(200, lambda step, loss_M, speed: losses.append(loss_M))
+    for name, value in alone.policy.state_dict().items():
+        assert torch.equal(first["weights"][name], second["weights"][name])
+        torch.testing.assert_close(first["weights"][name], value, rtol=1e-5, atol=1e-5)
+    assert first["losses"] == second["losses"]
+    torch.testing.assert_close(torch.tensor(first["losses"]), torch.tensor(losses), rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UserError, match="batch_size: expected a multiple of num_workers x accumulate = 3 x 1, got 16"):
+        Ranks(0, 3).check(tiny_config())
+    with pytest.raises(UserError, match="freeze_steps: expected -1 with several workers, got 4"):
+        Ranks(0, 2).check(tiny_config(freeze="field.layers.0", freeze_steps=4))
+    Ranks(0, 2).check(tiny_config(freeze="field.layers.0"))
+    assert Ranks.here() == Ranks(0, 1)
+
+
+def test_ranks_share_a_batch() -> None:
+    trainer = tiny_trainer([1, 2])
+    numbers = trainer.draws.at(0)
+    shares = [Ranks(r, 4).share(numbers) for r in range(4)]
+    for whole, pieces in zip(numbers, zip(*shares, strict=True), strict=True):
+        assert torch.equal(torch.cat(pieces, 1), whole)
+
+
+@pytest.mark.slow
+def test_workers_of_ray_train(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
+    """The run folder is that of one process; a worker that is killed in between changes nothing."""
+    out = tmp_path / "two"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            if (out / "state.safetensors").exists():
+                found = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"])]
+                if found:
+                    os.kill(found[-1].pid, signal.SIGKILL)
+                    killed.append(found[-1].pid)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    assert run_train(pointmass_demos, out, "--num_workers=2", "--training_steps=1200") == 0
+    thread.join()
+    assert killed
+    assert run_train(pointmass_demos, tmp_path / "one", "--training_steps=1200") == 0
+    for name in ("eval.csv", "train.csv"):
+        steps = [[r["step"] for r in read_table(f / name)] for f in (tmp_path / "one", out)]
+        assert steps[0] == steps[1]
+    one, two = (PolicyBundle.load(f / "checkpoints/step_00001200") for f in (tmp_path / "one", out))
+    assert one.run_id == two.run_id
+    for name, value in one.weights.items():
+        torch.testing.assert_close(value, two.weights[name], rtol=1e-3, atol=1e-3)
+    assert not (out / "ray_train").exists()
+
+
+def test_more_workers_than_cpus_are_refused(
+    ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--num_workers=64",)
+    assert run_train(pointmass_demos, tmp_path / "out", *flags) == 2
+    assert "--num_workers: 64 processes need 64 CPUs" in capsys.readouterr().err
+    assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=3") == 2
+    assert "batch_size: expected a multiple of num_workers x accumulate = 3 x 1" in capsys.readouterr().err
+    assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=2", "--min_workers=3") == 2
+    assert "--min_workers at most that" in capsys.readouterr().err
