@@ -45,6 +45,13 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def point_to(link: Path, target: Path) -> None:
+    """Make `link` a symbolic link to `target` in the same folder, in one step."""
+    temporary = link.parent / f".{link.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.symlink_to(target.name)
+    os.replace(temporary, link)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or nothing."""
     with replacing(path) as temporary:

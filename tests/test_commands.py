@@ -39,8 +39,13 @@ def test_train_leaves_a_run_folder(run: Path) -> None:
     assert all(r["episodes"] == "5" for r in evaluations)
     flags = read_json(run / "flags.json")
     assert (flags["lr"], flags["action_chunking"], flags["horizon_length"]) == (3e-3, True, 8)
-    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [f"step_{s:08d}" for s in (20, 30, 40, 60)]
-    assert PolicyBundle.load(run / "checkpoints/step_00000060").run_id == flags["run_id"]
+    assert sorted(p.name for p in run.glob("checkpoint_*")) == [f"checkpoint_{s}" for s in (20, 30, 40, 60)]
+    assert {n: (run / n).readlink() for n in ("latest", "final_model")} == dict.fromkeys(
+        ("latest", "final_model"), Path("checkpoint_60")
+    )
+    rates = {int(r["step"]): float(r["eval/success"]) for r in evaluations}
+    assert (run / "best").readlink().name == f"checkpoint_{max(rates, key=lambda s: (rates[s], s))}"
+    assert PolicyBundle.load(run / "checkpoint_60").run_id == flags["run_id"]
     assert len(list((run / "videos").glob("pointmass_0_*.mp4"))) == 1
 
 
@@ -61,7 +66,7 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
     assert "lr: was 0.003, is 0.001" in capsys.readouterr().err
     assert run_train(pointmass_demos, out, "--resume", "--video_episodes=0") == 0
     assert "going on at step 40 of 60" in capsys.readouterr().out
-    last = f"checkpoints/step_00000060/{WEIGHTS}"
+    last = f"checkpoint_60/{WEIGHTS}"
     assert (out / last).read_bytes() == (run / last).read_bytes()
     drop = ("train/steps_per_sec",)
     rows = [[{k: v for k, v in r.items() if k not in drop} for r in read_table(f / "train.csv")] for f in (out, run)]
@@ -111,7 +116,7 @@ def test_commands_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_rollout_counts_every_start_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = run / "checkpoints/step_00000060"
+    bundle = run / "checkpoint_60"
     flags = [str(bundle), "--episodes", "12", "--flow_steps", "1,4", "--workers=2"]
     plain, filmed = tmp_path / "plain", tmp_path / "filmed"
     assert run_main(lambda: rollout([*flags, f"--out={plain}"])) == 0
@@ -198,13 +203,13 @@ def test_rollout_until_the_interval_is_narrow(run: Path, tmp_path: Path) -> None
 def test_rollout_refuses_flags(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], expected: str
 ) -> None:
-    bundle = run / "checkpoints/step_00000060"
+    bundle = run / "checkpoint_60"
     assert run_main(lambda: rollout([str(bundle), f"--out={tmp_path / 'o'}", *flags])) == 2
     assert expected in capsys.readouterr().err
 
 
 def test_rollout_refuses_what_does_not_fit(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = PolicyBundle.load(run / "checkpoints/step_00000060")
+    bundle = PolicyBundle.load(run / "checkpoint_60")
     swapped = dataclasses.replace(bundle, obs_sizes={"goal": 2, "position": 4})
     swapped.save(tmp_path / "swapped")
     assert run_main(lambda: rollout([str(tmp_path / "swapped")])) == 2

@@ -39,7 +39,7 @@ def probe() -> Probe:
 def run_folder(tmp_path: Path, steps: dict[int, float | None]) -> Path:
     bundle = pointmass_bundle()
     for step in steps:
-        dataclasses.replace(bundle, step=step).save(tmp_path / "run" / "checkpoints" / f"step_{step:08d}")
+        dataclasses.replace(bundle, step=step).save(tmp_path / "run" / f"checkpoint_{step}{'_round_1' * (step == 200)}")
     rows = [f"{step},{rate}" for step, rate in steps.items() if rate is not None]
     (tmp_path / "run" / "eval.csv").write_text("\n".join(["step,eval/success", *rows]) + "\n")
     return tmp_path / "run"
@@ -47,7 +47,7 @@ def run_folder(tmp_path: Path, steps: dict[int, float | None]) -> Path:
 
 def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     run = run_folder(tmp_path, {100: 0.5, 200: 0.9, 300: 0.9, 1000: None})
-    (run / "checkpoints" / "step_half").mkdir()  # not a checkpoint
+    (run / "checkpoint_half").mkdir()  # not a checkpoint
     assert sorted(checkpoints(run)) == [100, 200, 300, 1000]
     for name, step in (("", 1000), ("latest", 1000), ("-1", 1000), ("best", 300), ("200", 200)):
         path, setting = find_bundle(run, name)

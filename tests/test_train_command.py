@@ -13,7 +13,7 @@ import torch
 from raybc.bundle import META, PolicyBundle
 from raybc.config import RunConfig
 from raybc.files import read_json
-from raybc.rollout.checks import best_step
+from raybc.rollout.checks import best_step, checkpoints
 from raybc.train.__main__ import Args
 from raybc.train.run import MemberRun, append_row
 from tests.helpers import read_table, run_train, stop_training_at, tiny_config, tiny_data
@@ -41,7 +41,7 @@ def test_a_pack_of_seeds(
     folders = sorted(p for p in out.iterdir() if p.is_dir())
     assert [p.name[:6] for p in folders] == ["sd003_", "sd007_"]
     assert run_train(pointmass_demos, tmp_path / "alone", "--seed=3") == 0
-    alone, member = (p / "checkpoints/step_00000060" for p in (tmp_path / "alone", folders[0]))
+    alone, member = (p / "checkpoint_60" for p in (tmp_path / "alone", folders[0]))
     one, other = PolicyBundle.load(alone), PolicyBundle.load(member)
     assert one.run_id == other.run_id == folders[0].name[6:]
     for name, value in one.weights.items():
@@ -63,8 +63,10 @@ def test_rounds_and_kept_checkpoints(
     total = flags_json["training_steps"]
     assert total % 3 == 0
     assert total != 60
-    kept = [int(p.name[5:]) for p in sorted((out / "checkpoints").iterdir())]
-    assert kept == [total * 2 // 3, total], "one besides the latest, which is also the best"
+    kept = {p.name for p in out.glob("checkpoint_*")}
+    names = {2: f"checkpoint_{total * 2 // 3}_round_2", 3: f"checkpoint_{total}_round_3"}
+    assert kept == {names[2], names[3]}, "one besides the latest, which is also the best"
+    assert {(out / link).resolve().name for link in ("latest", "best", "final_model")} == {names[3]}
     assert {r["round"] for r in read_table(out / "train.csv")} <= {"1", "2", "3"}
 
 
@@ -77,9 +79,13 @@ def test_the_best_and_the_latest_are_kept(tmp_path: Path) -> None:
         append_row(tmp_path / "eval.csv", ("step", "eval/success"), (step, success))
     assert best_step(tmp_path) == 30, "of equals the latest"
     run.drop_old(30)  # those from 40 on are still to be measured
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 6
+    assert len(checkpoints(tmp_path)) == 6
     run.drop_old(60)
-    assert sorted(int(p.name[5:]) for p in (tmp_path / "checkpoints").iterdir()) == [30, 40, 50, 60]
+    assert sorted(checkpoints(tmp_path)) == [30, 40, 50, 60]
+    run.point(60, finished=False)
+    assert {p.name: p.resolve().name for p in tmp_path.iterdir() if p.is_symlink()} == {
+        "latest": "checkpoint_60", "best": "checkpoint_30",
+    }  # fmt: skip
     append_row(tmp_path / "eval.csv", ("step", "eval/success"), (40, 0.95))
     assert [r["step"] for r in read_table(tmp_path / "eval.csv")] == ["10", "20", "30", "40"]
 

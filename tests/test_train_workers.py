@@ -14,53 +14,75 @@ import pytest
 import torch
 
 from raybc.bundle import PolicyBundle
-from raybc.train.ranks import Ranks
+from raybc.train.keep import save_stop
+from raybc.train.ranks import Parallel, Ranks
 from raybc.types import UserError
 from tests.helpers import read_table, run_train, tiny_config, tiny_trainer
 
-CHANGES: dict[str, Any] = {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "watch_interval": 5}
+CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
+    "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "watch_interval": 5}),
+    "ddp, unequal shares": ("ddp", 3, [3, 5], {"ema_decay": 0.9}),
+    "fsdp": ("fsdp", 2, [3], {"grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9}),
+    "fsdp, parts frozen": ("fsdp", 2, [3], {"freeze": "field.layers.0", "hidden_width": 15}),
+}
 
 
-def trained_together(rank: int, world: int, port: int, out: str) -> None:
+def trained_together(rank: int, world: int, port: int, out: str, case: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    parallel, _, seeds, changes = CASES[case]
     seen: list[list[float]] = []
-    trainer = tiny_trainer([3, 5], ranks=Ranks.here(), training_steps=200, **CHANGES)
+    trainer = tiny_trainer(seeds, ranks=Ranks.here(parallel), training_steps=200, **changes)
+    trainer.advance(100)
+    save_stop(trainer, [Path(out) / f"seed_{s}" for s in seeds], Path(out) / "state")
+    torch.distributed.barrier()
+    trainer = tiny_trainer(seeds, ranks=Ranks.here(parallel), training_steps=200, **changes)
+    trainer.load_state(Path(out) / "state")
     trainer.advance(200, lambda step, losses, speed: seen.append(losses))
-    torch.save({"weights": trainer.policy.state_dict(), "losses": seen}, f"{out}/{rank}.pt")
+    torch.save({"weights": trainer.bundle(0).weights, "losses": seen}, f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_with_half_a_batch_are_one_with_the_whole(tmp_path: Path, free_port: int) -> None:
-    """After 200 steps, to 1e-5 (gradients are summed in another order); both ranks are equal to the bit."""
-    torch.multiprocessing.spawn(trained_together, (2, free_port, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2))
-    alone = tiny_trainer([3, 5], training_steps=200, **CHANGES)
+@pytest.mark.parametrize("case", CASES)
+def test_processes_with_parts_of_a_batch_are_one_with_the_whole(case: str, tmp_path: Path, free_port: int) -> None:
+    """After 200 steps with a stop and a new start in between, to 1e-5 (gradients are summed in another order); the
+    ranks are equal to the bit."""
+    _, world, seeds, changes = CASES[case]
+    torch.multiprocessing.spawn(trained_together, (world, free_port, str(tmp_path), case), nprocs=world)
+    first, *others = (torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(world))
+    alone = tiny_trainer(seeds, training_steps=200, **changes)
+    alone.advance(100)
+    saved = PolicyBundle.load(tmp_path / f"seed_{seeds[0]}" / "checkpoint_100")
+    torch.testing.assert_close(dict(saved.weights), dict(alone.bundle(0).weights), rtol=1e-5, atol=1e-5)
     losses: list[list[float]] = []
     alone.advance(200, lambda step, loss_M, speed: losses.append(loss_M))
-    for name, value in alone.policy.state_dict().items():
-        assert torch.equal(first["weights"][name], second["weights"][name])
-        torch.testing.assert_close(first["weights"][name], value, rtol=1e-5, atol=1e-5)
-    assert first["losses"] == second["losses"]
+    torch.testing.assert_close(first["weights"], dict(alone.bundle(0).weights), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.tensor(first["losses"]), torch.tensor(losses), rtol=1e-4, atol=1e-5)
+    for other in others:
+        assert first["losses"] == other["losses"]
+        assert all(torch.equal(v, other["weights"][k]) for k, v in first["weights"].items())
 
 
 def test_what_cannot_be_shared_is_refused() -> None:
-    with pytest.raises(UserError, match="batch_size: expected a multiple of num_workers x accumulate = 3 x 1, got 16"):
-        Ranks(0, 3).check(tiny_config())
+    config = tiny_config()
+    with pytest.raises(UserError, match="batch_size: expected at least num_workers x accumulate = 17 x 1, got 16"):
+        Ranks(0, 17).check([config])
     with pytest.raises(UserError, match="freeze_steps: expected -1 with several workers, got 4"):
-        Ranks(0, 2).check(tiny_config(freeze="field.layers.0", freeze_steps=4))
-    Ranks(0, 2).check(tiny_config(freeze="field.layers.0"))
+        Ranks(0, 2).check([tiny_config(freeze="field.layers.0", freeze_steps=4)])
+    with pytest.raises(UserError, match=r"parallel: expected ddp for 2 members \(a pack\), got fsdp"):
+        Ranks(0, 2, "fsdp").check([config, config])
+    Ranks(0, 2).check([tiny_config(freeze="field.layers.0")])
     assert Ranks.here() == Ranks(0, 1)
 
 
 def test_ranks_share_a_batch() -> None:
     trainer = tiny_trainer([1, 2])
     numbers = trainer.draws.at(0)
-    shares = [Ranks(r, 4).share(numbers) for r in range(4)]
-    for whole, pieces in zip(numbers, zip(*shares, strict=True), strict=True):
-        assert torch.equal(torch.cat(pieces, 1), whole)
+    for world in (3, 4):
+        shares = [Ranks(r, world).share(numbers) for r in range(world)]
+        for whole, pieces in zip(numbers, zip(*shares, strict=True), strict=True):
+            assert torch.equal(torch.cat(pieces, 1), whole)
 
 
 @pytest.mark.slow
@@ -88,7 +110,7 @@ def test_workers_of_ray_train(ray_cpus: float, pointmass_demos: Path, tmp_path: 
     for name in ("eval.csv", "train.csv"):
         steps = [[r["step"] for r in read_table(f / name)] for f in (tmp_path / "one", out)]
         assert steps[0] == steps[1]
-    one, two = (PolicyBundle.load(f / "checkpoints/step_00001200") for f in (tmp_path / "one", out))
+    one, two = (PolicyBundle.load(f / "checkpoint_1200") for f in (tmp_path / "one", out))
     assert one.run_id == two.run_id
     for name, value in one.weights.items():
         torch.testing.assert_close(value, two.weights[name], rtol=1e-3, atol=1e-3)
@@ -101,7 +123,7 @@ def test_more_workers_than_cpus_are_refused(
     flags = ("--num_workers=64",)
     assert run_train(pointmass_demos, tmp_path / "out", *flags) == 2
     assert "--num_workers: 64 processes need 64 CPUs" in capsys.readouterr().err
-    assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=3") == 2
-    assert "batch_size: expected a multiple of num_workers x accumulate = 3 x 1" in capsys.readouterr().err
+    assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=65") == 2
+    assert "batch_size: expected at least num_workers x accumulate = 65 x 1" in capsys.readouterr().err
     assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=2", "--min_workers=3") == 2
     assert "--min_workers at most that" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from raybc.files import read_json
 from raybc.rollout.probe import Probe
 from raybc.types import SampleSetting, UserError
 
+#: The folder of a checkpoint: its step, and the round that it ends.
+CHECKPOINT = re.compile(r"checkpoint_(\d+)(?:_round_\d+)?")
 #: Standard deviations (or half ranges) from what training saw at which a start counts as another unit.
 FAR = 50.0
 #: Share of the action space that actions within 5 scales must reach; normalised actions in pixel spaces reach far less.
@@ -58,9 +61,9 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
 
 
 def checkpoints(run: Path) -> dict[int, Path]:
-    """step -> bundle, of a training run's folder (`checkpoints/step_*`) or a sweep trial's seed folder (`step_*`)."""
-    folders = [*run.glob("checkpoints/step_*"), *run.glob("step_*")]
-    return {int(f.name[5:]): f for f in folders if f.name[5:].isdigit() and (f / META).is_file()}
+    """step -> bundle, of a training run's folder or of a sweep trial's seed folder."""
+    found = ((CHECKPOINT.fullmatch(f.name), f) for f in run.glob("checkpoint_*") if (f / META).is_file())
+    return {int(name[1]): f for name, f in found if name}
 
 
 def best_step(run: Path) -> int | None:

@@ -58,7 +58,7 @@ class TrialPlan:
         return Path(self.run_dir) / "trials" / f"{trial:04d}"
 
     def bundle(self, trial: int, seed: int, step: int) -> Path:
-        return self.folder(trial) / f"seed_{seed}" / f"step_{step:08d}"
+        return self.folder(trial) / f"seed_{seed}" / f"checkpoint_{step}"
 
     def tensorboard(self, trial: int, seed: int) -> Path:
         return Path(self.run_dir) / "tensorboard" / f"trial_{trial:04d}" / f"seed_{seed}"

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
@@ -18,7 +22,7 @@ from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import probe_task, sizes_of
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
-from raybc.train.ranks import Ranks
+from raybc.train.ranks import Parallel, WorkerPlan
 from raybc.train.run import PackRun, default_folder
 from raybc.types import UserError
 
@@ -38,6 +42,10 @@ class Args(RunConfig):
     """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
     min_workers: int = 0
     """Go on with as few as so many where Ray has no more (0: num_workers)."""
+    parallel: Parallel = "ddp"
+    """fsdp: keep a part of the policy on each of num_workers, for one that does not fit a device (FSDP2)."""
+    threads: int = 0
+    """Threads of PyTorch on a CPU (0: one for each core that this process may use; 1 beside other busy processes)."""
     workers: int = 0
     """Simulator processes (0: one for each core that training leaves)."""
     resume: bool = False
@@ -58,20 +66,18 @@ def main(argv: list[str] | None = None) -> int:
     for member in with_seeds(config, seeds):
         member.validate("--")
     DemosConfig(episodes=args.demos).validate("--demos")
-    device = pick_device(config.device)
-    if not 0 <= args.min_workers <= args.num_workers or args.num_workers < 1:
-        raise UserError(
-            f"--num_workers: expected at least 1 and --min_workers at most that, got {args.num_workers} and "
-            f"{args.min_workers}"
-        )
-    for count in range(args.min_workers or args.num_workers, args.num_workers + 1):
-        Ranks(0, count).check(config)
+    if args.threads < 0:
+        raise UserError(f"--threads: expected at least 0, got {args.threads}")
+    pick_device(config.device)
+    plan_training(args, seeds, gpus=0)
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
     check_source(name, config.dataset)
     probe = probe_task(task)
 
-    from raybc.cluster import ray_session
+    from raybc.cluster import ray_session  # isort: skip (before ray)
+    import ray
+
     from raybc.rollout.pool import RolloutPool
 
     plan = DemosPlan(name.task, DemosConfig(episodes=args.demos))
@@ -82,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         check_matches_task(robomimic.read(dataset), sizes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
-        simulators, share = plan_simulators(cpus, args, device.type)
+        training = plan_training(args, seeds, ray.cluster_resources().get("GPU", 0))
+        simulators, share = plan_simulators(cpus, args.workers, training)
         pool = stack.enter_context(RolloutPool.start(name.task, simulators, worker_cpus=share))
         if needs_demos:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
@@ -96,29 +103,41 @@ def main(argv: list[str] | None = None) -> int:
         stack.enter_context(run_folder_lock(out))
         if args.overwrite:
             empty_folder(out)
-        run = PackRun(members, data, out, device, pool)
-        if args.num_workers > 1:
-            run.go_with_workers((args.min_workers or args.num_workers, args.num_workers), dataset)
+        run = PackRun(members, data, out, pool)
+        if training.most > 1:
+            run.go_with_workers(training, dataset)
         else:
-            run.go()
+            torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
+            run.go(pick_device(config.device))
     return 0
 
 
-def plan_simulators(cpus: float, args: Args, device: str) -> tuple[int, float]:
+def plan_training(args: Args, seeds: Sequence[int], gpus: float) -> WorkerPlan:
+    """The training processes that were asked for, on GPUs where Ray has as many."""
+    least = args.min_workers or args.num_workers
+    use_gpu = args.device.startswith("cuda") or (args.device == "auto" and gpus >= least)
+    plan = WorkerPlan(least, args.num_workers, use_gpu, args.parallel)
+    plan.check(with_seeds(args, seeds))
+    if plan.most > 1 and gpus and use_gpu and gpus < least:
+        raise UserError(f"--num_workers: {least} processes need {least} GPUs, Ray has {gpus:g}; use --device=cpu")
+    return plan
+
+
+def plan_simulators(cpus: float, workers: int, training: WorkerPlan) -> tuple[int, float]:
     """How many simulator processes, and the CPUs that each reserves."""
     from raybc.cluster import plan_workers
 
-    if args.num_workers == 1:
-        return plan_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0), 1.0
+    if training.most == 1:
+        return plan_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
     # Workers train while simulators measure: what they leave is the simulators', who share cores where that is nothing.
-    left = cpus - (args.min_workers or args.num_workers)
+    left = int(cpus) - training.least
     if left < 0:
-        needed = args.min_workers or args.num_workers
         raise UserError(
-            f"--num_workers: {needed} processes need {needed} CPUs, Ray has {cpus:g}: they would wait for ever"
+            f"--num_workers: {training.least} processes need {training.least} CPUs, Ray has {cpus:g}: they would wait "
+            "for ever"
         )
-    count = args.workers or max(1, int(left))
-    return count, min(1.0, int(left) / count)
+    count = workers or max(1, left)
+    return count, min(1.0, left / count)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Letters: M members, N transitions, O observation dim, A action dim, B batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raybc.config import MEMBER_FIELDS, RunConfig
 from raybc.policies.base import PolicyShape
@@ -22,11 +23,13 @@ from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.optimizer import Ema, PackOptimizer
 from raybc.train.ranks import Ranks
 from raybc.train.schedule import Watch, is_watched, rates
+from raybc.train.shards import like, whole
 from raybc.train.step import BLOCK, Draws, LossOf, NonFiniteLoss, backward, clip_by_member, generator
 from raybc.types import UserError
 
 if TYPE_CHECKING:  # files are for those who keep something: a bare GPU machine can train without safetensors
     from raybc.bundle import PolicyBundle
+    from raybc.train.state import State
 
 OnLog = Callable[[int, list[float], float], None]
 
@@ -49,8 +52,8 @@ class PackTrainer:
         self.members = [resolved(config, data.store) for config in members]
         config = self.config = self.members[0]
         _check_alike(self.members)
-        self._ranks = ranks or Ranks()
-        self._ranks.check(config)
+        self.ranks = ranks or Ranks()
+        self.ranks.check(self.members)
         self.data, self.device = data, device
         self.seeds = tuple(c.seed for c in self.members)
         self.prepared = prepare(config, data, device)
@@ -61,16 +64,15 @@ class PackTrainer:
         # Weights are drawn on the CPU: the same start on every device.
         self.policy.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
         self.policy.to(device)
+        self.step = 0
+        self._loss_of = self._loss_function()
         self.parameters = list(self.policy.parameters())
-        self._frozen = _frozen(config, dict(self.policy.named_parameters()))
         self.optimizer = PackOptimizer(self.parameters, self.members)
         decays = [c.ema_decay for c in self.members]
         self.ema = Ema(self.parameters, decays) if any(decays) else None
         clips = [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         self.draws = Draws(self.policy, len(self.windows.starts), config.batch_size, self.seeds, device)
-        self.step = 0
-        self._loss_of = self._loss_function()
         self.watches = [Watch() for _ in self.members]
         self._watched = any(map(is_watched, self.members))
         self.validation_loss: list[float] | None = None
@@ -82,7 +84,7 @@ class PackTrainer:
     @property
     def finished(self) -> bool:
         """The budget is spent, or every member has stopped early."""
-        return self.step >= self.config.training_steps or all(w.stopped for w in self.watches)
+        return is_finished(self.config, self.step, self.watches)
 
     @property
     def rates(self) -> list[float]:
@@ -92,7 +94,7 @@ class PackTrainer:
     @property
     def round(self) -> int:
         """Which of `num_rounds` the step that was done last belongs to, from 1."""
-        return 1 + max(0, self.step - 1) * self.config.num_rounds // self.config.training_steps
+        return round_of(self.config, self.step)
 
     def advance(self, until: int, on_log: OnLog | None = None) -> None:
         """Train to step `until`, or until every member has stopped; `on_log(step, loss of each member, steps per
@@ -118,8 +120,10 @@ class PackTrainer:
         self._freeze()
         for parameter in self.parameters:
             parameter.grad = None
-        numbers = self._ranks.share(self.draws.at(self.step))
-        loss_M = self._ranks.mean(backward(self._loss_of, self.windows, numbers, config.accumulate))
+        numbers = self.ranks.share(self.draws.at(self.step))
+        mean_of = config.batch_size / self.ranks.world  # gradients and losses are averaged over ranks then
+        held = functools.partial(self.ranks.held, self._wrapped)
+        loss_M = self.ranks.mean(backward(self._loss_of, self.windows, numbers, mean_of, config.accumulate, held))
         norm_M = clip_by_member(self.parameters, self._clip_M)
         self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
         self.optimizer.step(self.rates, self._bad)
@@ -136,10 +140,13 @@ class PackTrainer:
             parameter.requires_grad_(0 <= self.config.freeze_steps <= self.step)
 
     def _loss_function(self) -> LossOf:
-        policy: LossOf = self.policy.loss
-        if self._ranks.world > 1:
-            self._freeze()  # before it is wrapped: what learns is what is averaged
-            policy = self._ranks.wrap(self.policy, self.device)
+        self._wrapped: nn.Module = self.policy
+        if self.ranks.world > 1:
+            for parameter in _frozen(self.config, dict(self.policy.named_parameters())):
+                parameter.requires_grad_(False)  # what learns is what is averaged
+            self._wrapped = self.ranks.wrap(self.policy, self.device)
+        self._frozen = _frozen(self.config, dict(self.policy.named_parameters()))
+        policy: LossOf = self._wrapped
         mode = self.config.compile
         if mode == "auto":
             mode = "reduce-overhead" if self.device.type == "cuda" else "off"
@@ -165,7 +172,7 @@ class PackTrainer:
         """Which members and examples of the step to come have a loss that is not finite."""
         numbers = self.draws.at(self.step)
         with torch.no_grad():
-            loss_MB = self.policy.loss(self.windows.gather(numbers[0]), *numbers[1:])
+            loss_MB = self.policy(self.windows.gather(numbers[0]), *numbers[1:])
         bad_MB = ~torch.isfinite(loss_MB)
         found = []
         for m in torch.nonzero(bad_MB.any(1)).flatten().tolist():
@@ -214,7 +221,7 @@ class PackTrainer:
         losses = []
         for rows in torch.arange(total, device=self.device).split(self.config.batch_size):
             batch = windows.gather(rows.expand(count, -1))
-            losses.append(self.policy.loss(batch, noise[:, rows].flatten(1), time_MB[:, rows]))
+            losses.append(self.policy(batch, noise[:, rows].flatten(1), time_MB[:, rows]))
         return torch.cat(losses, 1).mean(1).tolist()
 
     # --- what is kept -----------------------------------------------------------------------------------------------
@@ -234,7 +241,7 @@ class PackTrainer:
             action_size=self.data.store.actions_NA.shape[1],
             obs_normalizer=self.prepared.obs_normalizer,
             action_normalizer=self.prepared.action_normalizer,
-            weights={k: v[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
+            weights={k: whole(v)[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
             data_fingerprint=self.data.fingerprint,
             environment=self.data.environment,
             data_env=self.data.store.env_args,
@@ -243,36 +250,57 @@ class PackTrainer:
     def _run_ids(self) -> list[str]:
         return [config.run_id(self.data.fingerprint) for config in self.members]
 
-    def save_state(self, path: Path) -> None:
-        """Everything that training goes on from, in one safetensors file, whole or absent."""
-        from raybc.train import state
+    def state(self, members: slice = slice(None)) -> State:
+        """Everything that training goes on from; of some members, so that they can go on in another pack."""
+        from raybc.train.state import State, is_shared
 
         tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()}
         tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.tensors().items()}
         tensors["loss_sum"] = self._sum_M
         if self.ema is not None:
             tensors |= {f"ema/{i}": v for i, v in enumerate(self.ema.values)}
-        rest = {"watches": [dataclasses.asdict(w) for w in self.watches], "validation_loss": self.validation_loss}
-        state.save(path, state.State(self.step, self._run_ids(), tensors, rest))
+        tensors = {k: v if is_shared(k) else whole(v)[members] for k, v in tensors.items()}
+        losses = None if self.validation_loss is None else self.validation_loss[members]
+        return State(self.step, self._run_ids()[members], tensors, self.watches[members], losses)
 
-    def load_state(self, path: Path) -> None:
-        """Go on from a saved state bit for bit; a state of another configuration or data is refused."""
+    def save_state(self, path: Path, members: slice = slice(None)) -> None:
+        """`state` in one safetensors file, whole or absent."""
         from raybc.train import state
 
-        saved = state.load(path, self._run_ids())
+        state.save(path, self.state(members))
+
+    def load_state(self, *paths: Path) -> None:
+        """Go on from a saved state bit for bit, or from the states of parts of this pack, in the order of its members.
+        A state of another configuration or data, or of another step than the first, is refused."""
+        from raybc.train import state
+
+        saved = state.joined([state.load(path) for path in paths], paths, self._run_ids())
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
 
-        self.policy.load_state_dict(under("policy/"), strict=True)
+        weights = under("policy/")
+        with torch.no_grad():
+            for name, value in self.policy.state_dict().items():
+                value.copy_(like(weights[name], value))
         self.optimizer.load(under("optimizer/"))
         if self.ema is not None:
-            self.ema.values = [under("ema/")[str(i)].to(self.device) for i in range(len(self.parameters))]
+            self.ema.values = [like(under("ema/")[str(i)], p.detach()) for i, p in enumerate(self.parameters)]
         self._sum_M = saved.tensors["loss_sum"].to(self.device)
-        self.watches = [Watch(**row) for row in saved.rest["watches"]]
-        self.validation_loss = saved.rest["validation_loss"]
+        self.watches = list(saved.watches)
+        self.validation_loss = saved.validation_loss
         self.step = saved.step
         self._bad = torch.zeros_like(self._bad)
+
+
+def is_finished(config: RunConfig, step: int, watches: Sequence[Watch]) -> bool:
+    """The budget is spent, or every member has stopped early."""
+    return step >= config.training_steps or all(w.stopped for w in watches)
+
+
+def round_of(config: RunConfig, step: int) -> int:
+    """Which of `num_rounds` the step that was done last belongs to, from 1."""
+    return 1 + max(0, step - 1) * config.num_rounds // config.training_steps
 
 
 def _check_alike(members: Sequence[RunConfig]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raybc.config import RunConfig
 from raybc.train.schedule import is_watched
+from raybc.train.shards import like, whole
 
 #: What Adam keeps of each parameter; "step" is one number.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -64,7 +65,8 @@ class PackOptimizer:
             if states[0]:
                 found[f"{i}/step"] = states[0]["step"]
                 for name in MOMENTS:
-                    found[f"{i}/{name}"] = torch.stack([s[name] for s in states]) if self.split else states[0][name]
+                    kept = torch.stack([s[name] for s in states]) if self.split else states[0][name]
+                    found[f"{i}/{name}"] = whole(kept)
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -77,7 +79,7 @@ class PackOptimizer:
                 state = {"step": tensors[f"{i}/step"].clone().to(parameter.device)}
                 for name in MOMENTS:
                     moment = tensors[f"{i}/{name}"]
-                    state[name] = (moment[m].clone() if self.split else moment).to(parameter.device)
+                    state[name] = like(moment[m].clone() if self.split else moment, parameter)
                 self._adam.state[slices[i]] = state
 
 

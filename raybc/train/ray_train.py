@@ -24,6 +24,8 @@ from ray.train.torch import TorchTrainer
 from raybc.cli import Failed
 from raybc.config import RunConfig
 from raybc.files import read_json, write_json
+from raybc.train.ranks import Parallel, WorkerPlan
+from raybc.types import UserError
 
 #: Times that the group of workers is started anew from the last state after one of them died.
 MAX_FAILURES = 3
@@ -43,18 +45,19 @@ class Job:
     stops: tuple[int, ...]
     folders: tuple[str, ...]
     state: str
+    parallel: Parallel
 
 
 class Workers:
-    """Training in other processes for as long as the block lasts; `join` waits for its end and raises what broke it."""
+    """Training in other processes for as long as the block lasts; `join` waits for its end."""
 
-    def __init__(self, job: Job, num_workers: tuple[int, int], use_gpu: bool, out: Path) -> None:
-        least, most = num_workers
+    def __init__(self, job: Job, workers: WorkerPlan, out: Path) -> None:
         scaling = ScalingConfig(
-            num_workers=most if least == most else num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
+            num_workers=workers.most if workers.least == workers.most else (workers.least, workers.most),
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if workers.use_gpu else {"CPU": 1},
         )
+        self._out = out
         # A name of its own for every start: Ray Train goes on with a run of the same name, whatever it was.
         self._folder = out / "ray_train"
         run = RayRunConfig(
@@ -62,7 +65,7 @@ class Workers:
             storage_path=str(self._folder.absolute()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         )
-        write_failure(out, "")
+        (out / FAILURE).unlink(missing_ok=True)
         self._trainer = TorchTrainer(
             train_loop,
             train_loop_config={"job": job, "out": str(out.absolute())},
@@ -90,15 +93,38 @@ class Workers:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def join(self) -> None:
+    def join(self) -> str:
+        """Wait for the end; gives why the workers gave up, empty when they did not. Raises `Failed` when they died."""
         self._thread.join()
-        if self._error is not None:
+        reason = _read_failure(self._out)
+        if self._error is not None and not reason:
             text = str(self._error).strip().splitlines()
-            raise Failed(f"the training workers failed {MAX_FAILURES + 1} times: {text[-1] if text else self._error!r}")
+            raise Failed(
+                f"the training workers died {MAX_FAILURES + 1} times: {text[-1] if text else self._error!r}; "
+                f"go on with --resume ({self._out})"
+            )
+        return reason
 
 
 def train_loop(told: dict[str, Any]) -> None:
-    """What each worker runs."""
+    """What each worker runs. Why training cannot go on is written down, since to try again would end there again."""
+    import torch
+
+    from raybc.train.step import NonFiniteLoss
+
+    job, out = told["job"], Path(told["out"])
+    if _read_failure(out):
+        return
+    try:
+        _train(job)
+    except (NonFiniteLoss, UserError) as error:  # on every rank alike
+        _write_failure(out, str(error))
+    except torch.cuda.OutOfMemoryError as error:  # perhaps on this one only: ended by dying, and not begun again
+        _write_failure(out, f"a worker's GPU has not enough memory ({str(error).splitlines()[0]}); raise --accumulate")
+        raise
+
+
+def _train(job: Job) -> None:
     import torch
     from ray.train.torch import get_device
 
@@ -108,40 +134,33 @@ def train_loop(told: dict[str, Any]) -> None:
     from raybc.train.log import MemberLog
     from raybc.train.loop import PackTrainer
     from raybc.train.ranks import Ranks
-    from raybc.train.step import NonFiniteLoss
 
-    job: Job = told["job"]
     device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
     data = TrainingData(robomimic.read(Path(job.dataset)), job.fingerprint, job.obs_keys, job.environment)
-    ranks = Ranks.here()
+    ranks = Ranks.here(job.parallel)
     trainer = PackTrainer(job.members, data, device, ranks)
     state = Path(job.state)
     if state.exists():
         trainer.load_state(state)
+    folders = [Path(f) for f in job.folders]
     with contextlib.ExitStack() as stack:
         logs = [
-            stack.enter_context(MemberLog(Path(f), Path(f) / "tensorboard", resume=trainer.step))
-            for f in (job.folders if ranks.rank == 0 else ())
+            stack.enter_context(MemberLog(f, f / "tensorboard", resume=trainer.step))
+            for f in (folders if ranks.rank == 0 else ())
         ]
         for stop in (s for s in job.stops if s > trainer.step):
             if trainer.finished:
                 break
-            try:
-                trainer.advance(stop, lambda *row: log_pack(logs, trainer, *row))
-            except NonFiniteLoss as error:  # to try again would end here again
-                write_failure(Path(told["out"]), str(error))
-                return
-            if ranks.rank == 0:
-                save_stop(trainer, [Path(f) for f in job.folders], state)
+            trainer.advance(stop, lambda *row: log_pack(logs, trainer, *row))
+            save_stop(trainer, folders, state)
 
 
-def write_failure(out: Path, reason: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+def _write_failure(out: Path, reason: str) -> None:
     write_json(out / FAILURE, {"reason": reason})
 
 
-def read_failure(out: Path) -> str:
+def _read_failure(out: Path) -> str:
     """Why the workers gave up; empty when they did not."""
-    return str(read_json(out / FAILURE)["reason"])
+    return str(read_json(out / FAILURE)["reason"]) if (out / FAILURE).exists() else ""

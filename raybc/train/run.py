@@ -1,7 +1,8 @@
 """A pack's run folders: training with logs, checkpoints, evaluations and videos, going on where it was stopped.
 
-One seed: a folder with flags.json, versions.json, train.csv, eval.csv, checkpoints/, videos/, state.safetensors.
-Several: a folder with the state of all, and such a folder (without a state) for each seed.
+One seed: a folder with flags.json, versions.json, train.csv, eval.csv, checkpoint_STEP/, the links latest, best and (at
+the end) final_model, videos/ and state.safetensors. Several: a folder with the state of all, and such a folder (without
+a state) for each seed.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ from raybc import cli
 from raybc.bundle import META
 from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
-from raybc.files import read_json, replacing, write_json
+from raybc.files import point_to, read_json, replacing, write_json
 from raybc.registry import parse_env_name
 from raybc.report.stats import wilson_interval
 from raybc.rollout.checks import best_step, checkpoints
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
 from raybc.strict import digest
-from raybc.train.data import TrainingData
-from raybc.train.keep import bundle_path, log_pack, save_stop
+from raybc.train import state
+from raybc.train.data import TrainingData, prepare
+from raybc.train.keep import checkpoint_name, log_pack, out_of_memory, save_stop
 from raybc.train.log import MemberLog, add_scalars
-from raybc.train.loop import PackTrainer
+from raybc.train.loop import PackTrainer, is_finished, round_of
+from raybc.train.ranks import WorkerPlan
 from raybc.train.step import NonFiniteLoss
 from raybc.types import EpisodeSpec, UserError
 from raybc.versions import versions
@@ -58,8 +61,8 @@ class MemberRun:
     """The run folder of one member."""
 
     def __init__(self, config: RunConfig, data: TrainingData, out: Path) -> None:
-        self.config, self.out = config, out
-        flags = asdict(config) | {"run_id": config.run_id(data.fingerprint), "data_fingerprint": data.fingerprint}
+        self.config, self.out, self.run_id = config, out, config.run_id(data.fingerprint)
+        flags = asdict(config) | {"run_id": self.run_id, "data_fingerprint": data.fingerprint}
         existing = out / "flags.json"
         if existing.exists():
             before = read_json(existing)
@@ -71,7 +74,16 @@ class MemberRun:
         write_json(out / "versions.json", versions(data.environment))
 
     def bundle(self, step: int) -> Path:
-        return bundle_path(self.out, step)
+        return self.out / checkpoint_name(self.config, step)
+
+    def point(self, latest: int, finished: bool) -> None:
+        """Let the links latest, best and final_model show what they say."""
+        point_to(self.out / "latest", self.bundle(latest))
+        best = best_step(self.out)
+        if best is not None:
+            point_to(self.out / "best", self.bundle(best))
+        if finished:
+            point_to(self.out / "final_model", self.bundle(latest))
 
     def drop_old(self, latest: int) -> None:
         """Of the checkpoints before `latest`, keep the best and the newest `keep` others (0: all)."""
@@ -85,10 +97,8 @@ class MemberRun:
 class PackRun:
     """Trains the members side by side and measures each of them on the search starts."""
 
-    def __init__(
-        self, members: Sequence[RunConfig], data: TrainingData, out: Path, device: torch.device, pool: Any
-    ) -> None:
-        self.out, self.pool, self.data, self.device = out, pool, data, device
+    def __init__(self, members: Sequence[RunConfig], data: TrainingData, out: Path, pool: Any) -> None:
+        self.out, self.pool, self.data = out, pool, data
         self.config = members[0]
         self.task = parse_env_name(self.config.env_name).task
         alone = len(members) == 1
@@ -96,11 +106,7 @@ class PackRun:
             MemberRun(config, data, out if alone else out / member_folder(config, data.fingerprint))
             for config in members
         ]
-        self.trainer = PackTrainer(members, data, device)
         self.state = out / "state.safetensors"
-        if self.state.exists():
-            self.trainer.load_state(self.state)
-            cli.console.print(f"going on at step {self.trainer.step} of {self.config.training_steps}")
 
     @property
     def stops(self) -> list[int]:
@@ -114,41 +120,44 @@ class PackRun:
             intervals.append(config.training_steps // config.num_rounds)
         return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
 
-    def go(self) -> None:
+    def go(self, device: torch.device) -> None:
         """Train in this process; each evaluation waits for its turn."""
-        trainer = self.trainer
+        trainer = PackTrainer([m.config for m in self.members], self.data, device)
+        if self.state.exists():
+            trainer.load_state(self.state)
+        self._begin(trainer.step, trainer.finished)
+        folders = [m.out for m in self.members]
         with contextlib.ExitStack() as stack:
-            logs = [
-                stack.enter_context(MemberLog(member.out, member.out / "tensorboard", resume=trainer.step))
-                for member in self.members
-            ]
+            logs = [stack.enter_context(MemberLog(f, f / "tensorboard", resume=trainer.step)) for f in folders]
             show = stack.enter_context(self._progress(trainer.step))
 
             def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
                 log_pack(logs, trainer, step, losses, steps_per_sec)
                 show(step, sum(losses) / len(losses), steps_per_sec)
 
-            self._measure_what_is_missing(trainer.step, trainer.finished)
             for stop in (s for s in self.stops if s > trainer.step):
                 if trainer.finished:
                     break
                 try:
                     trainer.advance(stop, on_log)
                 except NonFiniteLoss as error:
-                    raise cli.Failed(f"{error}; the last good checkpoint is in {self.out}") from None
+                    raise self._failed(str(error)) from None
                 except torch.cuda.OutOfMemoryError as error:
-                    raise self.out_of_memory(str(error)) from None
-                save_stop(trainer, [m.out for m in self.members], self.state)
+                    raise self._failed(out_of_memory(trainer, error)) from None
+                save_stop(trainer, folders, self.state)
                 self._measure(trainer.step, trainer.finished)
         self._end(trainer.step)
 
-    def go_with_workers(self, workers: tuple[int, int], dataset: Path) -> None:
-        """Train in Ray Train's workers (the least and the most of them), which never wait for an evaluation: bundles
-        are measured here as they appear."""
-        from raybc.train.ray_train import Job, Workers, read_failure
+    def go_with_workers(self, workers: WorkerPlan, dataset: Path) -> None:
+        """Train in Ray Train's workers, which never wait for an evaluation: bundles are measured here as they appear.
 
+        What would be refused by every worker is refused here (`UserError`)."""
+        from raybc.train.ray_train import Job, Workers
+
+        members = [m.config for m in self.members]
+        prepare(self.config, self.data, torch.device("cpu"))
         job = Job(
-            members=tuple(m.config for m in self.members),
+            members=tuple(members),
             dataset=str(dataset.absolute()),
             fingerprint=self.data.fingerprint,
             obs_keys=self.data.obs_keys,
@@ -156,37 +165,43 @@ class PackRun:
             stops=tuple(self.stops),
             folders=tuple(str(m.out.absolute()) for m in self.members),
             state=str(self.state.absolute()),
+            parallel=workers.parallel,
         )
-        with contextlib.ExitStack() as stack:
-            show = stack.enter_context(self._progress(self.trainer.step))
-            self._measure_what_is_missing(self.trainer.step, self.trainer.finished)
-            running = stack.enter_context(Workers(job, workers, self.device.type == "cuda", self.out))
-            for stop in (s for s in self.stops if s > self.trainer.step):
-                while running.alive and not self._saved(stop):
-                    show_latest(self.members, show)
-                    time.sleep(0.2)
-                if not self._saved(stop):
-                    break
-                self._measure(stop, stop == self.config.training_steps)
-            running.join()
-        reason = read_failure(self.out)
-        if reason:
-            raise cli.Failed(f"{reason}; the last good checkpoint is in {self.out}")
+        step, finished = 0, False
+        if self.state.exists():
+            saved = state.joined([state.load(self.state)], [self.state], [m.run_id for m in self.members])
+            step = saved.step
+            finished = is_finished(self.config, step, saved.watches)
+        self._begin(step, finished)
+        if not finished:
+            with contextlib.ExitStack() as stack:
+                show = stack.enter_context(self._progress(step))
+                running = stack.enter_context(Workers(job, workers, self.out))
+                for stop in (s for s in self.stops if s > step):
+                    while running.alive and not self._saved(stop):
+                        show_latest(self.members, show)
+                        time.sleep(0.2)
+                    if not self._saved(stop):
+                        break
+                    self._measure(stop, stop == self.config.training_steps)
+                reason = running.join()
+            if reason:
+                raise self._failed(reason)
         last = max(checkpoints(self.members[0].out))
         self._measure_what_is_missing(last, finished=True)
         self._end(last)
 
+    def _begin(self, step: int, finished: bool) -> None:
+        if step:
+            cli.console.print(f"going on at step {step} of {self.config.training_steps}")
+        self._measure_what_is_missing(step, finished)
+
+    def _failed(self, reason: str) -> cli.Failed:
+        return cli.Failed(f"{reason}; the last good checkpoint is in {self.out}")
+
     def _end(self, step: int) -> None:
         for member in self.members:
             cli.console.print(f"policy: {member.bundle(step)}")
-
-    def out_of_memory(self, message: str) -> cli.Failed:
-        config = self.config
-        return cli.Failed(
-            f"the GPU has not enough memory ({message.splitlines()[0]}); raise --accumulate (now {config.accumulate}: "
-            f"the same training in smaller parts), or lower --batch_size (now {config.batch_size}) or the number of "
-            f"seeds (now {len(self.members)}), and use --resume"
-        )
 
     @contextlib.contextmanager
     def _progress(self, step: int) -> Iterator[Callable[[int, float, float], None]]:
@@ -202,7 +217,7 @@ class PackRun:
             bar = progress.add_task("training", total=config.training_steps, completed=step, speed="")
 
             def show(step: int, loss: float, steps_per_sec: float) -> None:
-                round_ = 1 + max(0, step - 1) * config.num_rounds // config.training_steps
+                round_ = round_of(config, step)
                 where = f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
                 progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
 
@@ -227,6 +242,7 @@ class PackRun:
         if self._is_measured(step, finished):
             self._evaluate(step, finished)
         for member in self.members:
+            member.point(step, finished)
             member.drop_old(step)
 
     def _evaluate(self, step: int, finished: bool) -> None:

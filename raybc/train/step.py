@@ -7,14 +7,17 @@ generator in it, so resuming at step k needs nothing but k. Letters: M members, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from raybc.data.windows import Windows
 from raybc.policies.flow import FlowPolicy
+from raybc.train.shards import repeated, whole
 from raybc.types import Batch
 
 BLOCK = 64
@@ -85,25 +88,35 @@ def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> T
     """Scale each member's gradient to at most its `max_norm` (None, inf: as it is); returns the norm it had, (M,): the
     2-norm over all of its parameters."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    norm_M = torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
+    norms = [whole(torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim)))) for g in grads]
+    norm_M = torch.stack(norms).norm(dim=0)
     if max_norm_M is not None:
         factor_M = (max_norm_M / norm_M.clamp_min(1e-12)).clamp_max(1.0)
         for g in grads:
-            g.mul_(factor_M.view(-1, *[1] * (g.ndim - 1)))
+            g.mul_(repeated(factor_M.view(-1, *[1] * (g.ndim - 1)), g))
     return norm_M
 
 
-def backward(loss_of: LossOf, windows: Windows, numbers: Numbers, parts: int = 1) -> Tensor:
-    """Add the gradient of every member's mean loss to `.grad`; returns the loss of each, (M,), detached.
+def backward(
+    loss_of: LossOf,
+    windows: Windows,
+    numbers: Numbers,
+    batch_size: float,
+    parts: int = 1,
+    held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+) -> Tensor:
+    """Add the gradient of every member's loss, the sum over its examples / `batch_size`, to `.grad`; returns the loss
+    of each, (M,), detached.
 
     The losses are summed over members, and no parameter is shared, so each member's gradient is its own. `parts`: the
-    batch is computed in so many pieces, which needs less memory and gives the same gradient but for rounding.
+    batch is computed in so many pieces, which needs less memory and gives the same gradient but for rounding; all but
+    the last in a block `held`.
     """
-    batch_size = numbers[0].shape[1]
     losses = []
     for index in range(parts):
         picks, noise, time = part(numbers, index, parts) if parts > 1 else numbers
-        loss_M = loss_of(windows.gather(picks), noise, time).sum(1) / batch_size
-        loss_M.sum().backward()
+        with held() if index < parts - 1 else contextlib.nullcontext():
+            loss_M = loss_of(windows.gather(picks), noise, time).sum(1) / batch_size
+            loss_M.sum().backward()
         losses.append(loss_M.detach())
     return losses[0] if parts == 1 else torch.stack(losses).sum(0)
