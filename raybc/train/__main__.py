@@ -24,6 +24,7 @@ from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.ranks import Parallel, WorkerPlan
 from raybc.train.run import PackRun, default_folder
+from raybc.train.wandb_log import Mode, WandbPlan
 from raybc.types import UserError
 
 
@@ -48,6 +49,10 @@ class Args(RunConfig):
     """Threads of PyTorch on a CPU (0: one for each core that this process may use; 1 beside other busy processes)."""
     workers: int = 0
     """Simulator processes (0: one for each core that training leaves)."""
+    wandb: Mode = "off"
+    """Copy metrics and videos to Weights & Biases; offline: into the run folder, for `wandb sync`."""
+    wandb_project: str = "raybc"
+    """Project there."""
     resume: bool = False
     """Go on with the latest state of this very run, or begin it."""
     overwrite: bool = False
@@ -68,6 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     DemosConfig(episodes=args.demos).validate("--demos")
     if args.threads < 0:
         raise UserError(f"--threads: expected at least 0, got {args.threads}")
+    wandb = WandbPlan(args.wandb, args.wandb_project)
+    wandb.check()
     pick_device(config.device)
     plan_training(args, seeds, gpus=0)
     name = parse_env_name(config.env_name)
@@ -103,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         stack.enter_context(run_folder_lock(out))
         if args.overwrite:
             empty_folder(out)
-        run = PackRun(members, data, out, pool)
+        run = PackRun(members, data, out, pool, wandb)
         if training.most > 1:
             run.go_with_workers(training, dataset)
         else:

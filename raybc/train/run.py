@@ -38,6 +38,7 @@ from raybc.train.log import MemberLog, add_scalars
 from raybc.train.loop import PackTrainer, is_finished, round_of
 from raybc.train.ranks import WorkerPlan
 from raybc.train.step import NonFiniteLoss
+from raybc.train.wandb_log import Mirror, WandbPlan
 from raybc.types import EpisodeSpec, UserError
 from raybc.versions import versions
 
@@ -97,8 +98,12 @@ class MemberRun:
 class PackRun:
     """Trains the members side by side and measures each of them on the search starts."""
 
-    def __init__(self, members: Sequence[RunConfig], data: TrainingData, out: Path, pool: Any) -> None:
+    def __init__(
+        self, members: Sequence[RunConfig], data: TrainingData, out: Path, pool: Any, wandb: WandbPlan | None = None
+    ) -> None:
         self.out, self.pool, self.data = out, pool, data
+        self._wandb = wandb or WandbPlan()
+        self._mirrors: list[Mirror] = []
         self.config = members[0]
         self.task = parse_env_name(self.config.env_name).task
         alone = len(members) == 1
@@ -125,9 +130,9 @@ class PackRun:
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
         if self.state.exists():
             trainer.load_state(self.state)
-        self._begin(trainer.step, trainer.finished)
         folders = [m.out for m in self.members]
         with contextlib.ExitStack() as stack:
+            self._begin(stack, trainer.step, trainer.finished)
             logs = [stack.enter_context(MemberLog(f, f / "tensorboard", resume=trainer.step)) for f in folders]
             show = stack.enter_context(self._progress(trainer.step))
 
@@ -172,9 +177,9 @@ class PackRun:
             saved = state.joined([state.load(self.state)], [self.state], [m.run_id for m in self.members])
             step = saved.step
             finished = is_finished(self.config, step, saved.watches)
-        self._begin(step, finished)
-        if not finished:
-            with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
+            self._begin(stack, step, finished)
+            if not finished:
                 show = stack.enter_context(self._progress(step))
                 running = stack.enter_context(Workers(job, workers, self.out))
                 for stop in (s for s in self.stops if s > step):
@@ -185,15 +190,20 @@ class PackRun:
                         break
                     self._measure(stop, stop == self.config.training_steps)
                 reason = running.join()
-            if reason:
-                raise self._failed(reason)
-        last = max(checkpoints(self.members[0].out))
-        self._measure_what_is_missing(last, finished=True)
+                if reason:
+                    raise self._failed(reason)
+            last = max(checkpoints(self.members[0].out))
+            self._measure_what_is_missing(last, finished=True)
         self._end(last)
 
-    def _begin(self, step: int, finished: bool) -> None:
+    def _begin(self, stack: contextlib.ExitStack, step: int, finished: bool) -> None:
         if step:
             cli.console.print(f"going on at step {step} of {self.config.training_steps}")
+        for member in self.members:
+            mirror = self._wandb.start(member.out, member.config, member.run_id, step)
+            if mirror is not None:
+                stack.callback(mirror.close)
+                self._mirrors.append(mirror)
         self._measure_what_is_missing(step, finished)
 
     def _failed(self, reason: str) -> cli.Failed:
@@ -220,6 +230,8 @@ class PackRun:
                 round_ = round_of(config, step)
                 where = f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
                 progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
+                for mirror in self._mirrors:
+                    mirror.look()
 
             yield show
 
@@ -267,9 +279,9 @@ class PackRun:
                 f"{counts['episodes']}, 95 % interval {100 * low:.1f} - {100 * high:.1f} %), length {length:.1f}"
             )
         if finished and config.video_episodes:
-            self._film(works, specs[: config.video_episodes])
+            self._film(step, works, specs[: config.video_episodes])
 
-    def _film(self, works: Sequence[Rollout], specs: list[EpisodeSpec]) -> None:
+    def _film(self, step: int, works: Sequence[Rollout], specs: list[EpisodeSpec]) -> None:
         from raybc.rollout.pool import RolloutPool
 
         films = [
@@ -284,6 +296,8 @@ class PackRun:
             for row in rows:
                 what = f"no video: {row['message']}" if row["outcome"] == "error" else Path(film.video) / row["video"]
                 cli.console.print(f"video: {what}")
+        for mirror, film, rows in zip(self._mirrors, films, results, strict=False):
+            mirror.videos(step, [Path(film.video) / r["video"] for r in rows if r["outcome"] != "error"])
 
 
 def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:
