@@ -83,6 +83,8 @@ class SearchConfig:
     trials: int = 12
     seed: int = 0
     max_concurrent: int = 2
+    pack: int = 1
+    """Recipes that are proposed together; those of them that differ in `MEMBER_FIELDS` only train as one program."""
     points_to_evaluate: tuple[dict[str, Any], ...] = ()
     """Recipes to try right after the defaults; axes left out take their default."""
 
@@ -91,6 +93,8 @@ class SearchConfig:
             raise UserError(f"{place(where)}trials: expected at least 1, got {self.trials}")
         if self.max_concurrent < 1:
             raise UserError(f"{place(where)}max_concurrent: expected at least 1, got {self.max_concurrent}")
+        if self.pack < 1:
+            raise UserError(f"{place(where)}pack: expected at least 1, got {self.pack}")
         if self.seed < 0:
             raise UserError(f"{place(where)}seed: expected at least 0, got {self.seed}")
 

@@ -29,7 +29,7 @@ from raybc.types import UserError
 from raybc.versions import versions
 
 #: What may differ when a sweep goes on: how much more is asked, and what it may use.
-MAY_CHANGE = ("search.trials", "search.max_concurrent", "final", "resources")
+MAY_CHANGE = ("search.trials", "search.max_concurrent", "search.pack", "final", "resources")
 #: Free disk that a sweep wants before it starts.
 MEGABYTES = 300
 #: Tables are rewritten at most so often while the search runs.

@@ -65,9 +65,8 @@ def make_sampler(config: SweepConfig, trial: int, told: list[optuna.trial.Frozen
                 warn_independent_sampling=False,  # lists are drawn at random beside CMA-ES, as the docs say
                 source_trials=told or None,
             )
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=config.search.max_concurrent > 1
-        )
+        waiting = config.search.max_concurrent > 1 or config.search.pack > 1
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=waiting)
 
 
 def check_sampler(config: SweepConfig) -> None:

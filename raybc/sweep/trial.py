@@ -1,17 +1,10 @@
-"""One trial: the seeds of a recipe trained as a pack and measured by rollouts at every evaluation. No Ray in here.
-
-A trial's folder holds a training state and the bundles of each evaluation, so that a trial whose process died goes on
-from its last evaluation that is in the ledger.
-"""
+"""What all trials of a sweep share, and the measurement of one by rollouts. No Ray in here."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
-import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +12,6 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.data.formats import robomimic
-from raybc.files import write_json
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of, summarise, value_of
 from raybc.rollout.stop import BLOCK, Race
@@ -27,11 +19,8 @@ from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.types import EpisodeSpec, SampleSetting
 
 Evaluate = Callable[[str, Sequence[Rollout], Sequence[EpisodeSpec], Race | None], list[list[dict[str, Any]]]]
-Report = Callable[[Evaluation], None]
-Rivals = Callable[[int], dict[str, list[float]]]
-
-#: Training states and bundles that are kept: the one that is measured now and the one before.
-KEEP = 2
+#: `rivals(trial, k)`: what other trials did at evaluation k, see `rivals_of`.
+Rivals = Callable[[int, int], dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -71,96 +60,32 @@ class AllEpisodesFailed(RuntimeError):
     """No episode of an evaluation could be run, so there is no success rate."""
 
 
-def run_trial(
-    plan: TrialPlan, trial: int, run: RunConfig, done: int, evaluate: Evaluate, report: Report, rivals: Rivals
-) -> None:
-    """Train and measure from evaluation `done + 1` (those before are in the ledger) to the last.
-
-    `report` may not return (a pruned trial is ended there). `rivals(k)`: what other trials did at evaluation k.
-    """
-    import torch
-
-    from raybc.train.log import MemberLog
-    from raybc.train.loop import PackTrainer, pick_device, with_seeds
-
-    torch.set_num_threads(plan.threads)
-    folder = plan.folder(trial)
-    trainer = PackTrainer(with_seeds(run, plan.seeds), _data(plan), pick_device(run.device))
-    states = {k: folder / f"state_{step:08d}.safetensors" for k, step in enumerate(plan.steps, 1)}
-    # The newest state that is not beyond the evaluation to be measured next.
-    for k in range(min(done + 1, len(plan.steps)), 0, -1):
-        if states[k].exists():
-            trainer.load_state(states[k])
-            break
-    with contextlib.ExitStack() as stack:
-        logs = [
-            stack.enter_context(MemberLog(folder / f"seed_{seed}", plan.tensorboard(trial, seed), resume=trainer.step))
-            for seed in plan.seeds
-        ]
-
-        def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
-            for log, loss, rate in zip(logs, losses, trainer.rates, strict=True):
-                log.train(step, loss, steps_per_sec, rate)
-
-        for k in range(done + 1, len(plan.steps) + 1):
-            started = time.time()
-            trainer.advance(plan.steps[k - 1], on_log)
-            trained = time.time()
-            _save(plan, trial, trainer, states[k])
-            saved = time.time()
-            rows, beaten = _measure(plan, trial, k, trainer, evaluate, rivals(k))
-            measured = time.time()
-            best = best_setting(rows)
-            for log, seed in zip(logs, plan.seeds, strict=True):
-                for row in (r for r in rows if r["seed"] == seed and r["success_rate"] is not None):
-                    log.scalar(f"eval/success/{setting_label(row)}", row["success_rate"], trainer.step)
-            _drop_old(plan, trial, k, states)
-            report(
-                Evaluation(
-                    evaluation=k,
-                    step=trainer.step,
-                    score=pooled_rate(rows_at(rows, best)),
-                    rows=rows,
-                    timing={"train": [started, trained], "rollout": [saved, measured]},
-                    beaten=beaten,
-                )
-            )
-
-
 def setting_label(row: dict[str, Any]) -> str:
     return setting_of(row).label().replace(" ", "_").replace("=", "_")
 
 
-def _save(plan: TrialPlan, trial: int, trainer: Any, state: Path) -> None:
-    for m, seed in enumerate(plan.seeds):
-        bundle = plan.bundle(trial, seed, trainer.step)
-        if not bundle.exists():
-            trainer.bundle(m).save(bundle)
-    if not state.exists():
-        trainer.save_state(state)
-
-
-def _measure(
-    plan: TrialPlan, trial: int, k: int, trainer: Any, evaluate: Evaluate, rivals: dict[str, list[float]]
-) -> tuple[list[dict[str, Any]], str]:
-    """Rows of results, and why the measurement ended early ("" where it did not)."""
-    arms = [(m, seed, setting) for m, seed in enumerate(plan.seeds) for setting in plan.settings]
-    works = [Rollout(str(plan.bundle(trial, seed, trainer.step)), setting) for _, seed, setting in arms]
+def measure(
+    plan: TrialPlan, trial: int, run: RunConfig, k: int, evaluate: Evaluate, rivals: dict[str, list[float]]
+) -> Evaluation:
+    """Roll out the bundles of evaluation k at every sample setting. Raises `AllEpisodesFailed`."""
+    step = plan.steps[k - 1]
+    arms = [(seed, setting) for seed in plan.seeds for setting in plan.settings]
+    works = [Rollout(str(plan.bundle(trial, seed, step)), setting) for seed, setting in arms]
     race = None
     if plan.race_comparisons:
-        labels = [setting.label() for _, _, setting in arms]
+        labels = [setting.label() for _, setting in arms]
         race = Race(labels, rivals, comparisons=plan.race_comparisons, block=BLOCK)
     results = evaluate(f"{plan.run_dir}/trial {trial}/evaluation {k}", works, plan.search_specs(), race)
     rows = []
-    for (m, seed, setting), episodes in zip(arms, results, strict=True):
+    for (seed, setting), episodes in zip(arms, results, strict=True):
         rows.append(
             {
-                "run_id": trainer.members[m].run_id(plan.fingerprint),
+                "run_id": dataclasses.replace(run, seed=seed).run_id(plan.fingerprint),
                 "trial": trial,
                 "seed": seed,
                 "phase": "search",
                 "evaluation": k,
-                "step": trainer.step,
+                "step": step,
                 **dataclasses.asdict(setting),
                 **summarise(episodes),
             }
@@ -168,10 +93,12 @@ def _measure(
     if not any(r["episodes"] for r in rows):
         message = next(e["message"] for episodes in results for e in episodes)
         raise AllEpisodesFailed(f"no episode could be run at evaluation {k}: {message}")
-    if race is None:
-        return rows, ""
-    race.update([[value_of(e) for e in episodes] for episodes in results])  # decides the same again, to say why
-    return rows, str(race.beaten[1]) if race.beaten else ""
+    beaten = ""
+    if race is not None:
+        # Decides the same again, to say why the measurement ended early (where it did).
+        race.update([[value_of(e) for e in episodes] for episodes in results])
+        beaten = str(race.beaten[1]) if race.beaten else ""
+    return Evaluation(k, step, pooled_rate(rows_at(rows, best_setting(rows))), rows, beaten=beaten)
 
 
 def rivals_of(state: SweepState, trial: int, k: int) -> dict[str, list[float]]:
@@ -190,14 +117,8 @@ def rivals_of(state: SweepState, trial: int, k: int) -> dict[str, list[float]]:
     return found
 
 
-def _drop_old(plan: TrialPlan, trial: int, k: int, states: dict[int, Path]) -> None:
-    for old in range(1, k - KEEP + 1):
-        states[old].unlink(missing_ok=True)
-        for seed in plan.seeds:
-            shutil.rmtree(plan.bundle(trial, seed, plan.steps[old - 1]), ignore_errors=True)
-
-
-def _data(plan: TrialPlan) -> Any:
+def load_data(plan: TrialPlan) -> Any:
+    """The `TrainingData` of a sweep."""
     path = Path(plan.dataset)
     return _load_data(
         plan.dataset, path.stat().st_mtime_ns, plan.fingerprint, plan.obs_keys, json.dumps(plan.environment)
@@ -210,16 +131,3 @@ def _load_data(path: str, mtime: int, fingerprint: str, obs_keys: tuple[str, ...
     from raybc.train.data import TrainingData
 
     return TrainingData(robomimic.read(Path(path)), fingerprint, obs_keys, json.loads(environment))
-
-
-def write_failure(folder: Path, reason: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "failed.json", {"reason": reason})
-
-
-def read_failure(folder: Path) -> str:
-    """Why a trial raised; empty when it did not."""
-    try:
-        return str(json.loads((folder / "failed.json").read_text())["reason"])
-    except (OSError, ValueError, KeyError):
-        return ""

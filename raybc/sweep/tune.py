@@ -14,7 +14,7 @@ import errno
 import json
 import shutil
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from raybc.config import RunConfig
 from raybc.rollout.pool import RolloutPool
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import FILE, Evaluation, Ledger, SweepState, TrialState, read_events
+from raybc.sweep.pack import Job, alike, run_pack
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
-from raybc.sweep.trial import TrialPlan, read_failure, rivals_of, run_trial, write_failure
+from raybc.sweep.trial import TrialPlan, rivals_of
 
 #: Free bytes below which a failed trial is put down to the disk.
 FULL_DISK = 20 * 2**20
@@ -107,7 +109,7 @@ class Recorder:
         run_dir = Path(plan.run_dir)
         self.proposer = Proposer(config, run_dir, state)
         self.pruner = Pruner(config.prune, config.eval.evaluations, state)
-        self._resume = [t.number for t in sorted(state.unfinished(), key=lambda t: t.number)]
+        self._packs = self._alike(sorted(state.unfinished(), key=lambda t: t.number))
         self.fatal: BaseException | None = None
 
     def record(self, event: dict[str, Any]) -> None:
@@ -115,16 +117,26 @@ class Recorder:
         self.state.apply(event)
         self._on_event()
 
-    def next_trial(self) -> TrialState | None:
-        """An unfinished trial of an earlier process, else a new one; None when the asked number is started."""
-        if self._resume:
-            return self.state.trials[self._resume.pop(0)]
-        number = len(self.state.trials)
-        if number >= self.config.search.trials:
-            return None
+    def next_pack(self) -> list[TrialState]:
+        """Trials that one process trains: unfinished ones of an earlier process first, then new ones; none when the
+        asked number is started."""
+        if not self._packs:
+            last = min(self.config.search.trials, len(self.state.trials) + self.config.search.pack)
+            self._packs = self._alike([self._start(number) for number in range(len(self.state.trials), last)])
+        return self._packs.pop(0) if self._packs else []
+
+    def _start(self, number: int) -> TrialState:
         origin, params = self.proposer.propose(number)
         self.record({"event": "start", "trial": number, "params": params, "origin": origin})
         return self.state.trials[number]
+
+    def _alike(self, trials: Sequence[TrialState]) -> list[list[TrialState]]:
+        """Packs of those that can be one program and are equally far, in the order of their first trials."""
+        groups: dict[tuple[RunConfig, int], list[TrialState]] = {}
+        for trial in trials:
+            groups.setdefault((alike(recipe(self.config, trial.params)), len(trial.evaluations)), []).append(trial)
+        size = self.config.search.pack
+        return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
     def evaluated(self, number: int, evaluation: Evaluation) -> str:
         """Record a result with the decision about its trial; a result that is already there changes nothing."""
@@ -138,17 +150,15 @@ class Recorder:
         self.proposer.told(number, evaluation, status)
         return status
 
-    def failed(self, number: int) -> None:
+    def failed(self, number: int, reason: str = "") -> None:
+        """Record that a trial cannot go on; without a reason, because its process died."""
         if self.state.trials[number].finished:
             return
         free = shutil.disk_usage(self.plan.run_dir).free
         if free < FULL_DISK:  # not the recipe's fault: the trial stays unfinished and the search ends
-            (self.plan.folder(number) / "failed.json").unlink(missing_ok=True)
             raise OSError(errno.ENOSPC, f"trial {number} was stopped; free some room and go on with --resume")
-        reason = read_failure(self.plan.folder(number)) or (
-            f"its process died {self.config.resources.trial_retries + 1} times (killed, or out of memory)"
-        )
-        self.record({"event": "failed", "trial": number, "reason": reason})
+        died = f"its process died {self.config.resources.trial_retries + 1} times (killed, or out of memory)"
+        self.record({"event": "failed", "trial": number, "reason": reason or died})
         self.proposer.failed(number)
 
     @contextlib.contextmanager
@@ -174,21 +184,23 @@ class _Searcher(_NotPickled, Searcher):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__(metric=METRIC, mode="max")
         self._recorder = recorder
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, list[int]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with self._recorder.guarded():
-            trial = self._recorder.next_trial()
-            if trial is None:
+            trials = self._recorder.next_pack()
+            if not trials:
                 return Searcher.FINISHED
-            self._numbers[trial_id] = trial.number
-            self._recorder.proposer.link(trial.number, trial_id)
-            return {"trial": trial.number, "params": trial.params}
+            self._numbers[trial_id] = [trial.number for trial in trials]
+            for trial in trials:
+                self._recorder.proposer.link(trial.number, trial_id)
+            return {"trials": [{"trial": trial.number, "params": trial.params} for trial in trials]}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if error:
             with self._recorder.guarded():
-                self._recorder.failed(self._numbers[trial_id])
+                for number in self._numbers[trial_id]:
+                    self._recorder.failed(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is on the disk already."""
@@ -207,10 +219,15 @@ class _Scheduler(_NotPickled, FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "payload" not in result:
             return TrialScheduler.CONTINUE
+        numbers = [told["trial"] for told in trial.config["trials"]]
         with self._recorder.guarded():
-            evaluation = Evaluation(**json.loads(result["payload"]))
-            status = self._recorder.evaluated(trial.config["trial"], evaluation)
-        return TrialScheduler.CONTINUE if status == "running" else TrialScheduler.STOP
+            found = json.loads(result["payload"])
+            if "reason" in found:
+                self._recorder.failed(found["trial"], found["reason"])
+            else:
+                self._recorder.evaluated(found["trial"], Evaluation(**found["evaluation"]))
+            over = all(self._recorder.state.trials[number].finished for number in numbers)
+        return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
 
 def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: float) -> None:
@@ -229,7 +246,7 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
             num_samples=missing,
             max_concurrent_trials=config.search.max_concurrent,
             reuse_actors=True,
-            trial_dirname_creator=lambda trial: f"trial_{trial.config['trial']:04d}",
+            trial_dirname_creator=lambda trial: f"trial_{trial.config['trials'][0]['trial']:04d}",
         ),
         run_config=tune.RunConfig(
             name=f"session_{session:03d}",  # never an earlier one's: Tune would take its trials for ours
@@ -250,39 +267,39 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
 def _trainable(config: SweepConfig, plan: TrialPlan, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs in (re-used) trial processes."""
 
+    def known() -> SweepState:
+        return SweepState.from_events(read_events(Path(plan.run_dir) / FILE))
+
+    def send(number: int, score: float, k: int, **found: Any) -> None:
+        tune.report({METRIC: score, TIME: k, "payload": json.dumps({"trial": number, **found})})
+
+    def report(number: int, evaluation: Evaluation) -> bool:
+        send(number, evaluation.score, evaluation.evaluation, evaluation=asdict(evaluation))
+        return not known().trials[number].finished  # Tune asks on when the result is in the ledger
+
+    def fail(number: int, reason: str) -> None:
+        send(number, 0.0, 0, reason=reason)
+
     def trial(tune_config: dict[str, Any]) -> None:
-        number, folder = tune_config["trial"], plan.folder(tune_config["trial"])
-        reason = read_failure(folder)
-        if reason:  # this trial raised, Tune tries again: the same would come of it
-            raise RuntimeError(reason)
-        known = SweepState.from_events(read_events(Path(plan.run_dir) / FILE)).trials[number]
-
-        def report(evaluation: Evaluation) -> None:
-            tune.report(
-                {
-                    METRIC: evaluation.score,
-                    TIME: evaluation.evaluation,
-                    "payload": json.dumps(asdict(evaluation)),
-                }
-            )
-
+        state = known()
+        jobs = [
+            Job(told["trial"], recipe(config, told["params"]), len(state.trials[told["trial"]].evaluations))
+            for told in tune_config["trials"]
+            if not state.trials[told["trial"]].finished
+        ]
         try:
-            run_trial(
-                plan,
-                number,
-                recipe(config, tune_config["params"]),
-                len(known.evaluations),
-                pool.evaluate,
-                report,
-                lambda k: rivals_of(SweepState.from_events(read_events(Path(plan.run_dir) / FILE)), number, k),
-            )
+            run_pack(plan, jobs, pool.evaluate, report, fail, lambda number, k: rivals_of(known(), number, k))
         except ray.exceptions.RayError:
-            raise  # the cluster's fault, not the recipe's: Tune starts the trial again
+            raise  # the cluster's fault, not the recipe's: Tune starts the pack again
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            write_failure(folder, reason)
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            raise RuntimeError(reason) from error
+            after = known()
+            for job in jobs:
+                if not after.trials[job.trial].finished:
+                    folder = plan.folder(job.trial)
+                    folder.mkdir(parents=True, exist_ok=True)
+                    with contextlib.suppress(OSError):  # a full disk: the reason is told all the same
+                        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                    fail(job.trial, f"{type(error).__name__}: {error}")
 
     trial.__name__ = config.name
     return trial

@@ -50,9 +50,6 @@ def write_tables(run_dir: Path, config: SweepConfig, state: SweepState) -> None:
 
 
 def _trial_row(trial: TrialState) -> list[Any]:
-    spent = {
-        name: sum(e.timing[name][1] - e.timing[name][0] for e in trial.evaluations) for name in ("train", "rollout")
-    }
     last = trial.evaluations[-1] if trial.evaluations else None
     return [
         trial.number,
@@ -62,26 +59,29 @@ def _trial_row(trial: TrialState) -> list[Any]:
         len(trial.evaluations),
         trial.origin,
         trial.reason,
-        round(spent["train"], 3),
-        round(spent["rollout"], 3),
+        round(sum(e.timing["train_seconds"] for e in trial.evaluations), 3),
+        round(sum(_length(e.timing["rollout"]) for e in trial.evaluations), 3),
     ]
+
+
+def _length(span: list[float]) -> float:
+    return span[1] - span[0]
 
 
 def write_timing(run_dir: Path, state: SweepState, facts: dict[str, Any]) -> None:
     """timing.json: what took how long (over all processes of a resumed run), with `facts` (data, command, notes)."""
     stages = {name: round(sum(end - start for start, end in spans), 3) for name, spans in state.stages.items()}
     whole = stages.pop("whole", sum(stages.values()))
-    spent = {
-        name: round(sum(e.timing[name][1] - e.timing[name][0] for t in state.trials.values() for e in t.evaluations), 3)
-        for name in ("train", "rollout")
-    }
+    timings = [e.timing for t in state.trials.values() for e in t.evaluations]
+    trained, alone = (sum(t[name] for t in timings) for name in ("train_seconds", "alone_seconds"))
     write_json(
         run_dir / "timing.json",
         {
             "wall_seconds": whole,
             "stages": stages,
-            "train_seconds": spent["train"],
-            "rollout_seconds": spent["rollout"],
+            "train_seconds": round(trained, 3),
+            "rollout_seconds": round(sum(_length(t["rollout"]) for t in timings), 3),
+            "packs": {"alone_seconds": round(alone, 3), "saved_seconds": round(alone - trained, 3)},
             **facts,
         },
     )

@@ -115,16 +115,20 @@ class PackTrainer:
                 on_log(self.step, loss_M.tolist(), (self.step - done) / (now - started))
                 started, done = now, self.step
 
-    def _update(self) -> Tensor:
+    def _gradient(self) -> tuple[Tensor, Tensor]:
+        """Leave the gradient of the step to come, clipped; gives the loss of each member and the norm it had, (M,)."""
         config = self.config
-        self._freeze()
         for parameter in self.parameters:
             parameter.grad = None
         numbers = self.ranks.share(self.draws.at(self.step))
         mean_of = config.batch_size / self.ranks.world  # gradients and losses are averaged over ranks then
         held = functools.partial(self.ranks.held, self._wrapped)
-        loss_M = self.ranks.mean(backward(self._loss_of, self.windows, numbers, mean_of, config.accumulate, held))
-        norm_M = clip_by_member(self.parameters, self._clip_M)
+        loss_M = backward(self._loss_of, self.windows, numbers, mean_of, config.accumulate, held)
+        return self.ranks.mean(loss_M), clip_by_member(self.parameters, self._clip_M)
+
+    def _update(self) -> Tensor:
+        self._freeze()
+        loss_M, norm_M = self._gradient()
         self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
         self.optimizer.step(self.rates, self._bad)
         self._good += 1 - self._bad
@@ -150,7 +154,8 @@ class PackTrainer:
         mode = self.config.compile
         if mode == "auto":
             mode = "reduce-overhead" if self.device.type == "cuda" else "off"
-        if mode != "off":
+        self.compiled = mode != "off"
+        if self.compiled:
             policy = torch.compile(policy, mode=mode, dynamic=False)
         if self.config.precision == "fp32":
             return policy
@@ -166,16 +171,21 @@ class PackTrainer:
     def _check(self) -> None:
         if bool(self._bad):
             self.step = self._checked + int(self._good)
-            raise NonFiniteLoss(f"step {self.step + 1}: {self._blame()}; lower lr or set grad_clip")
+            loss_M, norm_M = self._gradient()
+            members = torch.nonzero(~torch.isfinite(loss_M + norm_M)).flatten().tolist()
+            raise NonFiniteLoss(f"step {self.step + 1}: {self._blame(members)}; lower lr or set grad_clip", members)
 
-    def _blame(self) -> str:
-        """Which members and examples of the step to come have a loss that is not finite."""
+    def _blame(self, members: Sequence[int]) -> str:
+        """Which examples of the step to come have a loss that is not finite."""
         numbers = self.draws.at(self.step)
         with torch.no_grad():
             loss_MB = self.policy(self.windows.gather(numbers[0]), *numbers[1:])
         bad_MB = ~torch.isfinite(loss_MB)
         found = []
-        for m in torch.nonzero(bad_MB.any(1)).flatten().tolist():
+        for m in members:
+            if not bad_MB[m].any():
+                found.append(f"{self._name(m)}: the loss is finite, its gradient is not")
+                continue
             rows = self.windows.starts[numbers[0][m, bad_MB[m]]].tolist()
             ends = self.data.store.episode_ends
             places = []
@@ -187,8 +197,6 @@ class PackTrainer:
                 f"{self._name(m)}: the loss is {loss_MB[m].mean().item()}, "
                 f"of {len(rows)} of {bad_MB.shape[1]} examples ({', '.join(places)}{more})"
             )
-        if not found:
-            found = [f"{', '.join(map(self._name, range(len(self.members))))}: the loss is finite, its gradient is not"]
         return "; ".join(found)
 
     def _name(self, m: int) -> str:

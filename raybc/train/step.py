@@ -28,7 +28,11 @@ Numbers = tuple[Tensor, Tensor, Tensor]
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient became nan or inf; no parameter was changed by that step."""
+    """The loss or its gradient became nan or inf, of the members `members`; no parameter was changed by that step."""
+
+    def __init__(self, message: str, members: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.members = tuple(members)
 
 
 def stream_seed(seed: int, *names: object) -> int:
