@@ -387,6 +387,7 @@ def _context(run: RunTables) -> dict[str, Any]:
         "final": _part(run.config, "final"),
         "data": _part(run.timing, "data"),
         "stages": _part(run.timing, "stages"),
+        "packs": _part(run.timing, "packs"),
         "config_text": yaml.safe_dump(run.config, sort_keys=False, width=100),
         "versions": list(_flat(run.versions)),
         "plotly": Markup(get_plotlyjs()),

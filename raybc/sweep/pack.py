@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # torch is imported in the processes that train
 
 #: Training states and bundles that are kept: the one that is measured now and the one before.
 KEEP = 2
-#: Seconds for each of the two looks at how long a member alone takes.
-LOOK = 0.1
+#: Seconds for each of the two looks at how long a member alone takes, and the steps that have to be left for them.
+LOOK, FEWEST = 0.1, 20
 
 #: `report(trial, evaluation)`: record a result; whether the trial goes on. May not return when none of the pack does.
 Report = Callable[[int, Evaluation], bool]
@@ -202,7 +202,7 @@ def _one_after_another(trainer: PackTrainer, until: int) -> float:
     key = alike(trainer.config), len(trainer.members)
     if trainer.compiled:
         return 1.0
-    if key not in _FOUND and until - trainer.step > 40:
+    if key not in _FOUND and until - trainer.step >= FEWEST:
         alone = PackTrainer(trainer.members[:1], trainer.data, trainer.device)
         for one in (alone, trainer):
             one.advance(one.step + 3)  # the first steps allocate
