@@ -64,10 +64,12 @@ def children(process: psutil.Process, name: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("name", ["ray::SimWorker", "ray::ImplicitFunc"])
-def test_a_killed_trial_or_simulator_does_not_end_the_sweep(pointmass_demos: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "pack"), [("ray::SimWorker", 1), ("ray::ImplicitFunc", 1), ("ray::ImplicitFunc", 3)])
+def test_a_killed_trial_or_simulator_does_not_end_the_sweep(
+    pointmass_demos: Path, tmp_path: Path, name: str, pack: int
+) -> None:
     sweep, out = sweep_of(tmp_path, pointmass_demos), tmp_path / "out"
-    process = start(sweep, out, "--set", "search.trials=5")
+    process = start(sweep, out, "--set", "search.trials=5", "--set", f"search.pack={pack}")
     wait_for_events(out, 3, process)
     victims: list[int] = []
     while process.poll() is None and len(victims) < 2:
