@@ -37,7 +37,7 @@ def save_plan(plan: SamplingPlan, folder: Path, overwrite: bool = False) -> None
     with replacing(folder) as temporary:
         temporary.mkdir()
         with (temporary / ARRAYS).open("wb") as handle:
-            np.savez_compressed(handle, allow_pickle=False, **plan.arrays())
+            np.savez_compressed(handle, **plan.arrays())
         write_json(temporary / META, plan.meta())
 
 

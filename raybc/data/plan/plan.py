@@ -152,11 +152,11 @@ class SamplingPlan:
         config, found = self.config, []
         if self.stride_used < config.stride_S:
             found.append(
-                f"stride_S was halved from {config.stride_S} to {self.stride_used} to have {config.least_anchors} anchors"
+                f"stride_S was halved: {config.stride_S} to {self.stride_used}, to have {config.least_anchors} anchors"
             )
         if config.tail_keep != config.valid_start_tail_keep:
             found.append(
-                f"valid_start_tail_keep = {config.valid_start_tail_keep} was cut to {config.tail_keep} (H - 1)"
+                f"valid_start_tail_keep was cut: {config.valid_start_tail_keep} to {config.tail_keep} (0..H - 1)"
             )
         bare = np.setdiff1d(np.arange(len(self.episodes_E)), self.rows_of(self.anchors_P))
         if len(bare):

@@ -42,8 +42,8 @@ def peaks(score_L: np.ndarray, gap: int, most: int | None = None, floor: float =
 
 
 def change_points(state_LD: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """Boundaries between the stages of an episode, int64 frames in order: at most K - 1, fewer where the state has fewer
-    peaks. score[t] = ||s[t] - s[t - delta]||_2 (units of the state)."""
+    """Boundaries between the stages of an episode, int64 frames in order: at most K - 1, fewer where the state has
+    fewer peaks. score[t] = ||s[t] - s[t - delta]||_2 (units of the state)."""
     state_LD = state_LD.astype(np.float64)
     score_L = np.linalg.norm(state_LD - back(state_LD, config.change_point_delta), axis=1)
     return peaks(score_L, config.change_point_min_gap, config.num_stages_K - 1)
@@ -76,7 +76,7 @@ def median_filter(values_L: np.ndarray, window: int) -> np.ndarray:
 
 
 def distances(frames: np.ndarray, events: np.ndarray, horizon: int) -> np.ndarray:
-    """Steps from each window [f, f + H - 1] to the nearest event, float64 like `frames`: 0 inside, inf without events."""
+    """Steps from each window [f, f + H - 1] to the nearest event, float64: 0 inside, inf without events."""
     if not len(events):
         return np.full(len(frames), np.inf)
     outside = np.maximum(frames[:, None] - events, events - (frames[:, None] + horizon - 1))

@@ -40,8 +40,8 @@ def check_training(plan: SamplingPlan, horizon: int, batch_size: int) -> None:
     """Refuse a training whose windows (`horizon` steps) are not the plan's, or whose batch the plan cannot fill."""
     if plan.config.horizon_length != horizon:
         raise UserError(
-            f"Sampling plan action_horizon mismatch: expected chunks of {plan.config.horizon_length} steps, got {horizon}; "
-            "set horizon_length (and action_chunking), or build the plan again"
+            f"Sampling plan action_horizon mismatch: expected chunks of {plan.config.horizon_length} steps, got "
+            f"{horizon}; set horizon_length (and action_chunking), or build the plan again"
         )
     if len(plan.anchors_P) < batch_size:
         raise not_enough_anchors(batch_size, len(plan.anchors_P), "in the plan")
@@ -59,12 +59,13 @@ def check_rebuilt(plan: SamplingPlan, store: EpisodeStore) -> None:
         got = plan.arrays()[name]
         if expected.shape != got.shape:
             raise UserError(
-                f"Sampling plan {name} mismatch: expected {len(expected)} (built again), got {len(got)}; build the plan again"
+                f"Sampling plan {name} mismatch: expected {len(expected)} (built again), got {len(got)}; build "
+                "the plan again"
             )
         equal = np.isclose(expected, got, rtol=TOLERANCE, atol=0) if got.dtype.kind == "f" else expected == got
         if not equal.all():
             first = int(np.argmin(equal))
             raise UserError(
-                f"Sampling plan {name} mismatch: expected {expected[first]} at {first} (built again), got {got[first]}; "
-                "build the plan again"
+                f"Sampling plan {name} mismatch: expected {expected[first]} at {first} (built again), got "
+                f"{got[first]}; build the plan again"
             )
