@@ -73,9 +73,9 @@ class SamplingPlan:
         self._check_bounds()
 
     def _check_bounds(self) -> None:
-        ends_E = self.begins_E + self.lengths_E
         if not len(self.episodes_E) == len(self.begins_E) == len(self.lengths_E) or not len(self.episodes_E):
             raise UserError("plan: expected as many episode_begins and episode_lengths as episodes_keep, at least one")
+        ends_E = self.begins_E + self.lengths_E
         apart = np.all(ends_E[:-1] <= self.begins_E[1:])
         if self.lengths_E.min() < 1 or self.begins_E[0] < 0 or ends_E[-1] > self.dataset_len or not apart:
             raise UserError(f"plan: expected episodes inside the {self.dataset_len} transitions of the data set")
