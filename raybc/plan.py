@@ -90,7 +90,7 @@ class VerifyArgs:
     horizon_length: int = 0
     """Also check that the plan is for chunks of so many steps (0: not checked)."""
     batch_size: int = 0
-    """Also check that the plan fills a batch of so many examples (0: that of the plan)."""
+    """Also check that the plan fills a batch of so many examples (0: not checked)."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _dimension_names(plan: SamplingPlan, store: EpisodeStore) -> list[str]:
 def verify(argv: list[str]) -> int:
     args = cli.parse(VerifyArgs, argv, "raybc.plan verify", VerifyArgs.__doc__ or "")
     plan = load_plan(args.plan_path)
-    check_training(plan, args.horizon_length or plan.config.horizon_length, args.batch_size or plan.config.batch_size)
+    check_training(plan, args.horizon_length or plan.config.horizon_length, args.batch_size)
     checked = "checksums, bounds"
     if args.dataset or args.env_name:
         data = open_data(args.env_name, args.dataset, args.demos)

@@ -170,9 +170,14 @@ def test_too_few_anchors_are_refused() -> None:
         tiny_plan((3, 2, 1))
 
 
+def test_fewer_anchors_than_a_batch_may_be_asked_for() -> None:
+    plan = tiny_plan(stride_S=16, min_anchors=5)
+    assert plan.notes()[0] == "5 anchors do not fill a batch of 8: trainings refuse it"
+
+
 def test_episodes_without_a_start_are_named() -> None:
     plan = tiny_plan((20, 2, 30, 3), num_stages_K=1)
-    assert plan.notes() == ["without an anchor (too short for H = 4): episodes 1, 3"]
+    assert plan.notes() == ["without an anchor (too short for H = 4 and stride 2): episodes 1, 3"]
     assert set(plan.rows_of(plan.anchors_P)) == {0, 2}
 
 
@@ -279,6 +284,15 @@ def test_the_state_is_what_was_asked_for() -> None:
     turned = plan_of(store, gripper_event_enabled=True, gripper_dims="3", state_keys=" cube, arm")
     assert turned.config.state_keys == "cube,arm"
     assert turned.events_J.tolist() == by_name.events_J.tolist(), "arm[1] either way"
+
+
+def test_plans_need_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, raybc.data.plan.files, raybc.data.plan.verify, raybc.data.plan.exposure, raybc.data.plan.picks\n"
+        "print(*[m for m in ('torch', 'ray', 'gymnasium', 'tyro', 'plotly', 'h5py') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == ""
 
 
 def test_the_hash_is_the_same_everywhere() -> None:

@@ -235,8 +235,24 @@ def test_the_picture_shows_the_plan() -> None:
     assert [t["name"] for t in traces if str(t.get("name")).startswith("stage")] == [f"stage {k}" for k in range(4)]
 
 
+def test_shares_of_events() -> None:
+    """Counted window by window: a window ends with its episode."""
+    plan = tiny_plan(
+        (20, 31, 12, 25), gripper_event_enabled=True, gripper_dims="0", valid_start_tail_keep=3, stride_S=1
+    )
+    holds = []
+    for anchor, row in zip(plan.anchors_P.tolist(), plan.rows_of(plan.anchors_P).tolist(), strict=True):
+        end = min(anchor + 4, int(plan.begins_E[row] + plan.lengths_E[row]))
+        holds.append(any(t in set(plan.events_J.tolist()) for t in range(anchor, end)))
+    shares = event_shares(plan)
+    assert shares is not None
+    assert shares[0] == pytest.approx(np.mean(holds))
+    assert shares[1] == pytest.approx(plan.weights_P[holds].sum() / plan.weights_P.sum())
+    assert event_shares(tiny_plan()) is None
+
+
 def test_large_plans_are_drawn_in_part() -> None:
-    plan = plan_of(tiny_store((8,) * 250 + (3000,)), stride_S=1)
+    plan = plan_of(tiny_store((8,) * 300 + (3000,)), stride_S=1)
     assert numbers(drawn(plan)[1]["z"]).shape == (MAX_ROWS, 8)
     long = plan_of(tiny_store((3001, 50)), stride_S=2)
     z = numbers(drawn(long)[1]["z"])

@@ -17,12 +17,11 @@ from plotly.offline import get_plotlyjs
 
 from raybc.data.plan.exposure import Exposure, exposure
 from raybc.data.plan.plan import SamplingPlan
-from raybc.data.plan.signals import distances
 from raybc.files import write_text
 from raybc.report.page import Figure, environment, make_figure, rgba
 
 #: Episodes and columns that are drawn at most; what is left out is said beside the picture.
-MAX_ROWS = 200
+MAX_ROWS = 240
 MAX_COLUMNS = 600
 
 _STAGES = ("#2878d0", "#c9790b", "#2a9d78", "#b0559e", "#c8523b", "#7b76d9", "#8a8420", "#3a9db0")
@@ -53,12 +52,9 @@ def event_shares(plan: SamplingPlan) -> tuple[float, float] | None:
     """Share of anchors, and of draws, whose window has a gripper event in it; None without events."""
     if not len(plan.events_J):
         return None
-    rows_P, rows_J = plan.rows_of(plan.anchors_P), plan.rows_of(plan.events_J)
-    inside_P = np.zeros(len(plan.anchors_P), bool)
-    for row in np.unique(rows_J):
-        mine_P = rows_P == row
-        near = distances(plan.anchors_P[mine_P], plan.events_J[rows_J == row], plan.config.horizon_length)
-        inside_P[mine_P] = near == 0
+    rows_P = plan.rows_of(plan.anchors_P)
+    ends_P = np.minimum(plan.anchors_P + plan.config.horizon_length, (plan.begins_E + plan.lengths_E)[rows_P])
+    inside_P = np.searchsorted(plan.events_J, plan.anchors_P) < np.searchsorted(plan.events_J, ends_P)
     return float(inside_P.mean()), float(plan.weights_P[inside_P].sum() / plan.weights_P.sum())
 
 
@@ -211,7 +207,7 @@ def _cells(plan: SamplingPlan, shown: int, columns: int, width: int, x: list[flo
     scale = []
     for k in range(count):  # each stage has a part of the scale, from nearly nothing to its full colour
         colour = _STAGES[k % len(_STAGES)]
-        scale += [[k / count, rgba(colour, 0.06)], [(k + 1) / count, rgba(colour, 1.0)]]
+        scale += [[k / count, rgba(colour, 0.14)], [(k + 1) / count, rgba(colour, 1.0)]]
     return go.Heatmap(
         z=z_EX,
         x=x,

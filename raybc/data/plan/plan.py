@@ -154,13 +154,18 @@ class SamplingPlan:
             found.append(
                 f"stride_S was halved: {config.stride_S} to {self.stride_used}, to have {config.least_anchors} anchors"
             )
+        if len(self.anchors_P) < config.batch_size:
+            found.append(
+                f"{len(self.anchors_P)} anchors do not fill a batch of {config.batch_size}: trainings refuse it"
+            )
         if config.tail_keep != config.valid_start_tail_keep:
             found.append(
                 f"valid_start_tail_keep was cut: {config.valid_start_tail_keep} to {config.tail_keep} (0..H - 1)"
             )
         bare = np.setdiff1d(np.arange(len(self.episodes_E)), self.rows_of(self.anchors_P))
         if len(bare):
-            found.append(f"without an anchor (too short for H = {config.horizon_length}): {_episodes(self, bare)}")
+            why = f"too short for H = {config.horizon_length} and stride {self.stride_used}"
+            found.append(f"without an anchor ({why}): {_episodes(self, bare)}")
         present = np.unique(self.stages_P)
         if len(present) < config.num_stages_K:
             missing = sorted(set(range(config.num_stages_K)) - set(present.tolist()))
