@@ -35,7 +35,7 @@ class Interrupted(RuntimeError):
 def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: str) -> Args:
     """`cls` (a dataclass) from command-line flags: --flag=value and --flag value, dashes or underscores.
 
-    Switches are given as --resume as well as --resume=True.
+    Switches are given as --resume as well as --resume=True, and --no-resume is --resume=False.
     """
     return tyro.cli(
         cls,
@@ -48,10 +48,17 @@ def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: s
 
 def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
     hints = typing.get_type_hints(cls)
+
+    def is_switch(token: str, prefix: str) -> bool:
+        return token.startswith(prefix) and hints.get(token.removeprefix(prefix).replace("-", "_")) is bool
+
     result = []
     for token, following in itertools.pairwise([*argv, ""]):
-        is_switch = token.startswith("--") and hints.get(token[2:].replace("-", "_")) is bool
-        result.append(f"{token}=True" if is_switch and following not in ("True", "False") else token)
+        if is_switch(token, "--no-"):
+            token = f"--{token.removeprefix('--no-')}=False"
+        elif is_switch(token, "--") and following not in ("True", "False"):
+            token = f"{token}=True"
+        result.append(token)
     return result
 
 

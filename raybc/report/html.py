@@ -9,15 +9,13 @@ from __future__ import annotations
 import base64
 import csv
 import html
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import plotly.graph_objects as go
 import yaml
 from markupsafe import Markup
@@ -25,6 +23,7 @@ from plotly.offline import get_plotlyjs
 
 from raybc.files import write_text
 from raybc.report import tables
+from raybc.report.page import Figure, environment, make_figure, rgba
 from raybc.report.tables import LeaderboardRow, RunTables
 
 #: Videos are embedded up to this many bytes in all, and linked beyond it.
@@ -40,57 +39,10 @@ _REST = "#868c95"
 def write_report(run_dir: Path | str) -> Path:
     """Write run_dir/report.html from what is on disk. A folder that is not a run is a UserError."""
     run = tables.load_run(run_dir)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("raybc.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        pct=lambda rate: tables.percent(rate).replace(" ", "\N{NO-BREAK SPACE}"),
-        ci=lambda pair: tables.percent_range(pair).replace("-", "\N{EN DASH}").replace(" ", "\N{NO-BREAK SPACE}"),
-        show=tables.show,
-        seconds=tables.duration,
-        plural=lambda count, word: f"{count} {word}{'' if count == 1 else 's'}",
-    )
-    page = environment.get_template("report.html.j2").render(_context(run))
+    text = environment().get_template("report.html.j2").render(_context(run))
     path = run.path / "report.html"
-    write_text(path, page)
+    write_text(path, text)
     return path
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A plotly figure as JSON that is safe inside <script>, with the words for those who do not see it."""
-
-    key: str
-    title: str
-    label: str
-    spec: Markup
-    height: int
-
-
-def _figure(
-    key: str, title: str, label: str, traces: Sequence[Any], x: dict[str, Any], y: dict[str, Any], height: int = 400
-) -> Figure:
-    axis = {"automargin": True, "zeroline": False, "title_standoff": 10}
-    figure = go.Figure(list(traces))
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 56, "r": 16, "t": 12, "b": 44},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "bgcolor": "rgba(0,0,0,0)"},
-        hovermode="closest",
-    )
-    figure.update_xaxes(**axis, **x)
-    figure.update_yaxes(**axis, **y)
-    spec = json.dumps(json.loads(figure.to_json()))
-    for raw, safe in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):  # nothing may end the <script> early
-        spec = spec.replace(raw, safe)
-    return Figure(key, title, label, Markup(spec), height)
 
 
 def _rate_axis(title: str) -> dict[str, Any]:
@@ -139,7 +91,7 @@ def _curve_traces(rows: list[LeaderboardRow], curves: Mapping[int, Curve], value
         means = [sum(curve[step]) / len(curve[step]) for step in steps]
         if bands and (few or row.is_winner) and row.status != "pruned" and max(map(len, curve.values())) > 1:
             edge = [min(curve[step]) for step in steps] + [max(curve[step]) for step in reversed(steps)]
-            fill = {"fill": "toself", "fillcolor": _rgba(style.colour, 0.16), "line": {"width": 0}, "mode": "lines"}
+            fill = {"fill": "toself", "fillcolor": rgba(style.colour, 0.16), "line": {"width": 0}, "mode": "lines"}
             around = [*steps, *reversed(steps)]
             group = {"legendgroup": style.group, "showlegend": False, "hoverinfo": "skip"}
             below.append(go.Scatter(x=around, y=edge, **fill, **group))
@@ -162,10 +114,6 @@ def _curve_traces(rows: list[LeaderboardRow], curves: Mapping[int, Curve], value
     return below + above
 
 
-def _rgba(colour: str, alpha: float) -> str:
-    return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},{alpha})"
-
-
 def learning_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
     """Success on search starts over training steps, at the sample setting chosen for the trial."""
     settings = {row.trial: row.setting for row in rows}
@@ -177,7 +125,7 @@ def learning_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None
     traces = _curve_traces(rows, curves, "%{y:.1%}", bands=True)
     label = f"Line chart: success rate on search starts over training steps for {len(curves)} trials."
     x, y = {"title_text": "training step", "rangemode": "tozero"}, _rate_axis("success on search starts")
-    return _figure("curves", "Success on search starts", label, traces, x, y, 440) if traces else None
+    return make_figure("curves", "Success on search starts", label, traces, x, y, 440) if traces else None
 
 
 def loss_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
@@ -193,7 +141,7 @@ def loss_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
     x, y = {"title_text": "training step"}, {"title_text": "training loss"}
     if positive:
         y |= _log_axis([value for curve in curves.values() for values in curve.values() for value in values])
-    return _figure("losses", "Training loss", label, traces, x, y, 360) if traces else None
+    return make_figure("losses", "Training loss", label, traces, x, y, 360) if traces else None
 
 
 def _log_axis(values: list[float]) -> dict[str, Any]:
@@ -252,7 +200,9 @@ def axis_figures(run: RunTables, rows: list[LeaderboardRow]) -> list[Figure]:
             x["range"] = [-0.5, len(names) - 0.5]
         traces = _scatter_traces(points, place, axis)
         label = f"Scatter chart: success on search starts against {axis}, {len(points)} trials."
-        figures.append(_figure(f"axis{number}", axis, label, traces, x, _rate_axis("success on search starts"), 290))
+        figures.append(
+            make_figure(f"axis{number}", axis, label, traces, x, _rate_axis("success on search starts"), 290)
+        )
     return figures
 
 
@@ -287,7 +237,7 @@ def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
     bars = go.Bar(
         x=[str(flow) for flow in flows],
         y=rates,
-        marker={"color": [_WINNER if flow == chosen else _rgba(_WINNER, 0.45) for flow in flows]},
+        marker={"color": [_WINNER if flow == chosen else rgba(_WINNER, 0.45) for flow in flows]},
         error_y={
             "type": "data",
             "symmetric": False,
@@ -300,7 +250,9 @@ def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
     )
     label = "Bar chart: final success of the winner per flow_steps; the table beside it has the numbers."
     x = {"title_text": "flow_steps", "type": "category"}
-    return _figure("flow", "Final success per flow_steps", label, [bars], x, _rate_axis("success on final starts"), 300)
+    return make_figure(
+        "flow", "Final success per flow_steps", label, [bars], x, _rate_axis("success on final starts"), 300
+    )
 
 
 def _few(rows: list[LeaderboardRow]) -> bool:

@@ -1,0 +1,134 @@
+"""The parameters of a sampling plan and their only defaults; they are the flags of `python -m raybc.plan build`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from raybc.config import RunConfig, place
+from raybc.types import UserError
+
+StageStrategy = Literal["time_quantile", "change_point_state"]
+StageBalance = Literal["uniform_over_stage", "inv_freq"]
+EventMode = Literal["soft_exp", "hard"]
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """How a plan is made of the training episodes of a data set."""
+
+    horizon_length: int = RunConfig.horizon_length
+    """H, the steps of a window: the chunk of the training (1 for a training without action chunking)."""
+    batch_size: int = RunConfig.batch_size
+    """Examples of a training step: the plan must fill one batch, and exposure is counted with it."""
+    num_episodes_keep: int = 0
+    """Training episodes to keep (0: all). With the same seed, fewer are a part of more."""
+    episode_selection_seed: int = 0
+    """Decides which episodes are kept."""
+    valid_start_tail_keep: int = 0
+    """Starts kept behind the last whole window of an episode (0: none, H - 1: all; cut to 0..H - 1)."""
+    stride_S: int = 2
+    """Steps between anchors (starts that may be drawn) of an episode; halved while there are fewer than min_anchors."""
+    plan_seed: int = 0
+    """Decides the first anchor of each episode."""
+    min_anchors: int = 0
+    """Anchors that there must be at least (0: batch_size)."""
+    stage_strategy: StageStrategy = "time_quantile"
+    """time_quantile: equal shares of the time of each episode; change_point_state: cut where the state jumps."""
+    num_stages_K: int = 4
+    """K, the stages of an episode (change_point_state: at most so many)."""
+    change_point_delta: int = 3
+    """Steps over which the state's change is measured."""
+    change_point_min_gap: int = 10
+    """Least steps between two boundaries."""
+    stage_balance: StageBalance = "uniform_over_stage"
+    """uniform_over_stage: all stages are drawn equally often; inv_freq: weights 1 / count^inv_freq_power."""
+    inv_freq_power: float = 1.0
+    """p of inv_freq (0: stages do not matter, 1: as uniform_over_stage, more: rare stages come more often)."""
+    clip_ratio: float = 10.0
+    """Weights are cut to [median / clip_ratio, median x clip_ratio]."""
+    epsilon_mix: float = 0.05
+    """Share of the mean weight in every weight (0: none, 1: all weights are equal)."""
+    gripper_event_enabled: bool = False
+    """Draw windows near the opening and closing of a gripper more often."""
+    gripper_dims: str = ""
+    """Dimensions of the state that are grippers, with commas between, e.g. 6,13."""
+    gripper_smooth_window: int = 5
+    """Steps of the median filter against jitter (odd)."""
+    gripper_delta1: int = 1
+    """Steps of the first difference."""
+    gripper_delta2: int = 5
+    """Steps of the second difference."""
+    gripper_quantile_q: float = 0.95
+    """Part of an episode's differences that is too small for an event."""
+    gripper_min_gap: int = 10
+    """Least steps between two events."""
+    gripper_event_mode: EventMode = "soft_exp"
+    """soft_exp: the nearer, the more; hard: equally within gripper_window_w."""
+    gripper_sigma: float = 10.0
+    """Steps after which soft_exp has fallen to 1/e."""
+    gripper_window_w: int = 10
+    """Steps from an event that count with hard."""
+    gripper_gamma: float = 2.0
+    """Weight of a window is times 1 + gamma at an event."""
+    state_keys: str = ""
+    """Observations that are the state, with commas between (empty: those of env_name's task, or all by name)."""
+    sampler_seed: int = 0
+    """Decides the order of draws in training (together with the seed of the training)."""
+    replacement: bool = True
+    """Draw with replacement; otherwise every anchor once before any comes again, heavy ones earlier."""
+
+    @property
+    def tail_keep(self) -> int:
+        """clamp(valid_start_tail_keep, 0, H - 1)"""
+        return min(max(self.valid_start_tail_keep, 0), self.horizon_length - 1)
+
+    @property
+    def least_anchors(self) -> int:
+        return self.min_anchors or self.batch_size
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """gripper_dims as numbers."""
+        parts = [p.strip() for p in self.gripper_dims.split(",")] if self.gripper_dims.strip() else []
+        if not all(p.isascii() and p.isdigit() for p in parts):
+            raise UserError(
+                f"gripper_dims: expected dimensions of the state from 0 on with commas between, e.g. 6,13, "
+                f"got {self.gripper_dims!r}"
+            )
+        return tuple(int(p) for p in parts)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """state_keys as names."""
+        return tuple(k.strip() for k in self.state_keys.split(",") if k.strip())
+
+    def validate(self, where: str = "plan") -> None:
+        """Raise `UserError` for the first impossible value."""
+        at_least = {
+            "horizon_length": 1, "batch_size": 1, "num_episodes_keep": 0, "episode_selection_seed": 0,
+            "stride_S": 1, "plan_seed": 0, "min_anchors": 0, "num_stages_K": 1, "change_point_delta": 1,
+            "change_point_min_gap": 1, "inv_freq_power": 0, "clip_ratio": 1, "gripper_smooth_window": 1,
+            "gripper_delta1": 1, "gripper_delta2": 1, "gripper_min_gap": 1, "gripper_window_w": 0,
+            "gripper_gamma": 0, "sampler_seed": 0,
+        }  # fmt: skip
+        for name, low in at_least.items():
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= low):
+                raise UserError(f"{place(where)}{name}: expected at least {low}, got {value}")
+        for name in ("epsilon_mix", "gripper_quantile_q"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{place(where)}{name}: expected 0..1, got {getattr(self, name)}")
+        if not (math.isfinite(self.gripper_sigma) and self.gripper_sigma > 0):
+            raise UserError(f"{place(where)}gripper_sigma: expected a finite number above 0, got {self.gripper_sigma}")
+        if self.gripper_smooth_window % 2 == 0:
+            raise UserError(
+                f"{place(where)}gripper_smooth_window: expected an odd number (a middle), "
+                f"got {self.gripper_smooth_window}"
+            )
+        if self.gripper_event_enabled and not self.dims:
+            raise UserError(
+                f"{place(where)}gripper_dims: expected the dimensions of the state that are grippers, e.g. 6,13, "
+                "with gripper_event_enabled"
+            )

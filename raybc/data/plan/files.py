@@ -1,0 +1,119 @@
+"""A plan as two files of a folder: plan_meta.json (parameters, origin, checksums) and plan_arrays.npz.
+
+The folder is written whole or not at all. Nothing is unpickled. `plan_sha256` names the plan: it depends on its
+contents alone, not on where, when or by which version of a library it was written.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raybc.data.plan.config import PlanConfig
+from raybc.data.plan.plan import FORMAT, VERSION, SamplingPlan, from_arrays, sha256
+from raybc.files import read_json, replacing, write_json
+from raybc.strict import digest, from_mapping
+from raybc.types import UserError
+
+META = "plan_meta.json"
+ARRAYS = "plan_arrays.npz"
+PICTURE = "plan.html"
+
+#: What numpy and zipfile raise for a damaged npz file: it depends on which byte is hit.
+_DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, EOFError, NotImplementedError, RuntimeError, MemoryError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def save_plan(plan: SamplingPlan, folder: Path, overwrite: bool = False) -> None:
+    """Write the folder. One that exists is refused, or with `overwrite` replaced if nothing but a plan is in it."""
+    if folder.exists():
+        _check_replaceable(folder, overwrite)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        with (temporary / ARRAYS).open("wb") as handle:
+            np.savez_compressed(handle, **plan.arrays())
+        write_json(temporary / META, plan.meta())
+
+
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: expected a folder for the plan, got a file; choose another --out-dir")
+    inside = {p.name for p in folder.iterdir()}
+    foreign = sorted(inside - {META, ARRAYS, PICTURE})
+    if foreign:
+        raise UserError(f"{folder}: holds {foreign[0]!r}, which is no part of a plan; choose another --out-dir")
+    if inside and not overwrite:
+        raise UserError(f"{folder}: a plan is there; replace it with --overwrite, or choose another --out-dir")
+
+
+def plan_folder(path: Path) -> Path:
+    """The folder of a plan that is named by itself, by its plan_meta.json or by its plan_arrays.npz."""
+    if path.name in (META, ARRAYS):
+        return path.parent
+    if not path.is_dir():
+        raise UserError(f"{path}: expected a sampling plan (a folder with {META} and {ARRAYS}, or one of them)")
+    return path
+
+
+def load_plan(path: Path) -> SamplingPlan:
+    """Read a plan; a missing, damaged, edited or inconsistent one raises `UserError` that names the file."""
+    folder = plan_folder(path)
+    meta = _read_meta(folder / META)
+    arrays = _read_arrays(folder / ARRAYS)
+    told = meta["arrays"]
+    if set(arrays) != set(told):
+        raise UserError(f"{folder / ARRAYS}: expected the arrays {sorted(told)}, got {sorted(arrays)}")
+    for name, array in arrays.items():
+        got = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(array)}
+        if got != told[name]:
+            raise UserError(
+                f"{folder / ARRAYS}: {name}: differs from what {META} says of it (expected {told[name]}, got {got}); "
+                "it was damaged or edited: build the plan again"
+            )
+    config = from_mapping(PlanConfig, meta["parameters"], f"{folder / META}: parameters")
+    try:
+        plan = from_arrays(meta, config, arrays)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    restated = plan.meta()
+    for key, value in meta.items():
+        if restated.get(key) != value:
+            raise UserError(
+                f"{folder / META}: {key}: expected {restated.get(key)!r} as the rest of it says, got {value!r}"
+            )
+    return plan
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    meta = read_json(path)
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise UserError(f"{path}: expected a {FORMAT}, got another JSON file")
+    if meta.get("version") != VERSION:
+        raise UserError(f"{path}: expected version {VERSION}, got {meta.get('version')!r}; build the plan again")
+    expected = digest({k: v for k, v in meta.items() if k != "plan_sha256"})
+    if meta.get("plan_sha256") != expected:
+        raise UserError(
+            f"{path}: plan_sha256: expected {expected}, got {meta.get('plan_sha256')!r}; the file was damaged or "
+            "edited: build the plan again"
+        )
+    types = {"repo_id": str, "dataset_fingerprint": str, "dataset_len": int, "stride_used": int, "arrays": dict}
+    for key, kind in types.items():
+        if not isinstance(meta.get(key), kind):
+            raise UserError(f"{path}: {key}: expected {kind.__name__}, got {meta.get(key)!r}")
+    return meta
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise UserError(f"{path}: expected the arrays of a sampling plan, found none")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except _DAMAGE as error:
+        raise UserError(f"{path}: not readable as npz (damaged or truncated): {' '.join(str(error).split())}") from None

@@ -1,0 +1,76 @@
+"""Which anchors each training step draws: a function of (weights, seeds, step), so that a training goes on exactly.
+
+Letters: P anchors, B batch.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from raybc.data.plan.build import stable_hash
+from raybc.data.plan.plan import SamplingPlan
+
+
+class Picks(Protocol):
+    """Where the examples of a block of steps come from."""
+
+    def at_block(self, seed: int, block: int, steps: int, batch_size: int) -> np.ndarray:
+        """Positions among the anchors, int64 (steps, B), of the steps block * steps, ..., block * steps + steps - 1 of
+        the member whose seed this is."""
+        ...
+
+
+class WeightedPicks:
+    """With replacement: every draw is anchor i with probability w_i / sum_j w_j, whatever was drawn before."""
+
+    def __init__(self, weights_P: np.ndarray, sampler_seed: int) -> None:
+        self._sampler_seed = sampler_seed
+        edges_P = np.cumsum(weights_P)
+        self._edges_P = edges_P / edges_P[-1]
+
+    def at_block(self, seed: int, block: int, steps: int, batch_size: int) -> np.ndarray:
+        uniform = _random(self._sampler_seed, seed, "block", block).random((steps, batch_size))
+        return np.searchsorted(self._edges_P, uniform, side="right")
+
+
+class EpochPicks:
+    """Without replacement: every anchor once in each epoch of P draws, heavy ones earlier; a batch may span epochs.
+
+    The order of an epoch is what drawing with the weights among those that are left gives: ascending E_i / w_i with
+    E_i ~ Exp(1) (Efraimidis and Spirakis 2006), as `torch.multinomial(weights, P, replacement=False)`.
+    """
+
+    def __init__(self, weights_P: np.ndarray, sampler_seed: int) -> None:
+        self._weights_P, self._sampler_seed = weights_P, sampler_seed
+        #: seed -> (epoch, its order): the next block mostly begins in the epoch in which this one ended.
+        self._last: dict[int, tuple[int, np.ndarray]] = {}
+
+    def at_block(self, seed: int, block: int, steps: int, batch_size: int) -> np.ndarray:
+        count = len(self._weights_P)
+        begin, size = block * steps * batch_size, steps * batch_size
+        epochs = range(begin // count, (begin + size - 1) // count + 1)
+        orders = np.concatenate([self._order(seed, epoch) for epoch in epochs])
+        first = begin - epochs[0] * count
+        return orders[first : first + size].reshape(steps, batch_size)
+
+    def _order(self, seed: int, epoch: int) -> np.ndarray:
+        kept, order = self._last.get(seed, (-1, np.zeros(0, np.int64)))
+        if kept != epoch:
+            race = _random(self._sampler_seed, seed, "epoch", epoch).standard_exponential(len(self._weights_P))
+            order = np.argsort(race / self._weights_P, kind="stable")
+            self._last[seed] = (epoch, order)
+        return order
+
+
+def plan_picks(plan: SamplingPlan, sampler_seed: int | None = None, replacement: bool | None = None) -> Picks:
+    """How a training draws from a plan; `sampler_seed` and `replacement` override what the plan says (None: they do
+    not)."""
+    seed = plan.config.sampler_seed if sampler_seed is None else sampler_seed
+    with_replacement = plan.config.replacement if replacement is None else replacement
+    return (WeightedPicks if with_replacement else EpochPicks)(plan.weights_P, seed)
+
+
+def _random(sampler_seed: int, seed: int, *names: str | int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(stable_hash("picks", sampler_seed, seed, *names)))

@@ -1,0 +1,218 @@
+"""`SamplingPlan`: the windows that a training may draw and their weights, with all that they were made from.
+
+Letters: N transitions of the data set, E kept episodes, P anchors, J gripper events, Q boundaries of stages, K stages,
+H steps of a window. Frames count from 0 in their episode; indices count from 0 in the flat arrays of the data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from raybc.data.plan.config import PlanConfig
+from raybc.strict import digest
+from raybc.types import UserError
+
+FORMAT = "raybc sampling plan"
+VERSION = 1
+VALID_START_FORMULA = "f <= min(L - H + tail_keep, L - 1)"
+
+#: Part of the data that normalisation is fitted on. anchors: the transitions that windows begin at; episodes: every
+#: transition of the kept episodes; episodes_valid: those of them that are valid starts.
+SubsetMode = Literal["anchors", "episodes", "episodes_valid"]
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Arrays are little-endian int64, ascending and without repeats, but for weights (float64) and stages.
+
+    repo_id: name of the data set. dataset_fingerprint: sha256 of its contents (`EpisodeStore.fingerprint`).
+    dataset_len: N. stride_used: stride_S after halving. anchors_P: indices of the transitions that windows may begin
+    at. weights_P: above 0, not normalised. stages_P: 0..K - 1. events_J, boundaries_Q: indices. episodes_E: numbers of
+    the kept episodes in the data set; begins_E, lengths_E: their first transition's index and their frames.
+    """
+
+    config: PlanConfig
+    repo_id: str
+    dataset_fingerprint: str
+    dataset_len: int
+    stride_used: int
+    anchors_P: np.ndarray
+    weights_P: np.ndarray
+    stages_P: np.ndarray
+    events_J: np.ndarray
+    boundaries_Q: np.ndarray
+    episodes_E: np.ndarray
+    begins_E: np.ndarray
+    lengths_E: np.ndarray
+
+    def __post_init__(self) -> None:
+        self.config.validate("plan")
+        for name, array in self.arrays().items():
+            kind = np.dtype("<f8" if name == "weights" else "<i8")
+            if array.dtype != kind or array.ndim != 1:
+                raise UserError(f"plan: {name}: expected {kind} of 1 dimension, got {array.dtype} of {array.ndim}")
+            if name not in ("weights", "stage_ids", "episode_lengths") and np.any(np.diff(array) <= 0):
+                raise UserError(f"plan: {name}: expected ascending numbers without repeats")
+            array.setflags(write=False)
+        lengths = {len(a) for a in (self.anchors_P, self.weights_P, self.stages_P)}
+        if len(lengths) > 1 or not len(self.anchors_P):
+            raise UserError(
+                f"plan: expected as many anchors as weights and stages, at least one, got {sorted(lengths)}"
+            )
+        if not (np.isfinite(self.weights_P).all() and (self.weights_P > 0).all()):
+            raise UserError("plan: weights: expected finite numbers above 0; lower inv_freq_power or clip_ratio")
+        if self.stages_P.min() < 0 or self.stages_P.max() >= self.config.num_stages_K:
+            raise UserError(f"plan: stage_ids: expected 0..{self.config.num_stages_K - 1}, got {self.stages_P.max()}")
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        if not len(self.episodes_E) == len(self.begins_E) == len(self.lengths_E) or not len(self.episodes_E):
+            raise UserError("plan: expected as many episode_begins and episode_lengths as episodes_keep, at least one")
+        ends_E = self.begins_E + self.lengths_E
+        apart = np.all(ends_E[:-1] <= self.begins_E[1:])
+        if self.lengths_E.min() < 1 or self.begins_E[0] < 0 or ends_E[-1] > self.dataset_len or not apart:
+            raise UserError(f"plan: expected episodes inside the {self.dataset_len} transitions of the data set")
+        for name in ("anchor_indices", "event_indices", "boundary_indices"):
+            indices = self.arrays()[name]
+            rows = self.rows_of(indices)
+            if np.any(rows < 0) or np.any(indices >= ends_E[rows]):
+                raise UserError(f"plan: {name}: expected indices inside the kept episodes")
+        if np.any(self.frames_P > self.last_starts_E[self.rows_of(self.anchors_P)]):
+            raise UserError(f"plan: anchor_indices: expected valid starts ({VALID_START_FORMULA})")
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What plan_arrays.npz holds."""
+        return {
+            "anchor_indices": self.anchors_P,
+            "weights": self.weights_P,
+            "stage_ids": self.stages_P,
+            "event_indices": self.events_J,
+            "boundary_indices": self.boundaries_Q,
+            "episodes_keep": self.episodes_E,
+            "episode_begins": self.begins_E,
+            "episode_lengths": self.lengths_E,
+        }
+
+    def meta(self) -> dict[str, Any]:
+        """What plan_meta.json holds; `plan_sha256` is over all the rest, and so over every byte of the arrays."""
+        meta: dict[str, Any] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "repo_id": self.repo_id,
+            "dataset_fingerprint": self.dataset_fingerprint,
+            "dataset_len": self.dataset_len,
+            "action_horizon": self.config.horizon_length,
+            "episodes_keep": self.episodes_E.tolist(),
+            "valid_start_rule": {"formula": VALID_START_FORMULA, "tail_keep": self.config.tail_keep},
+            "stride_used": self.stride_used,
+            "sampler_seed": self.config.sampler_seed,
+            "replacement": self.config.replacement,
+            "parameters": dataclasses.asdict(self.config),
+            "arrays": {
+                name: {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(array)}
+                for name, array in self.arrays().items()
+            },
+        }
+        return meta | {"plan_sha256": digest(meta)}
+
+    @functools.cached_property
+    def plan_sha256(self) -> str:
+        return str(self.meta()["plan_sha256"])
+
+    @property
+    def last_starts_E(self) -> np.ndarray:
+        """Last valid start of each episode, a frame; below 0 where there is none."""
+        return last_starts(self.lengths_E, self.config)
+
+    @property
+    def frames_P(self) -> np.ndarray:
+        """The frame of each anchor."""
+        return self.anchors_P - self.begins_E[self.rows_of(self.anchors_P)]
+
+    def rows_of(self, indices: np.ndarray) -> np.ndarray:
+        """Which of the kept episodes (0..E - 1) each index lies in; -1 before the first."""
+        return np.searchsorted(self.begins_E, indices, side="right") - 1
+
+    def fit_rows(self, mode: SubsetMode) -> np.ndarray:
+        """Indices of the transitions that normalisation is to be fitted on, int64 ascending."""
+        if mode == "anchors":
+            return self.anchors_P
+        counts_E = self.lengths_E if mode == "episodes" else np.maximum(self.last_starts_E + 1, 0)
+        return np.concatenate([b + np.arange(n) for b, n in zip(self.begins_E, counts_E, strict=True)])
+
+    def notes(self) -> list[str]:
+        """What a user may not expect of this plan, a sentence each."""
+        config, found = self.config, []
+        if self.stride_used < config.stride_S:
+            found.append(
+                f"stride_S was halved: {config.stride_S} to {self.stride_used}, to have {config.least_anchors} anchors"
+            )
+        if len(self.anchors_P) < config.batch_size:
+            found.append(
+                f"{len(self.anchors_P)} anchors do not fill a batch of {config.batch_size}: trainings refuse it"
+            )
+        if config.tail_keep != config.valid_start_tail_keep:
+            found.append(
+                f"valid_start_tail_keep was cut: {config.valid_start_tail_keep} to {config.tail_keep} (0..H - 1)"
+            )
+        bare = np.setdiff1d(np.arange(len(self.episodes_E)), self.rows_of(self.anchors_P))
+        if len(bare):
+            why = f"too short for H = {config.horizon_length} and stride {self.stride_used}"
+            found.append(f"without an anchor ({why}): {_episodes(self, bare)}")
+        present = np.unique(self.stages_P)
+        if len(present) < config.num_stages_K:
+            missing = sorted(set(range(config.num_stages_K)) - set(present.tolist()))
+            found.append(f"stages without an anchor: {', '.join(map(str, missing))}")
+        if config.stage_strategy == "change_point_state":
+            cuts_E = np.bincount(self.rows_of(self.boundaries_Q), minlength=len(self.episodes_E))
+            few = np.flatnonzero(cuts_E < config.num_stages_K - 1)
+            if len(few):
+                found.append(f"fewer than {config.num_stages_K} stages (too few peaks): {_episodes(self, few)}")
+        if config.gripper_event_enabled:
+            still = np.setdiff1d(np.arange(len(self.episodes_E)), self.rows_of(self.events_J))
+            if len(still):
+                found.append(f"without a gripper event: {_episodes(self, still)}")
+        return found
+
+
+def last_starts(lengths_E: np.ndarray, config: PlanConfig) -> np.ndarray:
+    """min(L - H + tail_keep, L - 1): the last frame that a window may begin at; below 0 where there is none."""
+    return np.minimum(lengths_E - config.horizon_length + config.tail_keep, lengths_E - 1)
+
+
+def sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def from_arrays(meta: Mapping[str, Any], config: PlanConfig, arrays: Mapping[str, np.ndarray]) -> SamplingPlan:
+    """The plan whose parts these are."""
+    return SamplingPlan(
+        config=config,
+        repo_id=meta["repo_id"],
+        dataset_fingerprint=meta["dataset_fingerprint"],
+        dataset_len=meta["dataset_len"],
+        stride_used=meta["stride_used"],
+        anchors_P=arrays["anchor_indices"],
+        weights_P=arrays["weights"],
+        stages_P=arrays["stage_ids"],
+        events_J=arrays["event_indices"],
+        boundaries_Q=arrays["boundary_indices"],
+        episodes_E=arrays["episodes_keep"],
+        begins_E=arrays["episode_begins"],
+        lengths_E=arrays["episode_lengths"],
+    )
+
+
+def _episodes(plan: SamplingPlan, rows: np.ndarray, most: int = 8) -> str:
+    numbers = plan.episodes_E[rows].tolist()
+    shown = ", ".join(map(str, numbers[:most]))
+    return f"{'episode' if len(numbers) == 1 else 'episodes'} {shown}" + (
+        f" and {len(numbers) - most} more" if len(numbers) > most else ""
+    )

@@ -1,0 +1,189 @@
+"""Sampling plans: `python -m raybc.plan build --dataset demos.hdf5 --num-episodes-keep 10 --out-dir plans/ten`.
+
+build makes a plan of a data set, verify checks one, show prints what is in it and draws it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybc import cli
+from raybc.config import DemosConfig
+from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import robomimic
+from raybc.data.plan.build import build_plan
+from raybc.data.plan.config import PlanConfig
+from raybc.data.plan.files import PICTURE, load_plan, plan_folder, save_plan
+from raybc.data.plan.plan import SamplingPlan
+from raybc.data.plan.verify import check_dataset, check_rebuilt, check_training
+from raybc.types import UserError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, as a user names it."""
+
+    store: EpisodeStore
+    names: tuple[str, ...]
+    state_keys: tuple[str, ...]
+
+
+def read_dataset(path: Path) -> EpisodeStore:
+    return robomimic.read(path)
+
+
+def open_data(env_name: str, dataset: str, demos: int) -> Data:
+    """The data set of `env_name`, or the one at `dataset`. Its names: env_name and the file's. state_keys: the task's
+    observations, none where no task is named."""
+    if not env_name:
+        if not dataset:
+            raise UserError("expected --dataset PATH or --env_name NAME, which say what the plan is of; got neither")
+        return Data(read_dataset(Path(dataset)), (Path(dataset).name,), ())
+    from raybc.demos import DemosPlan, check_source, is_ready  # a simulator's adapter: only where a task is named
+    from raybc.registry import get_task, parse_env_name
+
+    name = parse_env_name(env_name)
+    check_source(name, dataset)
+    path = Path(dataset)
+    if not dataset:
+        made = DemosPlan(name.task, DemosConfig(episodes=demos))
+        path = made.default_path()
+        if not is_ready(made, path):
+            raise UserError(
+                f"{env_name}: its demonstrations are not made yet: python -m raybc.demos {name.task} --episodes {demos}"
+            )
+    return Data(read_dataset(path), (env_name, path.name), tuple(get_task(name.task).obs_keys))
+
+
+@dataclass(frozen=True)
+class BuildArgs(PlanConfig):
+    """Decide which windows of a data set a training draws and how often; write plan_meta.json and plan_arrays.npz."""
+
+    dataset: str = ""
+    """The data set's file."""
+    env_name: str = ""
+    """The task and data instead, as a training names them, e.g. lift-scripted-low_dim (or beside --dataset)."""
+    demos: int = DemosConfig.episodes
+    """Demonstrations of the scripted expert that env_name stands for."""
+    out_dir: Path | None = None
+    """Folder of the plan."""
+    overwrite: bool = False
+    """Replace a plan that is there."""
+
+
+@dataclass(frozen=True)
+class VerifyArgs:
+    """Check a plan: its checksums and bounds, and with --dataset or --env_name everything against the data."""
+
+    plan_path: Path
+    """The plan's folder, its plan_meta.json or its plan_arrays.npz."""
+    dataset: str = ""
+    """The data set's file."""
+    env_name: str = ""
+    """The task and data instead, or beside it."""
+    demos: int = DemosConfig.episodes
+    """Demonstrations of the scripted expert that env_name stands for."""
+    horizon_length: int = 0
+    """Also check that the plan is for chunks of so many steps (0: not checked)."""
+    batch_size: int = 0
+    """Also check that the plan fills a batch of so many examples (0: not checked)."""
+
+
+@dataclass(frozen=True)
+class ShowArgs:
+    """Print what a plan holds and what a training sees of it; draw it on a page."""
+
+    plan_path: Path
+    """The plan's folder, its plan_meta.json or its plan_arrays.npz."""
+    training_steps: tuple[int, ...] = (3000, 6000, 30_000)
+    """Lengths of training that exposure is told for, e.g. --training_steps 3000 6000."""
+    out: Path | None = None
+    """The HTML page (default: plan.html in the plan's folder)."""
+
+
+def build(argv: list[str]) -> int:
+    args = cli.parse(BuildArgs, argv, "raybc.plan build", BuildArgs.__doc__ or "")
+    config = PlanConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(PlanConfig)})
+    config.validate("--")
+    if args.out_dir is None:
+        raise UserError("--out-dir: expected the folder to write the plan to, e.g. --out-dir plans/ten")
+    data = open_data(args.env_name, args.dataset, args.demos)
+    config = dataclasses.replace(config, state_keys=config.state_keys or ",".join(data.state_keys))
+    plan = build_plan(data.store, config, data.names[0])
+    save_plan(plan, args.out_dir, args.overwrite)
+    for note in plan.notes():
+        cli.console.print(f"note: {note}")
+    if config.gripper_event_enabled:
+        cli.console.print(f"gripper: {', '.join(_dimension_names(plan, data.store))}; {len(plan.events_J)} events")
+    cli.console.print(f"plan: {args.out_dir}: {len(plan.episodes_E)} episodes, {len(plan.anchors_P)} anchors")
+    cli.console.print(f"plan_sha256: {plan.plan_sha256}")
+    return 0
+
+
+def _dimension_names(plan: SamplingPlan, store: EpisodeStore) -> list[str]:
+    """What the gripper's dimensions are called, e.g. robot0_gripper_qpos[1]: a wrong number is seen here."""
+    names = [f"{key}[{i}]" for key in plan.config.keys for i in range(store.obs[key].shape[1])]
+    return [f"{d} = {names[d]}" for d in plan.config.dims]
+
+
+def verify(argv: list[str]) -> int:
+    args = cli.parse(VerifyArgs, argv, "raybc.plan verify", VerifyArgs.__doc__ or "")
+    plan = load_plan(args.plan_path)
+    check_training(plan, args.horizon_length or plan.config.horizon_length, args.batch_size)
+    checked = "checksums, bounds"
+    if args.dataset or args.env_name:
+        data = open_data(args.env_name, args.dataset, args.demos)
+        check_dataset(plan, data.names, data.store.fingerprint(), len(data.store.actions_NA))
+        check_rebuilt(plan, data.store)
+        checked += ", data, every array built again"
+    else:
+        checked += "; not the data (give --dataset or --env_name)"
+    cli.console.print(f"good: {args.plan_path} ({checked})")
+    cli.console.print(f"plan_sha256: {plan.plan_sha256}")
+    return 0
+
+
+def show(argv: list[str]) -> int:
+    args = cli.parse(ShowArgs, argv, "raybc.plan show", ShowArgs.__doc__ or "")
+    if not args.training_steps or min(args.training_steps) < 1:
+        raise UserError(f"--training_steps: expected numbers of at least 1, got {list(args.training_steps)}")
+    from raybc.report.plan import as_text, write_plan_page
+
+    plan = load_plan(args.plan_path)
+    cli.console.print(as_text(plan, args.training_steps))
+    out = args.out or plan_folder(args.plan_path) / PICTURE
+    write_plan_page(plan, out, args.training_steps)
+    cli.console.print(f"\npicture: {out}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"build": build, "verify": verify, "show": show}
+USAGE = """usage: python -m raybc.plan {build,verify,show} [flags]
+
+  build   make a plan of a data set           --dataset PATH --out-dir FOLDER [--num-episodes-keep 10 ...]
+  verify  check a plan, alone or with data    FOLDER [--dataset PATH]
+  show    print and draw a plan               FOLDER [--training_steps 6000]
+
+python -m raybc.plan build --help lists every flag with its default.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in (["--help"], ["-h"]):
+        print(USAGE, end="")
+        return 0
+    if not argv or argv[0] not in COMMANDS:
+        raise UserError(f"expected one of {', '.join(COMMANDS)}, got {argv[0] if argv else 'nothing'}; see --help")
+    command, rest = argv[0], argv[1:]
+    if command != "build" and rest and not rest[0].startswith("-"):
+        rest = ["--plan-path", *rest]  # a plan may be named without its flag
+    return COMMANDS[command](rest)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))

@@ -1,0 +1,33 @@
+(function () {
+  "use strict";
+  var plots = Array.prototype.slice.call(document.querySelectorAll(".plot"));
+  function colour(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
+  function theme() {
+    var ink = colour("--ink"), soft = colour("--soft"), grid = colour("--grid"), line = colour("--line");
+    return { "font.color": soft, "font.family": getComputedStyle(document.body).fontFamily, "font.size": 12,
+      "xaxis.gridcolor": grid, "yaxis.gridcolor": grid, "xaxis.linecolor": line, "yaxis.linecolor": line,
+      "xaxis.title.font.color": ink, "yaxis.title.font.color": ink, "legend.font.color": ink,
+      "hoverlabel.bgcolor": colour("--card"), "hoverlabel.bordercolor": line, "hoverlabel.font.color": ink };
+  }
+  function set(target, path, value) {
+    var keys = path.split("."), last = keys.pop();
+    keys.forEach(function (key) { target = target[key] = target[key] || {}; });
+    target[last] = value;
+  }
+  plots.forEach(function (plot) {
+    var spec = JSON.parse(document.getElementById(plot.dataset.spec).textContent), now = theme();
+    Object.keys(now).forEach(function (path) { set(spec.layout, path, now[path]); });
+    Plotly.newPlot(plot, spec.data, spec.layout, { responsive: true, displayModeBar: false });
+  });
+  function restyle(extra) { plots.forEach(function (plot) { Plotly.relayout(plot, Object.assign(theme(), extra(plot))); }); }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { restyle(function () { return {}; }); });
+  addEventListener("beforeprint", function () {
+    document.documentElement.dataset.print = "";
+    document.querySelectorAll("details").forEach(function (part) { part.open = true; });
+    restyle(function (plot) { return { width: Math.min(plot.clientWidth, 640) }; });
+  });
+  addEventListener("afterprint", function () {
+    delete document.documentElement.dataset.print;
+    restyle(function () { return { width: null, autosize: true }; });
+  });
+})();

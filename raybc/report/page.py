@@ -1,0 +1,73 @@
+"""What every page of ours shares: its templates, its look and its figures.
+
+The figures are plotly figures whose colours of text and grid are left to the page, which knows light from dark.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+from raybc.report import tables
+
+
+def environment() -> jinja2.Environment:
+    """The templates beside this file; what they are given is escaped, and what is missing is an error."""
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("raybc.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(
+        pct=lambda rate: tables.percent(rate).replace(" ", "\N{NO-BREAK SPACE}"),
+        ci=lambda pair: tables.percent_range(pair).replace("-", "\N{EN DASH}").replace(" ", "\N{NO-BREAK SPACE}"),
+        show=tables.show,
+        seconds=tables.duration,
+        plural=lambda count, word: f"{count} {word}{'' if count == 1 else 's'}",
+    )
+    return templates
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plotly figure as JSON that is safe inside <script>, with the words for those who do not see it."""
+
+    key: str
+    title: str
+    label: str
+    spec: Markup
+    height: int
+
+
+def make_figure(
+    key: str, title: str, label: str, traces: Sequence[Any], x: dict[str, Any], y: dict[str, Any], height: int = 400
+) -> Figure:
+    axis = {"automargin": True, "zeroline": False, "title_standoff": 10}
+    figure = go.Figure(list(traces))
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 56, "r": 16, "t": 12, "b": 44},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "bgcolor": "rgba(0,0,0,0)"},
+        hovermode="closest",
+    )
+    figure.update_xaxes(**axis, **x)
+    figure.update_yaxes(**axis, **y)
+    spec = json.dumps(json.loads(figure.to_json()))
+    for raw, safe in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):  # nothing may end the <script> early
+        spec = spec.replace(raw, safe)
+    return Figure(key, title, label, Markup(spec), height)
+
+
+def rgba(colour: str, alpha: float) -> str:
+    return f"rgba({int(colour[1:3], 16)},{int(colour[3:5], 16)},{int(colour[5:7], 16)},{alpha})"
