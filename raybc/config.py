@@ -21,10 +21,15 @@ SAMPLE_AXES = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ense
 #: Fields that members of a pack may differ in: they change no network's shape and no batch.
 MEMBER_FIELDS = (
     "seed", "lr", "lr_schedule", "warmup_steps", "min_lr", "plateau_factor", "plateau_patience", "stop_patience",
-    "stop_min_delta", "weight_decay", "grad_clip", "ema_decay",
+    "stop_min_delta", "weight_decay", "grad_clip", "ema_decay", "budget_warmup_ratio", "budget_min_warmup_steps",
 )  # fmt: skip
 #: Fields that say where results go, not what they are; they are no part of a run's identity.
-_NOT_IDENTITY = ("save_dir", "run_group", "device", "keep")
+_NOT_IDENTITY = ("save_dir", "run_group", "device", "keep", "sampling_plan_path")
+#: Fields that count only with a sampling plan.
+_OF_A_PLAN = (
+    "sampling_plan_sha256", "sampler_seed_override", "sampler_replacement_override", "plan_subset_mode",
+    "plan_aware_lr_scale", "plan_target_effective_repeat", "plan_lr_scale_power", "plan_lr_min_scale",
+)  # fmt: skip
 
 
 def place(where: str) -> str:
@@ -68,6 +73,10 @@ class RunConfig:
     """cosine: down to min_lr at training_steps. plateau: times plateau_factor when the watched loss stops falling."""
     warmup_steps: int = -1
     """Steps in which the rate rises linearly (-1: with cosine 3 % of training_steps, at least 50; else none)."""
+    budget_warmup_ratio: float = 0.03
+    """Share of training_steps that cosine warms up in, where warmup_steps is -1."""
+    budget_min_warmup_steps: int = 50
+    """Least of such a warm-up (but at most half of training_steps)."""
     min_lr: float = 1e-6
     """Where the cosine ends; no plateau goes below."""
     plateau_factor: float = 0.5
@@ -126,6 +135,24 @@ class RunConfig:
     """Film every n-th environment step."""
     dataset_proportion: float = 1.0
     """Part of the training episodes that is used: the first so many of them."""
+    sampling_plan_path: str = ""
+    """A sampling plan (python -m raybc.plan): which windows are drawn and how often (empty: all, equally)."""
+    sampling_plan_sha256: str = ""
+    """The plan that is meant: another is refused (empty: any; filled in when the training begins)."""
+    sampler_seed_override: int = -1
+    """Sampler seed instead of the plan's (-1: the plan's)."""
+    sampler_replacement_override: Literal["plan", "True", "False"] = "plan"
+    """Draw with replacement (True), every anchor once an epoch (False), or as the plan says."""
+    plan_subset_mode: Literal["all", "anchors", "episodes", "episodes_valid"] = "all"
+    """Fit normalisation on all training episodes, or on a part of the plan's."""
+    plan_aware_lr_scale: bool = False
+    """Lower the learning rate where the plan's windows come back often."""
+    plan_target_effective_repeat: float = 50.0
+    """Effective repeats (draws / ESS) up to which the learning rate stays."""
+    plan_lr_scale_power: float = 0.5
+    """Learning rate is times (target / effective repeats)^power."""
+    plan_lr_min_scale: float = 0.05
+    """Least scale of the learning rate."""
     dataset_replace_interval: int = 0
     """Steps after which the next file of a dataset in several files is read (0: one file)."""
     ogbench_dataset_dir: str = ""
@@ -157,7 +184,7 @@ class RunConfig:
             "training_steps": 1, "batch_size": 1, "log_interval": 1, "eval_interval": 1, "horizon_length": 1,
             "obs_steps": 1, "num_rounds": 1, "epochs_per_round": 0, "accumulate": 1, "plateau_patience": 0,
             "stop_patience": 0, "watch_interval": 0, "warmup_steps": -1, "freeze_steps": -1, "keep": 0,
-            "dataset_replace_interval": 0,
+            "dataset_replace_interval": 0, "budget_min_warmup_steps": 0, "sampler_seed_override": -1,
             "hidden_width": 1, "hidden_depth": 1, "flow_steps": 1, "eval_episodes": 1, "video_frame_skip": 1,
             "seed": 0, "execute_steps": 0, "video_episodes": 0,
         }  # fmt: skip
@@ -172,7 +199,7 @@ class RunConfig:
             )
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"{place(where)}lr: expected a finite number above 0, got {self.lr}")
-        for name in ("plateau_factor", "dataset_proportion"):
+        for name in ("plateau_factor", "dataset_proportion", "plan_lr_min_scale"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{place(where)}{name}: expected more than 0 and at most 1, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
@@ -196,7 +223,12 @@ class RunConfig:
             raise UserError(f"{place(where)}ogbench_dataset_dir: OGBench's datasets are not read yet; use dataset")
         if self.min_lr > self.lr and self.lr_schedule != "constant":
             raise UserError(f"{place(where)}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
-        for name in ("min_lr", "weight_decay", "grad_clip", "eval_temperature", "stop_min_delta"):
+        self._validate_plan(where)
+        at_least_0 = (
+            "min_lr", "weight_decay", "grad_clip", "eval_temperature", "stop_min_delta", "budget_warmup_ratio",
+            "plan_lr_scale_power",
+        )  # fmt: skip
+        for name in at_least_0:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"{place(where)}{name}: expected a finite number of at least 0, got {value}")
@@ -209,6 +241,24 @@ class RunConfig:
                 f"{place(where)}execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
                 f"got {self.execute_steps}{hint}"
             )
+
+    def _validate_plan(self, where: str) -> None:
+        repeat = self.plan_target_effective_repeat
+        if not (math.isfinite(repeat) and repeat > 0):
+            raise UserError(
+                f"{place(where)}plan_target_effective_repeat: expected a finite number above 0, got {repeat}"
+            )
+        if self.sampling_plan_path:
+            if self.dataset_proportion != 1:
+                raise UserError(
+                    f"{place(where)}dataset_proportion: expected 1 with sampling_plan_path (the plan says which "
+                    f"episodes are used: num_episodes_keep), got {self.dataset_proportion}"
+                )
+            return
+        defaults = RunConfig()
+        for name in _OF_A_PLAN:
+            if getattr(self, name) != getattr(defaults, name):
+                raise UserError(f"{place(where)}{name}: has no effect without sampling_plan_path; name a plan there")
 
     def run_id(self, data_fingerprint: str) -> str:
         """16 hex digits that name this training: whole configuration, seed and data."""

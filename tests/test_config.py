@@ -474,7 +474,7 @@ def test_run_id_is_made_of_everything_but_the_place(name: str) -> None:
     config = RunConfig()
     value = "cuda" if name == "device" else changed(getattr(config, name))
     other = dataclasses.replace(config, **{name: value})
-    same = name in ("save_dir", "run_group", "device", "keep")
+    same = name in ("save_dir", "run_group", "device", "keep", "sampling_plan_path")
     assert (config.run_id("data") == other.run_id("data")) is same
 
 

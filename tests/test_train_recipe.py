@@ -187,6 +187,9 @@ def test_warm_up() -> None:
     assert [learning_rate(tiny_config(lr=1.0, warmup_steps=4), s) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     for total, expected in ((10, 5), (100, 50), (1000, 50), (2000, 60), (100_000, 3000), (1, 1)):
         assert warmup_steps(tiny_config(training_steps=total, lr_schedule="cosine")) == expected
+    budget = {"training_steps": 1000, "lr_schedule": "cosine", "budget_warmup_ratio": 0.2, "budget_min_warmup_steps": 7}
+    assert warmup_steps(tiny_config(**budget)) == 200
+    assert warmup_steps(tiny_config(**{**budget, "training_steps": 10})) == 5
     assert warmup_steps(tiny_config(lr_schedule="plateau")) == warmup_steps(tiny_config()) == 0
 
 

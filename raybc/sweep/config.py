@@ -27,6 +27,7 @@ NOT_AXES = {
     "video_episodes": "use final.videos",
     "video_frame_skip": "it does not change a policy",
     "keep": "it does not change a policy",
+    "sampling_plan_sha256": "it is found in the plan",
     "num_rounds": "pruning compares trials at equal training steps",
     "epochs_per_round": "pruning compares trials at equal training steps",
     "stop_patience": "pruning ends trials, by their success",

@@ -70,12 +70,15 @@ class _Pack:
     """One program, for as long as its members stay the same."""
 
     def __init__(self, plan: TrialPlan, jobs: Sequence[Job]) -> None:
+        from raybc.train.data import resolved
         from raybc.train.loop import PackTrainer, pick_device, with_seeds
 
-        self.plan, self.jobs = plan, list(jobs)
+        data = load_data(plan)
+        self.plan = plan
+        self.jobs = [dataclasses.replace(job, run=resolved(job.run, data.store)) for job in jobs]
         self.count = len(plan.seeds)
-        members = [member for job in jobs for member in with_seeds(job.run, plan.seeds)]
-        self.trainer = PackTrainer(members, load_data(plan), pick_device(jobs[0].run.device))
+        members = [member for job in self.jobs for member in with_seeds(job.run, plan.seeds)]
+        self.trainer = PackTrainer(members, data, pick_device(jobs[0].run.device))
         # The newest states that are not beyond the evaluation to be measured next.
         next_one = min(job.done for job in jobs) + 1
         for k in range(min(next_one, len(plan.steps)), 0, -1):

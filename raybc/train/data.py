@@ -15,7 +15,10 @@ import torch
 from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
+from raybc.data.plan.plan import SamplingPlan
+from raybc.data.plan.verify import check_dataset, check_training
 from raybc.data.windows import Windows
+from raybc.train.plans import plan_of
 from raybc.types import UserError
 
 #: Windows that a validation loss is taken over at most, spread evenly.
@@ -41,17 +44,22 @@ class Prepared:
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
     obs_sizes: dict[str, int]
+    plan: SamplingPlan | None
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return math.ceil(len(self.train.starts) / batch_size)
 
 
 def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
-    """With rounds, the gradient steps that they are: num_rounds x epochs_per_round x steps of an epoch."""
+    """What the data decides filled in: of a sampling plan its sha256; with rounds, the gradient steps that they are,
+    num_rounds x epochs_per_round x steps of an epoch."""
+    plan = plan_of(config)
+    if plan is not None:
+        config = dataclasses.replace(config, sampling_plan_sha256=plan.plan_sha256)
     if config.epochs_per_round == 0:
         return config
-    episodes = train_episodes(config, store)
-    windows = int((store.episode_ends - store.episode_starts)[episodes].sum())
+    lengths = (store.episode_ends - store.episode_starts)[train_episodes(config, store)]
+    windows = int(lengths.sum()) if plan is None else len(plan.anchors_P)
     epoch = math.ceil(windows / config.batch_size)
     return dataclasses.replace(config, training_steps=config.num_rounds * config.epochs_per_round * epoch)
 
@@ -69,6 +77,12 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     obs_NO = store.observation(data.obs_keys)
     episodes = train_episodes(config, store)
     rows = np.concatenate([np.arange(store.episode_starts[e], store.episode_ends[e]) for e in episodes])
+    plan = plan_of(config)
+    if plan is not None:
+        check_dataset(plan, (config.env_name, store.source.name), data.fingerprint, len(store.actions_NA))
+        check_training(plan, horizon, config.batch_size)
+        if config.plan_subset_mode != "all":
+            rows = plan.fit_rows(config.plan_subset_mode)
     obs_normalizer = Normalizer.fit(obs_NO[rows], config.normalization)
     action_normalizer = Normalizer.fit(store.actions_NA[rows], config.normalization)
     train = Windows.build(
@@ -80,6 +94,8 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         device,
         config.obs_steps,
     )
+    if plan is not None:
+        train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
     held_out = store.split("valid") if "valid" in store.splits else np.zeros(0, np.int64)
     return Prepared(
         train,
@@ -87,6 +103,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         obs_normalizer,
         action_normalizer,
         {k: store.obs[k].shape[1] for k in data.obs_keys},
+        plan,
     )
 
 

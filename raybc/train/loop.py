@@ -21,6 +21,7 @@ from raybc.policies.base import PolicyShape
 from raybc.policies.build import build_policy
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.optimizer import Ema, PackOptimizer
+from raybc.train.plans import lr_scale_of, picks_of
 from raybc.train.ranks import Ranks
 from raybc.train.schedule import Watch, is_watched, rates
 from raybc.train.shards import like, whole
@@ -72,7 +73,9 @@ class PackTrainer:
         self.ema = Ema(self.parameters, decays) if any(decays) else None
         clips = [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
-        self.draws = Draws(self.policy, len(self.windows.starts), config.batch_size, self.seeds, device)
+        picks = picks_of(config, self.prepared.plan)
+        self.draws = Draws(self.policy, len(self.windows.starts), config.batch_size, self.seeds, device, picks)
+        self._lr_scale = lr_scale_of(config, self.prepared.plan)
         self.watches = [Watch() for _ in self.members]
         self._watched = any(map(is_watched, self.members))
         self.validation_loss: list[float] | None = None
@@ -89,7 +92,7 @@ class PackTrainer:
     @property
     def rates(self) -> list[float]:
         """Learning rate of each member at the next step."""
-        return rates(self.members, self.watches, self.step)
+        return [rate * self._lr_scale for rate in rates(self.members, self.watches, self.step)]
 
     @property
     def round(self) -> int:

@@ -36,6 +36,7 @@ from raybc.train.data import TrainingData, prepare
 from raybc.train.keep import checkpoint_name, log_pack, out_of_memory, save_stop
 from raybc.train.log import MemberLog, add_scalars
 from raybc.train.loop import PackTrainer, is_finished, round_of
+from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerPlan
 from raybc.train.step import NonFiniteLoss
 from raybc.train.wandb_log import Mirror, WandbPlan
@@ -111,6 +112,7 @@ class PackRun:
             MemberRun(config, data, out if alone else out / member_folder(config, data.fingerprint))
             for config in members
         ]
+        note_plan(self.config, [m.out for m in self.members])
         self.state = out / "state.safetensors"
 
     @property

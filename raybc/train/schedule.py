@@ -13,13 +13,15 @@ THRESHOLD = 1e-4
 
 
 def warmup_steps(config: RunConfig) -> int:
-    """W: `warmup_steps`, or with cosine the share of the budget N: clamp(max(50, round(0.03 N)), 1, N / 2)."""
+    """W: `warmup_steps`, or with cosine a share of the budget N: clamp(max(least, round(ratio N)), 1, N / 2), where
+    ratio is `budget_warmup_ratio` and least `budget_min_warmup_steps`."""
     if config.warmup_steps >= 0:
         return config.warmup_steps
     if config.lr_schedule != "cosine":
         return 0
     total = config.training_steps
-    return max(1, min(max(50, round(0.03 * total)), total // 2))
+    wanted = max(config.budget_min_warmup_steps, round(config.budget_warmup_ratio * total))
+    return max(1, min(wanted, total // 2))
 
 
 def learning_rate(config: RunConfig, step: int) -> float:

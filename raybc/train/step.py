@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from raybc.data.plan.picks import Picks
 from raybc.data.windows import Windows
 from raybc.policies.flow import FlowPolicy
 from raybc.train.shards import repeated, whole
@@ -49,8 +50,15 @@ class Draws:
     """Which windows, noise and times each member sees at each step."""
 
     def __init__(
-        self, policy: FlowPolicy, num_starts: int, batch_size: int, seeds: Sequence[int], device: torch.device
+        self,
+        policy: FlowPolicy,
+        num_starts: int,
+        batch_size: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        picks: Picks | None = None,
     ):
+        self._picks = picks
         self._sizes = policy.draw_size(batch_size)
         self._num_starts, self._batch_size, self._seeds, self._device = num_starts, batch_size, seeds, device
         self._block = -1
@@ -73,8 +81,11 @@ class Draws:
     def _draw(self, seed: int) -> Numbers:
         g = generator(self._device, seed, "draws", self._block)
         normal, uniform = self._sizes
+        picks = torch.randint(self._num_starts, (BLOCK, self._batch_size), generator=g, device=self._device)
+        if self._picks is not None:  # after them, so that noise and times are those of the same seed without a plan
+            picks = torch.from_numpy(self._picks.at_block(seed, self._block, BLOCK, self._batch_size)).to(self._device)
         return (
-            torch.randint(self._num_starts, (BLOCK, self._batch_size), generator=g, device=self._device),
+            picks,
             torch.randn(BLOCK, normal, generator=g, device=self._device),
             torch.rand(BLOCK, uniform, generator=g, device=self._device),
         )

@@ -1,0 +1,72 @@
+"""A sampling plan in a training: what a recipe makes of it, and what its run folder says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from raybc.config import RunConfig
+from raybc.data.plan.exposure import Exposure, exposure, plan_lr_scale
+from raybc.data.plan.files import load_plan, save_plan
+from raybc.data.plan.picks import Picks, plan_picks
+from raybc.data.plan.plan import SamplingPlan
+from raybc.files import write_json
+from raybc.types import UserError
+
+
+def plan_of(config: RunConfig) -> SamplingPlan | None:
+    """The recipe's plan, where it has one. Raises `UserError` where the file is another plan than was meant."""
+    if not config.sampling_plan_path:
+        return None
+    plan = load_plan(Path(config.sampling_plan_path))
+    if config.sampling_plan_sha256 not in ("", plan.plan_sha256):
+        raise UserError(
+            f"{config.sampling_plan_path}: expected the plan {config.sampling_plan_sha256}, got {plan.plan_sha256}: "
+            "the plan was built anew; begin another run, or build it as it was"
+        )
+    return plan
+
+
+def picks_of(config: RunConfig, plan: SamplingPlan | None) -> Picks | None:
+    """How steps draw from the plan, with the recipe's overrides; None: every window equally."""
+    if plan is None:
+        return None
+    seed = config.sampler_seed_override
+    return plan_picks(plan, seed if seed >= 0 else None, replaces(config, plan))
+
+
+def replaces(config: RunConfig, plan: SamplingPlan) -> bool:
+    override = config.sampler_replacement_override
+    return plan.config.replacement if override == "plan" else override == "True"
+
+
+def exposure_of(config: RunConfig, plan: SamplingPlan) -> Exposure:
+    return exposure(plan.weights_P, config.training_steps * config.batch_size, replaces(config, plan))
+
+
+def lr_scale_of(config: RunConfig, plan: SamplingPlan | None) -> float:
+    """What the learning rates are multiplied by; 1 without `plan_aware_lr_scale`."""
+    if plan is None or not config.plan_aware_lr_scale:
+        return 1.0
+    limits = (config.plan_target_effective_repeat, config.plan_lr_scale_power, config.plan_lr_min_scale)
+    return plan_lr_scale(exposure_of(config, plan).repeat_eff, *limits)
+
+
+def note_plan(config: RunConfig, folders: Sequence[Path]) -> None:
+    """Write run_summary.json and a copy of the plan, sampling_plan/, to each run folder; nothing without a plan."""
+    plan = plan_of(config)
+    if plan is None:
+        return
+    summary = {
+        "plan_sha256": plan.plan_sha256,
+        "sampling_plan_path": config.sampling_plan_path,
+        "replacement": replaces(config, plan),
+        "sampler_seed": plan.config.sampler_seed if config.sampler_seed_override < 0 else config.sampler_seed_override,
+        "plan_subset_mode": config.plan_subset_mode,
+        "lr_scale": lr_scale_of(config, plan),
+        **asdict(exposure_of(config, plan)),
+    }
+    for folder in folders:
+        write_json(folder / "run_summary.json", summary)
+        save_plan(plan, folder / "sampling_plan", overwrite=True)
