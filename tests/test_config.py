@@ -464,6 +464,7 @@ def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
+    others |= {"plan": "True", "all": "anchors"}
     if value in others:
         return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"

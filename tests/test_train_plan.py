@@ -145,7 +145,7 @@ def test_the_table_of_the_guide() -> None:
     fields = {f.name for f in dataclasses.fields(RunConfig)}
     of_plans = {f for f in fields if f.startswith(("plan_", "sampler_", "sampling_", "budget_"))}
     assert of_plans - {"sampling_plan_sha256"} <= named
-    assert named - fields == {"budget_aware_schedule", "freeze_mode"}
+    assert named - fields == {"budget_aware_schedule", "freeze_mode", "resume"}
     for file, test in re.findall(r"`(test_\w+\.py)::(\w+)`", table):
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {test}"
 
