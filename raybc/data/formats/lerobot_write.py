@@ -114,8 +114,15 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
     _parquet(folder / DATA["v3.0"].format(**at), _table(_columns(store, 0, store.num_episodes, fps)))
     tasks = _tasks(store)
     words = {"task_index": list(range(len(tasks))), "__index_level_0__": tasks}
-    # pandas' index, from which LeRobot takes the instructions.
-    pandas = {"index_columns": ["__index_level_0__"], "columns": [], "column_indexes": [], "pandas_version": "2.0.0"}
+    # What pandas says of its index, from which LeRobot takes the instructions.
+    columns = [
+        {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": dtype, "metadata": None}
+        for name, field, kind, dtype in (
+            ("task_index", "task_index", "int64", "int64"),
+            (None, "__index_level_0__", "unicode", "object"),
+        )
+    ]
+    pandas = {"index_columns": ["__index_level_0__"], "columns": columns, "column_indexes": []}
     _parquet(folder / "meta/tasks.parquet", pa.table(words).replace_schema_metadata({"pandas": json.dumps(pandas)}))
     rows = []
     for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
