@@ -281,8 +281,8 @@ def readable(path: Path, what: str) -> Iterator[None]:
     except UserError:
         raise
     except (
-        *(OSError, RuntimeError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError, EOFError),
-        *(NotImplementedError, AssertionError, zlib.error, zipfile.BadZipFile),
+        *(OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+        *(MemoryError, EOFError, NotImplementedError, AssertionError, zlib.error, zipfile.BadZipFile),
     ) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not readable as {what} (damaged or truncated): {text}") from None
