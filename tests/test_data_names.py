@@ -21,6 +21,7 @@ from raybc.data import download as downloads
 from raybc.data import formats, names
 from raybc.data.download import Unreachable, download, unpack
 from raybc.data.formats import d4rl as d4rl_format
+from raybc.data.load import load
 from raybc.data.names import Dataset, d4rl_url, obtain, resolve
 from raybc.envs import d4rl
 from raybc.types import UserError
@@ -300,3 +301,26 @@ def test_a_downloaded_file_is_read(server: Server, tmp_path: Path, monkeypatch: 
     d4rl_format.write_store(tmp_path / "a.hdf5", full_store())
     server.files["/hand_dapg_v1/pen-human-v1.hdf5"] = (tmp_path / "a.hdf5").read_bytes()
     assert formats.read(obtain("pen-human-v1")).num_episodes == 3
+
+
+def test_old_d4rl_files_are_cut_at_the_step_limit_of_their_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import h5py
+    import numpy as np
+
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
+    path = resolve("kitchen-mixed-v0").path
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as file:
+        for key, shape in {"observations": (600, 60), "actions": (600, 9), "rewards": 600, "terminals": 600}.items():
+            file[key] = np.zeros(shape, np.float32)
+    assert load("kitchen-mixed-v0").episode_ends.tolist() == [280, 560]
+
+
+def test_pusht_has_the_observations_of_its_task(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "a.npz", action=np.ones((4, 2)), state=np.ones((4, 5)), episode_ends=np.array([4]))
+    assert set(load(str(tmp_path / "a.npz"), "pusht").obs) == {"state", "agent_pos", "block_pose", "keypoints"}
+    assert set(load(str(tmp_path / "a.npz")).obs) == {"state"}

@@ -14,6 +14,7 @@ and a line in `raybc.data.formats.FORMATS`. What a part holds is checked here, o
 from __future__ import annotations
 
 import contextlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -283,6 +284,7 @@ def readable(path: Path, what: str) -> Iterator[None]:
     except (
         *(OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
         *(MemoryError, EOFError, NotImplementedError, AssertionError, zlib.error, zipfile.BadZipFile),
+        tokenize.TokenError,  # numpy, of a damaged header
     ) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not readable as {what} (damaged or truncated): {text}") from None

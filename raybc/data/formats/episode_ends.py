@@ -63,7 +63,7 @@ def _is_zarr(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return any(name.endswith(f"{ENDS}/{META}") for name in file.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
 
 
