@@ -287,13 +287,16 @@ numpy.savez(sys.argv[2], task=[i["task"] for i in items], **arrays)
 
 
 @pytest.mark.slow
-def test_lerobot_v3_is_what_lerobot_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "package"), [("v3.0", "lerobot"), ("v2.1", "lerobot_v21")])
+def test_lerobot_reads_the_same(version: str, package: str, tmp_path: Path) -> None:
     """Its own package reads what is written here; in a process of its own, as it needs other packages' versions."""
     needs = ORACLES / "lerobot_with_needs"
-    if not (needs / "lerobot").exists():
-        pytest.skip("the lerobot package is missing: see docs/data.md")
-    lerobot_write.write_store(tmp_path / "set", full_store(pictures=True))
-    environment = {**os.environ, "PYTHONPATH": str(needs), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    paths = [needs] if package == "lerobot" else [ORACLES / package, needs]
+    if not all(path.exists() for path in paths):
+        pytest.skip(f"the lerobot package for {version} is missing: see docs/data.md")
+    lerobot_write.write_store(tmp_path / "set", full_store(pictures=True), version=version)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1"}
+    environment["HF_HOME"] = str(tmp_path / "hf")
     command = [sys.executable, "-c", LEROBOT, str(tmp_path / "set"), str(tmp_path / "out.npz")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -306,6 +309,75 @@ def test_lerobot_v3_is_what_lerobot_gives(tmp_path: Path) -> None:
         np.testing.assert_array_equal(theirs["next.reward"], ours.rewards_N)
         np.testing.assert_array_equal(np.flatnonzero(np.diff(theirs["episode_index"])) + 1, ours.episode_ends[:-1])
         assert set(theirs["task"].tolist()) == set(ours.tasks)
+
+
+# RLDS
+
+
+def example_class() -> Any:
+    """`tf.train.Example` by protobuf itself, from the published definition (example.proto, feature.proto)."""
+    protobuf = pytest.importorskip("google.protobuf")
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    assert protobuf
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="t", syntax="proto3")
+    kinds = descriptor_pb2.FieldDescriptorProto
+    lists = {"BytesList": kinds.TYPE_BYTES, "FloatList": kinds.TYPE_FLOAT, "Int64List": kinds.TYPE_INT64}
+    for name, kind in lists.items():
+        file.message_type.add(name=name).field.add(name="value", number=1, type=kind, label=kinds.LABEL_REPEATED)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (field, kind) in enumerate(
+        zip(("bytes_list", "float_list", "int64_list"), lists, strict=True), start=1
+    ):
+        feature.field.add(name=field, number=number, type=11, type_name=f".t.{kind}", label=1, oneof_index=0)
+    features = file.message_type.add(name="Features")
+    features.field.add(name="feature", number=1, type=11, type_name=".t.Features.FeatureEntry", label=3)
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=9, label=1)
+    entry.field.add(name="value", number=2, type=11, type_name=".t.Feature", label=1)
+    example = file.message_type.add(name="Example")
+    example.field.add(name="features", number=1, type=11, type_name=".t.Features", label=1)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Example"))
+
+
+def test_examples_are_protobufs() -> None:
+    from raybc.data.tfrecord import build, parse
+
+    rng = np.random.default_rng(0)
+    values: dict[str, Any] = {
+        "steps/action": rng.normal(size=20).astype(np.float32),
+        "flags": np.array([0, 1, 1, 0]),
+        "numbers": np.array([0, 1, 127, 128, 2**40, -1, -(2**62)]),
+        "words": [b"push", b"", bytes(300)],
+    }
+    theirs = example_class()()
+    for name, value in values.items():
+        feature = theirs.features.feature[name]
+        kind = "bytes_list" if isinstance(value, list) else "float_list" if value.dtype == np.float32 else "int64_list"
+        getattr(feature, kind).value.extend(list(value))
+    back = example_class()()
+    back.ParseFromString(build(values))
+    assert back == theirs
+    for name, got in parse(theirs.SerializeToString()).items():
+        np.testing.assert_array_equal(got, values[name])
+
+
+def test_records_are_tensorboards(tmp_path: Path) -> None:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    from raybc.data.tfrecord import records
+
+    messages = [b"one", b"", bytes(range(256)) * 50]
+    with (tmp_path / "a.tfrecord").open("wb") as handle:
+        writer = RecordWriter(handle)
+        for message in messages:
+            writer.write(message)
+        writer.flush()
+    assert list(records(tmp_path / "a.tfrecord")) == messages
 
 
 # Real data

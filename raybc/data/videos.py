@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -71,6 +72,15 @@ def decode_picture(data: bytes, where: str) -> np.ndarray:
             return next(container.decode(video=0)).to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
         raise UserError(f"{where}: not readable as a picture: {' '.join(str(error).split())}") from None
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """uint8 (H, W, 3) as PNG."""
+    codec = av.CodecContext.create("png", "w")
+    codec.width, codec.height, codec.pix_fmt = picture.shape[1], picture.shape[0], "rgb24"
+    codec.time_base = Fraction(1)
+    packets = [*codec.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")), *codec.encode(None)]
+    return b"".join(bytes(packet) for packet in packets)
 
 
 def write_lossless(path: Path, frames: np.ndarray, fps: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,16 @@ def without_file(name: str) -> Callable[[Path], None]:
     return lambda path: (path / name).unlink()
 
 
+def without_feature(name: str) -> Callable[[Path], None]:
+    def drop(path: Path) -> None:
+        said = json.loads((path / "features.json").read_text())
+        steps = said["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+        del steps["featuresDict"]["features"][name]
+        (path / "features.json").write_text(json.dumps(said))
+
+    return drop
+
+
 def write_lerobot_v2(path: Path, store: EpisodeStore) -> None:
     lerobot_write.write_store(path, store, version="v2.1")
 
@@ -134,6 +145,14 @@ CASES = [
         False,
         main="data/main_data.hdf5",
         needs="minari",
+    ),
+    Case(
+        "rlds",
+        "rlds",
+        frozenset({"rewards", "splits", "terminals", "tasks", "names"}),
+        without_feature("action"),
+        "'steps/action'",
+        main="converted-train.tfrecord-00000-of-00001",
     ),
     Case("store", "store", ALL, without_file("actions.npy"), "actions.npy", main="actions.npy"),
 ]

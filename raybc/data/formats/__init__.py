@@ -26,6 +26,7 @@ FORMATS = {
     "episode_ends": "raybc.data.formats.episode_ends",
     "lerobot": "raybc.data.formats.lerobot",
     "minari": "raybc.data.formats.minari",
+    "rlds": "raybc.data.formats.rlds",
 }
 
 

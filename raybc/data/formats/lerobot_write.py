@@ -31,7 +31,6 @@ def write_store(path: Path, store: EpisodeStore, version: str = "v3.0", fps: int
         (temporary / "meta").mkdir(parents=True)
         (_write_v3 if version == "v3.0" else _write_v2)(temporary, store, fps)
         write_json(temporary / "meta" / "info.json", _info(store, version, fps))
-        write_json(temporary / "meta" / "stats.json", _stats(store))
 
 
 def _names(store: EpisodeStore) -> dict[str, str]:
@@ -135,12 +134,13 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
             row |= {f"{key}/from_timestamp": start / fps, f"{key}/to_timestamp": end / fps}
         rows.append({k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()})
     _parquet(folder / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(rows))
+    write_json(folder / "meta/stats.json", _stats(store, slice(None)))
     for name in store.pictures:
         _video(folder / VIDEO["v3.0"].format(video_key=_names(store)[name], **at), store.obs[name], fps)
 
 
 def _write_v2(folder: Path, store: EpisodeStore, fps: int) -> None:
-    episodes = []
+    episodes, stats = [], []
     for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         at = {"episode_chunk": i // 1000, "episode_index": i}
         _parquet(folder / DATA["v2.1"].format(**at), _table(_columns(store, i, i + 1, fps)))
@@ -148,19 +148,25 @@ def _write_v2(folder: Path, store: EpisodeStore, fps: int) -> None:
             _video(folder / VIDEO["v2.1"].format(video_key=_names(store)[name], **at), store.obs[name][start:end], fps)
         task = store.tasks[i] if store.tasks else ""
         episodes.append({"episode_index": i, "tasks": [task], "length": int(end - start)})
+        stats.append({"episode_index": i, "stats": _stats(store, slice(start, end))})
     _jsonl(folder / "meta/episodes.jsonl", episodes)
+    _jsonl(folder / "meta/episodes_stats.jsonl", stats)
     _jsonl(folder / "meta/tasks.jsonl", [{"task_index": i, "task": t} for i, t in enumerate(_tasks(store))])
 
 
-def _stats(store: EpisodeStore) -> dict[str, Any]:
-    arrays = {key: store.obs[name] for name, key in _names(store).items() if name not in store.pictures}
-    return {
-        key: {
-            **{k: getattr(array, k)(0).astype(float).tolist() for k in ("min", "max", "mean", "std")},
-            "count": [len(array)],
-        }
-        for key, array in (arrays | {"action": store.actions_NA}).items()
-    }
+def _stats(store: EpisodeStore, rows: slice) -> dict[str, Any]:
+    arrays = {key: store.obs[name] for name, key in _names(store).items()} | {"action": store.actions_NA}
+    return {key: _stats_of(array[rows]) for key, array in arrays.items()}
+
+
+def _stats_of(array: np.ndarray) -> dict[str, Any]:
+    """Of numbers for each dimension; of pictures for each channel, from 0 to 1, shaped (3, 1, 1)."""
+    count = [len(array)]
+    if array.dtype == np.uint8:
+        array = array.reshape(-1, array.shape[-1]) / 255
+    values = {k: getattr(array, k)(0).astype(float) for k in ("min", "max", "mean", "std")}
+    shape = (-1, 1, 1) if array.dtype == np.float64 else (-1,)
+    return {**{k: v.reshape(shape).tolist() for k, v in values.items()}, "count": count}
 
 
 def _parquet(path: Path, table: Any) -> None:
