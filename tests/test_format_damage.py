@@ -108,6 +108,17 @@ def test_episodes_that_lie_in_other_files(tmp_path: Path) -> None:
     refused(tmp_path / "a.hdf5", "robomimic", "demo_1", "a link")
 
 
+def test_depths_are_no_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    formats.get("robomimic").write_store(path, full_store(pictures=True))
+    with h5py.File(path, "a") as file:
+        for name in file["data"]:
+            steps = len(file[f"data/{name}/actions"])
+            file[f"data/{name}/obs/depth"] = np.ones((steps, 4, 4, 1), np.float32)
+    assert set(formats.read(path, images=True).obs) == {"arm", "cube", "camera"}
+    refused(path, "robomimic", "demo_0: obs/depth: expected uint8", "float32 (5, 4, 4, 1)", images=("depth",))
+
+
 def test_libero_whose_instruction_is_damaged(tmp_path: Path) -> None:
     path = tmp_path / "KITCHEN_SCENE10_close_the_top_drawer_demo.hdf5"
     formats.get("libero").write_store(path, full_store())

@@ -139,11 +139,12 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: Wanted) -> Part:
     obs = {}
     for key, found in demo["obs"].items():
         if isinstance(found, h5py.Dataset) and found.ndim > 2:
-            if wanted.picture(key):
-                if not base.is_picture(found):
-                    raise UserError(f"{where}: obs/{key}: expected uint8 (n, height, width, channels), got {found}")
-                obs[key] = base.hdf5_array(demo, f"obs/{key}", where)[()]
-            continue
+            named = not isinstance(wanted.images, bool) and key in wanted.images
+            if named and not base.is_picture(found):
+                expected = "expected uint8 (n, height, width, channels)"
+                raise UserError(f"{where}: obs/{key}: {expected}, got {found.dtype} {found.shape}")
+            if not (wanted.picture(key) and base.is_picture(found)):  # depths and the like are not read
+                continue
         obs[key] = base.hdf5_array(demo, f"obs/{key}", where)[()]
     return Part(
         name=name,
