@@ -77,6 +77,24 @@ def test_nothing_is_converted_halfway(tmp_path: Path, episode: int, value: float
     assert [p.name for p in tmp_path.iterdir()] == ["a.hdf5"]
 
 
+def test_the_cache_converts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path / "home"))
+    path = tmp_path / "a.npz"
+    ogbench = formats.get("ogbench")
+    ogbench.write_store(path, full_store())
+    first = stores.cached(path)
+    assert first.fingerprint() == formats.read(path).fingerprint()
+    with monkeypatch.context() as patch:
+        patch.setattr(stores, "convert", lambda *_, **__: pytest.fail("converted twice"))
+        assert stores.cached(path).source == first.source
+    assert stores.cached(path, states=True).source != first.source
+    ogbench.write_store(tmp_path / "b.npz", full_store(seed=1))
+    (tmp_path / "b-val.npz").replace(tmp_path / "a-val.npz")  # only the validation file is another
+    assert stores.cached(path).fingerprint() == formats.read(path).fingerprint() != first.fingerprint()
+    with pytest.raises(UserError, match="no such file"):
+        stores.cached(tmp_path / "nothing")
+
+
 def test_an_existing_folder_is_left_alone(source: Path, tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "mine").touch()

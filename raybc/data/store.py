@@ -6,6 +6,7 @@ whole or absent: it is written under a temporary name and renamed.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from raybc.data.episodes import EpisodeStore, check_finite
 from raybc.data.formats import base
 from raybc.data.formats.base import About, Part, Wanted
-from raybc.files import read_json, replacing, write_json
+from raybc.files import home, read_json, replacing, write_json
+from raybc.strict import digest
 from raybc.types import UserError
 
 NAME = "store"
@@ -100,6 +102,33 @@ def convert(
         found = base.assemble(_mapped(temporary), gathered, chosen.about(source), source, checked=True)
         _write_meta(temporary, found)
     return open_store(target)
+
+
+def cached(
+    source: Path,
+    *,
+    format: str = "",
+    images: bool | tuple[str, ...] = False,
+    states: bool = False,
+    step_limit: int = 0,
+) -> EpisodeStore:
+    """`source` as a converted set in raybc's cache, made at the first call.
+
+    Its place is named by the files' paths, sizes and dates and by what is read, so a file that was written anew is
+    converted anew.
+    """
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
+    stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    key = digest([VERSION, stats, format, images, states, step_limit])
+    target = home() / "converted" / f"{source.name}-{key[:16]}"
+    if not (target / META).is_file():
+        convert(source, target, format=format, images=images, states=states, step_limit=step_limit)
+    return open_store(target)
+
+
+def _with_companions(source: Path) -> list[Path]:
+    """A file and those beside it that belong to it (OGBench's `-val.npz`)."""
+    return sorted(source.parent.glob(f"{glob.escape(source.stem)}*{source.suffix}"))
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
