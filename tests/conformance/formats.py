@@ -12,11 +12,10 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import lerobot_write
-from tests.helpers import tiny_store
+from tests.helpers import ENV_ARGS, tiny_store
 
 LENGTHS = (5, 9, 3)
 TASKS = ("push the cube",) * 3
-ENV_ARGS = {"env_name": "Tiny", "type": 3, "env_version": "1", "env_kwargs": {"size": [1, 2]}}
 #: What a store may have, and formats may carry.
 ALL = frozenset({"rewards", "splits", "env_args", "terminals", "states", "tasks", "success", "action_range", "names"})
 
