@@ -1,10 +1,14 @@
-"""`EpisodeStore`: demonstrations as flat read-only arrays."""
+"""`EpisodeStore`: demonstrations as flat read-only arrays.
+
+Letters: N transitions of all episodes, E episodes, A action dim, S size of a simulator state; H, W, C height, width and
+channels of a picture.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,17 @@ from raybc.types import UserError
 class EpisodeStore:
     """Demonstrations, in physical units.
 
-    obs: name -> float32 (N, O_name). actions_NA: float32. rewards_N: float32. episode_ends: int64 (E,), the exclusive
-    end of each episode in the flat arrays. splits: name -> episode numbers (e.g. "train", "valid"). env_args: the
-    environment that the data was made in (robomimic's layout). source: where it was read from.
+    obs: name -> float32 (N, size), or uint8 (N, H, W, C) for pictures. actions_NA: float32. rewards_N: float32.
+    episode_ends: int64 (E,), the exclusive end of each episode in the flat arrays. splits: name -> episode numbers
+    (e.g. "train", "valid"). env_args: the environment that the data was made in (robomimic's layout). source: where it
+    was read from.
+
+    What not every format tells: terminals_N, bool, true where the environment ended the episode (not a time limit);
+    states_NS, float64, the simulator's state before each action; tasks, an instruction in words for each episode;
+    success_E, bool; action_range, the declared lowest and highest action, float32 (A,) each.
+
+    checked: whether the numbers are known to be finite already, as those of a converted store are; otherwise every
+    array is looked through here.
     """
 
     obs: Mapping[str, np.ndarray]
@@ -29,20 +41,34 @@ class EpisodeStore:
     splits: Mapping[str, np.ndarray] = field(default_factory=dict)
     env_args: Mapping[str, Any] = field(default_factory=dict)
     source: Path = Path()
+    terminals_N: np.ndarray | None = None
+    states_NS: np.ndarray | None = None
+    tasks: tuple[str, ...] = ()
+    success_E: np.ndarray | None = None
+    action_range: tuple[np.ndarray, np.ndarray] | None = None
+    checked: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, checked: bool) -> None:
         n = len(self.actions_NA)
         if len(self.episode_ends) == 0:
             raise UserError(f"{self.source}: expected at least one episode, got none")
         if self.episode_ends[-1] != n or np.any(np.diff(self.episode_ends, prepend=0) <= 0):
             raise UserError(f"{self.source}: episode ends {self.episode_ends} do not cut {n} transitions")
-        for name, array in {**self.obs, "actions": self.actions_NA, "rewards": self.rewards_N}.items():
+        for name, array in self.arrays().items():
             if len(array) != n:
                 raise UserError(f"{self.source}: {name}: expected {n} rows as in actions, got {len(array)}")
-            if not np.isfinite(array).all():
-                episode = int(np.searchsorted(self.episode_ends, np.argwhere(~np.isfinite(array))[0][0], side="right"))
-                raise UserError(f"{self.source}: {name}: expected finite numbers, got nan or inf in episode {episode}")
+            if not checked:
+                check_finite(self.source, name, array, self.episode_ends)
             array.setflags(write=False)
+        for name, values in (("tasks", self.tasks or None), ("success", self.success_E)):
+            if values is not None and len(values) != self.num_episodes:
+                expected = f"one for each of {self.num_episodes} episodes"
+                raise UserError(f"{self.source}: {name}: expected {expected}, got {len(values)}")
+        if self.action_range is not None:
+            low, high = self.action_range
+            size = self.actions_NA.shape[1:]
+            if low.shape != size or high.shape != size or not (low <= high).all():
+                raise UserError(f"{self.source}: action range: expected low <= high of shape {size}: {low}, {high}")
 
     @property
     def num_episodes(self) -> int:
@@ -52,19 +78,40 @@ class EpisodeStore:
     def episode_starts(self) -> np.ndarray:
         return np.concatenate([[0], self.episode_ends[:-1]])
 
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """The observations that are pictures."""
+        return tuple(name for name, array in self.obs.items() if array.dtype == np.uint8)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything that has a row for each transition, by the name it has in messages and on disk."""
+        more = {"terminals": self.terminals_N, "states": self.states_NS}
+        return {
+            **{f"obs/{name}": array for name, array in self.obs.items()},
+            "actions": self.actions_NA,
+            "rewards": self.rewards_N,
+            **{name: array for name, array in more.items() if array is not None},
+        }
+
     def observation(self, keys: tuple[str, ...]) -> np.ndarray:
-        """The observations `keys` side by side, float32 (N, O)."""
+        """The observations `keys` side by side, float32 (N, O); of one key the array itself and no copy of it."""
         missing = [k for k in keys if k not in self.obs]
         if missing:
             raise UserError(f"{self.source}: expected observation {missing[0]!r}, got {sorted(self.obs)}")
-        return np.concatenate([self.obs[k] for k in keys], axis=1)
+        pictures = [k for k in keys if k in self.pictures]
+        if pictures:
+            raise UserError(f"{self.source}: observation {pictures[0]!r}: expected numbers, got pictures")
+        return self.obs[keys[0]] if len(keys) == 1 else np.concatenate([self.obs[k] for k in keys], axis=1)
 
     def split(self, name: str) -> np.ndarray:
         """Episode numbers of a split; every episode when the data has no such split."""
         return np.asarray(self.splits.get(name, np.arange(self.num_episodes)))
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of the contents: arrays, episode ends and splits, not of the file's name or date."""
+        """sha256 (hex) of what a policy learns from: observations, actions, rewards, episode ends, splits and tasks.
+
+        It depends neither on the file's name or date nor on what is only looked at (states, terminals, success).
+        """
         h = hashlib.sha256()
         parts = {f"obs/{k}": v for k, v in self.obs.items()} | {
             "actions": self.actions_NA,
@@ -72,11 +119,23 @@ class EpisodeStore:
             "episode_ends": np.asarray(self.episode_ends, np.int64),
             **{f"split/{k}": np.asarray(v, np.int64) for k, v in self.splits.items()},
         }
+        if self.tasks:
+            parts["tasks"] = np.frombuffer("\n".join(self.tasks).encode(), np.uint8)
         for name in sorted(parts):
             array = np.ascontiguousarray(parts[name])
             h.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             h.update(array.data)
         return h.hexdigest()
+
+
+def check_finite(source: Path, name: str, array: np.ndarray, episode_ends: np.ndarray, first: int = 0) -> None:
+    """Refuse nan and inf in `array`, whose rows `episode_ends` cuts into the episodes `first`, `first + 1`, ..."""
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return
+    row = np.argwhere(~np.isfinite(array))[0][0]
+    episode = first + int(np.searchsorted(episode_ends, row, side="right"))
+    name = name.removeprefix("obs/")
+    raise UserError(f"{source}: {name}: expected finite numbers, got nan or inf in episode {episode}")
 
 
 def check_matches_task(store: EpisodeStore, obs_sizes: Mapping[str, int], action_size: int, task: str) -> None:

@@ -1,4 +1,4 @@
-"""robomimic's HDF5 layout (low-dim): `data/demo_i/{obs/*, actions, rewards, dones, states}`, `mask/*`, `env_args`.
+"""robomimic's HDF5 layout: `data/demo_i/{obs/*, actions, rewards, dones, states}`, `mask/*`, `env_args`.
 
 https://robomimic.github.io/docs/datasets/overview.html
 """
@@ -6,17 +6,23 @@ https://robomimic.github.io/docs/datasets/overview.html
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import base
+from raybc.data.formats.base import About, Part, Wanted
 from raybc.files import replacing
 from raybc.types import UserError
+
+NAME = "robomimic"
+LOOKS = "an HDF5 file with groups data/demo_0, data/demo_1, ..."
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Demo:
 
 def write(path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     """Write demonstrations; whole or not at all. One in ten (at least one, where there are two) is in `mask/valid`."""
+    valid = [i for i in range(len(demos)) if i % 10 == 9] or ([len(demos) - 1] if len(demos) > 1 else [])
+    train = [i for i in range(len(demos)) if i not in set(valid)]
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps(dict(env_args))
@@ -54,89 +62,98 @@ def write(path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attrib
                 group.create_dataset(f"obs/{key}", data=array)
             for key, array in demo.next_obs.items():
                 group.create_dataset(f"next_obs/{key}", data=array)
-        valid = [i for i in range(len(demos)) if i % 10 == 9] or ([len(demos) - 1] if len(demos) > 1 else [])
-        train = [i for i in range(len(demos)) if i not in set(valid)]
-        for name, members in (("train", train), ("valid", valid)):
-            file.create_dataset(f"mask/{name}", data=np.array([f"demo_{i}" for i in members], dtype="S"))
+        _write_masks(file, {"train": train, "valid": valid})
 
 
-def read(path: Path) -> EpisodeStore:
-    """Read a robomimic file; a missing, truncated or inconsistent one raises `UserError` with file, episode and key."""
-    if not path.is_file():
-        raise UserError(f"{path}: expected a robomimic HDF5 file, found none")
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path)
-    except UserError:
-        raise
-    # What h5py raises for a truncated or damaged file: it depends on which byte is hit.
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, MemoryError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"{path}: not readable as HDF5 (damaged or truncated): {text}") from None
+def write_store(path: Path, store: EpisodeStore) -> None:
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        write_episodes(file, store)
+        _write_masks(file, store.splits)
 
 
-def _read(file: h5py.File, path: Path) -> EpisodeStore:
+def write_episodes(file: h5py.File, store: EpisodeStore, obs_names: Mapping[str, str] | None = None) -> h5py.Group:
+    """The group `data`; obs_names: what observations are called in the file where it is another name."""
+    data = file.create_group("data")
+    data.attrs["env_args"] = json.dumps(dict(store.env_args))
+    data.attrs["total"] = len(store.actions_NA)
+    names = {f"obs/{k}": f"obs/{v}" for k, v in (obs_names or {}).items()} | {"terminals": "dones"}
+    for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
+        group = data.create_group(f"demo_{i}")
+        group.attrs["num_samples"] = end - start
+        for name, array in store.arrays().items():
+            values = array[start:end]
+            group.create_dataset(names.get(name, name), data=values.astype(np.int64) if name == "terminals" else values)
+    return data
+
+
+def _write_masks(file: h5py.File, splits: Mapping[str, Sequence[int] | np.ndarray]) -> None:
+    for name, members in splits.items():
+        file.create_dataset(f"mask/{name}", data=np.array([f"demo_{i}" for i in members], dtype="S"))
+
+
+def read(path: Path, images: bool | tuple[str, ...] = False, states: bool = False) -> EpisodeStore:
+    """Read a robomimic file; a missing, truncated or inconsistent one raises `UserError` with file, episode and key.
+
+    images: pictures to read, too: all, or those of these names. states: whether to read the simulator's states.
+    """
+    return base.collect(cast(base.Format, sys.modules[__name__]), path, Wanted(images, states))
+
+
+def matches(path: Path) -> bool:
+    return "data" in base.hdf5_names(path)
+
+
+def about(path: Path) -> About:
+    with base.opened_hdf5(path, "robomimic HDF5") as file:
+        data, names = demos_of(file, path)
+        return About(splits=_masks(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
+
+
+def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+    with base.opened_hdf5(path, "robomimic HDF5") as file:
+        data, names = demos_of(file, path)
+        for name in names:
+            yield demo_part(data[name], name, path, wanted)
+
+
+def demos_of(file: h5py.File, path: Path) -> tuple[h5py.Group, list[str]]:
+    """The group `data` and the names of its episodes, in order."""
     if not isinstance(file.get("data"), h5py.Group):
         raise UserError(f"{path}: expected the group 'data' of the robomimic layout, got {sorted(file)}")
     data = file["data"]
     names = sorted((n for n in data if n.startswith("demo_")), key=_demo_number)
     if not names:
         raise UserError(f"{path}: expected episodes data/demo_0, data/demo_1, ..., got none")
-    obs: dict[str, list[np.ndarray]] = {}
-    actions: list[np.ndarray] = []
-    rewards: list[np.ndarray] = []
-    ends: list[int] = []
-    total = 0
     for name in names:
-        demo = data[name]
-        if not isinstance(demo, h5py.Group):
-            raise UserError(f"{path}: {name}: expected a group with actions and obs, got an array")
-        action = _array(demo, "actions", 2, path)
-        reward = _array(demo, "rewards", 1, path) if "rewards" in demo else np.zeros(len(action), np.float32)
-        if len(reward) != len(action):
-            raise UserError(f"{path}: {name}: rewards has {len(reward)} steps, actions has {len(action)}")
-        if not isinstance(demo.get("obs"), h5py.Group):
-            raise UserError(f"{path}: {name}: expected the group 'obs', got {sorted(demo)}")
-        keys = [k for k, v in demo["obs"].items() if not (isinstance(v, h5py.Dataset) and v.ndim > 2)]
-        if obs and set(keys) != set(obs):
-            raise UserError(f"{path}: {name}: expected observations {sorted(obs)}, got {sorted(keys)}")
-        for key in keys:
-            array = _array(demo, f"obs/{key}", None, path)
-            array = array.reshape(len(array), -1)
-            if len(array) != len(action):
-                raise UserError(f"{path}: {name}: obs/{key} has {len(array)} steps, actions has {len(action)}")
-            if key in obs and array.shape[1] != obs[key][0].shape[1]:
-                raise UserError(f"{path}: {name}: obs/{key} has size {array.shape[1]}, before {obs[key][0].shape[1]}")
-            obs.setdefault(key, []).append(array)
-        if actions and action.shape[1] != actions[0].shape[1]:
-            raise UserError(f"{path}: {name}: actions have size {action.shape[1]}, before {actions[0].shape[1]}")
-        actions.append(action)
-        rewards.append(reward)
-        total += len(action)
-        ends.append(total)
-    return EpisodeStore(
-        obs={k: np.concatenate(v) for k, v in obs.items()},
-        actions_NA=np.concatenate(actions),
-        rewards_N=np.concatenate(rewards),
-        episode_ends=np.array(ends, np.int64),
-        splits=_masks(file, names, path),
-        env_args=_env_args(data, path),
-        source=path,
+        if isinstance(data.get(name, getlink=True), h5py.ExternalLink) or not isinstance(data[name], h5py.Group):
+            raise UserError(f"{path}: {name}: expected a group with actions and obs, got an array or a link")
+    return data, names
+
+
+def demo_part(demo: h5py.Group, name: str, path: Path, wanted: Wanted) -> Part:
+    """One episode. Arrays of more than two dimensions are read if they are pictures that are wanted."""
+    where = f"{path}: {name}"
+    actions = base.hdf5_array(demo, "actions", where)[()]
+    if not isinstance(demo.get("obs"), h5py.Group):
+        raise UserError(f"{where}: expected the group 'obs', got {sorted(demo)}")
+    obs = {}
+    for key, found in demo["obs"].items():
+        if isinstance(found, h5py.Dataset) and found.ndim > 2:
+            named = not isinstance(wanted.images, bool) and key in wanted.images
+            if named and not base.is_picture(found):
+                expected = "expected uint8 (n, height, width, channels)"
+                raise UserError(f"{where}: obs/{key}: {expected}, got {found.dtype} {found.shape}")
+            if not (wanted.picture(key) and base.is_picture(found)):  # depths and the like are not read
+                continue
+        obs[key] = base.hdf5_array(demo, f"obs/{key}", where)[()]
+    return Part(
+        name=name,
+        obs=obs,
+        actions=actions,
+        rewards=base.hdf5_array(demo, "rewards", where)[()] if "rewards" in demo else None,
+        terminals=base.hdf5_array(demo, "dones", where)[()] if "dones" in demo else None,
+        states=base.hdf5_array(demo, "states", where)[()] if wanted.states and "states" in demo else None,
     )
-
-
-def _array(group: h5py.Group, key: str, ndim: int | None, path: Path) -> np.ndarray:
-    where = f"{path}: {group.name.rsplit('/', 1)[-1]}"
-    if not isinstance(group.get(key), h5py.Dataset):
-        raise UserError(f"{where}: expected the array {key!r}, got {sorted(group)}")
-    dataset = group[key]
-    if dataset.dtype.kind not in "fiub":
-        raise UserError(f"{where}: {key}: expected numbers, got dtype {dataset.dtype}")
-    if ndim is not None and dataset.ndim != ndim:
-        raise UserError(f"{where}: {key}: expected {ndim} dimension(s), got shape {dataset.shape}")
-    if dataset.shape[0] == 0:
-        raise UserError(f"{where}: {key}: expected at least one step, got none")
-    return np.asarray(dataset[()], np.float32)
 
 
 def _demo_number(name: str) -> int:
@@ -159,7 +176,7 @@ def _masks(file: h5py.File, names: list[str], path: Path) -> dict[str, np.ndarra
     return masks
 
 
-def _env_args(data: h5py.Group, path: Path) -> dict[str, Any]:
+def env_args_of(data: h5py.Group, path: Path) -> dict[str, Any]:
     text = data.attrs.get("env_args")
     if text is None:
         return {}

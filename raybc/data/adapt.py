@@ -1,0 +1,36 @@
+"""Recorded observations under the names that a task's environment gives them, where the two differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from raybc.data.episodes import EpisodeStore
+
+Observations = Mapping[str, np.ndarray]
+
+
+def _pusht(obs: Observations) -> dict[str, np.ndarray]:
+    """`state` is the agent's x, y (LeRobot), or also the block's x, y, angle (Diffusion Policy), in pixels."""
+    from raybc.envs.pusht import keypoints
+
+    named = {}
+    state = obs.get("state")
+    if state is not None and state.shape[1] in (2, 5):
+        named["agent_pos"] = state[:, :2]
+        if state.shape[1] == 5:
+            named |= {"block_pose": state[:, 2:], "keypoints": keypoints(state[:, 2:]).astype(np.float32)}
+    picture = obs.get("image", obs.get("img"))
+    return named if picture is None else named | {"pixels": picture}
+
+
+ADAPTERS: dict[str, Callable[[Observations], dict[str, np.ndarray]]] = {"pusht": _pusht, "pusht_pixels": _pusht}
+
+
+def for_task(store: EpisodeStore, task: str) -> EpisodeStore:
+    """`store` with the observations of `task` added; as it is where nothing is to be added."""
+    adapter = ADAPTERS.get(task)
+    added = {k: v for k, v in adapter(store.obs).items() if k not in store.obs} if adapter is not None else {}
+    return dataclasses.replace(store, obs={**store.obs, **added}, checked=True) if added else store

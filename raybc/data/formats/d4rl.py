@@ -1,0 +1,104 @@
+"""D4RL's HDF5 layout: flat `observations, actions, rewards, terminals, timeouts`.
+
+An episode ends where `terminals` or `timeouts` says so. Rows after the last end are dropped, as `d4rl.sequence_dataset`
+does (`d4rl.qlearning_dataset` keeps them as transitions). Files without `timeouts` (some of version 0) were cut at the
+environment's step limit, which they do not say: `Wanted.step_limit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import base
+from raybc.data.formats.base import About, Part, Wanted
+from raybc.files import replacing
+from raybc.types import UserError
+
+NAME = "d4rl"
+LOOKS = "an HDF5 file with observations, actions, rewards, terminals"
+KEYS = ("observations", "actions", "rewards", "terminals")
+STATES = ("infos/qpos", "infos/qvel")
+
+
+def matches(path: Path) -> bool:
+    return {"observations", "actions"} <= base.hdf5_names(path)
+
+
+def about(path: Path) -> About:
+    return About(reward_is_success=True)
+
+
+def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+    with base.opened_hdf5(path, "D4RL HDF5") as file:
+        arrays = {key: base.hdf5_array(file, key, str(path)) for key in KEYS}
+        rows = len(arrays["observations"])
+        for key, array in arrays.items():
+            if array.ndim == 0 or len(array) != rows:
+                raise UserError(f"{path}: {key}: expected {rows} rows as in observations, got shape {array.shape}")
+        terminals = _flags(arrays["terminals"][()], path, "terminals")
+        cuts = terminals.copy()
+        if "timeouts" in file:
+            timeouts = _flags(base.hdf5_array(file, "timeouts", str(path))[()], path, "timeouts")
+            if len(timeouts) != rows:
+                raise UserError(f"{path}: timeouts: expected {rows} rows as in observations, got {len(timeouts)}")
+            cuts |= timeouts
+        elif wanted.step_limit:
+            cuts = _cut_at(cuts, wanted.step_limit)
+        ends = np.flatnonzero(cuts) + 1
+        if not len(ends):
+            raise UserError(
+                f"{path}: expected at least one episode that ends in terminals or timeouts, got none"
+                + ("" if "timeouts" in file else " (there are no timeouts; pass the environment's step_limit)")
+            )
+        states = [base.hdf5_array(file, key, str(path)) for key in STATES if wanted.states and key in file]
+        done = 0
+        for start, end, lengths in base.blocks(ends):
+            yield Part(
+                name=base.named(done, len(lengths)),
+                obs={"state": arrays["observations"][start:end]},
+                actions=arrays["actions"][start:end],
+                lengths=lengths,
+                rewards=_column(arrays["rewards"][start:end]),
+                terminals=terminals[start:end],
+                states=np.concatenate([s[start:end] for s in states], axis=1) if states else None,
+            )
+            done += len(lengths)
+
+
+def _column(array: np.ndarray) -> np.ndarray:
+    """Some files have (n, 1) where d4rl wants (n,)."""
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _flags(array: np.ndarray, path: Path, key: str) -> np.ndarray:
+    array = _column(array)
+    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
+        raise UserError(f"{path}: {key}: expected zeros and ones (n,), got shape {array.shape} of {array.dtype}")
+    return array.astype(bool)
+
+
+def _cut_at(cuts: np.ndarray, limit: int) -> np.ndarray:
+    """Also cut every episode after `limit` steps."""
+    cuts, start = cuts.copy(), 0
+    for end in [*(np.flatnonzero(cuts) + 1).tolist(), len(cuts)]:
+        cuts[start + limit - 1 : end : limit] = True
+        start = end
+    return cuts
+
+
+def write_store(path: Path, store: EpisodeStore) -> None:
+    n = len(store.actions_NA)
+    terminals = store.terminals_N if store.terminals_N is not None else np.zeros(n, bool)
+    last = np.zeros(n, bool)
+    last[store.episode_ends - 1] = True
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file["observations"] = store.observation(tuple(store.obs))
+        file["actions"], file["rewards"] = store.actions_NA, store.rewards_N
+        file["terminals"], file["timeouts"] = terminals, last & ~terminals
+        if store.states_NS is not None:
+            file[STATES[0]] = store.states_NS

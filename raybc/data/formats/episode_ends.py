@@ -1,0 +1,144 @@
+"""Arrays of all episodes one after another and `episode_ends`: Diffusion Policy's zarr (folder or zip), and npz.
+
+zarr: `data/{action, ...}` and `meta/episode_ends`; npz: the same names without folders. `action` (or `actions`) is the
+action, `reward` (or `rewards`) the reward; every other array with a row for each step is an observation.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import base
+from raybc.data.formats.base import About, Npz, Part, Wanted
+from raybc.data.zarr2 import META, Zarr
+from raybc.files import replacing
+from raybc.types import UserError
+
+NAME = "episode_ends"
+LOOKS = "an npz with action and episode_ends, or a zarr folder or zip with data/action and meta/episode_ends"
+ACTION, REWARD = ("action", "actions"), ("reward", "rewards")
+ENDS = "episode_ends"
+
+
+class _Arrays:
+    """The arrays by their names without folders."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.source: Npz | Zarr
+        if _is_zarr(path):
+            with base.readable(path, "zarr"):
+                self.source = Zarr(path)
+            self._full = {n.split("/")[-1]: n for n in self.source.names if n.split("/")[0] in ("data", "meta")}
+        elif path.exists():
+            self.source = Npz(path)
+            self._full = {n: n for n in self.source.names}
+        else:
+            raise UserError(f"{path}: expected an npz or zarr file with {ENDS}, found none")
+        self.names = sorted(self._full)
+
+    def first(self, names: tuple[str, ...]) -> str | None:
+        return next((n for n in names if n in self._full), None)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._full:
+            raise UserError(f"{self.path}: expected the array {name!r}, got {self.names}")
+        with base.readable(self.path, "zarr or npz"):
+            array = self.source[self._full[name]]
+        if array.dtype.kind not in "fiub":
+            raise UserError(f"{self.path}: {name}: expected numbers, got dtype {array.dtype}")
+        return array
+
+
+def _is_zarr(path: Path) -> bool:
+    if path.is_dir():
+        return any((path / name / META).is_file() for name in (f"meta/{ENDS}", ENDS))
+    if base.magic(path, 4) != base.ZIP_MAGIC:
+        return False
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(name.endswith(f"{ENDS}/{META}") for name in file.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def matches(path: Path) -> bool:
+    return _is_zarr(path) or ENDS in base.npz_names(path)
+
+
+def about(path: Path) -> About:
+    return About()
+
+
+def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+    arrays = _Arrays(path)
+    ends = arrays[ENDS]
+    action, reward = arrays.first(ACTION), arrays.first(REWARD)
+    if action is None:
+        raise UserError(f"{path}: expected the array {ACTION[0]!r}, got {arrays.names}")
+    actions = arrays[action]
+    if ends.ndim != 1 or ends.dtype.kind not in "iu" or not len(ends):
+        raise UserError(f"{path}: {ENDS}: expected whole numbers (E,), got shape {ends.shape} of {ends.dtype}")
+    ends = ends.astype(np.int64)
+    if np.any(np.diff(ends, prepend=0) <= 0) or ends[-1] != len(actions):
+        raise UserError(
+            f"{path}: {ENDS}: expected rising numbers up to {len(actions)}, the steps of {action}, got {ends}"
+        )
+    obs = {}
+    for name in arrays.names:
+        if name in (ENDS, action, reward):
+            continue
+        array = arrays[name]
+        if array.ndim and len(array) == len(actions):
+            picture = _picture(array)
+            if picture is None or wanted.picture(name):
+                obs[name] = array if picture is None else picture
+        elif not array.ndim or len(array) != len(ends):  # an array with a row for each episode is no observation
+            raise UserError(f"{path}: {name}: expected {len(actions)} rows as in {action}, got shape {array.shape}")
+    rewards = arrays[reward] if reward is not None else None
+    done = 0
+    for start, end, lengths in base.blocks(ends):
+        yield Part(
+            name=base.named(done, len(lengths)),
+            obs={name: array[start:end] for name, array in obs.items()},
+            actions=actions[start:end],
+            lengths=lengths,
+            rewards=None if rewards is None else rewards[start:end],
+        )
+        done += len(lengths)
+
+
+def _picture(array: np.ndarray) -> np.ndarray | None:
+    """Pictures as uint8; None where the array holds none. Diffusion Policy's are floats from 0 to 255."""
+    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
+        return None
+    if array.dtype == np.uint8:
+        return array
+    whole = array.astype(np.uint8)
+    return whole if np.array_equal(whole, array) else None
+
+
+def write_store(path: Path, store: EpisodeStore) -> None:
+    """As npz, or as a zarr folder without compression where the name ends so."""
+    arrays = {**store.obs, "action": store.actions_NA, "reward": store.rewards_N, ENDS: store.episode_ends}
+    with replacing(path) as temporary:
+        if path.suffix != ".zarr":
+            with temporary.open("wb") as handle:
+                np.savez(handle, **arrays)
+            return
+        for name, array in arrays.items():
+            _write_array(temporary / ("meta" if name == ENDS else "data") / name, array)
+
+
+def _write_array(folder: Path, array: np.ndarray) -> None:
+    from raybc.files import write_json
+
+    folder.mkdir(parents=True)
+    meta = {"zarr_format": 2, "shape": array.shape, "chunks": array.shape, "dtype": array.dtype.str}
+    write_json(folder / META, {**meta, "compressor": None, "filters": None, "fill_value": 0, "order": "C"})
+    (folder / ".".join("0" * array.ndim)).write_bytes(np.ascontiguousarray(array).tobytes())

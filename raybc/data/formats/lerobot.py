@@ -1,0 +1,301 @@
+"""LeRobotDataset v2.1 and v3.0: `meta/info.json`, frames in parquet, pictures in mp4 files or in the parquet.
+
+https://huggingface.co/docs/lerobot/lerobot-dataset-v3. Observations lose the prefix `observation.` (and `images.`), so
+`observation.state` is `state`. `next.reward`, `next.done` and `next.success` are rewards, terminals and success. The
+statistics in `meta/` are not used: normalisation is fitted on what is trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raybc.data.formats import base
+from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.lerobot_write import write_store
+from raybc.data.videos import Video, decode_picture
+from raybc.files import read_json
+from raybc.types import UserError
+
+__all__ = ["LOOKS", "NAME", "about", "matches", "parts", "write_store"]
+
+NAME = "lerobot"
+LOOKS = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or v3.0)"
+INFO = "meta/info.json"
+PREFIXES = ("observation.images.", "observation.")
+
+
+@dataclass(frozen=True)
+class _Episode:
+    """data: its parquet file. videos: feature -> file and first frame. length: steps."""
+
+    number: int
+    length: int
+    data: Path
+    videos: Mapping[str, tuple[Path, int]]
+
+
+class _Set:
+    """What `meta/` says."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        info = read_json(root / INFO)
+        if not isinstance(info, dict):
+            raise UserError(f"{root / INFO}: expected a mapping, got {type(info).__name__}")
+        self.info = info
+        version = str(self.get("codebase_version", str))
+        self.v3 = version.startswith("v3.")
+        if not self.v3 and not version.startswith("v2."):
+            raise UserError(f"{root / INFO}: codebase_version: expected v2.0, v2.1 or v3.0, got {version!r}")
+        self.fps = float(self.get("fps", int | float))
+        self.features: dict[str, dict[str, Any]] = self.get("features", dict)
+        for name, feature in self.features.items():
+            if not isinstance(feature, dict) or "dtype" not in feature:
+                raise UserError(f"{root / INFO}: features: {name}: expected a mapping with dtype, got {feature!r}")
+        if "action" not in self.features:
+            raise UserError(f"{root / INFO}: features: expected 'action', got {sorted(self.features)}")
+
+    def get(self, key: str, kind: Any) -> Any:
+        if not isinstance(self.info.get(key), kind):
+            raise UserError(f"{self.root / INFO}: expected the key {key!r}, got {self.info.get(key)!r}")
+        return self.info[key]
+
+    def file(self, template: str, **values: Any) -> Path:
+        """A file of the set, by a path of `info.json`; one that leaves the folder is refused."""
+        try:
+            path = self.root / str(self.get(template, str)).format(**values)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.root / INFO}: {template}: not readable as a path: {error!r}") from None
+        return inside(self.root, path, template)
+
+    def episodes(self) -> list[_Episode]:
+        return self._episodes_v3() if self.v3 else self._episodes_v2()
+
+    def _videos(self) -> list[str]:
+        return [name for name, feature in self.features.items() if feature["dtype"] == "video"]
+
+    def _episodes_v3(self) -> list[_Episode]:
+        rows: list[dict[str, Any]] = []
+        for path in sorted((self.root / "meta" / "episodes").glob("*/*.parquet")):
+            table = _table(path, None)
+            keep = [n for n in table.column_names if not n.startswith("stats/")]
+            rows += table.select(keep).to_pylist()
+        found = []
+        for row in sorted(rows, key=lambda r: int(r["episode_index"])):
+            try:
+                videos = {}
+                for key in self._videos():
+                    at = {k: int(row[f"videos/{key}/{k}"]) for k in ("chunk_index", "file_index")}
+                    first = round(float(row[f"videos/{key}/from_timestamp"]) * self.fps)
+                    videos[key] = (self.file("video_path", video_key=key, **at), first)
+                at = {k: int(row[f"data/{k}"]) for k in ("chunk_index", "file_index")}
+                length = int(row["length"])
+                found.append(_Episode(int(row["episode_index"]), length, self.file("data_path", **at), videos))
+            except (LookupError, TypeError, ValueError) as error:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"{self.root}/meta/episodes: episode {row.get('episode_index')}: {error!r}") from None
+        return found
+
+    def _episodes_v2(self) -> list[_Episode]:
+        found = []
+        for row in _lines(self.root / "meta" / "episodes.jsonl", ("episode_index", "length")):
+            number = int(row["episode_index"])
+            at = {"episode_chunk": number // max(1, int(self.get("chunks_size", int))), "episode_index": number}
+            videos = {key: (self.file("video_path", video_key=key, **at), 0) for key in self._videos()}
+            found.append(_Episode(number, int(row["length"]), self.file("data_path", **at), videos))
+        return sorted(found, key=lambda e: e.number)
+
+    def tasks(self) -> dict[int, str]:
+        """task_index -> instruction."""
+        if not self.v3:
+            rows = _lines(self.root / "meta" / "tasks.jsonl", ("task_index", "task"))
+            return {int(row["task_index"]): str(row["task"]) for row in rows}
+        path = self.root / "meta" / "tasks.parquet"
+        table = _table(path, None)
+        words = next((n for n in ("task", "__index_level_0__") if n in table.column_names), None)
+        if words is None or "task_index" not in table.column_names:
+            raise UserError(f"{path}: expected the columns task_index and task, got {table.column_names}")
+        pairs = zip(table["task_index"].to_pylist(), table[words].to_pylist(), strict=True)
+        return {int(number): str(text) for number, text in pairs}
+
+
+def inside(root: Path, path: Path, what: str) -> Path:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{root}: {what}: expected a file of this folder, got {path}")
+    return path
+
+
+def _lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The mappings of a jsonl file."""
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file of LeRobot v2, found none")
+    rows = []
+    for i, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: line {i}: not readable as JSON: {error}") from None
+        if not isinstance(row, dict) or any(key not in row for key in keys):
+            raise UserError(f"{path}: line {i}: expected the keys {', '.join(keys)}, got {line[:80]}")
+        rows.append(row)
+    return rows
+
+
+def _table(path: Path, columns: list[str] | None) -> Any:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"{path}: expected a parquet file of the data set, found none")
+    with base.readable(path, "parquet"):
+        try:
+            file = pq.ParquetFile(path)
+            missing = [c for c in columns or () if c not in file.schema_arrow.names]
+            if missing:
+                raise UserError(f"{path}: expected the column {missing[0]!r}, got {file.schema_arrow.names}")
+            return file.read(columns=columns)
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not readable as parquet (damaged or truncated): {error}") from None
+
+
+def matches(path: Path) -> bool:
+    try:
+        return "codebase_version" in read_json(path / INFO)
+    except (UserError, OSError, TypeError):
+        return False
+
+
+def about(path: Path) -> About:
+    found = _Set(path)
+    splits = {}
+    for name, text in (found.info.get("splits") or {}).items():
+        first, _, end = str(text).partition(":")
+        if not (first.isdigit() and end.isdigit()):
+            raise UserError(f"{path / INFO}: splits: {name}: expected FIRST:END, got {text!r}")
+        splits[name] = np.arange(int(first), int(end))
+    return About(splits=splits)
+
+
+def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+    found = _Set(path)
+    episodes, tasks = found.episodes(), found.tasks()
+    total = found.get("total_episodes", int)
+    if len(episodes) != total:
+        raise UserError(f"{path / INFO}: total_episodes: expected {total} episodes, meta/ describes {len(episodes)}")
+    names = _observations(found.features, wanted)
+    columns = [n for n in found.features if n in names or n in ("action", "next.reward", "next.done", "next.success")]
+    columns = [n for n in columns if found.features[n]["dtype"] != "video"] + ["episode_index", "task_index"]
+    videos: dict[str, Video] = {}
+    table, read = None, Path()
+    for episode in episodes:
+        where = f"{path}: episode {episode.number}"
+        if read != episode.data:
+            table, read = _Table(_table(episode.data, columns), episode.data), episode.data
+        assert table is not None
+        rows = table.rows(episode)
+        obs = {}
+        for feature, name in names.items():
+            if found.features[feature]["dtype"] == "video":
+                file, first = episode.videos[feature]
+                if feature not in videos or videos[feature].path != file:
+                    if feature in videos:
+                        videos[feature].close()
+                    videos[feature] = Video(file, found.fps)
+                obs[name] = videos[feature].read(first, episode.length)
+            elif found.features[feature]["dtype"] == "image":
+                obs[name] = _pictures(table.column(feature, rows), path, f"{where}: {feature}")
+            else:
+                obs[name] = table.numbers(feature, rows, where)
+        number = table.numbers("task_index", rows, where)[0]
+        if int(number) not in tasks:
+            raise UserError(f"{where}: task_index: expected one of {sorted(tasks)}, got {number}")
+        optional = {n: table.numbers(f"next.{n}", rows, where) for n in ("reward", "done", "success") if
+                    f"next.{n}" in columns}  # fmt: skip
+        yield Part(
+            name=f"episode {episode.number}",
+            obs=obs,
+            actions=table.numbers("action", rows, where).reshape(episode.length, -1),
+            rewards=optional["reward"].reshape(-1) if "reward" in optional else None,
+            terminals=optional["done"].reshape(-1) if "done" in optional else None,
+            tasks=(tasks[int(number)],),
+            success=(bool(optional["success"].any()),) if "success" in optional else (),
+        )
+
+
+def _observations(features: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> dict[str, str]:
+    """Feature -> what the observation is called here, of those that are to be read."""
+    names: dict[str, str] = {}
+    for feature, said in features.items():
+        if not feature.startswith("observation.") or said["dtype"] == "string":
+            continue
+        prefix = next(p for p in PREFIXES if feature.startswith(p))
+        name = feature.removeprefix(prefix)
+        if name in names.values():
+            name = feature.removeprefix("observation.")
+        if said["dtype"] not in ("video", "image") or wanted.picture(name):
+            names[feature] = name
+    return names
+
+
+class _Table:
+    """A parquet file, and where its episodes are."""
+
+    def __init__(self, table: Any, path: Path) -> None:
+        self._table, self._path = table, path
+        self._episode = np.asarray(table["episode_index"].to_numpy())
+        if np.any(np.diff(self._episode) < 0):
+            raise UserError(f"{path}: episode_index: expected episodes in order")
+
+    def rows(self, episode: _Episode) -> slice:
+        first, end = np.searchsorted(self._episode, [episode.number, episode.number + 1])
+        if end - first != episode.length or not episode.length:
+            where = f"{self._path}: episode {episode.number}"
+            raise UserError(f"{where}: expected {episode.length} steps as meta/ says, got {end - first}")
+        return slice(int(first), int(end))
+
+    def column(self, name: str, rows: slice) -> Any:
+        return self._table[name].slice(rows.start, rows.stop - rows.start)
+
+    def numbers(self, name: str, rows: slice, where: str) -> np.ndarray:
+        """(n, ...) of a column of numbers or of lists of one length."""
+        column = self.column(name, rows).combine_chunks()
+        shape = [len(column)]
+        while hasattr(column, "flatten") and "list" in str(column.type):
+            if column.null_count:
+                raise UserError(f"{where}: {name}: expected numbers, got empty cells")
+            flat = column.flatten()
+            size, rest = divmod(len(flat), len(column)) if len(column) else (0, 0)
+            if rest or (not str(column.type).startswith("fixed") and np.any(np.diff(column.offsets) != size)):
+                raise UserError(f"{where}: {name}: expected lists of one length")
+            shape.append(size)
+            column = flat
+        if column.null_count:
+            raise UserError(f"{where}: {name}: expected numbers, got empty cells")
+        array = np.asarray(column.to_numpy(zero_copy_only=False))
+        if array.dtype.kind not in "fiub":
+            raise UserError(f"{where}: {name}: expected numbers, got {column.type}")
+        return array.reshape(shape[0], -1) if len(shape) > 1 else array
+
+
+def _pictures(column: Any, root: Path, where: str) -> np.ndarray:
+    pictures = []
+    for cell in column.to_pylist():
+        if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
+            raise UserError(f"{where}: expected pictures with bytes or a path, got {type(cell).__name__}")
+        data = cell.get("bytes")
+        if not data:
+            file = inside(root, root / cell["path"], where)
+            if not file.is_file():
+                raise UserError(f"{file}: expected the picture of {where}, found none")
+            data = file.read_bytes()
+        pictures.append(decode_picture(data, where))
+    if any(p.shape != pictures[0].shape for p in pictures):
+        raise UserError(f"{where}: expected pictures of one size, got {sorted({p.shape for p in pictures})}")
+    return np.stack(pictures)

@@ -1,0 +1,185 @@
+"""Writing LeRobotDataset v3.0 (or v2.1): one parquet file, videos without loss."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raybc.data.episodes import EpisodeStore
+from raybc.data.videos import write_lossless
+from raybc.files import replacing, write_json
+from raybc.types import UserError
+
+DATA = {
+    "v3.0": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+    "v2.1": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+}
+VIDEO = {
+    "v3.0": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    "v2.1": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+}
+
+
+def write_store(path: Path, store: EpisodeStore, version: str = "v3.0", fps: int = 10) -> None:
+    """version: "v3.0" or "v2.1". fps: control rate, which a store does not know."""
+    if version not in DATA:
+        raise UserError(f"version: expected one of {', '.join(DATA)}, got {version!r}")
+    with replacing(path) as temporary:
+        (temporary / "meta").mkdir(parents=True)
+        (_write_v3 if version == "v3.0" else _write_v2)(temporary, store, fps)
+        write_json(temporary / "meta" / "info.json", _info(store, version, fps))
+
+
+def _names(store: EpisodeStore) -> dict[str, str]:
+    """Observation -> feature."""
+    return {k: f"observation.{'images.' if k in store.pictures else ''}{k}" for k in store.obs}
+
+
+def _info(store: EpisodeStore, version: str, fps: int) -> dict[str, Any]:
+    def feature(dtype: str, shape: tuple[int, ...], names: Any = None) -> dict[str, Any]:
+        return {"dtype": dtype, "shape": list(shape), "names": names}
+
+    features = {}
+    for name, key in _names(store).items():
+        video = name in store.pictures
+        axes = ["height", "width", "channel"] if video else None
+        features[key] = feature("video" if video else "float32", store.obs[name].shape[1:], axes)
+    features["action"] = feature("float32", store.actions_NA.shape[1:])
+    for key, column in _columns(store, 0, 1).items():
+        if key not in features:
+            features[key] = feature(str(column.dtype), (1,))
+    splits = {n: e for n, e in store.splits.items() if len(e) and np.array_equal(e, np.arange(e[0], e[-1] + 1))}
+    return {
+        "codebase_version": version,
+        "robot_type": "unknown",
+        "total_episodes": store.num_episodes,
+        "total_frames": len(store.actions_NA),
+        "total_tasks": len(_tasks(store)),
+        "chunks_size": 1000,
+        "fps": fps,
+        "splits": {n: f"{e[0]}:{e[-1] + 1}" for n, e in splits.items()} or {"train": f"0:{store.num_episodes}"},
+        "data_path": DATA[version],
+        "video_path": VIDEO[version],
+        "features": features,
+    }
+
+
+def _tasks(store: EpisodeStore) -> list[str]:
+    return list(dict.fromkeys(store.tasks)) or [""]
+
+
+def _columns(store: EpisodeStore, first: int, end: int, fps: int = 10) -> dict[str, np.ndarray]:
+    """The columns of the episodes `first` .. `end - 1`."""
+    lengths = store.episode_ends - store.episode_starts
+    rows = slice(int(store.episode_starts[first]), int(store.episode_ends[end - 1]))
+    chosen = np.arange(first, end)
+    frame = np.concatenate([np.arange(n) for n in lengths[chosen]])
+    columns = {key: store.obs[name][rows] for name, key in _names(store).items() if name not in store.pictures}
+    columns |= {"action": store.actions_NA[rows], "next.reward": store.rewards_N[rows]}
+    if store.terminals_N is not None:
+        columns["next.done"] = store.terminals_N[rows]
+    if store.success_E is not None:
+        last = frame == np.repeat(lengths[chosen] - 1, lengths[chosen])
+        columns["next.success"] = last & np.repeat(store.success_E[chosen], lengths[chosen])
+    tasks = _tasks(store)
+    numbers = np.array([tasks.index(t) for t in store.tasks] or [0] * store.num_episodes, np.int64)
+    return columns | {
+        "timestamp": (frame / fps).astype(np.float32),
+        "frame_index": frame,
+        "episode_index": np.repeat(chosen, lengths[chosen]),
+        "index": np.arange(rows.start, rows.stop),
+        "task_index": np.repeat(numbers[chosen], lengths[chosen]),
+    }
+
+
+def _table(columns: dict[str, np.ndarray]) -> Any:
+    import pyarrow as pa
+
+    def column(array: np.ndarray) -> Any:
+        if array.ndim == 1:
+            return pa.array(array)
+        return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])
+
+    return pa.table({name: column(np.ascontiguousarray(array)) for name, array in columns.items()})
+
+
+def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
+    import pyarrow as pa
+
+    at = {"chunk_index": 0, "file_index": 0}
+    _parquet(folder / DATA["v3.0"].format(**at), _table(_columns(store, 0, store.num_episodes, fps)))
+    tasks = _tasks(store)
+    words = {"task_index": list(range(len(tasks))), "__index_level_0__": tasks}
+    # What pandas says of its index, from which LeRobot takes the instructions.
+    columns = [
+        {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": dtype, "metadata": None}
+        for name, field, kind, dtype in (
+            ("task_index", "task_index", "int64", "int64"),
+            (None, "__index_level_0__", "unicode", "object"),
+        )
+    ]
+    pandas = {"index_columns": ["__index_level_0__"], "columns": columns, "column_indexes": []}
+    _parquet(folder / "meta/tasks.parquet", pa.table(words).replace_schema_metadata({"pandas": json.dumps(pandas)}))
+    rows = []
+    for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
+        row = {"episode_index": i, "tasks": [store.tasks[i] if store.tasks else ""], "length": end - start}
+        row |= {"data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": start, "dataset_to_index": end}
+        row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
+        for name in store.pictures:
+            key = f"videos/{_names(store)[name]}"
+            row |= {f"{key}/chunk_index": 0, f"{key}/file_index": 0}
+            row |= {f"{key}/from_timestamp": start / fps, f"{key}/to_timestamp": end / fps}
+        rows.append({k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()})
+    _parquet(folder / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(rows))
+    write_json(folder / "meta/stats.json", _stats(store, slice(None)))
+    for name in store.pictures:
+        _video(folder / VIDEO["v3.0"].format(video_key=_names(store)[name], **at), store.obs[name], fps)
+
+
+def _write_v2(folder: Path, store: EpisodeStore, fps: int) -> None:
+    episodes, stats = [], []
+    for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
+        at = {"episode_chunk": i // 1000, "episode_index": i}
+        _parquet(folder / DATA["v2.1"].format(**at), _table(_columns(store, i, i + 1, fps)))
+        for name in store.pictures:
+            _video(folder / VIDEO["v2.1"].format(video_key=_names(store)[name], **at), store.obs[name][start:end], fps)
+        task = store.tasks[i] if store.tasks else ""
+        episodes.append({"episode_index": i, "tasks": [task], "length": int(end - start)})
+        stats.append({"episode_index": i, "stats": _stats(store, slice(start, end))})
+    _jsonl(folder / "meta/episodes.jsonl", episodes)
+    _jsonl(folder / "meta/episodes_stats.jsonl", stats)
+    _jsonl(folder / "meta/tasks.jsonl", [{"task_index": i, "task": t} for i, t in enumerate(_tasks(store))])
+
+
+def _stats(store: EpisodeStore, rows: slice) -> dict[str, Any]:
+    arrays = {key: store.obs[name] for name, key in _names(store).items()} | {"action": store.actions_NA}
+    return {key: _stats_of(array[rows]) for key, array in arrays.items()}
+
+
+def _stats_of(array: np.ndarray) -> dict[str, Any]:
+    """Of numbers for each dimension; of pictures for each channel, from 0 to 1, shaped (3, 1, 1)."""
+    count = [len(array)]
+    if array.dtype == np.uint8:
+        array = array.reshape(-1, array.shape[-1]) / 255
+    values = {k: getattr(array, k)(0).astype(float) for k in ("min", "max", "mean", "std")}
+    shape = (-1, 1, 1) if array.dtype == np.float64 else (-1,)
+    return {**{k: v.reshape(shape).tolist() for k, v in values.items()}, "count": count}
+
+
+def _parquet(path: Path, table: Any) -> None:
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def _video(path: Path, frames: np.ndarray, fps: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lossless(path, frames, fps)
+
+
+def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

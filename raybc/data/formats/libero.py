@@ -1,0 +1,103 @@
+"""LIBERO's HDF5 layout: robomimic's, with the instruction in `data.attrs["problem_info"]`; a folder is a suite.
+
+Pictures are as LIBERO stores them (OpenGL's convention: upside down). Where a file has no `problem_info` (data that
+others have filtered), the instruction is read from the name of the BDDL file or of the file itself, as LIBERO does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import base, robomimic
+from raybc.data.formats.base import About, Part, Wanted
+from raybc.files import replacing
+from raybc.types import UserError
+
+NAME = "libero"
+LOOKS = "an HDF5 file of robomimic's layout with problem_info or LIBERO's observations, or a folder of such files"
+OBSERVATIONS = {"ee_states", "gripper_states", "joint_states"}
+ATTRIBUTES = ("problem_info", "bddl_file_name")
+
+
+def files(path: Path) -> list[Path]:
+    """The files of a suite, one a task, in order; the file itself where it is one."""
+    return sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
+
+
+def matches(path: Path) -> bool:
+    first = files(path)[:1]
+    if not first or "data" not in base.hdf5_names(first[0]):
+        return False
+    try:
+        with h5py.File(first[0], "r") as file:
+            data = file["data"]
+            obs = data.get("demo_0/obs", ())
+            return any(name in data.attrs for name in ATTRIBUTES) or set(obs) >= OBSERVATIONS
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def about(path: Path) -> About:
+    with base.opened_hdf5(_files(path)[0], "LIBERO HDF5") as file:
+        data, _ = robomimic.demos_of(file, path)
+        env_args = robomimic.env_args_of(data, path)
+        bddl = _text(data.attrs.get("bddl_file_name"))
+        return About(env_args=env_args | ({"bddl_file_name": bddl} if bddl else {}), reward_is_success=True)
+
+
+def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+    for each in _files(path):
+        with base.opened_hdf5(each, "LIBERO HDF5") as file:
+            data, names = robomimic.demos_of(file, each)
+            for i, name in enumerate(names):
+                part = robomimic.demo_part(data[name], name, each, wanted)
+                if i == 0:  # attributes after arrays: see `base.collect`
+                    task = instruction(data, each)
+                label = f"{each.name}: {name}" if path.is_dir() else name
+                yield Part(label, part.obs, part.actions, (), part.rewards, part.terminals, part.states, (task,))
+
+
+def _files(path: Path) -> list[Path]:
+    found = files(path)
+    if not found:
+        raise UserError(f"{path}: expected HDF5 files of LIBERO, found none")
+    return found
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")
+
+
+def instruction(data: h5py.Group, path: Path) -> str:
+    """What the robot is told to do in the demonstrations of a file."""
+    text = _text(data.attrs.get("problem_info"))
+    if text:
+        try:
+            words = json.loads(text)["language_instruction"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(f"{path}: problem_info: expected JSON with language_instruction: {error!r}") from None
+        return (" ".join(words) if isinstance(words, list) else str(words)).strip().strip('"')
+    name = Path(_text(data.attrs.get("bddl_file_name")) or path.name).stem.removesuffix("_demo")
+    return re.sub(r"^[A-Z_]+_SCENE\d+_", "", name).replace("_", " ")
+
+
+def write_store(path: Path, store: EpisodeStore) -> None:
+    """The episodes of one task."""
+    if len(set(store.tasks)) != 1:
+        raise UserError(f"{path}: expected episodes with one instruction, got {sorted(set(store.tasks))}")
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        env_args = dict(store.env_args)
+        bddl = env_args.pop("bddl_file_name", "")
+        data = robomimic.write_episodes(file, store)
+        data.attrs["env_args"] = json.dumps(env_args)
+        data.attrs["bddl_file_name"] = bddl
+        data.attrs["problem_info"] = json.dumps({"language_instruction": store.tasks[0]})
+        data.attrs["num_demos"] = np.int64(store.num_episodes)

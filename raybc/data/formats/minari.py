@@ -1,0 +1,137 @@
+"""Minari's local data sets, by way of the `minari` package.
+
+Observations in dicts are flattened: "/" between the keys, as in environments (`raybc.envs.gym`); a bare array is
+`state`, a bare picture `pixels`. The observation after the last action is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import base
+from raybc.data.formats.base import About, Part, Wanted
+from raybc.envs.base import require
+from raybc.files import read_json, replacing, write_json
+from raybc.types import UserError
+
+NAME = "minari"
+LOOKS = "a folder with data/metadata.json of Minari (or that folder `data`)"
+METADATA = "metadata.json"
+
+
+def _folder(path: Path) -> Path:
+    return path / "data" if (path / "data" / METADATA).is_file() else path
+
+
+def matches(path: Path) -> bool:
+    try:
+        return "total_episodes" in read_json(_folder(path) / METADATA)
+    except (UserError, OSError, TypeError):
+        return False
+
+
+def _open(path: Path) -> Any:
+    """A `minari.MinariDataset`."""
+    folder = _folder(path)
+    metadata = read_json(folder / METADATA)
+    missing = [k for k in ("observation_space", "action_space", "total_episodes", "data_format") if k not in metadata]
+    if missing:  # without its spaces Minari would build the environment that the file names
+        raise UserError(f"{folder / METADATA}: expected the key {missing[0]!r}, got {sorted(metadata)}")
+    minari = require("minari", "minari")
+    with base.readable(folder, "a Minari data set"):
+        return minari.MinariDataset(folder)
+
+
+def about(path: Path) -> About:
+    dataset = _open(path)
+    space = dataset.action_space
+    bounded = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
+    spec = dataset.env_spec
+    return About(
+        env_args={} if spec is None else {"env_name": spec.id, "env_kwargs": dict(spec.kwargs or {})},
+        action_range=(space.low.astype(np.float32), space.high.astype(np.float32)) if bounded else None,
+    )
+
+
+def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+    dataset = _open(path)
+    for number in range(int(dataset.total_episodes)):
+        with base.readable(_folder(path), "a Minari data set"):
+            episode = next(iter(dataset.iterate_episodes([number])))
+        name = f"episode {number}"
+        if not isinstance(episode.actions, np.ndarray):
+            raise UserError(f"{path}: {name}: actions: expected an array, got {type(episode.actions).__name__}")
+        steps = len(episode.actions)
+        obs = {}
+        for key, array in _flat("", episode.observations):
+            if len(array) != steps + 1:
+                where = f"{path}: {name}: {key or 'observations'}"
+                raise UserError(f"{where}: expected {steps + 1} rows, one more than actions, got {len(array)}")
+            key = key or ("pixels" if base.is_picture(array) else "state")
+            if not base.is_picture(array) or wanted.picture(key):
+                obs[key] = array[:-1]
+        success = episode.infos.get("success") if isinstance(episode.infos, Mapping) else None
+        yield Part(
+            name=name,
+            obs=obs,
+            actions=episode.actions,
+            rewards=np.asarray(episode.rewards),
+            terminals=np.asarray(episode.terminations),
+            success=() if success is None else (bool(np.any(success)),),
+        )
+
+
+def _flat(key: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(f"{key}/{name}" if key else str(name), inner)
+    elif isinstance(value, np.ndarray):
+        yield key, value
+    # Tuples and texts have no counterpart in an environment here.
+
+
+def write_store(path: Path, store: EpisodeStore) -> None:
+    """The state after the last action is not in a store; the last observation stands in its place."""
+    minari = require("minari", "minari")
+    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    boxes: dict[str, gymnasium.Space[Any]] = {
+        k: gymnasium.spaces.Box(-np.inf, np.inf, v.shape[1:], np.float32) for k, v in store.obs.items()
+    }
+    if store.action_range is None:
+        action = gymnasium.spaces.Box(-np.inf, np.inf, store.actions_NA.shape[1:], np.float32)
+    else:
+        action = gymnasium.spaces.Box(*store.action_range, dtype=np.float32)
+    with replacing(path) as temporary:
+        (temporary / "data").mkdir(parents=True)
+        storage = MinariStorage.new(temporary / "data", gymnasium.spaces.Dict(boxes), action)
+        buffers = []
+        for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
+            last = np.zeros(end - start, bool)
+            last[-1] = True
+            terminals = last & False if store.terminals_N is None else store.terminals_N[start:end]
+            infos = None if store.success_E is None else {"success": np.append(last & store.success_E[i], False)}
+            buffers.append(
+                EpisodeBuffer(
+                    id=i,
+                    observations={k: v[[*range(start, end), end - 1]] for k, v in store.obs.items()},
+                    actions=store.actions_NA[start:end],
+                    rewards=store.rewards_N[start:end],
+                    terminations=terminals,
+                    truncations=last & ~terminals,
+                    infos=infos,
+                )
+            )
+        storage.update_episodes(buffers)
+        metadata = read_json(temporary / "data" / METADATA)
+        write_json(
+            temporary / "data" / METADATA,
+            {**metadata, "dataset_id": "raybc/converted-v0", "minari_version": minari.__version__},
+        )

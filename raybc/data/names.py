@@ -1,0 +1,197 @@
+"""What users call data -> where it is published, where it is expected on disk, and its format.
+
+D4RL's names (`halfcheetah-medium-v2`), OGBench's (`cube-single-play-singletask-task1-v0`), robomimic's as
+TASK-DATA-OBS (`lift-mh-low_dim`), Diffusion Policy's PushT (`pusht-human-low_dim`), LIBERO's suites (`libero_spatial`),
+Minari's ids (`D4RL/pen/human-v2`), LeRobot's repositories (`lerobot/pusht`), or a path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybc.files import home
+from raybc.strict import near
+from raybc.types import UserError
+
+D4RL = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
+OGBENCH = "https://rail.eecs.berkeley.edu/datasets/ogbench"
+PUSHT = "https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip"
+ROBOMIMIC, LIBERO, MINARI = "robomimic/robomimic_datasets", "yifengzhu-hf/LIBERO-datasets", "farama-minari"
+
+#: Files of D4RL's version 0 and of other families, which follow no rule.
+_ADROIT_V0 = {"human": "{}-v0_demos_clipped", "cloned": "{}-demos-v0-bc-combined", "expert": "{}-v0_expert_clipped"}
+_KITCHEN = {
+    "complete": "mini_kitchen_microwave_kettle_light_slider-v0",
+    "partial": "kitchen_microwave_kettle_light_slider-v0",
+    "mixed": "kitchen_microwave_kettle_bottomburner_light-v0",
+}
+_MAZE = {"umaze": "u-maze", "medium": "big-maze", "large": "hardest-maze"}
+_MAZE_GOALS = {"": "False_multigoal_False", "play": "True_multigoal_False", "diverse": "True_multigoal_True"}
+#: What robomimic publishes: task -> kinds of data.
+_ROBOMIMIC = {
+    **dict.fromkeys(("tool_hang",), ("ph",)),
+    **dict.fromkeys(("square", "transport"), ("ph", "mh")),
+    "lift": ("ph", "mh", "mg"),
+    "can": ("ph", "mh", "mg", "paired"),
+}
+LIBERO_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+EXAMPLES = ("halfcheetah-medium-v2", "cube-single-play-v0", "lift-ph-low_dim", "lerobot/pusht", "D4RL/pen/human-v2")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """name: as written. path: where it is expected. format: of `raybc.data.formats.FORMATS`, "" where the file says.
+    urls: the files, beside each other on disk; or repository: a data set of the Hugging Face hub, and folder: the part
+    of it. task: the environment's, "" where the name does not tell. archive: whether the file is unpacked at `path`.
+    """
+
+    name: str
+    path: Path
+    format: str = ""
+    urls: tuple[str, ...] = ()
+    repository: str = ""
+    folder: str = ""
+    task: str = ""
+    archive: bool = False
+
+    @property
+    def source(self) -> str:
+        """Where it is published, for people."""
+        if self.repository:
+            return f"{hub()}/datasets/{self.repository}" + (f"/tree/main/{self.folder}" if self.folder else "")
+        return " and ".join(self.urls)
+
+    def present(self) -> bool:
+        return self.path.exists()
+
+
+def hub() -> str:
+    """The Hugging Face hub, or the mirror that its own variable HF_ENDPOINT names."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def resolve(name: str) -> Dataset:
+    """The data called `name`, or `UserError` with near matches. Looks at no network."""
+    path = Path(name).expanduser()
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or path.suffix:
+        return Dataset(name, path)
+    found = _by_suite(name)
+    if found is not None:
+        return found
+    if re.fullmatch(r"[\w.-]+(/[\w.-]+)+-v\d+", name) and name.count("/") >= 2:
+        group, _, folder = name.partition("/")
+        return Dataset(name, _place("minari", name), "minari", repository=f"{MINARI}/{group}", folder=folder)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        return Dataset(name, _place("lerobot", name), "lerobot", repository=name)
+    known = [
+        *EXAMPLES,
+        *LIBERO_SUITES,
+        *_d4rl_names(),
+        *(f"{t}-{d}-low_dim" for t, ds in _ROBOMIMIC.items() for d in ds),
+    ]
+    raise UserError(f"unknown data {name!r} (and no such file): {near(name, known)}")
+
+
+def _place(*parts: str) -> Path:
+    return home().joinpath("datasets", *parts)
+
+
+def _d4rl_names() -> tuple[str, ...]:
+    from raybc.envs.d4rl import DATASETS
+
+    return tuple(DATASETS)
+
+
+def _by_suite(name: str) -> Dataset | None:
+    if name in LIBERO_SUITES:
+        return Dataset(name, _place("libero", name), "libero", repository=LIBERO, folder=name)
+    if name == "pusht-human-low_dim":
+        path = _place("diffusion_policy", "pusht")
+        return Dataset(name, path / "pusht_cchi_v7_replay.zarr", "episode_ends", (PUSHT,), task="pusht", archive=True)
+    match = re.fullmatch(r"(\w+)-(ph|mh|mg|paired)-(low_dim(?:_sparse|_dense)?)", name)
+    if match and match[2] in _ROBOMIMIC.get(match[1], ()):
+        return _robomimic(name, *match.groups())
+    from raybc.envs import d4rl, ogbench
+
+    if name in d4rl.DATASETS:
+        url = d4rl_url(name)
+        if url is None:
+            raise UserError(f"{name}: D4RL never published this version; take another")
+        found = d4rl.DATASETS[name]
+        return Dataset(name, _place("d4rl", Path(url).name), "d4rl", (url,), task=found.task)
+    env = ogbench.parse(name)
+    if env is not None and env.data not in ("", "scripted"):
+        plain = re.sub(r"-singletask(-task\d)?", "", name)
+        urls = tuple(f"{OGBENCH}/{plain}{end}.npz" for end in ("", "-val"))
+        return Dataset(name, _place("ogbench", f"{plain}.npz"), "ogbench", urls, task=env.task)
+    return None
+
+
+def _robomimic(name: str, task: str, data: str, kind: str) -> Dataset:
+    """Those for robosuite 1.5; machine generated ones have sparse rewards unless dense ones are asked for."""
+    if data == "mg" and kind == "low_dim":
+        kind = "low_dim_sparse"
+    file = f"v1.5/{task}/{data}/{kind}_v15.hdf5"
+    url = f"{hub()}/datasets/{ROBOMIMIC}/resolve/main/{file}"
+    return Dataset(name, _place("robomimic", file), "robomimic", (url,), task=task)
+
+
+def d4rl_url(name: str) -> str | None:
+    """D4RL's own address of a data set; None where it has none."""
+    match = re.fullmatch(r"(?P<task>[a-z0-9]+?)-(?P<data>[a-z-]+)-v(?P<version>\d)", name)
+    if match is None:
+        return None
+    task, data, version = match["task"], match["data"], int(match["version"])
+    if task == "kitchen":
+        return f"{D4RL}/kitchen/{_KITCHEN[data]}.hdf5" if data in _KITCHEN else None
+    if task in ("pen", "door", "hammer", "relocate"):
+        return (
+            f"{D4RL}/hand_dapg_v1/{name}.hdf5" if version else f"{D4RL}/hand_dapg/{_ADROIT_V0[data].format(task)}.hdf5"
+        )
+    if task == "antmaze":
+        if version == 1:
+            return None
+        size, _, goals = data.partition("-")
+        folder, end = ("ant_maze_v2", "sparse_fixed") if version else ("ant_maze_new", "sparse")
+        return f"{D4RL}/{folder}/Ant_maze_{_MAZE[size]}_noisy_multistart_{_MAZE_GOALS[goals]}_{end}.hdf5"
+    stem = f"{task}_{data.replace('-', '_')}"
+    if version:
+        return f"{D4RL}/gym_mujoco_v{version}/{stem}-v{version}.hdf5"
+    stem = stem.replace("medium_replay", "mixed").replace("walker2d_mixed", "walker_mixed")
+    return f"{D4RL}/gym_mujoco/{stem}.hdf5"
+
+
+def obtain(name: str, download: bool = True) -> Path:
+    """The path of the data called `name`, downloaded where it is not on disk.
+
+    Raises `UserError` with the address, the expected path and, where the task has a scripted expert, the command that
+    makes a stand-in.
+    """
+    found = resolve(name)
+    if found.present():
+        return found.path
+    if not (found.urls or found.repository):
+        raise UserError(f"{found.path}: expected demonstrations, found no such file or folder")
+    reason = "is not on this machine"
+    if download:
+        from raybc.data.download import Unreachable, fetch
+
+        try:
+            fetch(found)
+            return found.path
+        except Unreachable as error:
+            reason = f"could not be downloaded ({error})"
+    raise UserError(
+        f"{name} {reason}.\n  published at: {found.source}\n  expected at: {found.path}{_stand_in(found.task)}"
+    )
+
+
+def _stand_in(task: str) -> str:
+    from raybc.registry import get_task
+
+    if not task or get_task(task).make_expert is None:
+        return ""
+    return f"\n  a stand-in by the task's scripted expert: python -m raybc.demos {task}"

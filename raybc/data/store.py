@@ -1,0 +1,258 @@
+"""A converted set on disk: a folder of .npy files and `store.json`, opened memory-mapped.
+
+Every number was checked when it was converted, so opening looks at sizes only; `verify` reads everything. The folder is
+whole or absent: it is written under a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from raybc.data.episodes import EpisodeStore, check_finite
+from raybc.data.formats import base
+from raybc.data.formats.base import About, Part, Wanted
+from raybc.files import home, read_json, replacing, write_json
+from raybc.strict import digest
+from raybc.types import UserError
+
+NAME = "store"
+LOOKS = "a folder with store.json, made by raybc.data.store"
+META = "store.json"
+VERSION = 1
+#: Bytes that a .npy header takes here, enough for any shape, so that the rows can be counted after they are written.
+HEADER = 256
+
+
+class _Files:
+    """A `base.Sink`: each array goes to a file as it comes, and what is written was checked."""
+
+    def __init__(self, folder: Path, source: Path) -> None:
+        self._folder, self._source = folder, source
+        self._open: dict[str, BinaryIO] = {}
+        self._rows: dict[str, int] = {}
+        self._kind: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        #: Set by `ends_of` before the rows of a part come, for messages.
+        self._ends = np.zeros(0, np.int64)
+        self._first = 0
+
+    def watch(self, parts: Iterator[Part]) -> Iterator[Part]:
+        """The same parts; keeps count of episodes."""
+        for part in parts:
+            self._ends = np.cumsum(part.lengths or (len(part.actions),))
+            yield part
+            self._first += len(self._ends)
+
+    def append(self, name: str, rows: np.ndarray) -> None:
+        check_finite(self._source, name, rows, self._ends, self._first)
+        if name not in self._open:
+            path = self._folder / file_of(name)
+            self._open[name] = path.open("w+b")
+            self._open[name].write(b" " * HEADER)
+            self._rows[name], self._kind[name] = 0, (rows.dtype, rows.shape[1:])
+        self._open[name].write(np.ascontiguousarray(rows).data)
+        self._rows[name] += len(rows)
+
+    def finish(self) -> None:
+        for name, handle in self._open.items():
+            dtype, shape = self._kind[name]
+            shape = (self._rows[name], *shape)
+            text = repr({"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+            head = np.lib.format.magic(1, 0) + (HEADER - 10).to_bytes(2, "little")
+            handle.seek(0)
+            handle.write(head + text.ljust(HEADER - len(head) - 1).encode() + b"\n")
+            handle.close()
+
+    def close(self) -> None:
+        for handle in self._open.values():
+            handle.close()
+
+
+def file_of(name: str) -> str:
+    """The file of an array; "%" stands for the "/" in names of observations ("obs/achieved/x")."""
+    return name.replace("%", "%25").replace("/", "%2F") + ".npy"
+
+
+def convert(
+    source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
+    step_limit: int = 0,
+) -> EpisodeStore:  # fmt: skip
+    """Write `source` as a store to `target`, which must not exist, and open it. At most a part of the set is in memory.
+
+    The arguments are those of `raybc.data.formats.read`.
+    """
+    from raybc.data import formats
+
+    _absent(target)
+    chosen = formats.get(format or formats.detect(source))
+    wanted = Wanted(images, states, step_limit)
+    with replacing(target) as temporary:
+        temporary.mkdir()
+        sink = _Files(temporary, source)
+        try:
+            gathered = base.gather(sink.watch(chosen.parts(source, wanted)), source, sink, wanted)
+            sink.finish()
+        finally:
+            sink.close()
+        found = base.assemble(_mapped(temporary), gathered, chosen.about(source), source, checked=True)
+        _write_meta(temporary, found)
+    return open_store(target)
+
+
+def cached(
+    source: Path,
+    *,
+    format: str = "",
+    images: bool | tuple[str, ...] = False,
+    states: bool = False,
+    step_limit: int = 0,
+) -> EpisodeStore:
+    """`source` as a converted set in raybc's cache, made at the first call.
+
+    Its place is named by the files' paths, sizes and dates and by what is read, so a file that was written anew is
+    converted anew.
+    """
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
+    stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    key = digest([VERSION, stats, format, images, states, step_limit])
+    target = home() / "converted" / f"{source.name}-{key[:16]}"
+    if not (target / META).is_file():
+        convert(source, target, format=format, images=images, states=states, step_limit=step_limit)
+    return open_store(target)
+
+
+def _with_companions(source: Path) -> list[Path]:
+    """A file and those beside it that belong to it (OGBench's `-val.npz`)."""
+    return sorted(source.parent.glob(f"{glob.escape(source.stem)}*{source.suffix}"))
+
+
+def write_store(path: Path, store: EpisodeStore) -> None:
+    _absent(path)
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        for name, array in store.arrays().items():
+            np.save(temporary / file_of(name), array, allow_pickle=False)
+        _write_meta(temporary, store)
+
+
+def _absent(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path}: exists; delete it or choose another place for the converted data")
+
+
+def _write_meta(folder: Path, store: EpisodeStore) -> None:
+    np.save(folder / "episode_ends.npy", np.asarray(store.episode_ends, np.int64), allow_pickle=False)
+    files = sorted(folder.glob("*.npy"))
+    meta = {
+        "version": VERSION,
+        "fingerprint": store.fingerprint(),
+        "source": str(store.source),
+        "arrays": {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files
+        },
+        "splits": {name: np.asarray(episodes).tolist() for name, episodes in store.splits.items()},
+        "env_args": dict(store.env_args),
+        "tasks": list(store.tasks),
+        "success": None if store.success_E is None else store.success_E.tolist(),
+        "action_range": None if store.action_range is None else [a.tolist() for a in store.action_range],
+    }  # fmt: skip
+    write_json(folder / META, meta)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _meta(path: Path) -> dict[str, Any]:
+    meta = read_json(path / META)
+    if not isinstance(meta, dict) or meta.get("version") != VERSION:
+        got = meta.get("version") if isinstance(meta, dict) else type(meta).__name__
+        raise UserError(f"{path / META}: expected version {VERSION} of a converted set, got {got}; convert it again")
+    return meta
+
+
+def matches(path: Path) -> bool:
+    return (path / META).is_file()
+
+
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    for file in sorted(path.glob("*.npy")):
+        name = file.name.removesuffix(".npy").replace("%2F", "/").replace("%25", "%")
+        with base.readable(file, "npy"):
+            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+    return arrays
+
+
+def open_store(path: Path) -> EpisodeStore:
+    """The set, memory-mapped; a missing file or one of another size is refused."""
+    meta = _meta(path)
+    with base.readable(path / META, "the description of a converted set"):
+        for name, said in cast(Mapping[str, Any], meta["arrays"]).items():
+            file = path / name
+            size = file.stat().st_size if file.is_file() and Path(name).name == name else None
+            if size != said["bytes"]:
+                got = "no such file" if size is None else f"{size} bytes"
+                raise UserError(f"{file}: expected {said['bytes']} bytes, got {got}; convert the data again")
+        arrays = {k: v for k, v in _mapped(path).items() if file_of(k) in meta["arrays"]}
+        ends = np.array(arrays.pop("episode_ends"))
+        success = None if meta["success"] is None else np.array(meta["success"], bool)
+        limits = meta["action_range"]
+        about = About(
+            splits={k: np.array(v, np.int64) for k, v in meta["splits"].items()},
+            env_args=meta["env_args"],
+            action_range=None if limits is None else (np.array(limits[0], np.float32), np.array(limits[1], np.float32)),
+        )
+        gathered = base.Gathered(ends, tuple(meta["tasks"]), success)
+        return base.assemble(arrays, gathered, about, path, checked=True)
+
+
+def fingerprint(path: Path) -> str:
+    """The fingerprint that was stored at conversion, without reading the arrays."""
+    return str(_meta(path).get("fingerprint"))
+
+
+def verify(path: Path) -> None:
+    """Read everything: refuse a store whose bytes, numbers or fingerprint are not what was converted."""
+    store, meta = open_store(path), _meta(path)
+    for name, said in meta["arrays"].items():
+        if sha256_of(path / name) != said["sha256"]:
+            raise UserError(f"{path / name}: damaged: its sha256 is not what was converted; convert the data again")
+    for name, array in store.arrays().items():
+        check_finite(path, name, array, store.episode_ends)
+    if store.fingerprint() != meta["fingerprint"]:
+        raise UserError(f"{path / META}: damaged: the fingerprint is not that of the arrays; convert the data again")
+
+
+def about(path: Path) -> About:
+    store = open_store(path)
+    return About(store.splits, store.env_args, store.action_range)
+
+
+def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+    """For converting again; a store is otherwise opened."""
+    store = open_store(path)
+    done = 0
+    for start, end, lengths in base.blocks(store.episode_ends):
+        episodes = slice(done, done + len(lengths))
+        rows = {name: array[start:end] for name, array in store.arrays().items()}
+        yield Part(
+            name=base.named(done, len(lengths)),
+            obs={
+                k: rows[f"obs/{k}"] for k in store.obs if k not in store.pictures or wanted.picture(k)
+            },
+            actions=rows["actions"],
+            lengths=lengths,
+            rewards=rows["rewards"],
+            terminals=rows.get("terminals"),
+            states=rows.get("states") if wanted.states else None,
+            tasks=store.tasks[episodes],
+            success=() if store.success_E is None else tuple(store.success_E[episodes].tolist()),
+        )  # fmt: skip
+        done += len(lengths)
