@@ -44,7 +44,7 @@ class RunConfig:
     env_name: str = "halfcheetah-medium-v2"
     """Task and data: D4RL names, or TASK-DATA-OBS, e.g. lift-scripted-low_dim."""
     dataset: str = ""
-    """Path of a dataset; empty: the one that env_name stands for."""
+    """Path or published name of a dataset in any known format; empty: the one that env_name stands for."""
     seed: int = 0
     """Decides initial weights, training noise and data order."""
     run_group: str = "BC"
@@ -156,7 +156,7 @@ class RunConfig:
     dataset_replace_interval: int = 0
     """Steps after which the next file of a dataset in several files is read (0: one file)."""
     ogbench_dataset_dir: str = ""
-    """Folder with OGBench datasets."""
+    """Folder with OGBench's datasets, of which env_name names one."""
     sparse: bool = False
     """Sparse rewards (behaviour cloning does not look at rewards; recorded in flags.json)."""
     encoder: str = "None"
@@ -219,8 +219,8 @@ class RunConfig:
                 f"{place(where)}dataset_replace_interval: expected 0 (datasets in several files are not read yet), "
                 f"got {self.dataset_replace_interval}"
             )
-        if self.ogbench_dataset_dir:
-            raise UserError(f"{place(where)}ogbench_dataset_dir: OGBench's datasets are not read yet; use dataset")
+        if self.ogbench_dataset_dir and self.dataset:
+            raise UserError(f"{place(where)}ogbench_dataset_dir: expected either this or dataset, got both")
         if self.min_lr > self.lr and self.lr_schedule != "constant":
             raise UserError(f"{place(where)}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
         self._validate_plan(where)

@@ -26,11 +26,12 @@ import numpy as np
 import tyro
 
 from raybc import cli
-from raybc.config import DemosConfig
+from raybc.config import DemosConfig, RunConfig
 from raybc.data.formats import robomimic
+from raybc.data.names import is_published, obtain, resolve
 from raybc.envs.base import EnvName, SimEnv, Task
 from raybc.files import free_space_for, home, replacing
-from raybc.registry import get_task
+from raybc.registry import get_task, parse_env_name
 from raybc.strict import digest
 from raybc.types import EpisodeResult, EpisodeSpec, UserError
 
@@ -41,14 +42,39 @@ MEGABYTES_PER_100 = 20
 
 
 def check_source(name: EnvName, dataset: str) -> None:
-    """Refuse to train where it is not said what on: a dataset is named, or the task's expert can demonstrate."""
-    if dataset or (name.data == "scripted" and get_task(name.task).make_expert is not None):
+    """Refuse to train where it is not said what on: a dataset is named, the task's expert can demonstrate, or the name
+    is that of published data. Looks at no file and no network."""
+    if dataset or _is_scripted(name) or is_published(name.name):
         return
     kind = f"the data {name.data!r} of" if name.data else "no data is named by"
     raise UserError(
         f"{name}: {kind} this environment name, so where it lies must be said: --dataset PATH (in a sweep: "
-        "train.dataset), a file in robomimic's HDF5 layout"
+        "train.dataset), in any format of docs/data.md"
     )
+
+
+def _is_scripted(name: EnvName) -> bool:
+    return name.data == "scripted" and get_task(name.task).make_expert is not None
+
+
+def source_of(config: RunConfig, demos: DemosConfig) -> tuple[Path, DemosPlan | None]:
+    """Where the data of a training lie: those that are named (downloaded where they are published and not here), or
+    those of the scripted expert, with the plan by which they are made (and perhaps not made yet)."""
+    name = parse_env_name(config.env_name)
+    check_source(name, config.dataset or config.ogbench_dataset_dir)
+    if config.dataset:
+        return obtain(config.dataset), None
+    if config.ogbench_dataset_dir:
+        path = Path(config.ogbench_dataset_dir) / resolve(config.env_name).path.name
+        if not path.exists():
+            raise UserError(f"ogbench_dataset_dir: expected the data of {name} at {path}, found no such file")
+        return path, None
+    if not _is_scripted(name):
+        return obtain(config.env_name), None
+    plan = DemosPlan(name.task, demos)
+    path = plan.default_path()
+    is_ready(plan, path)  # refuses a damaged one now
+    return path, plan
 
 
 OnProgress = Callable[[int, int], None]

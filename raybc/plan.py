@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybc import cli
-from raybc.config import DemosConfig
+from raybc.config import DemosConfig, RunConfig
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import robomimic
+from raybc.data.load import load, read_for
+from raybc.data.names import obtain
 from raybc.data.plan.build import build_plan
 from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.files import PICTURE, load_plan, plan_folder, save_plan
@@ -32,31 +33,24 @@ class Data:
     state_keys: tuple[str, ...]
 
 
-def read_dataset(path: Path) -> EpisodeStore:
-    return robomimic.read(path)
-
-
 def open_data(env_name: str, dataset: str, demos: int) -> Data:
-    """The data set of `env_name`, or the one at `dataset`. Its names: env_name and the file's. state_keys: the task's
-    observations, none where no task is named."""
+    """The data set of `env_name`, or the one called `dataset`. Its names: env_name and the file's. state_keys: the
+    task's observations, none where no task is named."""
     if not env_name:
         if not dataset:
             raise UserError("expected --dataset PATH or --env_name NAME, which say what the plan is of; got neither")
-        return Data(read_dataset(Path(dataset)), (Path(dataset).name,), ())
-    from raybc.demos import DemosPlan, check_source, is_ready  # a simulator's adapter: only where a task is named
+        path = obtain(dataset)
+        return Data(load(dataset), (path.name,), ())
+    from raybc.demos import source_of  # a simulator's adapter: only where a task is named
     from raybc.registry import get_task, parse_env_name
 
-    name = parse_env_name(env_name)
-    check_source(name, dataset)
-    path = Path(dataset)
-    if not dataset:
-        made = DemosPlan(name.task, DemosConfig(episodes=demos))
-        path = made.default_path()
-        if not is_ready(made, path):
-            raise UserError(
-                f"{env_name}: its demonstrations are not made yet: python -m raybc.demos {name.task} --episodes {demos}"
-            )
-    return Data(read_dataset(path), (env_name, path.name), tuple(get_task(name.task).obs_keys))
+    task = parse_env_name(env_name).task
+    path, _ = source_of(RunConfig(env_name=env_name, dataset=dataset), DemosConfig(episodes=demos))
+    if not path.exists():
+        raise UserError(
+            f"{env_name}: its demonstrations are not made yet: python -m raybc.demos {task} --episodes {demos}"
+        )
+    return Data(read_for(path, task), (env_name, path.name), tuple(get_task(task).obs_keys))
 
 
 @dataclass(frozen=True)

@@ -56,3 +56,14 @@ def free_port() -> int:
         s.bind(("127.0.0.1", 0))
         port: int = s.getsockname()[1]
         return port
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without a network, on which nothing was downloaded before."""
+    from raybc.data import download
+
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path / "home"))

@@ -90,7 +90,7 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
         (["--dataset_proportion=1.5"], "--dataset_proportion: expected more than 0 and at most 1, got 1.5"),
         (["--encoder=impala_small"], "--encoder: expected None"),
         (["--dataset_replace_interval=5"], "--dataset_replace_interval: expected 0"),
-        (["--ogbench_dataset_dir=x"], "--ogbench_dataset_dir"),
+        (["--ogbench_dataset_dir=x"], "ogbench_dataset_dir: expected either this or dataset, got both"),
         (["--accumulate=65"], "--accumulate: expected at most batch_size = 64, got 65"),
         (["--num_rounds=2"], "--epochs_per_round: expected at least 1 with num_rounds = 2"),
         (["--ema_decay=1"], "--ema_decay: expected 0 (off) or a number below 1, got 1.0"),
@@ -108,11 +108,14 @@ def test_train_refuses(
     assert len(error.strip().splitlines()) == 1
 
 
-def test_commands_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_without_arguments(offline: None, capsys: pytest.CaptureFixture[str]) -> None:
     """The defaults are meant: those of a sweep are the quickstart's, those of a training name data that is not here."""
     assert cli.parse(SweepArgs, [], "raybc.sweep", "") == SweepArgs()
     assert run_main(lambda: train([])) == 2
-    assert "halfcheetah-medium-v2: the data 'medium-v2'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "halfcheetah-medium-v2 could not be downloaded" in error
+    assert "/gym_mujoco_v2/halfcheetah_medium-v2.hdf5" in error, "the address"
+    assert "home/datasets/d4rl/halfcheetah_medium-v2.hdf5" in error, "the place"
 
 
 def test_rollout_counts_every_start_once(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,9 +112,9 @@ def test_a_plan_of_an_environment_name(
     ("flags", "expected"),
     [
         ([], "expected --dataset PATH or --env_name NAME"),
-        (["--dataset=/nowhere.hdf5"], "/nowhere.hdf5: expected a robomimic HDF5 file, found none"),
+        (["--dataset=/nowhere.hdf5"], "/nowhere.hdf5: expected demonstrations, found no such file or folder"),
         (["--env_name=pointmas-scripted-low_dim"], "did you mean"),
-        (["--env_name=lift-mh-low_dim"], "--dataset PATH"),
+        (["--env_name=transport-human-low_dim"], "--dataset PATH"),
         (["DEMOS", "--num-episodes-keep=99"], "num_episodes_keep: expected at most the 36 training episodes"),
         (["DEMOS", "--batch-size=100000"], "Not enough anchors for one batch: expected at least 100000, got"),
         (["DEMOS", "--clip-ratio=0"], "--clip_ratio: expected at least 1, got 0"),
@@ -123,7 +123,12 @@ def test_a_plan_of_an_environment_name(
     ],
 )
 def test_build_refuses(
-    pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], expected: str
+    offline: None,
+    pointmass_demos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    expected: str,
 ) -> None:
     flags = [f"--dataset={pointmass_demos}" if f == "DEMOS" else f for f in flags]
     assert plan_command("build", *flags, "--out-dir", tmp_path / "plan") == 2

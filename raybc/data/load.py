@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raybc.data import formats
 from raybc.data.adapt import for_task
 from raybc.data.episodes import EpisodeStore
 from raybc.data.names import obtain, resolve
+from raybc.data.store import cached
+
+#: Bytes from which on data are converted once and mapped afterwards, instead of read into the memory of every process.
+LARGE = 256 * 2**20
 
 
 def load(
@@ -20,13 +26,24 @@ def load(
 
     images, states: see `raybc.data.formats.read`. download: whether what is not on disk may be fetched.
     """
-    found = resolve(name)
-    path = obtain(name, download)
-    task = task or found.task
+    return read_for(obtain(name, download), task or resolve(name).task, images=images, states=states)
+
+
+def read_for(path: Path, task: str, *, images: bool | tuple[str, ...] = False, states: bool = False) -> EpisodeStore:
+    """The demonstrations at `path`, for `task` ("": as they are). Large ones are memory-mapped from a converted copy in
+    raybc's cache."""
     step_limit = 0
-    if found.format == "d4rl":
+    if task:
         from raybc.registry import get_task
 
-        step_limit = get_task(found.task).max_steps
-    store = formats.read(path, format=found.format, images=images, states=states, step_limit=step_limit)
-    return for_task(store, task)
+        step_limit = get_task(task).max_steps
+    format = formats.detect(path)
+    large = format != "store" and _size(path) > LARGE
+    read = cached if large else formats.read
+    step_limit = step_limit if format == "d4rl" else 0
+    return for_task(read(path, format=format, images=images, states=states, step_limit=step_limit), task)
+
+
+def _size(path: Path) -> int:
+    files = (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else (path,)
+    return sum(p.stat().st_size for p in files)

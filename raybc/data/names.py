@@ -7,8 +7,10 @@ Minari's ids (`D4RL/pen/human-v2`), LeRobot's repositories (`lerobot/pusht`), or
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +95,11 @@ def resolve(name: str) -> Dataset:
         *(f"{t}-{d}-low_dim" for t, ds in _ROBOMIMIC.items() for d in ds),
     ]
     raise UserError(f"unknown data {name!r} (and no such file): {near(name, known)}")
+
+
+def is_published(name: str) -> bool:
+    """Whether `name` is one of the data sets of a suite, which can be downloaded."""
+    return _by_suite(name) is not None
 
 
 def _place(*parts: str) -> Path:
@@ -180,13 +187,25 @@ def obtain(name: str, download: bool = True) -> Path:
         from raybc.data.download import Unreachable, fetch
 
         try:
-            fetch(found)
+            with download_bar(name) as on_progress:
+                fetch(found, on_progress)
             return found.path
         except Unreachable as error:
             reason = f"could not be downloaded ({error})"
     raise UserError(
         f"{name} {reason}.\n  published at: {found.source}\n  expected at: {found.path}{_stand_in(found.task)}"
     )
+
+
+@contextlib.contextmanager
+def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Shows how far a download is; gives what it is told with: (bytes, bytes of the whole file)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task(f"downloading {name}", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _stand_in(task: str) -> str:

@@ -12,9 +12,8 @@ from typing import Any
 from raybc import cli
 from raybc.cluster import plan_workers, ray_session
 from raybc.data.episodes import EpisodeStore, check_matches_task
-from raybc.data.formats import robomimic
-from raybc.demos import DemosPlan, check_source, generate, is_ready
-from raybc.envs.base import EnvName
+from raybc.data.load import read_for
+from raybc.demos import DemosPlan, check_source, generate, source_of
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import Probe, probe_task, sizes_of
@@ -51,7 +50,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     """Run or go on with a sweep; returns its folder. Everything that can be checked is checked before Ray starts."""
     name = parse_env_name(config.train.env_name)
     task = get_task(name.task)
-    check_source(name, config.train.dataset)
+    check_source(name, config.train.dataset or config.train.ogbench_dataset_dir)
     _check_without_data(config)
     cli.refuse_existing(launch.out, launch.resume, launch.overwrite)
     free_space_for(launch.out, MEGABYTES)
@@ -60,9 +59,9 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
             empty_folder(launch.out)
         _check_resume(config, launch.out)
         probe = probe_task(task)
-        dataset, demos = _dataset(config, name)
+        dataset, demos = source_of(config.train, config.demos)
         if demos is None or dataset.exists():
-            _check_data(config, robomimic.read(dataset), probe, task.obs_keys)
+            _check_data(config, read_for(dataset, name.task), probe, task.obs_keys)
         write_json(launch.out / "config.json", config.to_dict())
         write_json(launch.out / "versions.json", versions(probe.identity))
         ledger = Ledger(launch.out / FILE)
@@ -112,16 +111,6 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
         yield key, old, new
 
 
-def _dataset(config: SweepConfig, name: EnvName) -> tuple[Path, DemosPlan | None]:
-    """The data's path and, where a scripted expert can make it, the plan of that."""
-    if config.train.dataset:
-        return Path(config.train.dataset), None
-    plan = DemosPlan(name.task, config.demos)
-    path = plan.default_path()
-    is_ready(plan, path)  # refuses a damaged one now
-    return path, plan
-
-
 def _check_data(config: SweepConfig, store: EpisodeStore, probe: Probe, obs_keys: tuple[str, ...]) -> None:
     sizes = sizes_of(probe, obs_keys, config.train.env_name)
     check_matches_task(store, sizes, probe.action_size, config.train.env_name)
@@ -166,7 +155,7 @@ def _run(
         if demos is not None and not dataset.exists():
             with timing.stage("demonstrations"):
                 _demonstrate(demos, dataset, pool)
-        store = robomimic.read(dataset)
+        store = read_for(dataset, name.task)
         _check_data(config, store, probe, task.obs_keys)
         plan = TrialPlan(
             run_dir=str(launch.out.absolute()),

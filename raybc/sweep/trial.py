@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import RunConfig
-from raybc.data.formats import robomimic
+from raybc.data.load import read_for
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of, summarise, value_of
 from raybc.rollout.stop import BLOCK, Race
@@ -120,14 +120,15 @@ def rivals_of(state: SweepState, trial: int, k: int) -> dict[str, list[float]]:
 def load_data(plan: TrialPlan) -> Any:
     """The `TrainingData` of a sweep."""
     path = Path(plan.dataset)
-    return _load_data(
-        plan.dataset, path.stat().st_mtime_ns, plan.fingerprint, plan.obs_keys, json.dumps(plan.environment)
-    )
+    written = path.stat().st_mtime_ns
+    return _load_data(plan.dataset, plan.task, written, plan.fingerprint, plan.obs_keys, json.dumps(plan.environment))
 
 
 @functools.lru_cache(maxsize=1)
-def _load_data(path: str, mtime: int, fingerprint: str, obs_keys: tuple[str, ...], environment: str) -> Any:
+def _load_data(
+    path: str, task: str, written: int, fingerprint: str, obs_keys: tuple[str, ...], environment: str
+) -> Any:
     """Read once for all trials of this process."""
     from raybc.train.data import TrainingData
 
-    return TrainingData(robomimic.read(Path(path)), fingerprint, obs_keys, json.loads(environment))
+    return TrainingData(read_for(Path(path), task), fingerprint, obs_keys, json.loads(environment))

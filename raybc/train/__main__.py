@@ -15,8 +15,8 @@ import torch
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.data.episodes import check_matches_task
-from raybc.data.formats import robomimic
-from raybc.demos import DemosPlan, check_source, generate, is_ready
+from raybc.data.load import read_for
+from raybc.demos import check_source, generate, source_of
 from raybc.files import empty_folder, free_space_for, run_folder_lock
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import probe_task, sizes_of
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     plan_training(args, seeds, gpus=0)
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
-    check_source(name, config.dataset)
+    check_source(name, config.dataset or config.ogbench_dataset_dir)
     probe = probe_task(task)
 
     from raybc.cluster import ray_session  # isort: skip (before ray)
@@ -87,21 +87,21 @@ def main(argv: list[str] | None = None) -> int:
 
     from raybc.rollout.pool import RolloutPool
 
-    plan = DemosPlan(name.task, DemosConfig(episodes=args.demos))
-    dataset = Path(config.dataset) if config.dataset else plan.default_path()
-    needs_demos = not config.dataset and not is_ready(plan, dataset)
+    dataset, plan = source_of(config, DemosConfig(episodes=args.demos))
+    needs_demos = plan is not None and not dataset.exists()
     sizes = sizes_of(probe, task.obs_keys, config.env_name)
     if not needs_demos:
-        check_matches_task(robomimic.read(dataset), sizes, probe.action_size, config.env_name)
+        store = read_for(dataset, name.task)
+        check_matches_task(store, sizes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
         training = plan_training(args, seeds, ray.cluster_resources().get("GPU", 0))
         simulators, share = plan_simulators(cpus, args.workers, training)
         pool = stack.enter_context(RolloutPool.start(name.task, simulators, worker_cpus=share))
-        if needs_demos:
+        if plan is not None and needs_demos:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
-        store = robomimic.read(dataset)
+            store = read_for(dataset, name.task)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store), seeds)
         out = args.out or default_folder(members, data.fingerprint)

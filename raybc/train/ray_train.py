@@ -128,7 +128,8 @@ def _train(job: Job) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from raybc.data.formats import robomimic
+    from raybc.data.load import read_for
+    from raybc.registry import parse_env_name
     from raybc.train.data import TrainingData
     from raybc.train.keep import log_pack, save_stop
     from raybc.train.log import MemberLog
@@ -138,7 +139,8 @@ def _train(job: Job) -> None:
     device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
-    data = TrainingData(robomimic.read(Path(job.dataset)), job.fingerprint, job.obs_keys, job.environment)
+    store = read_for(Path(job.dataset), parse_env_name(job.members[0].env_name).task)
+    data = TrainingData(store, job.fingerprint, job.obs_keys, job.environment)
     ranks = Ranks.here(job.parallel)
     trainer = PackTrainer(job.members, data, device, ranks)
     state = Path(job.state)

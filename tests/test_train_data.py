@@ -1,0 +1,66 @@
+"""Trainings on data of other formats than the one that raybc writes, by path and by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raybc.bundle import PolicyBundle
+from raybc.config import DemosConfig, RunConfig
+from raybc.data import formats
+from raybc.data.formats import lerobot_write
+from raybc.data.load import read_for
+from raybc.data.names import resolve
+from raybc.demos import source_of
+from raybc.types import UserError
+from tests.helpers import run_train
+
+
+@pytest.mark.parametrize("format", ["episode_ends", "lerobot", "libero", "minari", "rlds", "store"])
+def test_any_format_is_the_same_training(format: str, ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
+    """The point mass's demonstrations, written in another format, train to a policy of the same task. Formats differ in
+    what they keep (splits, names of observations), so the weights need not be the same."""
+    store = formats.read(pointmass_demos)
+    store = dataclasses.replace(store, tasks=("go around",) * store.num_episodes)
+    path = tmp_path / {"libero": "demos.hdf5", "episode_ends": "demos.npz"}.get(format, "demos")
+    writer = lerobot_write if format == "lerobot" else formats.get(format)
+    writer.write_store(path, store)  # type: ignore[attr-defined]  # every format's, see formats.base
+    assert run_train(path, tmp_path / "run") == 0
+    bundle = PolicyBundle.load(tmp_path / "run" / "final_model")
+    assert bundle.action_size == store.actions_NA.shape[1]
+
+
+def test_ogbench_dataset_dir(tmp_path: Path) -> None:
+    rng, steps = np.random.default_rng(0), 20
+    names = ("cube-single-play-v0", "cube-single-play-singletask-task1-v0")
+    file = tmp_path / "cube-single-play-v0.npz"
+    config = RunConfig(env_name=names[0], ogbench_dataset_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"ogbench_dataset_dir: expected the data of .* at .*cube-single-play-v0\.npz"):
+        source_of(config, DemosConfig())
+    terminals = np.zeros(steps, np.float32)
+    terminals[[9, 19]] = 1
+    np.savez(file, observations=rng.normal(size=(steps, 28)).astype(np.float32),
+             actions=rng.uniform(-1, 1, (steps, 5)).astype(np.float32), terminals=terminals)  # fmt: skip
+    for name in names:
+        path, plan = source_of(RunConfig(env_name=name, ogbench_dataset_dir=str(tmp_path)), DemosConfig())
+        assert (path, plan) == (file, None)
+    assert read_for(file, resolve(names[0]).task).num_episodes == 2
+
+
+def test_a_large_file_is_converted_once(pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from raybc.data import load
+
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
+    monkeypatch.setattr(load, "LARGE", os.path.getsize(pointmass_demos) - 1)
+    small = formats.read(pointmass_demos)
+    large = read_for(pointmass_demos, "pointmass")
+    converted = list((tmp_path / "converted").iterdir())
+    assert len(converted) == 1
+    assert isinstance(large.actions_NA, np.memmap)
+    assert large.fingerprint() == small.fingerprint()
+    assert read_for(pointmass_demos, "pointmass").fingerprint() == small.fingerprint()
+    assert list((tmp_path / "converted").iterdir()) == converted
