@@ -31,6 +31,9 @@ _OF_A_PLAN = (
     "plan_aware_lr_scale", "plan_target_effective_repeat", "plan_lr_scale_power", "plan_lr_min_scale",
 )  # fmt: skip
 
+#: Fields that say which episodes are trained on; a sampling plan says that itself.
+_CHOICE = ("dataset_proportion", "dataset_proportion_seed", "only_successful", "top_percent", "holdout_seed")
+
 
 def place(where: str) -> str:
     """The place of a key, to be followed by its name: `space.lr.`, or `--` for the flags of a command."""
@@ -134,7 +137,15 @@ class RunConfig:
     video_frame_skip: int = 3
     """Film every n-th environment step."""
     dataset_proportion: float = 1.0
-    """Part of the training episodes that is used: the first so many of them."""
+    """Part of the training episodes that is used."""
+    dataset_proportion_seed: int = -1
+    """Which part: the first episodes (-1), or so many at random with this seed; a smaller part lies in a larger."""
+    only_successful: bool = False
+    """Use episodes that reached the goal only, where the data say so."""
+    top_percent: float = 100.0
+    """Use the episodes of highest return only, so many percent of them."""
+    holdout_seed: int = -1
+    """Hold out 20 % of all episodes at random with this seed as the split valid (-1: the data's own splits)."""
     sampling_plan_path: str = ""
     """A sampling plan (python -m raybc.plan): which windows are drawn and how often (empty: all, equally)."""
     sampling_plan_sha256: str = ""
@@ -185,6 +196,7 @@ class RunConfig:
             "obs_steps": 1, "num_rounds": 1, "epochs_per_round": 0, "accumulate": 1, "plateau_patience": 0,
             "stop_patience": 0, "watch_interval": 0, "warmup_steps": -1, "freeze_steps": -1, "keep": 0,
             "dataset_replace_interval": 0, "budget_min_warmup_steps": 0, "sampler_seed_override": -1,
+            "dataset_proportion_seed": -1, "holdout_seed": -1,
             "hidden_width": 1, "hidden_depth": 1, "flow_steps": 1, "eval_episodes": 1, "video_frame_skip": 1,
             "seed": 0, "execute_steps": 0, "video_episodes": 0,
         }  # fmt: skip
@@ -202,6 +214,8 @@ class RunConfig:
         for name in ("plateau_factor", "dataset_proportion", "plan_lr_min_scale"):
             if not 0 < getattr(self, name) <= 1:
                 raise UserError(f"{place(where)}{name}: expected more than 0 and at most 1, got {getattr(self, name)}")
+        if not 0 < self.top_percent <= 100:
+            raise UserError(f"{place(where)}top_percent: expected more than 0 and at most 100, got {self.top_percent}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"{place(where)}ema_decay: expected 0 (off) or a number below 1, got {self.ema_decay}")
         if self.accumulate > self.batch_size:
@@ -248,14 +262,15 @@ class RunConfig:
             raise UserError(
                 f"{place(where)}plan_target_effective_repeat: expected a finite number above 0, got {repeat}"
             )
-        if self.sampling_plan_path:
-            if self.dataset_proportion != 1:
-                raise UserError(
-                    f"{place(where)}dataset_proportion: expected 1 with sampling_plan_path (the plan says which "
-                    f"episodes are used: num_episodes_keep), got {self.dataset_proportion}"
-                )
-            return
         defaults = RunConfig()
+        if self.sampling_plan_path:
+            for name in _CHOICE:
+                if getattr(self, name) != getattr(defaults, name):
+                    raise UserError(
+                        f"{place(where)}{name}: expected {getattr(defaults, name)} with sampling_plan_path (the plan "
+                        f"says which episodes are used), got {getattr(self, name)}"
+                    )
+            return
         for name in _OF_A_PLAN:
             if getattr(self, name) != getattr(defaults, name):
                 raise UserError(f"{place(where)}{name}: has no effect without sampling_plan_path; name a plan there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from raybc.data.formats import lerobot_write
 from raybc.data.load import read_for
 from raybc.data.names import resolve
 from raybc.demos import source_of
+from raybc.train.data import prepare
 from raybc.types import UserError
-from tests.helpers import run_train
+from tests.helpers import CPU, run_train, tiny_config, tiny_data, tiny_store
 
 
 @pytest.mark.parametrize("format", ["episode_ends", "lerobot", "libero", "minari", "rlds", "store"])
@@ -64,3 +66,34 @@ def test_a_large_file_is_converted_once(pointmass_demos: Path, tmp_path: Path, m
     assert large.fingerprint() == small.fingerprint()
     assert read_for(pointmass_demos, "pointmass").fingerprint() == small.fingerprint()
     assert list((tmp_path / "converted").iterdir()) == converted
+
+
+def episodes_of(**changes: Any) -> list[int]:
+    """Which of eight episodes are trained on; those with an even number succeeded, and later ones have more reward."""
+    lengths = (3, 4, 5, 6, 3, 4, 5, 6)
+    ends = np.cumsum(lengths)
+    rewards = np.zeros(ends[-1], np.float32)
+    rewards[ends - 1] = np.arange(8)
+    success = np.arange(8) % 2 == 0
+    store = tiny_store(lengths, splits={"train": range(7), "valid": [7]}, rewards_N=rewards, success_E=success)
+    prepared = prepare(tiny_config(**changes), tiny_data(store), CPU)
+    starts = prepared.train.starts.numpy()
+    assert prepared.validation is not None
+    held_out = set(np.searchsorted(ends, prepared.validation.starts.numpy(), side="right").tolist())
+    found = sorted(set(np.searchsorted(ends, starts, side="right").tolist()))
+    assert not held_out & set(found)
+    return found
+
+
+def test_which_episodes_are_trained_on() -> None:
+    assert episodes_of() == list(range(7))
+    assert episodes_of(dataset_proportion=0.5) == [0, 1, 2, 3]
+    assert episodes_of(only_successful=True) == [0, 2, 4, 6]
+    assert episodes_of(top_percent=30.0) == [5, 6]
+    assert episodes_of(only_successful=True, top_percent=50.0, dataset_proportion=0.5) == [4]
+    parts = [episodes_of(dataset_proportion=p, dataset_proportion_seed=3) for p in (0.2, 0.5, 1.0)]
+    assert set(parts[0]) < set(parts[1]) < set(parts[2]) == set(range(7))
+    assert parts[1] != episodes_of(dataset_proportion=0.5, dataset_proportion_seed=4)
+    halves = episodes_of(holdout_seed=1)
+    assert len(halves) == 6
+    assert halves != episodes_of(holdout_seed=2)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from raybc.config import RunConfig
+from raybc.data import select
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
@@ -96,7 +97,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     )
     if plan is not None:
         train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
-    held_out = store.split("valid") if "valid" in store.splits else np.zeros(0, np.int64)
+    _, held_out = _splits(config, store)
     return Prepared(
         train,
         train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None,
@@ -108,9 +109,21 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
 
 
 def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
-    """The training split, or with dataset_proportion its first part (at least one episode), so that a smaller
-    proportion is a part of a larger one."""
-    episodes = store.split("train")
+    """The episodes that a recipe trains on, at least one: of the training split those that it asks for."""
+    episodes, _ = _splits(config, store)
     if not len(episodes):
         raise UserError(f"{store.source}: mask/train: expected at least one episode to train on, got none")
-    return episodes[: max(1, round(config.dataset_proportion * len(episodes)))]
+    if config.only_successful:
+        episodes = select.successful(store, episodes)
+    if config.top_percent < 100:
+        episodes = select.best_by_return(store, episodes, config.top_percent)
+    if config.dataset_proportion_seed >= 0:
+        return select.random_part(episodes, config.dataset_proportion, config.dataset_proportion_seed)
+    return select.first_part(episodes, config.dataset_proportion)
+
+
+def _splits(config: RunConfig, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes for training, and those held out for validation (perhaps none)."""
+    if config.holdout_seed >= 0:
+        return select.hold_out(np.arange(store.num_episodes), config.holdout_seed)
+    return store.split("train"), store.split("valid") if "valid" in store.splits else np.zeros(0, np.int64)
