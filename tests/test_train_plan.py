@@ -158,9 +158,11 @@ def test_the_table_of_the_guide() -> None:
         ({"sampler_seed_override": -2}, "sampler_seed_override: expected at least -1, got -2"),
         ({"plan_lr_min_scale": 0.0}, "plan_lr_min_scale: expected more than 0 and at most 1, got 0.0"),
         ({"plan_target_effective_repeat": 0.0}, "plan_target_effective_repeat: expected a finite number above 0"),
+        ({"top_percent": 0.0}, "top_percent: expected more than 0 and at most 100, got 0"),
+        ({"sampling_plan_path": "x", "only_successful": True}, "only_successful: expected False with sampling_plan"),
         (
             {"sampling_plan_path": "x", "dataset_proportion": 0.5},
-            "dataset_proportion: expected 1 with sampling_plan_path",
+            "dataset_proportion: expected 1.0 with sampling_plan",
         ),
     ],
 )
