@@ -242,7 +242,7 @@ def bad(changes: dict[str, Any], *expected: str) -> Any:
         bad({"space": {"lr": {"low": 1e-2, "high": 1e-3}}}, "space.lr", "low < high"),
         bad({"space": {"execute_steps": {"values": [0, 6]}}}, "corner", "horizon_length=4", "execute_steps"),
         bad({"space": {"horizon_length": {"values": [8, 500]}}}, "horizon_length=500", "longest episode"),
-        bad({"train": {"dataset": "/nowhere.hdf5"}}, "/nowhere.hdf5", "found none"),
+        bad({"train": {"dataset": "/nowhere.hdf5"}}, "/nowhere.hdf5", "no such file"),
         bad({"train": {"env_name": "lift-scripted-low_dim"}}, "robot0_eef_pos", "missing"),
         bad({"search": {"max_concurrent": 400}}, "CPU", "--max-concurrent"),
         bad({"search": {"sampler": "cmaes"}}, "cmaes", "two ranges"),
