@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ STARTS = "seed_state"
 @dataclass(frozen=True)
 class Replayed:
     """One episode. recorded: whether the data say that it succeeded (None: they do not say). success: whether it did
-    again, at any step. steps: of the recording that were played."""
+    again, at any step. max_reward: the highest of a step (PushT's score). steps: of the recording that were played."""
 
     episode: int
     recorded: bool | None
     success: bool
+    max_reward: float
     steps: int
 
 
@@ -49,8 +51,12 @@ class Replay:
     def successes(self) -> int:
         return sum(e.success for e in self.episodes)
 
+    @property
+    def mean_max_reward(self) -> float:
+        return fmean(e.max_reward for e in self.episodes)
+
     def as_json(self) -> dict[str, object]:
-        return dataclasses.asdict(self) | {"successes": self.successes}
+        return dataclasses.asdict(self) | {"successes": self.successes, "mean_max_reward": self.mean_max_reward}
 
     def lost(self) -> tuple[int, ...]:
         """Episodes that succeeded when they were recorded and do not here."""
@@ -90,14 +96,15 @@ def replay(
     played: list[Replayed] = []
     for episode in episodes.tolist():
         begin(episode)
-        success = steps = 0
+        success, rewards = False, []
         for action in recorded[episode]:
-            _, _, terminated, _, info = env.step(action)
-            success, steps = success | bool(info["success"]), steps + 1
+            _, reward, terminated, _, info = env.step(action)
+            success = success or bool(info["success"])
+            rewards.append(float(reward))
             if terminated:
                 break
         said = None if success_E is None else bool(success_E[episode])
-        played.append(Replayed(episode, said, bool(success), steps))
+        played.append(Replayed(episode, said, success, max(rewards), len(rewards)))
         if on_episode is not None:
             on_episode(len(played), sum(e.success for e in played))
     return Replay(task.name, start, tuple(played))

@@ -73,7 +73,7 @@ def report(found: Report, played: Replay | None) -> None:
         said = "" if None in recorded else f" ({sum(map(bool, recorded))} when recorded)"
         cli.console.print(
             f"replay: {played.successes} of {len(played.episodes)} episodes succeed{said} in {played.task}, begun from "
-            f"{played.start}"
+            f"{played.start}; mean highest reward {played.mean_max_reward:.3f}"
         )
     warnings = len(found.findings) - found.errors
     cli.console.print(f"{'bad' if found.errors else 'good'}: {found.errors} errors, {warnings} warnings")

@@ -12,9 +12,8 @@ import numpy as np
 
 from raybc.data.episodes import check_finite
 from raybc.data.formats.base import BLOCK, Wanted
+from raybc.data.normalize import QUANTILES
 from raybc.data.scan import Block, Source
-
-QUANTILES = (0.01, 0.99)
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,9 @@ def verify(source: Source, view: TaskView | None = None, horizon: int = 0, image
     """
     seen = _Seen(source.path)
     try:
+        gathered, about = source.scan(seen.add, Wanted(images=images))
         if source.format == store.NAME:
             store.verify(source.path)
-        gathered, about = source.scan(seen.add, Wanted(images=images))
     except UserError as error:
         damage = (unreadable(source.path, str(error)), *seen.not_finite(), *_videos(source, images))
         return Report(source, seen.episodes, seen.transitions, damage)
