@@ -227,6 +227,9 @@ class RobosuiteEnv(SimEnv):
             raise UserError(f"state of {self._env_name}: expected {size} numbers, got {state.size}: another model")
         self._sim.sim.set_state_from_flattened(np.asarray(state, np.float64))
         self._sim.sim.forward()
+        for robot in self._sim.robots:  # OSC pulls idle joints to where the episode began
+            for controller in robot.composite_controller.part_controllers.values():
+                controller.update_initial_joints(self._sim.sim.data.qpos[controller.qpos_index])
         return self._obs(self._measure_again())
 
     def model_xml(self) -> str:
