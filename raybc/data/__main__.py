@@ -208,7 +208,7 @@ USAGE = """usage: python -m raybc.data {info,stats,verify,convert} PATH_OR_NAME 
 
   info     what a data set is                demos.hdf5 [--json]
   stats    what its numbers are              demos.hdf5 [--json]
-  verify   what is wrong with it             demos.hdf5 [--env_name lift-human-low_dim] [--replay 8]
+  verify   what is wrong with it             demos.hdf5 [--env-name lift-human-low_dim] [--replay 8]
   convert  write it anew                     demos.hdf5 --out FOLDER [--format lerobot]
 
 python -m raybc.data verify --help lists every flag with its default.
