@@ -131,7 +131,9 @@ def test_human_lift_demonstrations_succeed_again() -> None:
     with pytest.raises(UserError, match="state of Lift: expected 32 numbers, got 3: another model"):
         env.start_at(np.zeros(3))
     found = replay(source, task, env, np.arange(8), formats.read(HUMAN).success_E)
-    assert found.successes == 7, "of these recordings, made with older versions, one does not succeed in robosuite 1.5.2"
+    assert found.successes == 7, (
+        "of these recordings, made with older versions, one does not succeed in robosuite 1.5.2"
+    )
     assert found.lost() == (7,)
     env.close()
 
