@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -39,6 +39,15 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
     @abstractmethod
     def identity(self) -> dict[str, str]:
         """Names and versions that a score depends on: simulator, physics engine, controller."""
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """An environment that can begin an episode where a recorded one began."""
+
+    def start_at(self, state: np.ndarray) -> Obs:
+        """A reset to a recorded state: what `sim_state()` gave at the start of an episode, or what the adapter says
+        of states that others recorded. Raises `UserError` where it has another size."""
 
 
 class Expert(Protocol):

@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 
 from raybc.envs.base import Expert, Obs, RenderOptions, SimEnv, Task
+from raybc.types import UserError
 
 DT = 0.1
 DAMPING = 1.0
@@ -78,6 +79,13 @@ class PointMassEnv(SimEnv):
 
     def sim_state(self) -> np.ndarray:
         return np.concatenate([self._x, self._v, self._goal])
+
+    def start_at(self, state: np.ndarray) -> Obs:
+        """Begin in a recorded `sim_state` (6,): position, velocity, goal."""
+        if state.shape != (6,):
+            raise UserError(f"state of the point mass: expected 6 numbers, got {state.size}")
+        self._x, self._v, self._goal = np.array(state, np.float64).reshape(3, 2)
+        return self._obs()
 
     def env_args(self) -> dict[str, Any]:
         return {"env_name": "PointMass", "type": 3, "env_version": "1", "env_kwargs": {}}

@@ -15,6 +15,7 @@ import numpy as np
 
 from raybc.envs.base import Obs, RenderOptions, SimEnv, Task, require
 from raybc.envs.gym import GymEnv
+from raybc.types import UserError
 
 MAX_STEPS = 300
 PICTURE = 96  # pixels
@@ -89,6 +90,12 @@ class PushTEnv(GymEnv):
         base: Any = self._env.unwrapped
         base._last_action = None  # drawn as a cross; it would still be the last episode's
         return super().reset(seed=seed, options=options)
+
+    def start_at(self, state: np.ndarray) -> Obs:
+        """Begin at rest in a recorded state (5,): agent x, y, block x, y, angle; of a `sim_state` (10,) these five."""
+        if state.shape not in ((5,), (10,)):
+            raise UserError(f"state of PushT: expected 5 or 10 numbers, got {state.size}")
+        return self.reset(seed=0, options={"reset_to_state": np.asarray(state[:5], np.float64)})[0]
 
     def sim_state(self) -> np.ndarray:
         """float64 (10,): agent x, y, block x, y, angle; then the velocities of these five."""

@@ -176,13 +176,14 @@ class RobosuiteEnv(SimEnv):
             seed = int(self.np_random.integers(2**31))
         # The state and not the generator is replaced: samplers and objects hold references to this one.
         self._sim.rng.bit_generator.state = np.random.default_rng(seed).bit_generator.state
-        return self._obs(self._measure_again(self._sim.reset())), {"success": self._success()}
+        self._sim.reset()
+        return self._obs(self._measure_again()), {"success": self._success()}
 
-    def _measure_again(self, values: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    def _measure_again(self) -> Mapping[str, np.ndarray]:
         """Observations of this very state, also those that are made from others."""
         observables = self._sim._observables.values()
         clocks = [observable._time_since_last_sample for observable in observables]
-        values = self._sim._get_observations(force_update=True)
+        values: Mapping[str, np.ndarray] = self._sim._get_observations(force_update=True)
         for observable, clock in zip(observables, clocks, strict=True):
             observable._time_since_last_sample = clock  # another clock would make the observations of steps late
         return values
@@ -216,6 +217,20 @@ class RobosuiteEnv(SimEnv):
     def sim_state(self) -> np.ndarray:
         """[time, qpos, qvel] as float64 (1 + nq + nv,), robomimic's `states`."""
         return np.asarray(self._sim.sim.get_state().flatten(), dtype=np.float64)
+
+    def start_at(self, state: np.ndarray) -> Obs:
+        """Begin in a recorded state, robomimic's `states`, with this version's model: sizes of objects and the robot
+        are not those of the recording where the versions differ."""
+        self.reset(seed=0)  # controllers, gripper and clocks
+        size = self.sim_state().size
+        if state.shape != (size,):
+            raise UserError(f"state of {self._env_name}: expected {size} numbers, got {state.size}: another model")
+        self._sim.sim.set_state_from_flattened(np.asarray(state, np.float64))
+        self._sim.sim.forward()
+        for robot in self._sim.robots:  # OSC pulls idle joints to where the episode began
+            for controller in robot.composite_controller.part_controllers.values():
+                controller.update_initial_joints(self._sim.sim.data.qpos[controller.qpos_index])
+        return self._obs(self._measure_again())
 
     def model_xml(self) -> str:
         """The compiled model as MJCF, robomimic's `model_file`."""

@@ -9,7 +9,7 @@ import errno
 import itertools
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,6 +60,16 @@ def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
             token = f"{token}=True"
         result.append(token)
     return result
+
+
+def run_command(commands: Mapping[str, Callable[[list[str]], int]], usage: str, argv: list[str]) -> int:
+    """Of a command line that begins with the name of a command: run that one with the rest, or print `usage`."""
+    if argv[:1] in (["--help"], ["-h"]):
+        print(usage, end="")
+        return 0
+    if not argv or argv[0] not in commands:
+        raise UserError(f"expected one of {', '.join(commands)}, got {argv[0] if argv else 'nothing'}; see --help")
+    return commands[argv[0]](argv[1:])
 
 
 def run_main(main: Callable[[], int | None]) -> int:

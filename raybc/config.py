@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raybc.strict import check_type, digest, type_hints
+from raybc.strict import check_type, digest, near, type_hints
 from raybc.types import SPLIT_SIZE, SampleSetting, UserError
 
-Normalization = Literal["mean_std", "min_max", "identity"]
+Normalization = Literal["mean_std", "min_max", "quantile", "identity"]
+#: What the actions are called in `RunConfig.normalization_keys`.
+ACTIONS = "actions"
 
 #: Axes that do not make a new model: every value is scored from the same checkpoint.
 SAMPLE_AXES = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble")
@@ -122,6 +125,8 @@ class RunConfig:
     """Feed the flow time as Fourier features instead of a scalar."""
     normalization: Normalization = "mean_std"
     """Statistics of observations and actions, fitted on the training split."""
+    normalization_keys: str = ""
+    """Other kinds for some observations, or for `actions`, e.g. robot0_eef_pos=min_max,actions=quantile."""
     flow_steps: int = 10
     """Euler steps when sampling (needs no new training)."""
     execute_steps: int = 0
@@ -189,8 +194,28 @@ class RunConfig:
     def with_setting(self, setting: SampleSetting) -> RunConfig:
         return dataclasses.replace(self, **dataclasses.asdict(setting))
 
+    def normalization_of(self, obs_keys: Sequence[str], where: str = "run") -> dict[str, Normalization]:
+        """The kind of each of `obs_keys` and of `ACTIONS`; an unknown key or kind is refused."""
+        kinds: dict[str, Normalization] = dict.fromkeys((*obs_keys, ACTIONS), self.normalization)
+        place_of, named = f"{place(where)}normalization_keys", set()
+        for entry in filter(None, self.normalization_keys.split(",")):
+            key, _, kind = map(str.strip, entry.partition("="))
+            if key not in kinds:
+                raise UserError(
+                    f"{place_of}: expected KEY=KIND with keys of the policy, got {entry!r}: {near(key, kinds)}"
+                )
+            if key in named:
+                raise UserError(f"{place_of}: {key}: expected one kind, got two")
+            named.add(key)
+            kinds[key] = check_type(kind, Normalization, f"{place_of}: {key}")
+        return kinds
+
     def validate(self, where: str = "run") -> None:
         """Raise `UserError` for the first impossible value."""
+        if self.normalization_keys:
+            from raybc.registry import get_task, parse_env_name  # adapters: only where names of observations matter
+
+            self.normalization_of(get_task(parse_env_name(self.env_name).task).obs_keys, where)
         at_least = {
             "training_steps": 1, "batch_size": 1, "log_interval": 1, "eval_interval": 1, "horizon_length": 1,
             "obs_steps": 1, "num_rounds": 1, "epochs_per_round": 0, "accumulate": 1, "plateau_patience": 0,

@@ -168,15 +168,9 @@ python -m raybc.plan build --help lists every flag with its default.
 
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv[:1] in (["--help"], ["-h"]):
-        print(USAGE, end="")
-        return 0
-    if not argv or argv[0] not in COMMANDS:
-        raise UserError(f"expected one of {', '.join(COMMANDS)}, got {argv[0] if argv else 'nothing'}; see --help")
-    command, rest = argv[0], argv[1:]
-    if command != "build" and rest and not rest[0].startswith("-"):
-        rest = ["--plan-path", *rest]  # a plan may be named without its flag
-    return COMMANDS[command](rest)
+    if argv[:1] in (["verify"], ["show"]) and len(argv) > 1 and not argv[1].startswith("-"):
+        argv.insert(1, "--plan-path")  # a plan may be named without its flag
+    return cli.run_command(COMMANDS, USAGE, argv)
 
 
 if __name__ == "__main__":

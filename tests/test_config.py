@@ -98,7 +98,10 @@ def test_words_stay_words(text: str) -> None:
         ({"train": {"batch_size": math.nan}}, ["train.batch_size", "expected int", "nan"]),
         ({"train": {"action_chunking": 1}}, ["train.action_chunking", "expected bool", "1"]),
         ({"train": {"env_name": 1}}, ["train.env_name", "expected str"]),
-        ({"train": {"normalization": "mean"}}, ["train.normalization", "mean_std, min_max, identity", "did you mean"]),
+        (
+            {"train": {"normalization": "mean"}},
+            ["train.normalization", "mean_std, min_max, quantile, identity", "did you mean"],
+        ),
         ({"train": 3}, ["train", "expected a mapping", "int"]),
         ({"seeds": 3}, ["seeds", "expected a list", "3"]),
         ({"seeds": [0, "x"]}, ["seeds[1]", "expected int", "'x'"]),

@@ -29,8 +29,13 @@ def _pusht(obs: Observations) -> dict[str, np.ndarray]:
 ADAPTERS: dict[str, Callable[[Observations], dict[str, np.ndarray]]] = {"pusht": _pusht, "pusht_pixels": _pusht}
 
 
+def added(obs: Observations, task: str) -> dict[str, np.ndarray]:
+    """The observations of `task` that are to be made from the recorded ones, row by row."""
+    adapter = ADAPTERS.get(task)
+    return {k: v for k, v in adapter(obs).items() if k not in obs} if adapter is not None else {}
+
+
 def for_task(store: EpisodeStore, task: str) -> EpisodeStore:
     """`store` with the observations of `task` added; as it is where nothing is to be added."""
-    adapter = ADAPTERS.get(task)
-    added = {k: v for k, v in adapter(store.obs).items() if k not in store.obs} if adapter is not None else {}
-    return dataclasses.replace(store, obs={**store.obs, **added}, checked=True) if added else store
+    more = added(store.obs, task)
+    return dataclasses.replace(store, obs={**store.obs, **more}, checked=True) if more else store

@@ -32,18 +32,24 @@ def load(
 def read_for(path: Path, task: str, *, images: bool | tuple[str, ...] = False, states: bool = False) -> EpisodeStore:
     """The demonstrations at `path`, for `task` ("": as they are). Large ones are memory-mapped from a converted copy in
     raybc's cache."""
-    step_limit = 0
-    if task:
-        from raybc.registry import get_task
-
-        step_limit = get_task(task).max_steps
     format = formats.detect(path)
-    large = format != "store" and _size(path) > LARGE
+    large = format != "store" and size_on_disk(path) > LARGE
     read = cached if large else formats.read
-    step_limit = step_limit if format == "d4rl" else 0
-    return for_task(read(path, format=format, images=images, states=states, step_limit=step_limit), task)
+    limit = step_limit_of(task, format)
+    return for_task(read(path, format=format, images=images, states=states, step_limit=limit), task)
 
 
-def _size(path: Path) -> int:
+def step_limit_of(task: str, format: str) -> int:
+    """What `Wanted.step_limit` is for data of `format` that were recorded in `task` ("": not known); 0 for formats that
+    say themselves where an episode was cut off."""
+    if format != "d4rl" or not task:
+        return 0
+    from raybc.registry import get_task
+
+    return get_task(task).max_steps
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
     files = (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else (path,)
     return sum(p.stat().st_size for p in files)

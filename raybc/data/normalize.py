@@ -6,6 +6,7 @@ A action dim; any leading dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from raybc.types import UserError
 
 #: Spread below which a dimension counts as constant; it is shifted and not scaled (dividing by it would blow up noise).
 CONSTANT = 1e-6
+#: What `quantile` makes -1 and 1, and what statistics list.
+QUANTILES = (0.01, 0.99)
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,29 @@ class Normalizer:
     def fit(cls, values: np.ndarray, kind: Normalization) -> Normalizer:
         """Statistics of `values` (N, D).
 
-        mean_std: zero mean, unit standard deviation. min_max: the range becomes [-1, 1]. identity: nothing.
-        Constant dimensions are shifted to 0 and not scaled.
+        mean_std: zero mean, unit standard deviation. min_max: the range becomes [-1, 1]. quantile: what lies between
+        the quantiles 0.01 and 0.99 becomes [-1, 1], and what lies outside passes it (nothing is clipped). identity:
+        nothing. Constant dimensions (quantile: those with equal quantiles) are shifted to 0 and not scaled.
         """
         values = values.astype(np.float64)
         if kind == "mean_std":
             offset, scale = values.mean(0), values.std(0)
-        elif kind == "min_max":
-            low, high = values.min(0), values.max(0)
+        elif kind in ("min_max", "quantile"):
+            low, high = (values.min(0), values.max(0)) if kind == "min_max" else np.quantile(values, QUANTILES, axis=0)
             offset, scale = (low + high) / 2, (high - low) / 2
         else:
             offset, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
         scale = np.where(scale < CONSTANT, 1.0, scale)
         return cls(offset.astype(np.float32), scale.astype(np.float32))
+
+    @classmethod
+    def fit_columns(cls, values: np.ndarray, kinds: Sequence[Normalization]) -> Normalizer:
+        """As `fit`, with a kind for each of the D columns."""
+        offset, scale = np.zeros(values.shape[1], np.float32), np.ones(values.shape[1], np.float32)
+        for kind in dict.fromkeys(kinds):  # all columns at once: sums do not depend on how columns are grouped
+            fitted, chosen = cls.fit(values, kind), np.array(kinds) == kind
+            offset[chosen], scale[chosen] = fitted.offset[chosen], fitted.scale[chosen]
+        return cls(offset, scale)
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Physical -> normalised, float32 (..., D)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -32,8 +32,8 @@ HEADER = 256
 class _Files:
     """A `base.Sink`: each array goes to a file as it comes, and what is written was checked."""
 
-    def __init__(self, folder: Path, source: Path) -> None:
-        self._folder, self._source = folder, source
+    def __init__(self, folder: Path, source: Path, on_episodes: Callable[[int], None] | None = None) -> None:
+        self._folder, self._source, self._on_episodes = folder, source, on_episodes
         self._open: dict[str, BinaryIO] = {}
         self._rows: dict[str, int] = {}
         self._kind: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
@@ -47,6 +47,8 @@ class _Files:
             self._ends = np.cumsum(part.lengths or (len(part.actions),))
             yield part
             self._first += len(self._ends)
+            if self._on_episodes is not None:
+                self._on_episodes(self._first)
 
     def append(self, name: str, rows: np.ndarray) -> None:
         check_finite(self._source, name, rows, self._ends, self._first)
@@ -80,20 +82,20 @@ def file_of(name: str) -> str:
 
 def convert(
     source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
-    step_limit: int = 0,
+    step_limit: int = 0, on_episodes: Callable[[int], None] | None = None,
 ) -> EpisodeStore:  # fmt: skip
     """Write `source` as a store to `target`, which must not exist, and open it. At most a part of the set is in memory.
 
-    The arguments are those of `raybc.data.formats.read`.
+    on_episodes: called with the episodes that are written so far; the others are those of `raybc.data.formats.read`.
     """
     from raybc.data import formats
 
-    _absent(target)
+    refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
     wanted = Wanted(images, states, step_limit)
     with replacing(target) as temporary:
         temporary.mkdir()
-        sink = _Files(temporary, source)
+        sink = _Files(temporary, source, on_episodes)
         try:
             gathered = base.gather(sink.watch(chosen.parts(source, wanted)), source, sink, wanted)
             sink.finish()
@@ -132,7 +134,7 @@ def _with_companions(source: Path) -> list[Path]:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    _absent(path)
+    refuse_existing(path)
     with replacing(path) as temporary:
         temporary.mkdir()
         for name, array in store.arrays().items():
@@ -140,7 +142,8 @@ def write_store(path: Path, store: EpisodeStore) -> None:
         _write_meta(temporary, store)
 
 
-def _absent(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """What is converted replaces nothing."""
     if path.exists():
         raise UserError(f"{path}: exists; delete it or choose another place for the converted data")
 

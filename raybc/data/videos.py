@@ -65,6 +65,17 @@ class Video:
             raise UserError(f"{self.path}: not readable as a video (damaged or truncated): {text}") from None
 
 
+def count_frames(path: Path) -> int:
+    """The frames that a video file holds, counted without decoding them. Raises `UserError` where it is damaged."""
+    try:
+        with av.open(str(path), "r") as container:
+            if not container.streams.video:
+                raise UserError(f"{path}: expected a video, got a file without pictures")
+            return sum(p.size > 0 and not p.is_corrupt for p in container.demux(container.streams.video[0]))
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise UserError(f"{path}: not readable as a video: {' '.join(str(error).split())}") from None
+
+
 def decode_picture(data: bytes, where: str) -> np.ndarray:
     """A PNG or JPEG as uint8 (H, W, 3)."""
     try:

@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 
 from raybc.bundle import META, PolicyBundle
+from raybc.data.units import far_starts, other_actions
 from raybc.files import read_json
 from raybc.rollout.probe import Probe
 from raybc.types import SampleSetting, UserError
 
 #: The folder of a checkpoint: its step, and the round that it ends.
 CHECKPOINT = re.compile(r"checkpoint_(\d+)(?:_round_\d+)?")
-#: Standard deviations (or half ranges) from what training saw at which a start counts as another unit.
-FAR = 50.0
-#: Share of the action space that actions within 5 scales must reach; normalised actions in pixel spaces reach far less.
-SHARE = 0.01
 #: What of a dataset's `env_args` a result depends on.
 DATA_ENV = ("robots", "controller_configs", "control_freq")
 
@@ -101,26 +98,24 @@ def check_statistics(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
     must lie in the action space and reach a fair part of it.
     """
     starts = np.concatenate([probe.starts[key] for key in bundle.obs_sizes], axis=1)
-    distance = np.abs(bundle.obs_normalizer.apply(starts)).min(axis=0)
-    if (distance > FAR).mean() >= 0.25:
-        worst = int(distance.argmax())
+    far = far_starts(starts, bundle.obs_normalizer.offset, bundle.obs_normalizer.scale)
+    if far is not None:
+        worst, distance = far
         key, place = _name_of(bundle.obs_sizes, worst)
         raise UserError(
             f"{path}: normalisation of observations does not fit environment {bundle.config.env_name!r}: "
-            f"{key}[{place}] is {starts[0, worst]:g} at a start, {distance[worst]:.0f} scales from the "
+            f"{key}[{place}] is {starts[0, worst]:g} at a start, {distance:.0f} scales from the "
             f"{bundle.obs_normalizer.offset[worst]:g} of the training data; was the data in other units, or normalised "
             "twice?"
         )
     low, high = probe.action_low, probe.action_high
     offset, scale = bundle.action_normalizer.offset, bundle.action_normalizer.scale
-    outside = (offset + 5 * scale < low) | (offset - 5 * scale > high)
-    reach = 10 * scale / (high - low)
-    if outside.any() or (reach < SHARE).all():
-        worst = int(np.argmax(outside)) if outside.any() else int(reach.argmax())
+    other = other_actions(offset - 5 * scale, offset + 5 * scale, low, high)
+    if other is not None:
         raise UserError(
-            f"{path}: normalisation of actions does not fit environment {bundle.config.env_name!r}: action {worst} is "
-            f"{offset[worst]:g} -+ {scale[worst]:g} in the training data, the environment takes {low[worst]:g} to "
-            f"{high[worst]:g}; was the data in other units, or normalised twice?"
+            f"{path}: normalisation of actions does not fit environment {bundle.config.env_name!r}: action {other} is "
+            f"{offset[other]:g} -+ {scale[other]:g} in the training data, the environment takes {low[other]:g} to "
+            f"{high[other]:g}; was the data in other units, or normalised twice?"
         )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from raybc.config import RunConfig
+from raybc.config import ACTIONS, RunConfig
 from raybc.data import select
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
@@ -84,8 +84,12 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         check_training(plan, horizon, config.batch_size)
         if config.plan_subset_mode != "all":
             rows = plan.fit_rows(config.plan_subset_mode)
-    obs_normalizer = Normalizer.fit(obs_NO[rows], config.normalization)
-    action_normalizer = Normalizer.fit(store.actions_NA[rows], config.normalization)
+    obs_sizes = {k: store.obs[k].shape[1] for k in data.obs_keys}
+    kinds = config.normalization_of(data.obs_keys)
+    obs_normalizer = Normalizer.fit_columns(
+        obs_NO[rows], [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
+    )
+    action_normalizer = Normalizer.fit(store.actions_NA[rows], kinds[ACTIONS])
     train = Windows.build(
         obs_normalizer.apply(obs_NO),
         action_normalizer.apply(store.actions_NA),
@@ -103,7 +107,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None,
         obs_normalizer,
         action_normalizer,
-        {k: store.obs[k].shape[1] for k in data.obs_keys},
+        obs_sizes,
         plan,
     )
 

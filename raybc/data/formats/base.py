@@ -229,7 +229,7 @@ def assemble(
             )
     success = gathered.success_E
     if success is None and about.reward_is_success:
-        success = _sparse_success(arrays["rewards"], gathered.episode_ends)
+        success = sparse_success(arrays["rewards"], gathered.episode_ends)
     return EpisodeStore(
         obs={name.removeprefix("obs/"): array for name, array in arrays.items() if name.startswith("obs/")},
         actions_NA=arrays["actions"],
@@ -247,7 +247,7 @@ def assemble(
     )
 
 
-def _sparse_success(rewards_N: np.ndarray, episode_ends: np.ndarray) -> np.ndarray | None:
+def sparse_success(rewards_N: np.ndarray, episode_ends: np.ndarray) -> np.ndarray | None:
     """Whether each episode has a reward of 1; None where rewards are others than 0 and 1, or all 0."""
     if not rewards_N.any() or not np.isin(rewards_N, (0, 1)).all():
         return None

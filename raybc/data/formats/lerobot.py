@@ -165,6 +165,24 @@ def _table(path: Path, columns: list[str] | None) -> Any:
             raise UserError(f"{path}: not readable as parquet (damaged or truncated): {error}") from None
 
 
+@dataclass(frozen=True)
+class VideoUse:
+    """A video file of `feature`. ends: episode -> the frame behind its last one."""
+
+    path: Path
+    feature: str
+    ends: Mapping[int, int]
+
+
+def video_uses(path: Path) -> list[VideoUse]:
+    """Which frames of which videos the episodes of a set are, as `meta/` says."""
+    ends: dict[tuple[Path, str], dict[int, int]] = {}
+    for place, episode in enumerate(_Set(path).episodes()):
+        for feature, (file, first) in episode.videos.items():
+            ends.setdefault((file, feature), {})[place] = first + episode.length
+    return [VideoUse(file, feature, of) for (file, feature), of in ends.items()]
+
+
 def matches(path: Path) -> bool:
     try:
         return "codebase_version" in read_json(path / INFO)

@@ -109,6 +109,15 @@ def about(path: Path) -> About:
         return About(splits=_masks(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
 
 
+def recorded_seeds(path: Path) -> list[int] | None:
+    """The seed of each episode's start, of files that raybc.demos made; None of others."""
+    with base.opened_hdf5(path, "robomimic HDF5") as file:
+        data, names = demos_of(file, path)
+        if "raybc_key" not in data.attrs:
+            return None
+        return [int(data[name].attrs["seed"]) for name in names]
+
+
 def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)

@@ -1,0 +1,224 @@
+"""Data sets: `python -m raybc.data verify demos.hdf5 --env_name lift-human-low_dim`.
+
+info says what a data set is, stats what its numbers are, verify what is wrong with it; convert writes it anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from raybc import cli
+from raybc.data import formats, show, store
+from raybc.data.formats.base import Wanted
+from raybc.data.info import describe
+from raybc.data.load import read_for, step_limit_of
+from raybc.data.names import obtain
+from raybc.data.replay import Replay, replay, task_of_data
+from raybc.data.scan import Source, source_of, task_of
+from raybc.data.stats import statistics
+from raybc.data.verify import Report, TaskView, lost_in_replay, unreadable, verify
+from raybc.envs.base import Task
+from raybc.registry import get_task
+from raybc.rollout.probe import probe_env
+from raybc.types import UserError
+
+
+@dataclass(frozen=True)
+class InfoArgs:
+    """Say what a data set is: sizes, names, splits, instructions, environment, fingerprint."""
+
+    data: tyro.conf.Positional[str]
+    """A path in any known format, or a published name."""
+    env_name: str = ""
+    """Read it as a training of this task does, with the observations that the task adds."""
+    images: bool = False
+    """Also pictures (the fingerprint is then another one)."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class StatsArgs:
+    """Mean, standard deviation, range and the quantiles 0.01 and 0.99 of every key and dimension."""
+
+    data: tyro.conf.Positional[str]
+    """A path in any known format, or a published name."""
+    env_name: str = ""
+    """Also the observations that this task adds to what was recorded."""
+    images: bool = False
+    """Also of pictures, for each channel."""
+    states: bool = False
+    """Also of the simulator's states."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class VerifyArgs:
+    """Find what is wrong with a data set. Status 0: no errors, 1: errors, 2: a mistake in what was asked."""
+
+    data: tyro.conf.Positional[str]
+    """A path in any known format, or a published name."""
+    env_name: str = ""
+    """Compare with this task's action space, observations and starts (its simulator is started)."""
+    horizon_length: int = 0
+    """Episodes should be as long as a chunk of so many steps (0: not checked)."""
+    replay: int = 0
+    """Play the recorded actions of so many episodes, spread evenly, and count successes."""
+    images: bool = False
+    """Read pictures, too, every frame of them."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class ConvertArgs:
+    """Write a data set in another format: whole, or not at all."""
+
+    data: tyro.conf.Positional[str]
+    """A path in any known format, or a published name."""
+    out: Path | None = None
+    """The file or folder to write, which must not exist."""
+    format: str = store.NAME
+    """The format to write: store (memory-mapped) or another of docs/data.md."""
+    images: bool = False
+    """Also pictures."""
+    states: bool = True
+    """Also the simulator's states, where there are any."""
+
+
+def info(argv: list[str]) -> int:
+    args = cli.parse(InfoArgs, argv, "raybc.data info", InfoArgs.__doc__ or "")
+    path = obtain(args.data)
+    found = describe(path, read_for(path, task_of(args.data, args.env_name), images=args.images, states=True))
+    if args.json:
+        print(json.dumps(dataclasses.asdict(found)))
+    else:
+        show.info(found)
+    return 0
+
+
+def stats(argv: list[str]) -> int:
+    args = cli.parse(StatsArgs, argv, "raybc.data stats", StatsArgs.__doc__ or "")
+    found = statistics(source_of(args.data, args.env_name), Wanted(images=args.images, states=args.states))
+    if args.json:
+        print(json.dumps({name: summary.as_json() for name, summary in found.items()}))
+    else:
+        show.stats(found)
+    return 0
+
+
+def verify_command(argv: list[str]) -> int:
+    args = cli.parse(VerifyArgs, argv, "raybc.data verify", VerifyArgs.__doc__ or "")
+    for name in ("horizon_length", "replay"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name}: expected at least 0, got {getattr(args, name)}")
+    path, task = obtain(args.data), task_of(args.data, args.env_name)
+    try:
+        source = Source(path, formats.detect(path), task)
+    except UserError as error:  # a file that is there and is no data: damaged, most likely
+        report = Report(Source(path, "", task), 0, 0, (unreadable(path, str(error)),))
+        return _tell(report, None, args.json)
+    view = _look_at(get_task(task)) if args.env_name else None
+    report = verify(source, view, args.horizon_length, args.images)
+    played = None
+    if args.replay and report.readable:
+        played = _replay(report, args.replay, quiet=args.json)
+        report = report.with_findings(lost_in_replay(source.path, played))
+    return _tell(report, played, args.json)
+
+
+def _tell(report: Report, played: Replay | None, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(report.as_json() | {"replay": None if played is None else played.as_json()}))
+    else:
+        show.report(report, played)
+    return 1 if report.errors else 0
+
+
+def _look_at(task: Task) -> TaskView:
+    with contextlib.closing(task.make(None)) as env:
+        return TaskView(task, probe_env(env))
+
+
+def _replay(report: Report, count: int, quiet: bool) -> Replay:
+    """`count` episodes, spread evenly, or as many as there are."""
+    last = report.episodes - 1
+    chosen = np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(np.int64))
+    task = task_of_data(report.source, report.env_args)
+    with contextlib.closing(task.make(None)) as env, _progress(f"replay in {task.name}", len(chosen), quiet) as update:
+        return replay(report.source, task, env, chosen, report.success_E, lambda done, _: update(done))
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar, to be told how many episodes are done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+    with Progress(*columns, console=cli.console, disable=quiet) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda done: progress.update(bar, completed=done)
+
+
+def convert(argv: list[str]) -> int:
+    args = cli.parse(ConvertArgs, argv, "raybc.data convert", ConvertArgs.__doc__ or "")
+    if args.out is None:
+        raise UserError("--out: expected the file or folder to write, e.g. --out converted/lift")
+    writer = formats.get(args.format)
+    store.refuse_existing(args.out)
+    source = source_of(args.data)
+    with _progress(f"convert to {args.format}", None, quiet=False) as update:
+        if args.format == store.NAME:
+            limit = step_limit_of(source.task, source.format)
+            made = store.convert(
+                source.path, args.out, format=source.format, images=args.images, states=args.states, step_limit=limit,
+                on_episodes=update,
+            )  # fmt: skip
+            before = made.fingerprint()
+        else:
+            whole = read_for(source.path, "", images=args.images, states=args.states)
+            before = whole.fingerprint()
+            writer.write_store(args.out, whole)
+            made = formats.read(args.out, images=args.images)
+        update(made.num_episodes)
+    cli.console.print(f"{made.num_episodes} episodes, {len(made.actions_NA)} transitions in {args.out} ({args.format})")
+    cli.console.print(f"fingerprint: {made.fingerprint()}")
+    if made.fingerprint() != before:
+        cli.console.print(
+            f"note: the fingerprint was {before}: this format does not keep everything that a policy may learn from "
+            "(names of observations, splits, instructions; see docs/data.md)"
+        )
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "info": info, "stats": stats, "verify": verify_command, "convert": convert,
+}  # fmt: skip
+USAGE = """usage: python -m raybc.data {info,stats,verify,convert} PATH_OR_NAME [flags]
+
+  info     what a data set is                demos.hdf5 [--json]
+  stats    what its numbers are              demos.hdf5 [--json]
+  verify   what is wrong with it             demos.hdf5 [--env-name lift-human-low_dim] [--replay 8]
+  convert  write it anew                     demos.hdf5 --out FOLDER [--format lerobot]
+
+python -m raybc.data verify --help lists every flag with its default.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return cli.run_command(COMMANDS, USAGE, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))

@@ -1,0 +1,93 @@
+"""Going through a data set a block at a time, for what needs to look at everything and must not hold it in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from raybc.data import formats
+from raybc.data.adapt import added
+from raybc.data.formats import base
+from raybc.data.formats.base import About, Gathered, Part, Wanted
+from raybc.data.load import step_limit_of
+from raybc.data.names import obtain, resolve
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole episodes, n transitions in all. first: the number of the first. lengths: of each. arrays: name -> rows
+    (n, ...), by the names of `EpisodeStore.arrays`; numbers in them may be nan or inf."""
+
+    first: int
+    lengths: tuple[int, ...]
+    arrays: Mapping[str, np.ndarray]
+
+    def episodes(self) -> Iterator[tuple[int, slice]]:
+        """The number of each episode, and its rows in this block."""
+        end = 0
+        for i, length in enumerate(self.lengths):
+            yield self.first + i, slice(end, end + length)
+            end += length
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set on disk. task: whose observations are wanted ("": as recorded)."""
+
+    path: Path
+    format: str
+    task: str = ""
+
+    def scan(self, each: Callable[[Block], None], wanted: Wanted | None = None) -> tuple[Gathered, About]:
+        """Call `each` with every block in order; what is known of the whole set comes last.
+
+        Names and shapes are checked as in reading (`UserError`); whether numbers are finite is not.
+        """
+        chosen = formats.get(self.format)
+        wanted = wanted or Wanted()
+        wanted = dataclasses.replace(wanted, step_limit=step_limit_of(self.task, self.format))
+        sink = _Blocks(self.task, each)
+        gathered = base.gather(sink.watch(chosen.parts(self.path, wanted)), self.path, sink, wanted)
+        return gathered, chosen.about(self.path)
+
+
+def source_of(name: str, env_name: str = "", download: bool = True) -> Source:
+    """The data called `name`, for the task of `env_name`, else for the one that the name tells. download: whether what
+    is published and not here may be fetched."""
+    path = obtain(name, download)
+    return Source(path, formats.detect(path), task_of(name, env_name))
+
+
+def task_of(name: str, env_name: str) -> str:
+    if not env_name:
+        return resolve(name).task
+    from raybc.registry import parse_env_name
+
+    return parse_env_name(env_name).task
+
+
+class _Blocks:
+    """A `base.Sink`: holds the rows of one part until the next is asked for."""
+
+    def __init__(self, task: str, each: Callable[[Block], None]) -> None:
+        self._task, self._each = task, each
+        self._rows: dict[str, np.ndarray] = {}
+
+    def append(self, name: str, rows: np.ndarray) -> None:
+        self._rows[name] = rows
+
+    def watch(self, parts: Iterator[Part]) -> Iterator[Part]:
+        """The same parts; when the next is asked for, the rows of the last one have all come."""
+        first = 0
+        for part in parts:
+            self._rows = {}
+            yield part
+            lengths = part.lengths or (len(part.actions),)
+            obs = {k.removeprefix("obs/"): v for k, v in self._rows.items() if k.startswith("obs/")}
+            more = {f"obs/{k}": v for k, v in added(obs, self._task).items()}
+            self._each(Block(first, lengths, {**self._rows, **more}))
+            first += len(lengths)

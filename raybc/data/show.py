@@ -1,0 +1,90 @@
+"""What the commands of raybc.data print for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from raybc import cli
+from raybc.data.info import Info
+from raybc.data.replay import Replay
+from raybc.data.stats import Summary
+from raybc.data.verify import Finding, Report
+
+#: Episode numbers and instructions that are listed; of more, how many more there are.
+LISTED = 8
+
+
+def _print(table: Table, width: int = 240) -> None:
+    """At most so many columns wide, also on a narrower terminal, where numbers and checksums would lose digits."""
+    Console(highlight=False, markup=False, width=max(width, cli.console.width)).print(table)
+
+
+def info(found: Info) -> None:
+    cli.console.print(found.path)
+    table = Table(show_header=False)
+    shortest, median, mean, longest = found.lengths
+    rows = {
+        "format": found.format,
+        "episodes": f"{found.episodes:,}" + ("" if found.successes is None else f", {found.successes:,} successful"),
+        "transitions": f"{found.transitions:,}",
+        "length": f"{shortest:g} to {longest:g} steps, median {median:g}, mean {mean:.1f}",
+        **{name: f"{dtype} {shape}" for name, (shape, dtype) in found.arrays.items()},
+        "splits": ", ".join(f"{name} {count}" for name, count in found.splits.items()) or "none",
+        "tasks": _listed([f"{text!r} ({count})" for text, count in found.tasks.items()]) or "none",
+        "environment": found.environment or "not named",
+        "action range": "not declared" if found.action_range is None else _range(*found.action_range),
+        "fingerprint": found.fingerprint,
+        "on disk": f"{found.bytes / 2**20:,.1f} MiB",
+    }
+    for name, text in rows.items():
+        table.add_row(name, text)
+    _print(table)
+
+
+def _range(low: list[float], high: list[float]) -> str:
+    return ", ".join(f"{a:g} to {b:g}" for a, b in zip(low, high, strict=True))
+
+
+def stats(found: Mapping[str, Summary]) -> None:
+    table = Table()
+    for name in ("key", "mean", "std", "min", "q01", "q99", "max"):
+        table.add_column(name, justify="left" if name == "key" else "right", no_wrap=True)
+    for key, s in found.items():
+        for d in range(len(s.mean)):
+            numbers = (s.mean[d], s.std[d], s.min[d], s.q01[d], s.q99[d], s.max[d])
+            table.add_row(f"{key}[{d}]", *(f"{x:.5g}" for x in numbers))
+    _print(table)
+
+
+def report(found: Report, played: Replay | None) -> None:
+    cli.console.print(f"{found.source.path}: {found.episodes:,} episodes, {found.transitions:,} transitions")
+    if found.findings:
+        table = Table(show_lines=True)
+        for name in ("", "kind", "key", "episodes", "expected", "found, and what to do"):
+            table.add_column(name, overflow="fold")
+        for finding in found.findings:
+            table.add_row(*_row(finding, str(found.source.path)))
+        _print(table, 120)
+    if played is not None:
+        recorded = [e.recorded for e in played.episodes]
+        said = "" if None in recorded else f" ({sum(map(bool, recorded))} when recorded)"
+        cli.console.print(
+            f"replay: {played.successes} of {len(played.episodes)} episodes succeed{said} in {played.task}, begun from "
+            f"{played.start}; mean highest reward {played.mean_max_reward:.3f}"
+        )
+    warnings = len(found.findings) - found.errors
+    cli.console.print(f"{'bad' if found.errors else 'good'}: {found.errors} errors, {warnings} warnings")
+
+
+def _row(finding: Finding, path: str) -> tuple[str, ...]:
+    where = " ".join(text for text in (finding.file if finding.file != path else "", finding.key) if text)
+    text = f"{finding.found}; {finding.advice}"
+    return finding.severity, finding.kind, where, _listed(list(map(str, finding.episodes))), finding.expected, text
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

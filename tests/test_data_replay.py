@@ -1,0 +1,157 @@
+"""Recorded actions played again: they succeed where they did, and do not where they cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raybc.data import formats
+from raybc.data.formats import robomimic
+from raybc.data.replay import replay, task_of_data
+from raybc.data.scan import Source, source_of
+from raybc.envs.base import Restorable, SimEnv
+from raybc.envs.pointmass import POINTMASS
+from raybc.registry import get_task
+from raybc.types import UserError
+from tests.helpers import ROOT
+
+DATA = ROOT.parent / "shared" / "data"
+HUMAN = DATA / "lift_human" / "lift_human_mit8.hdf5"
+PUSHT = DATA / "pusht" / "pusht_state.npz"
+SOME = np.array([0, 7, 39])
+
+
+def converted(path: Path, folder: Path, flip: int = -1) -> Source:
+    """As a store, which keeps states and no seeds; with the actions of one episode turned round."""
+    data = formats.read(path, states=True)
+    actions = data.actions_NA.copy()
+    if flip >= 0:
+        actions[data.episode_starts[flip] : data.episode_ends[flip]] *= -1
+    formats.get("store").write_store(folder / "a", dataclasses.replace(data, actions_NA=actions))
+    return source_of(str(folder / "a"))
+
+
+def test_demonstrations_succeed_again_from_seeds(pointmass_demos: Path) -> None:
+    source, env = source_of(str(pointmass_demos)), POINTMASS.make(None)
+    store = formats.read(pointmass_demos)
+    told: list[tuple[int, int]] = []
+    found = replay(source, POINTMASS, env, SOME, store.success_E, lambda *counts: told.append(counts))
+    assert (found.task, found.start, found.successes, found.lost()) == ("pointmass", "the recorded seed", 3, ())
+    assert [(e.episode, e.recorded, e.success, e.max_reward) for e in found.episodes] == [
+        (i, True, True, 1) for i in SOME
+    ]
+    lengths = np.diff(store.episode_ends, prepend=0)
+    assert [e.steps for e in found.episodes] == lengths[SOME].tolist()
+    assert told == [(1, 1), (2, 2), (3, 3)]
+    assert found.as_json()["successes"] == 3
+
+
+def test_from_recorded_states(pointmass_demos: Path, tmp_path: Path) -> None:
+    source, env = converted(pointmass_demos, tmp_path, flip=7), POINTMASS.make(None)
+    found = replay(source, POINTMASS, env, SOME, np.ones(40, bool))
+    assert (found.start, found.successes, found.lost()) == ("the recorded state", 2, (7,))
+    assert found.mean_max_reward == pytest.approx(2 / 3)
+
+
+def test_the_data_name_their_task(pointmass_demos: Path) -> None:
+    source = source_of(str(pointmass_demos))
+    assert task_of_data(source, {"env_name": "PointMass", "type": 3}) is POINTMASS
+    assert task_of_data(dataclasses.replace(source, task="lift"), {"env_name": "PointMass"}) is get_task("lift")
+    for args in ({}, {"env_name": "Tiny"}):
+        with pytest.raises(UserError, match=r"--replay: the data name no environment .* name the task with --env_name"):
+            task_of_data(source, args)
+
+
+class Fixed(SimEnv):
+    """Cannot begin in a recorded state."""
+
+
+def test_what_cannot_be_replayed_is_said(pointmass_demos: Path, tmp_path: Path) -> None:
+    source = converted(pointmass_demos, tmp_path)
+    assert not issubclass(Fixed, Restorable)
+    with pytest.raises(UserError, match=r"--replay: this adapter \(object\) cannot begin in a recorded state"):
+        replay(source, POINTMASS, object(), SOME, None)  # type: ignore[arg-type]
+    data = dataclasses.replace(formats.read(pointmass_demos), source=tmp_path)
+    formats.get("episode_ends").write_store(tmp_path / "a.npz", data)
+    with pytest.raises(UserError, match=r"a\.npz: --replay: nothing says how an episode began"):
+        replay(source_of(str(tmp_path / "a.npz")), POINTMASS, POINTMASS.make(None), SOME, None)
+    task = dataclasses.replace(POINTMASS, has_success=False)
+    with pytest.raises(UserError, match="pointmass has no notion of success"):
+        replay(source, task, POINTMASS.make(None), SOME, None)
+
+
+def test_only_files_of_raybc_have_seeds(pointmass_demos: Path, tmp_path: Path) -> None:
+    seeds = robomimic.recorded_seeds(pointmass_demos)
+    assert seeds is not None
+    assert len(set(seeds)) == 40
+    robomimic.write_store(tmp_path / "a.hdf5", formats.read(pointmass_demos))
+    assert robomimic.recorded_seeds(tmp_path / "a.hdf5") is None
+
+
+def test_a_start_is_where_the_recording_was(pointmass_demos: Path) -> None:
+    data, env = formats.read(pointmass_demos, states=True), POINTMASS.make(None)
+    assert isinstance(env, Restorable)
+    assert data.states_NS is not None
+    obs = env.start_at(data.states_NS[5])
+    np.testing.assert_array_equal(env.sim_state(), data.states_NS[5])
+    for key in obs:
+        np.testing.assert_array_equal(obs[key], data.obs[key][5])
+    with pytest.raises(UserError, match="expected 6 numbers, got 5"):
+        env.start_at(np.zeros(5))
+
+
+def test_pusht_from_recorded_positions() -> None:
+    pytest.importorskip("gym_pusht")
+    if not PUSHT.is_file():
+        pytest.skip(f"no PushT demonstrations at {PUSHT}")
+    task = get_task("pusht")
+    env = task.make(None)
+    assert isinstance(env, Restorable)
+    with pytest.raises(UserError, match="state of PushT: expected 5 or 10 numbers, got 7"):
+        env.start_at(np.zeros(7))
+    found = replay(source_of(str(PUSHT), "pusht"), task, env, np.arange(5), None)
+    assert found.start == "the recorded seed_state"
+    assert all(e.recorded is None for e in found.episodes)
+    assert found.mean_max_reward > 0.9, "the recorded demonstrations cover most of the goal"
+
+
+@pytest.mark.slow
+def test_human_lift_demonstrations_succeed_again() -> None:
+    pytest.importorskip("robosuite")
+    if not HUMAN.is_file():
+        pytest.skip(f"no human demonstrations at {HUMAN}")
+    source = source_of(str(HUMAN))
+    task = task_of_data(source, formats.read(HUMAN).env_args)
+    assert task.suite == "robosuite"
+    env = task.make(None)
+    assert isinstance(env, Restorable)
+    with pytest.raises(UserError, match="state of Lift: expected 32 numbers, got 3: another model"):
+        env.start_at(np.zeros(3))
+    found = replay(source, task, env, np.arange(8), formats.read(HUMAN).success_E)
+    assert found.successes == 7, (
+        "of these recordings, made with older versions, one does not succeed in robosuite 1.5.2"
+    )
+    assert found.lost() == (7,)
+    env.close()
+
+
+def test_robosuite_begins_in_a_recorded_state() -> None:
+    pytest.importorskip("robosuite")
+    env = get_task("lift").make(None)
+    assert isinstance(env, Restorable)
+    obs, _ = env.reset(seed=3)
+    actions = np.random.default_rng(0).uniform(-1, 1, (12, 7))
+    start = env.sim_state()
+    first = [env.step(a)[0] for a in actions]
+    env.reset(seed=4)
+    again = env.start_at(start)
+    for key in obs:
+        np.testing.assert_allclose(again[key], obs[key], atol=1e-6)
+    for action, before in zip(actions, first, strict=True):
+        now = env.step(action)[0]
+        for key in now:
+            np.testing.assert_allclose(now[key], before[key], atol=1e-4)
+    env.close()
