@@ -42,7 +42,7 @@ class Args(RunConfig):
     num_workers: int = 1
     """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
     min_workers: int = 0
-    """Go on with as few as so many where Ray has no more (0: num_workers)."""
+    """To go on with as few as so many is not there yet: 0 or num_workers."""
     parallel: Parallel = "ddp"
     """fsdp: keep a part of the policy on each of num_workers, for one that does not fit a device (FSDP2)."""
     threads: int = 0

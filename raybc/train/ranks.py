@@ -43,8 +43,12 @@ class WorkerPlan:
             raise UserError(
                 f"--num_workers: expected at least 1 and --min_workers at most that, got {self.most} and {self.least}"
             )
-        for count in (self.least, self.most):
-            Ranks(0, count, self.parallel).check(members)
+        if self.least < self.most:
+            raise UserError(
+                f"--min_workers: expected 0 or num_workers = {self.most} (to go on with fewer was not seen to work yet), "
+                f"got {self.least}"
+            )
+        Ranks(0, self.most, self.parallel).check(members)
 
 
 @dataclass(frozen=True)
