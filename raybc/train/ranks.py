@@ -45,8 +45,8 @@ class WorkerPlan:
             )
         if self.least < self.most:
             raise UserError(
-                f"--min_workers: expected 0 or num_workers = {self.most} (to go on with fewer was not seen to work yet), "
-                f"got {self.least}"
+                f"--min_workers: expected 0 or num_workers = {self.most} (to go on with fewer was not seen to "
+                f"work yet), got {self.least}"
             )
         Ranks(0, self.most, self.parallel).check(members)
 
