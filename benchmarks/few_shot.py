@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from raybc.report.stats import wilson_interval
+
 STATE = "robot0_eef_pos,robot0_gripper_qpos"
 GRIPPER = ["--gripper-event-enabled", "--gripper-dims", "3,4", "--state-keys", STATE]
 HORIZON = 8
@@ -71,8 +73,6 @@ def main() -> None:
     trials = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
     plan_of = {e["trial"]: names[e["params"]["sampling_plan_path"]] for e in trials if e["event"] == "start"}
     print("\n| plan | success on final starts | 95 % interval (episodes pooled) | seeds |\n|---|---|---|---|")
-    from raybc.report.stats import wilson_interval
-
     for trial, name in sorted(plan_of.items()):
         mine = [r for r in rows if r["trial"] == trial and r["phase"] == "final"]
         count, wins = sum(r["episodes"] for r in mine), sum(r["successes"] for r in mine)

@@ -15,6 +15,7 @@ from raybc.config import RunConfig
 from raybc.rollout.checks import checkpoints
 from raybc.sweep.ledger import SweepState, read_events
 from raybc.sweep.pack import alike
+from tests.helpers import read_table
 from tests.test_sweep import check_complete, run, state_of, write_sweep
 
 #: Five recipes at once: the defaults, two that share their program, one of another horizon, and one that must diverge.
@@ -55,6 +56,14 @@ def test_what_is_alike_is_one_program(packed: Path) -> None:
         for evaluation in state.trials[n].evaluations:
             spans[tuple(evaluation.timing["train"])].append(n)
     assert sorted(map(tuple, spans.values())) == sorted([(0, 1, 4)] * 3 + [(2,)] * 3)
+
+
+def test_no_row_of_the_log_is_missing(packed: Path) -> None:
+    """Also where the first steps were used to see what packing saves."""
+    for trial in (0, 1, 2, 4):
+        for seed in (0, 3):
+            rows = read_table(packed / "trials" / f"{trial:04d}" / f"seed_{seed}" / "train.csv")
+            assert [int(r["step"]) for r in rows] == [20, 40, 60, 80, 100, 120]
 
 
 def test_a_recipe_that_diverges_disturbs_no_other(packed: Path) -> None:

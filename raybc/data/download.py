@@ -5,6 +5,7 @@ A file is `.NAME.part` until it is whole and its checksum, where one is publishe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -17,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -149,6 +150,17 @@ def _check(path: Path, sha256: str, url: str) -> None:
     if got != sha256:
         path.unlink()
         raise UserError(f"{url}: expected a file with sha256 {sha256}, got {got}; it was deleted, try again")
+
+
+@contextlib.contextmanager
+def download_bar(name: str) -> Iterator[OnProgress]:
+    """Shows how far a download is; gives what it is told with: (bytes, bytes of the whole file)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task(f"downloading {name}", total=None)
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def fetch(dataset: Dataset, on_progress: OnProgress | None = None) -> None:

@@ -7,10 +7,8 @@ Minari's ids (`D4RL/pen/human-v2`), LeRobot's repositories (`lerobot/pusht`), or
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,7 +182,7 @@ def obtain(name: str, download: bool = True) -> Path:
         raise UserError(f"{found.path}: expected demonstrations, found no such file or folder")
     reason = "is not on this machine"
     if download:
-        from raybc.data.download import Unreachable, fetch
+        from raybc.data.download import Unreachable, download_bar, fetch
 
         try:
             with download_bar(name) as on_progress:
@@ -195,17 +193,6 @@ def obtain(name: str, download: bool = True) -> Path:
     raise UserError(
         f"{name} {reason}.\n  published at: {found.source}\n  expected at: {found.path}{_stand_in(found.task)}"
     )
-
-
-@contextlib.contextmanager
-def download_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """Shows how far a download is; gives what it is told with: (bytes, bytes of the whole file)."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
-        bar = progress.add_task(f"downloading {name}", total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def _stand_in(task: str) -> str:

@@ -23,7 +23,7 @@ from raybc.sweep.trial import AllEpisodesFailed, Evaluate, Rivals, TrialPlan, lo
 
 if TYPE_CHECKING:  # torch is imported in the processes that train
     from raybc.train.log import MemberLog
-    from raybc.train.loop import PackTrainer
+    from raybc.train.loop import OnLog, PackTrainer
 
 #: Training states and bundles that are kept: the one that is measured now and the one before.
 KEEP = 2
@@ -47,10 +47,8 @@ class Job:
 
 def alike(run: RunConfig) -> RunConfig:
     """What recipes that can be one program have in common."""
-    return dataclasses.replace(run, **{name: getattr(_ANY, name) for name in MEMBER_FIELDS})
-
-
-_ANY = RunConfig()
+    defaults = RunConfig()
+    return dataclasses.replace(run, **{name: getattr(defaults, name) for name in MEMBER_FIELDS})
 
 
 def run_pack(
@@ -146,8 +144,9 @@ class _Pack:
             for log, loss, rate in zip(logs, losses, self.trainer.rates, strict=True):
                 log.train(step, loss, steps_per_sec, rate)
 
-        slower = _one_after_another(self.trainer, self.plan.steps[k - 1]) if len(logs) > 1 else 1.0
-        self.trainer.advance(self.plan.steps[k - 1], on_log)
+        until = self.plan.steps[k - 1]
+        slower = _one_after_another(self.trainer, until, on_log) if len(logs) > 1 else 1.0
+        self.trainer.advance(until, on_log)
         return slower
 
     def _save(self, k: int) -> None:
@@ -196,10 +195,10 @@ def _state(plan: TrialPlan, trial: int, k: int) -> Path:
 _FOUND: dict[tuple[RunConfig, int], float] = {}
 
 
-def _one_after_another(trainer: PackTrainer, until: int) -> float:
+def _one_after_another(trainer: PackTrainer, until: int, on_log: OnLog) -> float:
     """How many times as long the members of a pack would take one after another: steps of a member alone (which are
-    thrown away) and of the pack (which are not), by turns. Not looked at where programs are compiled: that takes longer
-    than what would be learned is worth."""
+    thrown away) and of the pack (which are not, and are logged), by turns. Not looked at where programs are compiled:
+    that takes longer than what would be learned is worth."""
     from raybc.train.loop import PackTrainer
 
     key = alike(trainer.config), len(trainer.members)
@@ -207,15 +206,23 @@ def _one_after_another(trainer: PackTrainer, until: int) -> float:
         return 1.0
     if key not in _FOUND and until - trainer.step >= FEWEST:
         alone = PackTrainer(trainer.members[:1], trainer.data, trainer.device)
-        for one in (alone, trainer):
-            one.advance(one.step + 3)  # the first steps allocate
-        each = [_seconds_a_step(one, until) for _ in range(2) for one in (alone, trainer)]
+        both: tuple[tuple[PackTrainer, OnLog | None], ...] = ((alone, None), (trainer, on_log))
+        for one, log in both:
+            for _ in range(3):  # the first steps allocate
+                _advance_one(one, log)
+        each = [_seconds_a_step(one, until, log) for _ in range(2) for one, log in both]
         _FOUND[key] = len(trainer.members) * (each[0] + each[2]) / (each[1] + each[3])
     return _FOUND.get(key, 1.0)
 
 
-def _seconds_a_step(trainer: PackTrainer, until: int) -> float:
+def _seconds_a_step(trainer: PackTrainer, until: int, on_log: OnLog | None) -> float:
     began, first = time.perf_counter(), trainer.step
     while time.perf_counter() < began + LOOK and trainer.step < until - 1:
-        trainer.advance(trainer.step + 1)
+        _advance_one(trainer, on_log)
     return (time.perf_counter() - began) / max(1, trainer.step - first)
+
+
+def _advance_one(trainer: PackTrainer, on_log: OnLog | None) -> None:
+    """One step, which is logged if it would be logged in a longer advance."""
+    is_logged = (trainer.step + 1) % trainer.config.log_interval == 0
+    trainer.advance(trainer.step + 1, on_log if is_logged else None)

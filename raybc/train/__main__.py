@@ -41,8 +41,6 @@ class Args(RunConfig):
     """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID; of several seeds pack_ID)."""
     num_workers: int = 1
     """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
-    min_workers: int = 0
-    """To go on with as few as so many is not there yet: 0 or num_workers."""
     parallel: Parallel = "ddp"
     """fsdp: keep a part of the policy on each of num_workers, for one that does not fit a device (FSDP2)."""
     threads: int = 0
@@ -111,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.overwrite:
             empty_folder(out)
         run = PackRun(members, data, out, pool, wandb)
-        if training.most > 1:
+        if training.count > 1:
             run.go_with_workers(training, dataset)
         else:
             torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
@@ -121,12 +119,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def plan_training(args: Args, seeds: Sequence[int], gpus: float) -> WorkerPlan:
     """The training processes that were asked for, on GPUs where Ray has as many."""
-    least = args.min_workers or args.num_workers
-    use_gpu = args.device.startswith("cuda") or (args.device == "auto" and gpus >= least)
-    plan = WorkerPlan(least, args.num_workers, use_gpu, args.parallel)
+    count = args.num_workers
+    use_gpu = args.device.startswith("cuda") or (args.device == "auto" and gpus >= count)
+    plan = WorkerPlan(count, use_gpu, args.parallel)
     plan.check(with_seeds(args, seeds))
-    if plan.most > 1 and gpus and use_gpu and gpus < least:
-        raise UserError(f"--num_workers: {least} processes need {least} GPUs, Ray has {gpus:g}; use --device=cpu")
+    if count > 1 and gpus and use_gpu and gpus < count:
+        raise UserError(f"--num_workers: {count} processes need {count} GPUs, Ray has {gpus:g}; use --device=cpu")
     return plan
 
 
@@ -134,13 +132,13 @@ def plan_simulators(cpus: float, workers: int, training: WorkerPlan) -> tuple[in
     """How many simulator processes, and the CPUs that each reserves."""
     from raybc.cluster import plan_workers
 
-    if training.most == 1:
+    if training.count == 1:
         return plan_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
     # Workers train while simulators measure: what they leave is the simulators', who share cores where that is nothing.
-    left = int(cpus) - training.least
+    left = int(cpus) - training.count
     if left < 0:
         raise UserError(
-            f"--num_workers: {training.least} processes need {training.least} CPUs, Ray has {cpus:g}: they would wait "
+            f"--num_workers: {training.count} processes need {training.count} CPUs, Ray has {cpus:g}: they would wait "
             "for ever"
         )
     count = workers or max(1, left)

@@ -30,25 +30,17 @@ Parallel = Literal["ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """How many training processes there may be, and how they share."""
+    """How many training processes there are, and how they share."""
 
-    least: int
-    most: int
+    count: int
     use_gpu: bool
     parallel: Parallel
 
     def check(self, members: Sequence[RunConfig]) -> None:
-        """Refuse what no, or not every, possible number of them can share."""
-        if not 1 <= self.least <= self.most:
-            raise UserError(
-                f"--num_workers: expected at least 1 and --min_workers at most that, got {self.most} and {self.least}"
-            )
-        if self.least < self.most:
-            raise UserError(
-                f"--min_workers: expected 0 or num_workers = {self.most} (to go on with fewer was not seen to "
-                f"work yet), got {self.least}"
-            )
-        Ranks(0, self.most, self.parallel).check(members)
+        """Raises `UserError` for what they cannot share."""
+        if self.count < 1:
+            raise UserError(f"--num_workers: expected at least 1, got {self.count}")
+        Ranks(0, self.count, self.parallel).check(members)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Workers:
 
     def __init__(self, job: Job, workers: WorkerPlan, out: Path) -> None:
         scaling = ScalingConfig(
-            num_workers=workers.most if workers.least == workers.most else (workers.least, workers.most),
+            num_workers=workers.count,
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if workers.use_gpu else {"CPU": 1},
         )
