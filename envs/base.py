@@ -73,11 +73,11 @@ class Task:
     make(render): builds the simulator (with offscreen rendering when `render` is given). make_expert(env, rng,
     noise): a fresh `Expert` for an episode that was just reset; `rng` varies how it demonstrates, `noise` scales that
     variation (1 as designed, 0 none). max_steps: the step limit after which an episode is a timeout. obs_keys: default
-    observations of a policy, in order. fps: control rate in Hz. suite: name of the simulator package; a process holds
-    simulators of one suite only. slots: simulators that share a process as long as they do not render (their policies
-    are asked together). has_success: whether the task knows success; where it does not, returns are the measure.
-    reference_returns: returns of a random and of an expert policy, for the D4RL-normalised score
-    `100 (R - random) / (expert - random)`.
+    observations of a policy, in order. pictures: those of them that are pictures. fps: control rate in Hz. suite: name
+    of the simulator package; a process holds simulators of one suite only. slots: simulators that share a process as
+    long as they do not render (their policies are asked together). has_success: whether the task knows success; where
+    it does not, returns are the measure. reference_returns: returns of a random and of an expert policy, for the
+    D4RL-normalised score `100 (R - random) / (expert - random)`.
     """
 
     name: str
@@ -90,6 +90,7 @@ class Task:
     slots: int = 1
     has_success: bool = True
     reference_returns: tuple[float, float] | None = None
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -392,6 +392,7 @@ def _task(name: str, suite: str, make: Callable[[RenderOptions | None], SimEnv],
             fps=env.fps,
             slots=16,
             has_success="success" in infos or "is_success" in infos,
+            pictures=tuple(name for name, _ in env._pictures),
         )
     finally:
         env.close()

@@ -114,12 +114,14 @@ def task(name: str) -> Task | None:
     kind, max_steps, _ = ENVIRONMENTS[match["base"]]
     visual, goal = bool(match["visual"]), "singletask" not in name
     expert = SCRIPTED.get(match["base"]) if not visual else None
+    keys = ("pixels" if visual else "state", *(("goal",) if goal else ()))
     return Task(
         name=name,
         suite="ogbench",
         make=functools.partial(OGBenchEnv, name),
         max_steps=max_steps,
-        obs_keys=("pixels" if visual else "state", *(("goal",) if goal else ())),
+        obs_keys=keys,
+        pictures=keys if visual else (),
         fps=kind.fps,
         make_expert=MakeExpert(expert) if expert is not None else None,
         slots=1 if visual else kind.slots,

@@ -7,6 +7,7 @@ the PD law towards a waypoint beside the obstacle and then towards the goal; the
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import gymnasium
@@ -21,26 +22,28 @@ GOAL_RADIUS = 0.08
 OBSTACLE_RADIUS = 0.25
 WAYPOINT_OFFSET = 0.45
 MAX_STEPS = 80
+PICTURE = 32  # pixels
 
 
 class PointMassEnv(SimEnv):
     """Observation `state` (4,): position and velocity; `goal` (2,). Action (2,): acceleration in [-1, 1].
 
     Success: closer to the goal than 0.08. Touching the obstacle (radius 0.25 around the origin) ends the episode as a
-    failure (`terminated`). Reward 1 at success, else 0.
+    failure (`terminated`). Reward 1 at success, else 0. pixels: also observe `pixels` (32, 32, 3), which show the goal.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own convention)
 
-    def __init__(self, render: RenderOptions | None = None) -> None:
-        self._render = render
+    def __init__(self, render: RenderOptions | None = None, pixels: bool = False) -> None:
+        self._render, self._pixels = render, pixels
         high = np.full(4, np.inf, np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "state": gymnasium.spaces.Box(-high, high, dtype=np.float32),
-                "goal": gymnasium.spaces.Box(-high[:2], high[:2], dtype=np.float32),
-            }
-        )
+        spaces: dict[str, gymnasium.Space[Any]] = {
+            "state": gymnasium.spaces.Box(-high, high, dtype=np.float32),
+            "goal": gymnasium.spaces.Box(-high[:2], high[:2], dtype=np.float32),
+        }
+        if pixels:
+            spaces["pixels"] = gymnasium.spaces.Box(0, 255, (PICTURE, PICTURE, 3), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._x = np.zeros(2)
         self._v = np.zeros(2)
@@ -66,7 +69,9 @@ class PointMassEnv(SimEnv):
         """uint8 (height, width, 3): obstacle red, goal green, mass blue."""
         if self._render is None:
             raise RuntimeError("this environment was made without RenderOptions")
-        height, width = self._render.height, self._render.width
+        return self._drawn(self._render.height, self._render.width)
+
+    def _drawn(self, height: int, width: int) -> np.ndarray:
         y, x = np.mgrid[1.2 : -1.2 : height * 1j, -1.2 : 1.2 : width * 1j]
         picture = np.full((height, width, 3), 245, np.uint8)
         for centre, radius, colour in (
@@ -88,16 +93,18 @@ class PointMassEnv(SimEnv):
         return self._obs()
 
     def env_args(self) -> dict[str, Any]:
-        return {"env_name": "PointMass", "type": 3, "env_version": "1", "env_kwargs": {}}
+        kwargs = {"pixels": True} if self._pixels else {}
+        return {"env_name": "PointMass", "type": 3, "env_version": "1", "env_kwargs": kwargs}
 
     def identity(self) -> dict[str, str]:
         return {"pointmass": "1", "controller": "acceleration"}
 
     def _obs(self) -> Obs:
-        return {
+        obs = {
             "state": np.concatenate([self._x, self._v]).astype(np.float32),
             "goal": self._goal.astype(np.float32),
         }
+        return obs | {"pixels": self._drawn(PICTURE, PICTURE)} if self._pixels else obs
 
 
 class PointMassExpert(Expert):
@@ -124,13 +131,15 @@ class PointMassExpert(Expert):
         return np.clip(u, -1.0, 1.0).astype(np.float32)
 
 
-POINTMASS = Task(
-    name="pointmass",
-    suite="pointmass",
-    make=PointMassEnv,
-    make_expert=PointMassExpert,
-    max_steps=MAX_STEPS,
-    obs_keys=("state", "goal"),
-    fps=10.0,
-    slots=16,
+_pointmass = functools.partial(
+    Task, suite="pointmass", make_expert=PointMassExpert, max_steps=MAX_STEPS, fps=10.0, slots=16
+)
+
+POINTMASS = _pointmass(name="pointmass", make=PointMassEnv, obs_keys=("state", "goal"))
+
+POINTMASS_PIXELS = _pointmass(
+    name="pointmass_pixels",
+    make=functools.partial(PointMassEnv, pixels=True),
+    obs_keys=("pixels", "state"),
+    pictures=("pixels",),
 )

@@ -140,5 +140,8 @@ _pusht = functools.partial(Task, suite="gym_pusht", max_steps=MAX_STEPS, fps=10.
 PUSHT = _pusht(name="pusht", make=functools.partial(make_pusht, "pusht", False), obs_keys=("keypoints", "agent_pos"))
 
 PUSHT_PIXELS = _pusht(
-    name="pusht_pixels", make=functools.partial(make_pusht, "pusht_pixels", True), obs_keys=("pixels", "agent_pos")
+    name="pusht_pixels",
+    make=functools.partial(make_pusht, "pusht_pixels", True),
+    obs_keys=("pixels", "agent_pos"),
+    pictures=("pixels",),
 )

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from raybc.strict import check_type, digest, near, type_hints
 from raybc.types import SPLIT_SIZE, SampleSetting, UserError
@@ -175,8 +175,8 @@ class RunConfig:
     """Folder with OGBench's datasets, of which env_name names one."""
     sparse: bool = False
     """Sparse rewards (behaviour cloning does not look at rewards; recorded in flags.json)."""
-    encoder: str = "None"
-    """Image encoder: None or impala_small."""
+    encoder: Literal["None", "impala_small", "impala", "impala_large"] = "None"
+    """Network that reads pictures, where the task observes any (docs/training.md)."""
     keep: int = 0
     """Checkpoints to keep besides the latest and the best (0: all)."""
     device: str = "auto"
@@ -209,6 +209,19 @@ class RunConfig:
             named.add(key)
             kinds[key] = check_type(kind, Normalization, f"{place_of}: {key}")
         return kinds
+
+    def check_encoder(self, pictures: Sequence[str], where: str = "run") -> None:
+        """Pictures (the names of those that the task observes) need an encoder, and an encoder needs pictures."""
+        known = ", ".join(str(name) for name in get_args(type_hints(RunConfig)["encoder"])[1:])
+        if pictures and self.encoder == "None":
+            raise UserError(
+                f"{place(where)}encoder: expected one of {known}, since {self.env_name} observes pictures "
+                f"({', '.join(pictures)}), got None"
+            )
+        if self.encoder != "None" and not pictures:
+            raise UserError(
+                f"{place(where)}encoder: expected None, since {self.env_name} observes no pictures, got {self.encoder}"
+            )
 
     def validate(self, where: str = "run") -> None:
         """Raise `UserError` for the first impossible value."""
@@ -249,10 +262,6 @@ class RunConfig:
             )
         if self.num_rounds > 1 and self.epochs_per_round == 0:
             raise UserError(f"{place(where)}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}")
-        if self.encoder != "None":
-            raise UserError(
-                f"{place(where)}encoder: expected None (policies of pictures are not there yet), got {self.encoder!r}"
-            )
         if self.dataset_replace_interval:
             raise UserError(
                 f"{place(where)}dataset_replace_interval: expected 0 (datasets in several files are not read yet), "

@@ -21,6 +21,7 @@ TASKS = {
     "transport": "raybc.envs.robosuite:TRANSPORT",
     "tool_hang": "raybc.envs.robosuite:TOOL_HANG",
     "pointmass": "raybc.envs.pointmass:POINTMASS",
+    "pointmass_pixels": "raybc.envs.pointmass:POINTMASS_PIXELS",
     "pusht": "raybc.envs.pusht:PUSHT",
     "pusht_pixels": "raybc.envs.pusht:PUSHT_PIXELS",
 }
@@ -33,7 +34,8 @@ FAMILIES = (
     "raybc.envs.ogbench",
     "raybc.envs.metaworld",
 )
-OBSERVATIONS = ("low_dim",)
+#: What TASK-DATA-OBS may ask to be observed, and what the name of such a task ends with.
+OBSERVATIONS = {"low_dim": "", "image": "_pixels"}
 #: Data that TASK-DATA-OBS may ask for, and what it means.
 DATA = {
     "scripted": "demonstrations of the task's scripted expert",
@@ -96,11 +98,13 @@ def _own_task(name: str) -> Task:
 
 
 def parse_env_name(env_name: str) -> EnvName:
-    """Take an environment name apart: TASK-DATA-OBS (`lift-scripted-low_dim`), the names of D4RL and OGBench
-    (`halfcheetah-medium-v2`, `cube-single-play-v0`), or a task alone (`gym:Pendulum-v1`)."""
+    """Take an environment name apart: TASK-DATA-OBS (`lift-scripted-low_dim`, `pointmass-scripted-image`), the names of
+    D4RL and OGBench (`halfcheetah-medium-v2`, `cube-single-play-v0`), or a task alone (`gym:Pendulum-v1`)."""
     parts = env_name.rsplit("-", 2)
-    if len(parts) == 3 and parts[0] in TASKS and parts[1] in DATA and parts[2] in OBSERVATIONS:
-        return EnvName(env_name, parts[0], parts[1])
+    if len(parts) == 3 and parts[1] in DATA and parts[2] in OBSERVATIONS:
+        task = parts[0] + OBSERVATIONS[parts[2]]
+        if task in TASKS:
+            return EnvName(env_name, task, parts[1])
     for family in _families():
         found = family.parse(env_name)
         if found is not None:
@@ -108,5 +112,11 @@ def parse_env_name(env_name: str) -> EnvName:
     if env_name in TASKS or ":" in env_name:
         task = get_task(env_name)
         return EnvName(env_name, env_name, "scripted" if task.make_expert is not None else "")
-    known = [f"{task}-{data}-{obs}" for task in TASKS for data in DATA for obs in OBSERVATIONS]
+    known = [
+        f"{task}-{data}-{obs}"
+        for task in TASKS
+        for data in DATA
+        for obs, suffix in OBSERVATIONS.items()
+        if task + suffix in TASKS
+    ]
     raise UserError(f"unknown environment {env_name!r}: {near(env_name, [*known, *_examples()])}")

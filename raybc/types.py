@@ -6,7 +6,8 @@ dim, H horizon_length (chunk), A action dim, N transitions, E episodes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # torch is imported by the trainer, not by everyone who needs a type
@@ -32,12 +33,14 @@ class Batch:
     """Training examples for M members.
 
     obs_MBO: float32, normalised; O counts all obs_steps, the oldest first. actions_MBHA: float32, normalised.
-    is_pad_MBH: bool, True where the chunk runs past the end of its episode (such steps carry no loss).
+    is_pad_MBH: bool, True where the chunk runs past the end of its episode (such steps carry no loss). pictures: name
+    -> uint8 (M, B, T, height, width, channels), the oldest of T first.
     """
 
     obs_MBO: Tensor
     actions_MBHA: Tensor
     is_pad_MBH: Tensor
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ TRAIN_FLAGS = [
 ]  # fmt: skip
 
 
-def run_train(dataset: Path, out: Path, *flags: str) -> int:
+def run_train(dataset: Path | str, out: Path, *flags: str) -> int:
     """`python -m raybc.train` on the point mass, in this process; returns the exit status."""
     from raybc.cli import run_main
     from raybc.train.__main__ import main

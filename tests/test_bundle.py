@@ -222,7 +222,7 @@ def test_damage_is_refused(folder: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     "key",
     ["format", "run_id", "step", "config", "observations", "action_size", "normalization", "data_fingerprint",
-     "environment", "weights_sha256", "sha256"],
+     "environment", "data_env", "pictures", "weights_sha256", "sha256"],
 )  # fmt: skip
 def test_every_key_is_needed(folder: Path, key: str) -> None:
     meta(lambda m: m.pop(key))(folder)
@@ -232,7 +232,7 @@ def test_every_key_is_needed(folder: Path, key: str) -> None:
 
 def test_there_are_no_other_keys(folder: Path) -> None:
     """So that the test above stays complete."""
-    assert len(json.loads((folder / META).read_text())) == 12
+    assert len(json.loads((folder / META).read_text())) == 13
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

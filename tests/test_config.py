@@ -467,7 +467,7 @@ def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
-    others |= {"plan": "True", "all": "anchors"}
+    others |= {"plan": "True", "all": "anchors", "None": "impala"}
     if value in others:
         return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"

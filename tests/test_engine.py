@@ -16,7 +16,7 @@ import torch
 from raybc.bundle import PolicyBundle
 from raybc.envs.pointmass import PointMassEnv
 from raybc.rollout import agent as agent_module
-from raybc.rollout.agent import SIZES, Agent, Ready, invariant_sizes, stack
+from raybc.rollout.agent import SIZES, Agent, Pictures, Ready, invariant_sizes, stack
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
 from raybc.types import EpisodeSpec, SampleSetting
@@ -89,7 +89,7 @@ class Moody:
         self.shape = pointmass_bundle().shape
         self._by_place = by_place
 
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor, flow_steps: int) -> torch.Tensor:
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor, flow_steps: int, pictures: Any) -> torch.Tensor:
         wrong = torch.arange(obs.shape[1])[None, :, None, None] if self._by_place else float(obs.shape[1] < 8)
         return noise + 1e-7 * wrong
 
@@ -106,7 +106,7 @@ def test_rows_are_computed_one_by_one_where_nothing_else_is_safe(monkeypatch: py
     single = Agent(pointmass_bundle())
     asked = []
     sample = single._policy.sample
-    single._policy.sample = lambda obs, noise, steps: (asked.append(obs.shape[1]), sample(obs, noise, steps))[1]  # type: ignore[method-assign,func-returns-value]
+    single._policy.sample = lambda obs, *more: (asked.append(obs.shape[1]), sample(obs, *more))[1]  # type: ignore[method-assign,func-returns-value]
     single.chunks(np.zeros((3, 1, 6), np.float32), np.zeros((3, 8, 2), np.float32), 2)
     assert asked == [1, 1, 1]
 
@@ -143,9 +143,9 @@ class Counting:
     def __init__(self, agent: Agent) -> None:
         self._agent, self.bundle, self.asked = agent, agent.bundle, list[int]()
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Ready:
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures) -> Ready:
         self.asked.append(len(obs_BTO))
-        return self._agent.ask(obs_BTO, noise_BHA, flow_steps)
+        return self._agent.ask(obs_BTO, noise_BHA, flow_steps, pictures)
 
 
 def test_one_question_a_chunk_for_all_slots(agent: Agent) -> None:
@@ -166,7 +166,7 @@ class Later:
         self._agent, self.bundle = agent, agent.bundle
         self.open, self.most = 0, 0
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Any:
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures) -> Any:
         self.open += 1
         self.most = max(self.most, self.open)
         later = self
@@ -174,7 +174,7 @@ class Later:
         class Answer:
             def get(self) -> np.ndarray:
                 later.open -= 1
-                return later._agent.chunks(obs_BTO, noise_BHA, flow_steps)
+                return later._agent.chunks(obs_BTO, noise_BHA, flow_steps, pictures)
 
         return Answer()
 

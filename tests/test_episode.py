@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raybc.envs.base import SimEnv
-from raybc.envs.pointmass import MAX_STEPS, POINTMASS, PointMassEnv
+from raybc.envs.base import SimEnv, Task
+from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMassEnv
 from raybc.rollout import results
 from raybc.rollout.agent import Agent, Ready
 from raybc.rollout.episode import run_episode
@@ -51,13 +51,14 @@ class Script:
             obs_sizes={"state": 4, "goal": 2},
             action_size=2,
             config=SimpleNamespace(obs_steps=obs_steps),
+            pictures={},
             shape=SimpleNamespace(horizon=horizon),
         )
         self.noises: list[np.ndarray] = []
         self.seen: list[np.ndarray] = []
         self.flow_steps: list[int] = []
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Ready:
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Any) -> Ready:
         assert obs_BTO.dtype == noise_BHA.dtype == np.float32
         assert obs_BTO.shape == (1, self.bundle.config.obs_steps, 6)
         assert noise_BHA.shape == (1, self.bundle.shape.horizon, 2)
@@ -71,8 +72,9 @@ class Script:
         return self.actions_HA
 
 
-def test_pointmass_keeps_the_promises_of_an_environment() -> None:
-    check_task(POINTMASS)
+@pytest.mark.parametrize("task", [POINTMASS, POINTMASS_PIXELS], ids=lambda task: task.name)
+def test_pointmass_keeps_the_promises_of_an_environment(task: Task) -> None:
+    check_task(task)
 
 
 # A pure function

@@ -155,7 +155,7 @@ def test_gradient_is_the_numerical_one() -> None:
 def test_euler_ends_at_the_one_data_point(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """The exact field of one data point points straight at it: any number of steps ends there, from any noise."""
     policy = flow(2)
-    obs, noise = random_observations(policy, 3)
+    obs, noise, _ = random_observations(policy, 3)
     target = torch.randn(2, 3, 4, 2, generator=torch.Generator().manual_seed(1)).double()
     times: list[float] = []
 
@@ -172,7 +172,7 @@ def test_euler_ends_at_the_one_data_point(monkeypatch: pytest.MonkeyPatch, steps
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_euler_of_known_fields(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     policy = flow(1)
-    obs, noise = (x.double() for x in random_observations(policy, 3))
+    obs, noise = (x.double() for x in random_observations(policy, 3)[:2])
     monkeypatch.setattr(policy, "velocity", lambda obs, x, t: torch.full_like(x, 2.5))
     torch.testing.assert_close(policy.sample(obs, noise, steps), noise + 2.5)
     monkeypatch.setattr(policy, "velocity", lambda obs, x, t: -x)
@@ -183,7 +183,7 @@ def test_euler_of_known_fields(monkeypatch: pytest.MonkeyPatch, steps: int) -> N
 
 def test_sample_is_the_formula() -> None:
     policy = make_pack(lambda members: flow(members, use_fourier_features=True), [0, 1])
-    obs, noise = random_observations(policy, 2)
+    obs, noise, _ = random_observations(policy, 2)
     got = policy.sample(obs, noise, 3)
     for m in range(2):
         for b in range(2):

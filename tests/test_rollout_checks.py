@@ -85,7 +85,7 @@ def test_a_good_bundle_fits(probe: Probe) -> None:
     ("changes", "words"),
     [
         ({"obs_sizes": {"state": 3, "goal": 3}}, ["observation 'state'", "expects size 3", "has 4"]),
-        ({"obs_sizes": {"cube": 4, "goal": 2}}, ["observation 'cube'", "has None"]),
+        ({"obs_sizes": {"cube": 4, "goal": 2}}, ["observation 'cube'", "has none of that name"]),
         ({"action_size": 3}, ["gives 3 numbers", "takes 2"]),
     ],
 )

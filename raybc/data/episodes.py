@@ -7,7 +7,7 @@ channels of a picture.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,16 @@ class EpisodeStore:
         }
 
     def observation(self, keys: tuple[str, ...]) -> np.ndarray:
-        """The observations `keys` side by side, float32 (N, O); of one key the array itself and no copy of it."""
+        """The observations `keys` side by side, float32 (N, O); of one key the array itself and no copy of it. O = 0
+        without keys."""
         missing = [k for k in keys if k not in self.obs]
         if missing:
             raise UserError(f"{self.source}: expected observation {missing[0]!r}, got {sorted(self.obs)}")
         pictures = [k for k in keys if k in self.pictures]
         if pictures:
             raise UserError(f"{self.source}: observation {pictures[0]!r}: expected numbers, got pictures")
+        if not keys:
+            return np.zeros((len(self.actions_NA), 0), np.float32)
         return self.obs[keys[0]] if len(keys) == 1 else np.concatenate([self.obs[k] for k in keys], axis=1)
 
     def split(self, name: str) -> np.ndarray:
@@ -138,17 +141,31 @@ def check_finite(source: Path, name: str, array: np.ndarray, episode_ends: np.nd
     raise UserError(f"{source}: {name}: expected finite numbers, got nan or inf in episode {episode}")
 
 
-def check_matches_task(store: EpisodeStore, obs_sizes: Mapping[str, int], action_size: int, task: str) -> None:
-    """Refuse data whose observations or actions do not have the environment's sizes."""
-    for name, size in obs_sizes.items():
+def picture_size(shape: Sequence[int]) -> tuple[int, int, int]:
+    """(height, width, channels), checked to be that."""
+    height, width, channels = map(int, shape)
+    return height, width, channels
+
+
+def words(shape: tuple[int, ...]) -> str:
+    """A shape for messages: "7", "96 x 96 x 3"."""
+    return " x ".join(map(str, shape))
+
+
+def check_matches_task(
+    store: EpisodeStore, obs_shapes: Mapping[str, tuple[int, ...]], action_size: int, task: str
+) -> None:
+    """Refuse data whose observations or actions do not have the environment's sizes. obs_shapes: (size,) of numbers,
+    (height, width, channels) of pictures."""
+    for name, shape in obs_shapes.items():
         if name not in store.obs:
             raise UserError(
                 f"{store.source}: observation {name!r} of environment {task!r} is missing; got {sorted(store.obs)}"
             )
-        if store.obs[name].shape[1] != size:
+        if store.obs[name].shape[1:] != shape:
             raise UserError(
-                f"{store.source}: observation {name!r}: environment {task!r} has size {size}, "
-                f"the data has {store.obs[name].shape[1]}"
+                f"{store.source}: observation {name!r}: environment {task!r} has size {words(shape)}, "
+                f"the data has {words(store.obs[name].shape[1:])}"
             )
     if store.actions_NA.shape[1] != action_size:
         raise UserError(

@@ -18,20 +18,27 @@ def load(
     name: str,
     task: str = "",
     *,
-    images: bool | tuple[str, ...] = False,
+    images: bool | tuple[str, ...] | None = None,
     states: bool = False,
     download: bool = True,
 ) -> EpisodeStore:
     """The demonstrations called `name` (see `raybc.data.names`), for `task` (by default the one that the name tells).
 
-    images, states: see `raybc.data.formats.read`. download: whether what is not on disk may be fetched.
+    images: as for `read_for`. states: see `raybc.data.formats.read`. download: whether what is not on disk may be
+    fetched.
     """
     return read_for(obtain(name, download), task or resolve(name).task, images=images, states=states)
 
 
-def read_for(path: Path, task: str, *, images: bool | tuple[str, ...] = False, states: bool = False) -> EpisodeStore:
+def read_for(
+    path: Path, task: str, *, images: bool | tuple[str, ...] | None = None, states: bool = False
+) -> EpisodeStore:
     """The demonstrations at `path`, for `task` ("": as they are). Large ones are memory-mapped from a converted copy in
-    raybc's cache."""
+    raybc's cache. images: see `raybc.data.formats.read`; None: if the task observes any."""
+    if images is None:
+        from raybc.registry import get_task
+
+        images = bool(task and get_task(task).pictures)
     format = formats.detect(path)
     large = format != "store" and size_on_disk(path) > LARGE
     read = cached if large else formats.read

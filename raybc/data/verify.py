@@ -24,7 +24,7 @@ from raybc.data.scan import Block, Source
 from raybc.data.stats import Moments
 from raybc.data.videos import count_frames
 from raybc.envs.base import Task
-from raybc.rollout.probe import Probe
+from raybc.rollout.probe import Probe, shapes_of
 from raybc.types import UserError
 
 Severity = Literal["error", "warning"]
@@ -311,21 +311,22 @@ def _environment(seen: _Seen, view: TaskView) -> list[Finding]:
     """Names, sizes and units of the task. Actions beyond the space are a warning: people record them, and simulators
     clip them."""
     name, probe = view.task.name, view.probe
-    sizes = {k: probe.obs_sizes[k] for k in view.task.obs_keys if k in probe.obs_sizes}
     block = seen.first_block
     assert block is not None
     obs = {k.removeprefix("obs/"): v for k, v in block.arrays.items() if k.startswith("obs/")}
+    # Pictures are there only if they are looked at.
+    shapes = {k: s for k, s in shapes_of(probe, view.task.obs_keys).items() if k in obs or k not in probe.pictures}
     sample = EpisodeStore(
         obs, block.arrays["actions"], block.arrays["rewards"], np.cumsum(block.lengths), source=seen.path, checked=True
     )
     try:
-        check_matches_task(sample, sizes, probe.action_size, name)
+        check_matches_task(sample, shapes, probe.action_size, name)
     except UserError as error:
         advice = "name the task that the data were recorded in with --env_name"
         expected = f"the observations and actions of {name}"
         return [seen.finding("error", "task", "", (), expected, str(error), advice)]
     found = _action_findings(seen, probe.action_low, probe.action_high, f"environment {name}", "warning")
-    for key in sizes:
+    for key in (k for k in shapes if k in probe.obs_sizes):
         found += _observation_findings(seen, key, probe.starts[key], name)
     return found
 

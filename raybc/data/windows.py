@@ -6,7 +6,9 @@ Letters: N transitions, O observation dim, A action dim, H chunk, T observation 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,7 +23,8 @@ class Windows:
 
     obs_NO, actions_NA: float32. begins_N, ends_N: int64, the first transition and the exclusive end of the episode of
     each transition. starts: int64, the transitions a window may begin at. obs_steps: observations of a window, its
-    first transition's and those before it.
+    first transition's and those before it. pictures: name -> uint8 (N, height, width, channels), on the same device or,
+    where they are too many for it, in the main memory (perhaps mapped from a file).
     """
 
     obs_NO: Tensor
@@ -31,6 +34,7 @@ class Windows:
     starts: Tensor
     horizon: int
     obs_steps: int = 1
+    pictures: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -42,6 +46,7 @@ class Windows:
         horizon: int,
         device: torch.device,
         obs_steps: int = 1,
+        pictures: Mapping[str, np.ndarray] | None = None,
     ) -> Windows:
         """Every transition of `episodes` is a start; a chunk that passes the end of its episode is padded."""
         lengths = np.diff(episode_ends, prepend=0)
@@ -55,6 +60,7 @@ class Windows:
             torch.from_numpy(_starts(episodes, episode_ends)).to(device),
             horizon,
             obs_steps,
+            placed(pictures or {}, device),
         )
 
     def of_episodes(self, episodes: np.ndarray, episode_ends: np.ndarray, most: int) -> Windows:
@@ -76,7 +82,18 @@ class Windows:
             obs_MBO=self.obs_NO[seen_MBT].flatten(2),
             actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
             is_pad_MBH=steps_MBH > last_MB1,
+            pictures={k: v[seen_MBT.to(v.device)].to(first_MB.device) for k, v in self.pictures.items()},
         )
+
+
+def placed(pictures: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """On the device where they fill at most half of what is free there, else as they are; a CPU copies nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes into them
+        tensors = {name: torch.from_numpy(array) for name, array in pictures.items()}
+    if device.type == "cuda" and sum(t.nbytes for t in tensors.values()) < torch.cuda.mem_get_info(device)[0] / 2:
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+    return tensors
 
 
 def _starts(episodes: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,11 +13,29 @@ from raybc.types import Batch
 
 @dataclass(frozen=True)
 class PolicyShape:
-    """Sizes that make a policy's parameters, besides its hyper-parameters; obs_size counts all obs_steps."""
+    """Sizes that make a policy's parameters, besides its hyper-parameters.
+
+    obs_size: numbers that are observed. pictures: (name, (height, width, channels)) of each kind of picture. Numbers
+    and channels of all obs_steps are counted.
+    """
 
     obs_size: int
     action_size: int
     horizon: int
+    pictures: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        obs_sizes: Mapping[str, int],
+        pictures: Mapping[str, tuple[int, int, int]],
+        action_size: int,
+        horizon: int,
+        obs_steps: int,
+    ) -> PolicyShape:
+        """Of a policy that sees `obs_steps` observations: name -> size, name -> (height, width, channels)."""
+        seen = tuple((name, (h, w, obs_steps * c)) for name, (h, w, c) in pictures.items())
+        return cls(obs_steps * sum(obs_sizes.values()), action_size, horizon, seen)
 
 
 class Policy(Protocol):
@@ -31,5 +50,7 @@ class Policy(Protocol):
     def loss(self, batch: Batch, noise: Tensor, time: Tensor) -> Tensor:
         """Loss of each example, float32 (M, B); padded chunk steps carry none."""
 
-    def sample(self, obs_MBO: Tensor, noise_MBHA: Tensor, flow_steps: int) -> Tensor:
-        """Normalised chunks, float32 (M, B, H, A)."""
+    def sample(
+        self, obs_MBO: Tensor, noise_MBHA: Tensor, flow_steps: int, pictures: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Normalised chunks, float32 (M, B, H, A). pictures: as in `Batch`, of the names in `shape`."""

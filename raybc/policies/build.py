@@ -14,5 +14,6 @@ def build_policy(config: RunConfig, shape: PolicyShape, members: int) -> FlowPol
         width=config.hidden_width,
         depth=config.hidden_depth,
         use_fourier_features=config.use_fourier_features,
+        encoder=config.encoder,
         members=members,
     )

@@ -4,6 +4,8 @@ A chunk must not depend on which episodes happen to be asked together with it: t
 depend on the number of workers. Products of matrices do depend on the number of rows (libraries choose another kernel
 for one row than for many), so an `Agent` tries out which batch sizes give bit-identical rows on this machine and pads
 to one of these. Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
+
+Pictures are name -> uint8 (B, T, height, width, channels), the oldest step first.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ OUTPUTS = 16
 _known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
 
 
+Pictures = Mapping[str, np.ndarray]
+NONE: Pictures = {}
+
+
 class Answer(Protocol):
     """Chunks that were asked for; physical, float32 (B, H, A)."""
 
@@ -44,7 +50,7 @@ class Actor(Protocol):
     #: Whether asking returns at once, so that simulators can step meanwhile.
     overlaps: bool
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Answer:
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE) -> Answer:
         """The next chunk of each row. obs_BTO: physical observations, the oldest first, float32."""
 
 
@@ -79,10 +85,12 @@ class Agent:
             _known_sizes[architecture] = invariant_sizes(self._policy, self._device)
         self._sizes = _known_sizes[architecture]
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Ready:
-        return Ready(self.chunks(obs_BTO, noise_BHA, flow_steps))
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE) -> Ready:
+        return Ready(self.chunks(obs_BTO, noise_BHA, flow_steps, pictures))
 
-    def chunks(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> np.ndarray:
+    def chunks(
+        self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE
+    ) -> np.ndarray:
         """The next chunk of each row, physical, float32 (B, H, A); a row does not depend on the others."""
         rows = len(obs_BTO)
         obs_BO = self.bundle.obs_normalizer.apply(obs_BTO).reshape(rows, -1)
@@ -91,19 +99,31 @@ class Agent:
             piece = slice(first, min(first + self._sizes[-1], rows))
             count = piece.stop - piece.start
             size = next(s for s in self._sizes if s >= count)
-            obs = np.zeros((size, obs_BO.shape[1]), np.float32)
-            noise = np.zeros((size, *noise_BHA.shape[1:]), np.float32)
-            obs[:count], noise[:count] = obs_BO[piece], noise_BHA[piece]
-            pieces.append(_sample(self._policy, obs, noise, flow_steps, self._device)[:count])
+            obs, noise = _padded(obs_BO[piece], size), _padded(noise_BHA[piece], size)
+            seen = {name: _padded(array[piece], size) for name, array in pictures.items()}
+            pieces.append(_sample(self._policy, obs, noise, flow_steps, self._device, seen)[:count])
         return self.bundle.action_normalizer.invert(np.concatenate(pieces))
 
 
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    """With rows of zeros behind them, `size` in all."""
+    padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded
+
+
 def _sample(
-    policy: FlowPolicy, obs_BO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, device: torch.device
+    policy: FlowPolicy,
+    obs_BO: np.ndarray,
+    noise_BHA: np.ndarray,
+    flow_steps: int,
+    device: torch.device,
+    pictures: Pictures,
 ) -> np.ndarray:
     with torch.inference_mode():
         obs, noise = torch.from_numpy(obs_BO).to(device), torch.from_numpy(noise_BHA).to(device)
-        return policy.sample(obs[None], noise[None], flow_steps)[0].cpu().numpy()
+        seen = {name: torch.from_numpy(array).to(device)[None] for name, array in pictures.items()}
+        return policy.sample(obs[None], noise[None], flow_steps, seen)[0].cpu().numpy()
 
 
 def invariant_sizes(policy: FlowPolicy, device: torch.device, sizes: Sequence[int] = SIZES) -> tuple[int, ...]:
@@ -116,20 +136,36 @@ def invariant_sizes(policy: FlowPolicy, device: torch.device, sizes: Sequence[in
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((largest, shape.obs_size)).astype(np.float32)
     noise = rng.standard_normal((largest, shape.horizon, shape.action_size)).astype(np.float32)
-    wanted = _sample(policy, obs, noise, 2, device)
+    # Channels of all steps together: how they lie in memory is the same.
+    pictures = {name: rng.integers(0, 256, (largest, 1, *size), np.uint8) for name, size in shape.pictures}
+
+    def sample(rows: np.ndarray | slice) -> np.ndarray:
+        seen = {name: array[rows] for name, array in pictures.items()}
+        return _sample(policy, obs[rows], noise[rows], 2, device, seen)
+
+    wanted = sample(slice(None))
     order = rng.permutation(largest)
-    if not np.array_equal(_sample(policy, obs[order], noise[order], 2, device), wanted[order]):
+    if not np.array_equal(sample(order), wanted[order]):
         return (1,)
 
     def same(size: int) -> bool:
         starts = range(0, largest - size + 1, max(size, largest // 4))
         rows = [slice(s, s + size) for s in starts]
-        return all(np.array_equal(_sample(policy, obs[r], noise[r], 2, device), wanted[r]) for r in rows)
+        return all(np.array_equal(sample(r), wanted[r]) for r in rows)
 
     return (*(s for s in sizes[:-1] if same(s)), largest)
 
 
 def stack(observed: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], obs_steps: int) -> np.ndarray:
     """The last `obs_steps` observations side by side, float32 (T, O); the first stands in for those before it."""
-    rows = [np.concatenate([obs[k] for k in keys]) for obs in observed[-obs_steps:]]
-    return np.stack([rows[0]] * (obs_steps - len(rows)) + rows).astype(np.float32, copy=False)
+    if not keys:
+        return np.zeros((obs_steps, 0), np.float32)
+    return stack_steps([np.concatenate([obs[k] for k in keys]) for obs in observed[-obs_steps:]], obs_steps).astype(
+        np.float32, copy=False
+    )
+
+
+def stack_steps(rows: Sequence[np.ndarray], obs_steps: int) -> np.ndarray:
+    """The last `obs_steps` of what was seen step by step, (T, ...); the first stands in for those before it."""
+    rows = list(rows[-obs_steps:])
+    return np.stack([rows[0]] * (obs_steps - len(rows)) + rows)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from raybc.bundle import META, PolicyBundle
+from raybc.data.episodes import words
 from raybc.data.units import far_starts, other_actions
 from raybc.files import read_json
 from raybc.rollout.probe import Probe
@@ -77,11 +78,13 @@ def best_step(run: Path) -> int | None:
 def check_fits(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
     """Refuse a bundle whose observations, actions or statistics are not those of the environment."""
     name = bundle.config.env_name
-    for key, size in bundle.obs_sizes.items():
-        if probe.obs_sizes.get(key) != size:
+    here = {**{key: (size,) for key, size in probe.obs_sizes.items()}, **probe.pictures}
+    expected = {**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.pictures}
+    for key, shape in expected.items():
+        if here.get(key) != shape:
+            got = words(here[key]) if key in here else "none of that name"
             raise UserError(
-                f"{path}: observation {key!r}: the policy expects size {size}, environment {name!r} has "
-                f"{probe.obs_sizes.get(key)}"
+                f"{path}: observation {key!r}: the policy expects size {words(shape)}, environment {name!r} has {got}"
             )
     if bundle.action_size != probe.action_size:
         raise UserError(
@@ -97,8 +100,10 @@ def check_statistics(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
     Starts of the environment must look like something training has seen, and the actions that the statistics stand for
     must lie in the action space and reach a fair part of it.
     """
-    starts = np.concatenate([probe.starts[key] for key in bundle.obs_sizes], axis=1)
-    far = far_starts(starts, bundle.obs_normalizer.offset, bundle.obs_normalizer.scale)
+    far = None
+    if bundle.obs_sizes:
+        starts = np.concatenate([probe.starts[key] for key in bundle.obs_sizes], axis=1)
+        far = far_starts(starts, bundle.obs_normalizer.offset, bundle.obs_normalizer.scale)
     if far is not None:
         worst, distance = far
         key, place = _name_of(bundle.obs_sizes, worst)

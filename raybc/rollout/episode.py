@@ -15,7 +15,7 @@ import numpy as np
 
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import Obs, SimEnv
-from raybc.rollout.agent import Actor, stack
+from raybc.rollout.agent import Actor, stack, stack_steps
 from raybc.types import EpisodeResult, EpisodeSpec, Outcome, SampleSetting, UserError
 
 OnStep = Callable[[int, SimEnv], None]
@@ -41,6 +41,7 @@ class Episode:
         self._env, self.spec, self.setting = env, spec, setting
         self._max_steps, self._on_step = max_steps, on_step
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.config.obs_steps
+        self._pictures = tuple(bundle.pictures)
         self._chunk_shape = (bundle.shape.horizon, bundle.action_size)
         horizon = self._chunk_shape[0]
         self._between = setting.steps_between(horizon)
@@ -62,10 +63,13 @@ class Episode:
             on_step(0, env)
         self.seconds += time.perf_counter() - started
 
-    def question(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the policy is asked: observations (T, O), physical, and noise (H, A), both float32."""
+    def question(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """What the policy is asked: observations (T, O), physical, and noise (H, A), both float32; pictures by name,
+        uint8 (T, height, width, channels)."""
         noise_HA = self._rng.standard_normal(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
-        return stack(list(self._observed), self._keys, self._obs_steps), noise_HA.astype(np.float32)
+        seen = list(self._observed)
+        pictures = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._pictures}
+        return stack(seen, self._keys, self._obs_steps), noise_HA.astype(np.float32), pictures
 
     def execute(self, chunk_HA: np.ndarray) -> None:
         """Execute what is due of a new chunk, physical (H, A): until the next one is needed or the episode ends."""
@@ -122,8 +126,9 @@ class Episode:
 
 def answer(actor: Actor, episodes: list[Episode], flow_steps: int) -> Any:
     """Ask for the next chunk of each episode at once."""
-    questions = [episode.question() for episode in episodes]
-    return actor.ask(np.stack([q[0] for q in questions]), np.stack([q[1] for q in questions]), flow_steps)
+    obs, noise, pictures = zip(*(episode.question() for episode in episodes), strict=True)
+    seen = {name: np.stack([p[name] for p in pictures]) for name in pictures[0]}
+    return actor.ask(np.stack(obs), np.stack(noise), flow_steps, seen)
 
 
 def run_episode(

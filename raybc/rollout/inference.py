@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 
 from raybc.bundle import PolicyBundle
-from raybc.rollout.agent import KEEP, Agent, Answer, file_state
+from raybc.rollout.agent import KEEP, NONE, Agent, Answer, Pictures, file_state
 
 #: Parameters above which a policy is asked on a shared GPU rather than on each simulator's core.
 LARGE = 5_000_000
@@ -31,6 +31,7 @@ class _Request:
     obs_BTO: np.ndarray
     noise_BHA: np.ndarray
     flow_steps: int
+    pictures: Pictures
     done: asyncio.Future[np.ndarray]
 
 
@@ -44,10 +45,12 @@ class InferenceServer:
         self._runner: asyncio.Task[None] | None = None
         self.calls, self.rows = 0, 0
 
-    async def chunks(self, path: str, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> np.ndarray:
+    async def chunks(
+        self, path: str, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures
+    ) -> np.ndarray:
         """Chunks of `Agent.chunks`, computed together with what others have asked."""
         loop = asyncio.get_running_loop()
-        request = _Request(path, obs_BTO, noise_BHA, flow_steps, loop.create_future())
+        request = _Request(path, obs_BTO, noise_BHA, flow_steps, pictures, loop.create_future())
         self._requests.append(request)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.ensure_future(self._serve())
@@ -77,8 +80,9 @@ class InferenceServer:
         obs_BTO = np.concatenate([r.obs_BTO for r in requests])
         noise_BHA = np.concatenate([r.noise_BHA for r in requests])
         self.calls, self.rows = self.calls + 1, self.rows + len(obs_BTO)
-        path = requests[0].path
-        return self._agent(path, file_state(path)).chunks(obs_BTO, noise_BHA, requests[0].flow_steps)
+        path, flow_steps = requests[0].path, requests[0].flow_steps
+        pictures = {name: np.concatenate([r.pictures[name] for r in requests]) for name in requests[0].pictures}
+        return self._agent(path, file_state(path)).chunks(obs_BTO, noise_BHA, flow_steps, pictures)
 
     def _load(self, path: str, state: int) -> Agent:
         if self._device == "cpu":
@@ -100,8 +104,8 @@ class SharedActor:
         self.bundle = _bundle(path, file_state(path))
         self._server, self._path = server, path
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int) -> Answer:
-        return _Remote(self._server.chunks.remote(self._path, obs_BTO, noise_BHA, flow_steps))
+    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE) -> Answer:
+        return _Remote(self._server.chunks.remote(self._path, obs_BTO, noise_BHA, flow_steps, pictures))
 
 
 class _Remote:

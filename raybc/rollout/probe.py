@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from raybc.envs.base import SimEnv, Task
-from raybc.types import UserError
 
 #: Starts that are looked at.
 STARTS = 3
@@ -30,15 +29,9 @@ class Probe:
     starts: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def sizes_of(probe: Probe, keys: tuple[str, ...], env_name: str) -> dict[str, int]:
-    """Sizes of the observations a policy uses; pictures are refused, since no policy here can see yet."""
-    pictures = [key for key in keys if key in probe.pictures]
-    if pictures:
-        raise UserError(
-            f"{env_name}: observation {pictures[0]!r} is a picture {probe.pictures[pictures[0]]}; policies use low-dim "
-            f"observations so far ({', '.join(probe.obs_sizes) or 'this environment has none'})"
-        )
-    return {key: probe.obs_sizes[key] for key in keys}
+def shapes_of(probe: Probe, keys: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the observations a policy uses: (size,) of numbers, (height, width, channels) of pictures."""
+    return {key: probe.pictures[key] if key in probe.pictures else (probe.obs_sizes[key],) for key in keys}
 
 
 def probe_env(env: SimEnv) -> Probe:

@@ -16,7 +16,7 @@ from raybc.data.load import read_for
 from raybc.demos import DemosPlan, check_source, generate, source_of
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.probe import Probe, probe_task, sizes_of
+from raybc.rollout.probe import Probe, probe_task, shapes_of
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
@@ -112,8 +112,7 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
 
 
 def _check_data(config: SweepConfig, store: EpisodeStore, probe: Probe, obs_keys: tuple[str, ...]) -> None:
-    sizes = sizes_of(probe, obs_keys, config.train.env_name)
-    check_matches_task(store, sizes, probe.action_size, config.train.env_name)
+    check_matches_task(store, shapes_of(probe, obs_keys), probe.action_size, config.train.env_name)
     check_corners(config, store)
 
 

@@ -19,7 +19,7 @@ from raybc.data.load import read_for
 from raybc.demos import check_source, generate, source_of
 from raybc.files import empty_folder, free_space_for, run_folder_lock
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.probe import probe_task, sizes_of
+from raybc.rollout.probe import probe_task, shapes_of
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.ranks import Parallel, WorkerPlan
@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     plan_training(args, seeds, gpus=0)
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
+    config.check_encoder(task.pictures, "--")
     check_source(name, config.dataset or config.ogbench_dataset_dir)
     probe = probe_task(task)
 
@@ -87,10 +88,10 @@ def main(argv: list[str] | None = None) -> int:
 
     dataset, plan = source_of(config, DemosConfig(episodes=args.demos))
     needs_demos = plan is not None and not dataset.exists()
-    sizes = sizes_of(probe, task.obs_keys, config.env_name)
+    shapes = shapes_of(probe, task.obs_keys)
     if not needs_demos:
         store = read_for(dataset, name.task)
-        check_matches_task(store, sizes, probe.action_size, config.env_name)
+        check_matches_task(store, shapes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
         training = plan_training(args, seeds, ray.cluster_resources().get("GPU", 0))

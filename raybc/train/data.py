@@ -14,7 +14,7 @@ import torch
 
 from raybc.config import ACTIONS, RunConfig
 from raybc.data import select
-from raybc.data.episodes import EpisodeStore
+from raybc.data.episodes import EpisodeStore, picture_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
@@ -45,6 +45,7 @@ class Prepared:
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
     obs_sizes: dict[str, int]
+    pictures: dict[str, tuple[int, int, int]]
     plan: SamplingPlan | None
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -75,7 +76,10 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         raise UserError(
             f"horizon_length: expected at most the longest episode of {store.source} ({longest} steps), got {horizon}"
         )
-    obs_NO = store.observation(data.obs_keys)
+    pictures = tuple(key for key in data.obs_keys if key in store.pictures)
+    config.check_encoder(pictures)
+    numbers = tuple(key for key in data.obs_keys if key not in pictures)
+    obs_NO = store.observation(numbers)
     episodes = train_episodes(config, store)
     rows = np.concatenate([np.arange(store.episode_starts[e], store.episode_ends[e]) for e in episodes])
     plan = plan_of(config)
@@ -84,7 +88,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         check_training(plan, horizon, config.batch_size)
         if config.plan_subset_mode != "all":
             rows = plan.fit_rows(config.plan_subset_mode)
-    obs_sizes = {k: store.obs[k].shape[1] for k in data.obs_keys}
+    obs_sizes = {k: store.obs[k].shape[1] for k in numbers}
     kinds = config.normalization_of(data.obs_keys)
     obs_normalizer = Normalizer.fit_columns(
         obs_NO[rows], [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
@@ -98,6 +102,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         horizon,
         device,
         config.obs_steps,
+        {key: store.obs[key] for key in pictures},
     )
     if plan is not None:
         train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
@@ -108,6 +113,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         obs_normalizer,
         action_normalizer,
         obs_sizes,
+        {key: picture_size(store.obs[key].shape[1:]) for key in pictures},
         plan,
     )
 

@@ -59,8 +59,8 @@ class PackTrainer:
         self.seeds = tuple(c.seed for c in self.members)
         self.prepared = prepare(config, data, device)
         self.windows = self.prepared.train
-        obs_size = config.obs_steps * sum(self.prepared.obs_sizes.values())
-        shape = PolicyShape(obs_size, data.store.actions_NA.shape[1], config.chunk_length)
+        seen, action_size = self.prepared, data.store.actions_NA.shape[1]
+        shape = PolicyShape.of(seen.obs_sizes, seen.pictures, action_size, config.chunk_length, config.obs_steps)
         self.policy = build_policy(config, shape, len(self.members))
         # Weights are drawn on the CPU: the same start on every device.
         self.policy.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
@@ -256,6 +256,7 @@ class PackTrainer:
             data_fingerprint=self.data.fingerprint,
             environment=self.data.environment,
             data_env=self.data.store.env_args,
+            pictures=self.prepared.pictures,
         )
 
     def _run_ids(self) -> list[str]:

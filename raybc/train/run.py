@@ -130,6 +130,8 @@ class PackRun:
     def go(self, device: torch.device) -> None:
         """Train in this process; each evaluation waits for its turn."""
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
+        if len(self.members) > 1 and self.config.encoder != "None":
+            cli.console.print("encoders of pictures run seed by seed: training them as a pack saves little time")
         if self.state.exists():
             trainer.load_state(self.state)
         folders = [m.out for m in self.members]

@@ -6,6 +6,7 @@ action dim.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,21 +39,37 @@ def random_batch(policy: Any, size: int, seed: int = 0) -> tuple[Batch, Tensor, 
         obs_MBO=torch.randn(m, size, o, generator=g),
         actions_MBHA=torch.randn(m, size, h, a, generator=g),
         is_pad_MBH=torch.arange(h) >= valid_MB[..., None],
+        pictures=random_pictures(policy, size, seed + 1),
     )
     normal, uniform = policy.draw_size(size)
     return batch, torch.randn(m, normal, generator=g), torch.rand(m, uniform, generator=g)
 
 
-def member(batch: Batch, m: int) -> Batch:
-    return Batch(batch.obs_MBO[m : m + 1], batch.actions_MBHA[m : m + 1], batch.is_pad_MBH[m : m + 1])
+def random_pictures(policy: Any, size: int, seed: int) -> dict[str, Tensor]:
+    """uint8 (M, B, 1, height, width, channels), channels of all observation steps."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = {name: (policy.members, size, 1, *picture) for name, picture in policy.shape.pictures}
+    return {name: torch.randint(256, shape, generator=g, dtype=torch.uint8) for name, shape in shapes.items()}
 
 
-def random_observations(policy: Any, size: int, seed: int = 5) -> tuple[Tensor, Tensor]:
+def part(batch: Batch, index: Any) -> Batch:
+    """Some members, or some rows, of a batch."""
+    return Batch(
+        batch.obs_MBO[index],
+        batch.actions_MBHA[index],
+        batch.is_pad_MBH[index],
+        {name: pictures[index] for name, pictures in batch.pictures.items()},
+    )
+
+
+def random_observations(policy: Any, size: int, seed: int = 5) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """(observations, noise, pictures)."""
     g = torch.Generator().manual_seed(seed)
     shape, m = policy.shape, policy.members
     return (
         torch.randn(m, size, shape.obs_size, generator=g),
         torch.randn(m, size, shape.horizon, shape.action_size, generator=g),
+        random_pictures(policy, size, seed + 1),
     )
 
 
@@ -74,9 +91,9 @@ def check_shapes(make: MakePolicy) -> None:
     assert loss.shape == (3, 6), f"loss: expected (members, batch), got {tuple(loss.shape)}"
     assert loss.dtype == torch.float32
     assert torch.isfinite(loss).all()
-    obs, start = random_observations(policy, 4)
+    obs, start, seen = random_observations(policy, 4)
     for steps in (1, 3):
-        chunk = policy.sample(obs, start, steps)
+        chunk = policy.sample(obs, start, steps, seen)
         assert chunk.shape == start.shape, f"sample: expected {tuple(start.shape)}, got {tuple(chunk.shape)}"
         assert chunk.dtype == torch.float32
 
@@ -107,7 +124,7 @@ def check_loss_is_a_function(make: MakePolicy) -> None:
     for x, copy in zip((batch.obs_MBO, batch.actions_MBHA, noise, time), copies, strict=True):
         assert torch.equal(x, copy), "loss changes what it was given"
     order = torch.tensor([3, 1, 4, 0, 2])
-    turned = Batch(batch.obs_MBO[:, order], batch.actions_MBHA[:, order], batch.is_pad_MBH[:, order])
+    turned = part(batch, (slice(None), order))
     noises = noise.view(2, 5, -1)[:, order].reshape(2, -1)
     torch.testing.assert_close(policy.loss(turned, noises, time[:, order]), first[:, order], **CLOSE)
 
@@ -117,15 +134,16 @@ def check_pack(make: MakePolicy) -> None:
     seeds = [5, 6, 7]
     pack = make_pack(make, seeds)
     batch, noise, time = random_batch(pack, 8)
-    obs, start = random_observations(pack, 4)
-    loss_MB, chunk = pack.loss(batch, noise, time), pack.sample(obs, start, 3)
+    obs, start, seen = random_observations(pack, 4)
+    loss_MB, chunk = pack.loss(batch, noise, time), pack.sample(obs, start, 3, seen)
     loss_MB.mean(1).sum().backward()
     for m, seed in enumerate(seeds):
-        alone = make_pack(make, [seed])
-        loss = alone.loss(member(batch, m), noise[m : m + 1], time[m : m + 1])
+        alone, one = make_pack(make, [seed]), slice(m, m + 1)
+        loss = alone.loss(part(batch, one), noise[one], time[one])
         loss.mean().backward()
-        torch.testing.assert_close(loss_MB[m : m + 1], loss, **CLOSE)
-        torch.testing.assert_close(chunk[m : m + 1], alone.sample(obs[m : m + 1], start[m : m + 1], 3), **CLOSE)
+        torch.testing.assert_close(loss_MB[one], loss, **CLOSE)
+        pictures = {name: array[one] for name, array in seen.items()}
+        torch.testing.assert_close(chunk[one], alone.sample(obs[one], start[one], 3, pictures), **CLOSE)
         for (name, p), q in zip(pack.named_parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(p.grad[m], q.grad[0], **CLOSE, msg=lambda text, n=name: f"{n}: {text}")
 
@@ -142,29 +160,29 @@ def check_padding_carries_no_loss(make: MakePolicy) -> None:
     batch, noise, time = random_batch(policy, 8)
     pad = batch.is_pad_MBH[..., None]
     assert pad.any()
-    other = Batch(
-        batch.obs_MBO, torch.where(pad, torch.full_like(batch.actions_MBHA, 1e3), batch.actions_MBHA), pad[..., 0]
+    other = dataclasses.replace(
+        batch, actions_MBHA=torch.where(pad, torch.full_like(batch.actions_MBHA, 1e3), batch.actions_MBHA)
     )
     first = policy.loss(batch, noise, time)
     assert torch.equal(first, policy.loss(other, noise, time)), "padded actions are part of the loss"
-    valid = Batch(batch.obs_MBO, torch.where(pad, batch.actions_MBHA, batch.actions_MBHA + 1), pad[..., 0])
+    valid = dataclasses.replace(batch, actions_MBHA=torch.where(pad, batch.actions_MBHA, batch.actions_MBHA + 1))
     assert not torch.isclose(first, policy.loss(valid, noise, time)).any(), "valid actions are no part of the loss"
 
 
 def check_sample_is_a_function(make: MakePolicy) -> None:
     policy = make_pack(make, [0, 1])
-    obs, start = random_observations(policy, 4)
+    obs, start, seen = random_observations(policy, 4)
     kept = start.clone()
-    first = policy.sample(obs, start, 4)
+    first = policy.sample(obs, start, 4, seen)
     torch.manual_seed(99)
-    assert torch.equal(first, policy.sample(obs, start, 4)), "sample: something random is not passed in"
+    assert torch.equal(first, policy.sample(obs, start, 4, seen)), "sample: something random is not passed in"
     assert torch.equal(start, kept), "sample changes the noise it was given"
     zero = torch.zeros_like(start)
-    assert torch.equal(policy.sample(obs, zero, 4), policy.sample(obs, -zero, 4)), "zero noise has no sign"
+    assert torch.equal(policy.sample(obs, zero, 4, seen), policy.sample(obs, -zero, 4, seen)), "zero noise has no sign"
     for i in range(4):  # an example does not depend on the others of its batch
-        torch.testing.assert_close(
-            policy.sample(obs[:, i : i + 1], start[:, i : i + 1], 4), first[:, i : i + 1], **CLOSE
-        )
+        one = (slice(None), slice(i, i + 1))
+        pictures = {name: array[one] for name, array in seen.items()}
+        torch.testing.assert_close(policy.sample(obs[one], start[one], 4, pictures), first[one], **CLOSE)
 
 
 def check_every_parameter_learns(make: MakePolicy) -> None:

@@ -1,0 +1,116 @@
+"""Encoders of pictures for a pack of members.
+
+`impala_small` and its larger relatives: the residual network of IMPALA (Espeholt et al. 2018, figure 3, right), with
+the sizes and the 512 features that OGBench and qc call by these names. Each stack is a 3 x 3 convolution, a pooling
+that halves the picture, and residual blocks `x + conv(relu(conv(relu(x))))`; a linear layer with GELU follows.
+
+Every parameter has a leading member axis, as everywhere, but convolutions run member by member: grouped convolutions,
+which would be one program, take longer than that on a CPU (1.0 to 3 times, by size). Letters: M members, B batch,
+T observation steps, C channels, I, O channels in and out, K kernel size, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raybc.policies.nets import PackedLinear, gelu
+
+KERNEL = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """channels: of each stack. blocks: residual blocks in a stack. features: what comes out."""
+
+    channels: tuple[int, ...]
+    blocks: int
+    features: int
+
+
+IMPALA = {
+    "impala_small": Sizes((16, 32, 32), blocks=1, features=512),
+    "impala": Sizes((16, 32, 32), blocks=2, features=512),
+    "impala_large": Sizes((64, 128, 128), blocks=2, features=1024),
+}
+
+
+class PackedConv(nn.Module):
+    """M convolutions of 3 x 3 that keep the size of the picture; `forward` is that of one member."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weights_MOIKK = nn.Parameter(torch.empty(members, outputs, inputs, KERNEL, KERNEL))
+        self.bias_MO = nn.Parameter(torch.empty(members, outputs))
+
+    def init_member(self, m: int, generator: torch.Generator) -> None:
+        """Weights uniform in +-sqrt(6 / (fan in + fan out)) (Glorot and Bengio 2010), bias zero."""
+        outputs, inputs = self.weights_MOIKK.shape[1:3]
+        bound = math.sqrt(6 / (KERNEL**2 * (inputs + outputs)))
+        with torch.no_grad():
+            uniform = torch.rand(outputs, inputs, KERNEL, KERNEL, generator=generator)
+            self.weights_MOIKK[m] = bound * (2 * uniform - 1)
+            self.bias_MO[m] = 0.0
+
+    def forward(self, x: Tensor, m: int) -> Tensor:
+        return functional.conv2d(x, self.weights_MOIKK[m], self.bias_MO[m], padding=KERNEL // 2)
+
+
+class _Stack(nn.Module):
+    """One stack of one size of channels."""
+
+    def __init__(self, members: int, inputs: int, outputs: int, blocks: int) -> None:
+        super().__init__()
+        self.first = PackedConv(members, inputs, outputs)
+        self.blocks = nn.ModuleList(PackedConv(members, outputs, outputs) for _ in range(2 * blocks))
+
+    def forward(self, x: Tensor, m: int) -> Tensor:
+        x = halved(self.first(x, m))
+        for first, second in zip(self.blocks[::2], self.blocks[1::2], strict=True):
+            x = x + second(functional.relu(first(functional.relu(x), m)), m)
+        return x
+
+
+def halved(x: Tensor) -> Tensor:
+    """The largest of 3 x 3 at every second place, (..., h, w) -> (..., ceil(h / 2), ceil(w / 2)); what lies outside the
+    picture is left out, on the right and below first (TensorFlow's and JAX's padding "SAME")."""
+    odd = (x.shape[-2] % 2, x.shape[-1] % 2)
+    return functional.max_pool2d(x, 3, stride=2, padding=odd, ceil_mode=True)
+
+
+class PackedImpala(nn.Module):
+    """M encoders of pictures of one kind."""
+
+    def __init__(self, members: int, picture: tuple[int, int, int], sizes: Sizes) -> None:
+        """picture: height, width, channels (of all observation steps)."""
+        super().__init__()
+        height, width, inputs = picture
+        self.stacks = nn.ModuleList()
+        for outputs in sizes.channels:
+            self.stacks.append(_Stack(members, inputs, outputs, sizes.blocks))
+            inputs, height, width = outputs, math.ceil(height / 2), math.ceil(width / 2)
+        self.head = PackedLinear(members, inputs * height * width, sizes.features)
+
+    def init_members(self, generators: Sequence[torch.Generator]) -> None:
+        """Initial weights; member m depends on generators[m] alone."""
+        for m, generator in enumerate(generators):
+            for layer in self.modules():
+                if isinstance(layer, (PackedConv, PackedLinear)):
+                    layer.init_member(m, generator)
+
+    def forward(self, pictures_MBTHWC: Tensor) -> Tensor:
+        """uint8 (M, B, T, height, width, C) -> features (M, B, F)."""
+        seen = torch.stack([self._seen(pictures_BTHWC, m) for m, pictures_BTHWC in enumerate(pictures_MBTHWC)])
+        return gelu(self.head(seen))
+
+    def _seen(self, pictures_BTHWC: Tensor, m: int) -> Tensor:
+        # Channels stay the fastest axis in memory, as they come: so convolutions are fastest, too.
+        x = pictures_BTHWC.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2).float() / 255
+        for stack in self.stacks:
+            x = stack(x, m)
+        return functional.relu(x).flatten(1)
