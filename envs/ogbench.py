@@ -101,7 +101,7 @@ def parse(name: str) -> EnvName | None:
         return None
     if match["data"] is not None:
         return EnvName(name, name[: match.start("data") - 1] + name[match.end("data") :], match["data"])
-    return EnvName(name, name, "scripted" if match["base"] in SCRIPTED and not match["visual"] else "")
+    return EnvName(name, name, "scripted" if match["base"] in SCRIPTED else "")
 
 
 def task(name: str) -> Task | None:
@@ -113,7 +113,7 @@ def task(name: str) -> Task | None:
         return None
     kind, max_steps, _ = ENVIRONMENTS[match["base"]]
     visual, goal = bool(match["visual"]), "singletask" not in name
-    expert = SCRIPTED.get(match["base"]) if not visual else None
+    expert = SCRIPTED.get(match["base"])
     keys = ("pixels" if visual else "state", *(("goal",) if goal else ()))
     return Task(
         name=name,

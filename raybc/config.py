@@ -35,7 +35,10 @@ _OF_A_PLAN = (
 )  # fmt: skip
 
 #: Fields that say which episodes are trained on; a sampling plan says that itself.
-_CHOICE = ("dataset_proportion", "dataset_proportion_seed", "only_successful", "top_percent", "holdout_seed")
+_CHOICE = (
+    "dataset_proportion", "dataset_proportion_seed", "only_successful", "top_percent", "holdout_seed",
+    "dataset_replace_interval",
+)  # fmt: skip
 
 
 def place(where: str) -> str:
@@ -170,7 +173,7 @@ class RunConfig:
     plan_lr_min_scale: float = 0.05
     """Least scale of the learning rate."""
     dataset_replace_interval: int = 0
-    """Steps after which the next file of a dataset in several files is read (0: one file)."""
+    """Steps after which the next file of a dataset in several files is drawn from (0: all of them at any time)."""
     ogbench_dataset_dir: str = ""
     """Folder with OGBench's datasets, of which env_name names one."""
     sparse: bool = False
@@ -262,11 +265,6 @@ class RunConfig:
             )
         if self.num_rounds > 1 and self.epochs_per_round == 0:
             raise UserError(f"{place(where)}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}")
-        if self.dataset_replace_interval:
-            raise UserError(
-                f"{place(where)}dataset_replace_interval: expected 0 (datasets in several files are not read yet), "
-                f"got {self.dataset_replace_interval}"
-            )
         if self.ogbench_dataset_dir and self.dataset:
             raise UserError(f"{place(where)}ogbench_dataset_dir: expected either this or dataset, got both")
         if self.min_lr > self.lr and self.lr_schedule != "constant":

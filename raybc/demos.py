@@ -27,7 +27,7 @@ import tyro
 
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
-from raybc.data.formats import robomimic
+from raybc.data.formats import ogbench, robomimic
 from raybc.data.names import is_published, obtain, resolve
 from raybc.envs.base import EnvName, SimEnv, Task
 from raybc.files import free_space_for, home, replacing
@@ -65,10 +65,16 @@ def source_of(config: RunConfig, demos: DemosConfig) -> tuple[Path, DemosPlan | 
     if config.dataset:
         return obtain(config.dataset), None
     if config.ogbench_dataset_dir:
-        path = Path(config.ogbench_dataset_dir) / resolve(config.env_name).path.name
-        if not path.exists():
-            raise UserError(f"ogbench_dataset_dir: expected the data of {name} at {path}, found no such file")
-        return path, None
+        folder = Path(config.ogbench_dataset_dir)
+        path = folder / resolve(config.env_name).path.name
+        if path.exists():
+            return path, None
+        if ogbench.matches(folder):  # the files of one large set
+            return folder, None
+        raise UserError(
+            f"ogbench_dataset_dir: expected the data of {name} at {path}, or a folder of the npz files of one set, "
+            "found neither"
+        )
     if not _is_scripted(name):
         return obtain(config.env_name), None
     plan = DemosPlan(name.task, demos)

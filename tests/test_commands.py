@@ -89,7 +89,7 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
         (["--dataset_proportion=0"], "--dataset_proportion: expected more than 0 and at most 1, got 0.0"),
         (["--dataset_proportion=1.5"], "--dataset_proportion: expected more than 0 and at most 1, got 1.5"),
         (["--encoder=impala_small"], "--encoder: expected None"),
-        (["--dataset_replace_interval=5"], "--dataset_replace_interval: expected 0"),
+        (["--dataset_replace_interval=5"], "dataset_replace_interval: expected 0, since"),
         (["--ogbench_dataset_dir=x"], "ogbench_dataset_dir: expected either this or dataset, got both"),
         (["--accumulate=65"], "--accumulate: expected at most batch_size = 64, got 65"),
         (["--num_rounds=2"], "--epochs_per_round: expected at least 1 with num_rounds = 2"),

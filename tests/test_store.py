@@ -124,7 +124,7 @@ def test_damage_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the fingerprint is not that of the arrays"):
         stores.verify(path)
     for change, message in (
-        ({"version": 9}, "expected version 1"),
+        ({"version": 9}, "expected version 2"),
         ({"arrays": {"../a.hdf5": {"bytes": source.stat().st_size}}}, r"\.\./a\.hdf5: expected"),
         ({"arrays": 1}, "not readable"),
         ({"splits": None}, "not readable"),

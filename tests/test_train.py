@@ -61,7 +61,7 @@ def test_members_see_their_own_numbers() -> None:
     trainer = tiny_trainer([1, 2])
 
     def numbers(seeds: list[int], step: int) -> tuple[torch.Tensor, ...]:
-        return Draws(trainer.policy, 17, 16, seeds, CPU).at(step)
+        return Draws(trainer.policy, lambda step: 17, 16, seeds, CPU).at(step)
 
     for step in (0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 3):
         torch.manual_seed(step)
@@ -74,14 +74,14 @@ def test_members_see_their_own_numbers() -> None:
         assert (picks.shape, noise.shape, time.shape) == ((2, 16), (2, 16 * 4 * 2), (2, 16))
         assert 0 <= picks.min() <= picks.max() < 17
         assert 0 <= time.min() <= time.max() < 1
-    draws = Draws(trainer.policy, 17, 16, [5], CPU)
+    draws = Draws(trainer.policy, lambda step: 17, 16, [5], CPU)
     seen = [draws.at(step)[1].clone() for step in range(2 * BLOCK)]
     assert len({tuple(x[0, :4].tolist()) for x in seen}) == 2 * BLOCK, "no step repeats another"
     assert torch.equal(draws.at(3)[1], seen[3]), "asked for again, after later ones"
 
 
 def test_noise_and_times_are_normal_and_uniform() -> None:
-    draws = Draws(tiny_trainer().policy, 10, 64, [0], CPU)
+    draws = Draws(tiny_trainer().policy, lambda step: 10, 64, [0], CPU)
     picks, noise, time = (torch.cat([draws.at(s)[i].flatten() for s in range(BLOCK)]).double() for i in range(3))
     assert abs(noise.mean().item()) < 4 / math.sqrt(len(noise))
     assert noise.std().item() == pytest.approx(1, abs=0.02)

@@ -28,7 +28,8 @@ class EpisodeStore:
 
     What not every format tells: terminals_N, bool, true where the environment ended the episode (not a time limit);
     states_NS, float64, the simulator's state before each action; tasks, an instruction in words for each episode;
-    success_E, bool; action_range, the declared lowest and highest action, float32 (A,) each.
+    success_E, bool; action_range, the declared lowest and highest action, float32 (A,) each; files, of a set in several
+    files the exclusive end of each among the episodes (of those for training).
 
     checked: whether the numbers are known to be finite already, as those of a converted store are; otherwise every
     array is looked through here.
@@ -46,6 +47,7 @@ class EpisodeStore:
     tasks: tuple[str, ...] = ()
     success_E: np.ndarray | None = None
     action_range: tuple[np.ndarray, np.ndarray] | None = None
+    files: tuple[int, ...] = ()
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -93,12 +95,16 @@ class EpisodeStore:
             **{name: array for name, array in more.items() if array is not None},
         }
 
-    def observation(self, keys: tuple[str, ...]) -> np.ndarray:
-        """The observations `keys` side by side, float32 (N, O); of one key the array itself and no copy of it. O = 0
-        without keys."""
+    def check_has(self, keys: Sequence[str]) -> None:
+        """Refuse observations that are not there."""
         missing = [k for k in keys if k not in self.obs]
         if missing:
             raise UserError(f"{self.source}: expected observation {missing[0]!r}, got {sorted(self.obs)}")
+
+    def observation(self, keys: tuple[str, ...]) -> np.ndarray:
+        """The observations `keys` side by side, float32 (N, O); of one key the array itself and no copy of it. O = 0
+        without keys."""
+        self.check_has(keys)
         pictures = [k for k in keys if k in self.pictures]
         if pictures:
             raise UserError(f"{self.source}: observation {pictures[0]!r}: expected numbers, got pictures")
@@ -139,6 +145,12 @@ def check_finite(source: Path, name: str, array: np.ndarray, episode_ends: np.nd
     episode = first + int(np.searchsorted(episode_ends, row, side="right"))
     name = name.removeprefix("obs/")
     raise UserError(f"{source}: {name}: expected finite numbers, got nan or inf in episode {episode}")
+
+
+def check_files(store: EpisodeStore, where: str) -> None:
+    """Refuse a set that is not in several files, which cannot take turns."""
+    if len(store.files) < 2:
+        raise UserError(f"{where}: expected 0, since {store.source} is no folder of several files (OGBench's npz)")
 
 
 def picture_size(shape: Sequence[int]) -> tuple[int, int, int]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raybc.config import Normalization
 from raybc.types import UserError
+
+if TYPE_CHECKING:
+    from raybc.data.stats import Summary
 
 #: Spread below which a dimension counts as constant; it is shifted and not scaled (dividing by it would blow up noise).
 CONSTANT = 1e-6
@@ -49,6 +53,20 @@ class Normalizer:
             offset, scale = (low + high) / 2, (high - low) / 2
         else:
             offset, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
+        return cls._affine(offset, scale)
+
+    @classmethod
+    def from_summary(cls, summary: Summary, kinds: Sequence[str]) -> Normalizer:
+        """As `fit_columns`, from statistics that were taken a block at a time; a kind for each of their D columns."""
+        means = {"mean_std": summary.mean, "identity": np.zeros(len(kinds))}
+        scales = {"mean_std": summary.std, "identity": np.ones(len(kinds))}
+        for kind, low, high in (("min_max", summary.min, summary.max), ("quantile", summary.q01, summary.q99)):
+            means[kind], scales[kind] = (low + high) / 2, (high - low) / 2
+        chosen = [np.array([of[kind][i] for i, kind in enumerate(kinds)]) for of in (means, scales)]
+        return cls._affine(*chosen)
+
+    @classmethod
+    def _affine(cls, offset: np.ndarray, scale: np.ndarray) -> Normalizer:
         scale = np.where(scale < CONSTANT, 1.0, scale)
         return cls(offset.astype(np.float32), scale.astype(np.float32))
 

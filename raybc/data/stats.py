@@ -5,7 +5,7 @@ Letters: N values, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +131,20 @@ class _Levels:
             spread = np.sqrt(float(counts @ (values - mean) ** 2) / n)
             found.append((mean, spread, seen[0], seen[-1], low, high))
         return Summary(int(self._counts[0].sum()), *np.array(found, np.float64).T)
+
+
+def summary_of(blocks: Callable[[], Iterable[np.ndarray]]) -> Summary:
+    """Of the columns of finite rows (n, D) that `blocks()` gives, which is called twice. As `numpy` on the whole, to
+    rounding."""
+    moments: Moments | None = None
+    for rows_ND in blocks():
+        moments = moments or Moments(rows_ND.shape[1])
+        moments.add(rows_ND)
+    assert moments is not None, "no rows"
+    tails = Tails(moments.count)
+    for rows_ND in blocks():
+        tails.add(rows_ND)
+    return Summary(moments.count, moments.mean, moments.std, moments.min, moments.max, *tails.quantiles())
 
 
 def statistics(source: Source, wanted: Wanted | None = None) -> dict[str, Summary]:

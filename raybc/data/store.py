@@ -24,7 +24,7 @@ from raybc.types import UserError
 NAME = "store"
 LOOKS = "a folder with store.json, made by raybc.data.store"
 META = "store.json"
-VERSION = 1
+VERSION = 2
 #: Bytes that a .npy header takes here, enough for any shape, so that the rows can be counted after they are written.
 HEADER = 256
 
@@ -160,6 +160,7 @@ def _write_meta(folder: Path, store: EpisodeStore) -> None:
         },
         "splits": {name: np.asarray(episodes).tolist() for name, episodes in store.splits.items()},
         "env_args": dict(store.env_args),
+        "files": list(store.files),
         "tasks": list(store.tasks),
         "success": None if store.success_E is None else store.success_E.tolist(),
         "action_range": None if store.action_range is None else [a.tolist() for a in store.action_range],
@@ -210,6 +211,7 @@ def open_store(path: Path) -> EpisodeStore:
         about = About(
             splits={k: np.array(v, np.int64) for k, v in meta["splits"].items()},
             env_args=meta["env_args"],
+            files=tuple(map(int, meta["files"])),
             action_range=None if limits is None else (np.array(limits[0], np.float32), np.array(limits[1], np.float32)),
         )
         gathered = base.Gathered(ends, tuple(meta["tasks"]), success)
@@ -235,7 +237,7 @@ def verify(path: Path) -> None:
 
 def about(path: Path) -> About:
     store = open_store(path)
-    return About(store.splits, store.env_args, store.action_range)
+    return About(store.splits, store.env_args, store.action_range, files=store.files)
 
 
 def parts(path: Path, wanted: Wanted) -> Iterator[Part]:

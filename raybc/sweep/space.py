@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from raybc.config import SAMPLE_AXES, RunConfig
-from raybc.data.episodes import EpisodeStore
+from raybc.data.episodes import EpisodeStore, check_files
 from raybc.registry import get_task, parse_env_name
 from raybc.strict import check_type, near, type_hints
 from raybc.sweep.config import Axis, SweepConfig
@@ -102,6 +102,8 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "
                 f"got {run.chunk_length}"
             )
+        if run.dataset_replace_interval and store is not None:
+            check_files(store, f"{where}.dataset_replace_interval")
         checked += 1
     return checked
 

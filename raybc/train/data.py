@@ -14,12 +14,13 @@ import torch
 
 from raybc.config import ACTIONS, RunConfig
 from raybc.data import select
-from raybc.data.episodes import EpisodeStore, picture_size
+from raybc.data.episodes import EpisodeStore, check_files, picture_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
 from raybc.data.windows import Windows
 from raybc.train.plans import plan_of
+from raybc.train.turns import Columns, Turns, fitted, held_out_windows, rows_of, turns_of
 from raybc.types import UserError
 
 #: Windows that a validation loss is taken over at most, spread evenly.
@@ -38,9 +39,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Prepared:
-    """train, validation: windows (validation: None where the data has no split `valid`, or an empty one)."""
+    """turns: the windows of each step. validation: windows (None where the data has no split `valid`, or an empty
+    one)."""
 
-    train: Windows
+    turns: Turns
     validation: Windows | None
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
@@ -48,13 +50,20 @@ class Prepared:
     pictures: dict[str, tuple[int, int, int]]
     plan: SamplingPlan | None
 
+    @property
+    def train(self) -> Windows:
+        """The windows of the first step."""
+        return self.turns.at(0)
+
     def steps_per_epoch(self, batch_size: int) -> int:
-        return math.ceil(len(self.train.starts) / batch_size)
+        return math.ceil(self.turns.total / batch_size)
 
 
 def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
     """What the data decides filled in: of a sampling plan its sha256; with rounds, the gradient steps that they are,
-    num_rounds x epochs_per_round x steps of an epoch."""
+    num_rounds x epochs_per_round x steps of an epoch. Raises `UserError` where the data are not what it asks for."""
+    if config.dataset_replace_interval:
+        check_files(store, "dataset_replace_interval")
     plan = plan_of(config)
     if plan is not None:
         config = dataclasses.replace(config, sampling_plan_sha256=plan.plan_sha256)
@@ -79,37 +88,41 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     pictures = tuple(key for key in data.obs_keys if key in store.pictures)
     config.check_encoder(pictures)
     numbers = tuple(key for key in data.obs_keys if key not in pictures)
-    obs_NO = store.observation(numbers)
-    episodes = train_episodes(config, store)
-    rows = np.concatenate([np.arange(store.episode_starts[e], store.episode_ends[e]) for e in episodes])
-    plan = plan_of(config)
-    if plan is not None:
-        check_dataset(plan, (config.env_name, store.source.name), data.fingerprint, len(store.actions_NA))
-        check_training(plan, horizon, config.batch_size)
-        if config.plan_subset_mode != "all":
-            rows = plan.fit_rows(config.plan_subset_mode)
+    store.check_has(numbers)
     obs_sizes = {k: store.obs[k].shape[1] for k in numbers}
     kinds = config.normalization_of(data.obs_keys)
-    obs_normalizer = Normalizer.fit_columns(
-        obs_NO[rows], [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
-    )
-    action_normalizer = Normalizer.fit(store.actions_NA[rows], kinds[ACTIONS])
-    train = Windows.build(
-        obs_normalizer.apply(obs_NO),
-        action_normalizer.apply(store.actions_NA),
-        store.episode_ends,
-        episodes,
-        horizon,
-        device,
-        config.obs_steps,
-        {key: store.obs[key] for key in pictures},
-    )
-    if plan is not None:
-        train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
+    obs_kinds = [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
+    action_kinds = [kinds[ACTIONS]] * store.actions_NA.shape[1]
+    episodes = train_episodes(config, store)
     _, held_out = _splits(config, store)
+    plan = None
+    if config.dataset_replace_interval:
+        obs_normalizer = fitted(store, numbers, obs_kinds, episodes)
+        action_normalizer = fitted(store, (), action_kinds, episodes)
+        columns = Columns(store, numbers, pictures, obs_normalizer, action_normalizer)
+        turns = turns_of(columns, config, episodes, device)
+        validation = held_out_windows(columns, config, held_out, device, VALIDATION)
+    else:
+        obs_NO = store.observation(numbers)
+        rows = rows_of(store, episodes)
+        plan = plan_of(config)
+        if plan is not None:
+            check_dataset(plan, (config.env_name, store.source.name), data.fingerprint, len(store.actions_NA))
+            check_training(plan, horizon, config.batch_size)
+            if config.plan_subset_mode != "all":
+                rows = plan.fit_rows(config.plan_subset_mode)
+        obs_normalizer = Normalizer.fit_columns(obs_NO[rows], obs_kinds)
+        action_normalizer = Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
+        train = Columns(store, numbers, pictures, obs_normalizer, action_normalizer).windows(
+            slice(None), store.episode_ends, episodes, config, device
+        )
+        if plan is not None:
+            train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
+        turns = Turns.always(train)
+        validation = train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None
     return Prepared(
-        train,
-        train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None,
+        turns,
+        validation,
         obs_normalizer,
         action_normalizer,
         obs_sizes,

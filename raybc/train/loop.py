@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raybc.config import MEMBER_FIELDS, RunConfig
+from raybc.data.windows import Windows
 from raybc.policies.base import PolicyShape
 from raybc.policies.build import build_policy
 from raybc.train.data import TrainingData, prepare, resolved
@@ -50,15 +51,14 @@ class PackTrainer:
     def __init__(
         self, members: Sequence[RunConfig], data: TrainingData, device: torch.device, ranks: Ranks | None = None
     ) -> None:
+        _check_alike(members)
         self.members = [resolved(config, data.store) for config in members]
         config = self.config = self.members[0]
-        _check_alike(self.members)
         self.ranks = ranks or Ranks()
         self.ranks.check(self.members)
         self.data, self.device = data, device
         self.seeds = tuple(c.seed for c in self.members)
         self.prepared = prepare(config, data, device)
-        self.windows = self.prepared.train
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
         shape = PolicyShape.of(seen.obs_sizes, seen.pictures, action_size, config.chunk_length, config.obs_steps)
         self.policy = build_policy(config, shape, len(self.members))
@@ -74,7 +74,7 @@ class PackTrainer:
         clips = [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         picks = picks_of(config, self.prepared.plan)
-        self.draws = Draws(self.policy, len(self.windows.starts), config.batch_size, self.seeds, device, picks)
+        self.draws = Draws(self.policy, self.prepared.turns.count_at, config.batch_size, self.seeds, device, picks)
         self._lr_scale = lr_scale_of(config, self.prepared.plan)
         self.watches = [Watch() for _ in self.members]
         self._watched = any(map(is_watched, self.members))
@@ -88,6 +88,11 @@ class PackTrainer:
     def finished(self) -> bool:
         """The budget is spent, or every member has stopped early."""
         return is_finished(self.config, self.step, self.watches)
+
+    @property
+    def windows(self) -> Windows:
+        """What the next step draws from."""
+        return self.prepared.turns.at(self.step)
 
     @property
     def rates(self) -> list[float]:
@@ -189,7 +194,8 @@ class PackTrainer:
             if not bad_MB[m].any():
                 found.append(f"{self._name(m)}: the loss is finite, its gradient is not")
                 continue
-            rows = self.windows.starts[numbers[0][m, bad_MB[m]]].tolist()
+            picks = numbers[0][m, bad_MB[m]]
+            rows = (self.windows.starts[picks] + self.prepared.turns.first_row(self.step)).tolist()
             ends = self.data.store.episode_ends
             places = []
             for row in rows[:3]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -47,12 +48,15 @@ def generator(device: torch.device, seed: int, *names: object) -> torch.Generato
 
 
 class Draws:
-    """Which windows, noise and times each member sees at each step."""
+    """Which windows, noise and times each member sees at each step.
+
+    num_starts: how many windows there are at a step.
+    """
 
     def __init__(
         self,
         policy: FlowPolicy,
-        num_starts: int,
+        num_starts: Callable[[int], int],
         batch_size: int,
         seeds: Sequence[int],
         device: torch.device,
@@ -78,10 +82,14 @@ class Draws:
         row = step % BLOCK
         return picks[row], noise[row], time[row]
 
+    def _pick(self, num_starts: int, steps: int, g: torch.Generator) -> Tensor:
+        return torch.randint(num_starts, (steps, self._batch_size), generator=g, device=self._device)
+
     def _draw(self, seed: int) -> Numbers:
         g = generator(self._device, seed, "draws", self._block)
         normal, uniform = self._sizes
-        picks = torch.randint(self._num_starts, (BLOCK, self._batch_size), generator=g, device=self._device)
+        counts = map(self._num_starts, range(self._block * BLOCK, (self._block + 1) * BLOCK))
+        picks = torch.cat([self._pick(n, len(list(steps)), g) for n, steps in itertools.groupby(counts)])
         if self._picks is not None:  # after them, so that noise and times are those of the same seed without a plan
             picks = torch.from_numpy(self._picks.at_block(seed, self._block, BLOCK, self._batch_size)).to(self._device)
         return (

@@ -49,12 +49,14 @@ class Wanted:
 @dataclass(frozen=True)
 class About:
     """splits: name -> episode numbers. env_args: the environment, robomimic's layout. action_range: the declared lowest
-    and highest action (A,). reward_is_success: whether rewards that are only 0 and 1 are 1 at success."""
+    and highest action (A,). reward_is_success: whether rewards that are only 0 and 1 are 1 at success. files: as in
+    `EpisodeStore`."""
 
     splits: Mapping[str, np.ndarray] = field(default_factory=dict)
     env_args: Mapping[str, Any] = field(default_factory=dict)
     action_range: tuple[np.ndarray, np.ndarray] | None = None
     reward_is_success: bool = False
+    files: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ def assemble(
         tasks=gathered.tasks,
         success_E=success,
         action_range=about.action_range,
+        files=about.files,
         checked=checked,
     )
 

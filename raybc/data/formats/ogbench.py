@@ -50,10 +50,12 @@ def matches(path: Path) -> bool:
 
 def about(path: Path) -> About:
     train, valid = _files(path)
-    if not valid:
+    if not valid and len(train) == 1:
         return About()
-    counts = [sum(len(_cuts(Npz(p))[0]) for p in files) for files in (train, valid)]
-    return About(splits={"train": np.arange(counts[0]), "valid": np.arange(counts[0], sum(counts))})
+    counts = [[len(_cuts(Npz(p))[0]) for p in files] for files in (train, valid)]
+    count, total = sum(counts[0]), sum(counts[0]) + sum(counts[1])
+    splits = {"train": np.arange(count), "valid": np.arange(count, total)} if valid else {}
+    return About(splits=splits, files=tuple(np.cumsum(counts[0]).tolist()) if len(train) > 1 else ())
 
 
 def _cuts(file: Npz) -> tuple[np.ndarray, np.ndarray]:
