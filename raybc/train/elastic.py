@@ -11,6 +11,7 @@ it never shrinks while it is whole.
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 from ray._private.state import available_resources_per_node
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
 from ray.train.v2._internal.execution.controller.state import RunningState
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ResizeDecision
 from ray.util import placement_group_table
@@ -27,6 +29,9 @@ from ray.util import placement_group_table
 GROW_SECONDS = 60.0
 #: Seconds between looks for free machines where there are too few; by itself the controller looks all the time.
 WAIT_SECONDS = 1.0
+#: Seconds that a placement group may take for which there was room when it was asked for. There is none after all when
+#: a machine was lost: the other workers notice that before Ray does.
+PLACE_SECONDS = 10
 
 
 def note_start(out: Path, step: int | None, workers: int) -> None:
@@ -58,6 +63,10 @@ class FreeWorkers(ElasticScalingPolicy):
         self._group: Any = None
         self._unseen = 0
         self._asked = 0
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        os.environ.setdefault(WORKER_GROUP_START_TIMEOUT_S_ENV_VAR, str(PLACE_SECONDS))  # of the controller's process
+        super().after_controller_start(train_run_context)
 
     def make_decision_for_non_running_worker_group(self) -> Any:
         decision = super().make_decision_for_non_running_worker_group()
