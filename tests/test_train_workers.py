@@ -127,3 +127,8 @@ def test_more_workers_than_cpus_are_refused(
     assert "batch_size: expected at least num_workers x accumulate = 65 x 1" in capsys.readouterr().err
     assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=0") == 2
     assert "--num_workers: expected at least 1, got 0" in capsys.readouterr().err
+    for least in (3, -1):
+        assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=2", f"--min_workers={least}") == 2
+        assert f"--min_workers: expected 1 to num_workers = 2, or 0 for as many, got {least}" in capsys.readouterr().err
+    assert run_train(pointmass_demos, tmp_path / "out", "--num_workers=64", "--min_workers=3") == 2
+    assert "--min_workers: 3 processes need 3 CPUs, Ray has 2" in capsys.readouterr().err

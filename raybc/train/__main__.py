@@ -41,6 +41,8 @@ class Args(RunConfig):
     """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID; of several seeds pack_ID)."""
     num_workers: int = 1
     """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
+    min_workers: int = 0
+    """Train with as few as so many where Ray has no more, and with more again when it has (0: num_workers)."""
     parallel: Parallel = "ddp"
     """fsdp: keep a part of the policy on each of num_workers, for one that does not fit a device (FSDP2)."""
     threads: int = 0
@@ -110,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.overwrite:
             empty_folder(out)
         run = PackRun(members, data, out, pool, wandb)
-        if training.count > 1:
+        if training.most > 1:
             run.go_with_workers(training, dataset)
         else:
             torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
@@ -120,12 +122,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def plan_training(args: Args, seeds: Sequence[int], gpus: float) -> WorkerPlan:
     """The training processes that were asked for, on GPUs where Ray has as many."""
-    count = args.num_workers
-    use_gpu = args.device.startswith("cuda") or (args.device == "auto" and gpus >= count)
-    plan = WorkerPlan(count, use_gpu, args.parallel)
+    least = args.min_workers or args.num_workers
+    use_gpu = args.device.startswith("cuda") or (args.device == "auto" and gpus >= least)
+    plan = WorkerPlan(least, args.num_workers, use_gpu, args.parallel)
     plan.check(with_seeds(args, seeds))
-    if count > 1 and gpus and use_gpu and gpus < count:
-        raise UserError(f"--num_workers: {count} processes need {count} GPUs, Ray has {gpus:g}; use --device=cpu")
+    if plan.most > 1 and gpus and use_gpu and gpus < least:
+        raise UserError(f"{flag_of(plan)}: {least} processes need {least} GPUs, Ray has {gpus:g}; use --device=cpu")
     return plan
 
 
@@ -133,17 +135,23 @@ def plan_simulators(cpus: float, workers: int, training: WorkerPlan) -> tuple[in
     """How many simulator processes, and the CPUs that each reserves."""
     from raybc.cluster import plan_workers
 
-    if training.count == 1:
+    if training.most == 1:
         return plan_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
-    # Workers train while simulators measure: what they leave is the simulators', who share cores where that is nothing.
-    left = int(cpus) - training.count
-    if left < 0:
+    if cpus < training.least:
         raise UserError(
-            f"--num_workers: {training.count} processes need {training.count} CPUs, Ray has {cpus:g}: they would wait "
-            "for ever"
+            f"{flag_of(training)}: {training.least} processes need {training.least} CPUs, Ray has {cpus:g}: they would "
+            "wait for ever"
         )
+    # Workers train while simulators measure: what they leave is the simulators', who share cores where that is nothing.
+    left = max(0, int(cpus) - training.most)
     count = workers or max(1, left)
-    return count, min(1.0, left / count)
+    # Where workers come and go, a CPU of a simulator would be one that a worker waits for, or the other way round.
+    return count, 0.0 if training.elastic else min(1.0, left / count)
+
+
+def flag_of(training: WorkerPlan) -> str:
+    """Where the smallest number of workers was asked for."""
+    return "--min_workers" if training.elastic else "--num_workers"
 
 
 if __name__ == "__main__":

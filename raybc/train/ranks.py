@@ -30,17 +30,27 @@ Parallel = Literal["ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """How many training processes there are, and how they share."""
+    """How many training processes there may be, and how they share."""
 
-    count: int
+    least: int
+    most: int
     use_gpu: bool
     parallel: Parallel
 
+    @property
+    def elastic(self) -> bool:
+        """Their number may change while they train."""
+        return self.least < self.most
+
     def check(self, members: Sequence[RunConfig]) -> None:
-        """Raises `UserError` for what they cannot share."""
-        if self.count < 1:
-            raise UserError(f"--num_workers: expected at least 1, got {self.count}")
-        Ranks(0, self.count, self.parallel).check(members)
+        """Raises `UserError` for what they cannot share; fewer can share what the most can."""
+        if self.most < 1:
+            raise UserError(f"--num_workers: expected at least 1, got {self.most}")
+        if not 1 <= self.least <= self.most:
+            raise UserError(
+                f"--min_workers: expected 1 to num_workers = {self.most}, or 0 for as many, got {self.least}"
+            )
+        Ranks(0, self.most, self.parallel).check(members)
 
 
 @dataclass(frozen=True)

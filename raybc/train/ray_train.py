@@ -1,9 +1,10 @@
-"""Training with several workers through Ray Train; the only file that knows it.
+"""Training with several workers through Ray Train; beside `elastic.py` the only file that knows it.
 
 The workers run the loop of `PackTrainer` and write the same files as one process does: rank 0 logs, saves bundles at
 every stop and then the state of all. Nothing is reported to Ray: a report is a barrier that moves every 2 seconds. When
 a worker dies, Ray starts the group anew and everyone goes on from the state. So the run folder must be on a disk that
-all machines see. Ranks never wait for an evaluation: the driver measures bundles as they appear.
+all machines see. Ranks never wait for an evaluation: the driver measures bundles as they appear. workers.csv has a row
+for each start of a group.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import threading
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from ray.train.torch import TorchTrainer
 from raybc.cli import Failed
 from raybc.config import RunConfig
 from raybc.files import read_json, write_json
+from raybc.train import elastic
 from raybc.train.ranks import Parallel, WorkerPlan
 from raybc.types import UserError
 
@@ -53,9 +56,10 @@ class Workers:
 
     def __init__(self, job: Job, workers: WorkerPlan, out: Path) -> None:
         scaling = ScalingConfig(
-            num_workers=workers.count,
+            num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if workers.use_gpu else {"CPU": 1},
+            elastic_resize_monitor_interval_s=elastic.GROW_SECONDS,
         )
         self._out = out
         # A name of its own for every start: Ray Train goes on with a run of the same name, whatever it was.
@@ -66,12 +70,10 @@ class Workers:
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         )
         (out / FAILURE).unlink(missing_ok=True)
-        self._trainer = TorchTrainer(
-            train_loop,
-            train_loop_config={"job": job, "out": str(out.absolute())},
-            scaling_config=scaling,
-            run_config=run,
-        )
+        self._told = len(elastic.starts(out))
+        told = {"job": job, "out": str(out.absolute())}
+        make = partial(elastic.ElasticTrainer, state=Path(job.state)) if workers.elastic else TorchTrainer
+        self._trainer = make(train_loop, train_loop_config=told, scaling_config=scaling, run_config=run)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, daemon=True, name="ray-train")
 
@@ -92,6 +94,12 @@ class Workers:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def news(self) -> list[str]:
+        """What happened to the group since this was asked last."""
+        rows = elastic.starts(self._out)[self._told :]
+        self._told += len(rows)
+        return [f"from step {step}: workers {n}" if n else "waiting for room for more workers" for step, n in rows]
 
     def join(self) -> str:
         """Wait for the end; gives why the workers gave up, empty when they did not. Raises `Failed` when they died."""
@@ -116,7 +124,7 @@ def train_loop(told: dict[str, Any]) -> None:
     if _read_failure(out):
         return
     try:
-        _train(job)
+        _train(job, out)
     except (NonFiniteLoss, UserError) as error:  # on every rank alike
         _write_failure(out, str(error))
     except torch.cuda.OutOfMemoryError as error:  # perhaps on this one only: ended by dying, and not begun again
@@ -124,7 +132,7 @@ def train_loop(told: dict[str, Any]) -> None:
         raise
 
 
-def _train(job: Job) -> None:
+def _train(job: Job, out: Path) -> None:
     import torch
     from ray.train.torch import get_device
 
@@ -146,6 +154,8 @@ def _train(job: Job) -> None:
     state = Path(job.state)
     if state.exists():
         trainer.load_state(state)
+    if ranks.rank == 0:
+        elastic.note_start(out, trainer.step, ranks.world)
     folders = [Path(f) for f in job.folders]
     with contextlib.ExitStack() as stack:
         logs = [

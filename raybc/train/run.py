@@ -188,6 +188,8 @@ class PackRun:
                 running = stack.enter_context(Workers(job, workers, self.out))
                 for stop in (s for s in self.stops if s > step):
                     while running.alive and not self._saved(stop):
+                        for line in running.news():
+                            cli.console.print(line)
                         show_latest(self.members, show)
                         time.sleep(0.2)
                     if not self._saved(stop):
