@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from raybc import cli
-from raybc.data import formats, show, store
+from raybc.data import formats, replay_findings, show, store
 from raybc.data.formats.base import Wanted
 from raybc.data.info import describe
 from raybc.data.load import read_for, step_limit_of
@@ -25,7 +25,7 @@ from raybc.data.names import obtain
 from raybc.data.replay import Replay, replay, task_of_data
 from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
-from raybc.data.verify import Report, TaskView, lost_in_replay, unreadable, verify
+from raybc.data.verify import Report, TaskView, unreadable, verify
 from raybc.envs.base import Task
 from raybc.registry import get_task
 from raybc.rollout.probe import probe_env
@@ -73,7 +73,7 @@ class VerifyArgs:
     horizon_length: int = 0
     """Episodes should be as long as a chunk of so many steps (0: not checked)."""
     replay: int = 0
-    """Play the recorded actions of so many episodes, spread evenly, and count successes."""
+    """Play the recorded actions of so many episodes, spread evenly, and compare successes, returns, observations."""
     images: bool = False
     """Read pictures, too, every frame of them."""
     json: bool = False
@@ -133,7 +133,7 @@ def verify_command(argv: list[str]) -> int:
     played = None
     if args.replay and report.readable:
         played = _replay(report, args.replay, quiet=args.json)
-        report = report.with_findings(lost_in_replay(source.path, played))
+        report = report.with_findings(replay_findings.findings(source.path, played))
     return _tell(report, played, args.json)
 
 

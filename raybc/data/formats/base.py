@@ -322,6 +322,14 @@ def hdf5_names(path: Path) -> set[str]:
         return set()
 
 
+def hdf5_names_in(group: Any, name: str) -> set[str]:
+    """The paths "name/..." of what the group `name` within `group` holds; none where it is no group."""
+    import h5py
+
+    inner = group.get(name)
+    return {f"{name}/{key}" for key in inner} if isinstance(inner, h5py.Group) else set()
+
+
 class Npz:
     """The arrays of an npz file, by name, each read when it is asked for; objects are refused, never unpickled."""
 
