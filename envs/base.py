@@ -28,6 +28,10 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
     before in this process.
     """
 
+    #: Whether a `Restorable` that begins in a state from the midst of an episode goes on as that episode did: no
+    #: controller, clock or noise knows more than the state.
+    complete_state: bool = False
+
     @abstractmethod
     def sim_state(self) -> np.ndarray:
         """The simulator's state as float64 (D,), enough to play the episode back; (0,) where it cannot be read."""

@@ -101,6 +101,7 @@ class GymEnv(SimEnv):
             space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32
         )
         self._model, self._data = self._mujoco()
+        self.complete_state = restore.is_complete(self._env)
         self._start = self._time = 0.0
         self._options = render
         self._viewer: Any = None  # of Gymnasium's MuJoCo base class

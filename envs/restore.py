@@ -51,6 +51,11 @@ def own_state(env: gymnasium.Env[Any, Any]) -> np.ndarray:
     return np.zeros(0)
 
 
+def is_complete(env: gymnasium.Env[Any, Any]) -> bool:
+    """Whether a state decides all that follows. FrankaKitchen adds noise to what it observes and steers by that."""
+    return not _is(env.unwrapped, KITCHEN)
+
+
 def split(env: gymnasium.Env[Any, Any], name: str, state: np.ndarray) -> Start:
     """A state of `env` taken apart; `UserError` where its size is not one that the module's head names."""
     data: Any = getattr(env.unwrapped, "data", None)

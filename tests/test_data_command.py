@@ -75,6 +75,33 @@ def test_stats(pointmass_demos: Path, capsys: Capture) -> None:
     assert "obs/state[3]" in text
 
 
+def test_stats_of_a_split(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The whole is the parts; nan outside of the split is no matter."""
+    data = formats.read(pointmass_demos)
+    starts, ends = data.episode_starts, data.episode_ends
+    for split in ("train", "valid"):
+        found = as_json(capsys, "stats", pointmass_demos, "--split", split)
+        rows = np.concatenate([data.actions_NA[starts[e] : ends[e]] for e in data.splits[split]]).astype("f8")
+        assert found["actions"]["count"] == len(rows)
+        for name, expected in (("mean", rows.mean(0)), ("std", rows.std(0)), ("q99", np.quantile(rows, 0.99, axis=0))):
+            np.testing.assert_allclose(found["actions"][name], expected, rtol=1e-6)
+    broken = tmp_path / "a.hdf5"
+    formats.get("robomimic").write_store(broken, tiny_store(splits={"train": [0, 2], "valid": [1], "empty": []}))
+    with h5py.File(broken, "a") as file:
+        file["data/demo_1/obs/arm"][2] = np.nan
+    assert as_json(capsys, "stats", broken, "--split=train")["actions"]["count"] == 8
+    for split, words in (
+        ("valid", "arm: expected finite numbers, got nan or inf in episode 1"),
+        ("trian", "unknown split 'trian': did you mean 'train'?"),
+        ("empty", "split 'empty': expected at least one episode, got none"),
+    ):
+        assert data_command("stats", broken, "--split", split) == 2
+        assert words in capsys.readouterr().err
+    store.write_store(tmp_path / "none", tiny_store())
+    assert data_command("stats", tmp_path / "none", "--split=train") == 2
+    assert "unknown split 'train': the data have no splits" in capsys.readouterr().err
+
+
 def test_verify(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = ["--env_name", "pointmass", "--horizon_length=4", "--replay=3"]
     text = printed(capsys, "verify", pointmass_demos, *flags)

@@ -54,6 +54,8 @@ class StatsArgs:
     """A path in any known format, or a published name."""
     env_name: str = ""
     """Also the observations that this task adds to what was recorded."""
+    split: str = ""
+    """Only of the episodes of this split (info names them), e.g. train: what a normalisation is fitted on."""
     images: bool = False
     """Also of pictures, for each channel."""
     states: bool = False
@@ -109,7 +111,8 @@ def info(argv: list[str]) -> int:
 
 def stats(argv: list[str]) -> int:
     args = cli.parse(StatsArgs, argv, "raybc.data stats", StatsArgs.__doc__ or "")
-    found = statistics(source_of(args.data, args.env_name), Wanted(images=args.images, states=args.states))
+    wanted = Wanted(images=args.images, states=args.states)
+    found = statistics(source_of(args.data, args.env_name), wanted, args.split)
     if args.json:
         print(json.dumps({name: summary.as_json() for name, summary in found.items()}))
     else:
@@ -207,7 +210,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 USAGE = """usage: python -m raybc.data {info,stats,verify,convert} PATH_OR_NAME [flags]
 
   info     what a data set is                demos.hdf5 [--json]
-  stats    what its numbers are              demos.hdf5 [--json]
+  stats    what its numbers are              demos.hdf5 [--split train] [--json]
   verify   what is wrong with it             demos.hdf5 [--env-name lift-human-low_dim] [--replay 8]
   convert  write it anew                     demos.hdf5 --out FOLDER [--format lerobot]
 

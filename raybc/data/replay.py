@@ -117,8 +117,8 @@ class Replay:
         return self._where(lambda e: e.step_drift is not None and e.step_drift > STEP_TOLERANCE)
 
     def other_returns(self) -> tuple[int, ...]:
-        """Episodes whose returns are others, where neither successes nor single steps can be compared."""
-        return self._where(lambda e: e.step_drift is None and _other_return(e))
+        """Episodes whose returns are others, where nothing else says that they went well."""
+        return self._where(lambda e: e.step_drift is None and e.success is not True and _other_return(e))
 
     def drifted(self) -> tuple[int, ...]:
         """Episodes whose observations went elsewhere, where nothing else can be compared."""
@@ -267,8 +267,10 @@ def _apart(obs: Obs, recorded: Recording, step: int, spread: Mapping[str, np.nda
 
 def _single_steps(env: SimEnv, recorded: Recording, spread: Mapping[str, np.ndarray]) -> float | None:
     """How far single steps from recorded states lead from where they led, in the median of `STEPS` of them."""
-    if recorded.states is None or len(recorded.actions) < 2 or not isinstance(env, Restorable):
+    if recorded.states is None or len(recorded.actions) < 2:
         return None
+    if not (isinstance(env, Restorable) and env.complete_state):
+        return None  # robosuite's controllers and clocks remember more than a state holds
     told = []
     for step in np.unique(np.linspace(0, len(recorded.actions) - 2, STEPS).round().astype(int)).tolist():
         env.start_at(recorded.states[step])
