@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,22 @@ def test_convert(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None
     text = printed(capsys, "convert", pointmass_demos, "--out", tmp_path / "c", "--format", "lerobot", "--no-states")
     assert f"note: the fingerprint was {data.fingerprint()}" in text
     np.testing.assert_array_equal(formats.read(tmp_path / "c").actions_NA, data.actions_NA)
+
+
+def test_progress_of_a_conversion_has_a_total(
+    pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals, told = [], []
+
+    @contextlib.contextmanager
+    def progress(_: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+        totals.append(total)
+        yield told.append
+
+    monkeypatch.setattr("raybc.data.__main__._progress", progress)
+    assert data_command("convert", pointmass_demos, "--out", tmp_path / "a") == 0
+    assert (totals, told[-1]) == ([40], 40)
+    assert told == sorted(told)
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, capsys: Capture) -> None:

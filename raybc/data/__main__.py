@@ -180,7 +180,8 @@ def convert(argv: list[str]) -> int:
     writer = formats.get(args.format)
     store.refuse_existing(args.out)
     source = source_of(args.data)
-    with _progress(f"convert to {args.format}", None, quiet=False) as update:
+    total = formats.count(source.path, source.format)
+    with _progress(f"convert to {args.format}", total, quiet=False) as update:
         if args.format == store.NAME:
             limit = step_limit_of(source.task, source.format)
             made = store.convert(

@@ -7,6 +7,7 @@ A format is a module of this package with
     about(path) -> About            what is said of the set as a whole
     parts(path, wanted)             its episodes in order, one or several at a time (an iterator of `Part`)
     write_store(path, store)        whole or not at all
+    count(path) -> int | None       how many episodes, before they are read; may be left out
 
 and a line in `raybc.data.formats.FORMATS`. What a part holds is checked here, once for all formats.
 """

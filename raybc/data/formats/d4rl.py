@@ -39,6 +39,13 @@ def matches(path: Path) -> bool:
     return {"observations", "actions"} <= base.hdf5_names(path)
 
 
+def count(path: Path) -> int | None:
+    """None of old files, whose episodes are known by the environment's step limit."""
+    with base.opened_hdf5(path, "D4RL HDF5") as file:
+        flags = [base.hdf5_array(file, key, str(path))[()] for key in ("terminals", "timeouts") if key in file]
+        return int(np.logical_or(*flags).sum()) if len(flags) == 2 else None
+
+
 def about(path: Path) -> About:
     return About(reward_is_success=True)
 

@@ -51,6 +51,10 @@ def _open(path: Path) -> Any:
         return minari.MinariDataset(folder)
 
 
+def count(path: Path) -> int:
+    return int(read_json(_folder(path) / METADATA)["total_episodes"])
+
+
 def about(path: Path) -> About:
     dataset = _open(path)
     space = dataset.action_space
