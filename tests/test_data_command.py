@@ -119,14 +119,17 @@ def test_verify(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
         file["data/demo_3/obs/goal"][2] = np.nan
         file["data/demo_4/actions"][...] = 0
         file["data/demo_4/dones"][1] = 1
+        file["data/demo_9/actions"][3] = np.inf
     found = as_json(capsys, "verify", tmp_path / "bad.hdf5", "--replay", 40, "--horizon_length=17", status=1)
     kinds = {f["kind"]: f for f in found["findings"]}
     assert sorted(kinds) == ["done_early", "not_finite", "replay"]
-    assert kinds["not_finite"]["episodes"] == [3]
+    broken = {f["key"]: f["episodes"] for f in found["findings"] if f["kind"] == "not_finite"}
+    assert broken == {"goal": [3], "actions": [9]}
     assert (kinds["replay"]["severity"], kinds["replay"]["episodes"]) == ("warning", [4])
-    assert found["replay"]["successes"] == 39
+    assert found["replay"]["successes"] == 38
+    assert 9 not in [e["episode"] for e in found["replay"]["episodes"]]
     text = printed(capsys, "verify", tmp_path / "bad.hdf5", status=1)
-    assert "bad: 2 errors, 0 warnings" in text
+    assert "bad: 3 errors, 0 warnings" in text
     assert "nan or inf" in text
 
 

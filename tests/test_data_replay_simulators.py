@@ -102,6 +102,11 @@ def test_d4rl_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     write_d4rl(path, episodes, mujoco_infos(episodes, 9, 8))
     assert verify() == 2
     assert "episode 0: state of halfcheetah: expected 9 positions, 9 velocities, 18 numbers" in capsys.readouterr().err
+    infos = mujoco_infos(episodes, 9, 9)
+    infos["qvel"][3] = np.nan
+    write_d4rl(path, episodes, infos)
+    assert verify() == 2
+    assert "--replay: episode 0: states: expected finite numbers, got nan or inf" in capsys.readouterr().err
     write_d4rl(path, episodes, {})
     assert verify() == 2
     assert "nothing says how an episode began" in capsys.readouterr().err

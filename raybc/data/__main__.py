@@ -136,6 +136,7 @@ def verify_command(argv: list[str]) -> int:
     played = None
     if args.replay and report.readable:
         played = _replay(report, args.replay, quiet=args.json)
+    if played is not None:
         report = report.with_findings(replay_findings.findings(source.path, played))
     return _tell(report, played, args.json)
 
@@ -153,10 +154,14 @@ def _look_at(task: Task) -> TaskView:
         return TaskView(task, probe_env(env))
 
 
-def _replay(report: Report, count: int, quiet: bool) -> Replay:
-    """`count` episodes, spread evenly, or as many as there are."""
-    last = report.episodes - 1
-    chosen = np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(np.int64))
+def _replay(report: Report, count: int, quiet: bool) -> Replay | None:
+    """`count` episodes, spread evenly, or as many as there are; those with actions that are not finite are left out (a
+    finding says so), and None comes where no others are left."""
+    broken = [e for f in report.findings if (f.kind, f.key) == ("not_finite", "actions") for e in f.episodes]
+    whole = np.setdiff1d(np.arange(report.episodes), broken)
+    if not len(whole):
+        return None
+    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, min(count, len(whole))).round().astype(np.int64))]
     task = task_of_data(report.source, report.env_args)
     with contextlib.closing(task.make(None)) as env, _progress(f"replay in {task.name}", len(chosen), quiet) as update:
         return replay(report.source, task, env, chosen, report.success_E, lambda done, _: update(done))

@@ -178,7 +178,7 @@ def replay(
 ) -> Replay:
     """Play the recorded actions of `episodes` in `env`. on_episode: how many are played, and how many succeeded.
 
-    Raises `UserError` where nothing says how an episode began.
+    Raises `UserError` where nothing says how an episode began, and where actions or states are not finite.
     """
     recorded = _recordings(source, set(episodes.tolist()))
     size = recorded[int(episodes[0])].actions.shape[1:]
@@ -187,6 +187,12 @@ def replay(
             f"{source.path}: --replay: expected actions of {task.name}, {env.action_space.shape}, got {size}; name the "
             "task that the data were recorded in with --env_name"
         )
+    for episode, recording in recorded.items():
+        for what, numbers in (("actions", recording.actions), ("states", recording.states)):
+            if numbers is not None and not np.isfinite(numbers).all():
+                raise UserError(
+                    f"{source.path}: --replay: episode {episode}: {what}: expected finite numbers, got nan or inf"
+                )
     starts = starts_of(source, env, recorded)
     spread = _spread(recorded)
     rewarded = any(r.rewards.any() for r in recorded.values())  # formats without rewards are read as zeros
@@ -221,10 +227,12 @@ def _recordings(source: Source, wanted: set[int]) -> dict[int, Recording]:
 
 
 def _spread(recorded: Mapping[int, Recording]) -> dict[str, np.ndarray]:
-    """The standard deviation (D,) of each observation; 1 where it does not vary."""
+    """The standard deviation (D,) of each observation; 1 where it does not vary. nan and inf are passed over."""
     found = {}
     for key in next(iter(recorded.values())).obs:
-        std = np.concatenate([r.obs[key] for r in recorded.values()]).std(axis=0, dtype=np.float64)
+        rows = np.concatenate([r.obs[key] for r in recorded.values()])
+        good = rows[np.isfinite(rows).all(axis=1)]
+        std = good.std(axis=0, dtype=np.float64) if len(good) else np.ones(rows.shape[1])
         found[key] = np.where(std < 1e-6, 1.0, std)
     return found
 
@@ -234,11 +242,9 @@ def _play(
 ) -> Replayed:
     obs = starts.begin(episode)
     known = task.has_success and (starts.seeded or _same_goal(obs, recorded))
-    drift = _apart(obs, recorded, 0, spread)
-    success, rewards = False, []
+    success, rewards, drifts = False, [], []
     for step, action in enumerate(recorded.actions):
-        if drift is not None:
-            drift = max(drift, _apart(obs, recorded, step, spread) or 0.0)
+        drifts.append(_apart(obs, recorded, step, spread))
         obs, reward, terminated, _, info = env.step(action)
         success = success or bool(info["success"])
         rewards.append(float(reward))
@@ -251,16 +257,17 @@ def _play(
         max_reward=max(rewards),
         steps=len(rewards),
         replayed_return=sum(rewards),
-        drift=drift,
+        drift=max((x for x in drifts if x is not None), default=None),
     )
 
 
 def _apart(obs: Obs, recorded: Recording, step: int, spread: Mapping[str, np.ndarray]) -> float | None:
-    """How far `obs` are from those recorded at `step`: the observation that is farthest. None: they share none."""
+    """How far `obs` are from those recorded at `step`: the observation that is farthest. None: they share none that is
+    finite."""
     apart = [
         (obs[key].astype(np.float64) - recorded.obs[key][step]) / std
         for key, std in spread.items()
-        if key in obs and obs[key].shape == std.shape
+        if key in obs and obs[key].shape == std.shape and np.isfinite(recorded.obs[key][step]).all()
     ]
     return max((float(np.sqrt((x**2).mean())) for x in apart), default=None)
 
