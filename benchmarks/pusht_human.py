@@ -1,9 +1,9 @@
-"""PushT from human demonstrations, beside the published numbers: `python benchmarks/pusht_human.py DATA_DIR`.
+"""PushT from human demonstrations, beside the published numbers: `python benchmarks/pusht_human.py DATA`.
 
-DATA_DIR holds `pusht_state.npz`: the 206 episodes of Diffusion Policy's demonstrations with the block's pose: state
-(N, 5) = agent x, y, block x, y, angle, action (N, 2), reward, episode_ends. They are written as robomimic HDF5; a state
-policy is trained for each seed, and each is measured on the same final starts. The score is that of the literature: the
-largest reward of an episode (coverage / 0.95), averaged over starts.
+DATA is any file of PushT that `raybc.data` reads and that tells the block's pose: Diffusion Policy's zarr, or an npz
+with state (N, 5) = agent x, y, block x, y, angle, action (N, 2), episode_ends. A state policy is trained on all
+episodes for each seed (`--set holdout_seed=0` holds out a fifth), and each is measured on the same final starts. The
+score is that of the literature: the largest reward of an episode (coverage / 0.95), averaged over starts.
 """
 
 from __future__ import annotations
@@ -16,34 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from raybc.data.formats.robomimic import Demo, write
-from raybc.envs.pusht import PUSHT, keypoints
-
 RECIPE = {
     "env_name": "pusht-human-low_dim", "action_chunking": True, "horizon_length": 16, "execute_steps": 8,
     "obs_steps": 2, "hidden_width": 512, "hidden_depth": 4, "use_fourier_features": True, "batch_size": 256,
     "lr": 1e-3, "lr_schedule": "cosine", "weight_decay": 1e-4, "normalization": "min_max",
     "flow_steps": 10, "eval_temperature": 1.0,
 }  # fmt: skip
-
-
-def convert(source: Path, target: Path) -> None:
-    with np.load(source, allow_pickle=False) as data:
-        state, action, reward = data["state"].astype(np.float32), data["action"].astype(np.float32), data["reward"]
-        ends = data["episode_ends"]
-    env = PUSHT.make(None)
-    demos = []
-    for first, end in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True):
-        here = state[first:end]
-        obs = {"agent_pos": here[:, :2], "block_pose": here[:, 2:], "keypoints": keypoints(here[:, 2:])}
-        obs = {k: v.astype(np.float32) for k, v in obs.items()}
-        after = {k: np.concatenate([v[1:], v[-1:]]) for k, v in obs.items()}
-        done = np.zeros(end - first, np.int64)
-        done[-1] = 1
-        demos.append(Demo(obs, after, action[first:end], reward[first:end].astype(np.float32), done,
-                          here.astype(np.float64), seed=len(demos)))  # fmt: skip
-    write(target, demos, env.env_args(), {})
-    env.close()
 
 
 def run(*words: object) -> None:
@@ -59,16 +37,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/pusht_human"))
     parser.add_argument("--set", nargs="*", default=[], metavar="FLAG=VALUE", help="flags of raybc.train to change")
     args = parser.parse_args()
-    dataset = args.out / "pusht_human.hdf5"
-    if not dataset.exists():
-        convert(args.data / "pusht_state.npz", dataset)
     flags = RECIPE | {"training_steps": args.training_steps, "eval_interval": args.training_steps}
     flags |= dict(item.split("=", 1) for item in args.set)
     rows = []
     for seed in range(args.seeds):
         folder = args.out / f"seed_{seed}"
         words = [f"--{k}={v}" for k, v in flags.items()]
-        run("raybc.train", *words, f"--seed={seed}", f"--dataset={dataset}", f"--out={folder}", "--resume",
+        run("raybc.train", *words, f"--seed={seed}", f"--dataset={args.data}", f"--out={folder}", "--resume",
             "--save_interval=-1", "--eval_episodes=20")  # fmt: skip
         run("raybc.rollout", folder, f"--episodes={args.episodes}", f"--out={folder / 'final'}", "--overwrite")
         rows.append(json.loads((folder / "final/metrics.json").read_text())["settings"][0])

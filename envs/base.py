@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
@@ -28,6 +28,10 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
     before in this process.
     """
 
+    #: Whether a `Restorable` that begins in a state from the midst of an episode goes on as that episode did: no
+    #: controller, clock or noise knows more than the state.
+    complete_state: bool = False
+
     @abstractmethod
     def sim_state(self) -> np.ndarray:
         """The simulator's state as float64 (D,), enough to play the episode back; (0,) where it cannot be read."""
@@ -48,6 +52,24 @@ class Restorable(Protocol):
     def start_at(self, state: np.ndarray) -> Obs:
         """A reset to a recorded state: what `sim_state()` gave at the start of an episode, or what the adapter says
         of states that others recorded. Raises `UserError` where it has another size."""
+
+
+@runtime_checkable
+class Observed(Protocol):
+    """A `Restorable` environment whose observations tell its state, so that recordings of them are enough."""
+
+    def state_of(self, obs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """A state for `start_at` from recorded observations of one step (D,), by name; None where they do not tell it.
+        Velocities that are not observed are taken to be 0: right where an episode begins at rest."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """An environment that can tell success from recorded states, for data that do not mark it."""
+
+    def solved_in(self, states_TS: np.ndarray) -> bool | None:
+        """Whether its task is solved in any of these states, in the layout of `start_at`; None where it has no task of
+        its own (the goal is drawn at each reset)."""
 
 
 class Expert(Protocol):

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from raybc.envs.base import EnvName, RenderOptions, Task
-from raybc.envs.gym import GymEnv, make_registered
+from raybc.envs.gym import GymEnv
+from raybc.envs.registered import make_registered
+from raybc.envs.restore import Start, set_mujoco
 
 #: D4RL's returns of a random and of an expert policy (REF_MIN_SCORE, REF_MAX_SCORE), by task.
 REFERENCE: dict[str, tuple[float, float]] = {
@@ -123,6 +125,24 @@ class _AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
         success = float(np.hypot(*(obs[:2] - self._goal))) <= GOAL_RADIUS
         return obs, float(success), success, False, {"success": success}
 
+    #: D4RL's older files do not record the goal; then it is drawn as for evaluation.
+    own_optional = True
+
+    def own_state(self) -> np.ndarray:
+        """The goal (2,) in D4RL's coordinates."""
+        return self._goal
+
+    def restore(self, start: Start) -> np.ndarray:
+        """D4RL records positions in its own coordinates; `sim_state` has MuJoCo's."""
+        if start.own.size:
+            self._goal = start.own.copy()
+            self._base.goal = self._goal + self._origin
+            self._base.update_target_site_pos()
+        if not start.ours:
+            start.qpos[:2] += self._origin
+        set_mujoco(self._base.ant_env, start)
+        return self._observation()
+
     def _observation(self) -> np.ndarray:
         obs = np.concatenate([self._base.data.qpos, self._base.data.qvel])
         obs[:2] -= self._origin
@@ -174,6 +194,15 @@ class _Kitchen(gymnasium.ObservationWrapper[Any, Any, Any]):
         return np.concatenate([values[:9], values[18:39], self._goal])
 
 
+class KitchenEnv(GymEnv):
+    """D4RL's data of the kitchen hold no states, but all positions are observed."""
+
+    def state_of(self, obs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """qpos (30,) as observed, with the noise of that, and qvel (29,) at rest."""
+        state = obs.get("state")
+        return None if state is None or state.shape != (60,) else np.concatenate([state[:30], np.zeros(29)])
+
+
 def _kitchen_success(info: dict[str, Any]) -> bool:
     return not info["tasks_to_complete"]
 
@@ -218,7 +247,7 @@ def _kitchen(name: str, elements: tuple[str, ...], render: RenderOptions | None)
             make_registered("FrankaKitchen-v1", options, module="gymnasium_robotics", extra="robotics", **kwargs)
         )
 
-    return GymEnv(
+    return KitchenEnv(
         make,
         name=name,
         packages=ROBOTICS,

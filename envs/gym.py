@@ -16,18 +16,17 @@ import io
 import math
 import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task, require
+from raybc.envs import restore
+from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task
 from raybc.envs.convert import action_space, fields, fit
 from raybc.envs.gl import choose_gl
+from raybc.envs.registered import make_quietly, render_kwargs
 from raybc.strict import near
 from raybc.types import UserError
 
@@ -102,6 +101,7 @@ class GymEnv(SimEnv):
             space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32
         )
         self._model, self._data = self._mujoco()
+        self.complete_state = restore.is_complete(self._env)
         self._start = self._time = 0.0
         self._options = render
         self._viewer: Any = None  # of Gymnasium's MuJoCo base class
@@ -210,10 +210,22 @@ class GymEnv(SimEnv):
             self._env.close()
 
     def sim_state(self) -> np.ndarray:
-        """MuJoCo's [time, qpos, qvel] as float64 (1 + nq + nv,); (0,) of other simulators."""
+        """MuJoCo's [time, qpos, qvel] as float64 (1 + nq + nv,), then the task's own numbers (`raybc.envs.restore`), if
+        any; (0,) of other simulators."""
         if self._data is None:
             return np.zeros(0)
-        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel])
+        own = restore.own_state(self._env)
+        return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel, own])
+
+    def start_at(self, state: np.ndarray) -> Obs:
+        """Begin in a state of `sim_state`, or in one as D4RL, OGBench and Minari record it: the same without the time.
+
+        Raises `UserError` where it has another size, and where this environment cannot be set to a state.
+        """
+        self.reset(seed=0)  # counters, and what the state does not hold
+        obs = restore.begin(self._env, self._name, state)
+        self._start = self._time = self._data.time
+        return self._obs(obs)
 
     def env_args(self) -> dict[str, Any]:
         return {
@@ -240,54 +252,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return str(getattr(sys.modules.get(package), "__version__", "unknown"))
-
-
-def render_kwargs(render: RenderOptions | None) -> dict[str, Any]:
-    """What environments on Gymnasium's MuJoCo base class take in order to draw."""
-    if render is None:
-        return {}
-    kwargs: dict[str, Any] = {"render_mode": "rgb_array", "width": render.width, "height": render.height}
-    return kwargs | ({"camera_name": render.camera} if render.camera is not None else {})
-
-
-def import_quietly(module: str, extra: str) -> ModuleType:
-    """`require` without the notices that packages of the Farama Foundation print when they are imported."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        return require(module, extra)
-
-
-def make_registered(
-    env_id: str, render: RenderOptions | None, *, module: str, extra: str, **kwargs: Any
-) -> gymnasium.Env[Any, Any]:
-    """`gymnasium.make` of an environment on Gymnasium's MuJoCo base class, without step limit and checker.
-
-    module: is imported first, because that registers it; extra: of raybc, that installs it.
-    """
-    import_quietly(module, extra)
-    return _make_quietly(env_id, **kwargs, **render_kwargs(render))
-
-
-def _make_quietly(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
-    with warnings.catch_warnings():
-        # Whoever wrote the id decided on the version; data were made in older ones.
-        warnings.filterwarnings("ignore", message="(?s).*is out of date")
-        with _own_folder() if "Maze_" in env_id else contextlib.nullcontext():
-            return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **kwargs)
-
-
-@contextlib.contextmanager
-def _own_folder() -> Iterator[None]:
-    """A folder for temporary files of its own, where Gymnasium-Robotics writes the model of a maze.
-
-    It calls it ant_maze.xml in the common folder: processes that start together would read each other's halves.
-    """
-    kept = tempfile.gettempdir()
-    with tempfile.TemporaryDirectory() as folder:
-        tempfile.tempdir = folder
-        try:
-            yield
-        finally:
-            tempfile.tempdir = kept
 
 
 # Names: gym:ID and module:callable
@@ -331,23 +295,39 @@ def _spec(name: str) -> Any:
     return gymnasium.registry[bare_id]
 
 
-def _registered_env(name: str, render: RenderOptions | None) -> GymEnv:
+def of_data(env_id: str, kwargs: Mapping[str, Any]) -> Task | None:
+    """The `Task` of an environment that data name, with the arguments that they record; None of unknown ids.
+
+    Only what gymnasium and the packages of `REGISTERING` register is made: data do not say what is imported.
+    """
+    for package in REGISTERING:
+        with contextlib.suppress(ModuleNotFoundError), contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module(package)
+    if env_id not in gymnasium.registry:
+        return None
+    name, spec = PREFIX + env_id, gymnasium.registry[env_id]
+    arguments = {k: v for k, v in kwargs.items() if k != "render_mode"}
+    make = functools.partial(_registered_env, name, arguments=arguments)
+    return _task(name, "gymnasium", make, spec.max_episode_steps or MAX_STEPS)
+
+
+def _registered_env(name: str, render: RenderOptions | None, arguments: Mapping[str, Any] | None = None) -> GymEnv:
     def make(options: RenderOptions | None) -> gymnasium.Env[Any, Any]:
-        spec, kwargs = _spec(name), render_kwargs(options)
+        spec, kwargs = _spec(name), {**(arguments or {}), **render_kwargs(options)}
         try:
             try:
-                return _make_quietly(spec.id, **kwargs)
+                return make_quietly(spec.id, **kwargs)
             except TypeError as error:
                 if options is None or "unexpected keyword argument" not in str(error):
                     raise
             # Not on the MuJoCo base class: it draws at a size of its own.
             if options.camera is not None:
                 raise UserError(f"camera of {name}: this simulator has no named cameras, got {options.camera!r}")
-            return _make_quietly(spec.id, render_mode="rgb_array")
+            return make_quietly(spec.id, **{**(arguments or {}), "render_mode": "rgb_array"})
         except (gymnasium.error.Error, ImportError) as error:  # a missing package, a version that is no more
             raise UserError(f"{name}: {error}") from error
 
-    return GymEnv(make, name=name, render=render)
+    return GymEnv(make, name=name, render=render, env_kwargs=dict(arguments or {}))
 
 
 def from_callable(name: str, fn: Callable[..., Any]) -> Task:

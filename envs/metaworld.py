@@ -20,7 +20,8 @@ import gymnasium
 import numpy as np
 
 from raybc.envs.base import EnvName, Expert, Obs, RenderOptions, SimEnv, Task, require
-from raybc.envs.gym import GymEnv, render_kwargs
+from raybc.envs.gym import GymEnv
+from raybc.envs.registered import render_kwargs
 from raybc.strict import near
 from raybc.types import UserError
 

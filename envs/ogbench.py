@@ -33,6 +33,7 @@ import numpy as np
 from raybc.envs.base import EnvName, Obs, RenderOptions, Task, require
 from raybc.envs.gym import GymEnv
 from raybc.envs.ogbench_experts import MakeExpert
+from raybc.envs.restore import Start, split
 from raybc.types import UserError
 
 EXAMPLES = ("cube-single-play-v0", "cube-single-play-singletask-v0", "antmaze-medium-navigate-v0", "cube-single-v0")
@@ -152,6 +153,18 @@ class OGBenchEnv(GymEnv):
             for array, value in zip(shown, kept, strict=True):
                 array[:] = value
 
+    def solved_in(self, states_TS: np.ndarray) -> bool | None:
+        """By OGBench's own relabelling for singletask environments; None where the goal is observed."""
+        if "goal" in self.observation_space.spaces:
+            return None
+        from ogbench.relabel_utils import relabel_dataset
+
+        parts = [split(self._env, self._name, state) for state in states_TS]
+        rows: dict[str, Any] = {"qpos": np.stack([p.qpos for p in parts])}
+        rows["button_states"] = np.stack([p.own for p in parts])
+        relabel_dataset(self._name, self._env, rows)
+        return bool((rows["masks"] == 0).any())
+
 
 def _make(name: str, render: RenderOptions | None) -> gymnasium.Env[Any, Any]:
     require("ogbench", "ogbench")
@@ -221,6 +234,17 @@ class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
             state, info = self.env.reset(seed=seed, options=options)
         self._goal = np.asarray(info["goal"]) if self._goal_mode else None
         return self._obs(state), info
+
+    def own_state(self) -> np.ndarray:
+        """Which buttons are lit (0 or 1), of scene and puzzle; (0,) elsewhere."""
+        return np.asarray(getattr(self._base, "_cur_button_states", ()), np.float64)
+
+    def restore(self, start: Start) -> Obs:
+        """OGBench's data name no goal: it stays that of the reset before."""
+        base, more = self._base, (start.own.astype(np.int64),) if start.own.size else ()
+        base.set_state(start.qpos, start.qvel, *more)
+        with self._own_generator():
+            return self._obs(base.compute_observation() if hasattr(base, "compute_observation") else base.get_ob())
 
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         with self._own_generator():

@@ -34,6 +34,8 @@ class PointMassEnv(SimEnv):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's own convention)
 
+    complete_state = True
+
     def __init__(self, render: RenderOptions | None = None, pixels: bool = False) -> None:
         self._render, self._pixels = render, pixels
         high = np.full(4, np.inf, np.float32)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -37,6 +38,19 @@ def keypoints(block_pose: np.ndarray) -> np.ndarray:
     x = c * CORNERS[:, 0] - s * CORNERS[:, 1] + pose[:, :1]
     y = s * CORNERS[:, 0] + c * CORNERS[:, 1] + pose[:, 1:2]
     return np.stack([x, y], axis=2).reshape(len(pose), 16)
+
+
+def pose_of(corners: np.ndarray) -> np.ndarray:
+    """The block's pose (3,) from its corners (16,), the inverse of `keypoints`: exact but for rounding.
+
+    Raises `UserError` where they are not the corners of this block in this order (a pixel is allowed).
+    """
+    x0, y0, x1, y1 = np.asarray(corners[:4], np.float64)  # the ends of the bar's outer side
+    pose = np.array([(x0 + x1) / 2, (y0 + y1) / 2, np.arctan2(y1 - y0, x1 - x0)])
+    far = float(np.abs(keypoints(pose[None])[0] - corners).max())
+    if far > 1:
+        raise UserError(f"keypoints of PushT: expected the corners of its block in gym_pusht's order; {far:.3g} px off")
+    return pose
 
 
 class _Coverage:
@@ -92,10 +106,35 @@ class PushTEnv(GymEnv):
         return super().reset(seed=seed, options=options)
 
     def start_at(self, state: np.ndarray) -> Obs:
-        """Begin at rest in a recorded state (5,): agent x, y, block x, y, angle; of a `sim_state` (10,) these five."""
+        """Begin in a `sim_state` (10,) as it was, or at rest from (5,) as Diffusion Policy writes `seed_state`: agent
+        x, y, block x, y, angle, where gym_pusht (as the recorder did) turns the block about its centre of mass.
+
+        Where the agent stands within the block the first steps differ by some pixels: how pymunk was about to part them
+        is in no state."""
         if state.shape not in ((5,), (10,)):
             raise UserError(f"state of PushT: expected 5 or 10 numbers, got {state.size}")
-        return self.reset(seed=0, options={"reset_to_state": np.asarray(state[:5], np.float64)})[0]
+        state = np.asarray(state, np.float64)
+        obs = self.reset(seed=0, options={"reset_to_state": state[:5]})[0]
+        if state.size == 5:
+            return obs
+        base: Any = self._env.unwrapped
+        agent, block = base.agent, base.block
+        agent.position, agent.velocity = state[:2].tolist(), state[5:7].tolist()
+        block.angle = state[4]  # first: turning moves what `position` is
+        block.position, block.velocity, block.angular_velocity = state[2:4].tolist(), state[7:9].tolist(), state[9]
+        base.space.reindex_shapes_for_body(agent)
+        base.space.reindex_shapes_for_body(block)
+        return self._obs(self._env.observation(base.get_obs()) if isinstance(self._env, _State) else base.get_obs())
+
+    def state_of(self, obs: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The state (10,) at rest, from `agent_pos` and `block_pose` or `keypoints` (LeRobot: `state` and
+        `environment_state`)."""
+        agent, pose = obs.get("agent_pos"), obs.get("block_pose")
+        corners = obs.get("keypoints", obs.get("environment_state"))
+        if agent is None or (pose is None and (corners is None or corners.shape != (16,))):
+            return None
+        pose = pose_of(corners) if pose is None and corners is not None else pose
+        return np.concatenate([agent, pose, np.zeros(5)]).astype(np.float64)
 
     def sim_state(self) -> np.ndarray:
         """float64 (10,): agent x, y, block x, y, angle; then the velocities of these five."""

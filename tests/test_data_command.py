@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,33 @@ def test_stats(pointmass_demos: Path, capsys: Capture) -> None:
     assert "obs/state[3]" in text
 
 
+def test_stats_of_a_split(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The whole is the parts; nan outside of the split is no matter."""
+    data = formats.read(pointmass_demos)
+    starts, ends = data.episode_starts, data.episode_ends
+    for split in ("train", "valid"):
+        found = as_json(capsys, "stats", pointmass_demos, "--split", split)
+        rows = np.concatenate([data.actions_NA[starts[e] : ends[e]] for e in data.splits[split]]).astype("f8")
+        assert found["actions"]["count"] == len(rows)
+        for name, expected in (("mean", rows.mean(0)), ("std", rows.std(0)), ("q99", np.quantile(rows, 0.99, axis=0))):
+            np.testing.assert_allclose(found["actions"][name], expected, rtol=1e-6)
+    broken = tmp_path / "a.hdf5"
+    formats.get("robomimic").write_store(broken, tiny_store(splits={"train": [0, 2], "valid": [1], "empty": []}))
+    with h5py.File(broken, "a") as file:
+        file["data/demo_1/obs/arm"][2] = np.nan
+    assert as_json(capsys, "stats", broken, "--split=train")["actions"]["count"] == 8
+    for split, words in (
+        ("valid", "arm: expected finite numbers, got nan or inf in episode 1"),
+        ("trian", "unknown split 'trian': did you mean 'train'?"),
+        ("empty", "split 'empty': expected at least one episode, got none"),
+    ):
+        assert data_command("stats", broken, "--split", split) == 2
+        assert words in capsys.readouterr().err
+    store.write_store(tmp_path / "none", tiny_store())
+    assert data_command("stats", tmp_path / "none", "--split=train") == 2
+    assert "unknown split 'train': the data have no splits" in capsys.readouterr().err
+
+
 def test_verify(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = ["--env_name", "pointmass", "--horizon_length=4", "--replay=3"]
     text = printed(capsys, "verify", pointmass_demos, *flags)
@@ -90,14 +119,17 @@ def test_verify(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
         file["data/demo_3/obs/goal"][2] = np.nan
         file["data/demo_4/actions"][...] = 0
         file["data/demo_4/dones"][1] = 1
+        file["data/demo_9/actions"][3] = np.inf
     found = as_json(capsys, "verify", tmp_path / "bad.hdf5", "--replay", 40, "--horizon_length=17", status=1)
     kinds = {f["kind"]: f for f in found["findings"]}
     assert sorted(kinds) == ["done_early", "not_finite", "replay"]
-    assert kinds["not_finite"]["episodes"] == [3]
+    broken = {f["key"]: f["episodes"] for f in found["findings"] if f["kind"] == "not_finite"}
+    assert broken == {"goal": [3], "actions": [9]}
     assert (kinds["replay"]["severity"], kinds["replay"]["episodes"]) == ("warning", [4])
-    assert found["replay"]["successes"] == 39
+    assert found["replay"]["successes"] == 38
+    assert 9 not in [e["episode"] for e in found["replay"]["episodes"]]
     text = printed(capsys, "verify", tmp_path / "bad.hdf5", status=1)
-    assert "bad: 2 errors, 0 warnings" in text
+    assert "bad: 3 errors, 0 warnings" in text
     assert "nan or inf" in text
 
 
@@ -169,6 +201,22 @@ def test_convert(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None
     text = printed(capsys, "convert", pointmass_demos, "--out", tmp_path / "c", "--format", "lerobot", "--no-states")
     assert f"note: the fingerprint was {data.fingerprint()}" in text
     np.testing.assert_array_equal(formats.read(tmp_path / "c").actions_NA, data.actions_NA)
+
+
+def test_progress_of_a_conversion_has_a_total(
+    pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals, told = [], []
+
+    @contextlib.contextmanager
+    def progress(_: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+        totals.append(total)
+        yield told.append
+
+    monkeypatch.setattr("raybc.data.__main__._progress", progress)
+    assert data_command("convert", pointmass_demos, "--out", tmp_path / "a") == 0
+    assert (totals, told[-1]) == ([40], 40)
+    assert told == sorted(told)
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, capsys: Capture) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raybc.data import formats
+from raybc.data import formats, replay_findings
 from raybc.data.formats import robomimic
 from raybc.data.replay import replay, task_of_data
 from raybc.data.scan import Source, source_of
@@ -68,19 +68,37 @@ def test_the_data_name_their_task(pointmass_demos: Path) -> None:
 class Fixed(SimEnv):
     """Cannot begin in a recorded state."""
 
+    action_space = POINTMASS.make(None).action_space
+
 
 def test_what_cannot_be_replayed_is_said(pointmass_demos: Path, tmp_path: Path) -> None:
     source = converted(pointmass_demos, tmp_path)
     assert not issubclass(Fixed, Restorable)
-    with pytest.raises(UserError, match=r"--replay: this adapter \(object\) cannot begin in a recorded state"):
-        replay(source, POINTMASS, object(), SOME, None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"--replay: this adapter \(Fixed\) cannot begin in a recorded state"):
+        replay(source, POINTMASS, Fixed(), SOME, None)  # type: ignore[abstract]
     data = dataclasses.replace(formats.read(pointmass_demos), source=tmp_path)
     formats.get("episode_ends").write_store(tmp_path / "a.npz", data)
-    with pytest.raises(UserError, match=r"a\.npz: --replay: nothing says how an episode began"):
+    with pytest.raises(UserError, match=r"a\.npz: --replay: nothing says how an episode began: .* \(got goal, state\)"):
         replay(source_of(str(tmp_path / "a.npz")), POINTMASS, POINTMASS.make(None), SOME, None)
-    task = dataclasses.replace(POINTMASS, has_success=False)
-    with pytest.raises(UserError, match="pointmass has no notion of success"):
-        replay(source, task, POINTMASS.make(None), SOME, None)
+    cut = dataclasses.replace(data, actions_NA=data.actions_NA[:, :1])
+    formats.get("store").write_store(tmp_path / "cut", cut)
+    with pytest.raises(UserError, match=r"expected actions of pointmass, \(2,\), got \(1,\); name the task"):
+        replay(source_of(str(tmp_path / "cut")), POINTMASS, POINTMASS.make(None), SOME, None)
+
+
+def test_without_success_returns_are_compared(pointmass_demos: Path, tmp_path: Path) -> None:
+    task, source = dataclasses.replace(POINTMASS, has_success=False), converted(pointmass_demos, tmp_path, flip=7)
+    found = replay(source, task, task.make(None), SOME, np.ones(40, bool))
+    assert (found.successes, found.lost()) == (None, ())
+    assert found.returns == (1, pytest.approx(2 / 3))
+    assert found.return_difference == pytest.approx(-1 / 3)
+    assert found.elsewhere() == (7,), "with turned actions every single step leads elsewhere"
+    [finding] = replay_findings.findings(source.path, found)
+    assert "single steps" in finding.expected
+    seeded = replay(source_of(str(pointmass_demos)), task, task.make(None), SOME, None)
+    assert (seeded.step_drifts, seeded.other_returns(), seeded.drifts) == (None, (), (0, 0))
+    worse = tuple(dataclasses.replace(e, replayed_return=0.9) for e in seeded.episodes)
+    assert dataclasses.replace(seeded, episodes=worse).other_returns() == tuple(SOME)
 
 
 def test_only_files_of_raybc_have_seeds(pointmass_demos: Path, tmp_path: Path) -> None:
@@ -103,7 +121,7 @@ def test_a_start_is_where_the_recording_was(pointmass_demos: Path) -> None:
         env.start_at(np.zeros(5))
 
 
-def test_pusht_from_recorded_positions() -> None:
+def test_pusht_from_recorded_positions(tmp_path: Path) -> None:
     pytest.importorskip("gym_pusht")
     if not PUSHT.is_file():
         pytest.skip(f"no PushT demonstrations at {PUSHT}")
@@ -116,6 +134,61 @@ def test_pusht_from_recorded_positions() -> None:
     assert found.start == "the recorded seed_state"
     assert all(e.recorded is None for e in found.episodes)
     assert found.mean_max_reward > 0.9, "the recorded demonstrations cover most of the goal"
+    assert found.drifts is not None
+    assert found.drifts[1] < 1e-5
+    with np.load(PUSHT) as data:
+        arrays = dict(data)
+    del arrays["seed_state"]
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = replay(source_of(str(tmp_path / "a.npz"), "pusht"), task, env, np.arange(5), None)
+    assert found.start == "the first observation, at rest"
+    assert found.mean_max_reward > 0.9
+
+
+def test_pusht_from_corners(tmp_path: Path) -> None:
+    """As LeRobot's pusht_keypoints: agent_pos as `state`, the block's corners as `environment_state`."""
+    pytest.importorskip("gym_pusht")
+    task = get_task("pusht")
+    env = task.make(None)
+    actions = np.random.default_rng(0).uniform(100, 400, (2, 30, 2)).astype(np.float32)
+    rows: dict[str, list[np.ndarray]] = {"state": [], "environment_state": []}
+    for i, seed in enumerate((0, 2)):  # at 1 the agent begins within the block
+        obs, _ = env.reset(seed=seed)
+        for action in actions[i]:
+            rows["state"].append(obs["agent_pos"])
+            rows["environment_state"].append(obs["keypoints"])
+            obs, *_ = env.step(action)
+    arrays = {k: np.stack(v) for k, v in rows.items()}
+    arrays |= {"action": actions.reshape(60, 2), "episode_ends": np.array([30, 60])}
+    np.savez(tmp_path / "a.npz", **arrays)
+    source = source_of(str(tmp_path / "a.npz"), "pusht")
+    found = replay(source, task, env, np.arange(2), None)
+    assert found.start == "the first observation, at rest"
+    assert found.drifts is not None
+    assert found.drifts[1] < 1e-3, "corners are float32: the pose is exact to 1e-5 px"
+    arrays["environment_state"] = arrays["environment_state"].reshape(60, 8, 2)[:, ::-1].reshape(60, 16)
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match="keypoints of PushT: expected the corners of its block in gym_pusht's order"):
+        replay(source, task, env, np.arange(2), None)
+    del arrays["environment_state"]
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(UserError, match="nothing says how an episode began"):
+        replay(source, task, env, np.arange(2), None)
+
+
+def test_pusht_begins_in_any_state() -> None:
+    """A `sim_state`, in the midst of pushing, is taken as it is; gym_pusht itself would turn the block elsewhere."""
+    pytest.importorskip("gym_pusht")
+    env = get_task("pusht").make(None)
+    assert isinstance(env, Restorable)
+    obs, _ = env.reset(seed=1)
+    for _ in range(12):
+        obs, *_ = env.step(obs["block_pose"][:2])
+    state = env.sim_state()
+    again = env.start_at(state)
+    np.testing.assert_array_equal(env.sim_state(), state)
+    for key in obs:
+        np.testing.assert_array_equal(again[key], obs[key])
 
 
 @pytest.mark.slow

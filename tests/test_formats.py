@@ -8,6 +8,7 @@ import random
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -67,12 +68,27 @@ def test_what_is_written_is_read(case: Case, tmp_path: Path) -> None:
     store = full_store()
     path = write(case, tmp_path / case.name, store)
     assert formats.detect(path) == case.format
+    assert formats.count(path, case.format) == store.num_episodes
     got = formats.read(path, states=True)
     check_equal(case, got, store)
     assert got.source == path
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == [], "no temporary file is left"
     with pytest.raises(ValueError, match="read-only"):
         got.actions_NA[0] = 0
+
+
+def test_counts_spoil_nothing(tmp_path: Path) -> None:
+    """Of what cannot be counted, by damage or because its format does not tell, reading says what is wrong."""
+    path = tmp_path / "a.hdf5"
+    formats.get("robomimic").write_store(path, full_store())
+    path.write_bytes(path.read_bytes()[:300])
+    assert formats.count(path, "robomimic") is None
+    assert formats.count(tmp_path / "none", "lerobot") is None
+    store = full_store()
+    formats.get("d4rl").write_store(path, store)
+    with h5py.File(path, "a") as file:
+        del file["timeouts"]
+    assert formats.count(path, "d4rl") is None, "old files: the step limit decides"
 
 
 def test_pictures_are_read_where_they_are_asked_for(case: Case, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from raybc import cli
-from raybc.data import formats, show, store
+from raybc.data import formats, replay_findings, show, store
 from raybc.data.formats.base import Wanted
 from raybc.data.info import describe
 from raybc.data.load import read_for, step_limit_of
@@ -25,7 +25,7 @@ from raybc.data.names import obtain
 from raybc.data.replay import Replay, replay, task_of_data
 from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
-from raybc.data.verify import Report, TaskView, lost_in_replay, unreadable, verify
+from raybc.data.verify import Report, TaskView, unreadable, verify
 from raybc.envs.base import Task
 from raybc.registry import get_task
 from raybc.rollout.probe import probe_env
@@ -54,6 +54,8 @@ class StatsArgs:
     """A path in any known format, or a published name."""
     env_name: str = ""
     """Also the observations that this task adds to what was recorded."""
+    split: str = ""
+    """Only of the episodes of this split (info names them), e.g. train: what a normalisation is fitted on."""
     images: bool = False
     """Also of pictures, for each channel."""
     states: bool = False
@@ -73,7 +75,7 @@ class VerifyArgs:
     horizon_length: int = 0
     """Episodes should be as long as a chunk of so many steps (0: not checked)."""
     replay: int = 0
-    """Play the recorded actions of so many episodes, spread evenly, and count successes."""
+    """Play the recorded actions of so many episodes, spread evenly, and compare successes, returns, observations."""
     images: bool = False
     """Read pictures, too, every frame of them."""
     json: bool = False
@@ -109,7 +111,8 @@ def info(argv: list[str]) -> int:
 
 def stats(argv: list[str]) -> int:
     args = cli.parse(StatsArgs, argv, "raybc.data stats", StatsArgs.__doc__ or "")
-    found = statistics(source_of(args.data, args.env_name), Wanted(images=args.images, states=args.states))
+    wanted = Wanted(images=args.images, states=args.states)
+    found = statistics(source_of(args.data, args.env_name), wanted, args.split)
     if args.json:
         print(json.dumps({name: summary.as_json() for name, summary in found.items()}))
     else:
@@ -133,7 +136,8 @@ def verify_command(argv: list[str]) -> int:
     played = None
     if args.replay and report.readable:
         played = _replay(report, args.replay, quiet=args.json)
-        report = report.with_findings(lost_in_replay(source.path, played))
+    if played is not None:
+        report = report.with_findings(replay_findings.findings(source.path, played))
     return _tell(report, played, args.json)
 
 
@@ -150,10 +154,14 @@ def _look_at(task: Task) -> TaskView:
         return TaskView(task, probe_env(env))
 
 
-def _replay(report: Report, count: int, quiet: bool) -> Replay:
-    """`count` episodes, spread evenly, or as many as there are."""
-    last = report.episodes - 1
-    chosen = np.unique(np.linspace(0, last, min(count, last + 1)).round().astype(np.int64))
+def _replay(report: Report, count: int, quiet: bool) -> Replay | None:
+    """`count` episodes, spread evenly, or as many as there are; those with actions that are not finite are left out (a
+    finding says so), and None comes where no others are left."""
+    broken = [e for f in report.findings if (f.kind, f.key) == ("not_finite", "actions") for e in f.episodes]
+    whole = np.setdiff1d(np.arange(report.episodes), broken)
+    if not len(whole):
+        return None
+    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, min(count, len(whole))).round().astype(np.int64))]
     task = task_of_data(report.source, report.env_args)
     with contextlib.closing(task.make(None)) as env, _progress(f"replay in {task.name}", len(chosen), quiet) as update:
         return replay(report.source, task, env, chosen, report.success_E, lambda done, _: update(done))
@@ -177,7 +185,8 @@ def convert(argv: list[str]) -> int:
     writer = formats.get(args.format)
     store.refuse_existing(args.out)
     source = source_of(args.data)
-    with _progress(f"convert to {args.format}", None, quiet=False) as update:
+    total = formats.count(source.path, source.format)
+    with _progress(f"convert to {args.format}", total, quiet=False) as update:
         if args.format == store.NAME:
             limit = step_limit_of(source.task, source.format)
             made = store.convert(
@@ -207,7 +216,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 USAGE = """usage: python -m raybc.data {info,stats,verify,convert} PATH_OR_NAME [flags]
 
   info     what a data set is                demos.hdf5 [--json]
-  stats    what its numbers are              demos.hdf5 [--json]
+  stats    what its numbers are              demos.hdf5 [--split train] [--json]
   verify   what is wrong with it             demos.hdf5 [--env-name lift-human-low_dim] [--replay 8]
   convert  write it anew                     demos.hdf5 --out FOLDER [--format lerobot]
 

@@ -13,7 +13,8 @@ Observations = Mapping[str, np.ndarray]
 
 
 def _pusht(obs: Observations) -> dict[str, np.ndarray]:
-    """`state` is the agent's x, y (LeRobot), or also the block's x, y, angle (Diffusion Policy), in pixels."""
+    """`state` is the agent's x, y (LeRobot), or also the block's x, y, angle (Diffusion Policy), in pixels;
+    `environment_state` are the block's corners (LeRobot's pusht_keypoints)."""
     from raybc.envs.pusht import keypoints
 
     named = {}
@@ -22,6 +23,9 @@ def _pusht(obs: Observations) -> dict[str, np.ndarray]:
         named["agent_pos"] = state[:, :2]
         if state.shape[1] == 5:
             named |= {"block_pose": state[:, 2:], "keypoints": keypoints(state[:, 2:]).astype(np.float32)}
+    corners = obs.get("environment_state")
+    if corners is not None and corners.shape[1] == 16:
+        named.setdefault("keypoints", corners)
     picture = obs.get("image", obs.get("img"))
     return named if picture is None else named | {"pixels": picture}
 

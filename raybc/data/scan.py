@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from raybc.data.formats import base
 from raybc.data.formats.base import About, Gathered, Part, Wanted
 from raybc.data.load import step_limit_of
 from raybc.data.names import obtain, resolve
+from raybc.strict import near
+from raybc.types import UserError
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Block:
         for i, length in enumerate(self.lengths):
             yield self.first + i, slice(end, end + length)
             end += length
+
+    def rows_of(self, episodes: Container[int]) -> np.ndarray:
+        """Which rows (n,) are of these episodes."""
+        kept = [number in episodes for number in range(self.first, self.first + len(self.lengths))]
+        return np.repeat(np.array(kept, bool), self.lengths)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,16 @@ class Source:
         sink = _Blocks(self.task, each)
         gathered = base.gather(sink.watch(chosen.parts(self.path, wanted)), self.path, sink, wanted)
         return gathered, chosen.about(self.path)
+
+    def split(self, name: str) -> frozenset[int]:
+        """The episodes of a split; `UserError` where there is none of that name, with the near ones, or it is empty."""
+        splits = formats.get(self.format).about(self.path).splits
+        if name not in splits:
+            known = near(name, splits) if splits else "the data have no splits"
+            raise UserError(f"{self.path}: unknown split {name!r}: {known}")
+        if not len(splits[name]):
+            raise UserError(f"{self.path}: split {name!r}: expected at least one episode, got none")
+        return frozenset(splits[name].tolist())
 
 
 def source_of(name: str, env_name: str = "", download: bool = True) -> Source:

@@ -69,14 +69,33 @@ def report(found: Report, played: Replay | None) -> None:
             table.add_row(*_row(finding, str(found.source.path)))
         _print(table, 120)
     if played is not None:
-        recorded = [e.recorded for e in played.episodes]
-        said = "" if None in recorded else f" ({sum(map(bool, recorded))} when recorded)"
-        cli.console.print(
-            f"replay: {played.successes} of {len(played.episodes)} episodes succeed{said} in {played.task}, begun from "
-            f"{played.start}; mean highest reward {played.mean_max_reward:.3f}"
-        )
+        _replay(played)
     warnings = len(found.findings) - found.errors
     cli.console.print(f"{'bad' if found.errors else 'good'}: {found.errors} errors, {warnings} warnings")
+
+
+def _replay(played: Replay) -> None:
+    count, begun = len(played.episodes), f"in {played.task}, begun from {played.start}"
+    if played.successes is None:
+        text = f"{count} episodes played {begun}; success is not known there"
+    else:
+        recorded = [e.recorded for e in played.episodes]
+        said = "" if None in recorded else f" ({sum(map(bool, recorded))} when recorded)"
+        text = f"{played.successes} of {count} episodes succeed{said} {begun}"
+        text += f"; mean highest reward {played.mean_max_reward:.3f}"
+    cli.console.print(f"replay: {text}")
+    if played.returns is not None:
+        was, now = played.returns
+        relative = "" if played.return_difference is None else f", {100 * played.return_difference:+.2g} %"
+        cli.console.print(f"returns: mean {was:.6g} when recorded, {now:.6g} here{relative}")
+    if played.drifts is not None:
+        cli.console.print(
+            f"observations: at most {played.drifts[0]:.2g} standard deviations from the recorded ones in the median "
+            f"episode, {played.drifts[1]:.2g} in the worst"
+        )
+    if played.step_drifts is not None:
+        text = "{:.2g} in the median episode, {:.2g} in the worst".format(*played.step_drifts)
+        cli.console.print(f"single steps from recorded states: {text}")
 
 
 def _row(finding: Finding, path: str) -> tuple[str, ...]:

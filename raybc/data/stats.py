@@ -5,8 +5,9 @@ Letters: N values, D dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from raybc.data.episodes import check_finite
 from raybc.data.formats.base import BLOCK, Wanted
 from raybc.data.normalize import QUANTILES
 from raybc.data.scan import Block, Source
+from raybc.types import UserError
 
 
 @dataclass(frozen=True)
@@ -147,25 +149,32 @@ def summary_of(blocks: Callable[[], Iterable[np.ndarray]]) -> Summary:
     return Summary(moments.count, moments.mean, moments.std, moments.min, moments.max, *tails.quantiles())
 
 
-def statistics(source: Source, wanted: Wanted | None = None) -> dict[str, Summary]:
-    """Of observations, actions and rewards (and states, pictures by channel, where they are wanted). The data are read
-    twice: quantiles need to know how many values there are. nan and inf are refused with key and episode."""
+def statistics(source: Source, wanted: Wanted | None = None, split: str = "") -> dict[str, Summary]:
+    """Of observations, actions and rewards (and states, pictures by channel, where they are wanted). split: only of the
+    episodes in it. The data are read twice: quantiles need to know how many values there are.
+
+    Raises `UserError` for nan and inf, with key and episode, and for a split that is not there or has no episodes.
+    """
+    episodes = source.split(split) if split else None
     moments: dict[str, Moments] = {}
     pictures: dict[str, _Levels] = {}
 
     def first_pass(block: Block) -> None:
-        for name, rows in _columns(block).items():
+        for name, rows in _columns(block, episodes).items():
             if rows.dtype == np.uint8:
                 pictures.setdefault(name, _Levels(rows.shape[-1])).add(rows)
                 continue
-            check_finite(source.path, name, rows, np.cumsum(block.lengths), block.first)
+            if not np.isfinite(rows).all():
+                _refuse_not_finite(source.path, block, name, episodes)
             moments.setdefault(name, Moments(rows.shape[1])).add(rows)
 
     source.scan(first_pass, wanted)
+    if not any(m.count for m in moments.values()):
+        raise UserError(f"{source.path}: split {split!r}: expected episodes that are in the data, got none of them")
     tails = {name: Tails(m.count) for name, m in moments.items()}
 
     def second_pass(block: Block) -> None:
-        for name, rows in _columns(block).items():
+        for name, rows in _columns(block, episodes).items():
             if name in tails:
                 tails[name].add(rows)
 
@@ -174,7 +183,16 @@ def statistics(source: Source, wanted: Wanted | None = None) -> dict[str, Summar
     return found | {name: levels.summary() for name, levels in pictures.items()}
 
 
-def _columns(block: Block) -> Mapping[str, np.ndarray]:
-    """What has statistics, as rows (n, D); pictures as they are."""
+def _columns(block: Block, episodes: Container[int] | None = None) -> Mapping[str, np.ndarray]:
+    """What has statistics, as rows (n, D), those of `episodes` where they are given; pictures as they are."""
     arrays = {k: v for k, v in block.arrays.items() if k != "terminals"}
+    if episodes is not None:
+        kept = block.rows_of(episodes)
+        arrays = {k: v[kept] for k, v in arrays.items()}
     return {k: v[:, None] if v.ndim == 1 else v for k, v in arrays.items()}
+
+
+def _refuse_not_finite(path: Path, block: Block, name: str, episodes: Container[int] | None) -> None:
+    for episode, rows in block.episodes():
+        if episodes is None or episode in episodes:
+            check_finite(path, name, block.arrays[name][rows], np.array([rows.stop - rows.start]), episode)

@@ -235,6 +235,10 @@ def verify(path: Path) -> None:
         raise UserError(f"{path / META}: damaged: the fingerprint is not that of the arrays; convert the data again")
 
 
+def count(path: Path) -> int:
+    return open_store(path).num_episodes
+
+
 def about(path: Path) -> About:
     store = open_store(path)
     return About(store.splits, store.env_args, store.action_range, files=store.files)

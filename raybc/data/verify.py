@@ -19,7 +19,6 @@ from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.formats import lerobot
 from raybc.data.formats.base import About, Wanted, sparse_success
 from raybc.data.normalize import CONSTANT
-from raybc.data.replay import Replay
 from raybc.data.scan import Block, Source
 from raybc.data.stats import Moments
 from raybc.data.videos import count_frames
@@ -125,15 +124,6 @@ def unreadable(path: Path, text: str) -> Finding:
     """The finding that what is at `path` cannot be read; text: what reading it said."""
     expected, advice = "data that can be read to the end", "fetch or make the data again"
     return Finding("error", "unreadable", str(path), "", (), expected, text, advice)
-
-
-def lost_in_replay(path: Path, played: Replay) -> list[Finding]:
-    """The finding that recorded successes are none any more. The data are as they were, so it is a warning."""
-    if not played.lost():
-        return []
-    expected = f"success in {played.task}, as recorded"
-    found, advice = "no success", "see in which version of the simulator they were recorded; such data may still train"
-    return [Finding("warning", "replay", str(path), "actions", played.lost(), expected, found, advice)]
 
 
 class _Seen:

@@ -138,7 +138,7 @@ CASES = [
     Case(
         "minari",
         "minari",
-        frozenset({"rewards", "terminals", "success", "action_range", "names"}),
+        frozenset({"rewards", "terminals", "states", "success", "action_range", "names"}),
         without_hdf5("episode_1/actions", "data/main_data.hdf5"),
         "actions",
         False,

@@ -57,6 +57,21 @@ def detect(path: Path) -> str:
     raise UserError(f"{path}: not in a format that is known.{hint} Looked for{looks}")
 
 
+def count(path: Path, format: str) -> int | None:
+    """How many episodes a set has, where its format tells that cheaply: without reading observations or actions. None
+    elsewhere, and of damaged sets: these say so when they are read."""
+    from raybc.data.formats import base
+
+    chosen = get(format)
+    if not hasattr(chosen, "count"):
+        return None
+    try:
+        with base.readable(path, format):
+            return cast("int | None", chosen.count(path))
+    except UserError:
+        return None
+
+
 def read(
     path: Path | str,
     *,

@@ -7,6 +7,7 @@ A format is a module of this package with
     about(path) -> About            what is said of the set as a whole
     parts(path, wanted)             its episodes in order, one or several at a time (an iterator of `Part`)
     write_store(path, store)        whole or not at all
+    count(path) -> int | None       how many episodes, before they are read; may be left out
 
 and a line in `raybc.data.formats.FORMATS`. What a part holds is checked here, once for all formats.
 """
@@ -323,6 +324,14 @@ def hdf5_names(path: Path) -> set[str]:
             return set(file)
     except (OSError, RuntimeError, ValueError, LookupError):
         return set()
+
+
+def hdf5_names_in(group: Any, name: str) -> set[str]:
+    """The paths "name/..." of what the group `name` within `group` holds; none where it is no group."""
+    import h5py
+
+    inner = group.get(name)
+    return {f"{name}/{key}" for key in inner} if isinstance(inner, h5py.Group) else set()
 
 
 class Npz:

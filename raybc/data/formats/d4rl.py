@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -23,10 +24,26 @@ NAME = "d4rl"
 LOOKS = "an HDF5 file with observations, actions, rewards, terminals"
 KEYS = ("observations", "actions", "rewards", "terminals")
 STATES = ("infos/qpos", "infos/qvel")
+#: What decides an episode beside positions and velocities, by task: the first of these that is there whole. (The
+#: hammer's `target_pos` follows from `board_pos`.)
+OWN = (
+    ("infos/goal",),
+    ("infos/desired_orien",),
+    ("infos/door_body_pos",),
+    ("infos/board_pos",),
+    ("infos/obj_pos", "infos/target_pos"),
+)
 
 
 def matches(path: Path) -> bool:
     return {"observations", "actions"} <= base.hdf5_names(path)
+
+
+def count(path: Path) -> int | None:
+    """None of old files, whose episodes are known by the environment's step limit."""
+    with base.opened_hdf5(path, "D4RL HDF5") as file:
+        flags = [base.hdf5_array(file, key, str(path))[()] for key in ("terminals", "timeouts") if key in file]
+        return int(np.logical_or(*flags).sum()) if len(flags) == 2 else None
 
 
 def about(path: Path) -> About:
@@ -55,7 +72,7 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
                 f"{path}: expected at least one episode that ends in terminals or timeouts, got none"
                 + ("" if "timeouts" in file else " (there are no timeouts; pass the environment's step_limit)")
             )
-        states = [base.hdf5_array(file, key, str(path)) for key in STATES if wanted.states and key in file]
+        states = _states(file, path, arrays["observations"]) if wanted.states else []
         done = 0
         for start, end, lengths in base.blocks(ends):
             yield Part(
@@ -68,6 +85,20 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
                 states=np.concatenate([s[start:end] for s in states], axis=1) if states else None,
             )
             done += len(lengths)
+
+
+def _states(file: Any, path: Path, observations: Any) -> list[Any]:
+    """The arrays (n, ...), unread, that make a row of states: qpos, qvel and the task's own numbers."""
+    there = base.hdf5_names_in(file, "infos")
+    own = next((keys for keys in OWN if set(keys) <= there), ())
+    states = [base.hdf5_array(file, key, str(path)) for key in (*STATES, *own) if key in there]
+    for key, array in zip((k for k in (*STATES, *own) if k in there), states, strict=True):
+        if len(array) != len(observations):
+            raise UserError(f"{path}: {key}: expected {len(observations)} rows as in observations, got {len(array)}")
+    # Mazes: there the observations are qpos and qvel, and the recorder of the ant's wrote infos after the step.
+    if "infos/goal" in own and len(states) == 3 and observations.shape[1] == sum(s.shape[1] for s in states[:2]):
+        return [observations, states[2]]
+    return states
 
 
 def _column(array: np.ndarray) -> np.ndarray:

@@ -71,6 +71,10 @@ def matches(path: Path) -> bool:
     return _is_zarr(path) or ENDS in base.npz_names(path)
 
 
+def count(path: Path) -> int:
+    return len(_Arrays(path)[ENDS])
+
+
 def about(path: Path) -> About:
     return About()
 

@@ -190,6 +190,10 @@ def matches(path: Path) -> bool:
         return False
 
 
+def count(path: Path) -> int:
+    return int(_Set(path).get("total_episodes", int))
+
+
 def about(path: Path) -> About:
     found = _Set(path)
     splits = {}

@@ -45,6 +45,10 @@ def matches(path: Path) -> bool:
         return False
 
 
+def count(path: Path) -> int:
+    return sum(robomimic.count(each) for each in _files(path))
+
+
 def about(path: Path) -> About:
     with base.opened_hdf5(_files(path)[0], "LIBERO HDF5") as file:
         data, _ = robomimic.demos_of(file, path)

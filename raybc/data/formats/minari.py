@@ -7,6 +7,7 @@ Observations in dicts are flattened: "/" between the keys, as in environments (`
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from raybc.types import UserError
 NAME = "minari"
 LOOKS = "a folder with data/metadata.json of Minari (or that folder `data`)"
 METADATA = "metadata.json"
+#: The simulator's state in `infos`, as Minari's mazes have it (a goal is not among MuJoCo's positions).
+STATES = ("qpos", "qvel", "goal")
 
 
 def _folder(path: Path) -> Path:
@@ -46,6 +49,10 @@ def _open(path: Path) -> Any:
     minari = require("minari", "minari")
     with base.readable(folder, "a Minari data set"):
         return minari.MinariDataset(folder)
+
+
+def count(path: Path) -> int:
+    return int(read_json(_folder(path) / METADATA)["total_episodes"])
 
 
 def about(path: Path) -> About:
@@ -76,15 +83,48 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
             key = key or ("pixels" if base.is_picture(array) else "state")
             if not base.is_picture(array) or wanted.picture(key):
                 obs[key] = array[:-1]
-        success = episode.infos.get("success") if isinstance(episode.infos, Mapping) else None
+        infos = episode.infos if isinstance(episode.infos, Mapping) else {}
+        success = infos.get("success")
         yield Part(
             name=name,
             obs=obs,
             actions=episode.actions,
             rewards=np.asarray(episode.rewards),
             terminals=np.asarray(episode.terminations),
+            states=_states(infos, steps, f"{path}: {name}") if wanted.states else None,
             success=() if success is None else (bool(np.any(success)),),
         )
+
+
+def _states(infos: Mapping[str, Any], steps: int, where: str) -> np.ndarray | None:
+    """The states (T, S) before each step, where `infos` have positions; their first row is that of the reset."""
+    if not isinstance(infos.get("qpos"), np.ndarray):
+        return None
+    there = {key: infos[key] for key in STATES if isinstance(infos.get(key), np.ndarray) and infos[key].ndim == 2}
+    for key, array in there.items():
+        if len(array) != steps + 1:
+            raise UserError(f"{where}: infos/{key}: expected {steps + 1} rows, one more than actions, got {len(array)}")
+    return np.concatenate([array[:-1] for array in there.values()], axis=1) if "qpos" in there else None
+
+
+@dataclass(frozen=True)
+class Reset:
+    """How an episode was begun: arguments of `reset`. seed: None where none was recorded. options: {} where none."""
+
+    seed: int | None
+    options: dict[str, Any]
+
+
+def recorded_resets(path: Path) -> list[Reset]:
+    """Of each episode; Minari's collector draws and records a seed where the user gave none."""
+    dataset = _open(path)
+    with base.readable(_folder(path), "a Minari data set"):
+        found = list(dataset.storage.get_episode_metadata(range(int(dataset.total_episodes))))
+    resets = []
+    for said in found:
+        options = {k: v for k, v in dict(said.get("options") or {}).items() if k != "minari_autoseed"}
+        resets.append(Reset(None if said.get("seed") is None else int(said["seed"]), options))
+    return resets
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -117,7 +157,9 @@ def write_store(path: Path, store: EpisodeStore) -> None:
             last = np.zeros(end - start, bool)
             last[-1] = True
             terminals = last & False if store.terminals_N is None else store.terminals_N[start:end]
-            infos = None if store.success_E is None else {"success": np.append(last & store.success_E[i], False)}
+            infos = {} if store.success_E is None else {"success": np.append(last & store.success_E[i], False)}
+            if store.states_NS is not None:  # whole, under the name that reading looks for
+                infos["qpos"] = store.states_NS[[*range(start, end), end - 1]]
             buffers.append(
                 EpisodeBuffer(
                     id=i,
@@ -126,7 +168,7 @@ def write_store(path: Path, store: EpisodeStore) -> None:
                     rewards=store.rewards_N[start:end],
                     terminations=terminals,
                     truncations=last & ~terminals,
-                    infos=infos,
+                    infos=infos or None,
                 )
             )
         storage.update_episodes(buffers)

@@ -48,6 +48,10 @@ def matches(path: Path) -> bool:
     return bool(first) and base.npz_names(first[0]) >= KEYS
 
 
+def count(path: Path) -> int:
+    return sum(len(_cuts(Npz(p))[0]) for files in _files(path) for p in files)
+
+
 def about(path: Path) -> About:
     train, valid = _files(path)
     if not valid and len(train) == 1:

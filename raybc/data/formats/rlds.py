@@ -51,6 +51,10 @@ def _splits(path: Path) -> list[tuple[str, list[Path], int]]:
     return found
 
 
+def count(path: Path) -> int:
+    return sum(count for _, _, count in _splits(path))
+
+
 def about(path: Path) -> About:
     splits, first = {}, 0
     for name, _, count in _splits(path):

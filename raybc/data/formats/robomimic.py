@@ -103,6 +103,11 @@ def matches(path: Path) -> bool:
     return "data" in base.hdf5_names(path)
 
 
+def count(path: Path) -> int:
+    with base.opened_hdf5(path, "robomimic HDF5") as file:
+        return len(demos_of(file, path)[1])
+
+
 def about(path: Path) -> About:
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)

@@ -1,0 +1,40 @@
+"""What a replay says about a data set. The data are as they were, so these are warnings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raybc.data.replay import DRIFT_TOLERANCE, RETURN_TOLERANCE, STEP_TOLERANCE, Replay
+from raybc.data.verify import Finding
+
+
+def findings(path: Path, played: Replay) -> list[Finding]:
+    """That recorded successes are none any more; where none are known, that single steps, returns or
+    observations are others."""
+    advice = (
+        "see in which version of the simulator they were recorded, and whether the actions are those that were "
+        "executed; data of other versions may still train"
+    )
+    kinds = (
+        (played.lost(), f"success in {played.task}, as recorded", "no success"),
+        (
+            played.elsewhere(),
+            f"single steps of {played.task} that lead where they led, to {STEP_TOLERANCE:g} standard deviations",
+            "" if played.step_drifts is None else f"up to {played.step_drifts[1]:.3g} standard deviations away",
+        ),
+        (
+            played.other_returns(),
+            f"returns in {played.task} as recorded, to {100 * RETURN_TOLERANCE:g} %",
+            "" if played.returns is None else "a mean of {1:.5g} instead of {0:.5g}".format(*played.returns),
+        ),
+        (
+            played.drifted(),
+            f"observations of {played.task} as recorded, to {DRIFT_TOLERANCE:g} standard deviations",
+            "" if played.drifts is None else f"up to {played.drifts[1]:.3g} standard deviations away",
+        ),
+    )
+    return [
+        Finding("warning", "replay", str(path), "actions", episodes, expected, found, advice)
+        for episodes, expected, found in kinds
+        if episodes
+    ]
