@@ -3,10 +3,11 @@
     low-dim   ours       `Windows.gather`: a batch of windows by indexing arrays
               plain      the Dataset and DataLoader that people write, one window an item
               robomimic  its SequenceDataset, everything cached, in a DataLoader (with --oracles FOLDER)
-    pictures  ours       a random frame of each window from the memory-mapped store
+    pictures  ours       `Windows.gather` of the memory-mapped store: a frame for each window
               video      the same frames decoded one by one from H.264 with a key frame every second frame, as LeRobot
                          writes and reads it
     memory    ours       statistics and random frames of a mapped set by a process that may not allocate as much as that
+              training   what a training allocates for a mapped set of eight files: all at once, and file after file
 
 Batches of 256 low-dim windows (23 observations, chunks of 5 x 7) and of 32 pictures (96 x 96). Ways take turns in every
 round (A, B, A, B ...); the figures are medians.
@@ -122,11 +123,21 @@ def video_pictures(path: Path, frames: int) -> Way:
 
 
 def mapped_pictures(data: EpisodeStore) -> Way:
-    rng = np.random.default_rng(0)
+    """What training on pictures gathers: their windows."""
+    windows = Windows.build(
+        np.zeros((len(data.actions_NA), 0), np.float32),
+        data.actions_NA.copy(),
+        data.episode_ends,
+        np.arange(data.num_episodes),
+        CHUNK,
+        torch.device("cpu"),
+        pictures={"pixels": data.obs["pixels"]},
+    )
+    generator = torch.Generator().manual_seed(0)
 
     def run(batches: int) -> None:
         for _ in range(batches):
-            data.obs["pixels"][rng.integers(0, len(data.actions_NA), PICTURES)]
+            windows.gather(torch.randint(len(windows.starts), (1, PICTURES), generator=generator))
 
     return run
 
@@ -139,7 +150,7 @@ def with_pictures(folder: Path, frames: int) -> EpisodeStore:
     )  # fmt: skip
     store.write_store(folder / "pictures", data)
     write_video(folder / "a.mp4", data.obs["pixels"])
-    return formats.read(folder / "pictures")
+    return formats.read(folder / "pictures", images=True)
 
 
 def take_turns(ways: Mapping[str, tuple[Way, int]], rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -181,6 +192,51 @@ try:
 except MemoryError:
     print("a copy does not fit")
 """
+
+
+TRAINING = """
+import sys
+import torch
+from raybc.config import RunConfig
+from raybc.data import formats
+from raybc.train.data import TrainingData
+from raybc.train.loop import PackTrainer
+def anonymous():
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon"))) >> 10
+config = RunConfig(env_name="pointmass-scripted-low_dim", hidden_width=16, hidden_depth=1, batch_size=32,
+                   dataset_replace_interval=int(sys.argv[2]), device="cpu")
+def train(store):
+    trainer = PackTrainer([config], TrainingData(store, "0", ("state",), {}), torch.device("cpu"))
+    most = 0
+    for step in range(1, 41):
+        trainer.advance(step)
+        most = max(most, anonymous())
+    return most
+train(formats.read(sys.argv[3]))  # what PyTorch itself takes
+before = anonymous()
+print(train(formats.read(sys.argv[1])) - before)
+"""
+FILES = 8
+
+
+def training_memory(folder: Path, megabytes: int) -> dict[str, int]:
+    """Megabytes of its own that a training holds, of a mapped set of so many MB in `FILES` files: all at once, and one
+    file after the other."""
+    rng, length = np.random.default_rng(0), 1000
+    for name, size in (("turns", megabytes), ("tiny", 8)):
+        rows = size * 2**20 // 4 // 32 // FILES // length * FILES * length or FILES * length
+        ends = np.arange(length, rows + 1, length)
+        files = tuple(len(ends) * (i + 1) // FILES for i in range(FILES))
+        data = EpisodeStore(
+            {"state": rng.random((rows, 24), np.float32)}, rng.random((rows, 7), np.float32),
+            np.zeros(rows, np.float32), ends, files=files, source=folder / name, checked=True,
+        )  # fmt: skip
+        store.write_store(folder / name, data)
+    found = {"set_mb": megabytes}
+    for name, interval in (("all_mb", 0), ("file_after_file_mb", 5)):
+        command = [sys.executable, "-c", TRAINING, str(folder / "turns"), str(interval), str(folder / "tiny")]
+        found[name] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
 
 
 def memory(folder: Path, megabytes: int) -> dict[str, Any]:
@@ -228,7 +284,8 @@ def main() -> None:
         results["pictures"] = take_turns(ways, args.rounds, args.seconds)
         show("pictures", results["pictures"])
         results["memory"] = memory(folder, args.megabytes)
-    print(f"\n### memory\n\n{results['memory']}")
+        results["training"] = training_memory(folder, args.megabytes)
+    print(f"\n### memory\n\n{results['memory']}\n{results['training']}")
     if args.json:
         args.json.write_text(json.dumps(results, indent=2))
 

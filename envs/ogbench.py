@@ -36,7 +36,10 @@ from raybc.envs.ogbench_experts import MakeExpert
 from raybc.envs.restore import Start, split
 from raybc.types import UserError
 
-EXAMPLES = ("cube-single-play-v0", "cube-single-play-singletask-v0", "antmaze-medium-navigate-v0", "cube-single-v0")
+EXAMPLES = (
+    "cube-single-play-v0", "cube-single-play-singletask-v0", "antmaze-medium-navigate-v0", "cube-single-v0",
+    "visual-cube-single-singletask-task1-v0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
