@@ -213,6 +213,10 @@ def test_ogbench_singletask(name: str, nq: int, nv: int, tmp_path: Path) -> None
     write_ogbench(path, [turned, episodes[1]], nq, nv)
     [finding] = replay_findings.findings(path, replayed(path, task, 2))
     assert (finding.episodes, finding.found) == ((0,), "no success")
+    turned = dataclasses.replace(episodes[1], actions=-episodes[1].actions)
+    write_ogbench(path, [episodes[0], turned], nq, nv)
+    [finding] = replay_findings.findings(path, replayed(path, task, 2))
+    assert (finding.episodes, "standard deviations away" in finding.found) == ((1,), True), "a failure that is another"
     with np.load(path) as whole:
         np.savez(path, **{k: v for k, v in whole.items() if k != "qvel"})
     with pytest.raises(UserError, match=r"episode 0: state of .* positions"):

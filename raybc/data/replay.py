@@ -60,8 +60,8 @@ class Replayed:
 
     @property
     def judged(self) -> bool:
-        """Whether successes can be compared."""
-        return self.recorded is not None and self.success is not None
+        """Whether success says how the replay went. Of an episode that failed, and fails, it says nothing."""
+        return self.recorded is not None and self.success is not None and (self.recorded or self.success)
 
 
 @dataclass(frozen=True)
