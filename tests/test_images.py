@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.space import check_corners
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
+from raybc.train.ranks import Parallel, Ranks
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 from tests.conformance.policies import check_policy, generators
 from tests.helpers import CPU, demonstrations, run_train, tiny_config
@@ -45,9 +47,11 @@ def picture_data() -> TrainingData:
     return TrainingData(store, store.fingerprint(), POINTMASS_PIXELS.obs_keys, {"pointmass": "1"})
 
 
-def picture_trainer(seeds: tuple[int, ...] = (0,), data: TrainingData | None = None, **changes: Any) -> PackTrainer:
+def picture_trainer(
+    seeds: tuple[int, ...] = (0,), data: TrainingData | None = None, ranks: Ranks | None = None, **changes: Any
+) -> PackTrainer:
     config = tiny_config(**{**ENCODER, "batch_size": 4, "log_interval": 2, **changes})
-    return PackTrainer(with_seeds(config, seeds), data or picture_data(), CPU)
+    return PackTrainer(with_seeds(config, seeds), data or picture_data(), CPU, ranks)
 
 
 # The encoder
@@ -273,6 +277,31 @@ def test_a_bundle_of_pictures_is_kept(tmp_path: Path) -> None:
         for b in (bundle, loaded)
     ]
     assert rows[0] == rows[1]
+
+
+#: A small rate, since Adam makes a whole step of a gradient that is nothing but rounding.
+TOGETHER: dict[str, Any] = {"lr": 1e-4, "ema_decay": 0.9, "grad_clip": 0.5}
+
+
+def seen_together(rank: int, world: int, port: int, out: str, parallel: Parallel) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    trainer = picture_trainer(ranks=Ranks.here(parallel), **TOGETHER)
+    trainer.advance(12)
+    weights = trainer.bundle(0).weights
+    if rank == 0:
+        torch.save(weights, f"{out}/weights.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_are_one(parallel: Parallel, tmp_path: Path, free_port: int) -> None:
+    torch.multiprocessing.spawn(seen_together, (2, free_port, str(tmp_path), parallel), nprocs=2)
+    alone = picture_trainer(**TOGETHER)
+    alone.advance(12)
+    got = torch.load(tmp_path / "weights.pt", weights_only=True)
+    torch.testing.assert_close(got, dict(alone.bundle(0).weights), rtol=1e-5, atol=1e-5)
 
 
 # What is refused
