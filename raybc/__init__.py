@@ -14,7 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that is large
     from os import PathLike
 
-    from raybc.act import ActionRange, Policy
+    from raybc.act import Policy
+    from raybc.physical import ActionRange
 
 
 def load(

@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 
 from raybc.bundle import PolicyBundle
-from raybc.data.episodes import words
+from raybc.physical import ActionRange, checked_obs, checked_range
 from raybc.rollout.agent import Agent
 from raybc.rollout.checks import find_bundle
 from raybc.rollout.session import Session
-from raybc.strict import near
-from raybc.types import SampleSetting, UserError
-
-Obs = dict[str, np.ndarray]
-ActionRange = tuple[Any, Any]
+from raybc.types import SampleSetting
 
 
 def load(
@@ -87,7 +83,7 @@ class Policy:
 
     def observe(self, obs: Mapping[str, Any]) -> None:
         """See a step without acting on it."""
-        self._session.observe(checked_obs(self.bundle, obs))
+        self._session.observe(checked_obs(self.bundle.obs_sizes, self.bundle.pictures, obs))
 
     def _answer(self) -> np.ndarray:
         obs_TO, noise_HA, pictures = self._session.question()
@@ -96,47 +92,3 @@ class Policy:
 
     def _clipped(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._range is None else np.clip(actions, *self._range)
-
-
-def checked_range(action_range: ActionRange, action_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest action, float32 (A,) each; `UserError` where they are none."""
-    try:
-        low, high = (np.broadcast_to(np.asarray(end, np.float32), (action_size,)) for end in action_range)
-    except (ValueError, TypeError):
-        low = high = np.full(1, np.nan, np.float32)
-    if not (low <= high).all():
-        raise UserError(
-            f"action_range: expected the lowest and the highest action, numbers or {action_size} numbers each, got "
-            f"{action_range!r}"
-        )
-    return low, high
-
-
-def checked_obs(bundle: PolicyBundle, obs: Mapping[str, Any]) -> Obs:
-    """Of `obs` (arrays, or lists of numbers) what the policy sees, or `UserError` with what was expected and got."""
-    if not isinstance(obs, Mapping):
-        raise UserError(f"observations: expected name -> numbers, got {type(obs).__name__}")
-    shapes = {name: (size,) for name, size in bundle.obs_sizes.items()} | dict(bundle.pictures)
-    return {name: _checked(name, shape, obs, name in bundle.pictures) for name, shape in shapes.items()}
-
-
-def _checked(name: str, shape: tuple[int, ...], obs: Mapping[str, Any], picture: bool) -> np.ndarray:
-    kind = "a picture of whole numbers 0..255" if picture else "finite numbers"
-    expected = f"observation {name!r}: expected {kind}, {words(shape)}"
-    if name not in obs:
-        raise UserError(f"{expected}, got none of that name; {near(name, map(str, obs))}")
-    try:
-        value = np.asarray(obs[name])
-    except (ValueError, TypeError, OverflowError):  # lists of different lengths
-        raise UserError(f"{expected}, got what is no array of numbers") from None
-    if value.shape != shape or value.dtype.kind not in ("ui" if picture else "uif"):
-        raise UserError(f"{expected}, got {words(value.shape) or 'a single value'} of {value.dtype.name}")
-    if picture:
-        if value.dtype != np.uint8 and not ((value >= 0) & (value <= 255)).all():
-            raise UserError(f"{expected}, got {value.min()}..{value.max()}")
-        return value.astype(np.uint8, copy=False)
-    with np.errstate(over="ignore"):  # beyond float32: inf, which is refused
-        value = value.astype(np.float32, copy=False)
-    if not np.isfinite(value).all():
-        raise UserError(f"{expected}, got nan or inf")
-    return value

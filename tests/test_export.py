@@ -63,7 +63,7 @@ def test_one_file_acts_alone(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert (facts["run_id"], facts["step"], facts["fps"]) == (bundle.run_id, 300, 10.0)
     assert facts["setting"]["flow_steps"] == 3
     assert facts["inputs"]["state"]["shape"] == ["B", 1, 4]
-    assert facts["action_scale"] == bundle.action_normalizer.scale.tolist()
+    assert facts["outputs"]["actions"]["scale"] == bundle.action_normalizer.scale.tolist()
     assert 0 <= facts["largest_difference"] <= 1e-5
 
 

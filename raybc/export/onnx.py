@@ -9,7 +9,6 @@ Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -19,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raybc import __version__
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
+from raybc.describe import describe
 from raybc.extras import need
 from raybc.files import replacing, write_json
-from raybc.registry import get_task, parse_env_name
 from raybc.rollout.agent import Agent
 from raybc.types import SampleSetting, UserError
 
@@ -160,54 +158,17 @@ def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str
 
 def metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
     """What a user of the file must know, JSON values."""
-    fps = control_rate(bundle)
-    controller = bundle.data_env.get("env_kwargs", {}).get("controller_configs")
+    described = describe(bundle, setting)
+    seen = described["observations"]
+    inputs = {name: {**seen.get(name, {}), "shape": ["B", *shape]} for name, shape in input_shapes(bundle).items()}
+    inputs[NOISE] |= {
+        "dtype": "float32",
+        "meaning": "standard normal numbers times setting.eval_temperature (zeros where that is 0)",
+    }
+    actions = described["actions"]
     return {
         "format": FORMAT,
-        "raybc": __version__,
-        "run_id": bundle.run_id,
-        "step": bundle.step,
-        "env_name": bundle.config.env_name,
-        "inputs": {
-            name: {
-                "shape": ["B", *shape],
-                "dtype": "uint8" if name in bundle.pictures else "float32",
-                "meaning": _meaning(name, bundle),
-            }
-            for name, shape in input_shapes(bundle).items()
-        },
-        "outputs": {
-            ACTIONS: {
-                "shape": ["B", bundle.shape.horizon, bundle.action_size],
-                "dtype": "float32",
-                "meaning": "the next steps' actions, physical units of the training data, not clipped",
-            }
-        },
-        "obs_steps": bundle.config.obs_steps,
-        "horizon": bundle.shape.horizon,
-        "action_size": bundle.action_size,
-        "action_offset": bundle.action_normalizer.offset.tolist(),
-        "action_scale": bundle.action_normalizer.scale.tolist(),
-        "setting": dataclasses.asdict(setting),
-        "fps": fps,
-        "environment": bundle.environment,
-        "controller": controller,
-        "data_fingerprint": bundle.data_fingerprint,
+        "inputs": inputs,
+        "outputs": {ACTIONS: {**actions, "shape": ["B", *actions["shape"]]}},
+        **described,
     }
-
-
-def _meaning(name: str, bundle: PolicyBundle) -> str:
-    if name == NOISE:
-        return "standard normal numbers times setting.eval_temperature (zeros where that is 0)"
-    kind = "picture, 0..255" if name in bundle.pictures else "physical units of the training data"
-    return (
-        f"{kind}; the last {bundle.config.obs_steps} steps, the oldest first" if bundle.config.obs_steps > 1 else kind
-    )
-
-
-def control_rate(bundle: PolicyBundle) -> float | None:
-    """Steps in a second, where the task is known here."""
-    try:
-        return float(get_task(parse_env_name(bundle.config.env_name).task).fps)
-    except UserError:
-        return None
