@@ -1,3 +1,49 @@
-"""raybc finds, trains and honestly measures the best behaviour-cloning policy for a robot task."""
+"""raybc finds, trains and honestly measures the best behaviour-cloning policy for a robot task.
+
+import raybc
+policy = raybc.load("runs/quickstart")
+action = policy.act(obs)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that is large
+    from os import PathLike
+
+    from raybc.act import Policy
+    from raybc.physical import ActionRange
+
+
+def load(
+    path: str | PathLike[str],
+    checkpoint: str = "",
+    *,
+    flow_steps: int | None = None,
+    execute_steps: int | None = None,
+    eval_temperature: float | None = None,
+    temporal_ensemble: float | None = None,
+    action_range: ActionRange | None = None,
+    device: str = "cpu",
+) -> Policy:
+    """A policy that acts as it does in rollouts.
+
+    path: a policy bundle, the folder of a training run (its latest checkpoint, or `checkpoint`: latest, best or a step)
+    or that of a sweep (its winner, with the sample setting that was chosen). flow_steps, execute_steps,
+    eval_temperature, temporal_ensemble: replace the policy's own. action_range: the lowest and the highest action, (A,)
+    each or a number, to which actions are clipped (rollouts clip to the simulator's action space); None: they are not.
+    Raises `raybc.types.UserError` where there is no such policy, or it is damaged.
+    """
+    from raybc.act import load as load_policy
+
+    given = {
+        "flow_steps": flow_steps,
+        "execute_steps": execute_steps,
+        "eval_temperature": eval_temperature,
+        "temporal_ensemble": temporal_ensemble,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return load_policy(path, checkpoint, changes, action_range, device)

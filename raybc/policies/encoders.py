@@ -79,7 +79,7 @@ class _Stack(nn.Module):
 def halved(x: Tensor) -> Tensor:
     """The largest of 3 x 3 at every second place, (..., h, w) -> (..., ceil(h / 2), ceil(w / 2)); what lies outside the
     picture is left out, on the right and below first (TensorFlow's and JAX's padding "SAME")."""
-    odd = (x.shape[-2] % 2, x.shape[-1] % 2)
+    odd = (int(x.shape[-2]) % 2, int(x.shape[-1]) % 2)  # int: sizes are constants of an exported graph
     return functional.max_pool2d(x, 3, stride=2, padding=odd, ceil_mode=True)
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from raybc.bundle import META, PolicyBundle
 from raybc.data.episodes import words
 from raybc.data.units import far_starts, other_actions
 from raybc.files import read_json
-from raybc.rollout.probe import Probe
 from raybc.types import SampleSetting, UserError
+
+if TYPE_CHECKING:  # acting with a bundle needs no simulator
+    from raybc.rollout.probe import Probe
 
 #: The folder of a checkpoint: its step, and the round that it ends.
 CHECKPOINT = re.compile(r"checkpoint_(\d+)(?:_round_\d+)?")

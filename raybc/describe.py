@@ -1,0 +1,53 @@
+"""What one must know to act with a policy, as plain values: ONNX files, servers and model cards say it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from raybc import __version__
+from raybc.bundle import PolicyBundle
+from raybc.registry import get_task, parse_env_name
+from raybc.types import SampleSetting, UserError
+
+
+def describe(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
+    """JSON values: identity, observations by name (shape of T steps, dtype, meaning), actions (shape of a chunk, and
+    the statistics of the training data), sample setting, steps in a second (None where the task is not known here)."""
+    steps = bundle.config.obs_steps
+    when = f"; the last {steps} steps, the oldest first" if steps > 1 else ""
+    observations = {
+        name: {"shape": [steps, size], "dtype": "float32", "meaning": f"physical units of the training data{when}"}
+        for name, size in bundle.obs_sizes.items()
+    } | {
+        name: {"shape": [steps, *size], "dtype": "uint8", "meaning": f"picture, height x width x channels{when}"}
+        for name, size in bundle.pictures.items()
+    }
+    return {
+        "raybc": __version__,
+        "run_id": bundle.run_id,
+        "step": bundle.step,
+        "env_name": bundle.config.env_name,
+        "obs_steps": steps,
+        "observations": observations,
+        "actions": {
+            "shape": [bundle.shape.horizon, bundle.action_size],
+            "dtype": "float32",
+            "meaning": "the actions of the next steps, physical units of the training data, not clipped",
+            "offset": bundle.action_normalizer.offset.tolist(),
+            "scale": bundle.action_normalizer.scale.tolist(),
+        },
+        "setting": dataclasses.asdict(setting),
+        "fps": control_rate(bundle),
+        "environment": bundle.environment,
+        "controller": bundle.data_env.get("env_kwargs", {}).get("controller_configs"),
+        "data_fingerprint": bundle.data_fingerprint,
+    }
+
+
+def control_rate(bundle: PolicyBundle) -> float | None:
+    """Steps in a second, where the task is known here."""
+    try:
+        return float(get_task(parse_env_name(bundle.config.env_name).task).fps)
+    except UserError:
+        return None

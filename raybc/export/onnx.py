@@ -1,0 +1,174 @@
+"""A policy as one ONNX file: physical observations and noise in, a physical chunk out.
+
+Normalisation is inside and the Euler steps of the flow are unrolled, so that the file needs nothing else. It is written
+only if onnxruntime gives what `Agent` gives in rollouts. PyTorch's TorchScript exporter needs no other package; the
+newer one would need onnxscript and gives the same graph.
+
+Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raybc.bundle import PolicyBundle
+from raybc.cli import Failed
+from raybc.describe import describe
+from raybc.extras import need
+from raybc.files import replacing, write_json
+from raybc.rollout.agent import Agent
+from raybc.types import SampleSetting, UserError
+
+NOISE, ACTIONS = "noise", "actions"
+FORMAT = "raybc-onnx-1"
+OPSET = 17
+#: Largest difference from `Agent`, as a part of the action's scale in the training data.
+TOLERANCE = 1e-5
+#: Batches that are compared; one of each kind (one row, few, many).
+BATCHES = (1, 3, 64)
+
+
+class PhysicalPolicy(nn.Module):
+    """A policy with its normalisation; the inputs in the order of `input_shapes`."""
+
+    def __init__(self, bundle: PolicyBundle, flow_steps: int) -> None:
+        super().__init__()
+        self._policy = bundle.build()
+        self._flow_steps = flow_steps
+        self._numbers, self._pictures = list(bundle.obs_sizes), list(bundle.pictures)
+        observed, acted = bundle.obs_normalizer, bundle.action_normalizer
+        self._obs_offset, self._obs_scale = torch.from_numpy(observed.offset), torch.from_numpy(observed.scale)
+        self._action_offset, self._action_scale = torch.from_numpy(acted.offset), torch.from_numpy(acted.scale)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(B, T, size) float32 for each observation, (B, T, height, width, channels) uint8 for each kind of picture,
+        noise (B, H, A) float32 -> (B, H, A) float32."""
+        numbers, pictures, noise_BHA = inputs[: len(self._numbers)], inputs[len(self._numbers) : -1], inputs[-1]
+        # Of a policy of pictures alone: no column for each row.
+        obs_BTO = torch.cat(numbers, dim=-1) if numbers else noise_BHA[:, :1, :0]
+        obs_BO = ((obs_BTO - self._obs_offset) / self._obs_scale).flatten(1)
+        seen = {name: picture[None] for name, picture in zip(self._pictures, pictures, strict=True)}
+        chunk_BHA = self._policy.sample(obs_BO[None], noise_BHA[None], self._flow_steps, seen)[0]
+        return chunk_BHA * self._action_scale + self._action_offset
+
+
+def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of a row of each input, in order."""
+    steps = bundle.config.obs_steps
+    shapes: dict[str, tuple[int, ...]] = {name: (steps, size) for name, size in bundle.obs_sizes.items()}
+    shapes |= {name: (steps, *size) for name, size in bundle.pictures.items()}
+    taken = {NOISE, ACTIONS} & shapes.keys()
+    if taken:
+        raise UserError(f"--onnx: expected observations of other names than {NOISE} and {ACTIONS}, got {taken.pop()!r}")
+    return shapes | {NOISE: (bundle.shape.horizon, bundle.action_size)}
+
+
+def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict[str, Any]:
+    """Write `out` and a JSON file beside it with what its metadata say; both or none.
+
+    Returns these. `UserError` where the package is missing; `cli.Failed` where onnxruntime gives something else than
+    the policy, or gives no answer."""
+    need("--onnx", "onnx", "onnx", "onnxruntime")
+    import onnx
+
+    policy = PhysicalPolicy(bundle, setting.flow_steps).eval()
+    shapes = input_shapes(bundle)
+    example = _draw(bundle, 2, np.random.default_rng(0))
+    with replacing(out) as temporary:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that this exporter is the older one
+            torch.onnx.export(
+                policy,
+                tuple(torch.from_numpy(example[name]) for name in shapes),
+                str(temporary),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=list(shapes),
+                output_names=[ACTIONS],
+                dynamic_axes={name: {0: "B"} for name in (*shapes, ACTIONS)},
+            )
+        model = onnx.load(str(temporary))
+        facts = metadata(bundle, setting) | {"largest_difference": compare(bundle, setting, temporary)}
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
+        onnx.helper.set_model_props(model, texts)
+        onnx.checker.check_model(model)
+        onnx.save(model, str(temporary))
+    write_json(out.with_suffix(".json"), facts)
+    return facts
+
+
+def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
+    """The largest difference between onnxruntime and `Agent` on observations as in the training data, as a part of the
+    action's scale; `cli.Failed` above `TOLERANCE`."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    agent, rng, worst = Agent(bundle), np.random.default_rng(1), 0.0
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for rows in BATCHES:
+            inputs = _draw(bundle, rows, rng)
+            numbers = [inputs[name] for name in bundle.obs_sizes]
+            steps = bundle.config.obs_steps
+            obs_BTO = np.concatenate(numbers, -1) if numbers else np.zeros((rows, steps, 0), np.float32)
+            pictures = {name: inputs[name] for name in bundle.pictures}
+            expected = agent.chunks(obs_BTO, inputs[NOISE], setting.flow_steps, pictures)
+            got = session.run([ACTIONS], inputs)[0]
+            worst = max(worst, float((np.abs(got - expected) / bundle.action_normalizer.scale).max()))
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    ) as e:
+        raise Failed(f"--onnx: onnxruntime does not run this policy, so nothing was written: {e}") from None
+    if not worst <= TOLERANCE:  # also nan
+        raise Failed(
+            f"--onnx: onnxruntime differs from the policy by {worst:.1e} of the action's scale, expected at most "
+            f"{TOLERANCE:.0e}; nothing was written"
+        )
+    return worst
+
+
+def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Inputs that look like the training data: as its statistics say; pictures of noise."""
+    inputs: dict[str, np.ndarray] = {}
+    shapes, first = input_shapes(bundle), 0
+    for name, shape in shapes.items():
+        if name in bundle.pictures:
+            inputs[name] = rng.integers(0, 256, (rows, *shape), np.uint8)
+            continue
+        inputs[name] = rng.standard_normal((rows, *shape)).astype(np.float32)
+        if name in bundle.obs_sizes:
+            part = slice(first, first + shape[-1])
+            inputs[name] = inputs[name] * bundle.obs_normalizer.scale[part] + bundle.obs_normalizer.offset[part]
+            first = part.stop
+    return inputs
+
+
+def metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
+    """What a user of the file must know, JSON values."""
+    described = describe(bundle, setting)
+    seen = described["observations"]
+    inputs = {name: {**seen.get(name, {}), "shape": ["B", *shape]} for name, shape in input_shapes(bundle).items()}
+    inputs[NOISE] |= {
+        "dtype": "float32",
+        "meaning": "standard normal numbers times setting.eval_temperature (zeros where that is 0)",
+    }
+    actions = described["actions"]
+    return {
+        "format": FORMAT,
+        "inputs": inputs,
+        "outputs": {ACTIONS: {**actions, "shape": ["B", *actions["shape"]]}},
+        **described,
+    }

@@ -1,0 +1,69 @@
+"""What a policy remembers of one episode: what was seen, its sampling noise, and what its chunks say.
+
+A `Session` is the policy's half of an episode, without a simulator: rollouts, `raybc.load` and `raybc.serve` act by the
+same one. Letters: H chunk, A action dim, T observation steps, O observation dim.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+from raybc.bundle import PolicyBundle
+from raybc.rollout.agent import stack, stack_steps
+from raybc.types import SampleSetting, UserError
+
+
+class Session:
+    """One episode with a receding horizon: `observe` each step, ask the policy `question` when nothing is left of the
+    last chunk, and give the answer to `plan`, which says what to do next."""
+
+    def __init__(self, bundle: PolicyBundle, setting: SampleSetting, seed: int | None) -> None:
+        """seed: of the sampling noise; None draws it from the machine's entropy."""
+        self.setting = setting
+        self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.config.obs_steps
+        self._pictures = tuple(bundle.pictures)
+        self._chunk_shape = (bundle.shape.horizon, bundle.action_size)
+        horizon = self._chunk_shape[0]
+        self.steps_between = setting.steps_between(horizon)
+        if self.steps_between > horizon:
+            raise UserError(
+                f"execute_steps: expected at most the {horizon} steps of this policy's chunk, got {self.steps_between}"
+            )
+        # The noise belongs to the start, not to the setting: settings are compared on the same draws.
+        self._rng = np.random.default_rng(None if seed is None else [seed, 1])
+        self._chunks: deque[tuple[int, np.ndarray]] = deque()  # (step at which it begins, chunk), the oldest first
+        self._planned = 0
+        self._observed: deque[Mapping[str, np.ndarray]] = deque(maxlen=self._obs_steps)
+
+    def observe(self, obs: Mapping[str, np.ndarray]) -> None:
+        """The latest observation: name -> float32 (size,), or uint8 (height, width, channels); physical."""
+        self._observed.append(obs)
+
+    def question(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """What the policy is asked: observations (T, O), physical, and noise (H, A), both float32; pictures by name,
+        uint8 (T, height, width, channels)."""
+        noise_HA = self._rng.standard_normal(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
+        seen = list(self._observed)
+        pictures = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._pictures}
+        return stack(seen, self._keys, self._obs_steps), noise_HA.astype(np.float32), pictures
+
+    def plan(self, chunk_HA: np.ndarray, most: int | None = None) -> np.ndarray:
+        """What is due of a new chunk, physical (steps, A), not clipped: until the next chunk is needed, `most` steps at
+        most."""
+        count = self.steps_between if most is None else min(self.steps_between, most)
+        first_step = self._planned
+        self._planned += count
+        if self.setting.temporal_ensemble < 0:
+            return chunk_HA[:count]
+        self._chunks.append((first_step, chunk_HA))
+        while first_step - self._chunks[0][0] >= len(chunk_HA):
+            self._chunks.popleft()
+        actions = []
+        for step in range(first_step, first_step + count):
+            said = np.stack([c[step - first] for first, c in self._chunks if step - first < len(c)])
+            weights = np.exp(-self.setting.temporal_ensemble * np.arange(len(said)))
+            actions.append((weights / weights.sum()) @ said)
+        return np.array(actions, np.float32)

@@ -1,0 +1,1 @@
+"""Serving: a policy that programs elsewhere ask over HTTP or a WebSocket."""

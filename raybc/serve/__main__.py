@@ -1,0 +1,130 @@
+"""`python -m raybc.serve BUNDLE`: answer observations with actions, over HTTP and WebSockets."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from raybc import cli
+from raybc.act import load_bundle
+from raybc.config import SAMPLE_AXES
+from raybc.describe import describe
+from raybc.extras import need
+from raybc.train.loop import pick_device
+from raybc.types import UserError
+
+#: Shorter ones can be guessed.
+LEAST_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class Args:
+    """Serve a policy: POST /act, WebSocket /ws, GET /health, GET /metadata."""
+
+    bundle: tyro.conf.Positional[Path]
+    """A bundle, the run folder of a training (see --checkpoint), or that of a sweep (then its winner)."""
+    checkpoint: str = ""
+    """Of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
+    host: str = "127.0.0.1"
+    """Address to listen on; another machine can only ask on another than the default, which needs --token_file."""
+    port: int = 8000
+    """Port to listen on (0: any that is free)."""
+    token_file: Path | None = None
+    """File with the token that whoever asks must show (readable by you alone)."""
+    flow_steps: int | None = None
+    """Euler steps of the flow (default: the policy's)."""
+    execute_steps: int | None = None
+    """Steps of a chunk that a session executes (0: all; default: the policy's)."""
+    eval_temperature: float | None = None
+    """Scale of the initial noise (default: the policy's)."""
+    temporal_ensemble: float | None = None
+    """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the policy's)."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N, or auto (cuda where there is one)."""
+    threads: int = 1
+    """Threads of PyTorch on a CPU."""
+    max_request_mb: float = 16.0
+    """Largest request or message, in megabytes."""
+    max_connections: int = 256
+    """Connections at a time; more are refused (503)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = cli.parse(Args, argv, "raybc.serve", Args.__doc__ or "")
+    need("raybc.serve", "serve", "starlette", "uvicorn", "websockets", "msgpack")
+    import uvicorn
+
+    from raybc.serve.app import is_loopback, make_app
+    from raybc.serve.batch import Batcher
+
+    _check(args)
+    token = "" if args.token_file is None else read_token(args.token_file)
+    if not token and not is_loopback(args.host):
+        raise UserError(
+            f"--host {args.host}: other machines could ask; expected --token_file with a token that they must show"
+        )
+    changes = {name: getattr(args, name) for name in SAMPLE_AXES if getattr(args, name) is not None}
+    bundle, setting = load_bundle(args.bundle, args.checkpoint, changes)
+    device = str(pick_device(args.device))
+    max_bytes = int(args.max_request_mb * 2**20)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listening(args.host, args.port))
+        batcher = stack.enter_context(contextlib.closing(Batcher(bundle, setting.flow_steps, device, args.threads)))
+        config = uvicorn.Config(
+            make_app(batcher, setting, describe(bundle, setting), token, max_bytes),
+            ws="websockets-sansio",
+            ws_max_size=max_bytes,
+            ws_per_message_deflate=False,  # numbers hardly shrink, and it takes longer than the network
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=args.max_connections,
+            timeout_graceful_shutdown=5,
+        )
+        port = listener.getsockname()[1]
+        cli.console.print(f"policy {bundle.run_id}, step {bundle.step}: http://{_shown(args.host)}:{port}")
+        uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _check(args: Args) -> None:
+    if not 0 <= args.port < 2**16:
+        raise UserError(f"--port: expected 0..65535, got {args.port}")
+    for name, low, high in (("threads", 1, 1024), ("max_request_mb", 0.001, 1024), ("max_connections", 1, 65536)):
+        if not low <= getattr(args, name) <= high:
+            raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
+
+
+def read_token(path: Path) -> str:
+    """The token in a file that only its owner can read."""
+    if not path.is_file():
+        raise UserError(f"--token_file: expected a file, found none: {path}")
+    if path.stat().st_mode & 0o077:
+        raise UserError(f"--token_file: {path} can be read by others; run: chmod 600 {path}")
+    token = path.read_text(encoding="utf-8", errors="replace").strip()
+    if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable():
+        raise UserError(f"--token_file: {path}: expected at least {LEAST_TOKEN} ASCII characters on one line")
+    return token
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens, or `UserError` where that cannot be."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise UserError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}") from None
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))

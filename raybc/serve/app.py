@@ -1,0 +1,238 @@
+"""The server's routes. What users send wrong is answered with one line, {"error": ...}, and status 4xx.
+
+    GET /health, GET /metadata
+    POST /act    {"obs": OBS or [OBS, ...], "seed": N}  ->  {"actions": (H, A)}    remembers nothing
+    WS /ws       {"obs": OBS}  ->  {"action": (A,)}    an episode: history, chunk and ensembling are the server's
+
+OBS is name -> numbers. Letters: H chunk, A action dim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from raybc.physical import checked_obs
+from raybc.rollout.session import Session
+from raybc.serve.batch import Batcher
+from raybc.serve.wire import JSON, MSGPACK, from_json, pack, to_json, unpack
+from raybc.types import SampleSetting, UserError
+
+#: Seconds in which a request must have arrived.
+PATIENCE = 30.0
+
+
+def make_app(
+    batcher: Batcher, setting: SampleSetting, described: Mapping[str, Any], token: str, max_bytes: int
+) -> Starlette:
+    """token: who asks must show it ("": nobody must; then only programs of this machine are answered). max_bytes: of a
+    request's body (of a WebSocket's message: uvicorn's `ws_max_size`)."""
+    server = _Server(batcher, setting, described, max_bytes)
+    return Starlette(
+        routes=[
+            Route("/health", server.health),
+            Route("/metadata", server.metadata),
+            Route("/act", server.act, methods=["POST"]),
+            WebSocketRoute("/ws", server.talk),
+        ],
+        middleware=[Middleware(Guard, token=token)],
+        exception_handlers={HTTPException: _refusal},
+    )
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _answer({"error": error.detail}, status=error.status_code)
+
+
+def _answer(value: Any, kind: str = JSON, status: int = 200) -> Response:
+    return Response(pack(value) if kind == MSGPACK else to_json(value), status, media_type=kind)
+
+
+class Guard:
+    """Lets in who shows the token. Without a token the server listens to this machine alone, and a browser on it must
+    not ask for a page from elsewhere: neither with an Origin nor under another host's name."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._token = app, token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refuses(Headers(scope=scope)) if scope["type"] in ("http", "websocket") else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            await refusal(scope, receive, send)
+
+    def _refuses(self, headers: Headers) -> Response | None:
+        if self._token:
+            _, _, shown = headers.get("authorization", "").partition(" ")  # Bearer, or openpi's Api-Key
+            if hmac.compare_digest(shown.encode(), self._token):
+                return None
+            return _answer({"error": "unauthorised: expected the header Authorization: Bearer TOKEN"}, status=401)
+        if "origin" in headers or not is_loopback(_host(headers.get("host", ""))):
+            return _answer({"error": "forbidden: a server without a token answers programs of its machine"}, status=403)
+        return None
+
+
+def _host(name: str) -> str:
+    """Of a Host header: without the port."""
+    return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class _Server:
+    def __init__(self, batcher: Batcher, setting: SampleSetting, described: Mapping[str, Any], max_bytes: int) -> None:
+        self._batcher, self._setting, self._described, self._max_bytes = batcher, setting, described, max_bytes
+        self._sessions = 0
+
+    async def health(self, request: Request) -> Response:
+        counts = {"asked": self._batcher.asked, "batches": self._batcher.batches, "sessions": self._sessions}
+        return _answer({"status": "ok", **counts})
+
+    async def metadata(self, request: Request) -> Response:
+        return _answer(self._described)
+
+    async def act(self, request: Request) -> Response:
+        kind = request.headers.get("content-type", JSON).partition(";")[0].strip()
+        if kind not in (JSON, MSGPACK):
+            raise HTTPException(415, f"content-type: expected {JSON} or {MSGPACK}, got {kind!r}")
+        body = await self._body(request)
+        try:
+            message = unpack(body) if kind == MSGPACK else from_json(body)
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
+        try:
+            episode = self._episode_of(message)
+        except UserError as error:
+            raise HTTPException(422, str(error)) from None
+        chunk_HA = await episode.chunk()
+        if not np.isfinite(chunk_HA).all():
+            raise HTTPException(500, "the policy gave nan or inf")
+        return _answer({"actions": chunk_HA}, kind)
+
+    def _episode_of(self, message: Any) -> Episode:
+        if not isinstance(message, Mapping) or "obs" not in message or message.keys() - {"obs", "seed"}:
+            raise UserError('message: expected {"obs": observations} and, if wanted, "seed"; see /metadata')
+        episode = Episode(self._batcher, self._setting, _seed(message.get("seed")))
+        steps = message["obs"] if isinstance(message["obs"], list) else [message["obs"]]
+        if not 1 <= len(steps) <= self._batcher.bundle.config.obs_steps:
+            most = self._batcher.bundle.config.obs_steps
+            raise UserError(f"obs: expected one observation or a list of 1..{most}, got {len(steps)}")
+        for obs in steps:
+            episode.observe(obs)
+        return episode
+
+    async def _body(self, request: Request) -> bytes:
+        pieces, size = [], 0
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for piece in request.stream():
+                    size += len(piece)
+                    if size > self._max_bytes:
+                        raise HTTPException(413, f"body: expected at most {self._max_bytes} bytes")
+                    pieces.append(piece)
+        except TimeoutError:
+            raise HTTPException(408, f"body: expected within {PATIENCE:.0f} s") from None
+        return b"".join(pieces)
+
+    async def talk(self, socket: WebSocket) -> None:
+        """One episode after the other. The first message is what /metadata says, in msgpack; then each message has one
+        answer of its own kind, and errors are text."""
+        await socket.accept()
+        self._sessions += 1
+        episode = Episode(self._batcher, self._setting, None)
+        try:
+            await socket.send_bytes(pack(self._described))
+            while True:
+                received = await socket.receive()
+                if received["type"] == "websocket.disconnect":
+                    return
+                try:
+                    text = received.get("text")
+                    message = unpack(received["bytes"]) if text is None else from_json(text)
+                    answer, episode = await self._reply(episode, message)
+                except UserError as error:
+                    await socket.send_text(to_json({"error": str(error)}))
+                    continue
+                if text is None:
+                    await socket.send_bytes(pack(answer))
+                else:
+                    await socket.send_text(to_json(answer))
+        except WebSocketDisconnect:
+            return
+        finally:
+            self._sessions -= 1
+
+    async def _reply(self, episode: Episode, message: Any) -> tuple[dict[str, Any], Episode]:
+        if not isinstance(message, Mapping):
+            raise UserError(f"message: expected a map, got {type(message).__name__}")
+        if "reset" in message:
+            return {"reset": True}, Episode(self._batcher, self._setting, _seed(message["reset"]))
+        if not isinstance(message.get("obs"), Mapping):  # openpi's clients send bare observations and want chunks
+            episode.observe(message)
+            return {"actions": _finite(await episode.chunk())}, episode
+        ask = message.get("ask", "action")
+        if ask not in ("action", "chunk", "nothing"):
+            raise UserError(f"ask: expected action, chunk or nothing, got {ask!r}")
+        episode.observe(message["obs"])
+        if ask == "nothing":
+            return {"observed": True}, episode
+        if ask == "chunk":
+            return {"actions": _finite(await episode.chunk())}, episode
+        return {"action": _finite(await episode.act())}, episode
+
+
+def _finite(actions: np.ndarray) -> np.ndarray:
+    if not np.isfinite(actions).all():
+        raise UserError("the policy gave nan or inf for these observations")
+    return actions
+
+
+def _seed(value: Any) -> int | None:
+    if value is not None and not (type(value) is int and 0 <= value < 2**63):
+        raise UserError(f"seed: expected a whole number of at least 0, or null, got {value!r}")
+    return value
+
+
+class Episode:
+    """`raybc.act.Policy` of which the network is shared with others."""
+
+    def __init__(self, batcher: Batcher, setting: SampleSetting, seed: int | None) -> None:
+        self._batcher = batcher
+        self._session = Session(batcher.bundle, setting, seed)
+        self._due: deque[np.ndarray] = deque()
+
+    def observe(self, obs: Any) -> None:
+        bundle = self._batcher.bundle
+        self._session.observe(checked_obs(bundle.obs_sizes, bundle.pictures, obs))
+
+    async def act(self) -> np.ndarray:
+        """The next action, (A,)."""
+        if not self._due:
+            self._due.extend(self._session.plan(await self.chunk()))
+        return self._due.popleft()
+
+    async def chunk(self) -> np.ndarray:
+        """The whole next chunk, (H, A)."""
+        return await self._batcher.ask(self._session.question())
