@@ -9,10 +9,14 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from raybc.capacity import plan_workers, simulator_cpus
 from raybc.types import UserError
+
+__all__ = ["plan_workers", "ray_session"]
 
 #: Only where unset. Usage statistics are off, strangers need a token, Tune writes no logs of its own
 #: beside ours, and prints no tables of its own.
@@ -72,9 +76,26 @@ def _loopback_only() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
+def _check_reachable(address: str) -> None:
+    """Say at once what Ray would say after a minute of trying."""
+    if address == "auto" or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--address: expected auto or HOST:PORT (usually port 6379), got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: nothing answers there ({error}); is the cluster up (`ray up`, `ray status`), and is "
+            "this machine in its network? Drivers run best on the head: `ray exec cluster.yaml 'python -m raybc...'`"
+        ) from None
+
+
 @contextlib.contextmanager
 def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[float]:
-    """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs.
+    """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs
+    on which simulators may run.
 
     A local Ray is made of child processes on the loopback interface; it ends by itself some seconds after this
     process was killed. A session that is there already (of a notebook, of a test) is used and left running.
@@ -82,11 +103,12 @@ def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[floa
     import ray
 
     if ray.is_initialized():
-        yield float(ray.cluster_resources().get("CPU", 0))
+        yield simulator_cpus()
         return
     with contextlib.ExitStack() as stack:
         try:
             if address:
+                _check_reachable(address)
                 _use_token()
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
@@ -105,20 +127,4 @@ def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[floa
                 "its token (~/.ray/auth_token)?"
             ) from None
         stack.callback(ray.shutdown)
-        yield float(ray.cluster_resources().get("CPU", 0))
-
-
-def plan_workers(cpus: float, *, trials: int, trial_cpus: float, workers: int, worker_cpus: float) -> int:
-    """How many simulator processes fit beside the trials; a plan that would wait for ever is refused with its numbers.
-
-    workers = 0 asks for as many as fit.
-    """
-    left = cpus - trials * trial_cpus
-    fits = int(left / worker_cpus + 1e-9)
-    if fits < max(workers, 1):
-        raise UserError(
-            f"resources: {trials} concurrent trial(s) x {trial_cpus:g} CPU + {max(workers, 1)} worker(s) x "
-            f"{worker_cpus:g} CPU = {trials * trial_cpus + max(workers, 1) * worker_cpus:g} CPU, but the cluster has "
-            f"{cpus:g}: the sweep would wait for ever; lower --max-concurrent or resources.workers"
-        )
-    return workers or fits
+        yield simulator_cpus()

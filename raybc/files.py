@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -98,8 +99,14 @@ def free_space_for(folder: Path, megabytes: int) -> None:
 @contextlib.contextmanager
 def run_folder_lock(folder: Path) -> Iterator[None]:
     """Hold a run folder: a second process on the same folder is refused. Released by the kernel on any death."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --out") from None
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -26,10 +26,10 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from raybc.envs.base import RenderOptions
 from raybc.registry import get_task
 from raybc.rollout.engine import Work
 from raybc.rollout.inference import SharedLoader, start_server
+from raybc.rollout.options import PoolOptions
 from raybc.rollout.results import value_of
 from raybc.rollout.stop import BLOCK, StopRule
 from raybc.rollout.worker import Loader, Report, SimWorker
@@ -67,22 +67,6 @@ class _Stats:
     restarts: int = 0
     recycled: int = 0
     spans: list[tuple[float, float]] = field(default_factory=list)
-
-
-@dataclass
-class PoolOptions:
-    """How a pool runs. worker_cpus: CPUs that Ray reserves for a worker. deadline: seconds without any progress after
-    which an episode is hung. render: workers that can film (one simulator each). slots: simulators of a worker (None:
-    what the task says). recycle: a worker's process is replaced after so many episodes (0: never), for simulators that
-    leak. shared: one inference actor for all workers, with `gpus` of a GPU."""
-
-    worker_cpus: float = 0.5
-    deadline: float = 120.0
-    render: RenderOptions | None = None
-    slots: int | None = None
-    recycle: int = 0
-    shared: bool = False
-    gpus: float = 0.0
 
 
 class _Seat:
@@ -249,13 +233,16 @@ class Dispatcher:
     async def _ensure_worker(self, seat: _Seat) -> None:
         if seat.worker is not None:
             return
+        options = self._options
         remote = ray.remote(SimWorker).options(
-            num_cpus=self._options.worker_cpus, max_restarts=0, scheduling_strategy="SPREAD"
+            num_cpus=options.worker_cpus, resources=options.resources, max_restarts=0, scheduling_strategy="SPREAD"
         )
         # A simulator of the next work's task is built, at first of the pool's own.
         task = self._queue[0].spec.task if self._queue and seat.suite else self._task
-        seat.worker = remote.remote(self._options.render, self._options.slots, self._loader)
+        seat.worker = remote.remote(options.render, options.slots, self._loader)
         seat.suite, seat.finished = get_task(task).suite, 0
+        # A place may have to wait for a machine (one that is being started, or comes in place of one that died).
+        await seat.worker.__ray_ready__.remote()
         seat.pid = await asyncio.wait_for(seat.worker.__ray_call__.remote(_warm_up, task), START_DEADLINE)
 
     async def _orders(self, seat: _Seat) -> list[tuple[int, Work, EpisodeSpec]]:

@@ -9,9 +9,12 @@ from typing import Any
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybc.rollout.dispatcher import Dispatcher, PoolOptions
+from raybc.capacity import SIMULATOR, placement
+from raybc.rollout.dispatcher import Dispatcher
 from raybc.rollout.engine import Rollout, Work
+from raybc.rollout.options import PoolOptions
 from raybc.rollout.stop import StopRule
 from raybc.types import EpisodeSpec
 
@@ -25,7 +28,12 @@ class RolloutPool:
     @classmethod
     def start(cls, task: str, workers: int, **options: Any) -> RolloutPool:
         """Start `workers` simulator processes, warm for `task` (specs name their own). options: `PoolOptions`."""
-        remote = ray.remote(Dispatcher).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        options = {"resources": placement(SIMULATOR), **options}
+        # Beside its caller: where that is the head of a cluster, machines that come and go do not take it with them.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        remote = ray.remote(Dispatcher).options(
+            num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+        )
         dispatcher = remote.remote(task, workers, PoolOptions(**options))
         dispatcher.start.options(max_task_retries=0).remote()  # not tried again when the pool is closed at once
         return cls(dispatcher, workers)

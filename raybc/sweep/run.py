@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from raybc import cli
-from raybc.cluster import plan_workers, ray_session
+from raybc.capacity import machines, plan_sweep
+from raybc.cluster import ray_session
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.load import read_for
 from raybc.demos import DemosPlan, check_source, generate, source_of
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
+from raybc.nodes import check_shared
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import Probe, probe_task, shapes_of
 from raybc.sweep.config import SweepConfig, to_plain
@@ -139,15 +141,18 @@ def _run(
     timing = _Stages(ledger, state)
     note = ""
     with contextlib.ExitStack() as stack:
-        cpus = stack.enter_context(ray_session(launch.address, launch.cpus))
+        stack.enter_context(ray_session(launch.address, launch.cpus))
         resources = config.resources
-        workers = plan_workers(
-            cpus,
+        side_by_side = plan_sweep(
+            machines(),
             trials=config.search.max_concurrent,
             trial_cpus=resources.trial_cpus,
             workers=resources.workers,
             worker_cpus=resources.worker_cpus,
+            device=config.train.device,
         )
+        workers = side_by_side.workers
+        check_shared(launch.out, dataset)
         pool_options = {"worker_cpus": resources.worker_cpus, "deadline": resources.episode_deadline}
         pool = stack.enter_context(RolloutPool.start(name.task, workers, **pool_options))
         timing.add("start", began)
@@ -168,7 +173,7 @@ def _run(
             settings=tuple(sample_settings(config)),
             episodes=config.eval.episodes,
             race_comparisons=race_comparisons(config),
-            threads=max(1, int(cpus) // config.search.max_concurrent),
+            threads=side_by_side.threads,
         )
         tables = _Tables(launch.out, config, state)
         if config.search.trials > len(state.finished()):
@@ -187,7 +192,7 @@ def _run(
         recorder = Recorder(config, plan, ledger, state, on_event)
         try:
             with timing.stage("search"), live:
-                search(recorder, pool, _session(launch.out), gpus_per_trial=_gpus(config))
+                search(recorder, pool, _session(launch.out), gpus_per_trial=side_by_side.gpus)
             missing = config.search.trials - len(state.finished())
             if missing > 0:
                 raise cli.Interrupted(
@@ -268,18 +273,6 @@ def _demonstrate(demos: DemosPlan, dataset: Path, pool: Any) -> None:
     cli.console.print(
         f"the expert solved {made['successes']} of {made['attempts']} starts; demonstrations are in {dataset}"
     )
-
-
-def _gpus(config: SweepConfig) -> float:
-    """A share of a GPU for each concurrent trial where the device asks for one."""
-    import ray
-
-    available = float(ray.cluster_resources().get("GPU", 0))
-    if config.train.device == "cpu" or not available:
-        if config.train.device.startswith("cuda"):
-            raise UserError(f"train.device: {config.train.device!r} asked for, but the cluster has no GPU")
-        return 0.0
-    return min(1.0, available / config.search.max_concurrent)
 
 
 def _session(folder: Path) -> int:

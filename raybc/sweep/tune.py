@@ -25,6 +25,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from raybc.capacity import TRAINER, placement
 from raybc.config import RunConfig
 from raybc.rollout.pool import RolloutPool
 from raybc.sweep.config import PruneConfig, SweepConfig
@@ -236,7 +237,9 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
     missing = config.search.trials - len(recorder.state.finished())
     if missing <= 0:
         return
-    resources = {"cpu": config.resources.trial_cpus} | ({"gpu": gpus_per_trial} if gpus_per_trial else {})
+    resources = {"cpu": config.resources.trial_cpus, **placement(TRAINER)}
+    if gpus_per_trial:
+        resources["gpu"] = gpus_per_trial
     storage = Path(plan.run_dir) / "tune"
     tuner = tune.Tuner(
         tune.with_resources(_trainable(config, plan, pool), resources),

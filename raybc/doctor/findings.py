@@ -1,0 +1,39 @@
+"""What was looked at and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """check: what was looked at. message: what was seen. do: what to do about it (nothing where all is well)."""
+
+    level: Level
+    check: str
+    message: str
+    do: str = ""
+
+    def line(self) -> str:
+        return f"{self.level:7}  {self.check}: {self.message}" + (f"; {self.do}" if self.do else "")
+
+
+def ok(check: str, message: str) -> Finding:
+    return Finding("ok", check, message)
+
+
+def warning(check: str, message: str, do: str) -> Finding:
+    return Finding("warning", check, message, do)
+
+
+def error(check: str, message: str, do: str) -> Finding:
+    return Finding("error", check, message, do)
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    levels = [f.level for f in findings]
+    return f"{levels.count('error')} errors, {levels.count('warning')} warnings, {levels.count('ok')} well"

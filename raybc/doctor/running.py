@@ -1,0 +1,115 @@
+"""A running cluster: who may talk to it, whether its machines agree, and what dead jobs still hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
+import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+from raybc.capacity import Machine, machines, plan_sweep
+from raybc.doctor.findings import Finding, error, ok, warning
+from raybc.doctor.machine import VITAL, check_facts, facts
+from raybc.nodes import Answer, ask_all, unshared
+from raybc.sweep.config import SweepConfig
+from raybc.types import UserError
+
+#: Hexadecimal digits of the job in the id of a placement group, at its end.
+JOB_DIGITS = 8
+
+
+def check_cluster(storage: Path | None, pins: dict[str, str], fix: bool) -> Iterator[Finding]:
+    """All findings about the connected cluster."""
+    there = machines()
+    cpus = sum(m.cpus() for m in there)
+    answers = ask_all(facts)
+    yield ok("cluster", f"{len(answers)} machines, {cpus:g} CPUs with those that may still start")
+    for answer in answers:
+        if answer.problem:
+            yield error("machines", f"{answer.node}: {answer.problem}", "install the same raybc there (tools/)")
+        else:
+            yield from check_facts(answer.node, answer.value, pins)
+            if answer.value["token"] != "token":
+                do = "start Ray with RAY_AUTH_MODE=token on every machine"
+                yield error("token", f"{answer.node}: whoever reaches its ports can run code there", do)
+    yield from _equal([a for a in answers if not a.problem])
+    if storage is not None:
+        yield from _storage(storage)
+    elif len(answers) > 1:
+        yield warning("storage", "no shared folder was named", "--storage FOLDER checks it on every machine")
+    yield from leaks(fix)
+
+
+def _equal(answers: list[Answer]) -> Iterator[Finding]:
+    """Machines run the same versions."""
+    seen: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for answer in answers:
+        for name in VITAL:
+            seen[name][answer.value["packages"].get(name, "none")].append(answer.node)
+        seen["python"][answer.value["python"]].append(answer.node)
+    differ = False
+    for name, by_version in seen.items():
+        if len(by_version) > 1:
+            differ = True
+            told = "; ".join(f"{version} on {', '.join(nodes)}" for version, nodes in sorted(by_version.items()))
+            yield error("versions", f"{name} differs: {told}", "install from constraints.txt on every machine")
+    if not differ and len(answers) > 1:
+        yield ok("versions", f"{len(answers)} machines have the same {', '.join(['Python', *VITAL])}")
+
+
+def _storage(folder: Path) -> Iterator[Finding]:
+    problems = unshared([folder])
+    for problem in problems:
+        yield error("storage", problem, "mount the same disk on every machine, writable for the user of Ray")
+    if not problems:
+        yield ok("storage", f"{folder} is one disk, writable on every machine")
+
+
+def leaks(fix: bool) -> Iterator[Finding]:
+    """Placement groups of jobs that are over: they hold CPUs, and what comes later waits for ever."""
+    dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
+    found = False
+    for hexadecimal, group in placement_group_table().items():
+        job = hexadecimal[-JOB_DIGITS:]
+        if job not in dead or group["state"] == "REMOVED":
+            continue
+        found = True
+        held = ", ".join(f"{n:g} {r}" for r, n in sorted(_sum(group["bundles"]).items()))
+        what = f"{hexadecimal} of job {job}, which is over, holds {held}"
+        if fix:
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(hexadecimal)))
+            yield ok("placement groups", f"{what}: removed")
+        else:
+            yield error("placement groups", what, "python -m raybc.doctor --address ADDRESS --fix")
+    if not found:
+        yield ok("placement groups", "no job that is over holds any")
+
+
+def _sum(bundles: dict[int, dict[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = defaultdict(float)
+    for bundle in bundles.values():
+        for name, amount in bundle.items():
+            total[name] += amount
+    return total
+
+
+def check_plan(config: SweepConfig, there: list[Machine], what: str) -> Finding:
+    """Whether a sweep finds its places."""
+    resources, trials = config.resources, config.search.max_concurrent
+    try:
+        plan = plan_sweep(
+            there,
+            trials=trials,
+            trial_cpus=resources.trial_cpus,
+            workers=resources.workers,
+            worker_cpus=resources.worker_cpus,
+            device=config.train.device,
+        )
+    except UserError as problem:
+        return error("resources", f"{what}: {problem}", "or more machines")
+    gpus = f", each with {plan.gpus:g} GPU" if plan.gpus else ""
+    return ok("resources", f"{what}: {trials} trials at a time{gpus} beside {plan.workers} simulators")

@@ -1,0 +1,114 @@
+"""Asking every machine of a running Ray something, and whether they all see the same disk."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raybc.types import UserError
+
+#: A machine may have to start a process first, and import this package from a cold disk.
+PATIENCE = 120.0
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a machine said, or why it did not."""
+
+    node: str
+    value: Any = None
+    problem: str = ""
+
+
+def ask_all(function: Callable[..., Any], *arguments: Any) -> list[Answer]:
+    """The answers of all machines that are there, in the order of their addresses. Takes no CPU from anybody."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"]))
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = [
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)).remote(*arguments)
+        for n in nodes
+    ]
+    ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
+    answers = []
+    for node, ref in zip(nodes, asked, strict=True):
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        try:
+            answers.append(Answer(name, ray.get(ref, timeout=0)))
+        except ray.exceptions.GetTimeoutError:
+            answers.append(Answer(name, problem=f"no answer within {PATIENCE:g} s"))
+        except ray.exceptions.RayError as error:
+            cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+            answers.append(Answer(name, problem=f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"))
+    return answers
+
+
+def look_for(folders: list[str], mark: str, word: str, sizes: dict[str, int]) -> list[str]:
+    """On a machine: what is wrong with folders that should show `word` and take another file, and with the files."""
+    problems = []
+    for folder in folders:
+        try:
+            if (Path(folder) / mark).read_text(encoding="utf-8") != word:
+                problems.append(f"{folder}: is another disk")
+            else:
+                own = Path(folder) / f"{mark}-{socket.gethostname()}"
+                own.write_text(word, encoding="utf-8")
+                own.unlink()
+        except FileNotFoundError:
+            problems.append(f"{folder}: is another disk (what others write is not seen)")
+        except OSError as error:
+            problems.append(f"{folder}: cannot be written ({error.strerror})")
+    for file, size in sizes.items():
+        try:
+            if Path(file).stat().st_size != size:
+                problems.append(f"{file}: is another file")
+        except OSError as error:
+            problems.append(f"{file}: cannot be read ({error.strerror})")
+    return problems
+
+
+def unshared(folders: Iterable[Path], files: Iterable[Path] = ()) -> list[str]:
+    """What is wrong with folders that all machines of the connected Ray must see and write, and with files that all
+    must see; one line for each problem."""
+    mark, word = f".raybc-shared-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
+    written: list[Path] = []
+    problems = []
+    try:
+        for folder in folders:
+            place = folder.absolute()
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+                (place / mark).write_text(word, encoding="utf-8")
+            except OSError as error:
+                problems.append(f"{place}: cannot be written ({error.strerror}), on this machine")
+            else:
+                written.append(place / mark)
+        sizes = {str(f.absolute()): f.stat().st_size for f in files}
+        for answer in ask_all(look_for, [str(path.parent) for path in written], mark, word, sizes):
+            wrong = [answer.problem] if answer.problem else answer.value
+            problems += [f"{what}, on {answer.node}" for what in wrong]
+    finally:
+        for path in written:
+            path.unlink(missing_ok=True)
+    return problems
+
+
+def check_shared(folder: Path, dataset: Path) -> None:
+    """Refuse to start on several machines where what one writes is not what the others see."""
+    import ray
+
+    if sum(node["Alive"] for node in ray.nodes()) < 2:
+        return
+    made = dataset.exists()  # otherwise it will be, by simulators on all machines
+    if problems := unshared([folder] if made else [folder, dataset.parent], [dataset] if made else []):
+        raise UserError(
+            f"on a cluster all machines must see the run folder and the demonstrations: {'; '.join(problems)}; use a "
+            "shared disk (NFS, EFS, Filestore) for --out, and for train.dataset or RAYBC_HOME"
+        )

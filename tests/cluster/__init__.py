@@ -1,0 +1,1 @@
+"""A cluster of several machines, made on one: `make test-cluster`."""
