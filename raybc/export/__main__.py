@@ -1,8 +1,9 @@
-"""`python -m raybc.export BUNDLE --onnx`: a policy for those who do not have raybc."""
+"""`python -m raybc.export BUNDLE --onnx` or `--push_to_hub OWNER/NAME`: a policy for others."""
 
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import tyro
 from raybc import cli
 from raybc.act import load_bundle
 from raybc.bundle import PolicyBundle
+from raybc.rollout.checks import find_bundle
 from raybc.types import SampleSetting, UserError
 
 
 @dataclass(frozen=True)
 class Args:
-    """Write a policy as one ONNX file."""
+    """Write a policy as one ONNX file, or upload it to the Hugging Face Hub with a model card."""
 
     bundle: tyro.conf.Positional[Path]
     """A bundle, the run folder of a training (see --checkpoint), or that of a sweep (then its winner)."""
@@ -24,24 +26,65 @@ class Args:
     """Of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
     onnx: bool = False
     """One ONNX file from physical observations and noise to physical chunks, and a JSON file about it."""
+    push_to_hub: str = ""
+    """Repository OWNER/NAME that the policy is uploaded to; it is made where there is none."""
+    public: bool = False
+    """Make a new repository public (default: private)."""
+    dry_run: Path | None = None
+    """Write what --push_to_hub would upload to this folder, and upload nothing."""
+    measured: Path | None = None
+    """Folder of a measurement by raybc.rollout, for the model card (default: where that command writes it)."""
     flow_steps: int | None = None
-    """Euler steps of the flow in the ONNX file (default: the policy's)."""
+    """Euler steps of the flow (default: the policy's)."""
     out: Path | None = None
     """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx)."""
     overwrite: bool = False
-    """Replace an existing file."""
+    """Replace an existing file or folder."""
 
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.export", Args.__doc__ or "")
-    if not args.onnx:
-        raise UserError("expected what to export: --onnx")
+    if not args.onnx and not args.push_to_hub:
+        raise UserError("expected what to export: --onnx, or --push_to_hub OWNER/NAME")
+    for flag in ("public", "dry_run", "measured"):
+        if getattr(args, flag) and not args.push_to_hub:
+            raise UserError(f"--{flag}: belongs to --push_to_hub OWNER/NAME, which is missing")
     changes = {} if args.flow_steps is None else {"flow_steps": args.flow_steps}
     bundle, setting = load_bundle(args.bundle, args.checkpoint, changes)
-    return _onnx(args, bundle, setting)
+    if args.push_to_hub:
+        _hub(args, bundle, setting)
+    if args.onnx:
+        _onnx(args, bundle, setting)
+    return 0
 
 
-def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> int:
+def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
+    from raybc.export.card import measured_by
+    from raybc.export.hub import check_account, check_name, push, write_folder
+
+    name = args.push_to_hub
+    check_name(name)
+    if args.dry_run is None:
+        check_account()
+    elif args.dry_run.exists() and not args.overwrite:
+        raise UserError(f"{args.dry_run}: exists; replace it with --overwrite, or choose another with --dry_run")
+    source, _ = find_bundle(args.bundle, args.checkpoint)
+    if args.measured is not None and not (args.measured / "metrics.json").is_file():
+        raise UserError(f"--measured: expected a folder with metrics.json, got {args.measured}")
+    measurement = args.measured or Path("runs/rollouts") / f"{bundle.run_id}_step_{bundle.step}_final"
+    measured = measured_by(args.bundle, source, bundle, setting, measurement)
+    if args.dry_run is not None:
+        write_folder(args.dry_run, name, source, bundle, setting, measured)
+        cli.console.print(f"would be uploaded to {name}: {args.dry_run}")
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "upload"
+        write_folder(folder, name, source, bundle, setting, measured)
+        message = f"Policy of run {bundle.run_id}, step {bundle.step}"
+        cli.console.print(f"uploaded: {push(folder, name, args.public, message)}")
+
+
+def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
     from raybc.export.onnx import export_onnx
 
     out = args.out or Path("runs/exports") / f"{bundle.run_id}_step_{bundle.step}.onnx"
@@ -54,7 +97,6 @@ def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> int:
     difference = facts["largest_difference"]
     cli.console.print(f"onnxruntime differs from the policy by {difference:.1e} of the action's scale at most")
     cli.console.print(f"policy: {out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from raybc.registry import get_task, parse_env_name
 from raybc.rollout.probe import probe_task, shapes_of
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
+from raybc.train.mlflow_log import MlflowPlan
 from raybc.train.ranks import Parallel, WorkerPlan
 from raybc.train.run import PackRun, default_folder
 from raybc.train.wandb_log import Mode, WandbPlan
@@ -53,6 +54,10 @@ class Args(RunConfig):
     """Copy metrics and videos to Weights & Biases; offline: into the run folder, for `wandb sync`."""
     wandb_project: str = "raybc"
     """Project there."""
+    mlflow: str = ""
+    """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a database of one's own."""
+    mlflow_experiment: str = "raybc"
+    """Experiment there."""
     resume: bool = False
     """Go on with the latest state of this very run, or begin it."""
     overwrite: bool = False
@@ -73,8 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     DemosConfig(episodes=args.demos).validate("--demos")
     if args.threads < 0:
         raise UserError(f"--threads: expected at least 0, got {args.threads}")
-    wandb = WandbPlan(args.wandb, args.wandb_project)
-    wandb.check()
+    trackers = (WandbPlan(args.wandb, args.wandb_project), MlflowPlan(args.mlflow, args.mlflow_experiment))
+    for tracker in trackers:
+        tracker.check()
     pick_device(config.device)
     plan_training(args, seeds, gpus=0)
     name = parse_env_name(config.env_name)
@@ -111,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         stack.enter_context(run_folder_lock(out))
         if args.overwrite:
             empty_folder(out)
-        run = PackRun(members, data, out, pool, wandb)
+        run = PackRun(members, data, out, pool, trackers)
         if training.most > 1:
             run.go_with_workers(training, dataset)
         else:

@@ -36,10 +36,10 @@ from raybc.train.data import TrainingData, prepare
 from raybc.train.keep import checkpoint_name, log_pack, out_of_memory, save_stop
 from raybc.train.log import MemberLog, add_scalars
 from raybc.train.loop import PackTrainer, is_finished, round_of
+from raybc.train.mirror import Mirror, TrackerPlan
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerPlan
 from raybc.train.step import NonFiniteLoss
-from raybc.train.wandb_log import Mirror, WandbPlan
 from raybc.types import EpisodeSpec, UserError
 from raybc.versions import versions
 
@@ -100,11 +100,16 @@ class PackRun:
     """Trains the members side by side and measures each of them on the search starts."""
 
     def __init__(
-        self, members: Sequence[RunConfig], data: TrainingData, out: Path, pool: Any, wandb: WandbPlan | None = None
+        self,
+        members: Sequence[RunConfig],
+        data: TrainingData,
+        out: Path,
+        pool: Any,
+        trackers: Sequence[TrackerPlan] = (),
     ) -> None:
         self.out, self.pool, self.data = out, pool, data
-        self._wandb = wandb or WandbPlan()
-        self._mirrors: list[Mirror] = []
+        self._trackers = trackers
+        self._mirrors: list[tuple[int, Mirror]] = []  # (number of the member, its copy)
         self.config = members[0]
         self.task = parse_env_name(self.config.env_name).task
         alone = len(members) == 1
@@ -205,11 +210,12 @@ class PackRun:
     def _begin(self, stack: contextlib.ExitStack, step: int, finished: bool) -> None:
         if step:
             cli.console.print(f"going on at step {step} of {self.config.training_steps}")
-        for member in self.members:
-            mirror = self._wandb.start(member.out, member.config, member.run_id, step)
-            if mirror is not None:
-                stack.callback(mirror.close)
-                self._mirrors.append(mirror)
+        for number, member in enumerate(self.members):
+            for tracker in self._trackers:
+                mirror = tracker.start(member.out, member.config, member.run_id, step)
+                if mirror is not None:
+                    stack.callback(mirror.close)
+                    self._mirrors.append((number, mirror))
         self._measure_what_is_missing(step, finished)
 
     def _failed(self, reason: str) -> cli.Failed:
@@ -236,7 +242,7 @@ class PackRun:
                 round_ = round_of(config, step)
                 where = f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
                 progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
-                for mirror in self._mirrors:
+                for _, mirror in self._mirrors:
                     mirror.look()
 
             yield show
@@ -302,8 +308,9 @@ class PackRun:
             for row in rows:
                 what = f"no video: {row['message']}" if row["outcome"] == "error" else Path(film.video) / row["video"]
                 cli.console.print(f"video: {what}")
-        for mirror, film, rows in zip(self._mirrors, films, results, strict=False):
-            mirror.videos(step, [Path(film.video) / r["video"] for r in rows if r["outcome"] != "error"])
+        for number, mirror in self._mirrors:
+            folder, rows = Path(films[number].video), results[number]
+            mirror.videos(step, [folder / r["video"] for r in rows if r["outcome"] != "error"])
 
 
 def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:

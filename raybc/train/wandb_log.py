@@ -1,24 +1,19 @@
-"""Weights & Biases: what stands in a member's train.csv and eval.csv, and its videos, as a run there.
-
-The files are the truth and this a copy of them, so it does not matter which process trains. Needs the package wandb.
-"""
+"""Weights & Biases. Needs the package wandb."""
 
 from __future__ import annotations
 
-import csv
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from raybc.config import RunConfig
+from raybc.extras import need
 from raybc.files import write_text
+from raybc.train.mirror import FILES, Mirror, Row
 from raybc.types import UserError
 
 Mode = Literal["off", "offline", "online"]
-#: Seconds between looks at the files.
-INTERVAL = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,10 +27,7 @@ class WandbPlan:
         """Raises `UserError` where the package is missing, or no account is known."""
         if self.mode == "off":
             return
-        try:
-            import wandb
-        except ImportError:
-            raise UserError(f"--wandb {self.mode}: needs the package wandb: pip install 'raybc[wandb]'") from None
+        (wandb,) = need(f"--wandb {self.mode}", "wandb", "wandb")
         if self.mode == "online":
             try:
                 wandb.Api()
@@ -45,18 +37,16 @@ class WandbPlan:
                 ) from None
 
     def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Mirror | None:
-        return None if self.mode == "off" else Mirror(self, folder, config, run_id, step)
+        return None if self.mode == "off" else WandbMirror(self, folder, config, run_id, step)
 
 
-class Mirror:
-    """The copy of one member's run folder. Rows up to `step` were copied before."""
+class WandbMirror(Mirror):
+    """A run of Weights & Biases. Rows up to `step` were copied before."""
 
     def __init__(self, plan: WandbPlan, folder: Path, config: RunConfig, run_id: str, step: int) -> None:
         import wandb
 
-        self._folder = folder
-        self._done = {"train.csv": step, "eval.csv": step}
-        self._looked = time.monotonic()
+        super().__init__(folder, dict.fromkeys(FILES, step))
         try:
             self._run = wandb.init(
                 project=plan.project,
@@ -76,17 +66,10 @@ class Mirror:
         where = self._run.url if plan.mode == "online" else f"wandb sync {Path(self._run.dir).parent}"
         write_text(folder / "wandb_url.txt", f"{where}\n")
 
-    def look(self, at_once: bool = False) -> None:
-        """Copy the rows that are new, now and then."""
-        if not at_once and time.monotonic() < self._looked + INTERVAL:
-            return
-        self._looked = time.monotonic()
-        for name, done in self._done.items():
-            for row in _rows(self._folder / name):
-                step = int(row.pop("step"))
-                if step > done:
-                    self._run.log({"step": step, **{k: float(v) for k, v in row.items() if v}})
-                    self._done[name] = step
+    def _copy(self, rows: list[Row]) -> bool:
+        for step, values in rows:
+            self._run.log({"step": step, **values})
+        return True
 
     def videos(self, step: int, paths: Iterable[Path]) -> None:
         import wandb
@@ -98,11 +81,3 @@ class Mirror:
     def close(self) -> None:
         self.look(at_once=True)
         self._run.finish()
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """Rows that are whole: another process may be writing the last."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
