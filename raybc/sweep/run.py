@@ -21,6 +21,7 @@ from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.progress import Progress
 from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings
 from raybc.sweep.trial import TrialPlan
 from raybc.sweep.views import command_line, write_tables, write_timeline, write_timing
@@ -127,7 +128,8 @@ def _run(
 ) -> None:
     """With Ray: demonstrations, search, final measurement, videos; then (without) the report."""
     from raybc.rollout.pool import RolloutPool
-    from raybc.sweep.final import film, measure_final, write_winner
+    from raybc.sweep.final import film, list_videos, measure_final, write_winner
+    from raybc.sweep.study import attach_videos
     from raybc.sweep.tune import Recorder, search
 
     name = parse_env_name(config.train.env_name)
@@ -170,6 +172,21 @@ def _run(
             race_comparisons=race_comparisons(config),
             threads=max(1, int(cpus) // config.search.max_concurrent),
         )
+        facts = {
+            "command": command_line(),
+            "cpus": cpus,
+            "gpus": _gpu_count(),
+            "threads": plan.threads,
+            "workers": workers,
+            "max_steps": task.max_steps,
+            "data": {
+                "path": str(dataset),
+                "episodes": store.num_episodes,
+                "transitions": len(store.actions_NA),
+                "fingerprint": plan.fingerprint,
+            },
+        }
+        progress = Progress(launch.out, facts, lambda: counters(pool.stats()))
         tables = _Tables(launch.out, config, state)
         if config.search.trials > len(state.finished()):
             say(
@@ -182,6 +199,7 @@ def _run(
 
         def on_event() -> None:
             tables.update()
+            progress.update()
             live.refresh()
 
         recorder = Recorder(config, plan, ledger, state, on_event)
@@ -203,26 +221,21 @@ def _run(
                 with timing.stage("videos"):
                     note, filmed = film(launch.out, config, plan, state, {"workers": workers, "pool": pool_options})
                     stats["spans"] += filmed
+                attach_videos(launch.out, list_videos(launch.out))
         finally:
             tables.update(now=True)
+            progress.end()
         if note:
             say(f"videos: {note}")
         timing.add("whole", began)
-    facts = {
-        "video_note": note or None,
-        "data": {
-            "path": str(dataset),
-            "episodes": store.num_episodes,
-            "transitions": len(store.actions_NA),
-            "fingerprint": plan.fingerprint,
-        },
-        "command": command_line(),
-        "max_steps": task.max_steps,
-        "workers": workers,
-        "rollouts": {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")},
-    }
+    facts |= {"video_note": note or None, "rollouts": counters(stats)}
     write_timeline(launch.out, state, began, stats["spans"])
     _report(launch.out, config, state, facts)
+
+
+def counters(stats: dict[str, Any]) -> dict[str, Any]:
+    """Of what a pool tells: the numbers that mean something to people."""
+    return {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")}
 
 
 class _Stages:
@@ -270,11 +283,15 @@ def _demonstrate(demos: DemosPlan, dataset: Path, pool: Any) -> None:
     )
 
 
-def _gpus(config: SweepConfig) -> float:
-    """A share of a GPU for each concurrent trial where the device asks for one."""
+def _gpu_count() -> float:
     import ray
 
-    available = float(ray.cluster_resources().get("GPU", 0))
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def _gpus(config: SweepConfig) -> float:
+    """A share of a GPU for each concurrent trial where the device asks for one."""
+    available = _gpu_count()
     if config.train.device == "cpu" or not available:
         if config.train.device.startswith("cuda"):
             raise UserError(f"train.device: {config.train.device!r} asked for, but the cluster has no GPU")
