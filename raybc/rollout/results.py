@@ -10,9 +10,11 @@ from typing import Any
 from raybc.report.stats import wilson_interval
 from raybc.types import SampleSetting
 
+_NAMES = tuple(field.name for field in dataclasses.fields(SampleSetting))
+
 
 def setting_of(row: dict[str, Any]) -> SampleSetting:
-    return SampleSetting(**{f.name: row[f.name] for f in dataclasses.fields(SampleSetting)})
+    return SampleSetting(*[row[name] for name in _NAMES])
 
 
 def rows_at(rows: list[dict[str, Any]], setting: SampleSetting) -> list[dict[str, Any]]:

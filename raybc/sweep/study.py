@@ -147,7 +147,7 @@ def _attach(store: FileSystemArtifactStore, trial: optuna.Trial, run_dir: Path, 
     source = run_dir / video["file"]
     name = f"{video['outcome']}_seed_{video['seed']}_{video['split']}_start_{video['index']}{source.suffix}"
     with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(source, Path(folder) / name)  # the page shows the name of the file
+        copy = shutil.copy(source, f"{folder}/{name}")  # the page shows the name of the file
         upload_artifact(artifact_store=store, file_path=copy, study_or_trial=trial)
 
 
