@@ -326,12 +326,28 @@ def test_errors_are_counted_and_never_averaged() -> None:
     assert summary == {
         "episodes": 4, "successes": 2, "timeouts": 1, "failures": 1, "errors": 1, "success_rate": 0.5,
         "mean_return": pytest.approx(0.55), "mean_max_reward": pytest.approx(0.275), "mean_steps_success": 35.0,
-        "eval_seconds": 2.5, "retries": 3,
+        "eval_seconds": 2.5, "retries": 3, "errors_by_kind": {"other": 1},
         "episode_list": [
             [0, "success", 30, 1.0], [1, "success", 40, 0.8], [2, "failure", 12, 0.3], [3, "timeout", 80, 0.1],
             [4, "error", 7, 99.0],
         ],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("the simulator process died (ActorDiedError)", "simulator process died"),
+        ("no answer within 120 s (hung)", "hung"),
+        ("no simulator process could be started: ImportError: no GL", "simulator did not start"),
+        ("ValueError: a joint left its range: 3", "ValueError"),
+        ("mujoco.FatalError: nan", "mujoco.FatalError"),
+        ("something else: odd", "other"),
+        ("", "other"),
+    ],
+)
+def test_errors_have_kinds(message: str, kind: str) -> None:
+    assert results.error_kind(message) == kind
 
 
 def test_nothing_valid_has_no_rate() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from raybc.cli import run_main
-from raybc.report import html, tables
+from raybc.report import figures, html, tables
 from raybc.report.__main__ import main
 from raybc.report.stats import seed_interval, t_cdf, t_quantile, wilson_interval
 from raybc.types import SampleSetting, UserError
@@ -285,21 +285,21 @@ def test_report_is_whole_and_self_contained(tmp_path: Path) -> None:
 def test_figures_show_the_true_values(tmp_path: Path) -> None:
     run = tables.load_run(make_run(tmp_path))
     rows = tables.leaderboard(run)
-    curves = json.loads(html.learning_curves(run, rows).spec)  # type: ignore[union-attr]
+    curves = json.loads(figures.learning_curves(run, rows).spec)  # type: ignore[union-attr]
     lines = {trace["name"]: trace for trace in curves["data"] if trace.get("name")}
     assert list(lines["trial 3 (winner)"]["y"]) == [0.6, 0.9]
     assert list(lines["trial 3 (winner)"]["x"]) == [500, 1000]
     assert curves["data"][-1]["name"] == "trial 3 (winner)"  # drawn on top
     band = [trace for trace in curves["data"] if trace.get("fill") == "toself"][-1]
     assert band["y"] == [0.5, 0.9, 0.9, 0.7]
-    bars = json.loads(html.flow_figure(rows[0]).spec)["data"][0]  # type: ignore[union-attr]
+    bars = json.loads(figures.flow_figure(rows[0]).spec)["data"][0]  # type: ignore[union-attr]
     assert bars["y"] == [0.78, 0.96]
     assert bars["y"][1] + bars["error_y"]["array"][1] == pytest.approx(0.984, abs=5e-4)
-    axes = html.axis_figures(run, rows)
+    axes = figures.axis_figures(run, rows)
     assert [figure.title for figure in axes] == list(AXES)
     assert json.loads(axes[0].spec)["layout"]["xaxis"]["type"] == "log"
     assert json.loads(axes[1].spec)["layout"]["xaxis"]["ticktext"] == ["1", "5", "10"]
-    losses = json.loads(html.loss_curves(run, rows).spec)  # type: ignore[union-attr]
+    losses = json.loads(figures.loss_curves(run, rows).spec)  # type: ignore[union-attr]
     assert losses["data"][-1]["y"][0] == pytest.approx(2 * math.exp(-10 / 400) + 0.35)
 
 

@@ -14,15 +14,24 @@
     keys.forEach(function (key) { target = target[key] = target[key] || {}; });
     target[last] = value;
   }
-  plots.forEach(function (plot) {
+  // A figure is drawn when it comes near the screen, so that a page with many opens at once; on paper all are.
+  var drawn = [];
+  function draw(plot) {
+    if (drawn.indexOf(plot) >= 0) return;
+    drawn.push(plot);
     var spec = JSON.parse(document.getElementById(plot.dataset.spec).textContent), now = theme();
     Object.keys(now).forEach(function (path) { set(spec.layout, path, now[path]); });
     Plotly.newPlot(plot, spec.data, spec.layout, { responsive: true, displayModeBar: false });
-  });
-  function restyle(extra) { plots.forEach(function (plot) { Plotly.relayout(plot, Object.assign(theme(), extra(plot))); }); }
+  }
+  var near = new IntersectionObserver(function (entries) {
+    entries.forEach(function (entry) { if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); } });
+  }, { rootMargin: "300px" });
+  plots.forEach(function (plot) { near.observe(plot); });
+  function restyle(extra) { drawn.forEach(function (plot) { Plotly.relayout(plot, Object.assign(theme(), extra(plot))); }); }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { restyle(function () { return {}; }); });
   addEventListener("beforeprint", function () {
     document.documentElement.dataset.print = "";
+    plots.forEach(draw);
     document.querySelectorAll("details").forEach(function (part) { part.open = true; });
     restyle(function (plot) { return { width: Math.min(plot.clientWidth, 640) }; });
   });

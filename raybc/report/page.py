@@ -48,7 +48,14 @@ class Figure:
 
 
 def make_figure(
-    key: str, title: str, label: str, traces: Sequence[Any], x: dict[str, Any], y: dict[str, Any], height: int = 400
+    key: str,
+    title: str,
+    label: str,
+    traces: Sequence[Any],
+    x: dict[str, Any],
+    y: dict[str, Any],
+    height: int = 400,
+    shapes: Sequence[dict[str, Any]] = (),
 ) -> Figure:
     axis = {"automargin": True, "zeroline": False, "title_standoff": 10}
     figure = go.Figure(list(traces))
@@ -61,6 +68,8 @@ def make_figure(
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "bgcolor": "rgba(0,0,0,0)"},
         hovermode="closest",
     )
+    if shapes:
+        figure.update_layout(shapes=list(shapes))
     figure.update_xaxes(**axis, **x)
     figure.update_yaxes(**axis, **y)
     spec = json.dumps(json.loads(figure.to_json()))

@@ -10,7 +10,8 @@ import csv
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -42,6 +43,7 @@ class ResultRow:
     failures: int
     errors: int
     mean_steps_success: float | None
+    errors_by_kind: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class RunTables:
     def name(self) -> str:
         return str(self.config.get("name") or self.path.resolve().name)
 
-    @property
+    @cached_property
     def axes(self) -> list[str]:
         return list(dict.fromkeys(axis for trial in self.trials for axis in trial.params))
 
@@ -165,7 +167,10 @@ def load_run(run_dir: Path | str) -> RunTables:
 
 def leaderboard(run: RunTables) -> list[LeaderboardRow]:
     """Trials in the order of selection: winner, others with final starts, then by status; by search score inside."""
-    rows = [_leaderboard_row(run, trial) for trial in run.trials]
+    results: dict[int, list[ResultRow]] = {}
+    for result in run.results:
+        results.setdefault(result.trial, []).append(result)
+    rows = [_leaderboard_row(run, trial, results.get(trial.trial, [])) for trial in run.trials]
 
     def order(row: LeaderboardRow) -> tuple[Any, ...]:
         status = STATUS_ORDER.index(row.status) if row.status in STATUS_ORDER else len(STATUS_ORDER)
@@ -175,12 +180,12 @@ def leaderboard(run: RunTables) -> list[LeaderboardRow]:
     return sorted(rows, key=order)
 
 
-def chosen_setting(run: RunTables, trial: int) -> SampleSetting | None:
+def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> SampleSetting | None:
     """The sample setting of a trial: the winner's as recorded, else the best on search starts at its last evaluation
-    (pooled over seeds; among equals the fewest flow_steps). None when nothing was evaluated."""
+    (pooled over seeds; among equals the fewest flow_steps). None when nothing was evaluated. results: of the trial."""
     if run.winner and run.winner["trial"] == trial and run.winner.get("setting"):
         return run.winner_setting()
-    rows = [row for row in run.results if row.trial == trial and row.phase == "search" and row.episodes]
+    rows = [row for row in results if row.phase == "search" and row.episodes]
     last = max((row.evaluation for row in rows), default=0)
     pools: dict[SampleSetting, list[ResultRow]] = {}
     for row in rows:
@@ -194,11 +199,11 @@ def chosen_setting(run: RunTables, trial: int) -> SampleSetting | None:
     return min(pools, key=order, default=None)
 
 
-def _leaderboard_row(run: RunTables, trial: TrialRow) -> LeaderboardRow:
-    setting = chosen_setting(run, trial.trial)
+def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) -> LeaderboardRow:
+    setting = chosen_setting(run, trial.trial, results)
     latest: dict[tuple[int, SampleSetting], ResultRow] = {}  # the same starts measured twice are not more starts
-    for row in run.results:
-        if row.trial == trial.trial and row.phase == "final":
+    for row in results:
+        if row.phase == "final":
             old = latest.get((row.seed, row.setting))
             if old is None or row.evaluation >= old.evaluation:
                 latest[row.seed, row.setting] = row
@@ -216,7 +221,7 @@ def _leaderboard_row(run: RunTables, trial: TrialRow) -> LeaderboardRow:
         final_per_seed=per_seed,
         seed_interval=seed_interval([rate.rate for rate in per_seed.values()]),
         per_flow_steps={flow: pool for flow in sorted(flows) if (pool := Rate.pooled(flows[flow])).episodes},
-        errors=sum(row.errors for row in run.results if row.trial == trial.trial),
+        errors=sum(row.errors for row in results),
     )
 
 
@@ -351,7 +356,8 @@ def _read_results(path: Path) -> tuple[ResultRow, ...]:
             words: dict[str, Any] = {key: str(raw[key]) for key in ("run_id", "phase")}
             numbers: dict[str, Any] = {key: int(raw[key]) for key in _RESULT_INTEGERS}
             steps = raw.get("mean_steps_success")
-            row = ResultRow(**words, **numbers, setting=_setting(raw), mean_steps_success=steps)
+            kinds = raw.get("errors_by_kind") or {}
+            row = ResultRow(**words, **numbers, setting=_setting(raw), mean_steps_success=steps, errors_by_kind=kinds)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: expected a result row, got {line[:80]!r} ({error!r})") from None
         if row.successes + row.timeouts + row.failures != row.episodes:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from typing import Any
 
 from raybc.report.stats import wilson_interval
 from raybc.types import SampleSetting
 
+_NAMES = tuple(field.name for field in dataclasses.fields(SampleSetting))
+
 
 def setting_of(row: dict[str, Any]) -> SampleSetting:
-    return SampleSetting(**{f.name: row[f.name] for f in dataclasses.fields(SampleSetting)})
+    return SampleSetting(*[row[name] for name in _NAMES])
 
 
 def rows_at(rows: list[dict[str, Any]], setting: SampleSetting) -> list[dict[str, Any]]:
@@ -51,8 +54,22 @@ def summarise(episodes: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_steps_success": _mean([e["steps"] for e in solved]),
         "eval_seconds": round(sum(e["seconds"] for e in episodes), 3),
         "retries": sum(e["retries"] for e in episodes),
+        "errors_by_kind": dict(Counter(error_kind(e["message"]) for e in episodes if e["outcome"] == "error")),
         "episode_list": [[e["index"], e["outcome"], e["steps"], e["return"]] for e in episodes],
     }
+
+
+def error_kind(message: str) -> str:
+    """What kind of error a message of the rollout pool tells of: an exception's type, a death, a hang, no start."""
+    for mark, kind in (
+        ("no simulator process could be started", "simulator did not start"),
+        ("the simulator process died", "simulator process died"),
+        ("(hung)", "hung"),
+    ):
+        if mark in message:
+            return kind
+    name, colon, _ = message.partition(":")
+    return name if colon and name.replace(".", "").isidentifier() else "other"
 
 
 def _mean(values: list[float]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
@@ -41,6 +42,10 @@ class Args:
     """A running Ray cluster (host:port or auto); default: a local Ray that ends with the sweep."""
     cpus: int | None = None
     """CPUs of the local Ray (default: all)."""
+    dashboard: bool = False
+    """Show the sweep in the browser while it runs, on this machine only."""
+    port: int = 8420
+    """Port of the dashboard on 127.0.0.1 (0: any that is free)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +65,14 @@ def main(argv: list[str] | None = None) -> int:
         cli.console.print(f"{path}: {check_corners(config)} corners are possible")
         return 0
     launch = Launch(args.out or Path("runs") / config.name, args.resume, args.overwrite, args.address, args.cpus)
-    run_sweep(config, launch)
+    with contextlib.ExitStack() as stack:
+        if args.dashboard:
+            from raybc.dashboard.serve import beside
+
+            cli.console.print(f"dashboard: {stack.enter_context(beside(launch.out, args.port))}")
+        run_sweep(config, launch)
+    if args.dashboard:
+        cli.console.print(f"look at it again: python -m raybc.dashboard {launch.out}")
     return 0
 
 

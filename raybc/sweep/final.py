@@ -143,8 +143,8 @@ def film(
     Returns why there are none (or fewer), and when simulators were busy.
     """
     shots = choose_shots(config, state)
-    done = {_name(v) for v in _existing(run_dir)}
-    videos = _existing(run_dir)
+    done = {_name(v) for v in list_videos(run_dir)}
+    videos = list_videos(run_dir)
     todo = [s for s in shots if (s.trial, s.seed, s.split, s.index, s.row["flow_steps"]) not in done]
     if not todo:
         return "" if shots else "no episode was asked for or could be filmed", []
@@ -192,7 +192,8 @@ def _take(run_dir: Path, config: SweepConfig, plan: TrialPlan, shot: _Shot) -> t
     return [work], [EpisodeSpec(plan.task, shot.split, shot.index)]  # type: ignore[arg-type]
 
 
-def _existing(run_dir: Path) -> list[dict[str, Any]]:
+def list_videos(run_dir: Path) -> list[dict[str, Any]]:
+    """Entries of videos.json whose files are there."""
     path = run_dir / "videos.json"
     return [v for v in read_json(path) if (run_dir / v["file"]).is_file()] if path.exists() else []
 

@@ -23,6 +23,7 @@ from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.progress import Progress
 from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings
 from raybc.sweep.trial import TrialPlan
 from raybc.sweep.views import command_line, write_tables, write_timeline, write_timing
@@ -129,7 +130,8 @@ def _run(
 ) -> None:
     """With Ray: demonstrations, search, final measurement, videos; then (without) the report."""
     from raybc.rollout.pool import RolloutPool
-    from raybc.sweep.final import film, measure_final, write_winner
+    from raybc.sweep.final import film, list_videos, measure_final, write_winner
+    from raybc.sweep.study import attach_videos
     from raybc.sweep.tune import Recorder, search
 
     name = parse_env_name(config.train.env_name)
@@ -175,6 +177,21 @@ def _run(
             race_comparisons=race_comparisons(config),
             threads=side_by_side.threads,
         )
+        facts = {
+            "command": command_line(),
+            "cpus": _there("CPU"),
+            "gpus": _there("GPU"),
+            "threads": plan.threads,
+            "workers": workers,
+            "max_steps": task.max_steps,
+            "data": {
+                "path": str(dataset),
+                "episodes": store.num_episodes,
+                "transitions": len(store.actions_NA),
+                "fingerprint": plan.fingerprint,
+            },
+        }
+        progress = Progress(launch.out, facts, lambda: counters(pool.stats()))
         tables = _Tables(launch.out, config, state)
         if config.search.trials > len(state.finished()):
             say(
@@ -187,6 +204,7 @@ def _run(
 
         def on_event() -> None:
             tables.update()
+            progress.update()
             live.refresh()
 
         recorder = Recorder(config, plan, ledger, state, on_event)
@@ -208,26 +226,21 @@ def _run(
                 with timing.stage("videos"):
                     note, filmed = film(launch.out, config, plan, state, {"workers": workers, "pool": pool_options})
                     stats["spans"] += filmed
+                attach_videos(launch.out, list_videos(launch.out))
         finally:
             tables.update(now=True)
+            progress.end()
         if note:
             say(f"videos: {note}")
         timing.add("whole", began)
-    facts = {
-        "video_note": note or None,
-        "data": {
-            "path": str(dataset),
-            "episodes": store.num_episodes,
-            "transitions": len(store.actions_NA),
-            "fingerprint": plan.fingerprint,
-        },
-        "command": command_line(),
-        "max_steps": task.max_steps,
-        "workers": workers,
-        "rollouts": {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")},
-    }
+    facts |= {"video_note": note or None, "rollouts": counters(stats)}
     write_timeline(launch.out, state, began, stats["spans"])
     _report(launch.out, config, state, facts)
+
+
+def counters(stats: dict[str, Any]) -> dict[str, Any]:
+    """Of what a pool tells: the numbers that mean something to people."""
+    return {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")}
 
 
 class _Stages:
@@ -273,6 +286,13 @@ def _demonstrate(demos: DemosPlan, dataset: Path, pool: Any) -> None:
     cli.console.print(
         f"the expert solved {made['successes']} of {made['attempts']} starts; demonstrations are in {dataset}"
     )
+
+
+def _there(resource: str) -> float:
+    """How much of it the connected Ray has now."""
+    import ray
+
+    return float(ray.cluster_resources().get(resource, 0))
 
 
 def _session(folder: Path) -> int:

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
 from raybc.config import RunConfig
+from raybc.files import replacing
 from raybc.strict import type_hints
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState, TrialState
 from raybc.sweep.space import first_points, train_axes
-from raybc.train.step import stream_seed
 from raybc.types import UserError
 
 #: Optuna's journal: `optuna-dashboard RUN/study.journal --storage-class JournalFileStorage` opens it.
 STUDY_FILE = "study.journal"
+#: Videos as Optuna keeps them: `--artifact-dir RUN/artifacts` shows them there.
+ARTIFACTS = "artifacts"
+
+_STATES = {
+    "running": OptunaState.RUNNING,
+    "completed": OptunaState.COMPLETE,
+    "pruned": OptunaState.PRUNED,
+    "failed": OptunaState.FAIL,
+}
 
 
 def distributions(config: SweepConfig) -> dict[str, BaseDistribution]:
@@ -47,6 +60,8 @@ def make_sampler(config: SweepConfig, trial: int, told: list[optuna.trial.Frozen
     Its seed belongs to the trial, not to the process: what is proposed depends on the seed of the search and on what
     the study holds, also after a restart. `told`: trials of earlier processes, for samplers with a state of their own.
     """
+    from raybc.train.step import stream_seed  # imports PyTorch, which those who only look at a study do without
+
     seed = stream_seed(config.search.seed, "sampler", trial) % 2**32
     startup = min(10, max(3, config.search.trials // 3))
     kind = config.search.sampler
@@ -83,6 +98,59 @@ def check_sampler(config: SweepConfig) -> None:
         )
 
 
+def frozen(trial: TrialState, axes: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
+    """A finished trial as Optuna keeps it. axes: `distributions` of the sweep."""
+    return optuna.trial.create_trial(
+        state=_STATES[trial.status],
+        value=trial.score if trial.status == "completed" else None,
+        params=trial.params,
+        distributions=axes,
+        intermediate_values={e.evaluation: e.score for e in trial.evaluations},
+        user_attrs={"origin": trial.origin},
+    )
+
+
+def attach_videos(run_dir: Path, videos: Sequence[Mapping[str, Any]]) -> None:
+    """Give the videos of a finished sweep to the trials of its study, as Optuna's artifacts.
+
+    Optuna takes an artifact for a trial before it is told only, and videos are made when all are told. So the study is
+    copied, the trials with videos are told anew there, and the copy takes its place.
+    videos: entries of videos.json; one whose file is gone is left out.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = JournalStorage(JournalFileBackend(str(run_dir / STUDY_FILE)))
+    old = optuna.load_study(study_name=None, storage=storage)
+    folder = run_dir / ARTIFACTS
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    store = FileSystemArtifactStore(folder)
+    with replacing(run_dir / STUDY_FILE) as temporary:
+        copy = JournalStorage(JournalFileBackend(str(temporary)))
+        study = optuna.create_study(storage=copy, study_name=old.study_name, direction=old.direction)
+        for told in old.get_trials(deepcopy=False):
+            shown = [v for v in videos if v["trial"] == told.number and (run_dir / v["file"]).is_file()]
+            if not shown or not told.state.is_finished():
+                study.add_trial(told)
+                continue
+            study.enqueue_trial(told.params, user_attrs=told.user_attrs)
+            trial = study.ask(told.distributions)
+            assert trial.number == told.number
+            for video in shown:
+                _attach(store, trial, run_dir, video)
+            for step, value in told.intermediate_values.items():
+                trial.report(value, step)
+            study.tell(trial, told.value if told.state == OptunaState.COMPLETE else None, state=told.state)
+
+
+def _attach(store: FileSystemArtifactStore, trial: optuna.Trial, run_dir: Path, video: Mapping[str, Any]) -> None:
+    """Give a video to a trial, under a name that says what it shows."""
+    source = run_dir / video["file"]
+    name = f"{video['outcome']}_seed_{video['seed']}_{video['split']}_start_{video['index']}{source.suffix}"
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(source, f"{folder}/{name}")  # the page shows the name of the file
+        upload_artifact(artifact_store=store, file_path=copy, study_or_trial=trial)
+
+
 class Proposer:
     """An Optuna study told from the ledger, in which Optuna's trial numbers are ours."""
 
@@ -103,27 +171,12 @@ class Proposer:
         for number in sorted(state.trials):
             trial = state.trials[number]
             if trial.finished:
-                self._study.add_trial(self._frozen(trial))
+                self._study.add_trial(frozen(trial, self._distributions))
             else:
                 self._ask_fixed(trial.number, trial.params)
                 for evaluation in trial.evaluations:
                     self._open[number].report(evaluation.score, evaluation.evaluation)
         self._told = [self._ranges_only(t) for t in state.trials.values() if t.status == "completed"]
-
-    def _frozen(self, trial: TrialState) -> optuna.trial.FrozenTrial:
-        state = {
-            "completed": OptunaState.COMPLETE,
-            "pruned": OptunaState.PRUNED,
-            "failed": OptunaState.FAIL,
-        }[trial.status]
-        return optuna.trial.create_trial(
-            state=state,
-            value=trial.score if trial.status == "completed" else None,
-            params=trial.params,
-            distributions=self._distributions,
-            intermediate_values={e.evaluation: e.score for e in trial.evaluations},
-            user_attrs={"origin": trial.origin},
-        )
 
     def _ranges_only(self, trial: TrialState) -> optuna.trial.FrozenTrial:
         """A completed trial as CMA-ES sees it: it searches ranges and refuses trials that have anything else."""

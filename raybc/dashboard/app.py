@@ -1,0 +1,157 @@
+"""The web application: one page, its data, and the videos of the run. It answers this machine only, and reads only.
+
+Whoever can make a browser on this machine open a foreign page must not get at the run through it: requests under
+another host's name (DNS rebinding) and from other sites' pages are refused, and nothing is loaded from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import plotly
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from raybc.dashboard.detail import detail
+from raybc.dashboard.importance import importances
+from raybc.dashboard.view import RunView
+from raybc.types import UserError
+
+#: Names under which the page is reached: itself, or through a tunnel that ends on this machine.
+HOSTS = ["127.0.0.1", "localhost"]
+#: What else than videos lies in a run folder is nobody's business here.
+VIDEO_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
+
+_STATIC = Path(str(files("raybc.dashboard") / "static"))
+_FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in (".html", ".css", ".js")} | {
+    "page.css": Path(str(files("raybc.report") / "page.css")),
+    "plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
+}
+_HEADERS = {
+    # parcoords compiles its shaders' wrappers with new Function, hence unsafe-eval; no text of a run becomes script.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+        "img-src 'self' data: blob:; media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class SameSite:
+    """Refuses what another site's page asks for (a link that a person follows is fine); adds the headers above."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(_HEADERS)
+            await send(message)
+
+        asked = Headers(scope=scope)
+        origin, site = asked.get("origin"), asked.get("sec-fetch-site", "none")
+        foreign = origin is not None and origin != f"http://{asked.get('host')}"
+        if foreign or (site not in ("none", "same-origin") and asked.get("sec-fetch-mode") != "navigate"):
+            await PlainTextResponse("asked by another site\n", 403)(scope, receive, send_with_headers)
+            return
+        await self._app(scope, receive, send_with_headers)
+
+
+def make_app(view: RunView) -> Starlette:
+    """The application for a run folder (which need not be there yet)."""
+    answers: dict[tuple[int, int], dict[str, Any]] = {}  # importances of the latest revision
+
+    def current() -> RunView:
+        view.refresh()
+        return view
+
+    async def page(_: Request) -> Response:
+        return FileResponse(_FILES["index.html"], headers={"Cache-Control": "no-cache"})
+
+    async def static(request: Request) -> Response:
+        path = _FILES.get(request.path_params["name"])
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+    async def run(request: Request) -> Response:
+        known = [request.query_params.get(name, "-1") for name in ("generation", "revision")]
+        if not all(value.removeprefix("-").isdecimal() for value in known):
+            raise HTTPException(400, "generation and revision: expected whole numbers")
+        generation, revision = map(int, known)
+        return await _json(lambda: current().since(generation, revision))
+
+    async def trial(request: Request) -> Response:
+        return await _json(lambda: detail(current(), request.path_params["number"]))
+
+    async def importance(_: Request) -> Response:
+        def compute() -> dict[str, Any]:
+            seen = current()
+            with seen.lock:
+                key = (seen.generation, seen.revision)
+                if key not in answers:
+                    answers.clear()
+                    answers[key] = importances(seen.config, seen.state) if seen.config else {"trials": 0}
+                return answers[key]
+
+        return await _json(compute)
+
+    async def video(request: Request) -> Response:
+        path = video_path(view.path, request.path_params["path"])
+        if path is None:
+            raise HTTPException(404)
+        kind = VIDEO_TYPES[path.suffix]
+        return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    return Starlette(
+        routes=[
+            Route("/", page),
+            Route("/static/{name}", static),
+            Route("/api/run", run),
+            Route("/api/trials/{number:int}", trial),
+            Route("/api/importance", importance),
+            Route("/videos/{path:path}", video),
+        ],
+        middleware=[Middleware(SameSite), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
+    )
+
+
+def video_path(root: Path, asked: str) -> Path | None:
+    """The video that `asked` names, where it is one and lies (links followed) inside `root`; else None."""
+    try:
+        path = (root / asked).resolve()
+        there = path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return None
+    return path if there and path.suffix in VIDEO_TYPES and path.is_relative_to(root) else None
+
+
+async def _json(compute: Callable[[], dict[str, Any] | None]) -> Response:
+    """The value as JSON, computed beside the event loop; nothing: 404; a damaged file: its message."""
+    try:
+        value = await run_in_threadpool(compute)
+    except UserError as error:
+        return JSONResponse({"error": str(error)}, 500)
+    if value is None:
+        raise HTTPException(404)
+    return JSONResponse(value, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,47 @@
+"""How much each axis mattered, by Optuna's PED-ANOVA over trials at equal training steps."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import optuna
+
+from raybc.sweep.config import SweepConfig
+from raybc.sweep.ledger import SweepState
+from raybc.sweep.study import distributions
+
+#: Fewer trials say nothing.
+MINIMUM = 6
+#: The latest evaluation that so many trials reached is looked at (else the first).
+WANTED = 20
+
+
+def importances(config: SweepConfig, state: SweepState) -> dict[str, Any]:
+    """{"axes": {name: share}, "trials": n, "evaluation": k, "step": s}; without "axes" where there are too few trials.
+
+    Trials are compared by their scores at one evaluation, because a pruned trial's last score is of fewer steps. The
+    shares add up to 1. They tell which axes decide whether a trial is among the best (the best tenth, at least three).
+    """
+    reached: dict[int, list[tuple[dict[str, Any], float]]] = {}
+    steps: dict[int, int] = {}
+    for trial in state.trials.values():
+        for evaluation in trial.evaluations:
+            reached.setdefault(evaluation.evaluation, []).append((trial.params, evaluation.score))
+            steps[evaluation.evaluation] = evaluation.step
+    enough = [k for k, trials in reached.items() if len(trials) >= WANTED]
+    k = max(enough) if enough else 1
+    measured = reached.get(k, [])
+    found: dict[str, Any] = {"trials": len(measured), "evaluation": k, "step": steps.get(k), "minimum": MINIMUM}
+    if len(measured) < MINIMUM or len({score for _, score in measured}) < 2:
+        return found
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    axes = distributions(config)
+    study = optuna.create_study(direction="maximize")
+    study.add_trials([optuna.trial.create_trial(value=v, params=p, distributions=axes) for p, v in measured])
+    quantile = max(0.1, 3 / len(measured))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return found | {"axes": shares, "best": round(quantile, 3)}

@@ -1,0 +1,253 @@
+"""A run folder as the page sees it: a summary of every trial, kept up to date by the events that are new."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raybc.dashboard.follow import JsonFile, LedgerTail
+from raybc.files import read_json
+from raybc.report.stats import seed_interval, wilson_interval
+from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of
+from raybc.sweep.config import SweepConfig
+from raybc.sweep.ledger import FILE, SweepState, TrialState
+from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.progress import FILE as PROGRESS
+from raybc.types import SampleSetting, UserError
+
+#: The folder is looked at once in so many seconds, however many pages ask.
+SECONDS = 0.5
+#: Points of the curve of rollouts per second.
+BINS = 90
+
+
+def check_run(path: Path) -> None:
+    """Refuse what is not the folder of a sweep."""
+    what = "expected the folder of a sweep run"
+    if not path.is_dir():
+        raise UserError(f"{path}: {what}, but there is no such folder; give the one that `python -m raybc.sweep` wrote")
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: {what}, but it has no config.json; give the one that `python -m raybc.sweep` wrote")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict) or "space" not in config:
+        raise UserError(f"{path}: {what}, but its config.json searches no space (is it the folder of a training?)")
+    sweep_from_mapping(config, str(path / "config.json"))
+
+
+class RunView:
+    """What is known of a run folder; `refresh` reads what is new. May be used by several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.state = SweepState()
+        self.config: SweepConfig | None = None
+        self.generation, self.revision = 0, 0
+        self.trials: dict[int, dict[str, Any]] = {}
+        self.lock = threading.RLock()
+        self._changed: dict[int, int] = {}  # trial -> revision of its last change
+        self._tail = LedgerTail(self.path / FILE)
+        kinds: dict[str, Any] = {"config": {}, "winner": {}, "progress": {}, "timing": {}, "videos": []}
+        names = {"progress": PROGRESS}
+        self._files = {k: JsonFile(self.path / names.get(k, f"{k}.json"), default) for k, default in kinds.items()}
+        self._looked = float("-inf")
+        self._overview: dict[str, Any] = {}
+
+    def file(self, name: str) -> Any:
+        """The value of config, winner, progress, timing or videos (.json)."""
+        return self._files[name].value
+
+    def refresh(self) -> None:
+        """Read what is new. Raises `UserError` for damaged files."""
+        with self.lock:
+            if time.monotonic() - self._looked < SECONDS:
+                return
+            self._looked = time.monotonic()
+            changed = {name for name, file in self._files.items() if file.refresh()}
+            replaced, events = self._tail.read()
+            if replaced:
+                self.state, self.trials, self._changed = SweepState(), {}, {}
+                self.generation += 1
+            if "config" in changed:
+                config = self.file("config")
+                self.config = sweep_from_mapping(config, str(self.path / "config.json")) if config else None
+            touched = set()
+            for event in events:
+                self.state.apply(event)
+                if "trial" in event:
+                    touched.add(event["trial"])
+            if changed & {"winner", "videos"}:
+                touched = set(self.state.trials)
+            if not (changed or replaced or events):
+                return
+            self.revision += 1
+            shown = Counter(video["trial"] for video in self.file("videos"))
+            for number in touched:
+                self.trials[number] = summary(self.state.trials[number], self.setting(number), shown[number])
+                self._changed[number] = self.revision
+            self._overview = self._look()
+
+    def setting(self, number: int) -> SampleSetting | None:
+        """The sample setting of a trial: the winner's as recorded, else the best at its last evaluation."""
+        winner = self.file("winner")
+        if winner.get("trial") == number and winner.get("setting"):
+            return setting_of(winner["setting"])
+        evaluations = self.state.trials[number].evaluations
+        return best_setting(evaluations[-1].rows) if evaluations else None
+
+    def since(self, generation: int, revision: int) -> dict[str, Any]:
+        """What a page that knows `revision` of `generation` does not know yet."""
+        with self.lock:
+            known = revision if generation == self.generation else -1
+            return {
+                "generation": self.generation,
+                "revision": self.revision,
+                "now": time.time(),
+                "run": self._overview if known < self.revision else None,
+                "trials": [self.trials[n] for n, changed in sorted(self._changed.items()) if changed > known],
+            }
+
+    def _look(self) -> dict[str, Any]:
+        """What is said of the sweep as a whole."""
+        config, progress, timing = self.config, self.file("progress"), self.file("timing")
+        ranking = self.state.ranking()
+        trials = self.trials.values()
+        kinds: Counter[str] = Counter()
+        for trial in trials:
+            kinds.update(trial["kinds"])
+        totals = {k: sum(t[k] for t in trials) for k in ("episodes", "successes", "timeouts", "failures", "errors")}
+        return {
+            "name": config.name if config else self.path.name,
+            "path": str(self.path),
+            "task": config.train.env_name if config else "",
+            "asked": config.search.trials if config else 0,
+            "evaluations": config.eval.evaluations if config else 0,
+            "seeds": list(config.seeds) if config else [],
+            "space": self.file("config").get("space", {}),
+            "axes": list(dict.fromkeys(axis for t in self.state.trials.values() for axis in t.params)),
+            "winner": self.file("winner").get("trial"),
+            "leader": ranking[0].number if ranking else None,
+            "counts": dict(Counter(t.status for t in self.state.trials.values())),
+            "totals": totals,
+            "kinds": dict(kinds),
+            "reasons": Counter(t.reason for t in self.state.trials.values() if t.status == "failed").most_common(20),
+            "workers": progress.get("workers", timing.get("workers")),
+            "pool": progress.get("rollouts", timing.get("rollouts", {})),
+            "cpus": progress.get("cpus", timing.get("cpus")),
+            "ended": progress.get("ended", True if timing else None),
+            "command": progress.get("command", timing.get("command", "")),
+            "stages": {k: sum(end - start for start, end in v) for k, v in self.state.stages.items()},
+            "rate": self._rate(),
+            "videos": self.file("videos"),
+        }
+
+    def _rate(self) -> dict[str, Any]:
+        """Rollouts per second over time: the episodes of a measurement are spread evenly over its duration."""
+        spans = [
+            (*e.timing["rollout"], sum(row["episodes"] + row["errors"] for row in e.rows))
+            for trial in self.state.trials.values()
+            for e in trial.evaluations
+            if e.timing.get("rollout")
+        ]
+        finals = [sum(r["episodes"] + r["errors"] for r in t.final_rows) for t in self.state.trials.values()]
+        if self.state.stages.get("final"):
+            start, end = self.state.stages["final"][-1]
+            spans.append((start, end, sum(finals)))
+        if not spans:
+            return {"start": None, "seconds": [], "rate": [], "mean": None}
+        first, last = min(s[0] for s in spans), max(s[1] for s in spans)
+        width = max(last - first, 1.0) / BINS
+        counts = [0.0] * BINS
+        for start, end, episodes in spans:
+            length = max(end - start, 1e-6)
+            for i in range(int((start - first) / width), min(BINS - 1, int((end - first) / width)) + 1):
+                low, high = first + i * width, first + (i + 1) * width
+                counts[i] += episodes * max(0.0, min(end, high) - max(start, low)) / length
+        busy = _union([(start, end) for start, end, _ in spans])
+        return {
+            "start": first,
+            "last": last,
+            "seconds": [round((i + 0.5) * width, 3) for i in range(BINS)],
+            "rate": [round(count / width, 3) for count in counts],
+            "mean": sum(s[2] for s in spans) / busy if busy else None,
+        }
+
+
+def _union(spans: list[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def summary(trial: TrialState, setting: SampleSetting | None, videos: int) -> dict[str, Any]:
+    """A trial in a few hundred bytes. Rates are of `setting`, pooled over seeds; errors are in none of them.
+
+    curve: [step, rate, lowest and highest seed, Wilson's interval, episodes] of each evaluation.
+    """
+    rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
+    kinds: Counter[str] = Counter()
+    for row in rows:
+        kinds.update(row.get("errors_by_kind") or ({"unknown": row["errors"]} if row["errors"] else {}))
+    curve = []
+    for evaluation in trial.evaluations:
+        here = [row for row in rows_at(evaluation.rows, setting) if row["episodes"]] if setting else []
+        if here:
+            curve.append([evaluation.step, *_rates(here)])
+    final = [row for row in rows_at(trial.final_rows, setting) if row["episodes"]] if setting else []
+    return {
+        "n": trial.number,
+        "status": trial.status,
+        "score": trial.score,
+        "interval": curve[-1][4:6] if curve else None,
+        "step": trial.evaluations[-1].step if trial.evaluations else 0,
+        "done": len(trial.evaluations),
+        "origin": trial.origin,
+        "reason": trial.reason or (f"shown to be worse than {trial.evaluations[-1].beaten}" if _beaten(trial) else ""),
+        "params": trial.params,
+        "setting": setting.label() if setting else "",
+        "curve": curve,
+        "by_setting": _by_setting(trial),
+        "final": _final(final) if final else None,
+        **{k: sum(row[k] for row in rows) for k in ("episodes", "successes", "timeouts", "failures", "errors")},
+        "kinds": dict(kinds),
+        "train": round(sum(e.timing.get("train_seconds", 0.0) for e in trial.evaluations), 1),
+        "rollout": round(sum(_length(e.timing.get("rollout")) for e in trial.evaluations), 1),
+        "videos": videos,
+    }
+
+
+def _by_setting(trial: TrialState) -> list[list[Any]]:
+    """[sample setting, rate] at the last evaluation."""
+    rows = [row for row in trial.evaluations[-1].rows if row["episodes"]] if trial.evaluations else []
+    return [[s.label(), round(pooled_rate(rows_at(rows, s)), 4)] for s in dict.fromkeys(map(setting_of, rows))]
+
+
+def _beaten(trial: TrialState) -> bool:
+    return bool(trial.evaluations and trial.evaluations[-1].beaten)
+
+
+def _length(span: list[float] | None) -> float:
+    return span[1] - span[0] if span else 0.0
+
+
+def _rates(rows: list[dict[str, Any]]) -> list[float]:
+    seeds = [row["successes"] / row["episodes"] for row in rows]
+    successes, episodes = sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows)
+    interval = wilson_interval(successes, episodes)
+    return [*(round(v, 4) for v in (pooled_rate(rows), min(seeds), max(seeds), *interval)), episodes]
+
+
+def _final(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+    rate, _, _, low, high, episodes = _rates(rows)
+    return {
+        "rate": rate,
+        "interval": [low, high],
+        "episodes": episodes,
+        "seeds": seed_interval([row["successes"] / row["episodes"] for row in rows]),
+    }

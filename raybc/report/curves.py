@@ -1,0 +1,33 @@
+"""Reading the training logs of members."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Curves longer than this are averaged in bins.
+LOSS_POINTS = 400
+
+
+def loss_points(path: Path) -> list[tuple[int, float]]:
+    """(step, training loss) of a train.csv, at most `LOSS_POINTS`; what is not finite or torn is left out."""
+    points = list(_losses(path))
+    size = -(-len(points) // LOSS_POINTS) or 1
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(part[-1][0], sum(loss for _, loss in part) / len(part)) for part in parts]
+
+
+def _losses(path: Path) -> Iterator[tuple[int, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        names = reader.fieldnames or ()
+        column = next((name for name in ("train/actor_loss", *names) if name in names and name.endswith("loss")), None)
+        for line in reader:
+            try:
+                step, loss = int(float(line["step"])), float(line[column or ""])
+            except (KeyError, TypeError, ValueError):  # a line that a killed writer left half done
+                continue
+            if math.isfinite(loss):
+                yield step, loss
