@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Tests that need no other; the parallel workers share two cores with Ray's own processes.
-PYTEST := $(BIN)/python -m pytest
+# Tests run side by side; each process has a Ray of its own, so more processes than cores gain nothing.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .PHONY: quickstart oracles test test-all bench check lint smoke gl clean help
 
