@@ -95,7 +95,7 @@ class Browser:
             raise RuntimeError(result["exceptionDetails"].get("exception", {}).get("description", "JavaScript failed"))
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60.0) -> Any:
+    def wait(self, expression: str, seconds: float = 30.0) -> Any:
         """Wait until an expression is true, and give its value."""
         end = time.monotonic() + seconds
         look = f"(() => {{ const v = document.body && ({expression}); return v instanceof Node ? true : v; }})()"

@@ -120,6 +120,10 @@ def test_a_ledger_is_read_by_what_was_added(tmp_path: Path) -> None:
     assert tail.read() == (False, [second])
     path.write_text(json.dumps(first) + "\n")  # --overwrite, in place and of any length
     assert tail.read() == (True, [first])
+    append(path, second)
+    assert tail.read() == (False, [second])
+    path.write_text(json.dumps(first) + "\n")  # cut, with the same beginning
+    assert tail.read() == (True, [first])
 
 
 def test_a_damaged_ledger_is_refused_with_its_line(tmp_path: Path) -> None:

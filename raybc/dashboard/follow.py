@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ class LedgerTail:
             self._offset, self._line, self._head = 0, 0, b""
             return replaced, []
         with file:
-            replaced = file.read(len(self._head)) != self._head
+            replaced = file.seek(0, os.SEEK_END) < self._offset
+            file.seek(0)
+            replaced = replaced or file.read(len(self._head)) != self._head
             if replaced:
                 self._offset, self._line = 0, 0
             file.seek(self._offset)

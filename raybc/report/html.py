@@ -23,6 +23,7 @@ from raybc.report.commands import train_command
 from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, learning_curves, loss_curves
 from raybc.report.page import environment
 from raybc.report.tables import LeaderboardRow, RunTables
+from raybc.rollout.video import last_frame_jpeg
 from raybc.sweep.load import sweep_from_mapping
 from raybc.types import SPLIT_BASE, UserError
 
@@ -59,7 +60,11 @@ def _videos(run: RunTables) -> dict[str, Any]:
             source = quote(path.relative_to(root).as_posix())
         else:
             source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-        items.append({"source": source, **dict.fromkeys(("outcome", "trial", "seed", "index"), "?"), **video})
+        still = last_frame_jpeg(path)
+        picture = "data:image/jpeg;base64," + base64.b64encode(still).decode("ascii") if still else ""
+        items.append(
+            {"source": source, "still": picture, **dict.fromkeys(("outcome", "trial", "seed", "index"), "?"), **video}
+        )
     note = run.timing.get("video_note")
     return {"items": items, "linked": linked, "megabytes": size / 1e6, "lost": lost, "note": note}
 

@@ -15,28 +15,37 @@
     target[last] = value;
   }
   // A figure is drawn when it comes near the screen, so that a page with many opens at once; on paper all are.
+  // It is drawn anew for another width: a legend that wrapped once keeps its place otherwise.
   var drawn = [];
-  function draw(plot) {
-    if (drawn.indexOf(plot) >= 0) return;
-    drawn.push(plot);
+  function draw(plot, width) {
+    if (drawn.indexOf(plot) < 0) drawn.push(plot);
     var spec = JSON.parse(document.getElementById(plot.dataset.spec).textContent), now = theme();
     Object.keys(now).forEach(function (path) { set(spec.layout, path, now[path]); });
+    if (width) spec.layout.width = width;
+    plot.dataset.width = plot.clientWidth;
     Plotly.newPlot(plot, spec.data, spec.layout, { responsive: true, displayModeBar: false });
   }
+  function redraw() { drawn.forEach(function (plot) { draw(plot); }); }
   var near = new IntersectionObserver(function (entries) {
     entries.forEach(function (entry) { if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); } });
   }, { rootMargin: "300px" });
   plots.forEach(function (plot) { near.observe(plot); });
-  function restyle(extra) { drawn.forEach(function (plot) { Plotly.relayout(plot, Object.assign(theme(), extra(plot))); }); }
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { restyle(function () { return {}; }); });
+  var pause;
+  addEventListener("resize", function () {
+    clearTimeout(pause);
+    pause = setTimeout(function () { if (drawn.some(function (plot) { return Math.abs(plot.dataset.width - plot.clientWidth) > 60; })) redraw(); }, 250);
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  var open = [];
   addEventListener("beforeprint", function () {
     document.documentElement.dataset.print = "";
-    plots.forEach(draw);
-    document.querySelectorAll("details").forEach(function (part) { part.open = true; });
-    restyle(function (plot) { return { width: Math.min(plot.clientWidth, 640) }; });
+    open = Array.prototype.slice.call(document.querySelectorAll("details:not([open])"));
+    open.forEach(function (part) { part.open = true; });
+    plots.forEach(function (plot) { draw(plot, Math.min(plot.clientWidth, 640)); });
   });
   addEventListener("afterprint", function () {
     delete document.documentElement.dataset.print;
-    restyle(function () { return { width: null, autosize: true }; });
+    open.forEach(function (part) { part.open = false; });
+    redraw();
   });
 })();

@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
@@ -88,6 +89,25 @@ def write_grid(videos: Sequence[tuple[Path, str]], path: Path, side: int = 192, 
             pictures[:] = [next(reader, None) for reader in readers]
 
     encode(path, fps, frames())
+
+
+def last_frame_jpeg(path: Path) -> bytes | None:
+    """The last frame of a video as JPEG, for paper; None where the file is no video."""
+    try:
+        with av.open(str(path)) as container:
+            frame = None
+            for frame in container.decode(video=0):  # noqa: B007  (videos are short, and seeking is not exact)
+                pass
+    except (av.FFmpegError, IndexError):
+        return None
+    if frame is None:
+        return None
+    coder = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(coder, av.VideoCodecContext)
+    coder.width, coder.height, coder.pix_fmt, coder.time_base = frame.width, frame.height, "yuvj420p", Fraction(1, 25)
+    picture = frame.reformat(format="yuvj420p")
+    picture.pts = None
+    return b"".join(bytes(packet) for packet in [*coder.encode(picture), *coder.encode(None)])
 
 
 def _frames(path: Path, side: int) -> Iterator[np.ndarray]:

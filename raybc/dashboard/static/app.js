@@ -93,7 +93,7 @@ function axes(shown) {
   const grid = $("axis-grid"), names = [...run.axes, "sample setting"];
   if (grid.dataset.names !== names.join()) {
     grid.dataset.names = names.join();
-    grid.replaceChildren(...names.map((name) => h("figure", { class: "chart" }, h("div", { class: "plot", role: "img", style: "height:280px", "data-axis": name }))));
+    grid.replaceChildren(...names.map((name) => h("figure", { class: "chart" }, h("div", { class: "plot", role: "img", style: "height:280px", "data-axis": name, "aria-label": `Success against ${name}` }))));
   }
   for (const plot of grid.querySelectorAll(".plot")) {
     const name = plot.dataset.axis;
@@ -114,6 +114,7 @@ async function importances() {
     ? `Optuna's PED-ANOVA over the ${count(found.trials)} trials that reached evaluation ${found.evaluation} (step ${count(found.step)}), compared there: how much an axis decides whether a trial is among the best ${Math.round(100 * found.best)} %. All trials, whatever the filter.${found.trials < 20 ? " With so few trials, a hint only." : ""}`
     : `Known when at least ${found.minimum ?? 6} trials with different success were measured; ${found.trials ?? 0} so far.`;
   $("importance-note").textContent = note;
+  plot.hidden = !found.axes;
   if (found.axes) {
     plot.style.height = `${90 + 34 * Object.keys(found.axes).length}px`;
     figures.plan(plot, () => figures.importance(found));

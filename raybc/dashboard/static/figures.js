@@ -15,7 +15,7 @@ const alpha = (colour, a) => `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(
 
 // --- drawing when seen -------------------------------------------------------------------------------------------------
 
-const waiting = new Map(), seen = new Set();
+const waiting = new Map(), seen = new Set(), makers = new Map();
 const near = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     const plot = target.querySelector(".plot"); // its frame is observed: a figure without data is hidden
@@ -30,18 +30,36 @@ function flush(plot) {
   const make = waiting.get(plot);
   if (!make || !window.Plotly) return;
   waiting.delete(plot);
+  makers.set(plot, make);
   const spec = make();
   if (spec === undefined) return; // it comes later
   plot.hidden = !spec;
   if (!spec) return;
   plot.setAttribute("aria-label", spec.label);
   Plotly.react(plot, spec.data, layout(spec), { responsive: true, displayModeBar: false });
+  plot.dataset.width ??= plot.clientWidth;
   if (spec.click && !plot.dataset.clicks) {
     plot.dataset.clicks = "1";
     plot.on("plotly_click", (event) => { const trial = event.points[0]?.customdata; if (trial !== undefined && trial !== null) spec.click(trial); });
   }
   spec.after?.(plot);
 }
+
+// Another width: drawn anew, since a legend that wrapped once keeps its place otherwise.
+let pause = 0;
+addEventListener("resize", () => {
+  clearTimeout(pause);
+  pause = setTimeout(() => {
+    for (const [plot, make] of makers) {
+      if (!plot.isConnected) makers.delete(plot);
+      else if (plot._fullLayout && Math.abs(plot._fullLayout.width - Number(plot.dataset.width)) > 60) {
+        Plotly.purge(plot);
+        for (const key of ["clicks", "brushes", "width"]) delete plot.dataset[key];
+        plan(plot, make);
+      }
+    }
+  }, 250);
+});
 
 /** Draw what `make` gives ({data, x, y, label, ...}, null: nothing) in `plot` as soon as it is looked at. */
 export function plan(plot, make) {

@@ -33,7 +33,7 @@ export async function open(number, run) {
 }
 
 const fact = (name, ...value) => h("div", {}, h("dt", {}, name), h("dd", {}, ...value));
-const plot = (name) => h("figure", { class: "chart" }, h("div", { class: `plot ${name}`, role: "img", style: "height:270px" }));
+const plot = (name, label) => h("figure", { class: "chart" }, h("div", { class: `plot ${name}`, role: "img", "aria-label": label, style: "height:270px" }));
 
 function draw(found, run) {
   const t = found.trial, word = t.n === run.winner ? "winner" : t.status;
@@ -49,7 +49,7 @@ function draw(found, run) {
       t.final?.seeds ? fact("Over seeds (95 % t interval)", range(t.final.seeds)) : null,
       fact("Proposed by", t.origin), fact("Episodes", outcomes),
       fact("Training, rollouts", `${duration(t.train)}, ${duration(t.rollout)}`)),
-    h("div", { class: "two" }, t.curve.length ? plot("curve") : "", plot("loss")),
+    h("div", { class: "two" }, t.curve.length ? plot("curve", "Success over training steps") : "", plot("loss", "Training loss")),
     h("h3", {}, "The same again"), found.note ? h("p", { class: "soft small" }, found.note) : "",
     command(found.train_command, `Copy the command that trains trial ${t.n} again`),
     ...videos(found), ...measurements(found));
