@@ -172,7 +172,8 @@ def test_a_disk_that_is_not_shared_is_named(tmp_path: Path) -> None:
 def prepare(home: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["bash", str(ROOT / "tools" / "cluster_node.sh")],
-        env={"PATH": f"{home}/bin:{os.environ['PATH']}", "HOME": str(home), **env}, capture_output=True, text=True, timeout=60,
+        env={"PATH": f"{home}/bin:{os.environ['PATH']}", "HOME": str(home), **env},
+        capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 
 
