@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
-.PHONY: quickstart oracles test test-all bench check lint smoke gl clean help
+.PHONY: quickstart oracles test test-all test-cluster bench check lint smoke gl clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -39,6 +39,9 @@ test: $(STAMP) oracles  ## set up, then run the tests (slow ones: test-all)
 
 test-all: $(STAMP) oracles  ## every test
 	$(PYTEST) -q tests
+
+test-cluster: $(STAMP)  ## `ray up` for real on machines made of namespaces (root, openssh-server, rsync, iproute2)
+	$(BIN)/python -m tests.cluster.prove
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

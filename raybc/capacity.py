@@ -96,6 +96,13 @@ def plan_workers(cpus: float, *, trials: int, trial_cpus: float, workers: int, w
     return workers or fits
 
 
+def room_for_simulators(among: list[Machine], held: float) -> float:
+    """CPUs that are left to simulators when trials hold `held`."""
+    trainers, simulators = for_role(TRAINER, among), for_role(SIMULATOR, among)
+    own = sum(m.cpus() for m in trainers if m not in simulators)  # held there, it takes nothing from simulators
+    return sum(m.cpus() for m in simulators) - max(0.0, held - own)
+
+
 @dataclass(frozen=True)
 class SweepPlan:
     """What a sweep runs side by side. threads: of a trial. gpus: the share of a GPU that a trial holds."""
@@ -109,9 +116,7 @@ def plan_sweep(
     among: list[Machine], *, trials: int, trial_cpus: float, workers: int, worker_cpus: float, device: str
 ) -> SweepPlan:
     """What fits where trials and simulators may have machines of their own."""
-    trainers, simulators = for_role(TRAINER, among), for_role(SIMULATOR, among)
-    shared = [m for m in trainers if m in simulators]
-    own = sum(m.cpus() for m in trainers if m not in simulators)
+    trainers = for_role(TRAINER, among)
     held = trials * trial_cpus
     most = sum(m.cpus() for m in trainers)
     if held > most:
@@ -122,9 +127,7 @@ def plan_sweep(
             else f"resources: {trials} concurrent trial(s) x {trial_cpus:g} CPU = {held:g} CPU, but the cluster has "
             f"{most:g}: the sweep would wait for ever; lower --max-concurrent"
         )
-    # What trials hold on machines without simulators takes nothing from simulators.
-    cpus = sum(m.cpus() for m in simulators) + min(own, held)
-    assert shared or own >= held
+    cpus = room_for_simulators(among, held) + held
     count = plan_workers(cpus, trials=trials, trial_cpus=trial_cpus, workers=workers, worker_cpus=worker_cpus)
     smallest = min((m.resources.get("CPU", 0.0) for m in trainers if m.cpus()), default=1.0)
     threads = max(1, int(min(most // trials, smallest)))

@@ -100,11 +100,21 @@ def unshared(folders: Iterable[Path], files: Iterable[Path] = ()) -> list[str]:
     return problems
 
 
-def check_shared(folder: Path, dataset: Path) -> None:
-    """Refuse to start on several machines where what one writes is not what the others see."""
+def _alone() -> bool:
     import ray
 
-    if sum(node["Alive"] for node in ray.nodes()) < 2:
+    return sum(node["Alive"] for node in ray.nodes()) < 2
+
+
+def check_visible(file: Path) -> None:
+    """Refuse to start on several machines that do not all have this file."""
+    if not _alone() and (problems := unshared([], [file])):
+        raise UserError(f"on a cluster all machines must see {file}: {'; '.join(problems)}; put it on a shared disk")
+
+
+def check_shared(folder: Path, dataset: Path) -> None:
+    """Refuse to start on several machines where what one writes is not what the others see."""
+    if _alone():
         return
     made = dataset.exists()  # otherwise it will be, by simulators on all machines
     if problems := unshared([folder] if made else [folder, dataset.parent], [dataset] if made else []):

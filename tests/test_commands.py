@@ -256,7 +256,7 @@ def test_files_named_in_the_tree_exist() -> None:
     for line in tree.splitlines():
         if line and not line.startswith(" "):
             folder = line.split()[0] if line.split()[0].endswith("/") else ""
-        for word in re.findall(r"[\w/]+\.(?:py|yaml|toml|txt|md)\b", line):
+        for word in re.findall(r"[\w/-]+\.(?:py|yaml|toml|txt|md)\b", line):
             inner = re.match(r"  ([\w/]+/)", line)
             places = [ROOT / word, ROOT / folder / word, ROOT / folder / (inner.group(1) if inner else "") / word]
             assert any(p.exists() for p in places), f"{word} (in {line!r})"

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -22,17 +21,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
-import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from raybc.metrics import RolloutMetrics
 from raybc.registry import get_task
 from raybc.rollout.engine import Work
 from raybc.rollout.inference import SharedLoader, start_server
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.results import value_of
+from raybc.rollout.seats import WATCH, Seat, share_out
 from raybc.rollout.stop import BLOCK, StopRule
-from raybc.rollout.worker import Loader, Report, SimWorker
+from raybc.rollout.worker import Loader, Report
 from raybc.types import EpisodeResult, EpisodeSpec
 
 RETRIES = 2
@@ -42,8 +41,6 @@ HEAVY = 8
 SECONDS_AHEAD = 0.5
 #: A worker reports at least so often, so that one that stands still is noticed.
 PATIENCE = 0.25
-#: Time that a new simulator process may take to import and build its first simulator.
-START_DEADLINE = 180.0
 
 
 @dataclass(eq=False)  # found in the queue by identity
@@ -69,17 +66,6 @@ class _Stats:
     spans: list[tuple[float, float]] = field(default_factory=list)
 
 
-class _Seat:
-    """A place for a worker's process, and what it has been given."""
-
-    def __init__(self) -> None:
-        self.worker: ActorHandle | None = None
-        self.suite = ""
-        self.given: dict[int, _Item] = {}
-        self.finished = 0
-        self.pid = 0
-
-
 class Dispatcher:
     """An asyncio actor: a queue of episodes and a loop for each worker."""
 
@@ -91,11 +77,12 @@ class Dispatcher:
         self._mean_seconds = 1.0
         self._jobs: dict[str, asyncio.Task[list[list[dict[str, Any]]]]] = {}
         self._logs: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
-        self._seats = [_Seat() for _ in range(workers)]
+        self._seats = [Seat() for _ in range(workers)]
         self._loops: list[asyncio.Task[None]] = []
         self._failed_starts = 0
-        self._numbers = 0
+        self._numbers = self._started = 0
         self._loader: Loader | None = None
+        self._metrics = RolloutMetrics()
 
     async def start(self) -> None:
         """Start the workers; returns at once, they warm up by themselves."""
@@ -106,7 +93,7 @@ class Dispatcher:
         if not self._loops:
             if self._options.shared:
                 self._loader = SharedLoader(start_server(self._options.gpus))
-            self._loops = [asyncio.ensure_future(self._work(seat)) for seat in self._seats]
+            self._loops = [asyncio.ensure_future(loop) for loop in (*map(self._work, self._seats), self._watch())]
 
     # --- those who ask ----------------------------------------------------------------------------------------------
 
@@ -217,12 +204,14 @@ class Dispatcher:
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
-    async def _work(self, seat: _Seat) -> None:
+    async def _work(self, seat: Seat) -> None:
         while True:
             try:
                 await self._ensure_worker(seat)
             except (RayError, TimeoutError) as error:
                 await self._fail_start(seat, error)
+                continue
+            if seat.worker is None:  # its place was given back
                 continue
             self._failed_starts = 0
             orders = await self._orders(seat)
@@ -230,31 +219,35 @@ class Dispatcher:
                 continue
             await self._exchange(seat, orders)
 
-    async def _ensure_worker(self, seat: _Seat) -> None:
+    async def _watch(self) -> None:
+        """Machines come and go, and places with them."""
+        while True:
+            async with self._wake:
+                if share_out(self._seats, self._options):
+                    self._wake.notify_all()
+            await asyncio.sleep(WATCH)
+
+    async def _ensure_worker(self, seat: Seat) -> None:
         if seat.worker is not None:
             return
-        options = self._options
-        remote = ray.remote(SimWorker).options(
-            num_cpus=options.worker_cpus, resources=options.resources, max_restarts=0, scheduling_strategy="SPREAD"
-        )
+        async with self._wake:
+            await self._wake.wait_for(lambda: not seat.away)
         # A simulator of the next work's task is built, at first of the pool's own.
         task = self._queue[0].spec.task if self._queue and seat.suite else self._task
-        seat.worker = remote.remote(options.render, options.slots, self._loader)
         seat.suite, seat.finished = get_task(task).suite, 0
-        # A place may have to wait for a machine (one that is being started, or comes in place of one that died).
-        await seat.worker.__ray_ready__.remote()
-        seat.pid = await asyncio.wait_for(seat.worker.__ray_call__.remote(_warm_up, task), START_DEADLINE)
+        self._started += 1
+        if not await seat.start(self._options, task, self._started, self._loader):
+            self._dismiss(seat)
 
-    async def _orders(self, seat: _Seat) -> list[tuple[int, Work, EpisodeSpec]]:
+    async def _orders(self, seat: Seat) -> list[tuple[int, Work, EpisodeSpec]]:
         """What the worker gets now; waits while it has nothing and there is nothing."""
         async with self._wake:
-            while not self._queue and not seat.given:
-                await self._wake.wait()
-            recycling = 0 < self._options.recycle <= seat.finished + len(seat.given)
+            await self._wake.wait_for(lambda: self._queue or seat.given or seat.away)
+            recycling = seat.away or 0 < self._options.recycle <= seat.finished + len(seat.given)
             next_item = self._next(seat)
             if recycling or (next_item is None and not seat.given):
                 if not seat.given:
-                    self._stats.recycled += 1
+                    self._stats.recycled += not seat.away
                     self._dismiss(seat)
                 return []
             orders = []
@@ -267,11 +260,11 @@ class Dispatcher:
                 next_item = self._next(seat)
             return orders
 
-    def _next(self, seat: _Seat) -> _Item | None:
+    def _next(self, seat: Seat) -> _Item | None:
         """The first in the queue that this process's suite can run."""
         return next((item for item in self._queue if item.suite == seat.suite), None)
 
-    def _fits(self, seat: _Seat, item: _Item) -> bool:
+    def _fits(self, seat: Seat, item: _Item) -> bool:
         if not seat.given:
             return True
         if item.alone or any(i.alone for i in seat.given.values()):
@@ -286,7 +279,7 @@ class Dispatcher:
         recycle = self._options.recycle - seat.finished if self._options.recycle else ahead
         return len(seat.given) < min(ahead, share, max(recycle, 1))
 
-    async def _exchange(self, seat: _Seat, orders: list[tuple[int, Work, EpisodeSpec]]) -> None:
+    async def _exchange(self, seat: Seat, orders: list[tuple[int, Work, EpisodeSpec]]) -> None:
         assert seat.worker is not None
         started = time.time()
         backlog = max(1, len(seat.given) // 4)
@@ -314,15 +307,16 @@ class Dispatcher:
         elif report.stalled > self._options.deadline:
             await self._replace(seat, f"no answer within {self._options.deadline:g} s (hung)", report.now)
 
-    def _finish(self, seat: _Seat, number: int, row: dict[str, Any]) -> None:
+    def _finish(self, seat: Seat, number: int, row: dict[str, Any]) -> None:
         item = seat.given.pop(number)
         seat.finished += 1
         self._stats.episodes += 1
         self._stats.steps += row["steps"]
+        self._metrics.ended(item.spec.task, row["outcome"], row["steps"])
         self._mean_seconds += 0.1 * (row["seconds"] - self._mean_seconds)
         _settle(item, row | {"retries": item.failures})
 
-    async def _replace(self, seat: _Seat, problem: str, blame: int | None) -> None:
+    async def _replace(self, seat: Seat, problem: str, blame: int | None) -> None:
         """End a process that is not to be trusted; its episodes are run again. Without a name to blame, each of them
         alone: the one that does it again is found."""
         given, blamed = seat.given, seat.given.get(blame or -1)
@@ -345,12 +339,10 @@ class Dispatcher:
                     self._queue.appendleft(blamed)
             self._wake.notify_all()
 
-    def _dismiss(self, seat: _Seat) -> None:
-        if seat.worker is not None:
-            ray.kill(seat.worker)
-        seat.worker, seat.given, seat.pid = None, {}, 0
+    def _dismiss(self, seat: Seat) -> None:
+        seat.dismiss()
 
-    async def _fail_start(self, seat: _Seat, error: BaseException) -> None:
+    async def _fail_start(self, seat: Seat, error: BaseException) -> None:
         """A simulator could not be started. Where that repeats, all who wait are told, instead of waiting for ever."""
         self._dismiss(seat)
         self._failed_starts += 1
@@ -367,6 +359,7 @@ class Dispatcher:
 
     def _give_up(self, item: _Item, problem: str) -> None:
         self._stats.errors += 1
+        self._metrics.ended(item.spec.task, "error", 0)
         retries = max(0, item.failures - 1)
         row = EpisodeResult(item.spec.index, item.spec.seed, "error", 0.0, 0, 0.0, retries=retries, message=problem)
         _settle(item, row.to_row())
@@ -380,8 +373,3 @@ def _note(log: list[tuple[int, int, dict[str, Any]]], work: int, spec: int, done
 def _settle(item: _Item, row: dict[str, Any]) -> None:
     if not item.done.done():
         item.done.set_result(row)
-
-
-def _warm_up(worker: SimWorker, task: str) -> int:
-    worker.warm_up(task)
-    return os.getpid()

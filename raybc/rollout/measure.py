@@ -12,7 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from raybc import cli
-from raybc.bundle import PolicyBundle
+from raybc.bundle import WEIGHTS, PolicyBundle
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, write_json, write_text
 from raybc.rollout.engine import Rollout
@@ -76,9 +76,11 @@ def measure(measurement: Measurement, bundle: PolicyBundle, out: Path) -> list[l
     if known:
         cli.console.print(f"going on: {len(known)} episodes are measured")
     from raybc.cluster import plan_workers, ray_session
+    from raybc.nodes import check_visible
 
     try:
         with ray_session(measurement.address) as cpus, _progress() as (progress, bar):
+            check_visible(measurement.bundle / WEIGHTS)
             workers = plan_workers(cpus, trials=0, trial_cpus=0, workers=measurement.workers, worker_cpus=1.0)
             shared = _shared(measurement, bundle)
             if shared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -30,9 +31,14 @@ class RolloutPool:
         """Start `workers` simulator processes, warm for `task` (specs name their own). options: `PoolOptions`."""
         options = {"resources": placement(SIMULATOR), **options}
         # Beside its caller: where that is the head of a cluster, machines that come and go do not take it with them.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # (Not `soft`: Ray puts actors without CPUs anywhere then.)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote = ray.remote(Dispatcher).options(
-            num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=here,
+            name=f"rollouts of {task} ({uuid.uuid4().hex[:6]})",
         )
         dispatcher = remote.remote(task, workers, PoolOptions(**options))
         dispatcher.start.options(max_task_retries=0).remote()  # not tried again when the pool is closed at once

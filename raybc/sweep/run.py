@@ -155,7 +155,11 @@ def _run(
         )
         workers = side_by_side.workers
         check_shared(launch.out, dataset)
-        pool_options = {"worker_cpus": resources.worker_cpus, "deadline": resources.episode_deadline}
+        pool_options = {
+            "worker_cpus": resources.worker_cpus,
+            "deadline": resources.episode_deadline,
+            "reserved": config.search.max_concurrent * resources.trial_cpus,
+        }
         pool = stack.enter_context(RolloutPool.start(name.task, workers, **pool_options))
         timing.add("start", began)
         if demos is not None and not dataset.exists():

@@ -27,6 +27,7 @@ from ray.tune.search import Searcher
 
 from raybc.capacity import TRAINER, placement
 from raybc.config import RunConfig
+from raybc.metrics import SweepMetrics
 from raybc.rollout.pool import RolloutPool
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import FILE, Evaluation, Ledger, SweepState, TrialState, read_events
@@ -112,6 +113,7 @@ class Recorder:
         self.pruner = Pruner(config.prune, config.eval.evaluations, state)
         self._packs = self._alike(sorted(state.unfinished(), key=lambda t: t.number))
         self.fatal: BaseException | None = None
+        self._metrics = SweepMetrics(config.name)
 
     def record(self, event: dict[str, Any]) -> None:
         self._ledger.append(event)
@@ -148,6 +150,11 @@ class Recorder:
         if evaluation.beaten:  # shown to be worse on the same starts: not one of those that are ranked
             status = "pruned"
         self.record({"event": "evaluation", "trial": number, "status": status, **asdict(evaluation)})
+        steps = self.config.evaluation_step
+        k = evaluation.evaluation
+        self._metrics.trained(len(self.config.seeds) * (steps(k) - steps(k - 1)))
+        if status != "running":
+            self._metrics.over(status)
         self.proposer.told(number, evaluation, status)
         return status
 
@@ -160,6 +167,7 @@ class Recorder:
             raise OSError(errno.ENOSPC, f"trial {number} was stopped; free some room and go on with --resume")
         died = f"its process died {self.config.resources.trial_retries + 1} times (killed, or out of memory)"
         self.record({"event": "failed", "trial": number, "reason": reason or died})
+        self._metrics.over("failed")
         self.proposer.failed(number)
 
     @contextlib.contextmanager

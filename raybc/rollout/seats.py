@@ -1,0 +1,111 @@
+"""Places for simulator processes: how many there may be, and how one is started.
+
+Machines come and go. When some are gone for good, trials and simulators would take each other's last places and wait
+for each other for ever, so a pool gives places back: it holds what is left beside the trials, and where trials alone
+want more than there is, one simulator that reserves nothing goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
+import ray
+from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raybc.capacity import SIMULATOR, machines, room_for_simulators
+from raybc.rollout.options import PoolOptions
+from raybc.rollout.worker import Loader, SimWorker
+
+#: Seconds between looks at the machines.
+WATCH = 3.0
+#: Time that a new simulator process may take to build its first simulator, once it lives.
+START_DEADLINE = 180.0
+
+
+class Seat:
+    """A place for a worker's process, and what it has been given. away: it has to be given back. squeezed: its process
+    reserves no CPU."""
+
+    def __init__(self) -> None:
+        self.worker: ActorHandle | None = None
+        self.suite = ""
+        self.given: dict[int, Any] = {}
+        self.finished = 0
+        self.pid = 0
+        self.away = False
+        self.squeezed = False
+
+    async def start(self, options: PoolOptions, task: str, number: int, loader: Loader | None) -> bool:
+        """Start a process with a simulator of `task`; False where the place had to be given back before."""
+        where: Any = "SPREAD"
+        if self.squeezed:
+            where = NodeAffinitySchedulingStrategy(_machine_with_cpus(), soft=False)
+        remote = ray.remote(SimWorker).options(
+            num_cpus=0 if self.squeezed else options.worker_cpus, resources=options.resources, max_restarts=0,
+            scheduling_strategy=where, name=f"simulator {number} of {task} (pool {os.getpid()})",
+        )  # fmt: skip
+        self.worker = remote.remote(options.render, options.slots, loader)
+        # A place may have to wait for a machine: one that is being started, or comes in place of one that died.
+        ready = asyncio.ensure_future(_result(self.worker.__ray_ready__.remote()))
+        while not ready.done() and not self.away:
+            await asyncio.wait([ready], timeout=WATCH)
+        if not ready.done():
+            ready.cancel()
+            return False
+        await ready
+        warm = self.worker.__ray_call__.remote(_warm_up, task)
+        self.pid = await asyncio.wait_for(_result(warm), START_DEADLINE)
+        return True
+
+    def dismiss(self) -> None:
+        if self.worker is not None:
+            ray.kill(self.worker)
+        self.worker, self.given, self.pid = None, {}, 0
+
+
+async def _result(ref: Any) -> Any:
+    return await ref
+
+
+def _warm_up(worker: SimWorker, task: str) -> int:
+    worker.warm_up(task)
+    return os.getpid()
+
+
+def _machine_with_cpus() -> str:
+    """The node with the most CPUs among those for simulators (the head of a cluster may have none)."""
+    alive = [n for n in ray.nodes() if n["Alive"]]
+    alive = [n for n in alive if n["Resources"].get(SIMULATOR)] or alive
+    best: str = max(alive, key=lambda n: n["Resources"].get("CPU", 0.0))["NodeID"]
+    return best
+
+
+def share_out(seats: list[Seat], options: PoolOptions) -> bool:
+    """Say which seats are to be given back; whether anything changed."""
+    before = [seat.away for seat in seats]
+    count = _count(options, len(seats))
+    if count:
+        running_first = sorted(seats, key=lambda seat: seat.pid == 0)
+        for number, seat in enumerate(running_first):
+            seat.away = number >= count
+    else:
+        # One goes on without a reservation: the one that does so already, else one without a process.
+        stays = next((s for s in seats if s.squeezed and s.worker), next((s for s in seats if s.worker is None), None))
+        for seat in seats:
+            seat.away = seat is not stays
+        if stays is not None and stays.worker is None:
+            stays.squeezed = True
+    if count:
+        for seat in seats:
+            seat.squeezed = seat.squeezed and seat.worker is not None
+    return before != [seat.away for seat in seats]
+
+
+def _count(options: PoolOptions, most: int) -> int:
+    if options.worker_cpus <= 0:
+        return most
+    return max(0, min(most, int(room_for_simulators(machines(), options.reserved) / options.worker_cpus + 1e-9)))
