@@ -31,6 +31,7 @@ from raybc.dashboard.view import RunView
 from raybc.report.commands import rollout_command, train_command
 from raybc.sweep.config import DemosConfig, SweepConfig
 from raybc.types import UserError
+from tests.helpers import ROOT
 
 MP4 = b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 8
 
@@ -335,6 +336,27 @@ def test_beside_a_sweep_it_answers_on_the_loopback_only_and_ends_with_it(run: Pa
         assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
     with pytest.raises(OSError, match="refused"):
         Client(url).get("/")
+
+
+def test_a_sweep_with_a_dashboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from raybc.sweep import __main__ as sweep
+
+    def run_sweep(config: SweepConfig, launch: Any) -> None:
+        url = capsys.readouterr().out.split("dashboard: ")[1].split()[0]
+        assert Client(url).get("/api/run").json["trials"] == [], "the page is there before the run folder"
+        make_run(launch.out, 4, 200)
+        time.sleep(0.6)
+        assert len(Client(url).get("/api/run").json["trials"]) == 4
+
+    monkeypatch.setattr(sweep, "run_sweep", run_sweep)
+    flags = [str(ROOT / "sweeps/pointmass.yaml"), "--out", str(tmp_path / "out"), "--dashboard", "--port"]
+    assert run_main(lambda: sweep.main([*flags, "0"])) == 0
+    assert "look at it again: python -m raybc.dashboard" in capsys.readouterr().out
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run_main(lambda: sweep.main([*flags, str(taken.getsockname()[1])])) == 2
+    assert "is in use" in capsys.readouterr().err
 
 
 def test_it_needs_neither_ray_nor_torch_and_writes_nothing(run: Path) -> None:

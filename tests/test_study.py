@@ -12,7 +12,7 @@ import pytest
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.sweep.load import sweep_from_mapping
-from raybc.sweep.study import Proposer, check_sampler, make_sampler
+from raybc.sweep.study import Proposer, attach_videos, check_sampler, make_sampler
 from raybc.sweep.tune import Pruner
 from raybc.types import UserError
 
@@ -147,3 +147,46 @@ def test_a_replayed_rule_decides_as_the_unbroken_one(scheduler: str) -> None:
 def test_ties_are_not_pruned() -> None:
     pruner = Pruner(PruneConfig(), 3, SweepState())
     assert [pruner.decide(n, 1, 1.0) for n in range(6)] == ["running"] * 6
+
+
+def test_videos_join_their_trials_and_change_nothing_else(tmp_path: Path) -> None:
+    state = SweepState()
+    proposer = Proposer(config(), tmp_path, state)
+    drive(proposer, state, 4)
+    for number, status in ((4, "pruned"), (5, "failed"), (6, "running")):
+        proposer.propose(number)
+        proposer.link(number, f"tune_{number}")
+        if status == "pruned":
+            proposer.told(number, Evaluation(1, 50, 0.25, []), status)
+        elif status == "failed":
+            proposer.failed(number)
+
+    def study() -> optuna.Study:
+        file = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
+        return optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(file))
+
+    def facts() -> list[Any]:
+        return [
+            (t.state, t.value, t.params, t.distributions, t.intermediate_values, t.user_attrs) for t in study().trials
+        ]
+
+    before = facts()
+    videos = []
+    for trial, outcome in ((2, "success"), (2, "timeout"), (4, "failure"), (5, "failure"), (6, "success")):
+        file = f"videos/{trial}_{outcome}.mp4"
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(file.encode())
+        videos.append({"file": file, "trial": trial, "seed": 0, "split": "final", "index": 7, "outcome": outcome})
+    videos.append({**videos[0], "file": "videos/gone.mp4"})
+    for _ in range(2):  # a second time gives the same
+        attach_videos(tmp_path, videos)
+        assert facts() == before
+        kept = {}
+        for trial in study().trials:
+            for meta in optuna.artifacts.get_all_artifact_meta(trial, storage=study()._storage):
+                kept[trial.number, meta.filename] = (tmp_path / "artifacts" / meta.artifact_id).read_bytes()
+        assert kept == {
+            (v["trial"], f"{v['outcome']}_seed_0_final_start_7.mp4"): v["file"].encode() for v in videos[:4]
+        }, "a trial that runs cannot be copied with its artifacts"
+        assert len(list((tmp_path / "artifacts").iterdir())) == 4
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "study.journal", "videos"]

@@ -127,6 +127,12 @@ def test_a_sweep_leaves_a_run_folder_that_explains_itself(finished: Path) -> Non
     versions = json.loads((finished / "versions.json").read_text())
     assert versions["simulator"] == {"pointmass": "1", "controller": "acceleration"}
     assert versions["ray"]
+    progress = json.loads((finished / "progress.json").read_text())
+    timing = json.loads((finished / "timing.json").read_text())
+    assert progress["ended"] is not None
+    assert progress["rollouts"]["episodes"] > 0
+    for fact in ("cpus", "gpus", "threads", "workers", "max_steps", "data", "command"):
+        assert progress[fact] == timing[fact], fact
     winner = json.loads((finished / "winner.json").read_text())
     best = state.ranking()[0]
     assert winner["trial"] == best.number

@@ -1,4 +1,4 @@
-"""Proposing recipes: an Optuna study told from the ledger; the only file that knows Optuna."""
+"""Proposing recipes: an Optuna study told from the ledger; the only file of a sweep that knows Optuna."""
 
 from __future__ import annotations
 
