@@ -57,6 +57,7 @@ bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.
 	$(BIN)/python -m benchmarks.train_throughput
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.pages
+	$(BIN)/python -m benchmarks.serving
 
 check: lint test smoke  ## what CI runs
 
