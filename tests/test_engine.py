@@ -82,6 +82,18 @@ def test_every_size_of_chunk_can_be_asked_in_batches(horizon: int) -> None:
     np.testing.assert_allclose(together, agent.bundle.action_normalizer.invert(z[0].numpy()), rtol=1e-4, atol=1e-5)
 
 
+def test_another_number_of_threads_is_another_machine() -> None:
+    """Here sizes of 6 are fine with one thread and not with two."""
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            agent = Agent(pointmass_bundle())
+            assert agent._sizes == invariant_sizes(agent._policy, torch.device("cpu"))
+    finally:
+        torch.set_num_threads(before)
+
+
 class Moody:
     """A policy whose rows change with the size of the batch below 8, or with their place."""
 

@@ -28,7 +28,7 @@ SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 #: Outputs are padded to a multiple of this. With few columns (MKL: 5, 6, 7, 9, 10, 11) the last rows of a product take
 #: another kernel than the others, so that a row would depend on its place.
 OUTPUTS = 16
-#: What was found out, for each architecture and device (a process asks each only once).
+#: What was found out, for each architecture, device and number of threads (a process asks each only once).
 _known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
 
 
@@ -80,7 +80,8 @@ class Agent:
         self._policy = bundle.build().to(self._device)
         self._policy.field.pad_outputs(OUTPUTS)
         shape = self._policy.shape
-        architecture = (*astuple(shape), *(tuple(v.shape) for v in self._policy.state_dict().values()), device)
+        sizes = (tuple(v.shape) for v in self._policy.state_dict().values())
+        architecture = (*astuple(shape), *sizes, device, torch.get_num_threads())  # threads cut products, too
         if architecture not in _known_sizes:
             _known_sizes[architecture] = invariant_sizes(self._policy, self._device)
         self._sizes = _known_sizes[architecture]
