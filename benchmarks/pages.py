@@ -3,10 +3,12 @@
     python -m benchmarks.pages [--trials 2000] [--episodes 200000] [--rounds 3] [--run FOLDER]
 
 A made-up run folder (benchmarks/run_folder.py) is opened in headless Chromium. *Server*: from the start of `python -m
-raybc.dashboard` until it answers. *Opened*: from the navigation until table and learning curves are drawn. *Report*:
-from the navigation until the first figure is drawn. Memory: the peak resident set of the server, and the proportional
-set of the page's renderer process after everything on the page was scrolled through. CPU: what the page's renderer
-process used until then, which other processes on the machine change less than they change the seconds.
+raybc.dashboard` until it answers. *Readable*: from the navigation until the dashboard's table is there, or the report's
+text is painted. *Drawn*: until the learning curves are drawn. Memory: the peak resident set of the server, and the
+proportional set of the page's renderer process after everything on the page was scrolled through. CPU: what all
+processes of the browser, and the server, used from the navigation on. *Bare*: a page with Plotly and a figure of three
+points, for comparison, since seconds depend on what else the machine does; *busy*: how much longer than its CPU time a
+loop takes.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+from plotly.offline import get_plotlyjs
 
 from benchmarks.run_folder import make_run
 from raybc.report.html import write_report
@@ -63,18 +66,43 @@ def peak_mb(process: psutil.Process) -> float:
     return int(found.group(1)) / 1024
 
 
-def open_page(chromium: str, url: str, drawn: str) -> tuple[float, float, float]:
-    """(seconds and CPU seconds until `drawn` is true, MB of the page when all of it was seen), in a fresh browser."""
+def cpu_seconds(browser: Browser, server: psutil.Process | None) -> float:
+    first = psutil.Process(browser.pid)
+    own = [first, *first.children(recursive=True), *([server] if server else [])]
+    return sum(sum(p.cpu_times()[:2]) for p in own)
+
+
+READABLE = """Number(document.documentElement.dataset.ready
+    ?? performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? NaN)"""
+
+
+def open_page(chromium: str, url: str, drawn: str, server: psutil.Process | None = None) -> dict[str, float]:
+    """Seconds until it can be read and until `drawn` is true, CPU seconds, MB when all was seen; in a fresh browser."""
     with Browser.start(chromium, height=1400) as browser:
-        began = time.perf_counter()
+        before, began = cpu_seconds(browser, server), time.perf_counter()
         browser.call("Page.navigate", url=url)
         browser.wait(drawn)
-        seconds = time.perf_counter() - began
-        own = renderer(browser)
-        cpu = sum(own.cpu_times()[:2])
+        seconds, cpu = time.perf_counter() - began, cpu_seconds(browser, server) - before
         browser.js(SCROLL)
         assert not browser.errors, browser.errors
-        return seconds, cpu, own.memory_full_info().pss / 2**20
+        memory = renderer(browser).memory_full_info().pss / 2**20
+        return {"readable s": browser.js(READABLE) / 1000, "drawn s": seconds, "CPU s": cpu, "page MB": memory}
+
+
+def bare_page(folder: Path) -> Path:
+    """The least that a page with a figure is."""
+    figure = "<script>Plotly.newPlot('p', [{x: [1, 2, 3], y: [1, 3, 2]}], {})</script>"
+    (folder / "plotly.js").write_text(get_plotlyjs(), encoding="utf-8")
+    page = folder / "bare.html"
+    page.write_text(f"<!doctype html><body><div class=plot id=p></div><script src=plotly.js></script>{figure}")
+    return page
+
+
+def slowdown() -> float:
+    """Wall over CPU time of a loop: 1 on a machine that is free."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    sum(i * i for i in range(5_000_000))
+    return (time.perf_counter() - wall) / (time.process_time() - cpu)
 
 
 def main() -> None:
@@ -94,16 +122,15 @@ def main() -> None:
         for _ in range(options.rounds):
             with dashboard(run) as (url, started, process):
                 drawn = "document.documentElement.dataset.ready && document.querySelector('#plot-curves .scatterlayer')"
-                opened, cpu, page = open_page(chromium, url, drawn)
-                row = {"server answers s": started, "dashboard opened s": opened, "dashboard opened CPU s": cpu,
-                       "server peak MB": peak_mb(process), "dashboard page MB": page}  # fmt: skip
+                row = {f"dashboard {k}": v for k, v in open_page(chromium, url, drawn, process).items()}
+                row |= {"server answers s": started, "server peak MB": peak_mb(process)}
             began = time.perf_counter()
             report = write_report(run)
-            row["report written s"] = time.perf_counter() - began
+            row |= {"report written s": time.perf_counter() - began, "report size MB": report.stat().st_size / 1e6}
             drawn = "document.readyState === 'complete' && document.querySelector('.plot .scatterlayer')"
-            opened, cpu, page = open_page(chromium, report.resolve().as_uri(), drawn)
-            row |= {"report opened s": opened, "report opened CPU s": cpu, "report page MB": page}
-            row["report size MB"] = report.stat().st_size / 1e6
+            for name, file in (("report", report.resolve()), ("bare", bare_page(Path(folder)))):
+                row |= {f"{name} {k}": v for k, v in open_page(chromium, file.as_uri(), drawn).items()}
+            row["busy"] = slowdown()
             for name, value in row.items():
                 figures.setdefault(name, []).append(value)
         for name, values in figures.items():

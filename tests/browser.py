@@ -27,7 +27,7 @@ from websockets.sync.client import ClientConnection, connect
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
-    "--disable-extensions", "--mute-audio", "--hide-scrollbars", "--use-angle=swiftshader",
+    "--disable-extensions", "--mute-audio", "--hide-scrollbars", "--disable-gpu",
     "--enable-unsafe-swiftshader", "--autoplay-policy=no-user-gesture-required",
 ]  # fmt: skip
 

@@ -27,8 +27,18 @@
   }
   function redraw() { drawn.forEach(function (plot) { draw(plot); }); }
   var near = new IntersectionObserver(function (entries) {
-    entries.forEach(function (entry) { if (entry.isIntersecting) { near.unobserve(entry.target); draw(entry.target); } });
+    entries.forEach(function (entry) { if (entry.isIntersecting) { near.unobserve(entry.target); queue.push(entry.target); } });
+    if (queue.length && !busy) { busy = true; next(); }
   }, { rootMargin: "300px" });
+  var queue = [], busy = false;
+  function next() { // one a frame: the page answers in between
+    requestAnimationFrame(function () {
+      var plot = queue.shift();
+      if (drawn.indexOf(plot) < 0) draw(plot);
+      busy = queue.length > 0;
+      if (busy) setTimeout(next);
+    });
+  }
   plots.forEach(function (plot) { near.observe(plot); });
   var pause;
   addEventListener("resize", function () {

@@ -20,11 +20,25 @@ const near = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     const plot = target.querySelector(".plot"); // its frame is observed: a figure without data is hidden
     isIntersecting ? seen.add(plot) : seen.delete(plot);
-    if (isIntersecting) flush(plot);
+    if (isIntersecting) soon(plot);
   }
 }, { rootMargin: "200px" });
 
-$("plotly").addEventListener("load", () => seen.forEach(flush)); // the table need not wait for it
+// One figure a frame, the first of the page first: the page answers in between.
+const queue = new Set();
+function soon(plot) {
+  if (!queue.size) requestAnimationFrame(next);
+  queue.add(plot);
+}
+
+function next() {
+  const first = [...queue].sort((a, b) => (a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1))[0];
+  queue.delete(first);
+  if (seen.has(first)) flush(first);
+  if (queue.size) setTimeout(() => requestAnimationFrame(next));
+}
+
+$("plotly").addEventListener("load", () => seen.forEach(soon)); // the table need not wait for it
 
 function flush(plot) {
   const make = waiting.get(plot);
@@ -65,7 +79,7 @@ addEventListener("resize", () => {
 export function plan(plot, make) {
   waiting.set(plot, make);
   near.observe(plot.parentElement);
-  if (seen.has(plot)) flush(plot);
+  if (seen.has(plot)) soon(plot);
 }
 
 function layout({ x = {}, y = {}, extra = {} }) {

@@ -1,7 +1,7 @@
 // The table of trials: filter language, sorting, rows.
 import { $, badge, bar, copyButton, count, h, percent, range, show } from "./dom.js";
 
-const PAGE = 100;
+const PAGE = 60;
 const STATUSES = ["completed", "running", "pruned", "failed"];
 const sort = { key: "rank", down: false };
 let limit = PAGE;
