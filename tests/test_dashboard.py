@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import http.client
 import json
-import shlex
 import shutil
 import socket
 import subprocess
@@ -22,14 +21,12 @@ pytest.importorskip("starlette", reason="the dashboard's packages: pip install '
 
 from benchmarks.run_folder import make_run
 from raybc.cli import run_main
-from raybc.config import RunConfig
 from raybc.dashboard import serve
 from raybc.dashboard.__main__ import main
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.dashboard.importance import importances
 from raybc.dashboard.view import RunView
-from raybc.report.commands import rollout_command, train_command
-from raybc.sweep.config import DemosConfig, SweepConfig
+from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
 from tests.helpers import ROOT
 
@@ -375,54 +372,6 @@ def test_it_needs_neither_ray_nor_torch_and_writes_nothing(run: Path) -> None:
     said = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
     assert listing() == before
-
-
-# --- commands that do it again ---------------------------------------------------------------------------------------
-
-
-def parsed(command: str) -> Any:
-    from raybc import cli
-    from raybc.train.__main__ import Args
-
-    words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "raybc.train"]
-    return cli.parse(Args, words[3:], "raybc.train", "")
-
-
-def test_the_training_command_is_the_recipe(view: RunView) -> None:
-    assert view.config is not None
-    params = view.state.trials[8].params
-    command, note = train_command(view.config, params, {"threads": 1})
-    args = parsed(command)
-    assert note == ""
-    assert (args.seeds, args.threads) == ((0, 1), 1)
-    found = RunConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(RunConfig)})
-    assert found.run_id("data") == dataclasses.replace(view.config.train, **params).run_id("data")
-
-
-def test_other_demonstrations_are_named(view: RunView) -> None:
-    assert view.config is not None
-    more: SweepConfig = dataclasses.replace(view.config, demos=DemosConfig(episodes=30))
-    assert parsed(train_command(more, {}, {})[0]).demos == 30
-    noisy: SweepConfig = dataclasses.replace(view.config, demos=DemosConfig(noise=0.5))
-    command, note = train_command(noisy, {}, {"data": {"path": "my demos.hdf5"}})
-    assert parsed(command).dataset == "my demos.hdf5"
-    assert "another run_id" in note
-
-
-def test_the_measuring_command_is_the_row(view: RunView, run: Path) -> None:
-    from raybc import cli
-    from raybc.rollout.__main__ import Args
-
-    row = view.state.trials[8].evaluations[-1].rows[1]
-    assert view.config is not None
-    assert rollout_command(view.config, run, row) == "", "the policy was not kept"
-    (run / "trials" / "0008" / "seed_0" / "checkpoint_2000").mkdir(parents=True)
-    args = cli.parse(Args, shlex.split(rollout_command(view.config, run, row))[3:], "raybc.rollout", "")
-    assert (args.starts, args.flow_steps) == ("search", str(row["flow_steps"]))
-    assert args.episodes == row["episodes"] + row["errors"]
-    film = cli.parse(Args, shlex.split(rollout_command(view.config, run, row, videos=3))[3:], "raybc.rollout", "")
-    assert (film.videos, film.episodes) == (3, 6)
 
 
 def test_the_command_serves_until_it_is_ended(run: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.files import read_json
+from raybc.report.commands import near_path
 from raybc.report.stats import seed_interval, wilson_interval
 from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of
 from raybc.sweep.config import SweepConfig
@@ -121,7 +122,7 @@ class RunView:
         totals = {k: sum(t[k] for t in trials) for k in ("episodes", "successes", "timeouts", "failures", "errors")}
         return {
             "name": config.name if config else self.path.name,
-            "path": str(self.path),
+            "path": near_path(self.path),
             "task": config.train.env_name if config else "",
             "asked": config.search.trials if config else 0,
             "evaluations": config.eval.evaluations if config else 0,
