@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Tests run side by side; each process has a Ray of its own, so more processes than cores gain nothing.
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(JOBS)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: quickstart oracles test test-all test-cluster bench check lint smoke gl clean help
 
