@@ -32,8 +32,12 @@ def test_pointmass_follows_its_equations() -> None:
 def test_names() -> None:
     for task in TASKS:
         for data in DATA:
-            for obs in OBSERVATIONS:
-                assert str(parse_env_name(f"{task}-{data}-{obs}")) == f"{task}-{data}-{obs}"
+            for obs, suffix in OBSERVATIONS.items():
+                if task + suffix in TASKS:
+                    found = parse_env_name(f"{task}-{data}-{obs}")
+                    assert (str(found), found.task) == (f"{task}-{data}-{obs}", task + suffix)
+    with pytest.raises(UserError, match="unknown environment 'lift-scripted-image'"):
+        parse_env_name("lift-scripted-image")
     with pytest.raises(UserError, match="did you mean 'lift-scripted-low_dim'"):
         parse_env_name("lift-scripted-lowdim")
     with pytest.raises(UserError, match=r"unknown task 'pointmas'.*'pointmass'"):

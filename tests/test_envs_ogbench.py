@@ -62,7 +62,7 @@ def demonstrate(task: Task, env: SimEnv, seed: int, noise: float) -> np.ndarray 
         ("humanoidmaze-giant-navigate-v0", "humanoidmaze-giant-v0", "navigate"),
         ("cube-single-v0", "cube-single-v0", "scripted"),
         ("puzzle-4x6-singletask-task2-v0", "puzzle-4x6-singletask-task2-v0", "scripted"),
-        ("visual-cube-single-v0", "visual-cube-single-v0", ""),
+        ("visual-cube-single-v0", "visual-cube-single-v0", "scripted"),
         ("antmaze-medium-v0", "antmaze-medium-v0", ""),
         ("scene-v0", "scene-v0", "scripted"),
         ("cube-octuple-v0", "cube-octuple-v0", ""),

@@ -43,11 +43,18 @@ TOKEN = "correct-horse-battery"
 GOOD: dict[str, Any] = {"state": [-0.8, 0.2, 0.0, 0.0], "goal": [0.8, 0.1]}
 
 
+def heeds_ctrl_c() -> None:
+    """Also where the tests themselves run in the background, which shells let ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def serving(*flags: str | Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """HOST:PORT of a server of its own."""
     command = [sys.executable, "-m", "raybc.serve", *map(str, flags), "--port=0", "--device=cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeds_ctrl_c
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
