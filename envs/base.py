@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 import numpy as np
 
-from raybc.types import UserError
+from raybc.extras import need
 
 Obs = dict[str, np.ndarray]
 
@@ -133,11 +132,4 @@ class EnvName:
 
 def require(module: str, extra: str) -> ModuleType:
     """Import a simulator package, or `UserError` with the line that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] == "raybc":
-            raise
-        raise UserError(
-            f"this task needs the package {error.name!r}, which is not installed; run:\npip install 'raybc[{extra}]'"
-        ) from error
+    return need("this task", extra, module)[0]

@@ -317,9 +317,8 @@ def test_a_port_in_use_is_refused(run: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_missing_packages_are_named(view: RunView, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = serve.importlib.util.find_spec
-    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
-    with pytest.raises(UserError, match=r"needs uvicorn: pip install 'raybc\[dashboard\]'"):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"the dashboard: needs the package uvicorn: pip install 'raybc\[dashboard\]'"):
         serve.make_server(view)
 
 

@@ -345,7 +345,7 @@ def test_impossible_flags(bundles: Path, tmp_path: Path, capsys: pytest.CaptureF
         ([f"--token_file={open_file}"], f"can be read by others; run: chmod 600 {open_file}"),
         ([f"--token_file={short}"], "expected at least 16 ASCII characters"),
         ([f"--token_file={tmp_path / 'no'}"], "expected a file, found none"),
-        ([f"--port={server.rpartition(':')[2]}"], "cannot listen there: "),
+        ([f"--port={server.rpartition(':')[2]}"], "is in use; choose another, or 0 for any that is free"),
         (["--port=70000"], "--port: expected 0..65535"),
         (["--threads=0"], "--threads: expected 1..1024, got 0"),
         (["--flow_steps=0"], "flow_steps: expected at least 1"),

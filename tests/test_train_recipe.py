@@ -283,8 +283,8 @@ def test_a_proportion_of_the_episodes() -> None:
         prepared = prepare(tiny_config(dataset_proportion=proportion), data, CPU)
         count = max(1, round(proportion * len(episodes)))
         lengths = (data.store.episode_ends - data.store.episode_starts)[episodes[:count]]
-        assert len(prepared.train.starts) == lengths.sum()
-        starts.append(set(prepared.train.starts.tolist()))
+        assert len(prepared.turns.at(0).starts) == lengths.sum()
+        starts.append(set(prepared.turns.at(0).starts.tolist()))
     for smaller, larger in itertools.pairwise(starts):
         assert smaller < larger, "nested"
 

@@ -118,6 +118,18 @@ def test_statistics_are_those_of_all_files(folder: Path, kind: str, monkeypatch:
         np.testing.assert_allclose(got.scale, expected.scale, rtol=1e-6)
 
 
+def test_pictures_alone_need_no_statistics() -> None:
+    """As OGBench's visual sets, whose files hold nothing else."""
+    made = tiny_store((4, 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
+    store = EpisodeStore({"pixels": pixels}, made.actions_NA, made.rewards_N, made.episode_ends, files=(1, 2))
+    config = tiny_config(dataset_replace_interval=EVERY, encoder="impala_small", batch_size=2)
+    one = PackTrainer([config], TrainingData(store, "0", ("pixels",), {}), CPU)
+    one.advance(EVERY + 1)
+    assert one.prepared.obs_normalizer.offset.shape == (0,)
+    np.testing.assert_array_equal(one.windows.pictures["pixels"].numpy(), pixels[4:])
+
+
 def test_a_run_goes_on_within_a_turn_bit_for_bit(folder: Path, tmp_path: Path) -> None:
     straight, stopped, again = (trainer(folder, (3, 1), training_steps=23) for _ in range(3))
     straight.advance(23)

@@ -9,8 +9,9 @@ from pathlib import Path
 import tyro
 
 from raybc import cli
-from raybc.dashboard.serve import PORT, listen, make_server, url_of
+from raybc.dashboard.serve import HOST, PORT, make_server, url_of
 from raybc.dashboard.view import RunView, check_run
+from raybc.web import listening
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     check_run(args.run_dir)
     view = RunView(args.run_dir)
     server = make_server(view)
-    listener = listen(args.port)
+    listener = listening(HOST, args.port)
     view.refresh()
     cli.console.print(f"{args.run_dir}: {url_of(listener)} (Ctrl-C ends)")
     server.run(sockets=[listener])

@@ -9,6 +9,7 @@ from raybc.report.commands import rollout_command, train_command
 from raybc.report.curves import loss_points
 from raybc.report.stats import wilson_interval
 from raybc.rollout.results import setting_of
+from raybc.sweep.folders import member_logs
 
 #: Filmed by the command that is offered.
 VIDEOS = 6
@@ -39,9 +40,7 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
         )
     chosen = [row for row in rows if setting_of(row) == setting]
     film = rollout_command(config, view.path, chosen[-1], videos=VIDEOS) if config and chosen else ""
-    losses = {}
-    for path in sorted((view.path / "trials" / f"{number:04d}").glob("seed_*/train.csv")):
-        losses[path.parent.name.removeprefix("seed_")] = loss_points(path)
+    losses = {seed: loss_points(path) for seed, path in member_logs(view.path, number).items()}
     return {
         "trial": summary,
         "rows": measured,

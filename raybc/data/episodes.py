@@ -101,16 +101,17 @@ class EpisodeStore:
         if missing:
             raise UserError(f"{self.source}: expected observation {missing[0]!r}, got {sorted(self.obs)}")
 
-    def observation(self, keys: tuple[str, ...]) -> np.ndarray:
-        """The observations `keys` side by side, float32 (N, O); of one key the array itself and no copy of it. O = 0
-        without keys."""
+    def observation(self, keys: tuple[str, ...], rows: slice | np.ndarray = slice(None)) -> np.ndarray:
+        """The observations `keys` of `rows` side by side, float32 (N, O); of one key and a slice the array itself and
+        no copy of it. O = 0 without keys."""
         self.check_has(keys)
         pictures = [k for k in keys if k in self.pictures]
         if pictures:
             raise UserError(f"{self.source}: observation {pictures[0]!r}: expected numbers, got pictures")
         if not keys:
-            return np.zeros((len(self.actions_NA), 0), np.float32)
-        return self.obs[keys[0]] if len(keys) == 1 else np.concatenate([self.obs[k] for k in keys], axis=1)
+            return np.zeros((len(self.actions_NA[rows]), 0), np.float32)
+        parts = [self.obs[k][rows] for k in keys]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def split(self, name: str) -> np.ndarray:
         """Episode numbers of a split; every episode when the data has no such split."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from raybc.extras import need
 from raybc.types import UserError
 
 #: Compressors and filters that map bytes to bytes.
@@ -78,10 +79,7 @@ class Zarr:
 
 
 def _codec(config: dict[str, Any], where: str) -> Any:
-    try:
-        import numcodecs
-    except ModuleNotFoundError:
-        raise UserError(f"{where}: reading zarr needs numcodecs; run:\npip install 'raybc[zarr]'") from None
+    (numcodecs,) = need(where, "zarr", "numcodecs")
     if config.get("id") not in CODECS:
         raise UserError(f"{where}: expected one of the codecs {', '.join(CODECS)}, got {config.get('id')!r}")
     return numcodecs.get_codec(config)

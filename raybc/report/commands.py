@@ -11,6 +11,7 @@ from typing import Any
 
 from raybc.config import SAMPLE_AXES, DemosConfig, RunConfig
 from raybc.sweep.config import SweepConfig
+from raybc.sweep.folders import bundle_path
 from raybc.sweep.space import recipe
 
 
@@ -39,11 +40,6 @@ def train_command(
         flags.append(f"--out={out}")
     command = ["python", "-m", "raybc.train", *flags, "--seeds", *map(str, config.seeds)]
     return shlex.join(command), note
-
-
-def bundle_path(run_dir: Path, trial: int, seed: int, step: int) -> Path:
-    """Where the sweep kept the policy of a member after `step` steps (the last two evaluations are kept)."""
-    return run_dir / "trials" / f"{trial:04d}" / f"seed_{seed}" / f"checkpoint_{step}"
 
 
 def rollout_command(config: SweepConfig, run_dir: Path, row: Mapping[str, Any], *, videos: int = 0) -> str:

@@ -17,6 +17,7 @@ from raybc.report import tables
 from raybc.report.curves import loss_points
 from raybc.report.page import Figure, make_figure, rgba
 from raybc.report.tables import LeaderboardRow, RunTables
+from raybc.sweep.folders import member_logs
 
 #: Losses are drawn of so many trials, the first of the leaderboard.
 LOSS_TRIALS = 60
@@ -159,7 +160,7 @@ def loss_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
     """Training loss of the first `LOSS_TRIALS` trials, mean over seeds, from the members' own logs."""
     curves: dict[int, Curve] = {}
     for row in rows[:LOSS_TRIALS]:
-        for path in sorted((run.path / "trials" / f"{row.trial:04d}").glob("seed_*/train.csv")):
+        for path in member_logs(run.path, row.trial).values():
             for step, loss in loss_points(path):
                 curves.setdefault(row.trial, {}).setdefault(step, []).append(loss)
     traces, _ = _curve_traces(rows, curves, "%{y:.4g}", bands=False)

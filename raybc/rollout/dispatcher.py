@@ -237,7 +237,7 @@ class Dispatcher:
         seat.suite, seat.finished = get_task(task).suite, 0
         self._started += 1
         if not await seat.start(self._options, task, self._started, self._loader):
-            self._dismiss(seat)
+            seat.dismiss()
 
     async def _orders(self, seat: Seat) -> list[tuple[int, Work, EpisodeSpec]]:
         """What the worker gets now; waits while it has nothing and there is nothing."""
@@ -248,7 +248,7 @@ class Dispatcher:
             if recycling or (next_item is None and not seat.given):
                 if not seat.given:
                     self._stats.recycled += not seat.away
-                    self._dismiss(seat)
+                    seat.dismiss()
                 return []
             orders = []
             while next_item is not None and self._fits(seat, next_item):
@@ -322,7 +322,7 @@ class Dispatcher:
         given, blamed = seat.given, seat.given.get(blame or -1)
         if blamed is None and len(given) == 1:
             blamed = next(iter(given.values()))
-        self._dismiss(seat)
+        seat.dismiss()
         self._stats.restarts += 1
         async with self._wake:
             for item in reversed(given.values()):
@@ -339,12 +339,9 @@ class Dispatcher:
                     self._queue.appendleft(blamed)
             self._wake.notify_all()
 
-    def _dismiss(self, seat: Seat) -> None:
-        seat.dismiss()
-
     async def _fail_start(self, seat: Seat, error: BaseException) -> None:
         """A simulator could not be started. Where that repeats, all who wait are told, instead of waiting for ever."""
-        self._dismiss(seat)
+        seat.dismiss()
         self._failed_starts += 1
         self._stats.restarts += 1
         reason = str(error.cause) if isinstance(error, RayTaskError) else str(error) or type(error).__name__

@@ -92,6 +92,7 @@ def share_out(seats: list[Seat], options: PoolOptions) -> bool:
         running_first = sorted(seats, key=lambda seat: seat.pid == 0)
         for number, seat in enumerate(running_first):
             seat.away = number >= count
+            seat.squeezed = seat.squeezed and seat.worker is not None
     else:
         # One goes on without a reservation: the one that does so already, else one without a process.
         stays = next((s for s in seats if s.squeezed and s.worker), next((s for s in seats if s.worker is None), None))
@@ -99,9 +100,6 @@ def share_out(seats: list[Seat], options: PoolOptions) -> bool:
             seat.away = seat is not stays
         if stays is not None and stays.worker is None:
             stays.squeezed = True
-    if count:
-        for seat in seats:
-            seat.squeezed = seat.squeezed and seat.worker is not None
     return before != [seat.away for seat in seats]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from raybc.describe import describe
 from raybc.extras import need
 from raybc.train.loop import pick_device
 from raybc.types import UserError
+from raybc.web import listening
 
 #: Shorter ones can be guessed.
 LEAST_TOKEN = 16
@@ -94,8 +94,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(args: Args) -> None:
-    if not 0 <= args.port < 2**16:
-        raise UserError(f"--port: expected 0..65535, got {args.port}")
     for name, low, high in (("threads", 1, 1024), ("max_request_mb", 0.001, 1024), ("max_connections", 1, 65536)):
         if not low <= getattr(args, name) <= high:
             raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
@@ -111,15 +109,6 @@ def read_token(path: Path) -> str:
     if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable():
         raise UserError(f"--token_file: {path}: expected at least {LEAST_TOKEN} ASCII characters on one line")
     return token
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens, or `UserError` where that cannot be."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
-        raise UserError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}") from None
 
 
 def _shown(host: str) -> str:

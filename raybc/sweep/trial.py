@@ -15,6 +15,7 @@ from raybc.data.load import read_for
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of, summarise, value_of
 from raybc.rollout.stop import BLOCK, Race
+from raybc.sweep.folders import bundle_path, trial_folder
 from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.types import EpisodeSpec, SampleSetting
 
@@ -44,10 +45,10 @@ class TrialPlan:
     """Threads of PyTorch: fixed, because sums depend on them."""
 
     def folder(self, trial: int) -> Path:
-        return Path(self.run_dir) / "trials" / f"{trial:04d}"
+        return trial_folder(Path(self.run_dir), trial)
 
     def bundle(self, trial: int, seed: int, step: int) -> Path:
-        return self.folder(trial) / f"seed_{seed}" / f"checkpoint_{step}"
+        return bundle_path(Path(self.run_dir), trial, seed, step)
 
     def tensorboard(self, trial: int, seed: int) -> Path:
         return Path(self.run_dir) / "tensorboard" / f"trial_{trial:04d}" / f"seed_{seed}"

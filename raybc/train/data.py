@@ -50,11 +50,6 @@ class Prepared:
     pictures: dict[str, tuple[int, int, int]]
     plan: SamplingPlan | None
 
-    @property
-    def train(self) -> Windows:
-        """The windows of the first step."""
-        return self.turns.at(0)
-
     def steps_per_epoch(self, batch_size: int) -> int:
         return math.ceil(self.turns.total / batch_size)
 
@@ -94,24 +89,23 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     obs_kinds = [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
     action_kinds = [kinds[ACTIONS]] * store.actions_NA.shape[1]
     episodes = train_episodes(config, store)
+    rows = rows_of(store, episodes)
     _, held_out = _splits(config, store)
     plan = None
     if config.dataset_replace_interval:
-        obs_normalizer = fitted(store, numbers, obs_kinds, episodes)
-        action_normalizer = fitted(store, (), action_kinds, episodes)
+        obs_normalizer = fitted(lambda some: store.observation(numbers, some), rows, obs_kinds)
+        action_normalizer = fitted(lambda some: store.actions_NA[some], rows, action_kinds)
         columns = Columns(store, numbers, pictures, obs_normalizer, action_normalizer)
         turns = turns_of(columns, config, episodes, device)
         validation = held_out_windows(columns, config, held_out, device, VALIDATION)
     else:
-        obs_NO = store.observation(numbers)
-        rows = rows_of(store, episodes)
         plan = plan_of(config)
         if plan is not None:
             check_dataset(plan, (config.env_name, store.source.name), data.fingerprint, len(store.actions_NA))
             check_training(plan, horizon, config.batch_size)
             if config.plan_subset_mode != "all":
                 rows = plan.fit_rows(config.plan_subset_mode)
-        obs_normalizer = Normalizer.fit_columns(obs_NO[rows], obs_kinds)
+        obs_normalizer = Normalizer.fit_columns(store.observation(numbers, rows), obs_kinds)
         action_normalizer = Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
         train = Columns(store, numbers, pictures, obs_normalizer, action_normalizer).windows(
             slice(None), store.episode_ends, episodes, config, device

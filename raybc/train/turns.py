@@ -70,8 +70,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a policy learns from, of a store that is too large to be copied: numbers and pictures that it observes, and
-    their normalisation."""
+    """What a policy learns from in a store: the numbers and pictures that it observes, and their normalisation."""
 
     store: EpisodeStore
     numbers: tuple[str, ...]
@@ -85,7 +84,7 @@ class Columns:
         """Of `rows` of the store, which are whole episodes; ends, episodes: counted from the first of them."""
         store = self.store
         return Windows.build(
-            self.obs_normalizer.apply(numbers_of(store, self.numbers, rows)),
+            self.obs_normalizer.apply(store.observation(self.numbers, rows)),
             self.action_normalizer.apply(store.actions_NA[rows]),
             ends,
             episodes,
@@ -132,22 +131,14 @@ def held_out_windows(
     return columns.windows(rows, ends, every, config, device).of_episodes(every, ends, most)
 
 
-def fitted(store: EpisodeStore, keys: tuple[str, ...], kinds: Sequence[str], episodes: np.ndarray) -> Normalizer:
-    """`Normalizer.fit_columns` on the observations `keys` (none: the actions) of `episodes`, some rows at a time."""
+def fitted(take: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, kinds: Sequence[str]) -> Normalizer:
+    """`Normalizer.fit_columns` on `take(rows)`, float32 (N, D), some rows at a time: as many as that may be more than
+    there is memory for."""
 
     def blocks() -> Iterator[np.ndarray]:
-        rows = rows_of(store, episodes)
-        for first in range(0, len(rows), BLOCK):
-            some = rows[first : first + BLOCK]
-            yield numbers_of(store, keys, some) if keys else store.actions_NA[some]
+        return (take(rows[first : first + BLOCK]) for first in range(0, len(rows), BLOCK))
 
     return Normalizer.from_summary(summary_of(blocks), kinds)
-
-
-def numbers_of(store: EpisodeStore, keys: tuple[str, ...], rows: slice | np.ndarray) -> np.ndarray:
-    """The observations `keys` of some rows side by side, float32 (N, D)."""
-    parts = [store.obs[key][rows] for key in keys]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((len(store.actions_NA[rows]), 0), np.float32)
 
 
 def rows_of(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
