@@ -289,7 +289,12 @@ def main(root: Path) -> None:
         path = Path(junk)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     # Kept small: what a sweep has deleted sooner or later anyway, and most of the episodes.
-    for pattern in ("trials/000[01]/seed_*/checkpoint_80", "trials/000[01]/state_00000080*", "trials/0002/state*"):
+    for pattern in (
+        "trials/000[01]/seed_*/checkpoint_80",
+        "trials/000[01]/state_00000080*",
+        "trials/0000/state*",
+        "trials/0002/state*",
+    ):
         for path in Path("sweep").glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     partial.write_text("".join(partial.read_text().splitlines(keepends=True)[:30]))
