@@ -3,13 +3,13 @@
     low-dim   ours       `Windows.gather`: a batch of windows by indexing arrays
               plain      the Dataset and DataLoader that people write, one window an item
               robomimic  its SequenceDataset, everything cached, in a DataLoader (with --oracles FOLDER)
-    pictures  ours       `Windows.gather` of the memory-mapped store: a frame for each window
+    images  ours       `Windows.gather` of the memory-mapped store: a frame for each window
               video      the same frames decoded one by one from H.264 with a key frame every second frame, as LeRobot
                          writes and reads it
     memory    ours       statistics and random frames of a mapped set by a process that may not allocate as much as that
               training   what a training allocates for a mapped set of eight files: all at once, and file after file
 
-Batches of 256 low-dim windows (23 observations, chunks of 5 x 7) and of 32 pictures (96 x 96). Ways take turns in every
+Batches of 256 low-dim windows (23 observations, chunks of 5 x 7) and of 32 images (96 x 96). Ways take turns in every
 round (A, B, A, B ...); the figures are medians.
 """
 
@@ -87,25 +87,25 @@ def robomimic_low_dim(data: EpisodeStore, oracles: Path, folder: Path) -> Way:
 def filmed(frames: int) -> np.ndarray:
     """uint8 (frames, SIDE, SIDE, 3): a square that moves over a gradient, which a codec finds easy."""
     y, x = np.mgrid[:SIDE, :SIDE]
-    pictures = np.empty((frames, SIDE, SIDE, 3), np.uint8)
-    for k, picture in enumerate(pictures):
+    images = np.empty((frames, SIDE, SIDE, 3), np.uint8)
+    for k, image in enumerate(images):
         at = (k * 3) % (SIDE - 20)
-        picture[...] = np.stack([y + k, x, x + y], axis=2)
-        picture[at : at + 20, 30:50] = 255
-    return pictures
+        image[...] = np.stack([y + k, x, x + y], axis=2)
+        image[at : at + 20, 30:50] = 255
+    return images
 
 
-def write_video(path: Path, pictures: np.ndarray) -> None:
+def write_video(path: Path, images: np.ndarray) -> None:
     """As LeRobot: yuv420p, a key frame every second frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"g": "2", "crf": "30"})
         stream.height, stream.width, stream.pix_fmt = SIDE, SIDE, "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
 
-def video_pictures(path: Path, frames: int) -> Way:
+def video_images(path: Path, frames: int) -> Way:
     container = av.open(str(path))
     stream = container.streams.video[0]
     rng = np.random.default_rng(0)
@@ -122,8 +122,8 @@ def video_pictures(path: Path, frames: int) -> Way:
     return run
 
 
-def mapped_pictures(data: EpisodeStore) -> Way:
-    """What training on pictures gathers: their windows."""
+def mapped_images(data: EpisodeStore) -> Way:
+    """What training on images gathers: their windows."""
     windows = Windows.build(
         np.zeros((len(data.actions_NA), 0), np.float32),
         data.actions_NA.copy(),
@@ -131,7 +131,7 @@ def mapped_pictures(data: EpisodeStore) -> Way:
         np.arange(data.num_episodes),
         CHUNK,
         torch.device("cpu"),
-        pictures={"pixels": data.obs["pixels"]},
+        images={"pixels": data.obs["pixels"]},
     )
     generator = torch.Generator().manual_seed(0)
 
@@ -142,15 +142,15 @@ def mapped_pictures(data: EpisodeStore) -> Way:
     return run
 
 
-def with_pictures(folder: Path, frames: int) -> EpisodeStore:
+def with_images(folder: Path, frames: int) -> EpisodeStore:
     length = 100
     data = EpisodeStore(
         {"pixels": filmed(frames)}, np.zeros((frames, 2), np.float32), np.zeros(frames, np.float32),
         np.arange(length, frames + 1, length), source=Path("filmed"),
     )  # fmt: skip
-    store.write_store(folder / "pictures", data)
+    store.write_store(folder / "images", data)
     write_video(folder / "a.mp4", data.obs["pixels"])
-    return formats.read(folder / "pictures", images=True)
+    return formats.read(folder / "images", images=True)
 
 
 def take_turns(ways: Mapping[str, tuple[Way, int]], rounds: int, seconds: float) -> dict[str, list[float]]:
@@ -276,13 +276,13 @@ def main() -> None:
             ways["robomimic"] = (robomimic_low_dim(data, args.oracles, folder), BATCH)
         results["low-dim"] = take_turns(ways, args.rounds, args.seconds)
         show("low-dim windows", results["low-dim"])
-        pictures = with_pictures(folder, args.frames - args.frames % 100)
+        images = with_images(folder, args.frames - args.frames % 100)
         ways = {
-            "ours": (mapped_pictures(pictures), PICTURES),
-            "video": (video_pictures(folder / "a.mp4", len(pictures.actions_NA)), PICTURES),
+            "ours": (mapped_images(images), PICTURES),
+            "video": (video_images(folder / "a.mp4", len(images.actions_NA)), PICTURES),
         }
-        results["pictures"] = take_turns(ways, args.rounds, args.seconds)
-        show("pictures", results["pictures"])
+        results["images"] = take_turns(ways, args.rounds, args.seconds)
+        show("images", results["images"])
         results["memory"] = memory(folder, args.megabytes)
         results["training"] = training_memory(folder, args.megabytes)
     print(f"\n### memory\n\n{results['memory']}\n{results['training']}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from raybc.report.stats import wilson_interval
+from raybc.statistics import wilson_interval
 
 STATE = "robot0_eef_pos,robot0_gripper_qpos"
 GRIPPER = ["--gripper-event-enabled", "--gripper-dims", "3,4", "--state-keys", STATE]

@@ -34,8 +34,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raybc.report.stats import wilson_interval
 from raybc.rollout.race import BETS
+from raybc.statistics import wilson_interval
 
 NEVER = np.iinfo(np.int64).max
 RHOS = (0.0, 0.5, 0.9)

@@ -30,13 +30,13 @@ from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
 from raybc.data.normalize import Normalizer
 from raybc.envs.base import SimEnv
+from raybc.envs.spec import spec_of_task
+from raybc.inference.agent import Agent
 from raybc.policies.base import PolicyShape
 from raybc.policies.build import build_policy
 from raybc.registry import get_task
-from raybc.rollout.agent import Agent
 from raybc.rollout.engine import Engine, Rollout, _Slot
 from raybc.rollout.episode import run_episode
-from raybc.rollout.probe import probe_task
 from raybc.rollout.worker import load_agent
 from raybc.train.step import generator
 from raybc.types import EpisodeSpec, SampleSetting
@@ -49,7 +49,7 @@ EPISODES = {"lift": 24, "pusht": 64, "halfcheetah": 64}
 def make_bundle(task: str, folder: Path) -> Path:
     """An untrained policy: 4 x 512, chunks of 5, actions around the middle of their space."""
     config = RunConfig(env_name=task, action_chunking=True, horizon_length=5, hidden_width=512, hidden_depth=4)
-    probe = probe_task(get_task(task))
+    probe = spec_of_task(get_task(task))
     sizes = {k: probe.obs_sizes[k] for k in get_task(task).obs_keys}
     shape = PolicyShape(sum(sizes.values()), probe.action_size, 5)
     policy = build_policy(config, shape, members=1)
@@ -301,7 +301,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=0, help="simulators of a process (0: what the task says)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    from raybc.cluster import ray_session
+    from raybc.cluster.session import ray_session
 
     with tempfile.TemporaryDirectory() as folder, ray_session(num_cpus=max(2, args.workers)):
         results = [compare(task, args, Path(folder)) for task in args.tasks]

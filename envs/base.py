@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 import numpy as np
 
-from raybc.extras import need
+from raybc.extras import require_extra
 
 Obs = dict[str, np.ndarray]
 
@@ -19,7 +19,7 @@ Obs = dict[str, np.ndarray]
 class SimEnv(gymnasium.Env[Obs, np.ndarray]):
     """A gymnasium environment with a dict of named observations and an honest `success`.
 
-    `observation_space` is a `Dict` of 1-D float32 `Box`es and, where there are pictures, uint8 `Box`es (height, width,
+    `observation_space` is a `Dict` of 1-D float32 `Box`es and, where there are images, uint8 `Box`es (height, width,
     3). `action_space` is a bounded 1-D float32 `Box` in the controller's own units. `step` puts `success: bool` into
     `info` (true at that very step; always False where the task has no such notion, `Task.has_success`). The
     environment has no step limit of its own (`truncated` is always False): the harness owns the limit
@@ -80,7 +80,7 @@ class Expert(Protocol):
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """Offscreen pictures: uint8 (height, width, 3) from `env.render()`."""
+    """Offscreen images: uint8 (height, width, 3) from `env.render()`."""
 
     width: int = 256
     height: int = 256
@@ -94,7 +94,7 @@ class Task:
     make(render): builds the simulator (with offscreen rendering when `render` is given). make_expert(env, rng,
     noise): a fresh `Expert` for an episode that was just reset; `rng` varies how it demonstrates, `noise` scales that
     variation (1 as designed, 0 none). max_steps: the step limit after which an episode is a timeout. obs_keys: default
-    observations of a policy, in order. pictures: those of them that are pictures. fps: control rate in Hz. suite: name
+    observations of a policy, in order. images: those of them that are images. fps: control rate in Hz. suite: name
     of the simulator package; a process holds simulators of one suite only. slots: simulators that share a process as
     long as they do not render (their policies are asked together). has_success: whether the task knows success; where
     it does not, returns are the measure. reference_returns: returns of a random and of an expert policy, for the
@@ -111,7 +111,7 @@ class Task:
     slots: int = 1
     has_success: bool = True
     reference_returns: tuple[float, float] | None = None
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,4 +132,4 @@ class EnvName:
 
 def require(module: str, extra: str) -> ModuleType:
     """Import a simulator package, or `UserError` with the line that installs it."""
-    return need("this task", extra, module)[0]
+    return require_extra("this task", extra, module)[0]

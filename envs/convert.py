@@ -1,4 +1,4 @@
-"""From gymnasium's spaces and pictures to those of `raybc.envs.base`."""
+"""From gymnasium's spaces and images to those of `raybc.envs.base`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fields(space: gymnasium.Space[Any], name: str) -> Iterator[tuple[tuple[str, 
         yield (), gymnasium.spaces.Box(0, 255, space.shape, np.uint8)
     else:
         raise UserError(
-            f"observations of {name}: expected vectors of numbers (a 1-D Box), pictures (a uint8 Box of height x width "
+            f"observations of {name}: expected vectors of numbers (a 1-D Box), images (a uint8 Box of height x width "
             f"x 3) or a Dict of these; got {space}. Wrap the environment (e.g. in "
             "gymnasium.wrappers.FlattenObservation) by a function of yours and name it as module:function."
         )
@@ -47,8 +47,8 @@ def fit(frame: np.ndarray, width: int, height: int) -> np.ndarray:
 
     scale = min(width / frame.shape[1], height / frame.shape[0])
     w, h = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
-    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-    scaled = picture.reformat(width=w, height=h, interpolation="AREA").to_ndarray()
+    image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    scaled = image.reformat(width=w, height=h, interpolation="AREA").to_ndarray()
     fitted = np.zeros((height, width, 3), np.uint8)
     top, left = (height - h) // 2, (width - w) // 2
     fitted[top : top + h, left : left + w] = scaled

@@ -90,7 +90,7 @@ class _AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
         # D4RL's motors and time step: 30 Nm instead of 150 Nm, ten actions a second instead of twenty.
         base.model.actuator_gear[:, 0] = 30.0
         base.model.opt.timestep = 0.02
-        # The whole maze from above; by default the picture shows four metres at its middle.
+        # The whole maze from above; by default the image shows four metres at its middle.
         base.ant_env.mujoco_renderer.default_cam_config = {
             "distance": 1.2 * CELL * max(len(maze), len(maze[0])),
             "elevation": -90.0,
@@ -112,7 +112,7 @@ class _AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
         goal = self._goal_cell + rng.uniform(0.0, CELL / 4, 2) + rng.uniform(0.0, CELL / 8, 2)
         self._goal = np.maximum(goal, 0.0)
         base.goal = self._goal + self._origin
-        base.update_target_site_pos()  # the red ball in pictures
+        base.update_target_site_pos()  # the red ball in images
         ant = base.ant_env
         qpos = ant.init_qpos + rng.uniform(-0.1, 0.1, ant.model.nq)
         qpos[:2] += self._origin - ant.init_qpos[:2]

@@ -8,10 +8,10 @@ import sys
 
 
 def choose_gl() -> None:
-    """Picks an offscreen GL library before MuJoCo is imported, unless the user has.
+    """IndexSampler an offscreen GL library before MuJoCo is imported, unless the user has.
 
     EGL where its library loads, else OSMesa. With neither the variables stay unset: naming EGL would make `import
-    mujoco` itself fail, also for those who want no pictures.
+    mujoco` itself fail, also for those who want no images.
     """
     if sys.platform != "linux":
         return

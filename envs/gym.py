@@ -27,7 +27,7 @@ from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task
 from raybc.envs.convert import action_space, fields, fit
 from raybc.envs.gl import choose_gl
 from raybc.envs.registered import make_quietly, render_kwargs
-from raybc.strict import near
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 Make = Callable[[RenderOptions | None], gymnasium.Env[Any, Any]]
@@ -50,8 +50,8 @@ class GymEnv(SimEnv):
     (JSON). obs_names: the observations to keep and their names here, by path ("/" between the keys of nested dicts);
     by default all under their own.
 
-    Numbers (1-D boxes) become float32, pictures (uint8, height x width x 3) stay; a bare box is called `state`, a bare
-    picture `pixels`. Actions are cast to the environment's dtype and not clipped.
+    Numbers (1-D boxes) become float32, images (uint8, height x width x 3) stay; a bare box is called `state`, a bare
+    image `pixels`. Actions are cast to the environment's dtype and not clipped.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class GymEnv(SimEnv):
         self.observation_space = gymnasium.spaces.Dict({ours: box for ours, _, box in named})
         # Sorted out once: a step should cost the environment's own time and little more.
         self._numbers = tuple((ours, path) for ours, path, box in named if box.dtype == np.float32)
-        self._pictures = tuple((ours, path) for ours, path, box in named if box.dtype == np.uint8)
+        self._images = tuple((ours, path) for ours, path, box in named if box.dtype == np.uint8)
         self._bare = self._numbers[0][0] if len(self._numbers) == 1 and self._numbers[0][1] == () else None
 
         space = action_space(self._env.action_space, name)
@@ -116,7 +116,7 @@ class GymEnv(SimEnv):
         return (model, data) if type(data).__name__ == "MjData" else (None, None)
 
     def _prepare_rendering(self, render: RenderOptions) -> None:
-        """Cheap pictures, and a refusal now of what would fail at the first one."""
+        """Cheap images, and a refusal now of what would fail at the first one."""
         if self._model is None:
             if render.camera is not None:
                 raise UserError(f"camera of {self._name}: this simulator has no named cameras, got {render.camera!r}")
@@ -125,7 +125,7 @@ class GymEnv(SimEnv):
         if render.camera is not None and render.camera not in cameras:
             expected = f"one of {', '.join(cameras)}" if cameras else "none (the model has no named camera)"
             raise UserError(f"camera of {self._name}: expected {expected}; got {render.camera!r}")
-        # Only pictures depend on these. Of software rendering shadows and reflections are most of the cost.
+        # Only images depend on these. Of software rendering shadows and reflections are most of the cost.
         self._model.light_castshadow[:] = 0
         self._model.mat_reflectance[:] = 0
         self._env.reset(seed=0)
@@ -135,7 +135,7 @@ class GymEnv(SimEnv):
             raise UserError(
                 f"no offscreen GL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. "
                 "Install a software renderer, `apt-get install libegl1 libgl1-mesa-dri`, or `apt-get install "
-                "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without pictures."
+                "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without images."
             ) from error
         base = self._env.unwrapped
         holders = (base, *(getattr(base, part, None) for part in ("ant_env", "robot_env", "point_env")))
@@ -177,7 +177,7 @@ class GymEnv(SimEnv):
             for key in path:
                 value = value[key]
             values[name] = self._number(value)
-        for name, path in self._pictures:
+        for name, path in self._images:
             value = obs
             for key in path:
                 value = value[key]
@@ -192,7 +192,7 @@ class GymEnv(SimEnv):
         return array
 
     def render(self) -> np.ndarray:
-        """The picture of the present state: uint8 (height, width, 3), upright."""
+        """The image of the present state: uint8 (height, width, 3), upright."""
         if self._options is None:
             raise UserError(f"{self._name} was made without rendering; make it with RenderOptions()")
         if self._viewer is not None:
@@ -203,7 +203,7 @@ class GymEnv(SimEnv):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            # Left to the collector, they would be freed in whatever context is current then: black pictures there.
+            # Left to the collector, they would be freed in whatever context is current then: black images there.
             if self._viewer is not None:
                 self._viewer.make_context_current()
                 self._viewer.con.free()
@@ -291,7 +291,9 @@ def _spec(name: str) -> Any:
                 raise
     if bare_id not in gymnasium.registry:
         known = [PREFIX + known_id for known_id in gymnasium.registry]
-        raise UserError(f"unknown environment {name!r} of gymnasium {gymnasium.__version__}: {near(name, known)}")
+        raise UserError(
+            f"unknown environment {name!r} of gymnasium {gymnasium.__version__}: {did_you_mean(name, known)}"
+        )
     return gymnasium.registry[bare_id]
 
 
@@ -372,7 +374,7 @@ def _task(name: str, suite: str, make: Callable[[RenderOptions | None], SimEnv],
             fps=env.fps,
             slots=16,
             has_success="success" in infos or "is_success" in infos,
-            pictures=tuple(name for name, _ in env._pictures),
+            images=tuple(name for name, _ in env._images),
         )
     finally:
         env.close()

@@ -22,7 +22,7 @@ import numpy as np
 from raybc.envs.base import EnvName, Expert, Obs, RenderOptions, SimEnv, Task, require
 from raybc.envs.gym import GymEnv
 from raybc.envs.registered import render_kwargs
-from raybc.strict import near
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 PREFIX = "metaworld-"
@@ -69,7 +69,9 @@ def _short(name: str) -> str | None:
         return None
     short = name.removeprefix(PREFIX)
     if not short.endswith("-v3") or short.removesuffix("-v3") not in TASKS:
-        raise UserError(f"unknown task {name!r} of Meta-World: {near(name, [f'{PREFIX}{t}-v3' for t in TASKS])}")
+        raise UserError(
+            f"unknown task {name!r} of Meta-World: {did_you_mean(name, [f'{PREFIX}{t}-v3' for t in TASKS])}"
+        )
     return short
 
 
@@ -101,7 +103,7 @@ def _make_gymnasium(short: str, render: RenderOptions | None) -> gymnasium.Env[A
 
 
 class _Seeded(gymnasium.Wrapper[np.ndarray, np.ndarray, np.ndarray, np.ndarray]):
-    """`reset(seed=...)` alone decides an episode; pictures are upright."""
+    """`reset(seed=...)` alone decides an episode; images are upright."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -125,7 +125,7 @@ def task(name: str) -> Task | None:
         make=functools.partial(OGBenchEnv, name),
         max_steps=max_steps,
         obs_keys=keys,
-        pictures=keys if visual else (),
+        images=keys if visual else (),
         fps=kind.fps,
         make_expert=MakeExpert(expert) if expert is not None else None,
         slots=1 if visual else kind.slots,
@@ -133,7 +133,7 @@ def task(name: str) -> Task | None:
 
 
 class OGBenchEnv(GymEnv):
-    """An environment of OGBench. Pictures to observe are OGBench's own; `render()` is another, without shadows."""
+    """An environment of OGBench. Images to observe are OGBench's own; `render()` is another, without shadows."""
 
     def __init__(self, name: str, render: RenderOptions | None = None) -> None:
         match = _match(name)
@@ -152,7 +152,7 @@ class OGBenchEnv(GymEnv):
         shown = self._model.light_castshadow, self._model.mat_reflectance
         kept = [array.copy() for array in shown]
         super()._prepare_rendering(render)
-        if self._visual:  # what is observed must stay what the dataset's pictures are
+        if self._visual:  # what is observed must stay what the dataset's images are
             for array, value in zip(shown, kept, strict=True):
                 array[:] = value
 
@@ -179,14 +179,14 @@ def _make(name: str, render: RenderOptions | None) -> gymnasium.Env[Any, Any]:
             if not name.startswith("visual-"):
                 raise
             raise UserError(
-                f"{name} observes pictures and found no offscreen GL context (MUJOCO_GL="
+                f"{name} observes images and found no offscreen GL context (MUJOCO_GL="
                 f"{os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. Install a software renderer, `apt-get "
                 "install libegl1 libgl1-mesa-dri`."
             ) from error
 
 
 class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
-    """Dict observations with the goal; `reset(seed=...)` alone decides an episode; pictures of any size."""
+    """Dict observations with the goal; `reset(seed=...)` alone decides an episode; images of any size."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], render: RenderOptions | None) -> None:
         super().__init__(env)

@@ -75,14 +75,14 @@ class PointMassEnv(SimEnv):
 
     def _drawn(self, height: int, width: int) -> np.ndarray:
         y, x = np.mgrid[1.2 : -1.2 : height * 1j, -1.2 : 1.2 : width * 1j]
-        picture = np.full((height, width, 3), 245, np.uint8)
+        image = np.full((height, width, 3), 245, np.uint8)
         for centre, radius, colour in (
             (np.zeros(2), OBSTACLE_RADIUS, (200, 60, 50)),
             (self._goal, GOAL_RADIUS, (60, 160, 80)),
             (self._x, 0.04, (40, 90, 200)),
         ):
-            picture[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2] = colour
-        return picture
+            image[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2] = colour
+        return image
 
     def sim_state(self) -> np.ndarray:
         return np.concatenate([self._x, self._v, self._goal])
@@ -143,5 +143,5 @@ POINTMASS_PIXELS = _pointmass(
     name="pointmass_pixels",
     make=functools.partial(PointMassEnv, pixels=True),
     obs_keys=("pixels", "state"),
-    pictures=("pixels",),
+    images=("pixels",),
 )

@@ -182,5 +182,5 @@ PUSHT_PIXELS = _pusht(
     name="pusht_pixels",
     make=functools.partial(make_pusht, "pusht_pixels", True),
     obs_keys=("pixels", "agent_pos"),
-    pictures=("pixels",),
+    images=("pixels",),
 )

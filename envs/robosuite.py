@@ -12,7 +12,7 @@ the same bit for bit whatever ran before, this is what a soft reset does not set
 - one generator, made in the constructor, feeds the joint noise, the placement samplers and the *sizes of objects*:
   its state is set on every reset, and the sizes, drawn once when the model is built, come from `MODEL_SEED`;
 - MuJoCo saves as MJCF the model that was compiled last in the process: ours is saved right after it was compiled;
-- a picture is an addition: the GL context is ours, and the simulator is built the same way with and without it.
+- an image is an addition: the GL context is ours, and the simulator is built the same way with and without it.
 
 Controllers, gripper and buffers are built anew by robosuite's reset, `mj_resetData` clears warm starts, and the forced
 observation at reset sets the clock by which observables are sampled.
@@ -160,7 +160,7 @@ class RobosuiteEnv(SimEnv):
             raise UserError(
                 f"no offscreen GL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. "
                 "Install a software renderer, `apt-get install libegl1 libgl1-mesa-dri`, or `apt-get install "
-                "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without pictures."
+                "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without images."
             ) from error
         context.vopt.geomgroup[0] = 0  # collision shapes
         context.vopt.geomgroup[1] = 1  # what a robot looks like
@@ -202,7 +202,7 @@ class RobosuiteEnv(SimEnv):
         return bool(self._sim._check_success())
 
     def render(self) -> np.ndarray:
-        """The picture of the present state: uint8 (height, width, 3), upright."""
+        """The image of the present state: uint8 (height, width, 3), upright."""
         options = self._render_options
         if options is None:
             raise UserError(f"{self._env_name} was made without rendering; make it with RenderOptions()")

@@ -1,7 +1,7 @@
 """Names `dataset:PATH`: the robosuite environment in which a robomimic HDF5 file was recorded.
 
 The file says it in the JSON of `data.attrs["env_args"]`. Only its values are used, never code: the environment is one
-of robosuite's own, and arguments that decide nothing but pictures are dropped. Old files (robosuite <= 1.4) describe an
+of robosuite's own, and arguments that decide nothing but images are dropped. Old files (robosuite <= 1.4) describe an
 arm's controller where robosuite 1.5 wants one of the whole robot; they are converted as robosuite does it, and what it
 passes over in silence is carried over too (absolute actions, damping, and that deltas were in the world's frame).
 """
@@ -31,7 +31,7 @@ from raybc.types import UserError
 PREFIX = "dataset:"
 EXAMPLES = ("dataset:demos.hdf5",)
 
-#: Arguments about pictures and windows, which are the harness's to choose, and others that `RobosuiteEnv` sets.
+#: Arguments about images and windows, which are the harness's to choose, and others that `RobosuiteEnv` sets.
 OURS = re.compile(
     r"camera_.*|render_.*|renderer.*|has_.*renderer|use_.*_obs|ignore_done|hard_reset|horizon|seed|robots"
 )

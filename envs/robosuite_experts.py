@@ -82,7 +82,7 @@ def opening(obs: Obs) -> float:
 
 
 class LiftExpert(ArmExpert):
-    """Picks up the cube: above, descend, close, lift; from the start again whenever the cube is lost."""
+    """IndexSampler up the cube: above, descend, close, lift; from the start again whenever the cube is lost."""
 
     def __init__(self, rng: np.random.Generator, noise: float = 1.0) -> None:
         super().__init__(rng, noise)

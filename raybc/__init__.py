@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that is large
     from os import PathLike
 
-    from raybc.act import Policy
-    from raybc.physical import ActionRange
+    from raybc.inference.observations import ActionRange
+    from raybc.inference.policy import Policy
 
 
 def load(
@@ -37,7 +37,7 @@ def load(
     each or a number, to which actions are clipped (rollouts clip to the simulator's action space); None: they are not.
     Raises `raybc.types.UserError` where there is no such policy, or it is damaged.
     """
-    from raybc.act import load as load_policy
+    from raybc.inference.policy import load as load_policy
 
     given = {
         "flow_steps": flow_steps,

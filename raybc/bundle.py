@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from raybc.config import RunConfig
-from raybc.data.episodes import picture_size
+from raybc.data.episodes import image_size
 from raybc.data.normalize import Normalizer
 from raybc.files import read_json, replacing, write_json
 from raybc.policies.base import PolicyShape
@@ -39,7 +39,7 @@ META = "bundle.json"
 class PolicyBundle:
     """One policy and all that it needs to act.
 
-    obs_sizes: observation name -> size, in the order in which they are joined. pictures: name -> (height, width,
+    obs_sizes: observation name -> size, in the order in which they are joined. images: name -> (height, width,
     channels). weights: parameter name -> tensor with a member axis of 1. environment: `SimEnv.identity()` where the
     policy was trained. data_env: what the dataset says about the environment it was recorded in (robomimic's
     `env_args`).
@@ -55,7 +55,7 @@ class PolicyBundle:
     data_fingerprint: str
     environment: dict[str, str]
     data_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    pictures: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -70,7 +70,7 @@ class PolicyBundle:
     @property
     def shape(self) -> PolicyShape:
         config = self.config
-        return PolicyShape.of(self.obs_sizes, self.pictures, self.action_size, config.chunk_length, config.obs_steps)
+        return PolicyShape.of(self.obs_sizes, self.images, self.action_size, config.chunk_length, config.obs_steps)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; whole or not at all. An existing one is replaced."""
@@ -86,7 +86,7 @@ class PolicyBundle:
             "step": self.step,
             "config": dataclasses.asdict(self.config),
             "observations": self.obs_sizes,
-            "pictures": {name: list(size) for name, size in self.pictures.items()},
+            "images": {name: list(size) for name, size in self.images.items()},
             "action_size": self.action_size,
             "normalization": {
                 name: {"offset": n.offset.tolist(), "scale": n.scale.tolist()}
@@ -120,7 +120,7 @@ class PolicyBundle:
                 data_fingerprint=str(meta["data_fingerprint"]),
                 environment={str(k): str(v) for k, v in meta["environment"].items()},
                 data_env=dict(meta["data_env"]),
-                pictures={str(k): picture_size(v) for k, v in meta["pictures"].items()},
+                images={str(k): image_size(v) for k, v in (meta.get("images") or meta.get("pictures", {})).items()},
             )
         except KeyError as error:
             raise UserError(f"{folder / META}: expected the key {error.args[0]!r}, which is missing") from None

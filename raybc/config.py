@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from raybc.strict import check_type, digest, near, type_hints
+from raybc.strict import check_type, did_you_mean, digest, type_hints
 from raybc.types import SPLIT_SIZE, SampleSetting, UserError
 
 Normalization = Literal["mean_std", "min_max", "quantile", "identity"]
@@ -41,7 +41,7 @@ _CHOICE = (
 )  # fmt: skip
 
 
-def place(where: str) -> str:
+def flag_path(where: str) -> str:
     """The place of a key, to be followed by its name: `space.lr.`, or `--` for the flags of a command."""
     return where if where == "--" else f"{where}."
 
@@ -179,7 +179,7 @@ class RunConfig:
     sparse: bool = False
     """Sparse rewards (behaviour cloning does not look at rewards; recorded in flags.json)."""
     encoder: Literal["None", "impala_small", "impala", "impala_large"] = "None"
-    """Network that reads pictures, where the task observes any (docs/training.md)."""
+    """Network that reads images, where the task observes any (docs/training.md)."""
     keep: int = 0
     """Checkpoints to keep besides the latest and the best (0: all)."""
     device: str = "auto"
@@ -200,12 +200,12 @@ class RunConfig:
     def normalization_of(self, obs_keys: Sequence[str], where: str = "run") -> dict[str, Normalization]:
         """The kind of each of `obs_keys` and of `ACTIONS`; an unknown key or kind is refused."""
         kinds: dict[str, Normalization] = dict.fromkeys((*obs_keys, ACTIONS), self.normalization)
-        place_of, named = f"{place(where)}normalization_keys", set()
+        place_of, named = f"{flag_path(where)}normalization_keys", set()
         for entry in filter(None, self.normalization_keys.split(",")):
             key, _, kind = map(str.strip, entry.partition("="))
             if key not in kinds:
                 raise UserError(
-                    f"{place_of}: expected KEY=KIND with keys of the policy, got {entry!r}: {near(key, kinds)}"
+                    f"{place_of}: expected KEY=KIND with keys of the policy, got {entry!r}: {did_you_mean(key, kinds)}"
                 )
             if key in named:
                 raise UserError(f"{place_of}: {key}: expected one kind, got two")
@@ -213,17 +213,18 @@ class RunConfig:
             kinds[key] = check_type(kind, Normalization, f"{place_of}: {key}")
         return kinds
 
-    def check_encoder(self, pictures: Sequence[str], where: str = "run") -> None:
-        """Pictures (the names of those that the task observes) need an encoder, and an encoder needs pictures."""
+    def check_encoder(self, images: Sequence[str], where: str = "run") -> None:
+        """Images (the names of those that the task observes) need an encoder, and an encoder needs images."""
         known = ", ".join(str(name) for name in get_args(type_hints(RunConfig)["encoder"])[1:])
-        if pictures and self.encoder == "None":
+        if images and self.encoder == "None":
             raise UserError(
-                f"{place(where)}encoder: expected one of {known}, since {self.env_name} observes pictures "
-                f"({', '.join(pictures)}), got None"
+                f"{flag_path(where)}encoder: expected one of {known}, since {self.env_name} observes images "
+                f"({', '.join(images)}), got None"
             )
-        if self.encoder != "None" and not pictures:
+        if self.encoder != "None" and not images:
             raise UserError(
-                f"{place(where)}encoder: expected None, since {self.env_name} observes no pictures, got {self.encoder}"
+                f"{flag_path(where)}encoder: expected None, since {self.env_name} observes no images, "
+                f"got {self.encoder}"
             )
 
     def validate(self, where: str = "run") -> None:
@@ -243,32 +244,38 @@ class RunConfig:
         }  # fmt: skip
         for name, low in at_least.items():
             if getattr(self, name) < low:
-                raise UserError(f"{place(where)}{name}: expected at least {low}, got {getattr(self, name)}")
+                raise UserError(f"{flag_path(where)}{name}: expected at least {low}, got {getattr(self, name)}")
         if self.seed >= 2**31:
-            raise UserError(f"{place(where)}seed: expected less than 2**31, got {self.seed}")
+            raise UserError(f"{flag_path(where)}seed: expected less than 2**31, got {self.seed}")
         if self.save_interval != -1 and self.save_interval < 1:
             raise UserError(
-                f"{place(where)}save_interval: expected -1 (only the last) or at least 1, got {self.save_interval}"
+                f"{flag_path(where)}save_interval: expected -1 (only the last) or at least 1, got {self.save_interval}"
             )
         if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UserError(f"{place(where)}lr: expected a finite number above 0, got {self.lr}")
+            raise UserError(f"{flag_path(where)}lr: expected a finite number above 0, got {self.lr}")
         for name in ("plateau_factor", "dataset_proportion", "plan_lr_min_scale"):
             if not 0 < getattr(self, name) <= 1:
-                raise UserError(f"{place(where)}{name}: expected more than 0 and at most 1, got {getattr(self, name)}")
+                raise UserError(
+                    f"{flag_path(where)}{name}: expected more than 0 and at most 1, got {getattr(self, name)}"
+                )
         if not 0 < self.top_percent <= 100:
-            raise UserError(f"{place(where)}top_percent: expected more than 0 and at most 100, got {self.top_percent}")
+            raise UserError(
+                f"{flag_path(where)}top_percent: expected more than 0 and at most 100, got {self.top_percent}"
+            )
         if not 0 <= self.ema_decay < 1:
-            raise UserError(f"{place(where)}ema_decay: expected 0 (off) or a number below 1, got {self.ema_decay}")
+            raise UserError(f"{flag_path(where)}ema_decay: expected 0 (off) or a number below 1, got {self.ema_decay}")
         if self.accumulate > self.batch_size:
             raise UserError(
-                f"{place(where)}accumulate: expected at most batch_size = {self.batch_size}, got {self.accumulate}"
+                f"{flag_path(where)}accumulate: expected at most batch_size = {self.batch_size}, got {self.accumulate}"
             )
         if self.num_rounds > 1 and self.epochs_per_round == 0:
-            raise UserError(f"{place(where)}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}")
+            raise UserError(
+                f"{flag_path(where)}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}"
+            )
         if self.ogbench_dataset_dir and self.dataset:
-            raise UserError(f"{place(where)}ogbench_dataset_dir: expected either this or dataset, got both")
+            raise UserError(f"{flag_path(where)}ogbench_dataset_dir: expected either this or dataset, got both")
         if self.min_lr > self.lr and self.lr_schedule != "constant":
-            raise UserError(f"{place(where)}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
+            raise UserError(f"{flag_path(where)}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
         self._validate_plan(where)
         at_least_0 = (
             "min_lr", "weight_decay", "grad_clip", "eval_temperature", "stop_min_delta", "budget_warmup_ratio",
@@ -277,14 +284,14 @@ class RunConfig:
         for name in at_least_0:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise UserError(f"{place(where)}{name}: expected a finite number of at least 0, got {value}")
+                raise UserError(f"{flag_path(where)}{name}: expected a finite number of at least 0, got {value}")
         ensemble = self.temporal_ensemble
         if not (math.isfinite(ensemble) and (ensemble == -1 or ensemble >= 0)):
-            raise UserError(f"{place(where)}temporal_ensemble: expected -1 (off) or at least 0, got {ensemble}")
+            raise UserError(f"{flag_path(where)}temporal_ensemble: expected -1 (off) or at least 0, got {ensemble}")
         if self.execute_steps > self.chunk_length:
             hint = "" if self.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
             raise UserError(
-                f"{place(where)}execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
+                f"{flag_path(where)}execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
                 f"got {self.execute_steps}{hint}"
             )
 
@@ -292,20 +299,22 @@ class RunConfig:
         repeat = self.plan_target_effective_repeat
         if not (math.isfinite(repeat) and repeat > 0):
             raise UserError(
-                f"{place(where)}plan_target_effective_repeat: expected a finite number above 0, got {repeat}"
+                f"{flag_path(where)}plan_target_effective_repeat: expected a finite number above 0, got {repeat}"
             )
         defaults = RunConfig()
         if self.sampling_plan_path:
             for name in _CHOICE:
                 if getattr(self, name) != getattr(defaults, name):
                     raise UserError(
-                        f"{place(where)}{name}: expected {getattr(defaults, name)} with sampling_plan_path (the plan "
-                        f"says which episodes are used), got {getattr(self, name)}"
+                        f"{flag_path(where)}{name}: expected {getattr(defaults, name)} with sampling_plan_path (the "
+                        f"plan says which episodes are used), got {getattr(self, name)}"
                     )
             return
         for name in _OF_A_PLAN:
             if getattr(self, name) != getattr(defaults, name):
-                raise UserError(f"{place(where)}{name}: has no effect without sampling_plan_path; name a plan there")
+                raise UserError(
+                    f"{flag_path(where)}{name}: has no effect without sampling_plan_path; name a plan there"
+                )
 
     def run_id(self, data_fingerprint: str) -> str:
         """16 hex digits that name this training: whole configuration, seed and data."""
@@ -327,8 +336,8 @@ class DemosConfig:
 
     def validate(self, where: str) -> None:
         if not 1 <= self.episodes <= SPLIT_SIZE // 4:
-            raise UserError(f"{place(where)}episodes: expected 1..{SPLIT_SIZE // 4}, got {self.episodes}")
+            raise UserError(f"{flag_path(where)}episodes: expected 1..{SPLIT_SIZE // 4}, got {self.episodes}")
         if not (math.isfinite(self.noise) and self.noise >= 0):
-            raise UserError(f"{place(where)}noise: expected a finite number of at least 0, got {self.noise}")
+            raise UserError(f"{flag_path(where)}noise: expected a finite number of at least 0, got {self.noise}")
         if not 0 <= self.seed < SPLIT_SIZE // 2:
-            raise UserError(f"{place(where)}seed: expected 0..{SPLIT_SIZE // 2 - 1}, got {self.seed}")
+            raise UserError(f"{flag_path(where)}seed: expected 0..{SPLIT_SIZE // 2 - 1}, got {self.seed}")

@@ -8,7 +8,7 @@ from types import ModuleType
 from raybc.types import UserError
 
 
-def need(what: str, extra: str, *modules: str) -> list[ModuleType]:
+def require_extra(what: str, extra: str, *modules: str) -> list[ModuleType]:
     """The modules, imported, or `UserError` that names the first missing package and the line that installs it; `what`
     (a flag or a command) needs them, and they come with raybc[`extra`]."""
     try:

@@ -18,7 +18,7 @@ from raybc.data.load import load, read_for
 from raybc.data.names import obtain
 from raybc.data.plan.build import build_plan
 from raybc.data.plan.config import PlanConfig
-from raybc.data.plan.files import PICTURE, load_plan, plan_folder, save_plan
+from raybc.data.plan.files import PAGE, load_plan, plan_folder, save_plan
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_rebuilt, check_training
 from raybc.types import UserError
@@ -41,7 +41,7 @@ def open_data(env_name: str, dataset: str, demos: int) -> Data:
             raise UserError("expected --dataset PATH or --env_name NAME, which say what the plan is of; got neither")
         path = obtain(dataset)
         return Data(load(dataset), (path.name,), ())
-    from raybc.demos import source_of  # a simulator's adapter: only where a task is named
+    from raybc.demos.spec import source_of  # a simulator's adapter: only where a task is named
     from raybc.registry import get_task, parse_env_name
 
     task = parse_env_name(env_name).task
@@ -149,9 +149,9 @@ def show(argv: list[str]) -> int:
 
     plan = load_plan(args.plan_path)
     cli.console.print(as_text(plan, args.training_steps))
-    out = args.out or plan_folder(args.plan_path) / PICTURE
+    out = args.out or plan_folder(args.plan_path) / PAGE
     write_plan_page(plan, out, args.training_steps)
-    cli.console.print(f"\npicture: {out}")
+    cli.console.print(f"\npage: {out}")
     return 0
 
 

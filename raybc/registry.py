@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from raybc.envs.base import EnvName
-from raybc.strict import near
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ DATA = {
 def load(kind: str, table: dict[str, str], name: str) -> Any:
     """The object behind a name, or `UserError` with the near matches."""
     if name not in table:
-        raise UserError(f"unknown {kind} {name!r}: {near(name, table)}")
+        raise UserError(f"unknown {kind} {name!r}: {did_you_mean(name, table)}")
     module, _, attribute = table[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -65,7 +65,7 @@ def get_task(name: str) -> Task:
             return task
     if ":" in name:
         return _own_task(name)
-    raise UserError(f"unknown task {name!r}: {near(name, [*TASKS, *_examples()])}")
+    raise UserError(f"unknown task {name!r}: {did_you_mean(name, [*TASKS, *_examples()])}")
 
 
 def _families() -> list[Any]:
@@ -119,4 +119,4 @@ def parse_env_name(env_name: str) -> EnvName:
         for obs, suffix in OBSERVATIONS.items()
         if task + suffix in TASKS
     ]
-    raise UserError(f"unknown environment {env_name!r}: {near(env_name, [*known, *_examples()])}")
+    raise UserError(f"unknown environment {env_name!r}: {did_you_mean(env_name, [*known, *_examples()])}")

@@ -24,7 +24,7 @@ def digest(value: Any) -> str:
 T = TypeVar("T")
 
 
-def near(word: str, known: typing.Iterable[str]) -> str:
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     """ "did you mean ...?" or the list of what is known."""
     known = list(known)
     matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
@@ -41,7 +41,7 @@ def field_type(cls: type, name: str, where: str) -> type:
     """The plain type of a field, or `UserError` with near matches."""
     hints = type_hints(cls)
     if name not in hints:
-        raise UserError(f"{where}: unknown key {name!r}: {near(name, hints)}")
+        raise UserError(f"{where}: unknown key {name!r}: {did_you_mean(name, hints)}")
     hint = hints[name]
     return hint if isinstance(hint, type) else type(typing.get_args(hint)[0])
 
@@ -55,7 +55,7 @@ def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
     for key, value in mapping.items():
         place = f"{where}.{key}" if where else str(key)
         if key not in hints:
-            raise UserError(f"{place}: unknown key {key!r}: {near(str(key), hints)}")
+            raise UserError(f"{place}: unknown key {key!r}: {did_you_mean(str(key), hints)}")
         values[key] = _convert(value, hints[key], place)
     for f in dataclasses.fields(cls):  # type: ignore[arg-type]
         if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
@@ -88,7 +88,7 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         options = typing.get_args(hint)
         if value not in options:
-            text = near(str(value), [str(o) for o in options])
+            text = did_you_mean(str(value), [str(o) for o in options])
             raise UserError(f"{where}: expected one of {', '.join(map(str, options))}, got {value!r}; {text}")
         return value
     if origin in (typing.Union, types.UnionType):

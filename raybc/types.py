@@ -33,14 +33,14 @@ class Batch:
     """Training examples for M members.
 
     obs_MBO: float32, normalised; O counts all obs_steps, the oldest first. actions_MBHA: float32, normalised.
-    is_pad_MBH: bool, True where the chunk runs past the end of its episode (such steps carry no loss). pictures: name
+    is_pad_MBH: bool, True where the chunk runs past the end of its episode (such steps carry no loss). images: name
     -> uint8 (M, B, T, height, width, channels), the oldest of T first.
     """
 
     obs_MBO: Tensor
     actions_MBHA: Tensor
     is_pad_MBH: Tensor
-    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    images: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ray_cpus() -> Iterator[float]:
     """One local Ray for all tests that use its actors in this process."""
-    from raybc.cluster import ray_session
+    from raybc.cluster.session import ray_session
 
     with ray_session(num_cpus=2) as cpus:
         yield cpus
@@ -30,11 +30,12 @@ def pointmass_demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty demonstrations of the point mass, made without Ray."""
     from raybc.config import DemosConfig
     from raybc.data.formats import robomimic
-    from raybc.demos import DemosPlan, demonstrate, read_part
+    from raybc.demos.record import demonstrate, read_part
+    from raybc.demos.spec import DemosSpec
     from raybc.registry import get_task
 
     folder = tmp_path_factory.mktemp("demos")
-    plan = DemosPlan("pointmass", DemosConfig(episodes=40))
+    plan = DemosSpec("pointmass", DemosConfig(episodes=40))
     task = get_task("pointmass")
     env = task.make(None)
     demos = []

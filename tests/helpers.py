@@ -19,7 +19,7 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.robomimic import Demo
 from raybc.envs.base import Task
 from raybc.envs.pointmass import POINTMASS
-from raybc.rollout.agent import Agent, stack
+from raybc.inference.agent import Agent, stack
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Ranks

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from raybc.bundle import META, WEIGHTS, PolicyBundle
-from raybc.rollout.agent import Agent
+from raybc.inference.agent import Agent
 from raybc.types import UserError
 from tests.helpers import ROOT, chunk_of, tiny_data, tiny_store, tiny_trainer
 
@@ -93,7 +93,7 @@ def test_a_config_of_whole_numbers_is_loaded(tmp_path: Path) -> None:
 def test_a_fresh_process_needs_the_path_alone(bundle: PolicyBundle, folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys, json, numpy as np; from pathlib import Path; from raybc.bundle import PolicyBundle;"
-        "from raybc.rollout.agent import Agent; rng = np.random.default_rng(0);"
+        "from raybc.inference.agent import Agent; rng = np.random.default_rng(0);"
         "obs = rng.normal(size=5).astype('f4')[None, None];"
         "noise = rng.normal(size=(4, 2)).astype('f4')[None];"
         "print(json.dumps(Agent(PolicyBundle.load(Path(sys.argv[1]))).chunks(obs, noise, 3)[0].tolist()));"
@@ -222,7 +222,7 @@ def test_damage_is_refused(folder: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     "key",
     ["format", "run_id", "step", "config", "observations", "action_size", "normalization", "data_fingerprint",
-     "environment", "data_env", "pictures", "weights_sha256", "sha256"],
+     "environment", "data_env", "images", "weights_sha256", "sha256"],
 )  # fmt: skip
 def test_every_key_is_needed(folder: Path, key: str) -> None:
     meta(lambda m: m.pop(key))(folder)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from raybc import capacity
-from raybc.capacity import Machine, gpu_share, machines_of, plan_sweep
+from raybc.cluster import capacity
+from raybc.cluster.capacity import Machine, allocate_sweep, gpu_share, machines_of
 from raybc.strict import parse_yaml
 from raybc.types import UserError
 
@@ -19,19 +19,19 @@ SIMULATOR = Machine({"CPU": 16, "simulator": 1}, count=4)
 PLAIN = Machine({"CPU": 2})
 
 
-def plan(among: list[Machine], **changes: Any) -> capacity.SweepPlan:
+def plan(among: list[Machine], **changes: Any) -> capacity.SweepAllocation:
     asked: dict[str, Any] = {"trials": 2, "trial_cpus": 0.5, "workers": 0, "worker_cpus": 0.5, "device": "auto"}
-    return plan_sweep(among, **{**asked, **changes})
+    return allocate_sweep(among, **{**asked, **changes})
 
 
 def test_equal_machines_are_for_everything() -> None:
-    assert plan([PLAIN]) == capacity.SweepPlan(workers=2, threads=1, gpus=0.0)
+    assert plan([PLAIN]) == capacity.SweepAllocation(workers=2, threads=1, gpus=0.0)
     assert plan([PLAIN, PLAIN, PLAIN]).workers == 10
     assert plan([PLAIN, PLAIN], workers=1, trials=1).threads == 2, "a trial's threads are those of one machine"
 
 
 def test_roles_separate_trials_from_simulators() -> None:
-    assert plan([HEAD, TRAINER, SIMULATOR]) == capacity.SweepPlan(workers=128, threads=4, gpus=0.5)
+    assert plan([HEAD, TRAINER, SIMULATOR]) == capacity.SweepAllocation(workers=128, threads=4, gpus=0.5)
     both = Machine({"CPU": 4, "trainer": 1, "simulator": 1})
     assert plan([both, SIMULATOR], trials=2).workers == 128 + 6
 

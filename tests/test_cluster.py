@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from raybc.cli import run_main
+from raybc.cluster.nodes import look_for
 from raybc.files import run_folder_lock
-from raybc.nodes import look_for
 from raybc.sweep.__main__ import main
 from raybc.sweep.ledger import read_events
 from tests.test_sweep import check_complete, state_of, write_sweep

@@ -63,16 +63,16 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url, self._address = url.rstrip("/"), url.split("/")[2]
 
-    def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
+    def get(self, path: str, method: str = "GET", **headers: str) -> Prediction:
         connection = http.client.HTTPConnection(self._address, timeout=30)
         with contextlib.closing(connection):
             connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
             response = connection.getresponse()
-            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            return Prediction(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
 
 @dataclasses.dataclass
-class Answer:
+class Prediction:
     status: int
     headers: dict[str, str]
     content: bytes

@@ -226,5 +226,5 @@ def test_the_report_is_a_document_to_send(chrome: Browser, run: Path, tmp_path: 
     drawn = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
     assert chrome.js(drawn), "on paper every figure is drawn"
     paper = "document.querySelectorAll('img.paper').length === document.querySelectorAll('video').length"
-    assert chrome.js(paper), "videos are pictures on paper"
+    assert chrome.js(paper), "videos are images on paper"
     assert chrome.errors == []

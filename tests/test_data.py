@@ -104,7 +104,7 @@ def test_optional_parts_may_be_missing(path: Path) -> None:
         del file["mask"], file["data"].attrs["env_args"]
         for i in range(3):
             del file[f"data/demo_{i}/rewards"], file[f"data/demo_{i}/next_obs"]
-            file[f"data/demo_{i}/obs/image"] = np.zeros((LENGTHS[i], 4, 4, 3), np.uint8)  # pictures are not low-dim
+            file[f"data/demo_{i}/obs/image"] = np.zeros((LENGTHS[i], 4, 4, 3), np.uint8)  # images are not low-dim
             file[f"data/demo_{i}/obs/scalar"] = np.arange(LENGTHS[i])
     store = robomimic.read(path)
     assert not store.rewards_N.any()

@@ -176,7 +176,7 @@ def test_a_set_with_its_validation_file(server: Server, tmp_path: Path, monkeypa
 def test_a_repository_of_the_hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYBC_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    store = full_store(pictures=True)
+    store = full_store(images=True)
     formats.get("lerobot").write_store(tmp_path / "made", store)
     entries = []
     for file in sorted(p for p in (tmp_path / "made").rglob("*") if p.is_file()):

@@ -18,7 +18,7 @@ from raybc.data.scan import source_of
 from raybc.data.verify import Finding, TaskView, verify
 from raybc.data.videos import write_lossless
 from raybc.envs.pointmass import POINTMASS
-from raybc.rollout.probe import probe_task
+from raybc.envs.spec import spec_of_task
 from tests.helpers import ROOT, demonstrations, tiny_store
 
 DATA = ROOT.parent / "shared" / "data"
@@ -44,7 +44,7 @@ def good() -> EpisodeStore:
 
 @functools.cache
 def pointmass_view() -> TaskView:
-    return TaskView(POINTMASS, probe_task(POINTMASS))
+    return TaskView(POINTMASS, spec_of_task(POINTMASS))
 
 
 def findings(
@@ -315,7 +315,7 @@ def test_frames_that_are_missing(version: str, episodes: tuple[int, ...], tmp_pa
     video.write_bytes(video.read_bytes()[:600])
     assert only(verify(source).findings).severity == "error"
     video.unlink()
-    assert only(verify(source).findings).severity == "warning", "pictures are not asked for"
+    assert only(verify(source).findings).severity == "warning", "images are not asked for"
     assert {(f.severity, f.kind) for f in verify(source, images=True).findings} == {
         ("error", "video"), ("error", "unreadable"),
     }  # fmt: skip
@@ -358,7 +358,7 @@ def pusht_view() -> TaskView:
     pytest.importorskip("gym_pusht")
     from raybc.envs.pusht import PUSHT as TASK
 
-    return TaskView(TASK, probe_task(TASK))
+    return TaskView(TASK, spec_of_task(TASK))
 
 
 def test_pusht_in_normalised_units(tmp_path: Path) -> None:

@@ -12,13 +12,16 @@ import pytest
 from raybc.cli import run_main
 from raybc.config import DemosConfig
 from raybc.data.formats import robomimic
-from raybc.demos import DemosPlan, demonstrate, generate, is_ready, main, read_part
+from raybc.demos.__main__ import main
+from raybc.demos.generate import generate
+from raybc.demos.record import demonstrate, read_part
+from raybc.demos.spec import DemosSpec, is_ready
 from raybc.registry import get_task
 from raybc.rollout.pool import RolloutPool
 from raybc.types import UserError
 
 
-def make(plan: DemosPlan, path: Path, workers: int) -> dict[str, int]:
+def make(plan: DemosSpec, path: Path, workers: int) -> dict[str, int]:
     pool = RolloutPool.start(plan.task, workers, worker_cpus=0.2)
     try:
         return generate(plan, path, pool)
@@ -27,7 +30,7 @@ def make(plan: DemosPlan, path: Path, workers: int) -> dict[str, int]:
 
 
 def test_the_file_does_not_depend_on_the_number_of_workers(ray_cpus: float, tmp_path: Path) -> None:
-    plan = DemosPlan("pointmass", DemosConfig(episodes=12))
+    plan = DemosSpec("pointmass", DemosConfig(episodes=12))
     made = make(plan, tmp_path / "a.hdf5", 1)
     make(plan, tmp_path / "b.hdf5", 2)
     a, b = robomimic.read(tmp_path / "a.hdf5"), robomimic.read(tmp_path / "b.hdf5")
@@ -58,7 +61,7 @@ def test_recorded_actions_replay_to_the_recorded_observations(pointmass_demos: P
 
 
 def test_finished_episodes_are_not_made_again(tmp_path: Path) -> None:
-    plan, task = DemosPlan("pointmass", DemosConfig(episodes=2)), get_task("pointmass")
+    plan, task = DemosSpec("pointmass", DemosConfig(episodes=2)), get_task("pointmass")
     env = task.make(None)
     row = demonstrate(task, env, plan.specs(0, 1)[0], 1.0, tmp_path)
     path = tmp_path / "episode_000000.npz"
@@ -85,14 +88,14 @@ def test_noise_varies_the_expert_and_its_absence_does_not() -> None:
 
 def test_what_changes_the_contents_changes_the_place() -> None:
     plans = [
-        DemosPlan("pointmass", DemosConfig(episodes=5)),
-        DemosPlan("pointmass", DemosConfig(episodes=6)),
-        DemosPlan("pointmass", DemosConfig(episodes=5, noise=0.5)),
-        DemosPlan("pointmass", DemosConfig(episodes=5, seed=9)),
-        DemosPlan("pointmass", DemosConfig(episodes=5), keep_failures=True),
+        DemosSpec("pointmass", DemosConfig(episodes=5)),
+        DemosSpec("pointmass", DemosConfig(episodes=6)),
+        DemosSpec("pointmass", DemosConfig(episodes=5, noise=0.5)),
+        DemosSpec("pointmass", DemosConfig(episodes=5, seed=9)),
+        DemosSpec("pointmass", DemosConfig(episodes=5), keep_failures=True),
     ]
     assert len({p.default_path() for p in plans}) == 5
-    assert plans[0].key() == DemosPlan("pointmass", DemosConfig(episodes=5)).key()
+    assert plans[0].key() == DemosSpec("pointmass", DemosConfig(episodes=5)).key()
 
 
 def test_command(ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,4 +120,4 @@ def test_a_damaged_cache_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "demos.hdf5"
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 50)
     with pytest.raises(UserError, match="damaged"):
-        is_ready(DemosPlan("pointmass", DemosConfig()), path)
+        is_ready(DemosSpec("pointmass", DemosConfig()), path)

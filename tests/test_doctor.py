@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from raybc.cli import run_main
+from raybc.cluster.nodes import Prediction
 from raybc.doctor import running
 from raybc.doctor.__main__ import main
 from raybc.doctor.cluster_file import check_file
 from raybc.doctor.findings import Finding
 from raybc.doctor.machine import check_facts, facts, has_default_route, pins
-from raybc.nodes import Answer
 
 ROOT = Path(__file__).parents[1]
 FILES = ("cluster.yaml", "cluster-gcp.yaml", "cluster-local.yaml")
@@ -211,7 +211,7 @@ def test_machines_that_differ_are_named() -> None:
     assert here["packages"]["ray"] == "2.60.0"
     other = copy.deepcopy(here)
     other["packages"]["torch"] = "1.0"
-    found = wrong(list(running._equal([Answer("a", here), Answer("b", here), Answer("c", other)])))
+    found = wrong(list(running._equal([Prediction("a", here), Prediction("b", here), Prediction("c", other)])))
     assert len(found) == 1
     assert "torch differs" in found[0]
     assert "1.0 on c" in found[0]
@@ -255,7 +255,7 @@ def test_rays_autoscaler_starts_the_right_machines(name: str) -> None:
     from ray.autoscaler._private.resource_demand_scheduler import _default_utilization_scorer, get_nodes_for
     from ray.autoscaler._private.util import prepare_config
 
-    from raybc.capacity import SHARE
+    from raybc.cluster.capacity import SHARE
 
     config = prepare_config(filled(name))
 

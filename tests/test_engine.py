@@ -15,8 +15,8 @@ import torch
 
 from raybc.bundle import PolicyBundle
 from raybc.envs.pointmass import PointMassEnv
-from raybc.rollout import agent as agent_module
-from raybc.rollout.agent import SIZES, Agent, Pictures, Ready, invariant_sizes, stack
+from raybc.inference import agent as agent_module
+from raybc.inference.agent import SIZES, Agent, Images, Resolved, invariant_sizes, stack
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
 from raybc.types import EpisodeSpec, SampleSetting
@@ -101,7 +101,7 @@ class Moody:
         self.shape = pointmass_bundle().shape
         self._by_place = by_place
 
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor, flow_steps: int, pictures: Any) -> torch.Tensor:
+    def sample(self, obs: torch.Tensor, noise: torch.Tensor, flow_steps: int, images: Any) -> torch.Tensor:
         wrong = torch.arange(obs.shape[1])[None, :, None, None] if self._by_place else float(obs.shape[1] < 8)
         return noise + 1e-7 * wrong
 
@@ -155,9 +155,9 @@ class Counting:
     def __init__(self, agent: Agent) -> None:
         self._agent, self.bundle, self.asked = agent, agent.bundle, list[int]()
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures) -> Ready:
+    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images) -> Resolved:
         self.asked.append(len(obs_BTO))
-        return self._agent.ask(obs_BTO, noise_BHA, flow_steps, pictures)
+        return self._agent.predict(obs_BTO, noise_BHA, flow_steps, images)
 
 
 def test_one_question_a_chunk_for_all_slots(agent: Agent) -> None:
@@ -178,17 +178,17 @@ class Later:
         self._agent, self.bundle = agent, agent.bundle
         self.open, self.most = 0, 0
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures) -> Any:
+    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images) -> Any:
         self.open += 1
         self.most = max(self.most, self.open)
         later = self
 
-        class Answer:
+        class Prediction:
             def get(self) -> np.ndarray:
                 later.open -= 1
-                return later._agent.chunks(obs_BTO, noise_BHA, flow_steps, pictures)
+                return later._agent.chunks(obs_BTO, noise_BHA, flow_steps, images)
 
-        return Answer()
+        return Prediction()
 
 
 def test_one_half_steps_while_the_other_is_answered(agent: Agent) -> None:

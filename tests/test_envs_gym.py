@@ -24,7 +24,7 @@ HUMAN = ROOT.parent / "shared" / "data" / "pusht" / "pusht_state.npz"
 
 
 class Nested(gymnasium.Env[Any, Any]):
-    """Dicts in dicts, a picture, float64 and one array that is handed out for ever."""
+    """Dicts in dicts, an image, float64 and one array that is handed out for ever."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012 (gymnasium's own convention)
     action_space = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float64)
@@ -38,7 +38,7 @@ class Nested(gymnasium.Env[Any, Any]):
     def __init__(self, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
         self._x = np.zeros(2)
-        self._picture = np.zeros((4, 6, 3), np.uint8)
+        self._image = np.zeros((4, 6, 3), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -51,11 +51,11 @@ class Nested(gymnasium.Env[Any, Any]):
         return self._obs(), float(self._x[0]), False, True, {"is_success": np.bool_(self._x[0] > 0)}
 
     def _obs(self) -> Any:
-        self._picture[:] = np.uint8(100 * abs(self._x[0]))
-        return {"robot": {"x": self._x}, "camera": self._picture}
+        self._image[:] = np.uint8(100 * abs(self._x[0]))
+        return {"robot": {"x": self._x}, "camera": self._image}
 
     def render(self) -> Any:
-        return np.repeat(np.repeat(self._picture, 50, 0), 50, 1)
+        return np.repeat(np.repeat(self._image, 50, 0), 50, 1)
 
 
 def nested(render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
@@ -97,7 +97,7 @@ def test_conforms(name: str) -> None:
     check_task(named(name))
 
 
-def test_pictures_change_no_outcome() -> None:
+def test_images_change_no_outcome() -> None:
     """In a process of its own: GL contexts of different packages do not share one well."""
     names = ["halfcheetah", "ant", "antmaze-umaze", "door", "kitchen", "pusht", "pusht_pixels", "gym:Pendulum-v1"]
     code = f"""

@@ -1,4 +1,4 @@
-"""Meta-World: 50 tasks whose episodes are decided by their seed, shipped policies as experts, upright pictures."""
+"""Meta-World: 50 tasks whose episodes are decided by their seed, shipped policies as experts, upright images."""
 
 from __future__ import annotations
 
@@ -134,10 +134,10 @@ def test_success_rates_of_experts(short: str) -> None:
 
 
 @needs_metaworld
-def test_pictures() -> None:
+def test_images() -> None:
     """Upright, and as promised. Run in a process of its own: environments that draw do not share one."""
     run = subprocess.run(
-        [sys.executable, "-c", "from tests.test_envs_metaworld import check_pictures as c; c(); print('checked')"],
+        [sys.executable, "-c", "from tests.test_envs_metaworld import check_images as c; c(); print('checked')"],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,
@@ -149,7 +149,7 @@ def test_pictures() -> None:
     assert "checked" in run.stdout, run.stderr
 
 
-def check_pictures() -> None:
+def check_images() -> None:
     task = task_of("push")
     check_rendering(task)
     env = task.make(RenderOptions(width=160, height=120))

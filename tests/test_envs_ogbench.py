@@ -1,4 +1,4 @@
-"""OGBench: names of environments and datasets, episodes decided by their seed, goals, oracles, pictures."""
+"""OGBench: names of environments and datasets, episodes decided by their seed, goals, oracles, images."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def test_lights_out(rows: int, columns: int) -> None:
 
 @needs_ogbench
 @pytest.mark.parametrize("name", ["cube-single-v0", "antmaze-medium-v0", "scene-singletask-v0"])
-def test_pictures(name: str) -> None:
+def test_images(name: str) -> None:
     """Run in a process of its own: environments that draw do not share one."""
     code = (
         "import sys; from raybc.envs import ogbench; from tests.conformance.envs import check_rendering\n"

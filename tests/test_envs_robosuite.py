@@ -1,4 +1,4 @@
-"""robosuite: episodes decided by their seed, experts that succeed, pictures the right way up, helpful refusals."""
+"""robosuite: episodes decided by their seed, experts that succeed, images the right way up, helpful refusals."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_success_rates_of_experts(task: Task, noise: float, least: int) -> None:
 @needs_robosuite
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [CAN, SQUARE, TRANSPORT, TOOL_HANG], ids=lambda task: task.name)
-def test_pictures(task: Task) -> None:
+def test_images(task: Task) -> None:
     """Run in a process of its own: environments that draw do not share one."""
     code = (
         "import sys; from raybc.envs import robosuite; from raybc.types import UserError\n"
@@ -266,11 +266,11 @@ def test_expert_tries_again_when_the_cube_is_lost(env: RobosuiteEnv) -> None:
 
 
 @needs_robosuite
-def test_picture_is_upright(rendering: RobosuiteEnv) -> None:
+def test_image_is_upright(rendering: RobosuiteEnv) -> None:
     """The red cube is seen where the camera's geometry says, and not at its mirror image."""
     rendering.reset(seed=2)
     sim = rendering._sim.sim
-    cube = np.array([0.15, 0.1, 0.83])  # away from the middle of the picture, where up and down look alike
+    cube = np.array([0.15, 0.1, 0.83])  # away from the middle of the image, where up and down look alike
     sim.data.set_joint_qpos("cube_joint0", [*cube, 1.0, 0.0, 0.0, 0.0])
     sim.forward()
     frame = rendering.render()

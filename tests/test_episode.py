@@ -15,8 +15,8 @@ import pytest
 
 from raybc.envs.base import SimEnv, Task
 from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMassEnv
+from raybc.inference.agent import Agent, Resolved
 from raybc.rollout import results
-from raybc.rollout.agent import Agent, Ready
 from raybc.rollout.episode import run_episode
 from raybc.types import EpisodeResult, EpisodeSpec, SampleSetting, UserError
 from tests.conformance.envs import check_task
@@ -51,20 +51,20 @@ class Script:
             obs_sizes={"state": 4, "goal": 2},
             action_size=2,
             config=SimpleNamespace(obs_steps=obs_steps),
-            pictures={},
+            images={},
             shape=SimpleNamespace(horizon=horizon),
         )
         self.noises: list[np.ndarray] = []
         self.seen: list[np.ndarray] = []
         self.flow_steps: list[int] = []
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Any) -> Ready:
+    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Any) -> Resolved:
         assert obs_BTO.dtype == noise_BHA.dtype == np.float32
         assert obs_BTO.shape == (1, self.bundle.config.obs_steps, 6)
         assert noise_BHA.shape == (1, self.bundle.shape.horizon, 2)
         self.seen.append(obs_BTO[0])
         state_O = obs_BTO[0, -1]
-        return Ready(self.chunk({"state": state_O[:4], "goal": state_O[4:]}, noise_BHA[0], flow_steps)[None])
+        return Resolved(self.chunk({"state": state_O[:4], "goal": state_O[4:]}, noise_BHA[0], flow_steps)[None])
 
     def chunk(self, obs: Any, noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
         self.noises.append(noise_HA)

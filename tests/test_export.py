@@ -15,9 +15,9 @@ from raybc.cli import run_main
 from raybc.envs.pointmass import POINTMASS_PIXELS, PointMassEnv
 from raybc.export import onnx as export
 from raybc.export.__main__ import main
-from raybc.rollout.agent import Agent
+from raybc.inference.agent import Agent
 from tests.helpers import pointmass_bundle, pointmass_data, tiny_trainer
-from tests.test_images import picture_trainer
+from tests.test_images import image_trainer
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -73,11 +73,11 @@ def bundles() -> dict[str, PolicyBundle]:
         "history": tiny_trainer(data=pointmass_data(), **history).bundle(0),
         "single actions": tiny_trainer(data=pointmass_data(), action_chunking=False, flow_steps=1).bundle(0),
         "deep": tiny_trainer(data=pointmass_data(), hidden_width=256, hidden_depth=4, flow_steps=10).bundle(0),
-        "pictures": picture_trainer(obs_steps=2).bundle(0),
+        "images": image_trainer(obs_steps=2).bundle(0),
     }
 
 
-@pytest.mark.parametrize("kind", ["history", "single actions", "deep", "pictures"])
+@pytest.mark.parametrize("kind", ["history", "single actions", "deep", "images"])
 def test_every_kind_of_policy(kind: str, tmp_path: Path) -> None:
     bundle = bundles()[kind]
     bundle.save(tmp_path / "bundle")
@@ -85,7 +85,7 @@ def test_every_kind_of_policy(kind: str, tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "p.json").read_text())
     steps = bundle.config.obs_steps
     assert facts["inputs"]["state"]["shape"] == ["B", steps, 4]
-    if kind == "pictures":
+    if kind == "images":
         obs, _ = POINTMASS_PIXELS.make(None).reset(seed=0)
         assert facts["inputs"]["pixels"]["dtype"] == "uint8"
         shape = (1, steps, *obs["pixels"].shape)

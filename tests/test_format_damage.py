@@ -108,9 +108,9 @@ def test_episodes_that_lie_in_other_files(tmp_path: Path) -> None:
     refused(tmp_path / "a.hdf5", "robomimic", "demo_1", "a link")
 
 
-def test_depths_are_no_pictures(tmp_path: Path) -> None:
+def test_depths_are_no_images(tmp_path: Path) -> None:
     path = tmp_path / "a.hdf5"
-    formats.get("robomimic").write_store(path, full_store(pictures=True))
+    formats.get("robomimic").write_store(path, full_store(images=True))
     with h5py.File(path, "a") as file:
         for name in file["data"]:
             steps = len(file[f"data/{name}/actions"])
@@ -226,13 +226,13 @@ def test_zarr(tmp_path: Path) -> None:
 
 @pytest.fixture
 def lerobot(tmp_path: Path) -> Path:
-    lerobot_write.write_store(tmp_path / "set", full_store(pictures=True))
+    lerobot_write.write_store(tmp_path / "set", full_store(images=True))
     return tmp_path / "set"
 
 
 @pytest.fixture
 def lerobot_v2(tmp_path: Path) -> Path:
-    lerobot_write.write_store(tmp_path / "set", full_store(pictures=True), version="v2.1")
+    lerobot_write.write_store(tmp_path / "set", full_store(images=True), version="v2.1")
     return tmp_path / "set"
 
 
@@ -309,15 +309,15 @@ def test_a_missing_video_is_an_error_where_its_frames_are_asked_for(lerobot: Pat
         refused(lerobot, "lerobot", ".mp4", images=True)
     video.unlink()
     assert formats.read(lerobot).num_episodes == 3
-    refused(lerobot, "lerobot", "expected the video of the pictures that are asked for, found none", images=True)
+    refused(lerobot, "lerobot", "expected the video of the images that are asked for, found none", images=True)
 
 
-def test_pictures_in_the_table(lerobot: Path, tmp_path: Path) -> None:
+def test_images_in_the_table(lerobot: Path, tmp_path: Path) -> None:
     import av
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    store = full_store(pictures=True)
+    store = full_store(images=True)
     cells = []
     for i, frame in enumerate(store.obs["camera"]):
         path = tmp_path / "frame.png"
@@ -338,7 +338,7 @@ def test_pictures_in_the_table(lerobot: Path, tmp_path: Path) -> None:
     refused(lerobot, "lerobot", "observation.images.camera: expected a file of this folder", images=True)
     cells[0] = {"bytes": b"\x89PNG and no more", "path": None}
     pq.write_table(table.append_column("observation.images.camera", pa.array(cells)), file)
-    refused(lerobot, "lerobot", "not readable as a picture", images=True)
+    refused(lerobot, "lerobot", "not readable as an image", images=True)
 
 
 def test_videos_go_back_and_count_their_frames(tmp_path: Path) -> None:

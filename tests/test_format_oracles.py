@@ -206,7 +206,7 @@ def test_robomimic_is_what_its_sequence_dataset_gives(tmp_path: Path, monkeypatc
     dataset = pytest.importorskip("robomimic.utils.dataset")
     obs_utils = pytest.importorskip("robomimic.utils.obs_utils")
     path = tmp_path / "a.hdf5"
-    robomimic_format.write_store(path, full_store(pictures=True))
+    robomimic_format.write_store(path, full_store(images=True))
     obs_utils.initialize_obs_utils_with_obs_specs({"obs": {"low_dim": ["arm", "cube"], "rgb": ["camera"]}})
     monkeypatch.setattr(dataset.ObsUtils, "process_obs", lambda obs, **_: obs)  # as stored, not for a network
     for split in ("train", "valid"):
@@ -294,7 +294,7 @@ def test_lerobot_reads_the_same(version: str, package: str, tmp_path: Path) -> N
     paths = [needs] if package == "lerobot" else [ORACLES / package, needs]
     if not all(path.exists() for path in paths):
         pytest.skip(f"the lerobot package for {version} is missing: see docs/data.md")
-    lerobot_write.write_store(tmp_path / "set", full_store(pictures=True), version=version)
+    lerobot_write.write_store(tmp_path / "set", full_store(images=True), version=version)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "HF_HUB_OFFLINE": "1"}
     environment["HF_HOME"] = str(tmp_path / "hf")
     command = [sys.executable, "-c", LEROBOT, str(tmp_path / "set"), str(tmp_path / "out.npz")]
@@ -302,8 +302,8 @@ def test_lerobot_reads_the_same(version: str, package: str, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr[-2000:]
     ours = formats.read(tmp_path / "set", images=True)
     with np.load(tmp_path / "out.npz") as theirs:
-        pictures = theirs["observation.images.camera"].transpose(0, 2, 3, 1) * 255
-        np.testing.assert_array_equal(pictures.round().astype(np.uint8), ours.obs["camera"])
+        images = theirs["observation.images.camera"].transpose(0, 2, 3, 1) * 255
+        np.testing.assert_array_equal(images.round().astype(np.uint8), ours.obs["camera"])
         np.testing.assert_array_equal(theirs["observation.arm"], ours.obs["arm"])
         np.testing.assert_array_equal(theirs["action"], ours.actions_NA)
         np.testing.assert_array_equal(theirs["next.reward"], ours.rewards_N)
@@ -327,7 +327,7 @@ def test_the_published_pusht_is_read_without_its_video() -> None:
     assert store.terminals_N is not None
     assert store.terminals_N[store.episode_ends - 1].all(), "as recorded: the step before the last is marked, too"
     assert set(store.tasks) == {"Push the T-shaped block onto the T-shaped target."}
-    with pytest.raises(UserError, match=r"file-000\.mp4: expected the video of the pictures that are asked for"):
+    with pytest.raises(UserError, match=r"file-000\.mp4: expected the video of the images that are asked for"):
         formats.read(SHARED / "pusht", images=True)
 
 

@@ -91,19 +91,19 @@ def test_counts_spoil_nothing(tmp_path: Path) -> None:
     assert formats.count(path, "d4rl") is None, "old files: the step limit decides"
 
 
-def test_pictures_are_read_where_they_are_asked_for(case: Case, tmp_path: Path) -> None:
-    if not case.pictures:
-        pytest.skip(f"{case.format}'s writer has no pictures")
-    store = full_store(pictures=True)
+def test_images_are_read_where_they_are_asked_for(case: Case, tmp_path: Path) -> None:
+    if not case.images:
+        pytest.skip(f"{case.format}'s writer has no images")
+    store = full_store(images=True)
     path = write(case, tmp_path / case.name, store)
     if case.format != "store":  # memory-mapped: what is not looked at costs nothing
         assert set(formats.read(path).obs) == {"arm", "cube"}
     for images in (True, ("camera",)):
         got = formats.read(path, images=images, states=True)
         check_equal(case, got, store)
-        assert got.pictures == ("camera",)
+        assert got.images == ("camera",)
     if case.format != "store":
-        with pytest.raises(UserError, match="expected the pictures 'other'"):
+        with pytest.raises(UserError, match="expected the images 'other'"):
             formats.read(path, images=("other",))
 
 
@@ -132,7 +132,7 @@ def test_flipped_bytes_never_surprise(case: Case, tmp_path: Path) -> None:
     """Damage is refused or goes unseen; it never is another kind of exception."""
     if case.format in ("robomimic", "libero", "d4rl", "minari"):
         pytest.skip("some damage makes the HDF5 library itself crash or never end")
-    path = write(case, tmp_path / case.name, full_store(pictures=case.pictures))
+    path = write(case, tmp_path / case.name, full_store(images=case.images))
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     rng = random.Random(0)
     for _ in range(60):
@@ -143,7 +143,7 @@ def test_flipped_bytes_never_surprise(case: Case, tmp_path: Path) -> None:
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         file.write_bytes(damaged)
         try:
-            formats.read(path, format=case.format, images=case.pictures, states=True)
+            formats.read(path, format=case.format, images=case.images, states=True)
         except UserError as error:
             assert str(path) in str(error)  # noqa: PT017
         file.write_bytes(content)
@@ -170,7 +170,7 @@ def test_converted_is_what_was_read(case: Case, tmp_path: Path) -> None:
 
     if case.format == "store":
         pytest.skip("a converted set is opened, not converted")
-    written = full_store(pictures=case.pictures)
+    written = full_store(images=case.images)
     path = write(case, tmp_path / case.name, written)
     read = formats.read(path, images=True, states=True)
     got = stores.convert(path, tmp_path / "converted", images=True, states=True)
@@ -185,7 +185,7 @@ def test_names_of_formats() -> None:
     for name in formats.FORMATS:
         fmt = formats.get(name)
         assert name == fmt.NAME
-        assert fmt.LOOKS
+        assert fmt.DESCRIPTION
 
 
 def test_unknown_files_list_what_was_looked_for(tmp_path: Path) -> None:

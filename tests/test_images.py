@@ -1,4 +1,4 @@
-"""Policies of pictures: the encoder against loops in numpy, windows, agents, training and the command.
+"""Policies of images: the encoder against loops in numpy, windows, agents, training and the command.
 
 Letters: M members, B batch, T observation steps, C channels.
 """
@@ -21,13 +21,13 @@ from raybc.data import store as stores
 from raybc.data.formats import read
 from raybc.data.windows import Windows
 from raybc.envs.pointmass import PICTURE, POINTMASS, POINTMASS_PIXELS
+from raybc.envs.spec import spec_of_task
+from raybc.inference.agent import Agent
 from raybc.policies.base import PolicyShape
 from raybc.policies.encoders import IMPALA, PackedImpala, Sizes, halved
 from raybc.policies.flow import FlowPolicy
-from raybc.rollout.agent import Agent
 from raybc.rollout.checks import check_fits
 from raybc.rollout.episode import Episode, run_episode
-from raybc.rollout.probe import probe_task
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.space import check_corners
 from raybc.train.data import TrainingData
@@ -41,17 +41,17 @@ ENCODER = {"env_name": "pointmass-scripted-image", "encoder": "impala_small"}
 
 
 @functools.cache
-def picture_data() -> TrainingData:
+def image_data() -> TrainingData:
     """Three demonstrations of the point mass, seen."""
     store = demonstrations(POINTMASS_PIXELS, 3)
     return TrainingData(store, store.fingerprint(), POINTMASS_PIXELS.obs_keys, {"pointmass": "1"})
 
 
-def picture_trainer(
+def image_trainer(
     seeds: tuple[int, ...] = (0,), data: TrainingData | None = None, ranks: Ranks | None = None, **changes: Any
 ) -> PackTrainer:
     config = tiny_config(**{**ENCODER, "batch_size": 4, "log_interval": 2, **changes})
-    return PackTrainer(with_seeds(config, seeds), data or picture_data(), CPU, ranks)
+    return PackTrainer(with_seeds(config, seeds), data or image_data(), CPU, ranks)
 
 
 # The encoder
@@ -82,13 +82,13 @@ def pooled(x: np.ndarray) -> np.ndarray:
     return out
 
 
-def reference(encoder: PackedImpala, m: int, pictures_THWC: np.ndarray) -> np.ndarray:
+def reference(encoder: PackedImpala, m: int, images_THWC: np.ndarray) -> np.ndarray:
     """The features of one member for one example, in float64 and plain numpy."""
 
     def of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
         return layer.weights_MOIKK[m].detach().double().numpy(), layer.bias_MO[m].detach().double().numpy()
 
-    x = np.concatenate(list(pictures_THWC), axis=-1).transpose(2, 0, 1) / 255
+    x = np.concatenate(list(images_THWC), axis=-1).transpose(2, 0, 1) / 255
     for stack in encoder.stacks:
         x = pooled(convolved(x, *of(stack.first)))
         for i in range(0, len(stack.blocks), 2):
@@ -109,11 +109,11 @@ def test_the_encoder_is_impala(size: tuple[int, int], blocks: int) -> None:
             if "bias" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(3))
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (2, 3, 2, *size, 3), np.uint8)  # two observation steps of three channels
-    got = encoder(torch.from_numpy(pictures)).detach().numpy()
+    images = rng.integers(0, 256, (2, 3, 2, *size, 3), np.uint8)  # two observation steps of three channels
+    got = encoder(torch.from_numpy(images)).detach().numpy()
     for m in range(2):
         for b in range(3):
-            np.testing.assert_allclose(got[m, b], reference(encoder, m, pictures[m, b]), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(got[m, b], reference(encoder, m, images[m, b]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", range(1, 12))
@@ -149,8 +149,8 @@ def test_conformance(numbers: int, encoder: str) -> None:
 
 
 @pytest.mark.parametrize("obs_steps", [1, 3])
-def test_windows_have_the_pictures_of_their_steps(obs_steps: int) -> None:
-    store = picture_data().store
+def test_windows_have_the_images_of_their_steps(obs_steps: int) -> None:
+    store = image_data().store
     windows = Windows.build(
         store.obs["state"].copy(),
         store.actions_NA.copy(),
@@ -168,15 +168,15 @@ def test_windows_have_the_pictures_of_their_steps(obs_steps: int) -> None:
         for first in [store.episode_starts[e]]
         for row in range(first, store.episode_ends[e])
     ]
-    np.testing.assert_array_equal(batch.pictures["pixels"][0].numpy(), store.obs["pixels"][rows])
+    np.testing.assert_array_equal(batch.images["pixels"][0].numpy(), store.obs["pixels"][rows])
 
 
 def test_a_policy_acts_on_what_it_was_trained_on() -> None:
     """What an episode asks is what the windows of a recording of it hold."""
-    trainer = picture_trainer(obs_steps=2)
+    trainer = image_trainer(obs_steps=2)
     trainer.advance(2)
     bundle, env = trainer.bundle(0), POINTMASS_PIXELS.make(None)
-    assert bundle.pictures == {"pixels": (PICTURE, PICTURE, 3)}
+    assert bundle.images == {"pixels": (PICTURE, PICTURE, 3)}
     assert bundle.obs_sizes == {"state": 4}
     seen, actions = [], np.tile(np.array([[0.5, -0.2]], np.float32), (4, 1))
 
@@ -193,8 +193,8 @@ def test_a_policy_acts_on_what_it_was_trained_on() -> None:
         states, np.zeros((5, 2), np.float32), np.array([5]), np.array([0]), 1, CPU, 2, {"p": pixels}
     )
     batch = windows.gather(torch.tensor([[0, 4]]))
-    for i, (obs, _, pictures) in enumerate((first, later)):
-        np.testing.assert_array_equal(pictures["pixels"], batch.pictures["p"][0, i].numpy())
+    for i, (obs, _, images) in enumerate((first, later)):
+        np.testing.assert_array_equal(images["pixels"], batch.images["p"][0, i].numpy())
         np.testing.assert_array_equal(obs.ravel(), batch.obs_MBO[0, i].numpy())
     answer = Agent(bundle).chunks(later[0][None], later[1][None], 3, {"pixels": later[2]["pixels"][None]})
     with torch.no_grad():
@@ -202,13 +202,13 @@ def test_a_policy_acts_on_what_it_was_trained_on() -> None:
             torch.tensor(bundle.obs_normalizer.apply(later[0])).reshape(1, 1, -1),
             torch.tensor(later[1])[None, None],
             3,
-            {"pixels": batch.pictures["p"][:, 1:]},
+            {"pixels": batch.images["p"][:, 1:]},
         )
     np.testing.assert_allclose(answer[0], bundle.action_normalizer.invert(z[0, 0].numpy()), rtol=1e-5, atol=1e-5)
 
 
 def test_a_chunk_does_not_depend_on_its_companions() -> None:
-    agent = Agent(picture_trainer().bundle(0))
+    agent = Agent(image_trainer().bundle(0))
     assert len(agent._sizes) > 1, "not one by one"
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(70, 1, 4)).astype(np.float32)
@@ -220,9 +220,9 @@ def test_a_chunk_does_not_depend_on_its_companions() -> None:
         np.testing.assert_array_equal(alone, together[rows])
 
 
-def test_the_picture_decides() -> None:
-    """Same state, another goal in the picture: another chunk."""
-    agent = Agent(picture_trainer().bundle(0))
+def test_the_image_decides() -> None:
+    """Same state, another goal in the image: another chunk."""
+    agent = Agent(image_trainer().bundle(0))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 1, PICTURE, PICTURE, 3), np.uint8)
     chunks = agent.chunks(np.zeros((2, 1, 4), np.float32), np.zeros((2, 4, 2), np.float32), 2, {"pixels": pixels})
     assert not np.allclose(chunks[0], chunks[1])
@@ -232,31 +232,31 @@ def test_the_picture_decides() -> None:
 
 
 def test_a_pack_is_its_members_alone_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    pack, seeds = picture_trainer((4, 9)), (4, 9)
+    pack, seeds = image_trainer((4, 9)), (4, 9)
     pack.advance(6)
     pack.save_state(tmp_path / "state.safetensors")
     pack.advance(12)
     for m, seed in enumerate(seeds):
-        alone = picture_trainer((seed,))
+        alone = image_trainer((seed,))
         alone.advance(12)
         for (name, p), q in zip(pack.policy.named_parameters(), alone.policy.parameters(), strict=True):
             torch.testing.assert_close(p[m], q[0], rtol=1e-5, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
-    again = picture_trainer(seeds)
+    again = image_trainer(seeds)
     again.load_state(tmp_path / "state.safetensors")
     again.advance(12)
     for p, q in zip(pack.policy.parameters(), again.policy.parameters(), strict=True):
         assert torch.equal(p, q)
 
 
-def test_pictures_that_are_mapped_train_the_same(tmp_path: Path) -> None:
+def test_images_that_are_mapped_train_the_same(tmp_path: Path) -> None:
     """From a converted set on disk, of which nothing is copied."""
-    data = picture_data()
+    data = image_data()
     stores.write_store(tmp_path / "set", data.store)
     mapped = read(tmp_path / "set", images=True)
     assert isinstance(mapped.obs["pixels"], np.memmap)
     assert mapped.fingerprint() == data.fingerprint
-    trainers = [picture_trainer(), picture_trainer(data=dataclasses.replace(data, store=mapped))]
-    tensor = trainers[1].windows.pictures["pixels"]
+    trainers = [image_trainer(), image_trainer(data=dataclasses.replace(data, store=mapped))]
+    tensor = trainers[1].windows.images["pixels"]
     assert tensor.data_ptr() == mapped.obs["pixels"].ctypes.data
     for trainer in trainers:
         trainer.advance(4)
@@ -264,13 +264,13 @@ def test_pictures_that_are_mapped_train_the_same(tmp_path: Path) -> None:
         assert torch.equal(p, q)
 
 
-def test_a_bundle_of_pictures_is_kept(tmp_path: Path) -> None:
-    trainer = picture_trainer()
+def test_a_bundle_of_images_is_kept(tmp_path: Path) -> None:
+    trainer = image_trainer()
     trainer.advance(2)
     bundle = trainer.bundle(0)
     bundle.save(tmp_path / "bundle")
     loaded = PolicyBundle.load(tmp_path / "bundle")
-    assert loaded.pictures == bundle.pictures
+    assert loaded.images == bundle.images
     spec, setting = EpisodeSpec("pointmass_pixels", "search", 3), SampleSetting(2)
     rows = [
         dataclasses.replace(run_episode(POINTMASS_PIXELS.make(None), Agent(b), spec, setting, 20), seconds=0.0)
@@ -287,7 +287,7 @@ def seen_together(rank: int, world: int, port: int, out: str, parallel: Parallel
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    trainer = picture_trainer(ranks=Ranks.here(parallel), **TOGETHER)
+    trainer = image_trainer(ranks=Ranks.here(parallel), **TOGETHER)
     trainer.advance(12)
     weights = trainer.bundle(0).weights
     if rank == 0:
@@ -298,7 +298,7 @@ def seen_together(rank: int, world: int, port: int, out: str, parallel: Parallel
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_are_one(parallel: Parallel, tmp_path: Path, free_port: int) -> None:
     torch.multiprocessing.spawn(seen_together, (2, free_port, str(tmp_path), parallel), nprocs=2)
-    alone = picture_trainer(**TOGETHER)
+    alone = image_trainer(**TOGETHER)
     alone.advance(12)
     got = torch.load(tmp_path / "weights.pt", weights_only=True)
     torch.testing.assert_close(got, dict(alone.bundle(0).weights), rtol=1e-5, atol=1e-5)
@@ -307,11 +307,11 @@ def test_two_processes_are_one(parallel: Parallel, tmp_path: Path, free_port: in
 # What is refused
 
 
-def test_pictures_need_an_encoder_and_an_encoder_pictures() -> None:
+def test_images_need_an_encoder_and_an_encoder_images() -> None:
     with pytest.raises(UserError, match=r"encoder: expected one of impala_small, impala, impala_large.*\(pixels\)"):
-        picture_trainer(encoder="None")
-    with pytest.raises(UserError, match="encoder: expected None, since pointmass-scripted-low_dim observes no pic"):
-        tiny_config(encoder="impala").check_encoder(POINTMASS.pictures)
+        image_trainer(encoder="None")
+    with pytest.raises(UserError, match="encoder: expected None, since pointmass-scripted-low_dim observes no ima"):
+        tiny_config(encoder="impala").check_encoder(POINTMASS.images)
     sweep = {
         "name": "images",
         "space": {"encoder": {"values": ["impala_small", "None"]}},
@@ -321,10 +321,10 @@ def test_pictures_need_an_encoder_and_an_encoder_pictures() -> None:
         check_corners(sweep_from_mapping(sweep, "sweep.yaml"))
 
 
-def test_pictures_of_another_size_are_refused() -> None:
-    bundle, probe = picture_trainer().bundle(0), probe_task(POINTMASS_PIXELS)
+def test_images_of_another_size_are_refused() -> None:
+    bundle, probe = image_trainer().bundle(0), spec_of_task(POINTMASS_PIXELS)
     check_fits(bundle, probe, Path("bundle"))
-    larger = dataclasses.replace(probe, pictures={"pixels": (64, 64, 3)})
+    larger = dataclasses.replace(probe, images={"pixels": (64, 64, 3)})
     with pytest.raises(UserError, match=r"'pixels': the policy expects size 32 x 32 x 3, .* has 64 x 64 x 3"):
         check_fits(bundle, larger, Path("bundle"))
 
@@ -333,7 +333,7 @@ def test_pictures_of_another_size_are_refused() -> None:
 
 
 def test_train_and_measure(ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Demonstrations with pictures, training, evaluation; and the shared network gives what the own one gives."""
+    """Demonstrations with images, training, evaluation; and the shared network gives what the own one gives."""
     from raybc.rollout.__main__ import main as rollout
 
     out = tmp_path / "run"

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 import raybc
-from raybc.act import Policy
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import SimEnv
 from raybc.envs.pointmass import POINTMASS, POINTMASS_PIXELS, PointMassEnv
-from raybc.rollout.agent import Agent
+from raybc.inference.agent import Agent
+from raybc.inference.policy import Policy
 from raybc.rollout.episode import run_episode
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 from tests.helpers import pointmass_bundle, pointmass_data, tiny_trainer
-from tests.test_images import picture_trainer
+from tests.test_images import image_trainer
 
 SETTINGS = (
     SampleSetting(flow_steps=4),
@@ -44,7 +44,7 @@ def history() -> PolicyBundle:
 
 @pytest.fixture(scope="module")
 def pixels() -> PolicyBundle:
-    return picture_trainer(obs_steps=2).bundle(0)
+    return image_trainer(obs_steps=2).bundle(0)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_it_acts_as_in_rollouts(kind: str, setting: SampleSetting, history: Poli
         assert len(expected) > 8, "longer than a chunk"
 
 
-def test_a_policy_of_pictures(pixels: PolicyBundle) -> None:
+def test_a_policy_of_images(pixels: PolicyBundle) -> None:
     setting = SampleSetting(flow_steps=2, execute_steps=2)
     policy = Policy(Agent(pixels), setting, (-1.0, 1.0))
     expected = of_rollout(POINTMASS_PIXELS.make(None), pixels, setting, 0, 6)
@@ -208,16 +208,14 @@ def test_a_missing_observation_is_named(folder: Path) -> None:
     policy.act(GOOD)
 
 
-def test_pictures_are_bytes(pixels: PolicyBundle) -> None:
+def test_images_are_bytes(pixels: PolicyBundle) -> None:
     policy = Policy(Agent(pixels), SampleSetting(flow_steps=2))
     obs, _ = POINTMASS_PIXELS.make(None).reset(seed=0)
     chunk = policy.chunk(obs)
     policy.reset()
     np.testing.assert_array_equal(policy.chunk({**obs, "pixels": obs["pixels"].tolist()}), chunk)
     for wrong in (obs["pixels"] / 255, obs["pixels"].astype(int) - 300, obs["pixels"][:-1]):
-        with pytest.raises(
-            UserError, match=r"'pixels': expected a picture of whole numbers 0..255, \d+ x \d+ x 3, got"
-        ):
+        with pytest.raises(UserError, match=r"'pixels': expected an image of whole numbers 0..255, \d+ x \d+ x 3, got"):
             policy.act({**obs, "pixels": wrong})
 
 
@@ -226,7 +224,7 @@ def test_import_is_light() -> None:
     code = (
         "import sys, raybc\n"
         "print(*[m for m in ('torch', 'numpy', 'ray') if m in sys.modules])\n"
-        "import raybc.act\n"
+        "import raybc.inference.policy\n"
         "print(*[m for m in ('ray', 'gymnasium', 'tyro', 'optuna', 'plotly', 'h5py', 'rich') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

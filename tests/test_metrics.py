@@ -7,7 +7,7 @@ import urllib.request
 
 import pytest
 
-from raybc.metrics import RolloutMetrics, SweepMetrics
+from raybc.cluster.metrics import RolloutMetrics, SweepMetrics
 from raybc.rollout.pool import RolloutPool
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from raybc.train import mlflow_log
-from raybc.train.mlflow_log import MlflowPlan
+from raybc.train.trackers import mlflow as mlflow_log
+from raybc.train.trackers.mlflow import MlflowConfig
 from raybc.types import UserError
 from tests.helpers import read_table, run_train, stop_training_at, tiny_config
 
@@ -36,7 +36,7 @@ def test_a_folder(ray_cpus: float, pointmass_demos: Path, tmp_path: Path, monkey
         stop_training_at(40, patch)
         assert run_train(pointmass_demos, out, *flags) == 130
     assert run_train(pointmass_demos, out, *flags, "--resume") == 0
-    client = MlflowPlan(str(where), "tests")._client()
+    client = MlflowConfig(str(where), "tests")._client()
     experiment = client.get_experiment_by_name("tests")
     runs = {r.info.run_name: r for r in client.search_runs([experiment.experiment_id])}
     folders = sorted(out.glob("sd*"))
@@ -57,11 +57,11 @@ def test_a_folder(ray_cpus: float, pointmass_demos: Path, tmp_path: Path, monkey
         assert said.startswith(f"mlflow ui --backend-store-uri sqlite:///{where}/mlflow.db (experiment tests, run ")
 
 
-def start(plan: MlflowPlan, folder: Path) -> Any:
+def start(plan: MlflowConfig, folder: Path) -> Any:
     folder.mkdir(exist_ok=True)
-    mirror = plan.start(folder, tiny_config(), "0123", 0)
-    assert mirror is not None
-    return mirror
+    tracker = plan.start(folder, tiny_config(), "0123", 0)
+    assert tracker is not None
+    return tracker
 
 
 def write(folder: Path, steps: range, end: str = "\n") -> None:
@@ -71,17 +71,17 @@ def write(folder: Path, steps: range, end: str = "\n") -> None:
 
 def test_rows_are_copied_once(tmp_path: Path) -> None:
     """Of a process that was killed before and after it copied; the row that is being written waits."""
-    plan, folder = MlflowPlan(str(tmp_path / "tracking")), tmp_path / "run"
+    plan, folder = MlflowConfig(str(tmp_path / "tracking")), tmp_path / "run"
     first = start(plan, folder)
     write(folder, range(1, 1200), end="\n1200,0.")
-    first.look(at_once=True)
+    first.sync(at_once=True)
     again = start(plan, folder)
     assert again._run == first._run
     write(folder, range(1, 1300))
     again.close()
     got = history(again._client, again._run, "train/actor_loss")
     assert got == {step: step / 8 for step in range(1, 1300)}
-    elsewhere = start(MlflowPlan(str(tmp_path / "other")), folder)
+    elsewhere = start(MlflowConfig(str(tmp_path / "other")), folder)
     elsewhere.close()
     assert history(elsewhere._client, elsewhere._run, "train/actor_loss") == got, "all of them, also the earlier"
 
@@ -89,8 +89,8 @@ def test_rows_are_copied_once(tmp_path: Path) -> None:
 def test_training_goes_on_without_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mirror, folder = start(MlflowPlan(str(tmp_path / "tracking")), tmp_path / "run"), tmp_path / "run"
-    error = mirror._exceptions.MlflowException("the server is away\nmore")
+    tracker, folder = start(MlflowConfig(str(tmp_path / "tracking")), tmp_path / "run"), tmp_path / "run"
+    error = tracker._exceptions.MlflowException("the server is away\nmore")
 
     def away(*arguments: Any, **more: Any) -> None:
         raise error
@@ -98,26 +98,26 @@ def test_training_goes_on_without_the_server(
     write(folder, range(1, 3))
     with monkeypatch.context() as patch:
         for name in ("log_batch", "log_artifact", "set_terminated"):
-            patch.setattr(mirror._client, name, away)
-        mirror.look(at_once=True)
-        mirror.videos(2, [folder / "train.csv"])
-        mirror.close()
+            patch.setattr(tracker._client, name, away)
+        tracker.sync(at_once=True)
+        tracker.videos(2, [folder / "train.csv"])
+        tracker.close()
     assert capsys.readouterr().out == "warning: --mlflow: the server is away; rows are copied later\n"
-    mirror.close()
-    assert history(mirror._client, mirror._run, "train/actor_loss") == {1: 0.125, 2: 0.25}
+    tracker.close()
+    assert history(tracker._client, tracker._run, "train/actor_loss") == {1: 0.125, 2: 0.25}
 
 
 def test_what_cannot_work_is_said_first(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    MlflowPlan().check()
+    MlflowConfig().check()
     for where, words in (
         (f"http://127.0.0.1:{free_port}", "127.0.0.1"),
         ("nothing://there", "nothing"),
     ):
         with pytest.raises(UserError, match=f"--mlflow {where}: .*{words}") as caught:
-            MlflowPlan(where).check()
+            MlflowConfig(where).check()
         assert "\n" not in str(caught.value)
-    MlflowPlan(str(tmp_path / "tracking")).check()
+    MlflowConfig(str(tmp_path / "tracking")).check()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert logging.getLogger("alembic").level == logging.WARNING
 
@@ -125,5 +125,5 @@ def test_what_cannot_work_is_said_first(tmp_path: Path, free_port: int, monkeypa
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(UserError, match=r"--mlflow: needs the package mlflow: pip install 'raybc\[mlflow\]'"):
-        MlflowPlan("somewhere").check()
+        MlflowConfig("somewhere").check()
     assert mlflow_log.MARKS.keys() == set(mlflow_log.FILES)

@@ -288,7 +288,7 @@ def test_the_state_is_what_was_asked_for() -> None:
 
 def test_plans_need_neither_torch_nor_ray() -> None:
     code = (
-        "import sys, raybc.data.plan.files, raybc.data.plan.verify, raybc.data.plan.exposure, raybc.data.plan.picks\n"
+        "import sys, raybc.data.plan.files, raybc.data.plan.verify, raybc.data.plan.exposure, raybc.data.plan.sampler\n"
         "print(*[m for m in ('torch', 'ray', 'gymnasium', 'tyro', 'plotly', 'h5py') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

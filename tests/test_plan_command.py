@@ -1,4 +1,4 @@
-"""`python -m raybc.plan` as a user types it, the picture, and the table of docs/plans.md."""
+"""`python -m raybc.plan` as a user types it, the image, and the table of docs/plans.md."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from raybc.config import DemosConfig
 from raybc.data.formats import robomimic
 from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.exposure import exposure
-from raybc.data.plan.files import ARRAYS, META, PICTURE, load_plan
-from raybc.demos import DemosPlan
+from raybc.data.plan.files import ARRAYS, META, PAGE, load_plan
+from raybc.demos.spec import DemosSpec
 from raybc.plan import BuildArgs, ShowArgs, VerifyArgs, main
-from raybc.report.plan import MAX_COLUMNS, MAX_ROWS, event_shares, picture, stage_shares
+from raybc.report.plan import MAX_COLUMNS, MAX_ROWS, event_shares, heatmap, stage_shares
 from tests.helpers import ROOT, tiny_store
 from tests.plans import plan_of, tiny_plan
 
@@ -58,7 +58,7 @@ def test_a_plan_from_build_to_show(pointmass_demos: Path, tmp_path: Path, capsys
     assert ["50", "1,600", f"{seen.ess:.0f}", f"{seen.expected_unique:.1f}"] in [r[:4] for r in rows]
     for share in stage_shares(plan):
         assert [str(share.stage), f"{share.anchors:,}", f"{share.of_anchors:.1%}", f"{share.of_draws:.1%}"] in rows
-    page = (out / PICTURE).read_text()
+    page = (out / PAGE).read_text()
     assert plan.plan_sha256 in page
     assert "demos.hdf5: 10 episodes" in page
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page), "nothing is loaded from elsewhere"
@@ -97,7 +97,7 @@ def test_a_plan_of_an_environment_name(
     build = ["build", *flags, "--batch-size=16", "--out-dir", tmp_path / "plan"]
     assert plan_command(*build) == 2
     assert "are not made yet: python -m raybc.demos pointmass --episodes 40" in capsys.readouterr().err
-    place = DemosPlan("pointmass", DemosConfig(episodes=40)).default_path()
+    place = DemosSpec("pointmass", DemosConfig(episodes=40)).default_path()
     place.parent.mkdir(parents=True)
     shutil.copy(pointmass_demos, place)
     assert plan_command(*build) == 0
@@ -199,12 +199,12 @@ def test_a_plan_of_human_demonstrations(tmp_path: Path, capsys: pytest.CaptureFi
     assert shares[1] > 1.5 * shares[0]
 
 
-# The picture
+# The image
 
 
 def drawn(plan: Any) -> list[dict[str, Any]]:
-    """The traces of the picture: heatmaps of what is no start and of anchors, then marks."""
-    traces: list[dict[str, Any]] = json.loads(picture(plan).spec)["data"]
+    """The traces of the heatmap: heatmaps of what is no start and of anchors, then marks."""
+    traces: list[dict[str, Any]] = json.loads(heatmap(plan).spec)["data"]
     return traces
 
 
@@ -219,7 +219,7 @@ def numbers(value: Any) -> np.ndarray:
     return np.array(value, float)
 
 
-def test_the_picture_shows_the_plan() -> None:
+def test_the_heatmap_shows_the_plan() -> None:
     plan = tiny_plan((20, 31, 12, 25), stride_S=3, gripper_event_enabled=True, gripper_dims="0", gripper_min_gap=4)
     traces = drawn(plan)
     z = numbers(traces[1]["z"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from raybc.data.plan.exposure import exposure, plan_lr_scale
-from raybc.data.plan.picks import EpochPicks, Picks, WeightedPicks, plan_picks
+from raybc.data.plan.sampler import EpochSampler, IndexSampler, WeightedSampler, plan_sampler
 from raybc.types import UserError
 from tests.plans import tiny_plan
 
@@ -104,7 +104,7 @@ def chi_square(observed: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_draws_with_replacement_follow_the_weights() -> None:
-    picks = WeightedPicks(WEIGHTS, 0).at_block(3, 0, 500, 200)
+    picks = WeightedSampler(WEIGHTS, 0).at_block(3, 0, 500, 200)
     assert picks.shape == (500, 200)
     assert picks.dtype == np.int64
     counts = np.bincount(picks.ravel(), minlength=7)
@@ -125,7 +125,7 @@ def test_orders_without_replacement_are_those_of_torch() -> None:
             chance, left = chance * weights[i] / left, left - weights[i]
         exact.append(chance)
     epochs = 20_000
-    ours = EpochPicks(weights, 0).at_block(0, 0, epochs, 4)
+    ours = EpochSampler(weights, 0).at_block(0, 0, epochs, 4)
     sampler = torch.utils.data.WeightedRandomSampler(
         weights.tolist(), 4, replacement=False, generator=torch.Generator().manual_seed(0)
     )
@@ -139,15 +139,15 @@ def test_orders_without_replacement_are_those_of_torch() -> None:
 
 def test_every_anchor_once_an_epoch() -> None:
     """Epochs of 7 draws in batches of 4: batches go on over the end of an epoch, nothing is left out."""
-    picks = EpochPicks(WEIGHTS, 0)
+    picks = EpochSampler(WEIGHTS, 0)
     flat = np.concatenate([picks.at_block(5, block, 10, 4).ravel() for block in range(7)])
     for epoch in flat.reshape(40, 7):
         assert sorted(epoch.tolist()) == list(range(7))
     assert len({tuple(e) for e in flat.reshape(40, 7).tolist()}) > 20
 
 
-@pytest.mark.parametrize("kind", [WeightedPicks, EpochPicks])
-def test_draws_are_a_function_of_seeds_and_block(kind: type[WeightedPicks | EpochPicks]) -> None:
+@pytest.mark.parametrize("kind", [WeightedSampler, EpochSampler])
+def test_draws_are_a_function_of_seeds_and_block(kind: type[WeightedSampler | EpochSampler]) -> None:
     """Any block in any order from a new object, as when a training goes on; other seeds, other draws."""
     unbroken = kind(WEIGHTS, 2)
     blocks = [unbroken.at_block(1, b, 64, 5) for b in range(6)]
@@ -163,7 +163,7 @@ def test_draws_are_a_function_of_seeds_and_block(kind: type[WeightedPicks | Epoc
 
 def test_draws_are_the_same_in_every_process() -> None:
     code = "from tests.test_plan_exposure import WEIGHTS, {0}; print({0}(WEIGHTS, 1).at_block(2, 3, 4, 5).tolist())"
-    for kind in (WeightedPicks, EpochPicks):
+    for kind in (WeightedSampler, EpochSampler):
         out = subprocess.run(
             [sys.executable, "-c", code.format(kind.__name__)], capture_output=True, text=True, check=True
         )
@@ -173,18 +173,18 @@ def test_draws_are_the_same_in_every_process() -> None:
 def test_a_plan_says_how_it_is_drawn_from() -> None:
     plan = tiny_plan(sampler_seed=4, replacement=False, gripper_event_enabled=True, gripper_dims="0")
 
-    def block(picks: Picks) -> list[list[int]]:
+    def block(picks: IndexSampler) -> list[list[int]]:
         return picks.at_block(0, 0, 6, 8).tolist()
 
-    assert block(plan_picks(plan)) == block(EpochPicks(plan.weights_P, 4))
-    assert block(plan_picks(plan, sampler_seed=0)) == block(EpochPicks(plan.weights_P, 0))
-    assert block(plan_picks(plan, 7, replacement=True)) == block(WeightedPicks(plan.weights_P, 7))
+    assert block(plan_sampler(plan)) == block(EpochSampler(plan.weights_P, 4))
+    assert block(plan_sampler(plan, sampler_seed=0)) == block(EpochSampler(plan.weights_P, 0))
+    assert block(plan_sampler(plan, 7, replacement=True)) == block(WeightedSampler(plan.weights_P, 7))
 
 
 def test_draws_of_a_large_plan() -> None:
     """Weights over many anchors: the shares of ten groups of a million come out right."""
     weights = np.repeat(np.arange(1, 11), 100_000).astype(float)
-    counts = np.bincount(WeightedPicks(weights, 0).at_block(0, 0, 64, 2048).ravel() // 100_000, minlength=10)
+    counts = np.bincount(WeightedSampler(weights, 0).at_block(0, 0, 64, 2048).ravel() // 100_000, minlength=10)
     assert chi_square(counts, 64 * 2048 * np.arange(1, 11) / 55) < 4
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raybc.data.plan.files import ARRAYS, META, PICTURE, load_plan, save_plan
+from raybc.data.plan.files import ARRAYS, META, PAGE, load_plan, save_plan
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_rebuilt, check_training
 from raybc.files import read_json
@@ -85,10 +85,10 @@ def test_folders_are_not_lost_by_accident(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a plan is there; replace it with --overwrite"):
         save_plan(other, folder)
     assert same(load_plan(folder), plan)
-    (folder / PICTURE).write_text("an old picture")
+    (folder / PAGE).write_text("an old image")
     save_plan(other, folder, overwrite=True)
     assert same(load_plan(folder), other)
-    assert not (folder / PICTURE).exists()
+    assert not (folder / PAGE).exists()
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds 'notes.txt', which is no part of a plan"):
         save_plan(plan, folder, overwrite=True)

@@ -20,10 +20,10 @@ from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
 from raybc.data.formats import robomimic
 from raybc.envs.base import RenderOptions
-from raybc.report.stats import halfwidth_reached
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.stop import UntilHalfwidth
+from raybc.statistics import halfwidth_reached
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer
 from raybc.types import EpisodeSpec, SampleSetting
@@ -267,7 +267,7 @@ def test_filming_changes_no_outcome_and_the_video_plays(ray_cpus: float, bundle:
 
 RAY_SESSION = """
 import os, psutil, ray
-from raybc.cluster import ray_session
+from raybc.cluster.session import ray_session
 with ray_session(num_cpus=1) as cpus:
     ray.get(ray.remote(lambda: 1).remote())
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]

@@ -13,8 +13,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from raybc.report.stats import halfwidth_reached, most_starts, wilson_interval
 from raybc.rollout.race import BETS, Domination, dominated, first_domination, log_e_values
+from raybc.statistics import halfwidth_reached, most_starts, wilson_interval
 from raybc.types import UserError
 
 NAN = math.nan

@@ -16,7 +16,7 @@ import pytest
 from raybc.cli import run_main
 from raybc.report import figures, html, tables
 from raybc.report.__main__ import main
-from raybc.report.stats import seed_interval, t_cdf, t_quantile, wilson_interval
+from raybc.statistics import seed_interval, t_cdf, t_quantile, wilson_interval
 from raybc.types import SampleSetting, UserError
 
 HOSTILE = "</script><script>alert('x')</script> | <img src=http://evil.example/a.png> `x`"

@@ -15,13 +15,13 @@ import pytest
 from raybc.bundle import PolicyBundle
 from raybc.data.normalize import Normalizer
 from raybc.envs.pointmass import POINTMASS
-from raybc.report.stats import halfwidth_reached
+from raybc.envs.spec import EnvSpec, spec_of_task
 from raybc.rollout.checks import check_fits, checkpoints, find_bundle, version_changes
-from raybc.rollout.probe import Probe, probe_task
 from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
 from raybc.rollout.stop import Race, UntilHalfwidth
 from raybc.rollout.video import VideoWriter, episode_name, write_grid
+from raybc.statistics import halfwidth_reached
 from raybc.types import EpisodeResult, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
 
@@ -29,8 +29,8 @@ PATH = Path("some/bundle")
 
 
 @pytest.fixture(scope="module")
-def probe() -> Probe:
-    return probe_task(POINTMASS)
+def probe() -> EnvSpec:
+    return spec_of_task(POINTMASS)
 
 
 # Which bundle
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_what_is_no_run(tmp_path: Path) -> None:
 # Whether it fits
 
 
-def test_a_good_bundle_fits(probe: Probe) -> None:
+def test_a_good_bundle_fits(probe: EnvSpec) -> None:
     check_fits(pointmass_bundle(), probe, PATH)
 
 
@@ -89,7 +89,7 @@ def test_a_good_bundle_fits(probe: Probe) -> None:
         ({"action_size": 3}, ["gives 3 numbers", "takes 2"]),
     ],
 )
-def test_other_spaces_are_refused(probe: Probe, changes: dict[str, Any], words: list[str]) -> None:
+def test_other_spaces_are_refused(probe: EnvSpec, changes: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         check_fits(dataclasses.replace(pointmass_bundle(), **changes), probe, PATH)
     assert all(word in str(error.value) for word in [*words, str(PATH), "pointmass-scripted-low_dim"]), error.value
@@ -100,7 +100,7 @@ def scaled(normalizer: Normalizer, factor: float, shift: float = 0.0) -> Normali
     return Normalizer((normalizer.offset * factor + shift).astype(np.float32), normalizer.scale * np.float32(factor))
 
 
-def test_statistics_of_other_units_are_refused(probe: Probe) -> None:
+def test_statistics_of_other_units_are_refused(probe: EnvSpec) -> None:
     bundle = pointmass_bundle()
     for wrong in (scaled(bundle.obs_normalizer, 0.01, 1.0), scaled(bundle.obs_normalizer, 1.0, 300.0)):
         with pytest.raises(UserError, match=r"normalisation of observations does not fit.*scales from the"):
@@ -114,7 +114,7 @@ def test_statistics_of_other_units_are_refused(probe: Probe) -> None:
         check_fits(bundle, wide, PATH)
 
 
-def test_what_differs_from_then_is_told(probe: Probe) -> None:
+def test_what_differs_from_then_is_told(probe: EnvSpec) -> None:
     bundle = pointmass_bundle()
     assert version_changes(bundle, probe) == []
     older = dataclasses.replace(bundle, environment={"pointmass": "0", "controller": "acceleration", "physics": "2"})

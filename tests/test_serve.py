@@ -25,10 +25,10 @@ import pytest
 import raybc
 from raybc.cli import run_main
 from raybc.envs.pointmass import POINTMASS_PIXELS
-from raybc.rollout.agent import Agent
+from raybc.inference.agent import Agent
 from raybc.types import UserError
 from tests.helpers import pointmass_bundle
-from tests.test_images import picture_trainer
+from tests.test_images import image_trainer
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -72,7 +72,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
     pointmass_bundle().save(folder / "plain")
     history = {"obs_steps": 2, "eval_temperature": 1.0, "execute_steps": 2}
-    picture_trainer(**history).bundle(0).save(folder / "history")
+    image_trainer(**history).bundle(0).save(folder / "history")
     return folder
 
 
@@ -84,7 +84,7 @@ def server(bundles: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def guarded(bundles: Path) -> Iterator[str]:
-    """With a token, and a policy of pictures that remembers."""
+    """With a token, and a policy of images that remembers."""
     token = bundles / "token"
     token.write_text(TOKEN + "\n")
     token.chmod(0o600)
@@ -120,7 +120,7 @@ def test_a_chunk_is_what_it_is_here(server: str, bundles: Path) -> None:
 
 @pytest.fixture(scope="module")
 def seen() -> list[dict[str, np.ndarray]]:
-    """Two steps with pictures."""
+    """Two steps with images."""
     env = POINTMASS_PIXELS.make(None)
     return [env.reset(seed=1)[0], env.step(np.ones(2, np.float32))[0]]
 
@@ -141,7 +141,7 @@ def test_an_episode_is_what_it_is_here(guarded: str, bundles: Path, seen: list[d
             here.observe(obs)
             there.observe(obs)
             np.testing.assert_array_equal(there.chunk(seen[0]), here.chunk(seen[0]))
-        with pytest.raises(UserError, match=r"'pixels': expected a picture of whole numbers 0..255, 32 x 32 x 3, got"):
+        with pytest.raises(UserError, match=r"'pixels': expected an image of whole numbers 0..255, 32 x 32 x 3, got"):
             there.chunk({**obs, "pixels": obs["pixels"] / 255})
     with RemotePolicy(f"ws://{guarded}", TOKEN, action_range=(-0.1, 0.1)) as there:
         assert np.abs(there.chunk(seen[0])).max() <= np.float32(0.1)
@@ -212,8 +212,8 @@ def test_questions_that_arrive_together_are_one_batch() -> None:
         with contextlib.closing(Batcher(pointmass_bundle(), 4)) as batcher:
             noise = np.random.default_rng(0).standard_normal((150, 8, 2)).astype(np.float32)
             obs_TO = np.zeros((1, 6), np.float32)
-            chunks = await asyncio.gather(*(batcher.ask((obs_TO, n, {})) for n in noise))
-            alone = [await batcher.ask((obs_TO, n, {})) for n in noise[:3]]
+            chunks = await asyncio.gather(*(batcher.predict((obs_TO, n, {})) for n in noise))
+            alone = [await batcher.predict((obs_TO, n, {})) for n in noise[:3]]
             np.testing.assert_array_equal(np.stack(alone), np.stack(chunks[:3]))
             return batcher.batches, chunks
 

@@ -10,7 +10,7 @@ import pytest
 
 from raybc.data import formats, stats, store
 from raybc.data.formats import base, robomimic
-from raybc.data.formats.base import Wanted
+from raybc.data.formats.base import ReadOptions
 from raybc.data.scan import Source, source_of
 from raybc.data.stats import Moments, Summary, Tails, statistics
 from raybc.types import UserError
@@ -77,22 +77,22 @@ def test_moments_do_not_depend_on_blocks() -> None:
         np.testing.assert_allclose(moments.mean, rows.mean(0, dtype=np.float64), rtol=1e-12)
 
 
-def test_pictures_for_each_channel(tmp_path: Path) -> None:
+def test_images_for_each_channel(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (17, 6, 5, 3), np.uint8)
-    pictures[..., 1] //= 8
+    images = rng.integers(0, 256, (17, 6, 5, 3), np.uint8)
+    images[..., 1] //= 8
     data = tiny_store()
-    robomimic.write_store(tmp_path / "a.hdf5", dataclasses.replace(data, obs={**data.obs, "eye": pictures}))
+    robomimic.write_store(tmp_path / "a.hdf5", dataclasses.replace(data, obs={**data.obs, "eye": images}))
     source = source_of(str(tmp_path / "a.hdf5"))
     assert "obs/eye" not in statistics(source)
-    assert_is_numpys(statistics(source, Wanted(images=True))["obs/eye"], pictures.reshape(-1, 3))
+    assert_is_numpys(statistics(source, ReadOptions(images=True))["obs/eye"], images.reshape(-1, 3))
 
 
 def test_states_where_they_are_wanted(tmp_path: Path) -> None:
     data = tiny_store(states_NS=np.random.default_rng(0).normal(size=(17, 4)))
     store.write_store(tmp_path / "a", data)
     assert data.states_NS is not None
-    assert_is_numpys(statistics(source_of(str(tmp_path / "a")), Wanted(states=True))["states"], data.states_NS)
+    assert_is_numpys(statistics(source_of(str(tmp_path / "a")), ReadOptions(states=True))["states"], data.states_NS)
 
 
 def test_the_observations_of_the_task_count_too(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.helpers import tiny_store
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     path = tmp_path / "a.hdf5"
-    robomimic.write_store(path, full_store(pictures=True))
+    robomimic.write_store(path, full_store(images=True))
     return path
 
 
@@ -56,7 +56,7 @@ def test_conversion_is_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     formats.get("d4rl").write_store(path, full_store())
     whole = stores.convert(path, tmp_path / "whole")
     monkeypatch.setattr(base, "BLOCK", 3)
-    parts = list(formats.get("d4rl").parts(path, base.Wanted()))
+    parts = list(formats.get("d4rl").parts(path, base.ReadOptions()))
     assert [p.lengths for p in parts] == [(5,), (9,), (3,)]
     assert stores.convert(path, tmp_path / "parts").fingerprint() == whole.fingerprint()
 
@@ -247,9 +247,9 @@ def test_what_is_only_looked_at_is_not_in_the_fingerprint() -> None:
     assert full.fingerprint() != store.fingerprint(), "instructions are learned from"
 
 
-def test_pictures_are_no_numbers() -> None:
-    store = full_store(pictures=True)
-    with pytest.raises(UserError, match="'camera': expected numbers, got pictures"):
+def test_images_are_no_numbers() -> None:
+    store = full_store(images=True)
+    with pytest.raises(UserError, match="'camera': expected numbers, got images"):
         store.observation(("arm", "camera"))
 
 

@@ -16,7 +16,7 @@ from raybc.data import formats
 from raybc.data.formats import lerobot_write
 from raybc.data.load import read_for
 from raybc.data.names import resolve
-from raybc.demos import source_of
+from raybc.demos.spec import source_of
 from raybc.train.data import prepare
 from raybc.types import UserError
 from tests.helpers import CPU, run_train, tiny_config, tiny_data, tiny_store

@@ -173,13 +173,13 @@ def lose_a_machine(rank: int, dataset: str, folder: str) -> None:
 
     import raybc.cluster
 
-    raybc.cluster._ensure_token()
-    raybc.cluster._use_token()
+    raybc.cluster.session._ensure_token()
+    raybc.cluster.session._use_token()
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second, out = cluster.add_node(num_cpus=1), Path(folder)
     cluster.wait_for_nodes()
     status: list[int] = []
-    with raybc.cluster.ray_session(cluster.address):
+    with raybc.cluster.session.ray_session(cluster.address):
         training = threading.Thread(
             target=lambda: status.append(run_train(Path(dataset), out, "--num_workers=2", "--min_workers=1", *LONG))
         )

@@ -22,7 +22,7 @@ LOOP = """
 import sys
 from pathlib import Path
 import torch
-from raybc.train.keep import log_pack, save_stop
+from raybc.train.keep import log_pack, save_checkpoint
 from raybc.train.log import MemberLog
 from tests.helpers import tiny_trainer
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ logs = [MemberLog(f, f / "tensorboard", resume=trainer.step) for f in folders]
 print("ready", flush=True)
 for stop in range(trainer.step + 5, 401, 5):
     trainer.advance(stop, lambda *row: log_pack(logs, trainer, *row))
-    save_stop(trainer, folders, out / "state")
+    save_checkpoint(trainer, folders, out / "state")
 """
 
 

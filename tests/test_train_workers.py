@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from raybc.bundle import PolicyBundle
-from raybc.train.keep import save_stop
+from raybc.train.keep import save_checkpoint
 from raybc.train.ranks import Parallel, Ranks
 from raybc.types import UserError
 from tests.helpers import read_table, run_train, tiny_config, tiny_trainer
@@ -35,7 +35,7 @@ def trained_together(rank: int, world: int, port: int, out: str, case: str) -> N
     seen: list[list[float]] = []
     trainer = tiny_trainer(seeds, ranks=Ranks.here(parallel), training_steps=200, **changes)
     trainer.advance(100)
-    save_stop(trainer, [Path(out) / f"seed_{s}" for s in seeds], Path(out) / "state")
+    save_checkpoint(trainer, [Path(out) / f"seed_{s}" for s in seeds], Path(out) / "state")
     torch.distributed.barrier()
     trainer = tiny_trainer(seeds, ranks=Ranks.here(parallel), training_steps=200, **changes)
     trainer.load_state(Path(out) / "state")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raybc.train.wandb_log import WandbPlan
+from raybc.train.trackers.wandb import WandbConfig
 from raybc.types import UserError
 from tests.helpers import read_table, run_train, stop_training_at
 
@@ -71,7 +71,7 @@ def test_offline(ray_cpus: float, pointmass_demos: Path, tmp_path: Path, monkeyp
 def test_no_account_is_known(tmp_path: Path) -> None:
     """Said before anything else is done."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | {"HOME": str(tmp_path)}
-    code = "from raybc.train.wandb_log import WandbPlan; WandbPlan('online').check()"
+    code = "from raybc.train.trackers.wandb import WandbConfig; WandbConfig('online').check()"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=environment,
@@ -85,6 +85,6 @@ def test_no_account_is_known(tmp_path: Path) -> None:
 
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    WandbPlan().check()
+    WandbConfig().check()
     with pytest.raises(UserError, match=r"pip install 'raybc\[wandb\]'"):
-        WandbPlan("offline").check()
+        WandbConfig("offline").check()

@@ -7,8 +7,8 @@ from typing import Any
 from raybc.dashboard.view import RunView
 from raybc.report.commands import rollout_command, train_command
 from raybc.report.curves import loss_points
-from raybc.report.stats import wilson_interval
 from raybc.rollout.results import setting_of
+from raybc.statistics import wilson_interval
 from raybc.sweep.folders import member_logs
 
 #: Filmed by the command that is offered.

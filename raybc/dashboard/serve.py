@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raybc.dashboard.view import RunView
-from raybc.extras import need
+from raybc.extras import require_extra
 from raybc.web import listening
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def url_of(listener: socket.socket) -> str:
 
 def make_server(view: RunView) -> uvicorn.Server:
     """The server for a run folder. A missing package is refused with the line that installs it."""
-    need("the dashboard", "dashboard", "starlette", "uvicorn")
+    require_extra("the dashboard", "dashboard", "starlette", "uvicorn")
     import uvicorn
 
     from raybc.dashboard.app import make_app

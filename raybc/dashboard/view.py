@@ -12,8 +12,8 @@ from typing import Any
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.files import read_json
 from raybc.report.commands import near_path
-from raybc.report.stats import seed_interval, wilson_interval
 from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of
+from raybc.statistics import seed_interval, wilson_interval
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import FILE, SweepState, TrialState
 from raybc.sweep.load import sweep_from_mapping

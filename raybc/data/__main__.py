@@ -18,7 +18,7 @@ import tyro
 
 from raybc import cli
 from raybc.data import formats, replay_findings, show, store
-from raybc.data.formats.base import Wanted
+from raybc.data.formats.base import ReadOptions
 from raybc.data.info import describe
 from raybc.data.load import read_for, step_limit_of
 from raybc.data.names import obtain
@@ -27,8 +27,8 @@ from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
 from raybc.data.verify import Report, TaskView, unreadable, verify
 from raybc.envs.base import Task
+from raybc.envs.spec import spec_of_env
 from raybc.registry import get_task
-from raybc.rollout.probe import probe_env
 from raybc.types import UserError
 
 
@@ -41,7 +41,7 @@ class InfoArgs:
     env_name: str = ""
     """Read it as a training of this task does, with the observations that the task adds."""
     images: bool = False
-    """Also pictures (the fingerprint is then another one)."""
+    """Also images (the fingerprint is then another one)."""
     json: bool = False
     """Print JSON."""
 
@@ -57,7 +57,7 @@ class StatsArgs:
     split: str = ""
     """Only of the episodes of this split (info names them), e.g. train: what a normalisation is fitted on."""
     images: bool = False
-    """Also of pictures, for each channel."""
+    """Also of images, for each channel."""
     states: bool = False
     """Also of the simulator's states."""
     json: bool = False
@@ -77,7 +77,7 @@ class VerifyArgs:
     replay: int = 0
     """Play the recorded actions of so many episodes, spread evenly, and compare successes, returns, observations."""
     images: bool = False
-    """Read pictures, too, every frame of them."""
+    """Read images, too, every frame of them."""
     json: bool = False
     """Print JSON."""
 
@@ -93,7 +93,7 @@ class ConvertArgs:
     format: str = store.NAME
     """The format to write: store (memory-mapped) or another of docs/data.md."""
     images: bool = False
-    """Also pictures."""
+    """Also images."""
     states: bool = True
     """Also the simulator's states, where there are any."""
 
@@ -111,7 +111,7 @@ def info(argv: list[str]) -> int:
 
 def stats(argv: list[str]) -> int:
     args = cli.parse(StatsArgs, argv, "raybc.data stats", StatsArgs.__doc__ or "")
-    wanted = Wanted(images=args.images, states=args.states)
+    wanted = ReadOptions(images=args.images, states=args.states)
     found = statistics(source_of(args.data, args.env_name), wanted, args.split)
     if args.json:
         print(json.dumps({name: summary.as_json() for name, summary in found.items()}))
@@ -151,7 +151,7 @@ def _tell(report: Report, played: Replay | None, as_json: bool) -> int:
 
 def _look_at(task: Task) -> TaskView:
     with contextlib.closing(task.make(None)) as env:
-        return TaskView(task, probe_env(env))
+        return TaskView(task, spec_of_env(env))
 
 
 def _replay(report: Report, count: int, quiet: bool) -> Replay | None:

@@ -26,8 +26,8 @@ def _pusht(obs: Observations) -> dict[str, np.ndarray]:
     corners = obs.get("environment_state")
     if corners is not None and corners.shape[1] == 16:
         named.setdefault("keypoints", corners)
-    picture = obs.get("image", obs.get("img"))
-    return named if picture is None else named | {"pixels": picture}
+    image = obs.get("image", obs.get("img"))
+    return named if image is None else named | {"pixels": image}
 
 
 ADAPTERS: dict[str, Callable[[Observations], dict[str, np.ndarray]]] = {"pusht": _pusht, "pusht_pixels": _pusht}

@@ -1,7 +1,7 @@
 """`EpisodeStore`: demonstrations as flat read-only arrays.
 
 Letters: N transitions of all episodes, E episodes, A action dim, S size of a simulator state; H, W, C height, width and
-channels of a picture.
+channels of an image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from raybc.types import UserError
 class EpisodeStore:
     """Demonstrations, in physical units.
 
-    obs: name -> float32 (N, size), or uint8 (N, H, W, C) for pictures. actions_NA: float32. rewards_N: float32.
+    obs: name -> float32 (N, size), or uint8 (N, H, W, C) for images. actions_NA: float32. rewards_N: float32.
     episode_ends: int64 (E,), the exclusive end of each episode in the flat arrays. splits: name -> episode numbers
     (e.g. "train", "valid"). env_args: the environment that the data was made in (robomimic's layout). source: where it
     was read from.
@@ -81,8 +81,8 @@ class EpisodeStore:
         return np.concatenate([[0], self.episode_ends[:-1]])
 
     @property
-    def pictures(self) -> tuple[str, ...]:
-        """The observations that are pictures."""
+    def images(self) -> tuple[str, ...]:
+        """The observations that are images."""
         return tuple(name for name, array in self.obs.items() if array.dtype == np.uint8)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -105,9 +105,9 @@ class EpisodeStore:
         """The observations `keys` of `rows` side by side, float32 (N, O); of one key and a slice the array itself and
         no copy of it. O = 0 without keys."""
         self.check_has(keys)
-        pictures = [k for k in keys if k in self.pictures]
-        if pictures:
-            raise UserError(f"{self.source}: observation {pictures[0]!r}: expected numbers, got pictures")
+        images = [k for k in keys if k in self.images]
+        if images:
+            raise UserError(f"{self.source}: observation {images[0]!r}: expected numbers, got images")
         if not keys:
             return np.zeros((len(self.actions_NA[rows]), 0), np.float32)
         parts = [self.obs[k][rows] for k in keys]
@@ -154,13 +154,13 @@ def check_files(store: EpisodeStore, where: str) -> None:
         raise UserError(f"{where}: expected 0, since {store.source} is no folder of several files (OGBench's npz)")
 
 
-def picture_size(shape: Sequence[int]) -> tuple[int, int, int]:
+def image_size(shape: Sequence[int]) -> tuple[int, int, int]:
     """(height, width, channels), checked to be that."""
     height, width, channels = map(int, shape)
     return height, width, channels
 
 
-def words(shape: tuple[int, ...]) -> str:
+def format_shape(shape: tuple[int, ...]) -> str:
     """A shape for messages: "7", "96 x 96 x 3"."""
     return " x ".join(map(str, shape))
 
@@ -169,7 +169,7 @@ def check_matches_task(
     store: EpisodeStore, obs_shapes: Mapping[str, tuple[int, ...]], action_size: int, task: str
 ) -> None:
     """Refuse data whose observations or actions do not have the environment's sizes. obs_shapes: (size,) of numbers,
-    (height, width, channels) of pictures."""
+    (height, width, channels) of images."""
     for name, shape in obs_shapes.items():
         if name not in store.obs:
             raise UserError(
@@ -177,8 +177,8 @@ def check_matches_task(
             )
         if store.obs[name].shape[1:] != shape:
             raise UserError(
-                f"{store.source}: observation {name!r}: environment {task!r} has size {words(shape)}, "
-                f"the data has {words(store.obs[name].shape[1:])}"
+                f"{store.source}: observation {name!r}: environment {task!r} has size {format_shape(shape)}, "
+                f"the data has {format_shape(store.obs[name].shape[1:])}"
             )
     if store.actions_NA.shape[1] != action_size:
         raise UserError(

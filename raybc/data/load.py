@@ -38,7 +38,7 @@ def read_for(
     if images is None:
         from raybc.registry import get_task
 
-        images = bool(task and get_task(task).pictures)
+        images = bool(task and get_task(task).images)
     format = formats.detect(path)
     large = format != "store" and size_on_disk(path) > LARGE
     read = cached if large else formats.read
@@ -47,8 +47,8 @@ def read_for(
 
 
 def step_limit_of(task: str, format: str) -> int:
-    """What `Wanted.step_limit` is for data of `format` that were recorded in `task` ("": not known); 0 for formats that
-    say themselves where an episode was cut off."""
+    """What `ReadOptions.step_limit` is for data of `format` that were recorded in `task` ("": not known); 0 for formats
+    that say themselves where an episode was cut off."""
     if format != "d4rl" or not task:
         return 0
     from raybc.registry import get_task

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybc.files import home
-from raybc.strict import near
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 D4RL = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -92,7 +92,7 @@ def resolve(name: str) -> Dataset:
         *_d4rl_names(),
         *(f"{t}-{d}-low_dim" for t, ds in _ROBOMIMIC.items() for d in ds),
     ]
-    raise UserError(f"unknown data {name!r} (and no such file): {near(name, known)}")
+    raise UserError(f"unknown data {name!r} (and no such file): {did_you_mean(name, known)}")
 
 
 def is_published(name: str) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from raybc.data.formats import robomimic
-from raybc.data.formats.base import Wanted
+from raybc.data.formats.base import ReadOptions
 from raybc.data.scan import Block, Source
 from raybc.data.starts import Recording, Starts, starts_of
 from raybc.envs.base import Judge, Obs, Restorable, SimEnv, Task
@@ -222,7 +222,7 @@ def _recordings(source: Source, wanted: set[int]) -> dict[int, Recording]:
                 obs = {k.removeprefix("obs/"): v for k, v in arrays.items() if k.startswith("obs/")}
                 found[episode] = Recording(arrays["actions"], arrays["rewards"], obs, arrays.get("states"))
 
-    source.scan(keep, Wanted(states=True))
+    source.scan(keep, ReadOptions(states=True))
     return found
 
 

@@ -12,10 +12,10 @@ import numpy as np
 from raybc.data import formats
 from raybc.data.adapt import added
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Gathered, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Gathered, ReadOptions
 from raybc.data.load import step_limit_of
 from raybc.data.names import obtain, resolve
-from raybc.strict import near
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 
@@ -49,13 +49,13 @@ class Source:
     format: str
     task: str = ""
 
-    def scan(self, each: Callable[[Block], None], wanted: Wanted | None = None) -> tuple[Gathered, About]:
+    def scan(self, each: Callable[[Block], None], wanted: ReadOptions | None = None) -> tuple[Gathered, DatasetInfo]:
         """Call `each` with every block in order; what is known of the whole set comes last.
 
         Names and shapes are checked as in reading (`UserError`); whether numbers are finite is not.
         """
         chosen = formats.get(self.format)
-        wanted = wanted or Wanted()
+        wanted = wanted or ReadOptions()
         wanted = dataclasses.replace(wanted, step_limit=step_limit_of(self.task, self.format))
         sink = _Blocks(self.task, each)
         gathered = base.gather(sink.watch(chosen.parts(self.path, wanted)), self.path, sink, wanted)
@@ -65,7 +65,7 @@ class Source:
         """The episodes of a split; `UserError` where there is none of that name, with the near ones, or it is empty."""
         splits = formats.get(self.format).about(self.path).splits
         if name not in splits:
-            known = near(name, splits) if splits else "the data have no splits"
+            known = did_you_mean(name, splits) if splits else "the data have no splits"
             raise UserError(f"{self.path}: unknown split {name!r}: {known}")
         if not len(splits[name]):
             raise UserError(f"{self.path}: split {name!r}: expected at least one episode, got none")
@@ -97,7 +97,7 @@ class _Blocks:
     def append(self, name: str, rows: np.ndarray) -> None:
         self._rows[name] = rows
 
-    def watch(self, parts: Iterator[Part]) -> Iterator[Part]:
+    def watch(self, parts: Iterator[EpisodeChunk]) -> Iterator[EpisodeChunk]:
         """The same parts; when the next is asked for, the rows of the last one have all come."""
         first = 0
         for part in parts:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from raybc.data.episodes import check_finite
-from raybc.data.formats.base import BLOCK, Wanted
+from raybc.data.formats.base import BLOCK, ReadOptions
 from raybc.data.normalize import QUANTILES
 from raybc.data.scan import Block, Source
 from raybc.types import UserError
@@ -109,14 +109,14 @@ def _between(sorted_ND: np.ndarray, place: float) -> np.ndarray:
 
 
 class _Levels:
-    """Statistics of pictures, for each channel: how often each of the 256 values occurs tells all of them."""
+    """Statistics of images, for each channel: how often each of the 256 values occurs tells all of them."""
 
     def __init__(self, channels: int) -> None:
         self._counts = np.zeros((channels, 256), np.int64)
 
-    def add(self, pictures: np.ndarray) -> None:
+    def add(self, images: np.ndarray) -> None:
         for channel, counts in enumerate(self._counts):
-            counts += np.bincount(pictures[..., channel].reshape(-1), minlength=256)
+            counts += np.bincount(images[..., channel].reshape(-1), minlength=256)
 
     def summary(self) -> Summary:
         values, found = np.arange(256.0), []
@@ -149,20 +149,20 @@ def summary_of(blocks: Callable[[], Iterable[np.ndarray]]) -> Summary:
     return Summary(moments.count, moments.mean, moments.std, moments.min, moments.max, *tails.quantiles())
 
 
-def statistics(source: Source, wanted: Wanted | None = None, split: str = "") -> dict[str, Summary]:
-    """Of observations, actions and rewards (and states, pictures by channel, where they are wanted). split: only of the
+def statistics(source: Source, wanted: ReadOptions | None = None, split: str = "") -> dict[str, Summary]:
+    """Of observations, actions and rewards (and states, images by channel, where they are wanted). split: only of the
     episodes in it. The data are read twice: quantiles need to know how many values there are.
 
     Raises `UserError` for nan and inf, with key and episode, and for a split that is not there or has no episodes.
     """
     episodes = source.split(split) if split else None
     moments: dict[str, Moments] = {}
-    pictures: dict[str, _Levels] = {}
+    images: dict[str, _Levels] = {}
 
     def first_pass(block: Block) -> None:
         for name, rows in _columns(block, episodes).items():
             if rows.dtype == np.uint8:
-                pictures.setdefault(name, _Levels(rows.shape[-1])).add(rows)
+                images.setdefault(name, _Levels(rows.shape[-1])).add(rows)
                 continue
             if not np.isfinite(rows).all():
                 _refuse_not_finite(source.path, block, name, episodes)
@@ -180,11 +180,11 @@ def statistics(source: Source, wanted: Wanted | None = None, split: str = "") ->
 
     source.scan(second_pass, wanted)
     found = {k: Summary(m.count, m.mean, m.std, m.min, m.max, *tails[k].quantiles()) for k, m in moments.items()}
-    return found | {name: levels.summary() for name, levels in pictures.items()}
+    return found | {name: levels.summary() for name, levels in images.items()}
 
 
 def _columns(block: Block, episodes: Container[int] | None = None) -> Mapping[str, np.ndarray]:
-    """What has statistics, as rows (n, D), those of `episodes` where they are given; pictures as they are."""
+    """What has statistics, as rows (n, D), those of `episodes` where they are given; images as they are."""
     arrays = {k: v for k, v in block.arrays.items() if k != "terminals"}
     if episodes is not None:
         kept = block.rows_of(episodes)

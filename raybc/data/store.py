@@ -16,13 +16,13 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore, check_finite
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import home, read_json, replacing, write_json
 from raybc.strict import digest
 from raybc.types import UserError
 
 NAME = "store"
-LOOKS = "a folder with store.json, made by raybc.data.store"
+DESCRIPTION = "a folder with store.json, made by raybc.data.store"
 META = "store.json"
 VERSION = 2
 #: Bytes that a .npy header takes here, enough for any shape, so that the rows can be counted after they are written.
@@ -41,7 +41,7 @@ class _Files:
         self._ends = np.zeros(0, np.int64)
         self._first = 0
 
-    def watch(self, parts: Iterator[Part]) -> Iterator[Part]:
+    def watch(self, parts: Iterator[EpisodeChunk]) -> Iterator[EpisodeChunk]:
         """The same parts; keeps count of episodes."""
         for part in parts:
             self._ends = np.cumsum(part.lengths or (len(part.actions),))
@@ -92,7 +92,7 @@ def convert(
 
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
-    wanted = Wanted(images, states, step_limit)
+    wanted = ReadOptions(images, states, step_limit)
     with replacing(target) as temporary:
         temporary.mkdir()
         sink = _Files(temporary, source, on_episodes)
@@ -208,7 +208,7 @@ def open_store(path: Path) -> EpisodeStore:
         ends = np.array(arrays.pop("episode_ends"))
         success = None if meta["success"] is None else np.array(meta["success"], bool)
         limits = meta["action_range"]
-        about = About(
+        about = DatasetInfo(
             splits={k: np.array(v, np.int64) for k, v in meta["splits"].items()},
             env_args=meta["env_args"],
             files=tuple(map(int, meta["files"])),
@@ -239,22 +239,22 @@ def count(path: Path) -> int:
     return open_store(path).num_episodes
 
 
-def about(path: Path) -> About:
+def about(path: Path) -> DatasetInfo:
     store = open_store(path)
-    return About(store.splits, store.env_args, store.action_range, files=store.files)
+    return DatasetInfo(store.splits, store.env_args, store.action_range, files=store.files)
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """For converting again; a store is otherwise opened."""
     store = open_store(path)
     done = 0
     for start, end, lengths in base.blocks(store.episode_ends):
         episodes = slice(done, done + len(lengths))
         rows = {name: array[start:end] for name, array in store.arrays().items()}
-        yield Part(
+        yield EpisodeChunk(
             name=base.named(done, len(lengths)),
             obs={
-                k: rows[f"obs/{k}"] for k in store.obs if k not in store.pictures or wanted.picture(k)
+                k: rows[f"obs/{k}"] for k in store.obs if k not in store.images or wanted.image(k)
             },
             actions=rows["actions"],
             lengths=lengths,

@@ -17,13 +17,13 @@ import numpy as np
 from raybc.data import store, units
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.formats import lerobot
-from raybc.data.formats.base import About, Wanted, sparse_success
+from raybc.data.formats.base import DatasetInfo, ReadOptions, sparse_success
 from raybc.data.normalize import CONSTANT
 from raybc.data.scan import Block, Source
 from raybc.data.stats import Moments
 from raybc.data.videos import count_frames
 from raybc.envs.base import Task
-from raybc.rollout.probe import Probe, shapes_of
+from raybc.envs.spec import EnvSpec, observation_shapes
 from raybc.types import UserError
 
 Severity = Literal["error", "warning"]
@@ -51,7 +51,7 @@ class TaskView:
     """The environment that data are meant for: what data are compared with."""
 
     task: Task
-    probe: Probe
+    probe: EnvSpec
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ def verify(source: Source, view: TaskView | None = None, horizon: int = 0, image
     """Look through everything.
 
     view: the task whose action space, names and starts the data must fit. horizon: the steps of an action chunk that
-    episodes should be as long as (0: not checked). images: decode pictures, too; otherwise the frames of videos are
+    episodes should be as long as (0: not checked). images: decode images, too; otherwise the frames of videos are
     only counted.
     """
     seen = _Seen(source.path)
     try:
-        gathered, about = source.scan(seen.add, Wanted(images=images))
+        gathered, about = source.scan(seen.add, ReadOptions(images=images))
         if source.format == store.NAME:
             store.verify(source.path)
     except UserError as error:
@@ -240,7 +240,7 @@ class _Seen:
                 )
         return found
 
-    def duplicates(self, about: About) -> list[Finding]:
+    def duplicates(self, about: DatasetInfo) -> list[Finding]:
         found = []
         advice = "keep one of them: what is there twice counts twice"
         for same in (episodes for episodes in self._digests.values() if len(episodes) > 1):
@@ -290,7 +290,7 @@ def _action_findings(
     ]  # fmt: skip
 
 
-def _declared(seen: _Seen, about: About) -> list[Finding]:
+def _declared(seen: _Seen, about: DatasetInfo) -> list[Finding]:
     if about.action_range is None:
         return []
     low, high = about.action_range
@@ -304,8 +304,10 @@ def _environment(seen: _Seen, view: TaskView) -> list[Finding]:
     block = seen.first_block
     assert block is not None
     obs = {k.removeprefix("obs/"): v for k, v in block.arrays.items() if k.startswith("obs/")}
-    # Pictures are there only if they are looked at.
-    shapes = {k: s for k, s in shapes_of(probe, view.task.obs_keys).items() if k in obs or k not in probe.pictures}
+    # Images are there only if they are looked at.
+    shapes = {
+        k: s for k, s in observation_shapes(probe, view.task.obs_keys).items() if k in obs or k not in probe.images
+    }
     sample = EpisodeStore(
         obs, block.arrays["actions"], block.arrays["rewards"], np.cumsum(block.lengths), source=seen.path, checked=True
     )
@@ -351,12 +353,12 @@ def _videos(source: Source, images: bool) -> list[Finding]:
 
 
 def _video(use: lerobot.VideoUse, images: bool) -> Finding | None:
-    """A video that is not there is an error only where its pictures are asked for."""
+    """A video that is not there is an error only where its images are asked for."""
     severity: Severity = "error"
     episodes, last = tuple(use.ends), max(use.ends.values())
     if not use.path.is_file():
         severity = "error" if images else "warning"
-        found, advice = "no such file", "fetch it, if pictures are wanted"
+        found, advice = "no such file", "fetch it, if images are wanted"
     else:
         try:
             frames = count_frames(use.path)

@@ -1,4 +1,4 @@
-"""Pictures in videos and picture files, by way of PyAV."""
+"""Images in videos and image files, by way of PyAV."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Video:
 
     def __init__(self, path: Path, fps: float) -> None:
         if not path.is_file():
-            raise UserError(f"{path}: expected the video of the pictures that are asked for, found none")
+            raise UserError(f"{path}: expected the video of the images that are asked for, found none")
         self.path, self.fps = path, fps
         self._frames = self._decode()
         self._next = 0
@@ -31,15 +31,15 @@ class Video:
         if first < self._next:
             self._frames.close()
             self._frames, self._next = self._decode(), 0
-        pictures: list[np.ndarray] = []
+        images: list[np.ndarray] = []
         while self._next < first + count:
             frame = next(self._frames, None)
             if frame is None:
                 raise UserError(f"{self.path}: expected at least {first + count} frames, got {self._next}")
             if self._next >= first:
-                pictures.append(frame.to_ndarray(format="rgb24"))
+                images.append(frame.to_ndarray(format="rgb24"))
             self._next += 1
-        return np.stack(pictures)
+        return np.stack(images)
 
     def close(self) -> None:
         self._frames.close()
@@ -48,7 +48,7 @@ class Video:
         try:
             with av.open(str(self.path), "r") as container:
                 if not container.streams.video:
-                    raise UserError(f"{self.path}: expected a video, got a file without pictures")
+                    raise UserError(f"{self.path}: expected a video, got a file without images")
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
                 start = None
@@ -70,27 +70,27 @@ def count_frames(path: Path) -> int:
     try:
         with av.open(str(path), "r") as container:
             if not container.streams.video:
-                raise UserError(f"{path}: expected a video, got a file without pictures")
+                raise UserError(f"{path}: expected a video, got a file without images")
             return sum(p.size > 0 and not p.is_corrupt for p in container.demux(container.streams.video[0]))
     except (av.FFmpegError, OSError, IndexError) as error:
         raise UserError(f"{path}: not readable as a video: {' '.join(str(error).split())}") from None
 
 
-def decode_picture(data: bytes, where: str) -> np.ndarray:
+def decode_image(data: bytes, where: str) -> np.ndarray:
     """A PNG or JPEG as uint8 (H, W, 3)."""
     try:
         with av.open(io.BytesIO(data), "r") as container:
             return next(container.decode(video=0)).to_ndarray(format="rgb24")
     except (av.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
-        raise UserError(f"{where}: not readable as a picture: {' '.join(str(error).split())}") from None
+        raise UserError(f"{where}: not readable as an image: {' '.join(str(error).split())}") from None
 
 
-def encode_png(picture: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray) -> bytes:
     """uint8 (H, W, 3) as PNG."""
     codec = av.CodecContext.create("png", "w")
-    codec.width, codec.height, codec.pix_fmt = picture.shape[1], picture.shape[0], "rgb24"
+    codec.width, codec.height, codec.pix_fmt = image.shape[1], image.shape[0], "rgb24"
     codec.time_base = Fraction(1)
-    packets = [*codec.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")), *codec.encode(None)]
+    packets = [*codec.encode(av.VideoFrame.from_ndarray(image, format="rgb24")), *codec.encode(None)]
     return b"".join(bytes(packet) for packet in packets)
 
 

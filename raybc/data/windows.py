@@ -23,7 +23,7 @@ class Windows:
 
     obs_NO, actions_NA: float32. begins_N, ends_N: int64, the first transition and the exclusive end of the episode of
     each transition. starts: int64, the transitions a window may begin at. obs_steps: observations of a window, its
-    first transition's and those before it. pictures: name -> uint8 (N, height, width, channels), on the same device or,
+    first transition's and those before it. images: name -> uint8 (N, height, width, channels), on the same device or,
     where they are too many for it, in the main memory (perhaps mapped from a file).
     """
 
@@ -34,7 +34,7 @@ class Windows:
     starts: Tensor
     horizon: int
     obs_steps: int = 1
-    pictures: Mapping[str, Tensor] = field(default_factory=dict)
+    images: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -46,7 +46,7 @@ class Windows:
         horizon: int,
         device: torch.device,
         obs_steps: int = 1,
-        pictures: Mapping[str, np.ndarray] | None = None,
+        images: Mapping[str, np.ndarray] | None = None,
     ) -> Windows:
         """Every transition of `episodes` is a start; a chunk that passes the end of its episode is padded."""
         lengths = np.diff(episode_ends, prepend=0)
@@ -60,7 +60,7 @@ class Windows:
             torch.from_numpy(_starts(episodes, episode_ends)).to(device),
             horizon,
             obs_steps,
-            placed(pictures or {}, device),
+            to_device_if_it_fits(images or {}, device),
         )
 
     def of_episodes(self, episodes: np.ndarray, episode_ends: np.ndarray, most: int) -> Windows:
@@ -82,15 +82,15 @@ class Windows:
             obs_MBO=self.obs_NO[seen_MBT].flatten(2),
             actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
             is_pad_MBH=steps_MBH > last_MB1,
-            pictures={k: v[seen_MBT.to(v.device)].to(first_MB.device) for k, v in self.pictures.items()},
+            images={k: v[seen_MBT.to(v.device)].to(first_MB.device) for k, v in self.images.items()},
         )
 
 
-def placed(pictures: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+def to_device_if_it_fits(images: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
     """On the device where they fill at most half of what is free there, else as they are; a CPU copies nothing."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes into them
-        tensors = {name: torch.from_numpy(array) for name, array in pictures.items()}
+        tensors = {name: torch.from_numpy(array) for name, array in images.items()}
     if device.type == "cuda" and sum(t.nbytes for t in tensors.values()) < torch.cuda.mem_get_info(device)[0] / 2:
         return {name: tensor.to(device) for name, tensor in tensors.items()}
     return tensors

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from raybc.extras import need
+from raybc.extras import require_extra
 from raybc.types import UserError
 
 #: Compressors and filters that map bytes to bytes.
@@ -79,7 +79,7 @@ class Zarr:
 
 
 def _codec(config: dict[str, Any], where: str) -> Any:
-    (numcodecs,) = need(where, "zarr", "numcodecs")
+    (numcodecs,) = require_extra(where, "zarr", "numcodecs")
     if config.get("id") not in CODECS:
         raise UserError(f"{where}: expected one of the codecs {', '.join(CODECS)}, got {config.get('id')!r}")
     return numcodecs.get_codec(config)

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(args: Args) -> list[Finding]:
-    from raybc.cluster import ray_session
+    from raybc.cluster.session import ray_session
     from raybc.doctor.machine import check_facts, facts, pins
     from raybc.doctor.running import check_cluster, check_plan
 
@@ -66,7 +66,7 @@ def check(args: Args) -> list[Finding]:
 
         findings += check_file(args.cluster)
     if args.sweep is not None and args.cluster is not None and not any(f.level == "error" for f in findings):
-        from raybc.capacity import machines_of
+        from raybc.cluster.capacity import machines_of
         from raybc.sweep.load import load_sweep
 
         there = machines_of(parse_yaml(args.cluster.read_text(encoding="utf-8"), str(args.cluster)))
@@ -75,7 +75,7 @@ def check(args: Args) -> list[Finding]:
     if not args.address:
         return findings + check_facts("this machine", facts(), wanted)
     with ray_session(args.address):
-        from raybc.capacity import machines
+        from raybc.cluster.capacity import machines
 
         findings += check_cluster(args.storage, wanted, args.fix)
         if args.sweep is not None:

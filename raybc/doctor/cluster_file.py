@@ -23,7 +23,7 @@ import ray.autoscaler
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raybc.doctor.findings import Finding, error, ok, warning
-from raybc.strict import near, parse_yaml
+from raybc.strict import did_you_mean, parse_yaml
 from raybc.types import UserError
 
 #: Keys of `provider` by its type; Ray takes any. (Those of other types are not known here and not looked at.)
@@ -87,7 +87,7 @@ def _readable(problem: jsonschema.ValidationError) -> Iterator[Finding]:
     if problem.validator == "additionalProperties":
         known = problem.schema.get("properties", {})
         for key in sorted(map(str, problem.instance.keys() - known.keys())):
-            yield error("schema", f"{where}: unknown key {key!r}", near(key, known))
+            yield error("schema", f"{where}: unknown key {key!r}", did_you_mean(key, known))
     elif problem.validator == "required":
         for key in problem.validator_value:
             if key not in problem.instance:
@@ -102,14 +102,14 @@ def _provider(config: dict[str, Any]) -> Iterator[Finding]:
     provider = config["provider"]
     kind = provider["type"]
     if kind not in PROVIDERS:
-        yield error("provider", f"provider.type: unknown {kind!r}", near(kind, PROVIDERS))
+        yield error("provider", f"provider.type: unknown {kind!r}", did_you_mean(kind, PROVIDERS))
         return
     if kind not in PROVIDER_KEYS:
         yield warning("provider", f"provider.type {kind!r} is not known to raybc", "its keys were not checked")
         return
     known = PROVIDER_KEYS[kind] | COMMON_KEYS
     for key in sorted(provider.keys() - known):
-        yield error("provider", f"provider.{key}: unknown key (Ray would ignore it)", near(key, known))
+        yield error("provider", f"provider.{key}: unknown key (Ray would ignore it)", did_you_mean(key, known))
     for key in sorted(PROVIDER_NEEDS[kind] - provider.keys()):
         yield error("provider", f"provider.{key}: missing", f"add `{key}: ...`")
     if kind == "local":
@@ -128,7 +128,9 @@ def _provider(config: dict[str, Any]) -> Iterator[Finding]:
         if needs and needs not in node["node_config"]:
             yield error("provider", f"{where}: the key {needs!r} is missing", f"add `{needs}: ...`")
         for key in sorted(node["node_config"].keys() - NODE_KEYS.get(kind, node["node_config"].keys())):
-            yield warning("provider", f"{where}.{key}: not among the keys that raybc knows", near(key, NODE_KEYS[kind]))
+            yield warning(
+                "provider", f"{where}.{key}: not among the keys that raybc knows", did_you_mean(key, NODE_KEYS[kind])
+            )
 
 
 def _ray(config: dict[str, Any]) -> Iterator[Finding]:

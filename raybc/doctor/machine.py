@@ -76,7 +76,7 @@ def check_facts(name: str, found: dict[str, Any], wanted: dict[str, str]) -> lis
     elif found["gl"] == "absent":
         findings.append(warning("GL", f"{name} has no MuJoCo", "pip install 'raybc[mujoco]' if a task needs it"))
     else:
-        findings.append(warning("GL", f"{name} cannot draw: no videos, no tasks of pictures", GL_PACKAGES))
+        findings.append(warning("GL", f"{name} cannot draw: no videos, no tasks of images", GL_PACKAGES))
     if not found["route"]:
         do = "ip route add default via ADDRESS (any; no packet leaves), then start Ray again"
         findings.append(error("network", f"{name} has no default route: Ray takes 127.0.0.1 for its address", do))

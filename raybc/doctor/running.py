@@ -11,10 +11,10 @@ import ray
 from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from raybc.capacity import Machine, machines, plan_sweep
+from raybc.cluster.capacity import Machine, allocate_sweep, machines
+from raybc.cluster.nodes import Prediction, ask_all, unshared
 from raybc.doctor.findings import Finding, error, ok, warning
 from raybc.doctor.machine import VITAL, check_facts, facts
-from raybc.nodes import Answer, ask_all, unshared
 from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
 
@@ -44,7 +44,7 @@ def check_cluster(storage: Path | None, pins: dict[str, str], fix: bool) -> Iter
     yield from leaks(fix)
 
 
-def _equal(answers: list[Answer]) -> Iterator[Finding]:
+def _equal(answers: list[Prediction]) -> Iterator[Finding]:
     """Machines run the same versions."""
     seen: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for answer in answers:
@@ -101,7 +101,7 @@ def check_plan(config: SweepConfig, there: list[Machine], what: str) -> Finding:
     """Whether a sweep finds its places."""
     resources, trials = config.resources, config.search.max_concurrent
     try:
-        plan = plan_sweep(
+        plan = allocate_sweep(
             there,
             trials=trials,
             trial_cpus=resources.trial_cpus,

@@ -10,8 +10,8 @@ from pathlib import Path
 import tyro
 
 from raybc import cli
-from raybc.act import load_bundle
 from raybc.bundle import PolicyBundle
+from raybc.inference.policy import load_bundle
 from raybc.rollout.checks import find_bundle
 from raybc.types import SampleSetting, UserError
 

@@ -14,9 +14,9 @@ import yaml
 from raybc import __version__
 from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
-from raybc.data.episodes import words
-from raybc.describe import describe
+from raybc.data.episodes import format_shape
 from raybc.files import read_json
+from raybc.inference.metadata import policy_metadata
 from raybc.report.tables import leaderboard, load_run, percent, percent_range, selection_rule, winner_line
 from raybc.types import SampleSetting, UserError
 
@@ -109,7 +109,7 @@ def _of_training(run: Path, step: int) -> Measured:
 
 def card(name: str, bundle: PolicyBundle, setting: SampleSetting, measured: Measured) -> str:
     """README.md of the repository `name` (OWNER/NAME)."""
-    config, described = bundle.config, describe(bundle, setting)
+    config, described = bundle.config, policy_metadata(bundle, setting)
     parts = [
         f"---\n{yaml.safe_dump(_front(name, config.env_name, measured), sort_keys=False)}---\n",
         f"# {name.partition('/')[2]}\n",
@@ -123,7 +123,7 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, measured: Meas
         table(
             ("observation", "shape", "dtype", "what"),
             [
-                (f"`{k}`", words(tuple(v["shape"][1:])), v["dtype"], v["meaning"])
+                (f"`{k}`", format_shape(tuple(v["shape"][1:])), v["dtype"], v["meaning"])
                 for k, v in described["observations"].items()
             ],
         ),

@@ -16,7 +16,7 @@ from pathlib import Path
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
 from raybc.export.card import Measured, card
-from raybc.extras import need
+from raybc.extras import require_extra
 from raybc.files import replacing, write_json, write_text
 from raybc.types import SampleSetting, UserError
 
@@ -42,7 +42,7 @@ def write_folder(
 def check_account() -> None:
     """`UserError` where the package is missing, or no account is known."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    (hub,) = need("--push_to_hub", "hub", "huggingface_hub")
+    (hub,) = require_extra("--push_to_hub", "hub", "huggingface_hub")
     if hub.get_token() is None:
         raise UserError("--push_to_hub: no account is known here; run `hf auth login`, or set HF_TOKEN")
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
-from raybc.describe import describe
-from raybc.extras import need
+from raybc.extras import require_extra
 from raybc.files import replacing, write_json
-from raybc.rollout.agent import Agent
+from raybc.inference.agent import Agent
+from raybc.inference.metadata import policy_metadata
 from raybc.types import SampleSetting, UserError
 
 NOISE, ACTIONS = "noise", "actions"
@@ -42,19 +42,19 @@ class PhysicalPolicy(nn.Module):
         super().__init__()
         self._policy = bundle.build()
         self._flow_steps = flow_steps
-        self._numbers, self._pictures = list(bundle.obs_sizes), list(bundle.pictures)
+        self._numbers, self._images = list(bundle.obs_sizes), list(bundle.images)
         observed, acted = bundle.obs_normalizer, bundle.action_normalizer
         self._obs_offset, self._obs_scale = torch.from_numpy(observed.offset), torch.from_numpy(observed.scale)
         self._action_offset, self._action_scale = torch.from_numpy(acted.offset), torch.from_numpy(acted.scale)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(B, T, size) float32 for each observation, (B, T, height, width, channels) uint8 for each kind of picture,
+        """(B, T, size) float32 for each observation, (B, T, height, width, channels) uint8 for each kind of image,
         noise (B, H, A) float32 -> (B, H, A) float32."""
-        numbers, pictures, noise_BHA = inputs[: len(self._numbers)], inputs[len(self._numbers) : -1], inputs[-1]
-        # Of a policy of pictures alone: no column for each row.
+        numbers, images, noise_BHA = inputs[: len(self._numbers)], inputs[len(self._numbers) : -1], inputs[-1]
+        # Of a policy of images alone: no column for each row.
         obs_BTO = torch.cat(numbers, dim=-1) if numbers else noise_BHA[:, :1, :0]
         obs_BO = ((obs_BTO - self._obs_offset) / self._obs_scale).flatten(1)
-        seen = {name: picture[None] for name, picture in zip(self._pictures, pictures, strict=True)}
+        seen = {name: image[None] for name, image in zip(self._images, images, strict=True)}
         chunk_BHA = self._policy.sample(obs_BO[None], noise_BHA[None], self._flow_steps, seen)[0]
         return chunk_BHA * self._action_scale + self._action_offset
 
@@ -63,7 +63,7 @@ def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
     """Name -> shape of a row of each input, in order."""
     steps = bundle.config.obs_steps
     shapes: dict[str, tuple[int, ...]] = {name: (steps, size) for name, size in bundle.obs_sizes.items()}
-    shapes |= {name: (steps, *size) for name, size in bundle.pictures.items()}
+    shapes |= {name: (steps, *size) for name, size in bundle.images.items()}
     taken = {NOISE, ACTIONS} & shapes.keys()
     if taken:
         raise UserError(f"--onnx: expected observations of other names than {NOISE} and {ACTIONS}, got {taken.pop()!r}")
@@ -75,7 +75,7 @@ def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict
 
     Returns these. `UserError` where the package is missing; `cli.Failed` where onnxruntime gives something else than
     the policy, or gives no answer."""
-    need("--onnx", "onnx", "onnx", "onnxruntime")
+    require_extra("--onnx", "onnx", "onnx", "onnxruntime")
     import onnx
 
     policy = PhysicalPolicy(bundle, setting.flow_steps).eval()
@@ -120,8 +120,8 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
             numbers = [inputs[name] for name in bundle.obs_sizes]
             steps = bundle.config.obs_steps
             obs_BTO = np.concatenate(numbers, -1) if numbers else np.zeros((rows, steps, 0), np.float32)
-            pictures = {name: inputs[name] for name in bundle.pictures}
-            expected = agent.chunks(obs_BTO, inputs[NOISE], setting.flow_steps, pictures)
+            images = {name: inputs[name] for name in bundle.images}
+            expected = agent.chunks(obs_BTO, inputs[NOISE], setting.flow_steps, images)
             got = session.run([ACTIONS], inputs)[0]
             worst = max(worst, float((np.abs(got - expected) / bundle.action_normalizer.scale).max()))
     except (
@@ -141,11 +141,11 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
 
 
 def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Inputs that look like the training data: as its statistics say; pictures of noise."""
+    """Inputs that look like the training data: as its statistics say; images of noise."""
     inputs: dict[str, np.ndarray] = {}
     shapes, first = input_shapes(bundle), 0
     for name, shape in shapes.items():
-        if name in bundle.pictures:
+        if name in bundle.images:
             inputs[name] = rng.integers(0, 256, (rows, *shape), np.uint8)
             continue
         inputs[name] = rng.standard_normal((rows, *shape)).astype(np.float32)
@@ -158,7 +158,7 @@ def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str
 
 def metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
     """What a user of the file must know, JSON values."""
-    described = describe(bundle, setting)
+    described = policy_metadata(bundle, setting)
     seen = described["observations"]
     inputs = {name: {**seen.get(name, {}), "shape": ["B", *shape]} for name, shape in input_shapes(bundle).items()}
     inputs[NOISE] |= {

@@ -15,26 +15,26 @@ from raybc.types import Batch
 class PolicyShape:
     """Sizes that make a policy's parameters, besides its hyper-parameters.
 
-    obs_size: numbers that are observed. pictures: (name, (height, width, channels)) of each kind of picture. Numbers
+    obs_size: numbers that are observed. images: (name, (height, width, channels)) of each kind of image. Numbers
     and channels of all obs_steps are counted.
     """
 
     obs_size: int
     action_size: int
     horizon: int
-    pictures: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    images: tuple[tuple[str, tuple[int, int, int]], ...] = ()
 
     @classmethod
     def of(
         cls,
         obs_sizes: Mapping[str, int],
-        pictures: Mapping[str, tuple[int, int, int]],
+        images: Mapping[str, tuple[int, int, int]],
         action_size: int,
         horizon: int,
         obs_steps: int,
     ) -> PolicyShape:
         """Of a policy that sees `obs_steps` observations: name -> size, name -> (height, width, channels)."""
-        seen = tuple((name, (h, w, obs_steps * c)) for name, (h, w, c) in pictures.items())
+        seen = tuple((name, (h, w, obs_steps * c)) for name, (h, w, c) in images.items())
         return cls(obs_steps * sum(obs_sizes.values()), action_size, horizon, seen)
 
 
@@ -51,6 +51,6 @@ class Policy(Protocol):
         """Loss of each example, float32 (M, B); padded chunk steps carry none."""
 
     def sample(
-        self, obs_MBO: Tensor, noise_MBHA: Tensor, flow_steps: int, pictures: Mapping[str, Tensor] | None = None
+        self, obs_MBO: Tensor, noise_MBHA: Tensor, flow_steps: int, images: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Normalised chunks, float32 (M, B, H, A). pictures: as in `Batch`, of the names in `shape`."""
+        """Normalised chunks, float32 (M, B, H, A). images: as in `Batch`, of the names in `shape`."""

@@ -1,8 +1,8 @@
-"""Encoders of pictures for a pack of members.
+"""Encoders of images for a pack of members.
 
 `impala_small` and its larger relatives: the residual network of IMPALA (Espeholt et al. 2018, figure 3, right), with
 the sizes and the 512 features that OGBench and qc call by these names. Each stack is a 3 x 3 convolution, a pooling
-that halves the picture, and residual blocks `x + conv(relu(conv(relu(x))))`; a linear layer with GELU follows.
+that halves the image, and residual blocks `x + conv(relu(conv(relu(x))))`; a linear layer with GELU follows.
 
 Every parameter has a leading member axis, as everywhere, but convolutions run member by member: grouped convolutions,
 which would be one program, take longer than that on a CPU (1.0 to 3 times, by size). Letters: M members, B batch,
@@ -41,7 +41,7 @@ IMPALA = {
 
 
 class PackedConv(nn.Module):
-    """M convolutions of 3 x 3 that keep the size of the picture; `forward` is that of one member."""
+    """M convolutions of 3 x 3 that keep the size of the image; `forward` is that of one member."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -78,18 +78,18 @@ class _Stack(nn.Module):
 
 def halved(x: Tensor) -> Tensor:
     """The largest of 3 x 3 at every second place, (..., h, w) -> (..., ceil(h / 2), ceil(w / 2)); what lies outside the
-    picture is left out, on the right and below first (TensorFlow's and JAX's padding "SAME")."""
+    image is left out, on the right and below first (TensorFlow's and JAX's padding "SAME")."""
     odd = (int(x.shape[-2]) % 2, int(x.shape[-1]) % 2)  # int: sizes are constants of an exported graph
     return functional.max_pool2d(x, 3, stride=2, padding=odd, ceil_mode=True)
 
 
 class PackedImpala(nn.Module):
-    """M encoders of pictures of one kind."""
+    """M encoders of images of one kind."""
 
-    def __init__(self, members: int, picture: tuple[int, int, int], sizes: Sizes) -> None:
-        """picture: height, width, channels (of all observation steps)."""
+    def __init__(self, members: int, image: tuple[int, int, int], sizes: Sizes) -> None:
+        """image: height, width, channels (of all observation steps)."""
         super().__init__()
-        height, width, inputs = picture
+        height, width, inputs = image
         self.stacks = nn.ModuleList()
         for outputs in sizes.channels:
             self.stacks.append(_Stack(members, inputs, outputs, sizes.blocks))
@@ -103,14 +103,14 @@ class PackedImpala(nn.Module):
                 if isinstance(layer, (PackedConv, PackedLinear)):
                     layer.init_member(m, generator)
 
-    def forward(self, pictures_MBTHWC: Tensor) -> Tensor:
+    def forward(self, images_MBTHWC: Tensor) -> Tensor:
         """uint8 (M, B, T, height, width, C) -> features (M, B, F)."""
-        seen = torch.stack([self._seen(pictures_BTHWC, m) for m, pictures_BTHWC in enumerate(pictures_MBTHWC)])
+        seen = torch.stack([self._seen(images_BTHWC, m) for m, images_BTHWC in enumerate(images_MBTHWC)])
         return gelu(self.head(seen))
 
-    def _seen(self, pictures_BTHWC: Tensor, m: int) -> Tensor:
+    def _seen(self, images_BTHWC: Tensor, m: int) -> Tensor:
         # Channels stay the fastest axis in memory, as they come: so convolutions are fastest, too.
-        x = pictures_BTHWC.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2).float() / 255
+        x = images_BTHWC.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2).float() / 255
         for stack in self.stacks:
             x = stack(x, m)
         return functional.relu(x).flatten(1)

@@ -61,9 +61,9 @@ def _videos(run: RunTables) -> dict[str, Any]:
         else:
             source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
         still = last_frame_jpeg(path)
-        picture = "data:image/jpeg;base64," + base64.b64encode(still).decode("ascii") if still else ""
+        image = "data:image/jpeg;base64," + base64.b64encode(still).decode("ascii") if still else ""
         items.append(
-            {"source": source, "still": picture, **dict.fromkeys(("outcome", "trial", "seed", "index"), "?"), **video}
+            {"source": source, "still": image, **dict.fromkeys(("outcome", "trial", "seed", "index"), "?"), **video}
         )
     note = run.timing.get("video_note")
     return {"items": items, "linked": linked, "megabytes": size / 1e6, "lost": lost, "note": note}

@@ -1,6 +1,6 @@
-"""A sampling plan for people: a page with a picture, and the same figures as text.
+"""A sampling plan for people: a page with a heatmap, and the same figures as text.
 
-Letters: E kept episodes, P anchors, K stages, J events; X columns of the picture.
+Letters: E kept episodes, P anchors, K stages, J events; X columns of the heatmap.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raybc.data.plan.plan import SamplingPlan
 from raybc.files import write_text
 from raybc.report.page import Figure, environment, make_figure, rgba
 
-#: Episodes and columns that are drawn at most; what is left out is said beside the picture.
+#: Episodes and columns that are drawn at most; what is left out is said beside the heatmap.
 MAX_ROWS = 240
 MAX_COLUMNS = 600
 
@@ -114,7 +114,7 @@ def write_plan_page(plan: SamplingPlan, path: Path, training_steps: Sequence[int
         "notes": plan.notes(),
         "shares": stage_shares(plan),
         "exposures": exposures(plan, training_steps),
-        "picture": picture(plan),
+        "heatmap": heatmap(plan),
         "bars": share_bars(plan),
         "shown": shown,
         "steps_a_column": _columns(plan, shown)[1],
@@ -124,7 +124,7 @@ def write_plan_page(plan: SamplingPlan, path: Path, training_steps: Sequence[int
     write_text(path, environment().get_template("plan.html.j2").render(context))
 
 
-def picture(plan: SamplingPlan) -> Figure:
+def heatmap(plan: SamplingPlan) -> Figure:
     """Episodes as rows, stages as colours, weights as strength of the colour, events as marks."""
     shown = min(len(plan.episodes_E), MAX_ROWS)
     columns, width = _columns(plan, shown)
@@ -166,7 +166,7 @@ def picture(plan: SamplingPlan) -> Figure:
         square = {"symbol": "square", "size": 11, "color": _STAGES[k % len(_STAGES)]}
         traces.append(go.Scatter(x=[None], y=[None], mode="markers", name=f"stage {k}", marker=square))
     label = (
-        f"Picture of the plan: {shown} episodes as rows over frames, coloured by stage, stronger where windows are "
+        f"Image of the plan: {shown} episodes as rows over frames, coloured by stage, stronger where windows are "
         f"drawn more often, {int(drawn_J.sum())} gripper events as marks."
     )
     every = -(-shown // 40)
@@ -179,11 +179,11 @@ def picture(plan: SamplingPlan) -> Figure:
         "range": [shown - 0.5, -0.5],
     }
     height = 110 + min(max(shown * 26, 120), 900)
-    return make_figure("picture", "The plan", label, traces, x_axis, y_axis, height)
+    return make_figure("heatmap", "The plan", label, traces, x_axis, y_axis, height)
 
 
 def _columns(plan: SamplingPlan, shown: int) -> tuple[int, int]:
-    """How many columns the picture has and how many steps each of them is."""
+    """How many columns the heatmap has and how many steps each of them is."""
     longest = int(plan.lengths_E[:shown].max())
     width = -(-longest // MAX_COLUMNS)
     return -(-longest // width), width

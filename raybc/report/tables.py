@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from raybc.files import read_json, write_text
-from raybc.report.stats import seed_interval, wilson_interval
+from raybc.statistics import seed_interval, wilson_interval
 from raybc.types import SampleSetting, UserError
 
 _RESULT_INTEGERS = ("trial", "seed", "evaluation", "step", "episodes", "successes", "timeouts", "failures", "errors")

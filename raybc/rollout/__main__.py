@@ -14,13 +14,13 @@ from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
+from raybc.envs.spec import spec_of_task
 from raybc.files import empty_folder, run_folder_lock
 from raybc.registry import get_task, parse_env_name
-from raybc.report.stats import most_starts
 from raybc.rollout.checks import check_fits, find_bundle, version_changes
-from raybc.rollout.measure import Measurement, measure
+from raybc.rollout.evaluation import EvaluationConfig, run_evaluation
 from raybc.rollout.output import write_results
-from raybc.rollout.probe import probe_task
+from raybc.statistics import most_starts
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
 
@@ -85,14 +85,14 @@ def main(argv: list[str] | None = None) -> int:
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
     task = get_task(task_name)
-    probe = probe_task(task)
+    probe = spec_of_task(task)
     check_fits(bundle, probe, path)
     changes = version_changes(bundle, probe)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
     out = args.out or Path("runs/rollouts") / f"{bundle.run_id}_step_{bundle.step}_{args.starts}"
     cli.refuse_existing(out, resume=args.resume, overwrite=args.overwrite)
-    measurement = Measurement(
+    measurement = EvaluationConfig(
         bundle=path,
         settings=tuple(settings),
         specs=tuple(EpisodeSpec(task_name, args.starts, args.first + i) for i in range(episodes)),
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     with run_folder_lock(out):
         if args.overwrite:
             empty_folder(out)
-        rows = measure(measurement, bundle, out)
+        rows = run_evaluation(measurement, bundle, out)
         write_results(out, measurement, bundle, task, probe, changes, rows)
     return 0
 

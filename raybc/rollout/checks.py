@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raybc.bundle import META, PolicyBundle
-from raybc.data.episodes import words
+from raybc.data.episodes import format_shape
 from raybc.data.units import far_starts, other_actions
 from raybc.files import read_json
 from raybc.types import SampleSetting, UserError
 
 if TYPE_CHECKING:  # acting with a bundle needs no simulator
-    from raybc.rollout.probe import Probe
+    from raybc.envs.spec import EnvSpec
 
 #: The folder of a checkpoint: its step, and the round that it ends.
 CHECKPOINT = re.compile(r"checkpoint_(\d+)(?:_round_\d+)?")
@@ -77,16 +77,17 @@ def best_step(run: Path) -> int | None:
     return max((s for s in checkpoints(run) if s in rates), key=lambda step: (rates[step], step), default=None)
 
 
-def check_fits(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
+def check_fits(bundle: PolicyBundle, probe: EnvSpec, path: Path) -> None:
     """Refuse a bundle whose observations, actions or statistics are not those of the environment."""
     name = bundle.config.env_name
-    here = {**{key: (size,) for key, size in probe.obs_sizes.items()}, **probe.pictures}
-    expected = {**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.pictures}
+    here = {**{key: (size,) for key, size in probe.obs_sizes.items()}, **probe.images}
+    expected = {**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.images}
     for key, shape in expected.items():
         if here.get(key) != shape:
-            got = words(here[key]) if key in here else "none of that name"
+            got = format_shape(here[key]) if key in here else "none of that name"
             raise UserError(
-                f"{path}: observation {key!r}: the policy expects size {words(shape)}, environment {name!r} has {got}"
+                f"{path}: observation {key!r}: the policy expects size {format_shape(shape)}, environment {name!r} has "
+                f"{got}"
             )
     if bundle.action_size != probe.action_size:
         raise UserError(
@@ -96,7 +97,7 @@ def check_fits(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
     check_statistics(bundle, probe, path)
 
 
-def check_statistics(bundle: PolicyBundle, probe: Probe, path: Path) -> None:
+def check_statistics(bundle: PolicyBundle, probe: EnvSpec, path: Path) -> None:
     """Refuse statistics of other units than the environment's: such a policy would run, and solve nothing.
 
     Starts of the environment must look like something training has seen, and the actions that the statistics stand for
@@ -134,7 +135,7 @@ def _name_of(sizes: dict[str, int], place: int) -> tuple[str, int]:
     raise IndexError(place)
 
 
-def version_changes(bundle: PolicyBundle, probe: Probe) -> list[tuple[str, str, str, str]]:
+def version_changes(bundle: PolicyBundle, probe: EnvSpec) -> list[tuple[str, str, str, str]]:
     """(since, name, then, now) of what a score depends on and is not as it was when the policy was trained or its data
     was recorded."""
     now = probe.identity

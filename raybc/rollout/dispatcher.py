@@ -23,15 +23,15 @@ from typing import Any
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from raybc.metrics import RolloutMetrics
+from raybc.cluster.metrics import RolloutMetrics
+from raybc.inference.shared import SharedLoader, start_server
 from raybc.registry import get_task
-from raybc.rollout.engine import Work
-from raybc.rollout.inference import SharedLoader, start_server
+from raybc.rollout.engine import RolloutJob
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.results import value_of
-from raybc.rollout.seats import WATCH, Seat, share_out
 from raybc.rollout.stop import BLOCK, StopRule
 from raybc.rollout.worker import Loader, Report
+from raybc.rollout.worker_slots import WATCH, WorkerSlot, rebalance
 from raybc.types import EpisodeResult, EpisodeSpec
 
 RETRIES = 2
@@ -44,8 +44,8 @@ PATIENCE = 0.25
 
 
 @dataclass(eq=False)  # found in the queue by identity
-class _Item:
-    work: Work
+class QueuedEpisode:
+    work: RolloutJob
     spec: EpisodeSpec
     suite: str
     done: asyncio.Future[dict[str, Any] | None]
@@ -71,13 +71,13 @@ class Dispatcher:
 
     def __init__(self, task: str, workers: int, options: PoolOptions) -> None:
         self._task, self._options = task, options
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[QueuedEpisode] = deque()
         self._wake = asyncio.Condition()
         self._stats = _Stats()
         self._mean_seconds = 1.0
         self._jobs: dict[str, asyncio.Task[list[list[dict[str, Any]]]]] = {}
         self._logs: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
-        self._seats = [Seat() for _ in range(workers)]
+        self._slots = [WorkerSlot() for _ in range(workers)]
         self._loops: list[asyncio.Task[None]] = []
         self._failed_starts = 0
         self._numbers = self._started = 0
@@ -93,14 +93,14 @@ class Dispatcher:
         if not self._loops:
             if self._options.shared:
                 self._loader = SharedLoader(start_server(self._options.gpus))
-            self._loops = [asyncio.ensure_future(loop) for loop in (*map(self._work, self._seats), self._watch())]
+            self._loops = [asyncio.ensure_future(loop) for loop in (*map(self._work, self._slots), self._watch())]
 
     # --- those who ask ----------------------------------------------------------------------------------------------
 
     async def evaluate(
         self,
         key: str,
-        works: Sequence[Work],
+        works: Sequence[RolloutJob],
         specs: Sequence[EpisodeSpec],
         rule: StopRule | None = None,
         known: Mapping[tuple[int, int], dict[str, Any]] | None = None,
@@ -130,7 +130,7 @@ class Dispatcher:
 
     async def _run(
         self,
-        works: Sequence[Work],
+        works: Sequence[RolloutJob],
         specs: Sequence[EpisodeSpec],
         rule: StopRule | None,
         known: Mapping[tuple[int, int], dict[str, Any]],
@@ -139,7 +139,10 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         tasks = {name: get_task(name) for name in {spec.task for spec in specs}}
         items = [
-            [_Item(work, spec, tasks[spec.task].suite, loop.create_future(), tasks[spec.task].slots) for spec in specs]
+            [
+                QueuedEpisode(work, spec, tasks[spec.task].suite, loop.create_future(), tasks[spec.task].slots)
+                for spec in specs
+            ]
             for work in works
         ]
         for w, row in enumerate(items):
@@ -164,7 +167,7 @@ class Dispatcher:
             rows.append([r for r in done if r is not None])
         return rows
 
-    async def _follow(self, items: list[list[_Item]], rule: StopRule) -> dict[int, int]:
+    async def _follow(self, items: list[list[QueuedEpisode]], rule: StopRule) -> dict[int, int]:
         """Show the rule what is known until all works are measured; take back what it does not want."""
         values: list[list[float]] = [[] for _ in items]
         ends: dict[int, int] = {}
@@ -184,7 +187,7 @@ class Dispatcher:
                 return ends
             await asyncio.wait(open_items, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _take_back(self, items: Sequence[_Item]) -> None:
+    async def _take_back(self, items: Sequence[QueuedEpisode]) -> None:
         """Remove what is not begun; what is under way ends and is not looked at."""
         unwanted = {id(item) for item in items if not item.done.done()}
         if not unwanted:
@@ -196,102 +199,102 @@ class Dispatcher:
 
     async def stats(self) -> dict[str, Any]:
         return vars(self._stats) | {
-            "workers": len(self._seats),
+            "workers": len(self._slots),
             "queued": len(self._queue),
-            "pids": sorted(seat.pid for seat in self._seats if seat.pid),
+            "pids": sorted(slot.pid for slot in self._slots if slot.pid),
             "spans": self._stats.spans[-100_000:],
         }
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
-    async def _work(self, seat: Seat) -> None:
+    async def _work(self, slot: WorkerSlot) -> None:
         while True:
             try:
-                await self._ensure_worker(seat)
+                await self._ensure_worker(slot)
             except (RayError, TimeoutError) as error:
-                await self._fail_start(seat, error)
+                await self._fail_start(slot, error)
                 continue
-            if seat.worker is None:  # its place was given back
+            if slot.worker is None:  # its place was given back
                 continue
             self._failed_starts = 0
-            orders = await self._orders(seat)
-            if seat.worker is None:  # the next work is of another suite
+            orders = await self._orders(slot)
+            if slot.worker is None:  # the next work is of another suite
                 continue
-            await self._exchange(seat, orders)
+            await self._exchange(slot, orders)
 
     async def _watch(self) -> None:
         """Machines come and go, and places with them."""
         while True:
             async with self._wake:
-                if share_out(self._seats, self._options):
+                if rebalance(self._slots, self._options):
                     self._wake.notify_all()
             await asyncio.sleep(WATCH)
 
-    async def _ensure_worker(self, seat: Seat) -> None:
-        if seat.worker is not None:
+    async def _ensure_worker(self, slot: WorkerSlot) -> None:
+        if slot.worker is not None:
             return
         async with self._wake:
-            await self._wake.wait_for(lambda: not seat.away)
+            await self._wake.wait_for(lambda: not slot.released)
         # A simulator of the next work's task is built, at first of the pool's own.
-        task = self._queue[0].spec.task if self._queue and seat.suite else self._task
-        seat.suite, seat.finished = get_task(task).suite, 0
+        task = self._queue[0].spec.task if self._queue and slot.suite else self._task
+        slot.suite, slot.finished = get_task(task).suite, 0
         self._started += 1
-        if not await seat.start(self._options, task, self._started, self._loader):
-            seat.dismiss()
+        if not await slot.start(self._options, task, self._started, self._loader):
+            slot.dismiss()
 
-    async def _orders(self, seat: Seat) -> list[tuple[int, Work, EpisodeSpec]]:
+    async def _orders(self, slot: WorkerSlot) -> list[tuple[int, RolloutJob, EpisodeSpec]]:
         """What the worker gets now; waits while it has nothing and there is nothing."""
         async with self._wake:
-            await self._wake.wait_for(lambda: self._queue or seat.given or seat.away)
-            recycling = seat.away or 0 < self._options.recycle <= seat.finished + len(seat.given)
-            next_item = self._next(seat)
-            if recycling or (next_item is None and not seat.given):
-                if not seat.given:
-                    self._stats.recycled += not seat.away
-                    seat.dismiss()
+            await self._wake.wait_for(lambda: self._queue or slot.in_flight or slot.released)
+            recycling = slot.released or 0 < self._options.recycle <= slot.finished + len(slot.in_flight)
+            next_item = self._next(slot)
+            if recycling or (next_item is None and not slot.in_flight):
+                if not slot.in_flight:
+                    self._stats.recycled += not slot.released
+                    slot.dismiss()
                 return []
             orders = []
-            while next_item is not None and self._fits(seat, next_item):
+            while next_item is not None and self._fits(slot, next_item):
                 item = next_item
                 self._queue.remove(item)
                 self._numbers += 1
-                seat.given[self._numbers] = item
+                slot.in_flight[self._numbers] = item
                 orders.append((self._numbers, item.work, item.spec))
-                next_item = self._next(seat)
+                next_item = self._next(slot)
             return orders
 
-    def _next(self, seat: Seat) -> _Item | None:
+    def _next(self, slot: WorkerSlot) -> QueuedEpisode | None:
         """The first in the queue that this process's suite can run."""
-        return next((item for item in self._queue if item.suite == seat.suite), None)
+        return next((item for item in self._queue if item.suite == slot.suite), None)
 
-    def _fits(self, seat: Seat, item: _Item) -> bool:
-        if not seat.given:
+    def _fits(self, slot: WorkerSlot, item: QueuedEpisode) -> bool:
+        if not slot.in_flight:
             return True
-        if item.alone or any(i.alone for i in seat.given.values()):
+        if item.alone or any(i.alone for i in slot.in_flight.values()):
             return False
         slots = 1 if self._options.render else self._options.slots or item.slots
         ahead = slots + int(SECONDS_AHEAD / max(self._mean_seconds, 1e-4))
         # Towards the end everybody gets the same share, so that all end together.
-        given = sum(len(s.given) for s in self._seats)
-        share = math.ceil((len(self._queue) + given) / len(self._seats))
+        given = sum(len(s.in_flight) for s in self._slots)
+        share = math.ceil((len(self._queue) + given) / len(self._slots))
         if item.slots <= HEAVY:  # half of it: how long episodes take is known when they have ended
             share = max(2, math.ceil(share / 2))
-        recycle = self._options.recycle - seat.finished if self._options.recycle else ahead
-        return len(seat.given) < min(ahead, share, max(recycle, 1))
+        recycle = self._options.recycle - slot.finished if self._options.recycle else ahead
+        return len(slot.in_flight) < min(ahead, share, max(recycle, 1))
 
-    async def _exchange(self, seat: Seat, orders: list[tuple[int, Work, EpisodeSpec]]) -> None:
-        assert seat.worker is not None
+    async def _exchange(self, slot: WorkerSlot, orders: list[tuple[int, RolloutJob, EpisodeSpec]]) -> None:
+        assert slot.worker is not None
         started = time.time()
-        backlog = max(1, len(seat.given) // 4)
+        backlog = max(1, len(slot.in_flight) // 4)
         try:
             report: Report = await asyncio.wait_for(
-                seat.worker.exchange.remote(orders, PATIENCE, backlog), PATIENCE + self._options.deadline
+                slot.worker.exchange.remote(orders, PATIENCE, backlog), PATIENCE + self._options.deadline
             )
         except TimeoutError:
-            await self._replace(seat, f"no answer within {self._options.deadline:g} s (hung)", blame=None)
+            await self._replace(slot, f"no answer within {self._options.deadline:g} s (hung)", blame=None)
             return
         except RayActorError as error:
-            await self._replace(seat, f"the simulator process died ({type(error).__name__})", blame=None)
+            await self._replace(slot, f"the simulator process died ({type(error).__name__})", blame=None)
             return
         finally:
             self._stats.busy_seconds += time.time() - started
@@ -301,28 +304,28 @@ class Dispatcher:
             if "exception" in row:
                 problem, blame = row["exception"], number
             else:
-                self._finish(seat, number, row)
+                self._finish(slot, number, row)
         if report.broken:
-            await self._replace(seat, problem, blame)
+            await self._replace(slot, problem, blame)
         elif report.stalled > self._options.deadline:
-            await self._replace(seat, f"no answer within {self._options.deadline:g} s (hung)", report.now)
+            await self._replace(slot, f"no answer within {self._options.deadline:g} s (hung)", report.now)
 
-    def _finish(self, seat: Seat, number: int, row: dict[str, Any]) -> None:
-        item = seat.given.pop(number)
-        seat.finished += 1
+    def _finish(self, slot: WorkerSlot, number: int, row: dict[str, Any]) -> None:
+        item = slot.in_flight.pop(number)
+        slot.finished += 1
         self._stats.episodes += 1
         self._stats.steps += row["steps"]
         self._metrics.ended(item.spec.task, row["outcome"], row["steps"])
         self._mean_seconds += 0.1 * (row["seconds"] - self._mean_seconds)
         _settle(item, row | {"retries": item.failures})
 
-    async def _replace(self, seat: Seat, problem: str, blame: int | None) -> None:
+    async def _replace(self, slot: WorkerSlot, problem: str, blame: int | None) -> None:
         """End a process that is not to be trusted; its episodes are run again. Without a name to blame, each of them
         alone: the one that does it again is found."""
-        given, blamed = seat.given, seat.given.get(blame or -1)
+        given, blamed = slot.in_flight, slot.in_flight.get(blame or -1)
         if blamed is None and len(given) == 1:
             blamed = next(iter(given.values()))
-        seat.dismiss()
+        slot.dismiss()
         self._stats.restarts += 1
         async with self._wake:
             for item in reversed(given.values()):
@@ -339,9 +342,9 @@ class Dispatcher:
                     self._queue.appendleft(blamed)
             self._wake.notify_all()
 
-    async def _fail_start(self, seat: Seat, error: BaseException) -> None:
+    async def _fail_start(self, slot: WorkerSlot, error: BaseException) -> None:
         """A simulator could not be started. Where that repeats, all who wait are told, instead of waiting for ever."""
-        seat.dismiss()
+        slot.dismiss()
         self._failed_starts += 1
         self._stats.restarts += 1
         reason = str(error.cause) if isinstance(error, RayTaskError) else str(error) or type(error).__name__
@@ -354,7 +357,7 @@ class Dispatcher:
                 self._give_up(item, f"no simulator process could be started: {reason}")
         await asyncio.sleep(0.5)
 
-    def _give_up(self, item: _Item, problem: str) -> None:
+    def _give_up(self, item: QueuedEpisode, problem: str) -> None:
         self._stats.errors += 1
         self._metrics.ended(item.spec.task, "error", 0)
         retries = max(0, item.failures - 1)
@@ -367,6 +370,6 @@ def _note(log: list[tuple[int, int, dict[str, Any]]], work: int, spec: int, done
         log.append((work, spec, done.result()))
 
 
-def _settle(item: _Item, row: dict[str, Any]) -> None:
+def _settle(item: QueuedEpisode, row: dict[str, Any]) -> None:
     if not item.done.done():
         item.done.set_result(row)

@@ -2,8 +2,8 @@
 
 Every simulator is a slot with an episode of its own. A round asks for the chunks that are needed, for all slots at
 once, and lets each slot execute its chunk; a slot whose episode has ended is given the next start at once, so nobody
-waits for the slowest. Where the policy is asked in another process (`Actor.overlaps`), at most half of the slots wait
-for one answer while the others step.
+waits for the slowest. Where the policy is asked in another process (`Predictor.overlaps`), at most half of the slots
+wait for one answer while the others step.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from raybc.demos.record import demonstrate
 from raybc.envs.base import RenderOptions, SimEnv, Task
+from raybc.inference.agent import Prediction, Predictor
 from raybc.registry import get_task
-from raybc.rollout.agent import Actor, Answer
 from raybc.rollout.episode import Episode, OnStep, answer
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.types import EpisodeSpec, SampleSetting
@@ -47,7 +48,7 @@ class Demonstration:
     noise: float
 
 
-Work = Rollout | Demonstration
+RolloutJob = Rollout | Demonstration
 
 
 @dataclass
@@ -67,7 +68,7 @@ class _Slot:
 class _Question:
     """Chunks that several slots wait for, in their order."""
 
-    answer: Answer
+    answer: Prediction
     slots: list[_Slot]
 
 
@@ -82,22 +83,22 @@ class Progress:
 class Engine:
     """Runs numbered episodes; `round()` yields (number, row) as they end.
 
-    load(bundle path) gives the `Actor` and is asked again and again: it keeps what it has loaded. slots: simulators at
-    most; None: what the task says; a rendering process has one. An exception of a simulator ends its episode as
+    load(bundle path) gives the `Predictor` and is asked again and again: it keeps what it has loaded. slots: simulators
+    at most; None: what the task says; a rendering process has one. An exception of a simulator ends its episode as
     {"exception": ...}; the process should then be given up.
     """
 
     def __init__(
-        self, load: Callable[[str], Actor], render: RenderOptions | None = None, slots: int | None = None
+        self, load: Callable[[str], Predictor], render: RenderOptions | None = None, slots: int | None = None
     ) -> None:
         self._load, self._render, self._limit = load, render, slots
-        self._queue: deque[tuple[int, Work, EpisodeSpec]] = deque()
+        self._queue: deque[tuple[int, RolloutJob, EpisodeSpec]] = deque()
         self._busy: list[_Slot] = []
         self._free: OrderedDict[str, list[_Slot]] = OrderedDict()
         self._questions: deque[_Question] = deque()
         self.progress = Progress()
 
-    def add(self, number: int, work: Work, spec: EpisodeSpec) -> None:
+    def add(self, number: int, work: RolloutJob, spec: EpisodeSpec) -> None:
         self._queue.append((number, work, spec))
 
     @property
@@ -159,7 +160,7 @@ class Engine:
                 yield number, _exception(error)
                 return
 
-    def _slots_of(self, item: tuple[int, Work, EpisodeSpec]) -> int:
+    def _slots_of(self, item: tuple[int, RolloutJob, EpisodeSpec]) -> int:
         if self._render is not None or isinstance(item[1], Demonstration):
             return 1
         return self._limit or get_task(item[2].task).slots
@@ -193,8 +194,6 @@ class Engine:
         return row
 
     def _demonstrate(self, work: Demonstration, spec: EpisodeSpec) -> dict[str, Any]:
-        from raybc.demos import demonstrate
-
         task = get_task(spec.task)
         started = time.perf_counter()
         row = demonstrate(task, self.warm_up(spec.task), spec, work.noise, Path(work.folder))
@@ -235,7 +234,7 @@ class Engine:
             for first in range(0, len(slots), size):
                 self._ask_together(actor, slots[first : first + size], flow_steps)
 
-    def _ask_together(self, actor: Actor, slots: list[_Slot], flow_steps: int) -> None:
+    def _ask_together(self, actor: Predictor, slots: list[_Slot], flow_steps: int) -> None:
         started = time.perf_counter()
         episodes = [s.episode for s in slots if s.episode is not None]
         self._questions.append(_Question(answer(actor, episodes, flow_steps), slots))

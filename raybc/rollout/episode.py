@@ -14,8 +14,8 @@ import numpy as np
 
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import SimEnv
-from raybc.rollout.agent import Actor
-from raybc.rollout.session import Session
+from raybc.inference.agent import Predictor
+from raybc.inference.session import Session
 from raybc.types import EpisodeResult, EpisodeSpec, Outcome, SampleSetting
 
 OnStep = Callable[[int, SimEnv], None]
@@ -95,16 +95,16 @@ class Episode:
         )
 
 
-def answer(actor: Actor, episodes: list[Episode], flow_steps: int) -> Any:
+def answer(actor: Predictor, episodes: list[Episode], flow_steps: int) -> Any:
     """Ask for the next chunk of each episode at once."""
-    obs, noise, pictures = zip(*(episode.question() for episode in episodes), strict=True)
-    seen = {name: np.stack([p[name] for p in pictures]) for name in pictures[0]}
-    return actor.ask(np.stack(obs), np.stack(noise), flow_steps, seen)
+    obs, noise, images = zip(*(episode.question() for episode in episodes), strict=True)
+    seen = {name: np.stack([p[name] for p in images]) for name in images[0]}
+    return actor.predict(np.stack(obs), np.stack(noise), flow_steps, seen)
 
 
 def run_episode(
     env: SimEnv,
-    actor: Actor,
+    actor: Predictor,
     spec: EpisodeSpec,
     setting: SampleSetting,
     max_steps: int,

@@ -12,19 +12,19 @@ from rich.table import Table
 from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import Task
+from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
-from raybc.rollout.measure import PARTIAL, Measurement
-from raybc.rollout.probe import Probe
+from raybc.rollout.evaluation import PARTIAL, EvaluationConfig
 from raybc.rollout.results import metrics
 from raybc.versions import versions
 
 
 def write_results(
     out: Path,
-    measurement: Measurement,
+    measurement: EvaluationConfig,
     bundle: PolicyBundle,
     task: Task,
-    probe: Probe,
+    probe: EnvSpec,
     changes: list[tuple[str, str, str, str]],
     rows: list[list[dict[str, Any]]],
 ) -> None:

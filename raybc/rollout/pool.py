@@ -12,9 +12,9 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybc.capacity import SIMULATOR, placement
+from raybc.cluster.capacity import SIMULATOR, placement
 from raybc.rollout.dispatcher import Dispatcher
-from raybc.rollout.engine import Rollout, Work
+from raybc.rollout.engine import Rollout, RolloutJob
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.stop import StopRule
 from raybc.types import EpisodeSpec
@@ -47,7 +47,7 @@ class RolloutPool:
     def submit(
         self,
         key: str,
-        works: Sequence[Work],
+        works: Sequence[RolloutJob],
         specs: Sequence[EpisodeSpec],
         rule: StopRule | None = None,
         known: Mapping[tuple[int, int], dict[str, Any]] | None = None,
@@ -60,7 +60,7 @@ class RolloutPool:
         return ray.get(self._dispatcher.ended.remote(key, seen))
 
     def evaluate(
-        self, key: str, works: Sequence[Work], specs: Sequence[EpisodeSpec], rule: StopRule | None = None
+        self, key: str, works: Sequence[RolloutJob], specs: Sequence[EpisodeSpec], rule: StopRule | None = None
     ) -> list[list[dict[str, Any]]]:
         """Rows of each work, in the order of specs."""
         return ray.get(self.submit(key, works, specs, rule))

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from raybc.report.stats import wilson_interval
+from raybc.statistics import wilson_interval
 from raybc.types import SampleSetting
 
 _NAMES = tuple(field.name for field in dataclasses.fields(SampleSetting))

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from raybc.report.stats import halfwidth_reached
 from raybc.rollout.race import Domination, Outcomes, dominated, first_domination
+from raybc.statistics import halfwidth_reached
 
 #: Starts are handed out in blocks where works race: every work the first so many, then the next.
 BLOCK = 10

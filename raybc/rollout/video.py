@@ -64,29 +64,29 @@ BORDER = {"success": (40, 160, 70), "failure": (200, 60, 50), "timeout": (225, 1
 
 def write_grid(videos: Sequence[tuple[Path, str]], path: Path, side: int = 192, border: int = 4) -> None:
     """Many episodes in one mp4: a square grid of (video, outcome), each framed in the colour of its outcome (green
-    success, red failure, amber timeout) and standing still when it is over. side: pixels of a picture's longer edge.
+    success, red failure, amber timeout) and standing still when it is over. side: pixels of an image's longer edge.
     """
     columns = math.ceil(math.sqrt(len(videos)))
     rows = math.ceil(len(videos) / columns)
     with av.open(str(videos[0][0])) as first:
         fps = float(first.streams.video[0].average_rate or 10)
     readers = [_frames(video, side) for video, _ in videos]
-    pictures: list[np.ndarray | None] = [next(reader) for reader in readers]
-    height, width = (max(p.shape[axis] for p in pictures if p is not None) + 2 * border for axis in (0, 1))
+    images: list[np.ndarray | None] = [next(reader) for reader in readers]
+    height, width = (max(p.shape[axis] for p in images if p is not None) + 2 * border for axis in (0, 1))
     canvas = np.full((rows * height // 2 * 2, columns * width // 2 * 2, 3), 24, np.uint8)
 
     def frames() -> Iterator[np.ndarray]:
-        while any(picture is not None for picture in pictures):
-            for number, picture in enumerate(pictures):
-                if picture is None:
+        while any(image is not None for image in images):
+            for number, image in enumerate(images):
+                if image is None:
                     continue
                 top, left = number // columns * height, number % columns * width
                 canvas[top : top + height, left : left + width] = BORDER.get(videos[number][1], (24, 24, 24))
                 inner = canvas[top + border : top + height - border, left + border : left + width - border]
                 inner[:] = 24
-                inner[: picture.shape[0], : picture.shape[1]] = picture[: inner.shape[0], : inner.shape[1]]
+                inner[: image.shape[0], : image.shape[1]] = image[: inner.shape[0], : inner.shape[1]]
             yield canvas
-            pictures[:] = [next(reader, None) for reader in readers]
+            images[:] = [next(reader, None) for reader in readers]
 
     encode(path, fps, frames())
 
@@ -105,13 +105,13 @@ def last_frame_jpeg(path: Path) -> bytes | None:
     coder = av.CodecContext.create("mjpeg", "w")
     assert isinstance(coder, av.VideoCodecContext)
     coder.width, coder.height, coder.pix_fmt, coder.time_base = frame.width, frame.height, "yuvj420p", Fraction(1, 25)
-    picture = frame.reformat(format="yuvj420p")
-    picture.pts = None
-    return b"".join(bytes(packet) for packet in [*coder.encode(picture), *coder.encode(None)])
+    image = frame.reformat(format="yuvj420p")
+    image.pts = None
+    return b"".join(bytes(packet) for packet in [*coder.encode(image), *coder.encode(None)])
 
 
 def _frames(path: Path, side: int) -> Iterator[np.ndarray]:
-    """Pictures of a video, scaled so that the longer edge is `side`."""
+    """Images of a video, scaled so that the longer edge is `side`."""
     with av.open(str(path)) as video:
         for frame in video.decode(video.streams.video[0]):
             scale = side / max(frame.width, frame.height)

@@ -14,13 +14,13 @@ import torch
 
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
-from raybc.rollout.agent import KEEP, Actor, Agent, file_state
-from raybc.rollout.engine import Engine, Work
+from raybc.inference.agent import KEEP, Agent, Predictor, bundle_version
+from raybc.rollout.engine import Engine, RolloutJob
 from raybc.types import EpisodeSpec
 
 #: A numbered episode, and what came of it.
-Order = tuple[int, Work, EpisodeSpec]
-Loader = Callable[[str], Actor]
+Assignment = tuple[int, RolloutJob, EpisodeSpec]
+Loader = Callable[[str], Predictor]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SimWorker:
     def __init__(self, render: RenderOptions | None = None, slots: int | None = None, loader: Loader | None = None):
         self._engine = Engine(loader or load_agent, render, slots)
         self._change = threading.Condition()
-        self._orders: list[Order] = []
+        self._orders: list[Assignment] = []
         self._calls: list[tuple[str, dict[str, Any]]] = []
         self._rows: list[tuple[int, dict[str, Any]]] = []
         self._broken = False
@@ -57,7 +57,7 @@ class SimWorker:
         if answer["done"] is not None:
             raise answer["done"]
 
-    def exchange(self, orders: Sequence[Order], patience: float, backlog: int) -> Report:
+    def exchange(self, orders: Sequence[Assignment], patience: float, backlog: int) -> Report:
         """Take orders; come back with what ended when few orders (`backlog`) are left, at the latest after `patience`
         seconds."""
         with self._change:
@@ -119,12 +119,12 @@ class SimWorker:
                 self._change.notify_all()
 
 
-def load_agent(path: str) -> Actor:
+def load_agent(path: str) -> Predictor:
     """The bundle's network in this process; a bundle that was replaced is loaded anew."""
-    return _agent(path, file_state(path))
+    return _agent(path, bundle_version(path))
 
 
 @functools.lru_cache(maxsize=KEEP)
-def _agent(path: str, state: int) -> Actor:
+def _agent(path: str, state: int) -> Predictor:
     torch.set_num_threads(1)  # one process a core, and the same sums everywhere
     return Agent(PolicyBundle.load(Path(path)))

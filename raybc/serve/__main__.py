@@ -10,10 +10,10 @@ from pathlib import Path
 import tyro
 
 from raybc import cli
-from raybc.act import load_bundle
 from raybc.config import SAMPLE_AXES
-from raybc.describe import describe
-from raybc.extras import need
+from raybc.extras import require_extra
+from raybc.inference.metadata import policy_metadata
+from raybc.inference.policy import load_bundle
 from raybc.train.loop import pick_device
 from raybc.types import UserError
 from raybc.web import listening
@@ -56,7 +56,7 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.serve", Args.__doc__ or "")
-    need("raybc.serve", "serve", "starlette", "uvicorn", "websockets", "msgpack")
+    require_extra("raybc.serve", "serve", "starlette", "uvicorn", "websockets", "msgpack")
     import uvicorn
 
     from raybc.serve.app import is_loopback, make_app
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         listener = stack.enter_context(listening(args.host, args.port))
         batcher = stack.enter_context(contextlib.closing(Batcher(bundle, setting.flow_steps, device, args.threads)))
         config = uvicorn.Config(
-            make_app(batcher, setting, describe(bundle, setting), token, max_bytes),
+            make_app(batcher, setting, policy_metadata(bundle, setting), token, max_bytes),
             ws="websockets-sansio",
             ws_max_size=max_bytes,
             ws_per_message_deflate=False,  # numbers hardly shrink, and it takes longer than the network

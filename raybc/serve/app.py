@@ -27,8 +27,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from raybc.physical import checked_obs
-from raybc.rollout.session import Session
+from raybc.inference.observations import validate_observation
+from raybc.inference.session import Session
 from raybc.serve.batch import Batcher
 from raybc.serve.wire import JSON, MSGPACK, from_json, pack, to_json, unpack
 from raybc.types import SampleSetting, UserError
@@ -216,7 +216,7 @@ def _seed(value: Any) -> int | None:
 
 
 class Episode:
-    """`raybc.act.Policy` of which the network is shared with others."""
+    """`raybc.inference.policy.Policy` of which the network is shared with others."""
 
     def __init__(self, batcher: Batcher, setting: SampleSetting, seed: int | None) -> None:
         self._batcher = batcher
@@ -225,7 +225,7 @@ class Episode:
 
     def observe(self, obs: Any) -> None:
         bundle = self._batcher.bundle
-        self._session.observe(checked_obs(bundle.obs_sizes, bundle.pictures, obs))
+        self._session.observe(validate_observation(bundle.obs_sizes, bundle.images, obs))
 
     async def act(self) -> np.ndarray:
         """The next action, (A,)."""
@@ -235,4 +235,4 @@ class Episode:
 
     async def chunk(self) -> np.ndarray:
         """The whole next chunk, (H, A)."""
-        return await self._batcher.ask(self._session.question())
+        return await self._batcher.predict(self._session.question())

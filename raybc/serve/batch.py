@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from raybc.bundle import PolicyBundle
-from raybc.rollout.agent import SIZES, Agent
+from raybc.inference.agent import SIZES, Agent
 
-#: (observations (T, O), noise (H, A), pictures by name), as `Session.question` gives them.
+#: (observations (T, O), noise (H, A), images by name), as `Session.question` gives them.
 Question = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 
@@ -40,7 +40,7 @@ class Batcher:
         self._open = _Batch()
         self.asked, self.batches = 0, 0
 
-    async def ask(self, question: Question) -> np.ndarray:
+    async def predict(self, question: Question) -> np.ndarray:
         """The chunk, physical (H, A)."""
         self.asked += 1
         batch, place = self._open, len(self._open.questions)
@@ -61,8 +61,8 @@ class Batcher:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._chunks, batch.questions)
 
     def _chunks(self, questions: list[Question]) -> np.ndarray:
-        obs, noise, pictures = zip(*questions, strict=True)
-        seen = {name: np.stack([p[name] for p in pictures]) for name in pictures[0]}
+        obs, noise, images = zip(*questions, strict=True)
+        seen = {name: np.stack([p[name] for p in images]) for name in images[0]}
         return self._agent.chunks(np.stack(obs), np.stack(noise), self._flow_steps, seen)
 
     def close(self) -> None:

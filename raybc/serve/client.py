@@ -17,7 +17,7 @@ import numpy as np
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
-from raybc.physical import ActionRange, checked_range
+from raybc.inference.observations import ActionRange, validate_action_range
 from raybc.serve.wire import from_json, pack, unpack
 from raybc.types import UserError
 
@@ -50,7 +50,7 @@ class RemotePolicy:
             raise ConnectionError(f"{url}: no policy is served there: {error}") from None
         self.metadata: dict[str, Any] = self._receive()
         size = self.metadata["actions"]["shape"][1]
-        self._range = None if action_range is None else checked_range(action_range, size)
+        self._range = None if action_range is None else validate_action_range(action_range, size)
 
     def reset(self, seed: int | None = None) -> None:
         """An episode begins. seed: of the sampling noise; None: any."""

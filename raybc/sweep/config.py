@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raybc.config import SAMPLE_AXES, DemosConfig, RunConfig, place
+from raybc.config import SAMPLE_AXES, DemosConfig, RunConfig, flag_path
 from raybc.strict import check_type, field_type, type_hints
 from raybc.types import SPLIT_SIZE, UserError
 
@@ -62,7 +62,7 @@ class Axis:
             if self.low is not None or self.high is not None or self.log:
                 raise UserError(f"{where}: expected either `values` or `low`/`high`, got both")
             if any(v in self.values[:i] for i, v in enumerate(self.values)):
-                raise UserError(f"{place(where)}values: expected different values, got {list(self.values)}")
+                raise UserError(f"{flag_path(where)}values: expected different values, got {list(self.values)}")
             return
         if self.low is None or self.high is None:
             raise UserError(f"{where}: expected `values: [...]`, or `low: ` and `high: `")
@@ -71,7 +71,7 @@ class Axis:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UserError(f"{where}: expected finite low < high, got low {self.low}, high {self.high}")
         if self.log and self.low <= 0:
-            raise UserError(f"{place(where)}low: expected more than 0 on a logarithmic axis, got {self.low}")
+            raise UserError(f"{flag_path(where)}low: expected more than 0 on a logarithmic axis, got {self.low}")
         if kind is int and (self.low != int(self.low) or self.high != int(self.high)):
             raise UserError(f"{where}: expected whole numbers, got low {self.low}, high {self.high}")
 
@@ -91,13 +91,13 @@ class SearchConfig:
 
     def validate(self, where: str) -> None:
         if self.trials < 1:
-            raise UserError(f"{place(where)}trials: expected at least 1, got {self.trials}")
+            raise UserError(f"{flag_path(where)}trials: expected at least 1, got {self.trials}")
         if self.max_concurrent < 1:
-            raise UserError(f"{place(where)}max_concurrent: expected at least 1, got {self.max_concurrent}")
+            raise UserError(f"{flag_path(where)}max_concurrent: expected at least 1, got {self.max_concurrent}")
         if self.pack < 1:
-            raise UserError(f"{place(where)}pack: expected at least 1, got {self.pack}")
+            raise UserError(f"{flag_path(where)}pack: expected at least 1, got {self.pack}")
         if self.seed < 0:
-            raise UserError(f"{place(where)}seed: expected at least 0, got {self.seed}")
+            raise UserError(f"{flag_path(where)}seed: expected at least 0, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ class PruneConfig:
 
     def validate(self, where: str) -> None:
         if self.grace_evaluations < 1:
-            raise UserError(f"{place(where)}grace_evaluations: expected at least 1, got {self.grace_evaluations}")
+            raise UserError(f"{flag_path(where)}grace_evaluations: expected at least 1, got {self.grace_evaluations}")
         if not self.reduction_factor > 1:
-            raise UserError(f"{place(where)}reduction_factor: expected more than 1, got {self.reduction_factor}")
+            raise UserError(f"{flag_path(where)}reduction_factor: expected more than 1, got {self.reduction_factor}")
         if self.min_trials < 1:
-            raise UserError(f"{place(where)}min_trials: expected at least 1, got {self.min_trials}")
+            raise UserError(f"{flag_path(where)}min_trials: expected at least 1, got {self.min_trials}")
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,9 @@ class EvalConfig:
 
     def validate(self, where: str) -> None:
         if not 1 <= self.episodes < SPLIT_SIZE:
-            raise UserError(f"{place(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
+            raise UserError(f"{flag_path(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
         if self.evaluations < 1:
-            raise UserError(f"{place(where)}evaluations: expected at least 1, got {self.evaluations}")
+            raise UserError(f"{flag_path(where)}evaluations: expected at least 1, got {self.evaluations}")
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,11 @@ class FinalConfig:
 
     def validate(self, where: str) -> None:
         if self.top < 1:
-            raise UserError(f"{place(where)}top: expected at least 1, got {self.top}")
+            raise UserError(f"{flag_path(where)}top: expected at least 1, got {self.top}")
         if not 1 <= self.episodes < SPLIT_SIZE:
-            raise UserError(f"{place(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
+            raise UserError(f"{flag_path(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
         if self.videos < 0:
-            raise UserError(f"{place(where)}videos: expected at least 0, got {self.videos}")
+            raise UserError(f"{flag_path(where)}videos: expected at least 0, got {self.videos}")
 
 
 @dataclass(frozen=True)
@@ -174,12 +174,12 @@ class ResourcesConfig:
 
     def validate(self, where: str) -> None:
         if self.workers < 0:
-            raise UserError(f"{place(where)}workers: expected at least 0 (0: as many as fit), got {self.workers}")
+            raise UserError(f"{flag_path(where)}workers: expected at least 0 (0: as many as fit), got {self.workers}")
         for name in ("worker_cpus", "trial_cpus", "episode_deadline"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise UserError(f"{place(where)}{name}: expected more than 0, got {getattr(self, name)}")
+                raise UserError(f"{flag_path(where)}{name}: expected more than 0, got {getattr(self, name)}")
         if self.trial_retries < 0:
-            raise UserError(f"{place(where)}trial_retries: expected at least 0, got {self.trial_retries}")
+            raise UserError(f"{flag_path(where)}trial_retries: expected at least 0, got {self.trial_retries}")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from raybc.rollout.results import best_setting, rows_at, setting_of, summarise
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import recipe
-from raybc.sweep.trial import TrialPlan
+from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import Recorder
 from raybc.types import EpisodeSpec
 
@@ -32,7 +32,7 @@ RULE = (
 )
 
 
-def measure_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], None]) -> None:
+def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], None]) -> None:
     """Measure the top recipes on the final starts; those in the ledger are not measured again."""
     config, plan, state = recorder.config, recorder.plan, recorder.state
     specs = [EpisodeSpec(plan.task, "final", i) for i in range(config.final.episodes)]
@@ -66,7 +66,7 @@ def _asked(row: dict[str, Any]) -> int:
     return row["episodes"] + row["errors"]
 
 
-def write_winner(run_dir: Path, config: SweepConfig, plan: TrialPlan, state: SweepState) -> TrialState | None:
+def write_winner(run_dir: Path, config: SweepConfig, plan: TrialContext, state: SweepState) -> TrialState | None:
     """winner.json and winner/ (the bundle of the seed that did best on the search starts)."""
     ranking = state.ranking()
     if not ranking:
@@ -136,7 +136,7 @@ def choose_shots(config: SweepConfig, state: SweepState) -> list[_Shot]:
 
 
 def film(
-    run_dir: Path, config: SweepConfig, plan: TrialPlan, state: SweepState, resources: dict[str, Any]
+    run_dir: Path, config: SweepConfig, plan: TrialContext, state: SweepState, resources: dict[str, Any]
 ) -> tuple[str, list[tuple[float, float]]]:
     """Film chosen episodes into videos/ and list them in videos.json.
 
@@ -186,7 +186,9 @@ def _folder(run_dir: Path, shot: _Shot) -> Path:
     return run_dir / "videos" / f"trial_{shot.trial:04d}_seed_{shot.seed}_{shot.split}_flow_{shot.row['flow_steps']}"
 
 
-def _take(run_dir: Path, config: SweepConfig, plan: TrialPlan, shot: _Shot) -> tuple[list[Rollout], list[EpisodeSpec]]:
+def _take(
+    run_dir: Path, config: SweepConfig, plan: TrialContext, shot: _Shot
+) -> tuple[list[Rollout], list[EpisodeSpec]]:
     bundle = str(plan.bundle(shot.trial, shot.seed, shot.step))
     work = Rollout(bundle, setting_of(shot.row), str(_folder(run_dir, shot)), config.train.video_frame_skip)
     return [work], [EpisodeSpec(plan.task, shot.split, shot.index)]  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raybc.strict import from_mapping, near, parse_yaml
+from raybc.strict import did_you_mean, from_mapping, parse_yaml
 from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
 
@@ -15,7 +15,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read and check `sweeps/*.yaml`; `overrides` are KEY=VALUE with dotted keys (`eval.episodes=50`)."""
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; {near(path.name, others)}" if others else ""
+        hint = f"; {did_you_mean(path.name, others)}" if others else ""
         raise UserError(f"{path}: expected a sweep file, found none{hint}")
     try:
         text = path.read_text(encoding="utf-8")

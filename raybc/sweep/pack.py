@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING
 
 from raybc.config import MEMBER_FIELDS, RunConfig
 from raybc.sweep.ledger import Evaluation
-from raybc.sweep.trial import AllEpisodesFailed, Evaluate, Rivals, TrialPlan, load_data, measure, setting_label
+from raybc.sweep.trial import (
+    AllEpisodesFailed,
+    Evaluate,
+    Rivals,
+    TrialContext,
+    evaluate_trial,
+    load_data,
+    setting_label,
+)
 
 if TYPE_CHECKING:  # torch is imported in the processes that train
     from raybc.train.log import MemberLog
@@ -52,7 +60,7 @@ def alike(run: RunConfig) -> RunConfig:
 
 
 def run_pack(
-    plan: TrialPlan, jobs: Sequence[Job], evaluate: Evaluate, report: Report, fail: Fail, rivals: Rivals
+    plan: TrialContext, jobs: Sequence[Job], evaluate: Evaluate, report: Report, fail: Fail, rivals: Rivals
 ) -> None:
     """Train and measure from the first evaluation that a trial lacks to the last. `rivals(trial, k)`: what other trials
     did at evaluation k."""
@@ -67,7 +75,7 @@ def run_pack(
 class _Pack:
     """One program, for as long as its members stay the same."""
 
-    def __init__(self, plan: TrialPlan, jobs: Sequence[Job]) -> None:
+    def __init__(self, plan: TrialContext, jobs: Sequence[Job]) -> None:
         from raybc.train.data import resolved
         from raybc.train.loop import PackTrainer, pick_device, with_seeds
 
@@ -168,7 +176,7 @@ class _Pack:
             if job.done >= k:
                 return None
             try:
-                return measure(self.plan, job.trial, job.run, k, evaluate, rivals(job.trial, k))
+                return evaluate_trial(self.plan, job.trial, job.run, k, evaluate, rivals(job.trial, k))
             except AllEpisodesFailed as error:
                 return error
 
@@ -187,7 +195,7 @@ class _Pack:
                 shutil.rmtree(self.plan.bundle(trial, seed, self.plan.steps[old - 1]), ignore_errors=True)
 
 
-def _state(plan: TrialPlan, trial: int, k: int) -> Path:
+def _state(plan: TrialContext, trial: int, k: int) -> Path:
     return plan.folder(trial) / f"state_{plan.steps[k - 1]:08d}.safetensors"
 
 

@@ -10,22 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from raybc import cli
-from raybc.capacity import machines, plan_sweep
-from raybc.cluster import ray_session
+from raybc.cluster.capacity import allocate_sweep, machines
+from raybc.cluster.nodes import check_shared
+from raybc.cluster.session import ray_session
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.load import read_for
-from raybc.demos import DemosPlan, check_source, generate, source_of
+from raybc.demos.generate import generate
+from raybc.demos.spec import DemosSpec, check_source, source_of
+from raybc.envs.spec import EnvSpec, observation_shapes, spec_of_task
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
-from raybc.nodes import check_shared
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.probe import Probe, probe_task, shapes_of
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.progress import Progress
 from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings
-from raybc.sweep.trial import TrialPlan
+from raybc.sweep.trial import TrialContext
 from raybc.sweep.views import command_line, write_tables, write_timeline, write_timing
 from raybc.types import UserError
 from raybc.versions import versions
@@ -61,7 +62,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         if launch.overwrite:
             empty_folder(launch.out)
         _check_resume(config, launch.out)
-        probe = probe_task(task)
+        probe = spec_of_task(task)
         dataset, demos = source_of(config.train, config.demos)
         if demos is None or dataset.exists():
             _check_data(config, read_for(dataset, name.task), probe, task.obs_keys)
@@ -114,23 +115,23 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
         yield key, old, new
 
 
-def _check_data(config: SweepConfig, store: EpisodeStore, probe: Probe, obs_keys: tuple[str, ...]) -> None:
-    check_matches_task(store, shapes_of(probe, obs_keys), probe.action_size, config.train.env_name)
+def _check_data(config: SweepConfig, store: EpisodeStore, probe: EnvSpec, obs_keys: tuple[str, ...]) -> None:
+    check_matches_task(store, observation_shapes(probe, obs_keys), probe.action_size, config.train.env_name)
     check_corners(config, store)
 
 
 def _run(
     config: SweepConfig,
     launch: Launch,
-    probe: Probe,
+    probe: EnvSpec,
     dataset: Path,
-    demos: DemosPlan | None,
+    demos: DemosSpec | None,
     ledger: Ledger,
     state: SweepState,
 ) -> None:
     """With Ray: demonstrations, search, final measurement, videos; then (without) the report."""
     from raybc.rollout.pool import RolloutPool
-    from raybc.sweep.final import film, list_videos, measure_final, write_winner
+    from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
     from raybc.sweep.study import attach_videos
     from raybc.sweep.tune import Recorder, search
 
@@ -145,7 +146,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         stack.enter_context(ray_session(launch.address, launch.cpus))
         resources = config.resources
-        side_by_side = plan_sweep(
+        side_by_side = allocate_sweep(
             machines(),
             trials=config.search.max_concurrent,
             trial_cpus=resources.trial_cpus,
@@ -167,7 +168,7 @@ def _run(
                 _demonstrate(demos, dataset, pool)
         store = read_for(dataset, name.task)
         _check_data(config, store, probe, task.obs_keys)
-        plan = TrialPlan(
+        plan = TrialContext(
             run_dir=str(launch.out.absolute()),
             task=name.task,
             dataset=str(dataset.absolute()),
@@ -222,7 +223,7 @@ def _run(
                     f"({launch.out})"
                 )
             with timing.stage("final"):
-                measure_final(recorder, pool, say)
+                evaluate_final(recorder, pool, say)
             stats = pool.stats()
             pool.close()
             winner = write_winner(launch.out, config, plan, state)
@@ -280,7 +281,7 @@ class _Tables:
             self._last = time.monotonic()
 
 
-def _demonstrate(demos: DemosPlan, dataset: Path, pool: Any) -> None:
+def _demonstrate(demos: DemosSpec, dataset: Path, pool: Any) -> None:
     from rich.progress import Progress
 
     with Progress(console=cli.console) as progress:

@@ -10,7 +10,7 @@ from typing import Any
 from raybc.config import SAMPLE_AXES, RunConfig
 from raybc.data.episodes import EpisodeStore, check_files
 from raybc.registry import get_task, parse_env_name
-from raybc.strict import check_type, near, type_hints
+from raybc.strict import check_type, did_you_mean, type_hints
 from raybc.sweep.config import Axis, SweepConfig
 from raybc.types import SampleSetting, UserError
 
@@ -58,7 +58,7 @@ def first_points(config: SweepConfig) -> list[tuple[str, dict[str, Any]]]:
         where = f"search.points_to_evaluate[{i}]"
         for name in point:
             if name not in axes:
-                raise UserError(f"{where}: {name!r} is not a train axis of the space: {near(name, axes)}")
+                raise UserError(f"{where}: {name!r} is not a train axis of the space: {did_you_mean(name, axes)}")
         full = {name: point.get(name, getattr(config.train, name)) for name in axes}
         for name, axis in axes.items():
             if not axis.contains(full[name]):
@@ -91,12 +91,12 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
     first_points(config)
     if "horizon_length" in names and not config.train.action_chunking:
         raise UserError("space.horizon_length: has no effect while train.action_chunking is off; set it to true")
-    pictures = get_task(parse_env_name(config.train.env_name).task).pictures
+    images = get_task(parse_env_name(config.train.env_name).task).images
     for run, setting in corners(config):
         corner = ", ".join(f"{n}={getattr(run, n)}" for n in names)
         where = f"space (corner {corner}, {setting.label()})"
         run.with_setting(setting).validate(where)
-        run.check_encoder(pictures, where)
+        run.check_encoder(images, where)
         if longest is not None and run.chunk_length > longest:
             raise UserError(
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "

@@ -25,7 +25,7 @@ Rivals = Callable[[int, int], dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
-class TrialPlan:
+class TrialContext:
     """What all trials of a sweep share."""
 
     run_dir: str
@@ -65,8 +65,8 @@ def setting_label(row: dict[str, Any]) -> str:
     return setting_of(row).label().replace(" ", "_").replace("=", "_")
 
 
-def measure(
-    plan: TrialPlan, trial: int, run: RunConfig, k: int, evaluate: Evaluate, rivals: dict[str, list[float]]
+def evaluate_trial(
+    plan: TrialContext, trial: int, run: RunConfig, k: int, evaluate: Evaluate, rivals: dict[str, list[float]]
 ) -> Evaluation:
     """Roll out the bundles of evaluation k at every sample setting. Raises `AllEpisodesFailed`."""
     step = plan.steps[k - 1]
@@ -118,7 +118,7 @@ def rivals_of(state: SweepState, trial: int, k: int) -> dict[str, list[float]]:
     return found
 
 
-def load_data(plan: TrialPlan) -> Any:
+def load_data(plan: TrialContext) -> Any:
     """The `TrainingData` of a sweep."""
     path = Path(plan.dataset)
     written = path.stat().st_mtime_ns

@@ -25,16 +25,16 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from raybc.capacity import TRAINER, placement
+from raybc.cluster.capacity import TRAINER, placement
+from raybc.cluster.metrics import SweepMetrics
 from raybc.config import RunConfig
-from raybc.metrics import SweepMetrics
 from raybc.rollout.pool import RolloutPool
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import FILE, Evaluation, Ledger, SweepState, TrialState, read_events
 from raybc.sweep.pack import Job, alike, run_pack
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
-from raybc.sweep.trial import TrialPlan, rivals_of
+from raybc.sweep.trial import TrialContext, rivals_of
 
 #: Free bytes below which a failed trial is put down to the disk.
 FULL_DISK = 20 * 2**20
@@ -105,7 +105,7 @@ class Pruner:
 class Recorder:
     """Every event of the search goes through here: first into the ledger, then to state, study and listeners."""
 
-    def __init__(self, config: SweepConfig, plan: TrialPlan, ledger: Ledger, state: SweepState, on_event: OnEvent):
+    def __init__(self, config: SweepConfig, plan: TrialContext, ledger: Ledger, state: SweepState, on_event: OnEvent):
         self.config, self.plan, self.state = config, plan, state
         self._ledger, self._on_event = ledger, on_event
         run_dir = Path(plan.run_dir)
@@ -275,7 +275,7 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
         raise recorder.fatal
 
 
-def _trainable(config: SweepConfig, plan: TrialPlan, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
+def _trainable(config: SweepConfig, plan: TrialContext, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs in (re-used) trial processes."""
 
     def known() -> SweepState:

@@ -16,16 +16,17 @@ from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.data.episodes import check_matches_task
 from raybc.data.load import read_for
-from raybc.demos import check_source, generate, source_of
+from raybc.demos.generate import generate
+from raybc.demos.spec import check_source, source_of
+from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import empty_folder, free_space_for, run_folder_lock
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.probe import probe_task, shapes_of
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
-from raybc.train.mlflow_log import MlflowPlan
-from raybc.train.ranks import Parallel, WorkerPlan
+from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.train.run import PackRun, default_folder
-from raybc.train.wandb_log import Mode, WandbPlan
+from raybc.train.trackers.mlflow import MlflowConfig
+from raybc.train.trackers.wandb import Mode, WandbConfig
 from raybc.types import UserError
 
 
@@ -78,32 +79,32 @@ def main(argv: list[str] | None = None) -> int:
     DemosConfig(episodes=args.demos).validate("--demos")
     if args.threads < 0:
         raise UserError(f"--threads: expected at least 0, got {args.threads}")
-    trackers = (WandbPlan(args.wandb, args.wandb_project), MlflowPlan(args.mlflow, args.mlflow_experiment))
+    trackers = (WandbConfig(args.wandb, args.wandb_project), MlflowConfig(args.mlflow, args.mlflow_experiment))
     for tracker in trackers:
         tracker.check()
     pick_device(config.device)
-    plan_training(args, seeds, gpus=0)
+    training_workers(args, seeds, gpus=0)
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
-    config.check_encoder(task.pictures, "--")
+    config.check_encoder(task.images, "--")
     check_source(name, config.dataset or config.ogbench_dataset_dir)
-    probe = probe_task(task)
+    probe = spec_of_task(task)
 
-    from raybc.cluster import ray_session  # isort: skip (before ray)
+    from raybc.cluster.session import ray_session  # isort: skip (before ray)
     import ray
 
     from raybc.rollout.pool import RolloutPool
 
     dataset, plan = source_of(config, DemosConfig(episodes=args.demos))
     needs_demos = plan is not None and not dataset.exists()
-    shapes = shapes_of(probe, task.obs_keys)
+    shapes = observation_shapes(probe, task.obs_keys)
     if not needs_demos:
         store = read_for(dataset, name.task)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
-        training = plan_training(args, seeds, ray.cluster_resources().get("GPU", 0))
-        simulators, share = plan_simulators(cpus, args.workers, training)
+        training = training_workers(args, seeds, ray.cluster_resources().get("GPU", 0))
+        simulators, share = simulator_workers(cpus, args.workers, training)
         pool = stack.enter_context(RolloutPool.start(name.task, simulators, worker_cpus=share))
         if plan is not None and needs_demos:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
@@ -126,23 +127,23 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def plan_training(args: Args, seeds: Sequence[int], gpus: float) -> WorkerPlan:
+def training_workers(args: Args, seeds: Sequence[int], gpus: float) -> WorkerConfig:
     """The training processes that were asked for, on GPUs where Ray has as many."""
     least = args.min_workers or args.num_workers
     use_gpu = args.device.startswith("cuda") or (args.device == "auto" and gpus >= least)
-    plan = WorkerPlan(least, args.num_workers, use_gpu, args.parallel)
+    plan = WorkerConfig(least, args.num_workers, use_gpu, args.parallel)
     plan.check(with_seeds(args, seeds))
     if plan.most > 1 and gpus and use_gpu and gpus < least:
         raise UserError(f"{flag_of(plan)}: {least} processes need {least} GPUs, Ray has {gpus:g}; use --device=cpu")
     return plan
 
 
-def plan_simulators(cpus: float, workers: int, training: WorkerPlan) -> tuple[int, float]:
+def simulator_workers(cpus: float, workers: int, training: WorkerConfig) -> tuple[int, float]:
     """How many simulator processes, and the CPUs that each reserves."""
-    from raybc.cluster import plan_workers
+    from raybc.cluster.session import allocate_workers
 
     if training.most == 1:
-        return plan_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
+        return allocate_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
     if cpus < training.least:
         raise UserError(
             f"{flag_of(training)}: {training.least} processes need {training.least} CPUs, Ray has {cpus:g}: they would "
@@ -155,7 +156,7 @@ def plan_simulators(cpus: float, workers: int, training: WorkerPlan) -> tuple[in
     return count, 0.0 if training.elastic else min(1.0, left / count)
 
 
-def flag_of(training: WorkerPlan) -> str:
+def flag_of(training: WorkerConfig) -> str:
     """Where the smallest number of workers was asked for."""
     return "--min_workers" if training.elastic else "--num_workers"
 

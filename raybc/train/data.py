@@ -14,13 +14,13 @@ import torch
 
 from raybc.config import ACTIONS, RunConfig
 from raybc.data import select
-from raybc.data.episodes import EpisodeStore, check_files, picture_size
+from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
 from raybc.data.windows import Windows
 from raybc.train.plans import plan_of
-from raybc.train.turns import Columns, Turns, fitted, held_out_windows, rows_of, turns_of
+from raybc.train.rotation import DatasetView, ShardRotation, fitted, held_out_windows, rotation_of, rows_of
 from raybc.types import UserError
 
 #: Windows that a validation loss is taken over at most, spread evenly.
@@ -42,12 +42,12 @@ class Prepared:
     """turns: the windows of each step. validation: windows (None where the data has no split `valid`, or an empty
     one)."""
 
-    turns: Turns
+    turns: ShardRotation
     validation: Windows | None
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
     obs_sizes: dict[str, int]
-    pictures: dict[str, tuple[int, int, int]]
+    images: dict[str, tuple[int, int, int]]
     plan: SamplingPlan | None
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -80,9 +80,9 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         raise UserError(
             f"horizon_length: expected at most the longest episode of {store.source} ({longest} steps), got {horizon}"
         )
-    pictures = tuple(key for key in data.obs_keys if key in store.pictures)
-    config.check_encoder(pictures)
-    numbers = tuple(key for key in data.obs_keys if key not in pictures)
+    images = tuple(key for key in data.obs_keys if key in store.images)
+    config.check_encoder(images)
+    numbers = tuple(key for key in data.obs_keys if key not in images)
     store.check_has(numbers)
     obs_sizes = {k: store.obs[k].shape[1] for k in numbers}
     kinds = config.normalization_of(data.obs_keys)
@@ -95,8 +95,8 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     if config.dataset_replace_interval:
         obs_normalizer = fitted(lambda some: store.observation(numbers, some), rows, obs_kinds)
         action_normalizer = fitted(lambda some: store.actions_NA[some], rows, action_kinds)
-        columns = Columns(store, numbers, pictures, obs_normalizer, action_normalizer)
-        turns = turns_of(columns, config, episodes, device)
+        columns = DatasetView(store, numbers, images, obs_normalizer, action_normalizer)
+        turns = rotation_of(columns, config, episodes, device)
         validation = held_out_windows(columns, config, held_out, device, VALIDATION)
     else:
         plan = plan_of(config)
@@ -107,12 +107,12 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
                 rows = plan.fit_rows(config.plan_subset_mode)
         obs_normalizer = Normalizer.fit_columns(store.observation(numbers, rows), obs_kinds)
         action_normalizer = Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
-        train = Columns(store, numbers, pictures, obs_normalizer, action_normalizer).windows(
+        train = DatasetView(store, numbers, images, obs_normalizer, action_normalizer).windows(
             slice(None), store.episode_ends, episodes, config, device
         )
         if plan is not None:
             train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
-        turns = Turns.always(train)
+        turns = ShardRotation.always(train)
         validation = train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None
     return Prepared(
         turns,
@@ -120,7 +120,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         obs_normalizer,
         action_normalizer,
         obs_sizes,
-        {key: picture_size(store.obs[key].shape[1:]) for key in pictures},
+        {key: image_size(store.obs[key].shape[1:]) for key in images},
         plan,
     )
 

@@ -40,7 +40,7 @@ def log_pack(
         log.train(step, losses[m], steps_per_sec, rates[m], held_out, trainer.round)
 
 
-def save_stop(trainer: PackTrainer, folders: Sequence[Path], path: Path) -> None:
+def save_checkpoint(trainer: PackTrainer, folders: Sequence[Path], path: Path) -> None:
     """The bundle of each member, then the state that goes on from there: a state means that its bundles are there.
 
     Called on every rank, written by the first.

@@ -21,11 +21,11 @@ from raybc.data.windows import Windows
 from raybc.policies.base import PolicyShape
 from raybc.policies.build import build_policy
 from raybc.train.data import TrainingData, prepare, resolved
+from raybc.train.dtensor import gather_full, shard_like
 from raybc.train.optimizer import Ema, PackOptimizer
-from raybc.train.plans import lr_scale_of, picks_of
+from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.ranks import Ranks
-from raybc.train.schedule import Watch, is_watched, rates
-from raybc.train.shards import like, whole
+from raybc.train.schedule import Watch, is_monitored, rates
 from raybc.train.step import BLOCK, Draws, LossOf, NonFiniteLoss, backward, clip_by_member, generator
 from raybc.types import UserError
 
@@ -60,7 +60,7 @@ class PackTrainer:
         self.seeds = tuple(c.seed for c in self.members)
         self.prepared = prepare(config, data, device)
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
-        shape = PolicyShape.of(seen.obs_sizes, seen.pictures, action_size, config.chunk_length, config.obs_steps)
+        shape = PolicyShape.of(seen.obs_sizes, seen.images, action_size, config.chunk_length, config.obs_steps)
         self.policy = build_policy(config, shape, len(self.members))
         # Weights are drawn on the CPU: the same start on every device.
         self.policy.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
@@ -73,11 +73,11 @@ class PackTrainer:
         self.ema = Ema(self.parameters, decays) if any(decays) else None
         clips = [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
-        picks = picks_of(config, self.prepared.plan)
+        picks = sampler_of(config, self.prepared.plan)
         self.draws = Draws(self.policy, self.prepared.turns.count_at, config.batch_size, self.seeds, device, picks)
         self._lr_scale = lr_scale_of(config, self.prepared.plan)
         self.watches = [Watch() for _ in self.members]
-        self._watched = any(map(is_watched, self.members))
+        self._watched = any(map(is_monitored, self.members))
         self.validation_loss: list[float] | None = None
         self._sum_M = torch.zeros(len(self.members), device=device, dtype=torch.float64)
         self._bad = torch.zeros((), device=device)
@@ -258,11 +258,11 @@ class PackTrainer:
             action_size=self.data.store.actions_NA.shape[1],
             obs_normalizer=self.prepared.obs_normalizer,
             action_normalizer=self.prepared.action_normalizer,
-            weights={k: whole(v)[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
+            weights={k: gather_full(v)[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
             data_fingerprint=self.data.fingerprint,
             environment=self.data.environment,
             data_env=self.data.store.env_args,
-            pictures=self.prepared.pictures,
+            images=self.prepared.images,
         )
 
     def _run_ids(self) -> list[str]:
@@ -277,7 +277,7 @@ class PackTrainer:
         tensors["loss_sum"] = self._sum_M
         if self.ema is not None:
             tensors |= {f"ema/{i}": v for i, v in enumerate(self.ema.values)}
-        tensors = {k: v if is_shared(k) else whole(v)[members] for k, v in tensors.items()}
+        tensors = {k: v if is_shared(k) else gather_full(v)[members] for k, v in tensors.items()}
         losses = None if self.validation_loss is None else self.validation_loss[members]
         return State(self.step, self._run_ids()[members], tensors, self.watches[members], losses)
 
@@ -300,10 +300,10 @@ class PackTrainer:
         weights = under("policy/")
         with torch.no_grad():
             for name, value in self.policy.state_dict().items():
-                value.copy_(like(weights[name], value))
+                value.copy_(shard_like(weights[name], value))
         self.optimizer.load(under("optimizer/"))
         if self.ema is not None:
-            self.ema.values = [like(under("ema/")[str(i)], p.detach()) for i, p in enumerate(self.parameters)]
+            self.ema.values = [shard_like(under("ema/")[str(i)], p.detach()) for i, p in enumerate(self.parameters)]
         self._sum_M = saved.tensors["loss_sum"].to(self.device)
         self.watches = list(saved.watches)
         self.validation_loss = saved.validation_loss

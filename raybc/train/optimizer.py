@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from raybc.config import RunConfig
-from raybc.train.schedule import is_watched
-from raybc.train.shards import like, whole
+from raybc.train.dtensor import gather_full, shard_like
+from raybc.train.schedule import is_monitored
 
 #: What Adam keeps of each parameter; "step" is one number.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -26,7 +26,7 @@ class PackOptimizer:
         self.parameters = list(parameters)
         self.members = list(members)
         same = {(c.lr, c.min_lr, c.lr_schedule, c.warmup_steps, c.weight_decay) for c in members}
-        self.split = len(self.members) > 1 and (len(same) > 1 or any(map(is_watched, members)))
+        self.split = len(self.members) > 1 and (len(same) > 1 or any(map(is_monitored, members)))
         if self.split:
             self._slices = [[nn.Parameter(p.detach()[m]) for p in self.parameters] for m in range(len(self.members))]
         else:
@@ -66,7 +66,7 @@ class PackOptimizer:
                 found[f"{i}/step"] = states[0]["step"]
                 for name in MOMENTS:
                     kept = torch.stack([s[name] for s in states]) if self.split else states[0][name]
-                    found[f"{i}/{name}"] = whole(kept)
+                    found[f"{i}/{name}"] = gather_full(kept)
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -79,7 +79,7 @@ class PackOptimizer:
                 state = {"step": tensors[f"{i}/step"].clone().to(parameter.device)}
                 for name in MOMENTS:
                     moment = tensors[f"{i}/{name}"]
-                    state[name] = like(moment[m].clone() if self.split else moment, parameter)
+                    state[name] = shard_like(moment[m].clone() if self.split else moment, parameter)
                 self._adam.state[slices[i]] = state
 
 

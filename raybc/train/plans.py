@@ -9,8 +9,8 @@ from pathlib import Path
 from raybc.config import RunConfig
 from raybc.data.plan.exposure import Exposure, exposure, plan_lr_scale
 from raybc.data.plan.files import load_plan, save_plan
-from raybc.data.plan.picks import Picks, plan_picks
 from raybc.data.plan.plan import SamplingPlan
+from raybc.data.plan.sampler import IndexSampler, plan_sampler
 from raybc.files import write_json
 from raybc.types import UserError
 
@@ -28,12 +28,12 @@ def plan_of(config: RunConfig) -> SamplingPlan | None:
     return plan
 
 
-def picks_of(config: RunConfig, plan: SamplingPlan | None) -> Picks | None:
+def sampler_of(config: RunConfig, plan: SamplingPlan | None) -> IndexSampler | None:
     """How steps draw from the plan, with the recipe's overrides; None: every window equally."""
     if plan is None:
         return None
     seed = config.sampler_seed_override
-    return plan_picks(plan, seed if seed >= 0 else None, replaces(config, plan))
+    return plan_sampler(plan, seed if seed >= 0 else None, replaces(config, plan))
 
 
 def replaces(config: RunConfig, plan: SamplingPlan) -> bool:

@@ -29,7 +29,7 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
-class WorkerPlan:
+class WorkerConfig:
     """How many training processes there may be, and how they share."""
 
     least: int

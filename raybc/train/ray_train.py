@@ -27,7 +27,7 @@ from raybc.cli import Failed
 from raybc.config import RunConfig
 from raybc.files import read_json, write_json
 from raybc.train import elastic
-from raybc.train.ranks import Parallel, WorkerPlan
+from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.types import UserError
 
 #: Times that the group of workers is started anew from the last state after one of them died.
@@ -54,7 +54,7 @@ class Job:
 class Workers:
     """Training in other processes for as long as the block lasts; `join` waits for its end."""
 
-    def __init__(self, job: Job, workers: WorkerPlan, out: Path) -> None:
+    def __init__(self, job: Job, workers: WorkerConfig, out: Path) -> None:
         scaling = ScalingConfig(
             num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
             use_gpu=workers.use_gpu,
@@ -139,7 +139,7 @@ def _train(job: Job, out: Path) -> None:
     from raybc.data.load import read_for
     from raybc.registry import parse_env_name
     from raybc.train.data import TrainingData
-    from raybc.train.keep import log_pack, save_stop
+    from raybc.train.keep import log_pack, save_checkpoint
     from raybc.train.log import MemberLog
     from raybc.train.loop import PackTrainer
     from raybc.train.ranks import Ranks
@@ -166,7 +166,7 @@ def _train(job: Job, out: Path) -> None:
             if trainer.finished:
                 break
             trainer.advance(stop, lambda *row: log_pack(logs, trainer, *row))
-            save_stop(trainer, folders, state)
+            save_checkpoint(trainer, folders, state)
 
 
 def _write_failure(out: Path, reason: str) -> None:

@@ -26,20 +26,20 @@ from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import point_to, read_json, replacing, write_json
 from raybc.registry import parse_env_name
-from raybc.report.stats import wilson_interval
 from raybc.rollout.checks import best_step, checkpoints
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
+from raybc.statistics import wilson_interval
 from raybc.strict import digest
 from raybc.train import state
 from raybc.train.data import TrainingData, prepare
-from raybc.train.keep import checkpoint_name, log_pack, out_of_memory, save_stop
+from raybc.train.keep import checkpoint_name, log_pack, out_of_memory, save_checkpoint
 from raybc.train.log import MemberLog, add_scalars
 from raybc.train.loop import PackTrainer, is_finished, round_of
-from raybc.train.mirror import Mirror, TrackerPlan
 from raybc.train.plans import note_plan
-from raybc.train.ranks import WorkerPlan
+from raybc.train.ranks import WorkerConfig
 from raybc.train.step import NonFiniteLoss
+from raybc.train.trackers.base import Tracker, TrackerConfig
 from raybc.types import EpisodeSpec, UserError
 from raybc.versions import versions
 
@@ -105,11 +105,11 @@ class PackRun:
         data: TrainingData,
         out: Path,
         pool: Any,
-        trackers: Sequence[TrackerPlan] = (),
+        trackers: Sequence[TrackerConfig] = (),
     ) -> None:
         self.out, self.pool, self.data = out, pool, data
-        self._trackers = trackers
-        self._mirrors: list[tuple[int, Mirror]] = []  # (number of the member, its copy)
+        self._tracker_configs = trackers
+        self._trackers: list[tuple[int, Tracker]] = []  # (number of the member, its copy)
         self.config = members[0]
         self.task = parse_env_name(self.config.env_name).task
         alone = len(members) == 1
@@ -136,7 +136,7 @@ class PackRun:
         """Train in this process; each evaluation waits for its turn."""
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
         if len(self.members) > 1 and self.config.encoder != "None":
-            cli.console.print("encoders of pictures run seed by seed: training them as a pack saves little time")
+            cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
         if self.state.exists():
             trainer.load_state(self.state)
         folders = [m.out for m in self.members]
@@ -158,11 +158,11 @@ class PackRun:
                     raise self._failed(str(error)) from None
                 except torch.cuda.OutOfMemoryError as error:
                     raise self._failed(out_of_memory(trainer, error)) from None
-                save_stop(trainer, folders, self.state)
+                save_checkpoint(trainer, folders, self.state)
                 self._measure(trainer.step, trainer.finished)
         self._end(trainer.step)
 
-    def go_with_workers(self, workers: WorkerPlan, dataset: Path) -> None:
+    def go_with_workers(self, workers: WorkerConfig, dataset: Path) -> None:
         """Train in Ray Train's workers, which never wait for an evaluation: bundles are measured here as they appear.
 
         What would be refused by every worker is refused here (`UserError`)."""
@@ -211,11 +211,11 @@ class PackRun:
         if step:
             cli.console.print(f"going on at step {step} of {self.config.training_steps}")
         for number, member in enumerate(self.members):
-            for tracker in self._trackers:
-                mirror = tracker.start(member.out, member.config, member.run_id, step)
-                if mirror is not None:
-                    stack.callback(mirror.close)
-                    self._mirrors.append((number, mirror))
+            for config in self._tracker_configs:
+                tracker = config.start(member.out, member.config, member.run_id, step)
+                if tracker is not None:
+                    stack.callback(tracker.close)
+                    self._trackers.append((number, tracker))
         self._measure_what_is_missing(step, finished)
 
     def _failed(self, reason: str) -> cli.Failed:
@@ -242,8 +242,8 @@ class PackRun:
                 round_ = round_of(config, step)
                 where = f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
                 progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
-                for _, mirror in self._mirrors:
-                    mirror.look()
+                for _, tracker in self._trackers:
+                    tracker.sync()
 
             yield show
 
@@ -308,9 +308,9 @@ class PackRun:
             for row in rows:
                 what = f"no video: {row['message']}" if row["outcome"] == "error" else Path(film.video) / row["video"]
                 cli.console.print(f"video: {what}")
-        for number, mirror in self._mirrors:
+        for number, tracker in self._trackers:
             folder, rows = Path(films[number].video), results[number]
-            mirror.videos(step, [folder / r["video"] for r in rows if r["outcome"] != "error"])
+            tracker.videos(step, [folder / r["video"] for r in rows if r["outcome"] != "error"])
 
 
 def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:

@@ -71,7 +71,7 @@ class Watch:
             self.stopped = self.stop_bad >= config.stop_patience
 
 
-def is_watched(config: RunConfig) -> bool:
+def is_monitored(config: RunConfig) -> bool:
     return config.lr_schedule == "plateau" or config.stop_patience > 0
 
 

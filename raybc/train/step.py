@@ -16,10 +16,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from raybc.data.plan.picks import Picks
+from raybc.data.plan.sampler import IndexSampler
 from raybc.data.windows import Windows
 from raybc.policies.flow import FlowPolicy
-from raybc.train.shards import repeated, whole
+from raybc.train.dtensor import gather_full, replicate
 from raybc.types import Batch
 
 BLOCK = 64
@@ -60,7 +60,7 @@ class Draws:
         batch_size: int,
         seeds: Sequence[int],
         device: torch.device,
-        picks: Picks | None = None,
+        picks: IndexSampler | None = None,
     ):
         self._picks = picks
         self._sizes = policy.draw_size(batch_size)
@@ -111,12 +111,12 @@ def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> T
     """Scale each member's gradient to at most its `max_norm` (None, inf: as it is); returns the norm it had, (M,): the
     2-norm over all of its parameters."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    norms = [whole(torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim)))) for g in grads]
+    norms = [gather_full(torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim)))) for g in grads]
     norm_M = torch.stack(norms).norm(dim=0)
     if max_norm_M is not None:
         factor_M = (max_norm_M / norm_M.clamp_min(1e-12)).clamp_max(1.0)
         for g in grads:
-            g.mul_(repeated(factor_M.view(-1, *[1] * (g.ndim - 1)), g))
+            g.mul_(replicate(factor_M.view(-1, *[1] * (g.ndim - 1)), g))
     return norm_M
 
 

@@ -1,4 +1,4 @@
-"""What every environment adapter keeps. A new one joins with one line: `check_task(MY_TASK)`; what its pictures must
+"""What every environment adapter keeps. A new one joins with one line: `check_task(MY_TASK)`; what its images must
 keep, `check_rendering(MY_TASK)`, needs a GL library."""
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def check_spaces(task: Task, env: SimEnv) -> None:
     for key, box in space.items():
         assert isinstance(box, gymnasium.spaces.Box), f"{key}: expected a Box, got {box}"
         if box.dtype == np.uint8:
-            assert box.shape[2:] == (3,), f"{key}: expected pictures (height, width, 3), got {box}"
+            assert box.shape[2:] == (3,), f"{key}: expected images (height, width, 3), got {box}"
             assert (box.low == 0).all(), f"{key}: expected 0 to 255, got {box}"
             assert (box.high == 255).all(), f"{key}: expected 0 to 255, got {box}"
             continue
@@ -158,7 +158,7 @@ def check_determinism(task: Task, env: SimEnv) -> None:
 
 
 def check_rendering(task: Task, steps: int = 8) -> None:
-    """Pictures of the size asked for, of what happens, and an episode that is the same bit for bit without them."""
+    """Images of the size asked for, of what happens, and an episode that is the same bit for bit without them."""
     plain = task.make(None)
     try:
         actions = random_actions(plain, seed=4, steps=steps)
@@ -166,31 +166,31 @@ def check_rendering(task: Task, steps: int = 8) -> None:
     finally:
         plain.close()
     env = task.make(RenderOptions(width=96, height=64))
-    pictures = []
+    images = []
     try:
-        env.reset(seed=30)  # of which nothing may be left, neither in the episode nor in its first picture
+        env.reset(seed=30)  # of which nothing may be left, neither in the episode nor in its first image
         env.step(actions[-1])
         env.render()
         obs, info = env.reset(seed=31)
         trace: Trace = [(obs, env.sim_state().copy(), 0.0, bool(info.get("success", False)))]
-        pictures.append(env.render())
+        images.append(env.render())
         for action in actions:
             obs, reward, _, _, info = env.step(action)
             trace.append((obs, env.sim_state().copy(), reward, info["success"]))
-            pictures.append(env.render())
+            images.append(env.render())
         again, _ = env.reset(seed=31)
         np.testing.assert_equal(again, trace[0][0])
         first = env.render()
     finally:
         env.close()
-    assert_same(expected, trace, "the same episode with pictures")
-    for picture in pictures:
-        assert picture.shape == (64, 96, 3), f"render: expected (64, 96, 3), got {picture.shape}"
-        assert picture.dtype == np.uint8, f"render: expected uint8, got {picture.dtype}"
-        assert picture.flags.c_contiguous, "render: expected a contiguous array"
-        assert picture.std() > 5, "render: a blank picture"
-    assert any(not np.array_equal(pictures[0], picture) for picture in pictures), "nothing moves in the pictures"
-    np.testing.assert_array_equal(pictures[0], first, err_msg="the first picture depends on what was before")
+    assert_same(expected, trace, "the same episode with images")
+    for image in images:
+        assert image.shape == (64, 96, 3), f"render: expected (64, 96, 3), got {image.shape}"
+        assert image.dtype == np.uint8, f"render: expected uint8, got {image.dtype}"
+        assert image.flags.c_contiguous, "render: expected a contiguous array"
+        assert image.std() > 5, "render: a blank image"
+    assert any(not np.array_equal(images[0], image) for image in images), "nothing moves in the images"
+    np.testing.assert_array_equal(images[0], first, err_msg="the first image depends on what was before")
 
 
 def check_expert(task: Task, env: SimEnv) -> None:

@@ -23,7 +23,7 @@ ALL = frozenset({"rewards", "splits", "env_args", "terminals", "states", "tasks"
 @dataclass(frozen=True)
 class Case:
     """name: the file's or folder's. carries: what of `ALL` is read as it was written ("names": of observations; a
-    format that has none calls all of them together `state`). pictures: whether it can hold them. main: the file to
+    format that has none calls all of them together `state`). images: whether it can hold them. main: the file to
     truncate, below the folder. drop: takes a key away; missing: that key, as messages name it. write: where
     it is not the format's `write_store`. needs: a package.
     """
@@ -33,7 +33,7 @@ class Case:
     carries: frozenset[str]
     drop: Callable[[Path], None]
     missing: str
-    pictures: bool = True
+    images: bool = True
     main: str = ""
     write: Callable[[Path, EpisodeStore], None] | None = None
     needs: str = ""
@@ -157,14 +157,14 @@ CASES = [
 ]
 
 
-def full_store(pictures: bool = False, seed: int = 0) -> EpisodeStore:
+def full_store(images: bool = False, seed: int = 0) -> EpisodeStore:
     """Everything that a store can have, in three episodes."""
     rng = np.random.default_rng(seed)
     n = sum(LENGTHS)
     store = tiny_store(LENGTHS, seed, splits={"train": [0, 1], "valid": [2]})
     terminals = np.zeros(n, bool)
     terminals[LENGTHS[0] - 1] = True
-    images = {"camera": rng.integers(0, 256, (n, 16, 24, 3), dtype=np.uint8)} if pictures else {}
+    images = {"camera": rng.integers(0, 256, (n, 16, 24, 3), dtype=np.uint8)} if images else {}
     return EpisodeStore(
         obs={**store.obs, **images},
         actions_NA=store.actions_NA,

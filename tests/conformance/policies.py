@@ -39,16 +39,16 @@ def random_batch(policy: Any, size: int, seed: int = 0) -> tuple[Batch, Tensor, 
         obs_MBO=torch.randn(m, size, o, generator=g),
         actions_MBHA=torch.randn(m, size, h, a, generator=g),
         is_pad_MBH=torch.arange(h) >= valid_MB[..., None],
-        pictures=random_pictures(policy, size, seed + 1),
+        images=random_images(policy, size, seed + 1),
     )
     normal, uniform = policy.draw_size(size)
     return batch, torch.randn(m, normal, generator=g), torch.rand(m, uniform, generator=g)
 
 
-def random_pictures(policy: Any, size: int, seed: int) -> dict[str, Tensor]:
+def random_images(policy: Any, size: int, seed: int) -> dict[str, Tensor]:
     """uint8 (M, B, 1, height, width, channels), channels of all observation steps."""
     g = torch.Generator().manual_seed(seed)
-    shapes = {name: (policy.members, size, 1, *picture) for name, picture in policy.shape.pictures}
+    shapes = {name: (policy.members, size, 1, *image) for name, image in policy.shape.images}
     return {name: torch.randint(256, shape, generator=g, dtype=torch.uint8) for name, shape in shapes.items()}
 
 
@@ -58,18 +58,18 @@ def part(batch: Batch, index: Any) -> Batch:
         batch.obs_MBO[index],
         batch.actions_MBHA[index],
         batch.is_pad_MBH[index],
-        {name: pictures[index] for name, pictures in batch.pictures.items()},
+        {name: images[index] for name, images in batch.images.items()},
     )
 
 
 def random_observations(policy: Any, size: int, seed: int = 5) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """(observations, noise, pictures)."""
+    """(observations, noise, images)."""
     g = torch.Generator().manual_seed(seed)
     shape, m = policy.shape, policy.members
     return (
         torch.randn(m, size, shape.obs_size, generator=g),
         torch.randn(m, size, shape.horizon, shape.action_size, generator=g),
-        random_pictures(policy, size, seed + 1),
+        random_images(policy, size, seed + 1),
     )
 
 
@@ -142,8 +142,8 @@ def check_pack(make: MakePolicy) -> None:
         loss = alone.loss(part(batch, one), noise[one], time[one])
         loss.mean().backward()
         torch.testing.assert_close(loss_MB[one], loss, **CLOSE)
-        pictures = {name: array[one] for name, array in seen.items()}
-        torch.testing.assert_close(chunk[one], alone.sample(obs[one], start[one], 3, pictures), **CLOSE)
+        images = {name: array[one] for name, array in seen.items()}
+        torch.testing.assert_close(chunk[one], alone.sample(obs[one], start[one], 3, images), **CLOSE)
         for (name, p), q in zip(pack.named_parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(p.grad[m], q.grad[0], **CLOSE, msg=lambda text, n=name: f"{n}: {text}")
 
@@ -181,8 +181,8 @@ def check_sample_is_a_function(make: MakePolicy) -> None:
     assert torch.equal(policy.sample(obs, zero, 4, seen), policy.sample(obs, -zero, 4, seen)), "zero noise has no sign"
     for i in range(4):  # an example does not depend on the others of its batch
         one = (slice(None), slice(i, i + 1))
-        pictures = {name: array[one] for name, array in seen.items()}
-        torch.testing.assert_close(policy.sample(obs[one], start[one], 4, pictures), first[one], **CLOSE)
+        images = {name: array[one] for name, array in seen.items()}
+        torch.testing.assert_close(policy.sample(obs[one], start[one], 4, images), first[one], **CLOSE)
 
 
 def check_every_parameter_learns(make: MakePolicy) -> None:

@@ -9,7 +9,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from raybc.strict import near
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ FORMATS = {
 def get(name: str) -> Format:
     """The reader called `name`, or `UserError` with the near matches."""
     if name not in FORMATS:
-        raise UserError(f"unknown format {name!r}: {near(name, FORMATS)}")
+        raise UserError(f"unknown format {name!r}: {did_you_mean(name, FORMATS)}")
     return cast("Format", importlib.import_module(FORMATS[name]))
 
 
@@ -53,7 +53,7 @@ def detect(path: Path) -> str:
             break
     else:
         hint = " The file is empty." if path.is_file() and not start else ""
-    looks = "".join(f"\n  {name}: {get(name).LOOKS}" for name in FORMATS)
+    looks = "".join(f"\n  {name}: {get(name).DESCRIPTION}" for name in FORMATS)
     raise UserError(f"{path}: not in a format that is known.{hint} Looked for{looks}")
 
 
@@ -82,9 +82,9 @@ def read(
 ) -> EpisodeStore:
     """Demonstrations in memory, those of a converted store memory-mapped.
 
-    format: a name of `FORMATS`; by default it is recognised. images: pictures to read: none, all, or those of these
-    names. states: whether to read the simulator's states. step_limit: see `base.Wanted`. Raises `UserError` with file,
-    episode and key for what is missing, damaged or inconsistent.
+    format: a name of `FORMATS`; by default it is recognised. images: images to read: none, all, or those of these
+    names. states: whether to read the simulator's states. step_limit: see `base.ReadOptions`. Raises `UserError` with
+    file, episode and key for what is missing, damaged or inconsistent.
     """
     from raybc.data.formats import base
 
@@ -92,4 +92,4 @@ def read(
     chosen = get(format or detect(path))
     if hasattr(chosen, "open_store"):  # needs no copy in memory
         return cast("EpisodeStore", chosen.open_store(path))
-    return base.collect(chosen, path, base.Wanted(images, states, step_limit))
+    return base.collect(chosen, path, base.ReadOptions(images, states, step_limit))

@@ -1,11 +1,12 @@
-"""What every format gives: `About` a set and its episodes as `Part`s; and how parts become one `EpisodeStore`.
+"""What every format gives: the `DatasetInfo` of a set and its episodes as `EpisodeChunk`s; how these become one
+`EpisodeStore`.
 
 A format is a module of this package with
 
-    NAME, LOOKS                     its name, and what it is recognised by, for messages
+    NAME, DESCRIPTION                     its name, and what it is recognised by, for messages
     matches(path) -> bool           by contents; never raises
-    about(path) -> About            what is said of the set as a whole
-    parts(path, wanted)             its episodes in order, one or several at a time (an iterator of `Part`)
+    about(path) -> DatasetInfo            what is said of the set as a whole
+    parts(path, wanted)             its episodes in order, one or several at a time (an iterator of `EpisodeChunk`)
     write_store(path, store)        whole or not at all
     count(path) -> int | None       how many episodes, before they are read; may be left out
 
@@ -35,20 +36,20 @@ ZIP_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to read beside numbers. images: no pictures, all, or those of these names. states: the simulator's.
+class ReadOptions:
+    """What to read beside numbers. images: no images, all, or those of these names. states: the simulator's.
     step_limit: of the environment, for formats that do not say where it cut an episode off (old D4RL files)."""
 
     images: bool | tuple[str, ...] = False
     states: bool = False
     step_limit: int = 0
 
-    def picture(self, name: str) -> bool:
+    def image(self, name: str) -> bool:
         return self.images if isinstance(self.images, bool) else name in self.images
 
 
 @dataclass(frozen=True)
-class About:
+class DatasetInfo:
     """splits: name -> episode numbers. env_args: the environment, robomimic's layout. action_range: the declared lowest
     and highest action (A,). reward_is_success: whether rewards that are only 0 and 1 are 1 at success. files: as in
     `EpisodeStore`."""
@@ -61,7 +62,7 @@ class About:
 
 
 @dataclass(frozen=True)
-class Part:
+class EpisodeChunk:
     """Whole episodes, n transitions in all.
 
     name: where they stand, for messages ("demo_3"). obs: name -> numbers (n, ...), or uint8 (n, H, W, C). actions
@@ -82,11 +83,11 @@ class Part:
 
 class Format(Protocol):
     NAME: str
-    LOOKS: str
+    DESCRIPTION: str
 
     def matches(self, path: Path) -> bool: ...
-    def about(self, path: Path) -> About: ...
-    def parts(self, path: Path, wanted: Wanted) -> Iterator[Part]: ...
+    def about(self, path: Path) -> DatasetInfo: ...
+    def parts(self, path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]: ...
     def write_store(self, path: Path, store: EpisodeStore) -> None: ...
 
 
@@ -116,7 +117,7 @@ class Gathered:
     success_E: np.ndarray | None
 
 
-def gather(parts: Iterator[Part], path: Path, sink: Sink, wanted: Wanted) -> Gathered:
+def gather(parts: Iterator[EpisodeChunk], path: Path, sink: Sink, wanted: ReadOptions) -> Gathered:
     """Check every part, and put its rows into `sink`, as they are called in `EpisodeStore.arrays`.
 
     Raises `UserError` with file, episode and key where parts do not agree or are not numbers.
@@ -146,7 +147,7 @@ def gather(parts: Iterator[Part], path: Path, sink: Sink, wanted: Wanted) -> Gat
     return Gathered(np.array(ends, np.int64), tuple(tasks), np.array(success, bool) if success else None)
 
 
-def _rows(part: Part, path: Path) -> dict[str, np.ndarray]:
+def _rows(part: EpisodeChunk, path: Path) -> dict[str, np.ndarray]:
     """The arrays of a part as they are stored."""
     n = len(part.actions)
     named = {f"obs/{k}": v for k, v in part.obs.items()}
@@ -176,24 +177,24 @@ def _as_stored(name: str, array: np.ndarray) -> np.ndarray:
         return array.astype(bool)
     if name == "states":
         return np.asarray(array.reshape(len(array), -1), np.float64)
-    if is_picture(array):
+    if is_image(array):
         return array
     return np.asarray(array if name in ("actions", "rewards") else array.reshape(len(array), -1), np.float32)
 
 
-def is_picture(array: Any) -> bool:
-    """Whether rows of an array (or HDF5 data set) are pictures: uint8, height x width x channels."""
+def is_image(array: Any) -> bool:
+    """Whether rows of an array (or HDF5 data set) are images: uint8, height x width x channels."""
     return array.dtype == np.uint8 and array.ndim == 4
 
 
-def _has_wanted(part: Part, path: Path, wanted: Wanted) -> None:
+def _has_wanted(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> None:
     asked = wanted.images if isinstance(wanted.images, tuple) else ()
     missing = [name for name in asked if name not in part.obs]
     if missing:
-        raise UserError(f"{path}: {part.name}: expected the pictures {missing[0]!r}, got {sorted(part.obs)}")
+        raise UserError(f"{path}: {part.name}: expected the images {missing[0]!r}, got {sorted(part.obs)}")
 
 
-def _same_names(part: Part, path: Path, expected: set[str], got: set[str]) -> None:
+def _same_names(part: EpisodeChunk, path: Path, expected: set[str], got: set[str]) -> None:
     if expected == got:
         return
 
@@ -206,7 +207,7 @@ def _same_names(part: Part, path: Path, expected: set[str], got: set[str]) -> No
     raise UserError(f"{path}: {part.name}: {odd}: there for some episodes and missing for others")
 
 
-def _same_shape(part: Part, path: Path, name: str, shape: tuple[int, ...], before: tuple[int, ...]) -> None:
+def _same_shape(part: EpisodeChunk, path: Path, name: str, shape: tuple[int, ...], before: tuple[int, ...]) -> None:
     if shape == before:
         return
     verb = "have" if name == "actions" else "has"
@@ -214,7 +215,7 @@ def _same_shape(part: Part, path: Path, name: str, shape: tuple[int, ...], befor
     raise UserError(f"{path}: {part.name}: {name} {verb} size {size}, before {was}")
 
 
-def collect(fmt: Format, path: Path, wanted: Wanted) -> EpisodeStore:
+def collect(fmt: Format, path: Path, wanted: ReadOptions) -> EpisodeStore:
     """The whole set in memory."""
     memory = Memory()
     gathered = gather(fmt.parts(path, wanted), path, memory, wanted)
@@ -223,7 +224,7 @@ def collect(fmt: Format, path: Path, wanted: Wanted) -> EpisodeStore:
 
 
 def assemble(
-    arrays: Mapping[str, np.ndarray], gathered: Gathered, about: About, source: Path, checked: bool = False
+    arrays: Mapping[str, np.ndarray], gathered: Gathered, about: DatasetInfo, source: Path, checked: bool = False
 ) -> EpisodeStore:
     for name, episodes in about.splits.items():
         if len(episodes) and (episodes.min() < 0 or episodes.max() >= len(gathered.episode_ends)):

@@ -2,7 +2,7 @@
 
 An episode ends where `terminals` or `timeouts` says so. Rows after the last end are dropped, as `d4rl.sequence_dataset`
 does (`d4rl.qlearning_dataset` keeps them as transitions). Files without `timeouts` (some of version 0) were cut at the
-environment's step limit, which they do not say: `Wanted.step_limit`.
+environment's step limit, which they do not say: `ReadOptions.step_limit`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import replacing
 from raybc.types import UserError
 
 NAME = "d4rl"
-LOOKS = "an HDF5 file with observations, actions, rewards, terminals"
+DESCRIPTION = "an HDF5 file with observations, actions, rewards, terminals"
 KEYS = ("observations", "actions", "rewards", "terminals")
 STATES = ("infos/qpos", "infos/qvel")
 #: What decides an episode beside positions and velocities, by task: the first of these that is there whole. (The
@@ -46,11 +46,11 @@ def count(path: Path) -> int | None:
         return int(np.logical_or(*flags).sum()) if len(flags) == 2 else None
 
 
-def about(path: Path) -> About:
-    return About(reward_is_success=True)
+def about(path: Path) -> DatasetInfo:
+    return DatasetInfo(reward_is_success=True)
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     with base.opened_hdf5(path, "D4RL HDF5") as file:
         arrays = {key: base.hdf5_array(file, key, str(path)) for key in KEYS}
         rows = len(arrays["observations"])
@@ -75,7 +75,7 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
         states = _states(file, path, arrays["observations"]) if wanted.states else []
         done = 0
         for start, end, lengths in base.blocks(ends):
-            yield Part(
+            yield EpisodeChunk(
                 name=base.named(done, len(lengths)),
                 obs={"state": arrays["observations"][start:end]},
                 actions=arrays["actions"][start:end],

@@ -14,13 +14,13 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Npz, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Npz, ReadOptions
 from raybc.data.zarr2 import META, Zarr
 from raybc.files import replacing
 from raybc.types import UserError
 
 NAME = "episode_ends"
-LOOKS = "an npz with action and episode_ends, or a zarr folder or zip with data/action and meta/episode_ends"
+DESCRIPTION = "an npz with action and episode_ends, or a zarr folder or zip with data/action and meta/episode_ends"
 ACTION, REWARD = ("action", "actions"), ("reward", "rewards")
 ENDS = "episode_ends"
 
@@ -75,11 +75,11 @@ def count(path: Path) -> int:
     return len(_Arrays(path)[ENDS])
 
 
-def about(path: Path) -> About:
-    return About()
+def about(path: Path) -> DatasetInfo:
+    return DatasetInfo()
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     arrays = _Arrays(path)
     ends = arrays[ENDS]
     action, reward = arrays.first(ACTION), arrays.first(REWARD)
@@ -99,15 +99,15 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
             continue
         array = arrays[name]
         if array.ndim and len(array) == len(actions):
-            picture = _picture(array)
-            if picture is None or wanted.picture(name):
-                obs[name] = array if picture is None else picture
+            image = _image(array)
+            if image is None or wanted.image(name):
+                obs[name] = array if image is None else image
         elif not array.ndim or len(array) != len(ends):  # an array with a row for each episode is no observation
             raise UserError(f"{path}: {name}: expected {len(actions)} rows as in {action}, got shape {array.shape}")
     rewards = arrays[reward] if reward is not None else None
     done = 0
     for start, end, lengths in base.blocks(ends):
-        yield Part(
+        yield EpisodeChunk(
             name=base.named(done, len(lengths)),
             obs={name: array[start:end] for name, array in obs.items()},
             actions=actions[start:end],
@@ -117,8 +117,8 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
         done += len(lengths)
 
 
-def _picture(array: np.ndarray) -> np.ndarray | None:
-    """Pictures as uint8; None where the array holds none. Diffusion Policy's are floats from 0 to 255."""
+def _image(array: np.ndarray) -> np.ndarray | None:
+    """Images as uint8; None where the array holds none. Diffusion Policy's are floats from 0 to 255."""
     if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
         return None
     if array.dtype == np.uint8:

@@ -1,4 +1,4 @@
-"""LeRobotDataset v2.1 and v3.0: `meta/info.json`, frames in parquet, pictures in mp4 files or in the parquet.
+"""LeRobotDataset v2.1 and v3.0: `meta/info.json`, frames in parquet, images in mp4 files or in the parquet.
 
 https://huggingface.co/docs/lerobot/lerobot-dataset-v3. Observations lose the prefix `observation.` (and `images.`), so
 `observation.state` is `state`. `next.reward`, `next.done` and `next.success` are rewards, terminals and success. The
@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.formats.lerobot_write import write_store
-from raybc.data.videos import Video, decode_picture
+from raybc.data.videos import Video, decode_image
 from raybc.files import read_json
 from raybc.types import UserError
 
-__all__ = ["LOOKS", "NAME", "about", "matches", "parts", "write_store"]
+__all__ = ["DESCRIPTION", "NAME", "about", "matches", "parts", "write_store"]
 
 NAME = "lerobot"
-LOOKS = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or v3.0)"
+DESCRIPTION = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or v3.0)"
 INFO = "meta/info.json"
 PREFIXES = ("observation.images.", "observation.")
 
@@ -194,7 +194,7 @@ def count(path: Path) -> int:
     return int(_Set(path).get("total_episodes", int))
 
 
-def about(path: Path) -> About:
+def about(path: Path) -> DatasetInfo:
     found = _Set(path)
     splits = {}
     for name, text in (found.info.get("splits") or {}).items():
@@ -202,10 +202,10 @@ def about(path: Path) -> About:
         if not (first.isdigit() and end.isdigit()):
             raise UserError(f"{path / INFO}: splits: {name}: expected FIRST:END, got {text!r}")
         splits[name] = np.arange(int(first), int(end))
-    return About(splits=splits)
+    return DatasetInfo(splits=splits)
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     found = _Set(path)
     episodes, tasks = found.episodes(), found.tasks()
     total = found.get("total_episodes", int)
@@ -232,7 +232,7 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
                     videos[feature] = Video(file, found.fps)
                 obs[name] = videos[feature].read(first, episode.length)
             elif found.features[feature]["dtype"] == "image":
-                obs[name] = _pictures(table.column(feature, rows), path, f"{where}: {feature}")
+                obs[name] = _images(table.column(feature, rows), path, f"{where}: {feature}")
             else:
                 obs[name] = table.numbers(feature, rows, where)
         number = table.numbers("task_index", rows, where)[0]
@@ -240,7 +240,7 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
             raise UserError(f"{where}: task_index: expected one of {sorted(tasks)}, got {number}")
         optional = {n: table.numbers(f"next.{n}", rows, where) for n in ("reward", "done", "success") if
                     f"next.{n}" in columns}  # fmt: skip
-        yield Part(
+        yield EpisodeChunk(
             name=f"episode {episode.number}",
             obs=obs,
             actions=table.numbers("action", rows, where).reshape(episode.length, -1),
@@ -251,7 +251,7 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
         )
 
 
-def _observations(features: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> dict[str, str]:
+def _observations(features: Mapping[str, Mapping[str, Any]], wanted: ReadOptions) -> dict[str, str]:
     """Feature -> what the observation is called here, of those that are to be read."""
     names: dict[str, str] = {}
     for feature, said in features.items():
@@ -261,7 +261,7 @@ def _observations(features: Mapping[str, Mapping[str, Any]], wanted: Wanted) -> 
         name = feature.removeprefix(prefix)
         if name in names.values():
             name = feature.removeprefix("observation.")
-        if said["dtype"] not in ("video", "image") or wanted.picture(name):
+        if said["dtype"] not in ("video", "image") or wanted.image(name):
             names[feature] = name
     return names
 
@@ -306,18 +306,18 @@ class _Table:
         return array.reshape(shape[0], -1) if len(shape) > 1 else array
 
 
-def _pictures(column: Any, root: Path, where: str) -> np.ndarray:
-    pictures = []
+def _images(column: Any, root: Path, where: str) -> np.ndarray:
+    images = []
     for cell in column.to_pylist():
         if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
-            raise UserError(f"{where}: expected pictures with bytes or a path, got {type(cell).__name__}")
+            raise UserError(f"{where}: expected images with bytes or a path, got {type(cell).__name__}")
         data = cell.get("bytes")
         if not data:
             file = inside(root, root / cell["path"], where)
             if not file.is_file():
-                raise UserError(f"{file}: expected the picture of {where}, found none")
+                raise UserError(f"{file}: expected the image of {where}, found none")
             data = file.read_bytes()
-        pictures.append(decode_picture(data, where))
-    if any(p.shape != pictures[0].shape for p in pictures):
-        raise UserError(f"{where}: expected pictures of one size, got {sorted({p.shape for p in pictures})}")
-    return np.stack(pictures)
+        images.append(decode_image(data, where))
+    if any(p.shape != images[0].shape for p in images):
+        raise UserError(f"{where}: expected images of one size, got {sorted({p.shape for p in images})}")
+    return np.stack(images)

@@ -35,7 +35,7 @@ def write_store(path: Path, store: EpisodeStore, version: str = "v3.0", fps: int
 
 def _names(store: EpisodeStore) -> dict[str, str]:
     """Observation -> feature."""
-    return {k: f"observation.{'images.' if k in store.pictures else ''}{k}" for k in store.obs}
+    return {k: f"observation.{'images.' if k in store.images else ''}{k}" for k in store.obs}
 
 
 def _info(store: EpisodeStore, version: str, fps: int) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _info(store: EpisodeStore, version: str, fps: int) -> dict[str, Any]:
 
     features = {}
     for name, key in _names(store).items():
-        video = name in store.pictures
+        video = name in store.images
         axes = ["height", "width", "channel"] if video else None
         features[key] = feature("video" if video else "float32", store.obs[name].shape[1:], axes)
     features["action"] = feature("float32", store.actions_NA.shape[1:])
@@ -77,7 +77,7 @@ def _columns(store: EpisodeStore, first: int, end: int, fps: int = 10) -> dict[s
     rows = slice(int(store.episode_starts[first]), int(store.episode_ends[end - 1]))
     chosen = np.arange(first, end)
     frame = np.concatenate([np.arange(n) for n in lengths[chosen]])
-    columns = {key: store.obs[name][rows] for name, key in _names(store).items() if name not in store.pictures}
+    columns = {key: store.obs[name][rows] for name, key in _names(store).items() if name not in store.images}
     columns |= {"action": store.actions_NA[rows], "next.reward": store.rewards_N[rows]}
     if store.terminals_N is not None:
         columns["next.done"] = store.terminals_N[rows]
@@ -128,14 +128,14 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
         row = {"episode_index": i, "tasks": [store.tasks[i] if store.tasks else ""], "length": end - start}
         row |= {"data/chunk_index": 0, "data/file_index": 0, "dataset_from_index": start, "dataset_to_index": end}
         row |= {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
-        for name in store.pictures:
+        for name in store.images:
             key = f"videos/{_names(store)[name]}"
             row |= {f"{key}/chunk_index": 0, f"{key}/file_index": 0}
             row |= {f"{key}/from_timestamp": start / fps, f"{key}/to_timestamp": end / fps}
         rows.append({k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()})
     _parquet(folder / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(rows))
     write_json(folder / "meta/stats.json", _stats(store, slice(None)))
-    for name in store.pictures:
+    for name in store.images:
         _video(folder / VIDEO["v3.0"].format(video_key=_names(store)[name], **at), store.obs[name], fps)
 
 
@@ -144,7 +144,7 @@ def _write_v2(folder: Path, store: EpisodeStore, fps: int) -> None:
     for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         at = {"episode_chunk": i // 1000, "episode_index": i}
         _parquet(folder / DATA["v2.1"].format(**at), _table(_columns(store, i, i + 1, fps)))
-        for name in store.pictures:
+        for name in store.images:
             _video(folder / VIDEO["v2.1"].format(video_key=_names(store)[name], **at), store.obs[name][start:end], fps)
         task = store.tasks[i] if store.tasks else ""
         episodes.append({"episode_index": i, "tasks": [task], "length": int(end - start)})
@@ -160,7 +160,7 @@ def _stats(store: EpisodeStore, rows: slice) -> dict[str, Any]:
 
 
 def _stats_of(array: np.ndarray) -> dict[str, Any]:
-    """Of numbers for each dimension; of pictures for each channel, from 0 to 1, shaped (3, 1, 1)."""
+    """Of numbers for each dimension; of images for each channel, from 0 to 1, shaped (3, 1, 1)."""
     count = [len(array)]
     if array.dtype == np.uint8:
         array = array.reshape(-1, array.shape[-1]) / 255

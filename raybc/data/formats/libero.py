@@ -1,6 +1,6 @@
 """LIBERO's HDF5 layout: robomimic's, with the instruction in `data.attrs["problem_info"]`; a folder is a suite.
 
-Pictures are as LIBERO stores them (OpenGL's convention: upside down). Where a file has no `problem_info` (data that
+Images are as LIBERO stores them (OpenGL's convention: upside down). Where a file has no `problem_info` (data that
 others have filtered), the instruction is read from the name of the BDDL file or of the file itself, as LIBERO does.
 """
 
@@ -17,12 +17,12 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, robomimic
-from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import replacing
 from raybc.types import UserError
 
 NAME = "libero"
-LOOKS = "an HDF5 file of robomimic's layout with problem_info or LIBERO's observations, or a folder of such files"
+DESCRIPTION = "an HDF5 file of robomimic's layout with problem_info or LIBERO's observations, or a folder of such files"
 OBSERVATIONS = {"ee_states", "gripper_states", "joint_states"}
 ATTRIBUTES = ("problem_info", "bddl_file_name")
 
@@ -49,15 +49,15 @@ def count(path: Path) -> int:
     return sum(robomimic.count(each) for each in _files(path))
 
 
-def about(path: Path) -> About:
+def about(path: Path) -> DatasetInfo:
     with base.opened_hdf5(_files(path)[0], "LIBERO HDF5") as file:
         data, _ = robomimic.demos_of(file, path)
         env_args = robomimic.env_args_of(data, path)
         bddl = _text(data.attrs.get("bddl_file_name"))
-        return About(env_args=env_args | ({"bddl_file_name": bddl} if bddl else {}), reward_is_success=True)
+        return DatasetInfo(env_args=env_args | ({"bddl_file_name": bddl} if bddl else {}), reward_is_success=True)
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     for each in _files(path):
         with base.opened_hdf5(each, "LIBERO HDF5") as file:
             data, names = robomimic.demos_of(file, each)
@@ -66,7 +66,9 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
                 if i == 0:  # attributes after arrays: see `base.collect`
                     task = instruction(data, each)
                 label = f"{each.name}: {name}" if path.is_dir() else name
-                yield Part(label, part.obs, part.actions, (), part.rewards, part.terminals, part.states, (task,))
+                yield EpisodeChunk(
+                    label, part.obs, part.actions, (), part.rewards, part.terminals, part.states, (task,)
+                )
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Minari's local data sets, by way of the `minari` package.
 
 Observations in dicts are flattened: "/" between the keys, as in environments (`raybc.envs.gym`); a bare array is
-`state`, a bare picture `pixels`. The observation after the last action is left out.
+`state`, a bare image `pixels`. The observation after the last action is left out.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.envs.base import require
 from raybc.files import read_json, replacing, write_json
 from raybc.types import UserError
 
 NAME = "minari"
-LOOKS = "a folder with data/metadata.json of Minari (or that folder `data`)"
+DESCRIPTION = "a folder with data/metadata.json of Minari (or that folder `data`)"
 METADATA = "metadata.json"
 #: The simulator's state in `infos`, as Minari's mazes have it (a goal is not among MuJoCo's positions).
 STATES = ("qpos", "qvel", "goal")
@@ -55,18 +55,18 @@ def count(path: Path) -> int:
     return int(read_json(_folder(path) / METADATA)["total_episodes"])
 
 
-def about(path: Path) -> About:
+def about(path: Path) -> DatasetInfo:
     dataset = _open(path)
     space = dataset.action_space
     bounded = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
     spec = dataset.env_spec
-    return About(
+    return DatasetInfo(
         env_args={} if spec is None else {"env_name": spec.id, "env_kwargs": dict(spec.kwargs or {})},
         action_range=(space.low.astype(np.float32), space.high.astype(np.float32)) if bounded else None,
     )
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     dataset = _open(path)
     for number in range(int(dataset.total_episodes)):
         with base.readable(_folder(path), "a Minari data set"):
@@ -80,12 +80,12 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
             if len(array) != steps + 1:
                 where = f"{path}: {name}: {key or 'observations'}"
                 raise UserError(f"{where}: expected {steps + 1} rows, one more than actions, got {len(array)}")
-            key = key or ("pixels" if base.is_picture(array) else "state")
-            if not base.is_picture(array) or wanted.picture(key):
+            key = key or ("pixels" if base.is_image(array) else "state")
+            if not base.is_image(array) or wanted.image(key):
                 obs[key] = array[:-1]
         infos = episode.infos if isinstance(episode.infos, Mapping) else {}
         success = infos.get("success")
-        yield Part(
+        yield EpisodeChunk(
             name=name,
             obs=obs,
             actions=episode.actions,

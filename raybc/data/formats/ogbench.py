@@ -14,12 +14,12 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Npz, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Npz, ReadOptions
 from raybc.files import replacing
 from raybc.types import UserError
 
 NAME = "ogbench"
-LOOKS = "an npz file with observations, actions, terminals, or a folder of such files"
+DESCRIPTION = "an npz file with observations, actions, terminals, or a folder of such files"
 KEYS = {"observations", "actions", "terminals"}
 STATES = ("qpos", "qvel", "button_states")
 VALID = "-val.npz"
@@ -52,14 +52,14 @@ def count(path: Path) -> int:
     return sum(len(_cuts(Npz(p))[0]) for files in _files(path) for p in files)
 
 
-def about(path: Path) -> About:
+def about(path: Path) -> DatasetInfo:
     train, valid = _files(path)
     if not valid and len(train) == 1:
-        return About()
+        return DatasetInfo()
     counts = [[len(_cuts(Npz(p))[0]) for p in files] for files in (train, valid)]
     count, total = sum(counts[0]), sum(counts[0]) + sum(counts[1])
     splits = {"train": np.arange(count), "valid": np.arange(count, total)} if valid else {}
-    return About(splits=splits, files=tuple(np.cumsum(counts[0]).tolist()) if len(train) > 1 else ())
+    return DatasetInfo(splits=splits, files=tuple(np.cumsum(counts[0]).tolist()) if len(train) > 1 else ())
 
 
 def _cuts(file: Npz) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def _cuts(file: Npz) -> tuple[np.ndarray, np.ndarray]:
     return ends, terminals == 0
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     train, valid = _files(path)
     done = 0
     for shard in [*train, *valid]:
@@ -87,10 +87,10 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
         observations = arrays["observations"]
         for start, end, lengths in base.blocks(ends):
             rows = np.flatnonzero(keep[start:end]) + start
-            yield Part(
+            yield EpisodeChunk(
                 name=base.named(done, len(lengths)) + (f" ({shard.name})" if path.is_dir() else ""),
-                # Where observations are pictures there is nothing else, so they are read whether asked for or not.
-                obs={"pixels" if base.is_picture(observations) else "state": observations[rows]},
+                # Where observations are images there is nothing else, so they are read whether asked for or not.
+                obs={"pixels" if base.is_image(observations) else "state": observations[rows]},
                 actions=arrays["actions"][rows],
                 lengths=tuple(n - 1 for n in lengths),
                 states=np.concatenate([s[rows] for s in states], axis=1) if states else None,

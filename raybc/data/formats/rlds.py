@@ -15,14 +15,14 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.tfrecord import Values, build, parse, records
-from raybc.data.videos import decode_picture, encode_png
+from raybc.data.videos import decode_image, encode_png
 from raybc.files import read_json, replacing, write_json
 from raybc.types import UserError
 
 NAME = "rlds"
-LOOKS = "a folder with dataset_info.json, features.json and .tfrecord files (TensorFlow Datasets)"
+DESCRIPTION = "a folder with dataset_info.json, features.json and .tfrecord files (TensorFlow Datasets)"
 INFO, FEATURES = "dataset_info.json", "features.json"
 OBSERVATION, ACTION = "steps/observation/", "steps/action"
 INSTRUCTIONS = (
@@ -55,12 +55,12 @@ def count(path: Path) -> int:
     return sum(count for _, _, count in _splits(path))
 
 
-def about(path: Path) -> About:
+def about(path: Path) -> DatasetInfo:
     splits, first = {}, 0
     for name, _, count in _splits(path):
         splits[RENAMED.get(name, name)] = np.arange(first, first + count)
         first += count
-    return About(splits=splits, reward_is_success=True)
+    return DatasetInfo(splits=splits, reward_is_success=True)
 
 
 def _features(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -79,7 +79,7 @@ def _features(path: Path) -> dict[str, Mapping[str, Any]]:
         return dict(walk("", read_json(path / FEATURES)))
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     features = _features(path)
     if ACTION not in features:
         raise UserError(f"{path / FEATURES}: expected the feature {ACTION!r}, got {sorted(features)}")
@@ -87,7 +87,7 @@ def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
         feature: feature.removeprefix(OBSERVATION)
         for feature, said in features.items()
         if feature.startswith(OBSERVATION)
-        and ("tensor" in said or ("image" in said and wanted.picture(feature.removeprefix(OBSERVATION))))
+        and ("tensor" in said or ("image" in said and wanted.image(feature.removeprefix(OBSERVATION))))
         and said.get("tensor", {}).get("dtype") != "string"
     }
     number = 0
@@ -108,7 +108,7 @@ def _part(
     names: Mapping[str, str],
     name: str,
     path: Path,
-) -> Part:
+) -> EpisodeChunk:
     def array(feature: str) -> np.ndarray:
         found = values.get(feature)
         if found is None:
@@ -116,14 +116,14 @@ def _part(
         if isinstance(found, list):
             if "image" not in features[feature]:
                 raise UserError(f"{path}: {name}: {feature}: expected numbers, got bytes")
-            return np.stack([decode_picture(data, f"{path}: {name}: {feature}") for data in found])
+            return np.stack([decode_image(data, f"{path}: {name}: {feature}") for data in found])
         shape = [int(n) for n in features[feature]["tensor"].get("shape", {}).get("dimensions", ())]
         return found.reshape(-1, *shape)
 
     actions = array(ACTION)
     words: Values = next((values[k] for k in INSTRUCTIONS if k in values), [])
     optional = {k: array(f"steps/{k}") for k in ("reward", "is_terminal") if f"steps/{k}" in values}
-    return Part(
+    return EpisodeChunk(
         name=name,
         obs={ours: array(feature) for feature, ours in names.items()},
         actions=actions,
@@ -134,7 +134,7 @@ def _part(
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """One shard for each split; episodes of no split are the split `train`. Pictures as PNG."""
+    """One shard for each split; episodes of no split are the split `train`. Images as PNG."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     given = {n: np.asarray(e) for n, e in store.splits.items()} or {"train": np.arange(store.num_episodes)}
@@ -171,8 +171,8 @@ def _example(store: EpisodeStore, episode: int) -> dict[str, Values]:
     steps = rows.stop - rows.start
     values: dict[str, Values] = {ACTION: store.actions_NA[rows], "steps/reward": store.rewards_N[rows]}
     for name, array in store.obs.items():
-        picture = name in store.pictures
-        values[OBSERVATION + name] = [encode_png(p) for p in array[rows]] if picture else array[rows]
+        image = name in store.images
+        values[OBSERVATION + name] = [encode_png(p) for p in array[rows]] if image else array[rows]
     if store.terminals_N is not None:
         values["steps/is_terminal"] = store.terminals_N[rows]
     if store.tasks:

@@ -17,12 +17,12 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
-from raybc.data.formats.base import About, Part, Wanted
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import replacing
 from raybc.types import UserError
 
 NAME = "robomimic"
-LOOKS = "an HDF5 file with groups data/demo_0, data/demo_1, ..."
+DESCRIPTION = "an HDF5 file with groups data/demo_0, data/demo_1, ..."
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def _write_masks(file: h5py.File, splits: Mapping[str, Sequence[int] | np.ndarra
 def read(path: Path, images: bool | tuple[str, ...] = False, states: bool = False) -> EpisodeStore:
     """Read a robomimic file; a missing, truncated or inconsistent one raises `UserError` with file, episode and key.
 
-    images: pictures to read, too: all, or those of these names. states: whether to read the simulator's states.
+    images: images to read, too: all, or those of these names. states: whether to read the simulator's states.
     """
-    return base.collect(cast(base.Format, sys.modules[__name__]), path, Wanted(images, states))
+    return base.collect(cast(base.Format, sys.modules[__name__]), path, ReadOptions(images, states))
 
 
 def matches(path: Path) -> bool:
@@ -108,10 +108,10 @@ def count(path: Path) -> int:
         return len(demos_of(file, path)[1])
 
 
-def about(path: Path) -> About:
+def about(path: Path) -> DatasetInfo:
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
-        return About(splits=_masks(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
+        return DatasetInfo(splits=_masks(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
 
 
 def recorded_seeds(path: Path) -> list[int] | None:
@@ -123,7 +123,7 @@ def recorded_seeds(path: Path) -> list[int] | None:
         return [int(data[name].attrs["seed"]) for name in names]
 
 
-def parts(path: Path, wanted: Wanted) -> Iterator[Part]:
+def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         for name in names:
@@ -144,8 +144,8 @@ def demos_of(file: h5py.File, path: Path) -> tuple[h5py.Group, list[str]]:
     return data, names
 
 
-def demo_part(demo: h5py.Group, name: str, path: Path, wanted: Wanted) -> Part:
-    """One episode. Arrays of more than two dimensions are read if they are pictures that are wanted."""
+def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> EpisodeChunk:
+    """One episode. Arrays of more than two dimensions are read if they are images that are wanted."""
     where = f"{path}: {name}"
     actions = base.hdf5_array(demo, "actions", where)[()]
     if not isinstance(demo.get("obs"), h5py.Group):
@@ -154,13 +154,13 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: Wanted) -> Part:
     for key, found in demo["obs"].items():
         if isinstance(found, h5py.Dataset) and found.ndim > 2:
             named = not isinstance(wanted.images, bool) and key in wanted.images
-            if named and not base.is_picture(found):
+            if named and not base.is_image(found):
                 expected = "expected uint8 (n, height, width, channels)"
                 raise UserError(f"{where}: obs/{key}: {expected}, got {found.dtype} {found.shape}")
-            if not (wanted.picture(key) and base.is_picture(found)):  # depths and the like are not read
+            if not (wanted.image(key) and base.is_image(found)):  # depths and the like are not read
                 continue
         obs[key] = base.hdf5_array(demo, f"obs/{key}", where)[()]
-    return Part(
+    return EpisodeChunk(
         name=name,
         obs=obs,
         actions=actions,

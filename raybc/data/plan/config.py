@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from raybc.config import RunConfig, place
+from raybc.config import RunConfig, flag_path
 from raybc.types import UserError
 
 StageStrategy = Literal["time_quantile", "change_point_state"]
@@ -116,19 +116,21 @@ class PlanConfig:
         for name, low in at_least.items():
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= low):
-                raise UserError(f"{place(where)}{name}: expected at least {low}, got {value}")
+                raise UserError(f"{flag_path(where)}{name}: expected at least {low}, got {value}")
         for name in ("epsilon_mix", "gripper_quantile_q"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{place(where)}{name}: expected 0..1, got {getattr(self, name)}")
+                raise UserError(f"{flag_path(where)}{name}: expected 0..1, got {getattr(self, name)}")
         if not (math.isfinite(self.gripper_sigma) and self.gripper_sigma > 0):
-            raise UserError(f"{place(where)}gripper_sigma: expected a finite number above 0, got {self.gripper_sigma}")
+            raise UserError(
+                f"{flag_path(where)}gripper_sigma: expected a finite number above 0, got {self.gripper_sigma}"
+            )
         if self.gripper_smooth_window % 2 == 0:
             raise UserError(
-                f"{place(where)}gripper_smooth_window: expected an odd number (a middle), "
+                f"{flag_path(where)}gripper_smooth_window: expected an odd number (a middle), "
                 f"got {self.gripper_smooth_window}"
             )
         if self.gripper_event_enabled and not self.dims:
             raise UserError(
-                f"{place(where)}gripper_dims: expected the dimensions of the state that are grippers, e.g. 6,13, "
+                f"{flag_path(where)}gripper_dims: expected the dimensions of the state that are grippers, e.g. 6,13, "
                 "with gripper_event_enabled"
             )

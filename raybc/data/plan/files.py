@@ -21,7 +21,7 @@ from raybc.types import UserError
 
 META = "plan_meta.json"
 ARRAYS = "plan_arrays.npz"
-PICTURE = "plan.html"
+PAGE = "plan.html"
 
 #: What numpy and zipfile raise for a damaged npz file: it depends on which byte is hit.
 _DAMAGE = (
@@ -45,7 +45,7 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder}: expected a folder for the plan, got a file; choose another --out-dir")
     inside = {p.name for p in folder.iterdir()}
-    foreign = sorted(inside - {META, ARRAYS, PICTURE})
+    foreign = sorted(inside - {META, ARRAYS, PAGE})
     if foreign:
         raise UserError(f"{folder}: holds {foreign[0]!r}, which is no part of a plan; choose another --out-dir")
     if inside and not overwrite:

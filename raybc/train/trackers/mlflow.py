@@ -13,9 +13,9 @@ from typing import Any
 
 from raybc import cli
 from raybc.config import RunConfig
-from raybc.extras import need
+from raybc.extras import require_extra
 from raybc.files import read_json, write_json, write_text
-from raybc.train.mirror import FILES, Mirror, Row
+from raybc.train.trackers.base import FILES, Row, Tracker
 from raybc.types import UserError
 
 #: Which run of MLflow a run folder is copied to.
@@ -27,7 +27,7 @@ MOST_METRICS, MOST_PARAMS = 1000, 100
 
 
 @dataclass(frozen=True)
-class MlflowPlan:
+class MlflowConfig:
     """where: the URI of a tracking server or database, or a folder ("": nothing is copied)."""
 
     where: str = ""
@@ -67,7 +67,7 @@ class MlflowPlan:
         except mlflow.exceptions.MlflowException as error:
             raise UserError(f"--mlflow {self.where}: {_line(error)}") from None
 
-    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Mirror | None:
+    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Tracker | None:
         if not self.where:
             return None
         client = self._client()
@@ -75,7 +75,7 @@ class MlflowPlan:
         before = read_json(note) if note.exists() else {}
         if before.get("uri") == self.uri and before.get("experiment") == self.experiment:
             client.update_run(before["run_id"], status="RUNNING")
-            return MlflowMirror(client, before["run_id"], folder, self._done(client, before["run_id"]))
+            return MlflowTracker(client, before["run_id"], folder, self._done(client, before["run_id"]))
         experiment = self._experiment(client)
         tags = {"raybc.run_id": run_id, "raybc.run_group": config.run_group, "raybc.env_name": config.env_name}
         run = client.create_run(experiment, run_name=folder.name, tags=tags).info.run_id
@@ -83,7 +83,7 @@ class MlflowPlan:
         write_json(note, {"uri": self.uri, "experiment": self.experiment, "run_id": run})
         ui = f"mlflow ui --backend-store-uri {self.uri}" if self._in_folder else self.uri
         write_text(folder / "mlflow_url.txt", f"{ui} (experiment {self.experiment}, run {run})\n")
-        return MlflowMirror(client, run, folder, dict.fromkeys(FILES, 0))
+        return MlflowTracker(client, run, folder, dict.fromkeys(FILES, 0))
 
     def _done(self, client: Any, run: str) -> dict[str, int]:
         """What the run has: a process that was killed may have copied more than it kept, or less."""
@@ -91,7 +91,7 @@ class MlflowPlan:
         return {file: max(of, default=0) for file, of in steps.items()}
 
 
-class MlflowMirror(Mirror):
+class MlflowTracker(Tracker):
     """A run of MLflow. Where its server does not answer, training goes on and rows are copied later."""
 
     def __init__(self, client: Any, run: str, folder: Path, done: dict[str, int]) -> None:
@@ -119,7 +119,7 @@ class MlflowMirror(Mirror):
             self._failed(error)
 
     def close(self) -> None:
-        self.look(at_once=True)
+        self.sync(at_once=True)
         try:
             self._client.set_terminated(self._run)
         except self._exceptions.MlflowException as error:
@@ -139,7 +139,7 @@ def _mlflow() -> ModuleType:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    return need("--mlflow", "mlflow", "mlflow", "sqlalchemy", "alembic")[0]
+    return require_extra("--mlflow", "mlflow", "mlflow", "sqlalchemy", "alembic")[0]
 
 
 def _params(client: Any, run: str, config: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from raybc.data import store as stores
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import ogbench
 from raybc.data.normalize import Normalizer
-from raybc.demos import source_of
+from raybc.demos.spec import source_of
 from raybc.envs.base import Obs, RenderOptions, Task
 from raybc.envs.pointmass import PointMassEnv
 from raybc.sweep.load import sweep_from_mapping
@@ -58,7 +58,7 @@ class Joined(PointMassEnv):
         return {"state": np.concatenate(list(super()._obs().values()))}
 
 
-JOINED = Task("tests.test_turns:JOINED", "pointmass", Joined, max_steps=80, obs_keys=("state",), fps=10.0)
+JOINED = Task("tests.test_rotation:JOINED", "pointmass", Joined, max_steps=80, obs_keys=("state",), fps=10.0)
 
 
 def trainer(folder: Path, seeds: tuple[int, ...] = (0,), **changes: Any) -> PackTrainer:
@@ -108,7 +108,7 @@ def test_each_step_draws_from_the_file_whose_turn_it_is(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["mean_std", "min_max", "quantile", "identity"])
 def test_statistics_are_those_of_all_files(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raybc.train import turns
+    from raybc.train import rotation as turns
 
     monkeypatch.setattr(turns, "BLOCK", 7)
     found, store = trainer(folder, normalization=kind).prepared, formats.read(folder)
@@ -118,7 +118,7 @@ def test_statistics_are_those_of_all_files(folder: Path, kind: str, monkeypatch:
         np.testing.assert_allclose(got.scale, expected.scale, rtol=1e-6)
 
 
-def test_pictures_alone_need_no_statistics() -> None:
+def test_images_alone_need_no_statistics() -> None:
     """As OGBench's visual sets, whose files hold nothing else."""
     made = tiny_store((4, 3))
     pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), np.uint8)
@@ -127,7 +127,7 @@ def test_pictures_alone_need_no_statistics() -> None:
     one = PackTrainer([config], TrainingData(store, "0", ("pixels",), {}), CPU)
     one.advance(EVERY + 1)
     assert one.prepared.obs_normalizer.offset.shape == (0,)
-    np.testing.assert_array_equal(one.windows.pictures["pixels"].numpy(), pixels[4:])
+    np.testing.assert_array_equal(one.windows.images["pixels"].numpy(), pixels[4:])
 
 
 def test_a_run_goes_on_within_a_turn_bit_for_bit(folder: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_command(
         part = EpisodeStore({k: made.obs[k][rows] for k in ("state", "goal")}, made.actions_NA[rows],
                             made.rewards_N[rows], made.episode_ends[4 * i : 4 * i + 4] - rows.start)  # fmt: skip
         ogbench.write_store(folder / f"{i}.npz", part)
-    flags = ["--dataset_replace_interval=7", "--env_name=tests.test_turns:JOINED"]
+    flags = ["--dataset_replace_interval=7", "--env_name=tests.test_rotation:JOINED"]
     assert run_train(folder, tmp_path / "run", *flags) == 0, capsys.readouterr().err
     assert "step 60: success" in capsys.readouterr().out
     assert run_train(folder / "0.npz", tmp_path / "other", *flags) == 2

@@ -28,7 +28,7 @@ Known = dict[tuple[int, int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Measurement:
+class EvaluationConfig:
     """What is measured and how; see the flags of `python -m raybc.rollout`."""
 
     bundle: Path
@@ -70,22 +70,22 @@ class Measurement:
         }
 
 
-def measure(measurement: Measurement, bundle: PolicyBundle, out: Path) -> list[list[dict[str, Any]]]:
+def run_evaluation(measurement: EvaluationConfig, bundle: PolicyBundle, out: Path) -> list[list[dict[str, Any]]]:
     """Rows of each setting in the order of the starts. Ctrl-C and kill -9 lose nothing that has ended."""
     known = _open(measurement, bundle, out)
     if known:
         cli.console.print(f"going on: {len(known)} episodes are measured")
-    from raybc.cluster import plan_workers, ray_session
-    from raybc.nodes import check_visible
+    from raybc.cluster.nodes import check_visible
+    from raybc.cluster.session import allocate_workers, ray_session
 
     try:
         with ray_session(measurement.address) as cpus, _progress() as (progress, bar):
             check_visible(measurement.bundle / WEIGHTS)
-            workers = plan_workers(cpus, trials=0, trial_cpus=0, workers=measurement.workers, worker_cpus=1.0)
+            workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=measurement.workers, worker_cpus=1.0)
             shared = _shared(measurement, bundle)
             if shared:
                 cli.console.print(f"inference: one actor for all simulators ({'GPU' if _gpus() else 'CPU'})")
-            sitting = _Sitting(measurement, out, known, progress, bar, shared)
+            sitting = EvaluationRun(measurement, out, known, progress, bar, shared)
             if measurement.videos:
                 sitting.film(workers)
             return sitting.run(workers)
@@ -93,7 +93,7 @@ def measure(measurement: Measurement, bundle: PolicyBundle, out: Path) -> list[l
         raise cli.Interrupted(f"the episodes that ended are kept; go on with --resume ({out})") from None
 
 
-def _open(measurement: Measurement, bundle: PolicyBundle, out: Path) -> Known:
+def _open(measurement: EvaluationConfig, bundle: PolicyBundle, out: Path) -> Known:
     """What an earlier, interrupted measurement has left."""
     record = measurement.record(bundle)
     if (out / RECORD).exists():
@@ -117,14 +117,14 @@ def _open(measurement: Measurement, bundle: PolicyBundle, out: Path) -> Known:
     return known
 
 
-def _parse(line: str, measurement: Measurement) -> Known:
+def _parse(line: str, measurement: EvaluationConfig) -> Known:
     row = json.loads(line)
     setting = SampleSetting(**{name: row.pop(name) for name in asdict(SampleSetting())})
     key = measurement.settings.index(setting), row["index"] - measurement.specs[0].index
     return {} if row["outcome"] == "error" else {key: row}
 
 
-def _line(measurement: Measurement, work: int, row: dict[str, Any]) -> str:
+def _line(measurement: EvaluationConfig, work: int, row: dict[str, Any]) -> str:
     return json.dumps(asdict(measurement.settings[work]) | row) + "\n"
 
 
@@ -144,19 +144,19 @@ def _gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0))
 
 
-def _shared(measurement: Measurement, bundle: PolicyBundle) -> bool:
-    from raybc.rollout.inference import LARGE
+def _shared(measurement: EvaluationConfig, bundle: PolicyBundle) -> bool:
+    from raybc.inference.shared import LARGE
 
     if measurement.inference != "auto":
         return measurement.inference == "shared"
     return bool(_gpus()) and sum(w.numel() for w in bundle.weights.values()) > LARGE
 
 
-class _Sitting:
+class EvaluationRun:
     """The measurement on a running Ray."""
 
     def __init__(
-        self, measurement: Measurement, out: Path, known: Known, progress: Progress, bar: TaskID, shared: bool
+        self, measurement: EvaluationConfig, out: Path, known: Known, progress: Progress, bar: TaskID, shared: bool
     ) -> None:
         self._m, self._out, self._known, self._progress, self._bar = measurement, out, known, progress, bar
         self._options: dict[str, Any] = {
@@ -170,7 +170,7 @@ class _Sitting:
         self._show()
 
     def film(self, workers: int) -> None:
-        """Run the first starts in simulators that render. Filmed episodes are counted episodes; where no picture can
+        """Run the first starts in simulators that render. Filmed episodes are counted episodes; where no image can
         be made, they are left to the others."""
         m = self._m
         works = [
@@ -180,7 +180,7 @@ class _Sitting:
         specs = m.specs[: m.videos]
         rows = self._evaluate("film", works, specs, workers=min(workers, m.videos), render=m.render)
         failed = {(w, s): row for w, part in enumerate(rows) for s, row in enumerate(part) if row["outcome"] == "error"}
-        for key in failed:  # perhaps only the picture's fault: the others run them without
+        for key in failed:  # perhaps only the image's fault: the others run them without
             del self._known[key]
         if failed:
             which = "none" if len(failed) == len(works) * len(specs) else f"{len(failed)} could not be made"

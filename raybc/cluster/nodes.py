@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What a machine said, or why it did not."""
 
     node: str
@@ -25,7 +25,7 @@ class Answer:
     problem: str = ""
 
 
-def ask_all(function: Callable[..., Any], *arguments: Any) -> list[Answer]:
+def ask_all(function: Callable[..., Any], *arguments: Any) -> list[Prediction]:
     """The answers of all machines that are there, in the order of their addresses. Takes no CPU from anybody."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -41,12 +41,12 @@ def ask_all(function: Callable[..., Any], *arguments: Any) -> list[Answer]:
     for node, ref in zip(nodes, asked, strict=True):
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         try:
-            answers.append(Answer(name, ray.get(ref, timeout=0)))
+            answers.append(Prediction(name, ray.get(ref, timeout=0)))
         except ray.exceptions.GetTimeoutError:
-            answers.append(Answer(name, problem=f"no answer within {PATIENCE:g} s"))
+            answers.append(Prediction(name, problem=f"no answer within {PATIENCE:g} s"))
         except ray.exceptions.RayError as error:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            answers.append(Answer(name, problem=f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"))
+            answers.append(Prediction(name, problem=f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"))
     return answers
 
 

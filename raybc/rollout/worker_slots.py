@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybc.capacity import SIMULATOR, machines, room_for_simulators
+from raybc.cluster.capacity import SIMULATOR, machines, room_for_simulators
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.worker import Loader, SimWorker
 
@@ -26,32 +26,35 @@ WATCH = 3.0
 START_DEADLINE = 180.0
 
 
-class Seat:
-    """A place for a worker's process, and what it has been given. away: it has to be given back. squeezed: its process
-    reserves no CPU."""
+class WorkerSlot:
+    """A place for one worker process.
+
+    in_flight: episodes that the process is running, by number. released: the place must be given back. unreserved: the
+    process reserves no CPU.
+    """
 
     def __init__(self) -> None:
         self.worker: ActorHandle | None = None
         self.suite = ""
-        self.given: dict[int, Any] = {}
+        self.in_flight: dict[int, Any] = {}
         self.finished = 0
         self.pid = 0
-        self.away = False
-        self.squeezed = False
+        self.released = False
+        self.unreserved = False
 
     async def start(self, options: PoolOptions, task: str, number: int, loader: Loader | None) -> bool:
         """Start a process with a simulator of `task`; False where the place had to be given back before."""
         where: Any = "SPREAD"
-        if self.squeezed:
+        if self.unreserved:
             where = NodeAffinitySchedulingStrategy(_machine_with_cpus(), soft=False)
         remote = ray.remote(SimWorker).options(
-            num_cpus=0 if self.squeezed else options.worker_cpus, resources=options.resources, max_restarts=0,
+            num_cpus=0 if self.unreserved else options.worker_cpus, resources=options.resources, max_restarts=0,
             scheduling_strategy=where, name=f"simulator {number} of {task} (pool {os.getpid()})",
         )  # fmt: skip
         self.worker = remote.remote(options.render, options.slots, loader)
         # A place may have to wait for a machine: one that is being started, or comes in place of one that died.
         ready = asyncio.ensure_future(_result(self.worker.__ray_ready__.remote()))
-        while not ready.done() and not self.away:
+        while not ready.done() and not self.released:
             await asyncio.wait([ready], timeout=WATCH)
         if not ready.done():
             ready.cancel()
@@ -64,7 +67,7 @@ class Seat:
     def dismiss(self) -> None:
         if self.worker is not None:
             ray.kill(self.worker)
-        self.worker, self.given, self.pid = None, {}, 0
+        self.worker, self.in_flight, self.pid = None, {}, 0
 
 
 async def _result(ref: Any) -> Any:
@@ -84,23 +87,25 @@ def _machine_with_cpus() -> str:
     return best
 
 
-def share_out(seats: list[Seat], options: PoolOptions) -> bool:
-    """Say which seats are to be given back; whether anything changed."""
-    before = [seat.away for seat in seats]
-    count = _count(options, len(seats))
+def rebalance(slots: list[WorkerSlot], options: PoolOptions) -> bool:
+    """Say which slots are to be given back; whether anything changed."""
+    before = [slot.released for slot in slots]
+    count = _count(options, len(slots))
     if count:
-        running_first = sorted(seats, key=lambda seat: seat.pid == 0)
-        for number, seat in enumerate(running_first):
-            seat.away = number >= count
-            seat.squeezed = seat.squeezed and seat.worker is not None
+        running_first = sorted(slots, key=lambda slot: slot.pid == 0)
+        for number, slot in enumerate(running_first):
+            slot.released = number >= count
+            slot.unreserved = slot.unreserved and slot.worker is not None
     else:
         # One goes on without a reservation: the one that does so already, else one without a process.
-        stays = next((s for s in seats if s.squeezed and s.worker), next((s for s in seats if s.worker is None), None))
-        for seat in seats:
-            seat.away = seat is not stays
+        stays = next(
+            (s for s in slots if s.unreserved and s.worker), next((s for s in slots if s.worker is None), None)
+        )
+        for slot in slots:
+            slot.released = slot is not stays
         if stays is not None and stays.worker is None:
-            stays.squeezed = True
-    return before != [seat.away for seat in seats]
+            stays.unreserved = True
+    return before != [slot.released for slot in slots]
 
 
 def _count(options: PoolOptions, most: int) -> int:

@@ -13,7 +13,7 @@ from raybc.data.plan.build import stable_hash
 from raybc.data.plan.plan import SamplingPlan
 
 
-class Picks(Protocol):
+class IndexSampler(Protocol):
     """Where the examples of a block of steps come from."""
 
     def at_block(self, seed: int, block: int, steps: int, batch_size: int) -> np.ndarray:
@@ -22,7 +22,7 @@ class Picks(Protocol):
         ...
 
 
-class WeightedPicks:
+class WeightedSampler:
     """With replacement: every draw is anchor i with probability w_i / sum_j w_j, whatever was drawn before."""
 
     def __init__(self, weights_P: np.ndarray, sampler_seed: int) -> None:
@@ -35,7 +35,7 @@ class WeightedPicks:
         return np.searchsorted(self._edges_P, uniform, side="right")
 
 
-class EpochPicks:
+class EpochSampler:
     """Without replacement: every anchor once in each epoch of P draws, heavy ones earlier; a batch may span epochs.
 
     The order of an epoch is what drawing with the weights among those that are left gives: ascending E_i / w_i with
@@ -64,12 +64,12 @@ class EpochPicks:
         return order
 
 
-def plan_picks(plan: SamplingPlan, sampler_seed: int | None = None, replacement: bool | None = None) -> Picks:
+def plan_sampler(plan: SamplingPlan, sampler_seed: int | None = None, replacement: bool | None = None) -> IndexSampler:
     """How a training draws from a plan; `sampler_seed` and `replacement` override what the plan says (None: they do
     not)."""
     seed = plan.config.sampler_seed if sampler_seed is None else sampler_seed
     with_replacement = plan.config.replacement if replacement is None else replacement
-    return (WeightedPicks if with_replacement else EpochPicks)(plan.weights_P, seed)
+    return (WeightedSampler if with_replacement else EpochSampler)(plan.weights_P, seed)
 
 
 def _random(sampler_seed: int, seed: int, *names: str | int) -> np.random.Generator:

@@ -19,7 +19,7 @@ import ray
 from ray.actor import ActorHandle
 
 from raybc.bundle import PolicyBundle
-from raybc.rollout.agent import KEEP, NONE, Agent, Answer, Pictures, file_state
+from raybc.inference.agent import KEEP, NONE, Agent, Images, Prediction, bundle_version
 
 #: Parameters above which a policy is asked on a shared GPU rather than on each simulator's core.
 LARGE = 5_000_000
@@ -31,7 +31,7 @@ class _Request:
     obs_BTO: np.ndarray
     noise_BHA: np.ndarray
     flow_steps: int
-    pictures: Pictures
+    images: Images
     done: asyncio.Future[np.ndarray]
 
 
@@ -46,11 +46,11 @@ class InferenceServer:
         self.calls, self.rows = 0, 0
 
     async def chunks(
-        self, path: str, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures
+        self, path: str, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images
     ) -> np.ndarray:
         """Chunks of `Agent.chunks`, computed together with what others have asked."""
         loop = asyncio.get_running_loop()
-        request = _Request(path, obs_BTO, noise_BHA, flow_steps, pictures, loop.create_future())
+        request = _Request(path, obs_BTO, noise_BHA, flow_steps, images, loop.create_future())
         self._requests.append(request)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.ensure_future(self._serve())
@@ -81,8 +81,8 @@ class InferenceServer:
         noise_BHA = np.concatenate([r.noise_BHA for r in requests])
         self.calls, self.rows = self.calls + 1, self.rows + len(obs_BTO)
         path, flow_steps = requests[0].path, requests[0].flow_steps
-        pictures = {name: np.concatenate([r.pictures[name] for r in requests]) for name in requests[0].pictures}
-        return self._agent(path, file_state(path)).chunks(obs_BTO, noise_BHA, flow_steps, pictures)
+        images = {name: np.concatenate([r.images[name] for r in requests]) for name in requests[0].images}
+        return self._agent(path, bundle_version(path)).chunks(obs_BTO, noise_BHA, flow_steps, images)
 
     def _load(self, path: str, state: int) -> Agent:
         if self._device == "cpu":
@@ -101,11 +101,11 @@ class SharedActor:
     overlaps = True
 
     def __init__(self, server: ActorHandle, path: str) -> None:
-        self.bundle = _bundle(path, file_state(path))
+        self.bundle = _bundle(path, bundle_version(path))
         self._server, self._path = server, path
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE) -> Answer:
-        return _Remote(self._server.chunks.remote(self._path, obs_BTO, noise_BHA, flow_steps, pictures))
+    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> Prediction:
+        return _Remote(self._server.chunks.remote(self._path, obs_BTO, noise_BHA, flow_steps, images))
 
 
 class _Remote:

@@ -80,7 +80,7 @@ def simulator_cpus() -> float:
     return sum(m.cpus() for m in for_role(SIMULATOR, machines()))
 
 
-def plan_workers(cpus: float, *, trials: int, trial_cpus: float, workers: int, worker_cpus: float) -> int:
+def allocate_workers(cpus: float, *, trials: int, trial_cpus: float, workers: int, worker_cpus: float) -> int:
     """How many simulator processes fit beside the trials; a plan that would wait for ever is refused with its numbers.
 
     workers = 0 asks for as many as fit.
@@ -104,7 +104,7 @@ def room_for_simulators(among: list[Machine], held: float) -> float:
 
 
 @dataclass(frozen=True)
-class SweepPlan:
+class SweepAllocation:
     """What a sweep runs side by side. threads: of a trial. gpus: the share of a GPU that a trial holds."""
 
     workers: int
@@ -112,9 +112,9 @@ class SweepPlan:
     gpus: float
 
 
-def plan_sweep(
+def allocate_sweep(
     among: list[Machine], *, trials: int, trial_cpus: float, workers: int, worker_cpus: float, device: str
-) -> SweepPlan:
+) -> SweepAllocation:
     """What fits where trials and simulators may have machines of their own."""
     trainers = for_role(TRAINER, among)
     held = trials * trial_cpus
@@ -128,11 +128,11 @@ def plan_sweep(
             f"{most:g}: the sweep would wait for ever; lower --max-concurrent"
         )
     cpus = room_for_simulators(among, held) + held
-    count = plan_workers(cpus, trials=trials, trial_cpus=trial_cpus, workers=workers, worker_cpus=worker_cpus)
+    count = allocate_workers(cpus, trials=trials, trial_cpus=trial_cpus, workers=workers, worker_cpus=worker_cpus)
     smallest = min((m.resources.get("CPU", 0.0) for m in trainers if m.cpus()), default=1.0)
     threads = max(1, int(min(most // trials, smallest)))
     gpus = sum(m.count * m.resources.get("GPU", 0.0) for m in trainers)
-    return SweepPlan(count, threads, gpu_share(gpus, trials, device))
+    return SweepAllocation(count, threads, gpu_share(gpus, trials, device))
 
 
 def gpu_share(gpus: float, trials: int, device: str) -> float:

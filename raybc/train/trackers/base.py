@@ -1,6 +1,6 @@
 """Trackers: what stands in a member's train.csv and eval.csv, and its videos, as a run of a tracker.
 
-The files are the truth and a `Mirror` copies them, so it does not matter which process trains.
+The files are the truth and a `Tracker` copies them, so it does not matter which process trains.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ FILES = ("train.csv", "eval.csv")
 Row = tuple[int, dict[str, float]]
 
 
-class TrackerPlan(Protocol):
+class TrackerConfig(Protocol):
     """Whether and where runs are copied to."""
 
     def check(self) -> None:
         """Raises `UserError` where that cannot work; called before anything is started."""
 
-    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Mirror | None:
+    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Tracker | None:
         """Of the run in `folder`, which goes on after `step`; None where nothing is copied."""
 
 
-class Mirror(ABC):
+class Tracker(ABC):
     """The copy of one member's run folder."""
 
     def __init__(self, folder: Path, done: dict[str, int]) -> None:
@@ -39,7 +39,7 @@ class Mirror(ABC):
         self._folder, self._done = folder, done
         self._looked = time.monotonic()
 
-    def look(self, at_once: bool = False) -> None:
+    def sync(self, at_once: bool = False) -> None:
         """Copy the rows that are new, now and then."""
         if not at_once and time.monotonic() < self._looked + INTERVAL:
             return

@@ -3,7 +3,7 @@
     policy.reset(seed=0)              # an episode begins
     action_A = policy.act(obs)        # the next action; the policy is asked once a chunk
 
-Letters: H chunk, A action dim. Observations are name -> numbers (size,) or pictures uint8 (height, width, channels), in
+Letters: H chunk, A action dim. Observations are name -> numbers (size,) or images uint8 (height, width, channels), in
 physical units: those of the data that the policy was trained on.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from raybc.bundle import PolicyBundle
-from raybc.physical import ActionRange, checked_obs, checked_range
-from raybc.rollout.agent import Agent
+from raybc.inference.agent import Agent
+from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
+from raybc.inference.session import Session
 from raybc.rollout.checks import find_bundle
-from raybc.rollout.session import Session
 from raybc.types import SampleSetting
 
 
@@ -56,7 +56,7 @@ class Policy:
     def __init__(self, agent: Agent, setting: SampleSetting, action_range: ActionRange | None = None) -> None:
         self.bundle, self.setting = agent.bundle, setting
         self._agent = agent
-        self._range = None if action_range is None else checked_range(action_range, self.bundle.action_size)
+        self._range = None if action_range is None else validate_action_range(action_range, self.bundle.action_size)
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
@@ -83,11 +83,11 @@ class Policy:
 
     def observe(self, obs: Mapping[str, Any]) -> None:
         """See a step without acting on it."""
-        self._session.observe(checked_obs(self.bundle.obs_sizes, self.bundle.pictures, obs))
+        self._session.observe(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
 
     def _answer(self) -> np.ndarray:
-        obs_TO, noise_HA, pictures = self._session.question()
-        seen = {name: array[None] for name, array in pictures.items()}
+        obs_TO, noise_HA, images = self._session.question()
+        seen = {name: array[None] for name, array in images.items()}
         return self._agent.chunks(obs_TO[None], noise_HA[None], self.setting.flow_steps, seen)[0]
 
     def _clipped(self, actions: np.ndarray) -> np.ndarray:

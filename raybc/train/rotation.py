@@ -26,7 +26,7 @@ from raybc.data.windows import Windows
 BLOCK, HELD_OUT = 65_536, 64
 
 
-class Turns:
+class ShardRotation:
     """The windows of each file, built when their turn comes and dropped when it is over.
 
     builds: gives the windows of each file. counts: how many there are. first_rows: where each file begins in the set.
@@ -41,7 +41,7 @@ class Turns:
         self._windows: Windows | None = None
 
     @classmethod
-    def always(cls, windows: Windows) -> Turns:
+    def always(cls, windows: Windows) -> ShardRotation:
         return cls([lambda: windows], [len(windows.starts)], [0], 1)
 
     @property
@@ -69,12 +69,12 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """What a policy learns from in a store: the numbers and pictures that it observes, and their normalisation."""
+class DatasetView:
+    """What a policy learns from in a store: the numbers and images that it observes, and their normalisation."""
 
     store: EpisodeStore
     numbers: tuple[str, ...]
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
 
@@ -91,11 +91,11 @@ class Columns:
             config.chunk_length,
             device,
             config.obs_steps,
-            {name: store.obs[name][rows] for name in self.pictures},
+            {name: store.obs[name][rows] for name in self.images},
         )
 
 
-def turns_of(columns: Columns, config: RunConfig, episodes: np.ndarray, device: torch.device) -> Turns:
+def rotation_of(columns: DatasetView, config: RunConfig, episodes: np.ndarray, device: torch.device) -> ShardRotation:
     """A turn for each file of the set that has some of `episodes`, which are those that are trained on."""
     store = columns.store
     builds, counts, first_rows = [], [], []
@@ -105,11 +105,11 @@ def turns_of(columns: Columns, config: RunConfig, episodes: np.ndarray, device: 
             builds.append(functools.partial(_file, columns, config, device, first, end, mine))
             first_rows.append(int(store.episode_starts[first]))
             counts.append(int((store.episode_ends - store.episode_starts)[mine].sum()))
-    return Turns(builds, counts, first_rows, config.dataset_replace_interval)
+    return ShardRotation(builds, counts, first_rows, config.dataset_replace_interval)
 
 
 def _file(
-    columns: Columns, config: RunConfig, device: torch.device, first: int, end: int, episodes: np.ndarray
+    columns: DatasetView, config: RunConfig, device: torch.device, first: int, end: int, episodes: np.ndarray
 ) -> Windows:
     store = columns.store
     row = int(store.episode_starts[first])
@@ -118,7 +118,7 @@ def _file(
 
 
 def held_out_windows(
-    columns: Columns, config: RunConfig, episodes: np.ndarray, device: torch.device, most: int
+    columns: DatasetView, config: RunConfig, episodes: np.ndarray, device: torch.device, most: int
 ) -> Windows | None:
     """At most `most` windows of held-out episodes, of at most `HELD_OUT` of them, spread evenly; None without any."""
     if not len(episodes):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from raybc.bundle import PolicyBundle
-from raybc.rollout.agent import stack, stack_steps
+from raybc.inference.agent import stack, stack_steps
 from raybc.types import SampleSetting, UserError
 
 
@@ -24,7 +24,7 @@ class Session:
         """seed: of the sampling noise; None draws it from the machine's entropy."""
         self.setting = setting
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.config.obs_steps
-        self._pictures = tuple(bundle.pictures)
+        self._images = tuple(bundle.images)
         self._chunk_shape = (bundle.shape.horizon, bundle.action_size)
         horizon = self._chunk_shape[0]
         self.steps_between = setting.steps_between(horizon)
@@ -43,12 +43,12 @@ class Session:
         self._observed.append(obs)
 
     def question(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """What the policy is asked: observations (T, O), physical, and noise (H, A), both float32; pictures by name,
+        """What the policy is asked: observations (T, O), physical, and noise (H, A), both float32; images by name,
         uint8 (T, height, width, channels)."""
         noise_HA = self._rng.standard_normal(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
         seen = list(self._observed)
-        pictures = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._pictures}
-        return stack(seen, self._keys, self._obs_steps), noise_HA.astype(np.float32), pictures
+        images = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._images}
+        return stack(seen, self._keys, self._obs_steps), noise_HA.astype(np.float32), images
 
     def plan(self, chunk_HA: np.ndarray, most: int | None = None) -> np.ndarray:
         """What is due of a new chunk, physical (steps, A), not clipped: until the next chunk is needed, `most` steps at

@@ -13,10 +13,10 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from raybc.capacity import plan_workers, simulator_cpus
+from raybc.cluster.capacity import allocate_workers, simulator_cpus
 from raybc.types import UserError
 
-__all__ = ["plan_workers", "ray_session"]
+__all__ = ["allocate_workers", "ray_session"]
 
 #: Only where unset. Usage statistics are off, strangers need a token, Tune writes no logs of its own
 #: beside ours, and prints no tables of its own.

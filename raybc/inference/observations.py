@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from raybc.data.episodes import words
-from raybc.strict import near
+from raybc.data.episodes import format_shape
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 ActionRange = tuple[Any, Any]
 
 
-def checked_range(action_range: ActionRange, action_size: int) -> tuple[np.ndarray, np.ndarray]:
+def validate_action_range(action_range: ActionRange, action_size: int) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and the highest action, float32 (A,) each; `UserError` where they are none."""
     try:
         low, high = (np.broadcast_to(np.asarray(end, np.float32), (action_size,)) for end in action_range)
@@ -31,30 +31,30 @@ def checked_range(action_range: ActionRange, action_size: int) -> tuple[np.ndarr
     return low, high
 
 
-def checked_obs(
-    obs_sizes: Mapping[str, int], pictures: Mapping[str, tuple[int, int, int]], obs: Mapping[str, Any]
+def validate_observation(
+    obs_sizes: Mapping[str, int], images: Mapping[str, tuple[int, int, int]], obs: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Of `obs` (arrays, or lists of numbers) what a policy sees: name -> float32 (size,), or uint8 (height, width,
-    channels) of pictures; `UserError` with what was expected and got. Other names are left out."""
+    channels) of images; `UserError` with what was expected and got. Other names are left out."""
     if not isinstance(obs, Mapping):
         raise UserError(f"observations: expected name -> numbers, got {type(obs).__name__}")
     shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in obs_sizes.items()}
-    shapes |= pictures
-    return {name: _checked(name, shape, obs, name in pictures) for name, shape in shapes.items()}
+    shapes |= images
+    return {name: _checked(name, shape, obs, name in images) for name, shape in shapes.items()}
 
 
-def _checked(name: str, shape: tuple[int, ...], obs: Mapping[str, Any], picture: bool) -> np.ndarray:
-    kind = "a picture of whole numbers 0..255" if picture else "finite numbers"
-    expected = f"observation {name!r}: expected {kind}, {words(shape)}"
+def _checked(name: str, shape: tuple[int, ...], obs: Mapping[str, Any], image: bool) -> np.ndarray:
+    kind = "an image of whole numbers 0..255" if image else "finite numbers"
+    expected = f"observation {name!r}: expected {kind}, {format_shape(shape)}"
     if name not in obs:
-        raise UserError(f"{expected}, got none of that name; {near(name, map(str, obs))}")
+        raise UserError(f"{expected}, got none of that name; {did_you_mean(name, map(str, obs))}")
     try:
         value = np.asarray(obs[name])
     except (ValueError, TypeError, OverflowError):  # lists of different lengths
         raise UserError(f"{expected}, got what is no array of numbers") from None
-    if value.shape != shape or value.dtype.kind not in ("ui" if picture else "uif"):
-        raise UserError(f"{expected}, got {words(value.shape) or 'a single value'} of {value.dtype.name}")
-    if picture:
+    if value.shape != shape or value.dtype.kind not in ("ui" if image else "uif"):
+        raise UserError(f"{expected}, got {format_shape(value.shape) or 'a single value'} of {value.dtype.name}")
+    if image:
         if value.dtype != np.uint8 and not ((value >= 0) & (value <= 255)).all():
             raise UserError(f"{expected}, got {value.min()}..{value.max()}")
         return value.astype(np.uint8, copy=False)

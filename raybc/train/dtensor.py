@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
-def _is_cut(tensor: Tensor) -> TypeGuard[DTensor]:
+def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     return hasattr(tensor, "device_mesh")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_full(tensor: Tensor) -> Tensor:
     """All of a tensor that may be in parts on several ranks (then every rank has to ask)."""
-    return tensor.full_tensor() if _is_cut(tensor) else tensor
+    return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
-def like(value: Tensor, model: Tensor) -> Tensor:
+def shard_like(value: Tensor, model: Tensor) -> Tensor:
     """A whole tensor on the device of `model`, cut as that is."""
-    if not _is_cut(model):
+    if not _is_sharded(model):
         return value.to(model.device)
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(value.to(model.device), model.device_mesh, model.placements)
 
 
-def repeated(value: Tensor, model: Tensor) -> Tensor:
+def replicate(value: Tensor, model: Tensor) -> Tensor:
     """A tensor that every rank has whole, for arithmetic with one that may be cut."""
-    if not _is_cut(model):
+    if not _is_sharded(model):
         return value
     from torch.distributed.tensor import DTensor, Replicate
 

@@ -14,8 +14,8 @@ STARTS = 3
 
 
 @dataclass(frozen=True)
-class Probe:
-    """obs_sizes: low-dim observation -> size. pictures: picture observation -> (height, width, 3). action_low,
+class EnvSpec:
+    """obs_sizes: low-dim observation -> size. images: image observation -> (height, width, 3). action_low,
     action_high: the action space, (A,). identity: versions that a score depends on. env_args: robomimic's. starts:
     low-dim observation -> float32 (starts, size)."""
 
@@ -23,37 +23,37 @@ class Probe:
     action_size: int
     identity: dict[str, str]
     env_args: dict[str, Any]
-    pictures: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    images: dict[str, tuple[int, ...]] = field(default_factory=dict)
     action_low: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     action_high: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     starts: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def shapes_of(probe: Probe, keys: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the observations a policy uses: (size,) of numbers, (height, width, channels) of pictures."""
-    return {key: probe.pictures[key] if key in probe.pictures else (probe.obs_sizes[key],) for key in keys}
+def observation_shapes(probe: EnvSpec, keys: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the observations a policy uses: (size,) of numbers, (height, width, channels) of images."""
+    return {key: probe.images[key] if key in probe.images else (probe.obs_sizes[key],) for key in keys}
 
 
-def probe_env(env: SimEnv) -> Probe:
+def spec_of_env(env: SimEnv) -> EnvSpec:
     spaces = env.observation_space.spaces
     low_dim = [k for k, space in spaces.items() if len(space.shape) == 1]
     seen = [env.reset(seed=seed)[0] for seed in range(STARTS)]
-    return Probe(
+    return EnvSpec(
         obs_sizes={k: int(spaces[k].shape[0]) for k in low_dim},
         action_size=int(env.action_space.shape[0]),
         identity=env.identity(),
         env_args=env.env_args(),
-        pictures={k: space.shape for k, space in spaces.items() if k not in low_dim},
+        images={k: space.shape for k, space in spaces.items() if k not in low_dim},
         action_low=env.action_space.low,
         action_high=env.action_space.high,
         starts={k: np.stack([obs[k] for obs in seen]) for k in low_dim},
     )
 
 
-def probe_task(task: Task) -> Probe:
+def spec_of_task(task: Task) -> EnvSpec:
     """Build the task's simulator once, look at it and close it."""
     env = task.make(None)
     try:
-        return probe_env(env)
+        return spec_of_env(env)
     finally:
         env.close()

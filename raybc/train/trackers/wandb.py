@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raybc.config import RunConfig
-from raybc.extras import need
+from raybc.extras import require_extra
 from raybc.files import write_text
-from raybc.train.mirror import FILES, Mirror, Row
+from raybc.train.trackers.base import FILES, Row, Tracker
 from raybc.types import UserError
 
 Mode = Literal["off", "offline", "online"]
 
 
 @dataclass(frozen=True)
-class WandbPlan:
+class WandbConfig:
     """Whether and where runs are copied to. offline: into the run folder, for `wandb sync`."""
 
     mode: Mode = "off"
@@ -27,7 +27,7 @@ class WandbPlan:
         """Raises `UserError` where the package is missing, or no account is known."""
         if self.mode == "off":
             return
-        (wandb,) = need(f"--wandb {self.mode}", "wandb", "wandb")
+        (wandb,) = require_extra(f"--wandb {self.mode}", "wandb", "wandb")
         if self.mode == "online":
             try:
                 wandb.Api()
@@ -36,14 +36,14 @@ class WandbPlan:
                     "--wandb online: no account is known here; run `wandb login`, or use --wandb offline"
                 ) from None
 
-    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Mirror | None:
-        return None if self.mode == "off" else WandbMirror(self, folder, config, run_id, step)
+    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Tracker | None:
+        return None if self.mode == "off" else WandbTracker(self, folder, config, run_id, step)
 
 
-class WandbMirror(Mirror):
+class WandbTracker(Tracker):
     """A run of Weights & Biases. Rows up to `step` were copied before."""
 
-    def __init__(self, plan: WandbPlan, folder: Path, config: RunConfig, run_id: str, step: int) -> None:
+    def __init__(self, plan: WandbConfig, folder: Path, config: RunConfig, run_id: str, step: int) -> None:
         import wandb
 
         super().__init__(folder, dict.fromkeys(FILES, step))
@@ -79,5 +79,5 @@ class WandbMirror(Mirror):
             self._run.log({"step": step, "eval/video": films})
 
     def close(self) -> None:
-        self.look(at_once=True)
+        self.sync(at_once=True)
         self._run.finish()

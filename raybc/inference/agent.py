@@ -5,7 +5,7 @@ depend on the number of workers. Products of matrices do depend on the number of
 for one row than for many), so an `Agent` tries out which batch sizes give bit-identical rows on this machine and pads
 to one of these. Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
 
-Pictures are name -> uint8 (B, T, height, width, channels), the oldest step first.
+Images are name -> uint8 (B, T, height, width, channels), the oldest step first.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ OUTPUTS = 16
 _known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
 
 
-Pictures = Mapping[str, np.ndarray]
-NONE: Pictures = {}
+Images = Mapping[str, np.ndarray]
+NONE: Images = {}
 
 
-class Answer(Protocol):
+class Prediction(Protocol):
     """Chunks that were asked for; physical, float32 (B, H, A)."""
 
     def get(self) -> np.ndarray:
         """Wait for them."""
 
 
-class Actor(Protocol):
+class Predictor(Protocol):
     """Whoever answers with chunks: an `Agent` in this process, or one that is shared by many processes."""
 
     bundle: PolicyBundle
     #: Whether asking returns at once, so that simulators can step meanwhile.
     overlaps: bool
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE) -> Answer:
+    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> Prediction:
         """The next chunk of each row. obs_BTO: physical observations, the oldest first, float32."""
 
 
-def file_state(path: str) -> int:
+def bundle_version(path: str) -> int:
     """What changes when the bundle at `path` is replaced; loaders keep bundles by path and this."""
     return (Path(path) / META).stat().st_mtime_ns
 
 
-class Ready:
+class Resolved:
     """An answer that is there already."""
 
     def __init__(self, chunks_BHA: np.ndarray) -> None:
@@ -86,12 +86,10 @@ class Agent:
             _known_sizes[architecture] = invariant_sizes(self._policy, self._device)
         self._sizes = _known_sizes[architecture]
 
-    def ask(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE) -> Ready:
-        return Ready(self.chunks(obs_BTO, noise_BHA, flow_steps, pictures))
+    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> Resolved:
+        return Resolved(self.chunks(obs_BTO, noise_BHA, flow_steps, images))
 
-    def chunks(
-        self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, pictures: Pictures = NONE
-    ) -> np.ndarray:
+    def chunks(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> np.ndarray:
         """The next chunk of each row, physical, float32 (B, H, A); a row does not depend on the others."""
         rows = len(obs_BTO)
         obs_BO = self.bundle.obs_normalizer.apply(obs_BTO).reshape(rows, -1)
@@ -101,7 +99,7 @@ class Agent:
             count = piece.stop - piece.start
             size = next(s for s in self._sizes if s >= count)
             obs, noise = _padded(obs_BO[piece], size), _padded(noise_BHA[piece], size)
-            seen = {name: _padded(array[piece], size) for name, array in pictures.items()}
+            seen = {name: _padded(array[piece], size) for name, array in images.items()}
             pieces.append(_sample(self._policy, obs, noise, flow_steps, self._device, seen)[:count])
         return self.bundle.action_normalizer.invert(np.concatenate(pieces))
 
@@ -119,11 +117,11 @@ def _sample(
     noise_BHA: np.ndarray,
     flow_steps: int,
     device: torch.device,
-    pictures: Pictures,
+    images: Images,
 ) -> np.ndarray:
     with torch.inference_mode():
         obs, noise = torch.from_numpy(obs_BO).to(device), torch.from_numpy(noise_BHA).to(device)
-        seen = {name: torch.from_numpy(array).to(device)[None] for name, array in pictures.items()}
+        seen = {name: torch.from_numpy(array).to(device)[None] for name, array in images.items()}
         return policy.sample(obs[None], noise[None], flow_steps, seen)[0].cpu().numpy()
 
 
@@ -138,10 +136,10 @@ def invariant_sizes(policy: FlowPolicy, device: torch.device, sizes: Sequence[in
     obs = rng.standard_normal((largest, shape.obs_size)).astype(np.float32)
     noise = rng.standard_normal((largest, shape.horizon, shape.action_size)).astype(np.float32)
     # Channels of all steps together: how they lie in memory is the same.
-    pictures = {name: rng.integers(0, 256, (largest, 1, *size), np.uint8) for name, size in shape.pictures}
+    images = {name: rng.integers(0, 256, (largest, 1, *size), np.uint8) for name, size in shape.images}
 
     def sample(rows: np.ndarray | slice) -> np.ndarray:
-        seen = {name: array[rows] for name, array in pictures.items()}
+        seen = {name: array[rows] for name, array in images.items()}
         return _sample(policy, obs[rows], noise[rows], 2, device, seen)
 
     wanted = sample(slice(None))

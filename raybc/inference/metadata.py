@@ -11,7 +11,7 @@ from raybc.registry import get_task, parse_env_name
 from raybc.types import SampleSetting, UserError
 
 
-def describe(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
+def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
     """JSON values: identity, observations by name (shape of T steps, dtype, meaning), actions (shape of a chunk, and
     the statistics of the training data), sample setting, steps in a second (None where the task is not known here)."""
     steps = bundle.config.obs_steps
@@ -20,8 +20,8 @@ def describe(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
         name: {"shape": [steps, size], "dtype": "float32", "meaning": f"physical units of the training data{when}"}
         for name, size in bundle.obs_sizes.items()
     } | {
-        name: {"shape": [steps, *size], "dtype": "uint8", "meaning": f"picture, height x width x channels{when}"}
-        for name, size in bundle.pictures.items()
+        name: {"shape": [steps, *size], "dtype": "uint8", "meaning": f"image, height x width x channels{when}"}
+        for name, size in bundle.images.items()
     }
     return {
         "raybc": __version__,

@@ -1,0 +1,143 @@
+"""Which demonstrations a training uses and where they lie: a dataset, or those of a task's scripted expert.
+
+The default place of generated demonstrations is named by everything that decides their contents (task, the expert's
+code, versions, numbers), so the same demonstrations are never made twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from raybc.config import DemosConfig, RunConfig
+from raybc.data.formats import ogbench
+from raybc.data.names import is_published, obtain, resolve
+from raybc.demos.record import demonstrate
+from raybc.envs.base import EnvName, Task
+from raybc.files import home
+from raybc.registry import get_task, parse_env_name
+from raybc.strict import digest
+from raybc.types import EpisodeSpec, UserError
+
+
+def check_source(name: EnvName, dataset: str) -> None:
+    """Refuse to train where it is not said what on: a dataset is named, the task's expert can demonstrate, or the name
+    is that of published data. Looks at no file and no network."""
+    if dataset or _is_scripted(name) or is_published(name.name):
+        return
+    kind = f"the data {name.data!r} of" if name.data else "no data is named by"
+    raise UserError(
+        f"{name}: {kind} this environment name, so where it lies must be said: --dataset PATH (in a sweep: "
+        "train.dataset), in any format of docs/data.md"
+    )
+
+
+def _is_scripted(name: EnvName) -> bool:
+    return name.data == "scripted" and get_task(name.task).make_expert is not None
+
+
+def source_of(config: RunConfig, demos: DemosConfig) -> tuple[Path, DemosSpec | None]:
+    """Where the data of a training lie: those that are named (downloaded where they are published and not here), or
+    those of the scripted expert, with the plan by which they are made (and perhaps not made yet)."""
+    name = parse_env_name(config.env_name)
+    check_source(name, config.dataset or config.ogbench_dataset_dir)
+    if config.dataset:
+        return obtain(config.dataset), None
+    if config.ogbench_dataset_dir:
+        folder = Path(config.ogbench_dataset_dir)
+        path = folder / resolve(config.env_name).path.name
+        if path.exists():
+            return path, None
+        if ogbench.matches(folder):  # the files of one large set
+            return folder, None
+        raise UserError(
+            f"ogbench_dataset_dir: expected the data of {name} at {path}, or a folder of the npz files of one set, "
+            "found neither"
+        )
+    if not _is_scripted(name):
+        return obtain(config.env_name), None
+    plan = DemosSpec(name.task, demos)
+    path = plan.default_path()
+    is_ready(plan, path)  # refuses a damaged one now
+    return path, plan
+
+
+@dataclass(frozen=True)
+class DemosSpec:
+    """Which demonstrations, and what decides their contents."""
+
+    task: str
+    config: DemosConfig
+    keep_failures: bool = False
+
+    def key(self) -> str:
+        """Digest of everything that the contents depend on: numbers, the code of the adapter, versions."""
+        task = get_task(self.task)
+        source = "".join(inspect.getsource(module) for module in _modules(task))
+        return digest(
+            {
+                "task": self.task,
+                "max_steps": task.max_steps,
+                "episodes": self.config.episodes,
+                "noise": self.config.noise,
+                "seed": self.config.seed,
+                "keep_failures": self.keep_failures,
+                "code": hashlib.sha256((source + inspect.getsource(demonstrate)).encode()).hexdigest(),
+                "versions": _versions(task.suite),
+            }
+        )
+
+    def default_path(self) -> Path:
+        name = re.sub(r"[^\w.-]+", "_", self.task)  # "module:ATTRIBUTE" is no name of a folder
+        return home() / "demos" / f"{name}-scripted-{self.key()[:12]}" / "demos.hdf5"
+
+    def specs(self, first: int, count: int) -> list[EpisodeSpec]:
+        return [EpisodeSpec(self.task, "demos", self.config.seed + i) for i in range(first, first + count)]
+
+
+def _modules(task: Task) -> list[ModuleType]:
+    """The modules of the adapter and of the expert (`functools.partial` and callable objects hide them)."""
+    modules = []
+    for made in (task.make, task.make_expert):
+        while isinstance(made, functools.partial):
+            made = made.func
+        module = inspect.getmodule(made) or inspect.getmodule(type(made))
+        if module is not None and module not in modules:
+            modules.append(module)
+    return modules
+
+
+def _versions(suite: str) -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in (suite, "mujoco", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = ""
+    return versions
+
+
+def is_ready(plan: DemosSpec, path: Path) -> bool:
+    """Whether `path` holds exactly these demonstrations. Another file there is refused, never replaced."""
+    if not path.exists():
+        return False
+    if _recorded_key(path) == plan.key():
+        return True
+    raise UserError(f"{path}: exists and was made otherwise; delete it, use --overwrite, or choose another --out")
+
+
+def _recorded_key(path: Path) -> str:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file["data"].attrs.get("raybc_key", ""))
+    except (OSError, KeyError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and run the same command again") from None

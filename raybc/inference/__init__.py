@@ -1,0 +1,1 @@
+"""Acting with a trained policy: in rollouts, in a program, behind a server."""

@@ -1,0 +1,1 @@
+"""Experiment trackers: copies of a run folder's metrics and videos."""
