@@ -23,6 +23,7 @@ from raybc.inference.agent import Agent, stack
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Ranks
+from raybc.types import Observation, SampleSetting
 
 torch.set_num_threads(1)  # nets this small are faster so, and tests run side by side
 
@@ -119,7 +120,7 @@ def tiny_config(**changes: Any) -> RunConfig:
         "lr": 1e-3, "action_chunking": True, "horizon_length": 4, "hidden_width": 16, "hidden_depth": 2,
         "flow_steps": 2, "device": "cpu",
     }  # fmt: skip
-    return RunConfig(**{**values, **changes})
+    return RunConfig.of(**{**values, **changes})
 
 
 def tiny_trainer(
@@ -148,7 +149,7 @@ def saved(bundle: PolicyBundle) -> PolicyBundle:
 def chunk_of(agent: Agent, obs: Mapping[str, np.ndarray], noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
     """The chunk (H, A) of one observation, asked alone."""
     obs_TO = stack([obs], list(agent.bundle.obs_sizes), agent.bundle.config.obs_steps)
-    return agent.chunks(obs_TO[None], noise_HA[None], flow_steps)[0]
+    return agent.chunks(Observation(obs_TO[None]), noise_HA[None], SampleSetting(flow_steps))[0]
 
 
 TRAIN_FLAGS = [

@@ -24,7 +24,7 @@ from raybc.envs.pointmass import PICTURE, POINTMASS, POINTMASS_PIXELS
 from raybc.envs.spec import spec_of_task
 from raybc.inference.agent import Agent
 from raybc.policies.base import PolicyShape
-from raybc.policies.encoders import IMPALA, PackedImpala, Sizes, halved
+from raybc.policies.encoders.impala import IMPALA, PackedImpala, Sizes, halved
 from raybc.policies.flow import FlowPolicy
 from raybc.rollout.checks import check_fits
 from raybc.rollout.episode import Episode, run_episode
@@ -195,7 +195,7 @@ def test_a_policy_acts_on_what_it_was_trained_on() -> None:
     batch = windows.gather(torch.tensor([[0, 4]]))
     for i, (obs, _, images) in enumerate((first, later)):
         np.testing.assert_array_equal(images["pixels"], batch.images["p"][0, i].numpy())
-        np.testing.assert_array_equal(obs.ravel(), batch.obs_MBO[0, i].numpy())
+        np.testing.assert_array_equal(obs.ravel(), batch.obs.low_dim[0, i].numpy())
     answer = Agent(bundle).chunks(later[0][None], later[1][None], 3, {"pixels": later[2]["pixels"][None]})
     with torch.no_grad():
         z = trainer.policy.sample(

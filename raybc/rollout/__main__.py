@@ -90,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     changes = version_changes(bundle, probe)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
-    out = args.out or Path("runs/rollouts") / f"{bundle.run_id}_step_{bundle.step}_{args.starts}"
+    folders = [Path("runs/rollouts") / f"{run_id}_step_{bundle.step}_{args.starts}" for run_id in bundle.run_ids]
+    out = args.out or next((f for f in folders if f.exists()), folders[0])
     cli.refuse_existing(out, resume=args.resume, overwrite=args.overwrite)
     measurement = EvaluationConfig(
         bundle=path,

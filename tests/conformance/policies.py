@@ -32,7 +32,7 @@ def make_pack(make: MakePolicy, seeds: Sequence[int]) -> Any:
 def random_batch(policy: Any, size: int, seed: int = 0) -> tuple[Batch, Tensor, Tensor]:
     """(batch, noise, time) with chunks that are whole, partly padded, and padded but for their first step."""
     g = torch.Generator().manual_seed(seed)
-    m, (o, a, h) = policy.members, (policy.shape.obs_size, policy.shape.action_size, policy.shape.horizon)
+    m, (o, a, h) = policy.members, (policy.spec.obs_size, policy.spec.action_size, policy.spec.horizon)
     valid_MB = torch.randint(1, h + 1, (m, size), generator=g)
     valid_MB[:, 0], valid_MB[:, 1] = 1, h
     batch = Batch(
@@ -48,14 +48,14 @@ def random_batch(policy: Any, size: int, seed: int = 0) -> tuple[Batch, Tensor, 
 def random_images(policy: Any, size: int, seed: int) -> dict[str, Tensor]:
     """uint8 (M, B, 1, height, width, channels), channels of all observation steps."""
     g = torch.Generator().manual_seed(seed)
-    shapes = {name: (policy.members, size, 1, *image) for name, image in policy.shape.images}
+    shapes = {name: (policy.members, size, 1, *image) for name, image in policy.spec.images}
     return {name: torch.randint(256, shape, generator=g, dtype=torch.uint8) for name, shape in shapes.items()}
 
 
 def part(batch: Batch, index: Any) -> Batch:
     """Some members, or some rows, of a batch."""
     return Batch(
-        batch.obs_MBO[index],
+        batch.obs.low_dim[index],
         batch.actions_MBHA[index],
         batch.is_pad_MBH[index],
         {name: images[index] for name, images in batch.images.items()},
@@ -65,7 +65,7 @@ def part(batch: Batch, index: Any) -> Batch:
 def random_observations(policy: Any, size: int, seed: int = 5) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """(observations, noise, images)."""
     g = torch.Generator().manual_seed(seed)
-    shape, m = policy.shape, policy.members
+    shape, m = policy.spec, policy.members
     return (
         torch.randn(m, size, shape.obs_size, generator=g),
         torch.randn(m, size, shape.horizon, shape.action_size, generator=g),
@@ -117,11 +117,11 @@ def check_loss_is_a_function(make: MakePolicy) -> None:
     """Of batch, noise and time alone, and of noise and time indeed."""
     policy = make_pack(make, [0, 1])
     batch, noise, time = random_batch(policy, 5)
-    copies = [x.clone() for x in (batch.obs_MBO, batch.actions_MBHA, noise, time)]
+    copies = [x.clone() for x in (batch.obs.low_dim, batch.actions_MBHA, noise, time)]
     first = policy.loss(batch, noise, time)
     torch.manual_seed(99)
     assert torch.equal(first, policy.loss(batch, noise, time)), "loss: something random is not passed in"
-    for x, copy in zip((batch.obs_MBO, batch.actions_MBHA, noise, time), copies, strict=True):
+    for x, copy in zip((batch.obs.low_dim, batch.actions_MBHA, noise, time), copies, strict=True):
         assert torch.equal(x, copy), "loss changes what it was given"
     order = torch.tensor([3, 1, 4, 0, 2])
     turned = part(batch, (slice(None), order))
