@@ -43,8 +43,9 @@ test-all: $(STAMP) oracles  ## every test
 test-cluster: $(STAMP)  ## `ray up` for real on machines made of namespaces (root, openssh-server, rsync, iproute2)
 	$(BIN)/python -m tests.cluster.prove
 
-lint: $(STAMP)  ## ruff and mypy (JavaScript: lint-js)
+lint: $(STAMP)  ## ruff, mypy and spelling (JavaScript: lint-js)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/codespell
 
 # npm writes this file when it has installed what package-lock.json says.
 NODE_STAMP := node_modules/.package-lock.json
