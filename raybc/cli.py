@@ -41,7 +41,7 @@ def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: s
     return tyro.cli(
         cls,
         args=_spell_out_switches(cls, list(sys.argv[1:] if argv is None else argv)),
-        prog=f"python -m {prog}",
+        prog=as_typed(f"python -m {prog}"),
         description=description,
         config=(tyro.conf.FlagConversionOff,),
     )
@@ -55,6 +55,16 @@ def described(text: str) -> Any:
 def flat_group(cls: type) -> Any:
     """A dataclass as a group of flags: a box of its own in --help, and no prefix before its flags."""
     return Annotated[cls, tyro.conf.OmitArgPrefixes]
+
+
+def as_typed(text: str) -> str:
+    """`text` with every `python -m raybc.X` written the way this process was started, e.g. `raybc X`."""
+    program = Path(sys.argv[0])
+    if program.name == "raybc":
+        return text.replace("python -m raybc.", "raybc ")
+    if program.parts[-2:] == ("raybc", "__main__.py"):
+        return text.replace("python -m raybc.", "python -m raybc ")
+    return text
 
 
 def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
@@ -104,7 +114,7 @@ def _switches(cls: type) -> dict[str, frozenset[str]]:
 def run_command(commands: Mapping[str, Callable[[list[str]], int]], usage: str, argv: list[str]) -> int:
     """Of a command line that begins with the name of a command: run that one with the rest, or print `usage`."""
     if argv[:1] in (["--help"], ["-h"]):
-        print(usage, end="")
+        print(as_typed(usage), end="")
         return 0
     if not argv or argv[0] not in commands:
         raise UserError(f"expected one of {', '.join(commands)}, got {argv[0] if argv else 'nothing'}; see --help")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,18 @@ from raybc.types import Observation, SampleSetting
 torch.set_num_threads(1)  # nets this small are faster so, and tests run side by side
 
 ROOT = Path(__file__).parents[1]
+#: Where `recorded` looks for data that are too large for the repository (CONTRIBUTING.md says what belongs there).
+TEST_DATA = "RAYBC_TEST_DATA"
 CPU = torch.device("cpu")
 ENV_ARGS = {"env_name": "Tiny", "type": 3, "env_version": "1", "env_kwargs": {"size": [1, 2]}}
+
+
+def recorded(name: str) -> Path:
+    """The path of recorded data; the test is skipped where they are missing."""
+    folder = Path(os.environ.get(TEST_DATA) or ROOT.parent / "shared" / "data")
+    if not (folder / name).exists():
+        pytest.skip(f"no recorded data at {folder / name}: set {TEST_DATA} to the folder that holds {name}")
+    return folder / name
 
 
 def tiny_demos(lengths: Sequence[int] = (5, 9, 3), seed: int = 0, model_xml: str = "") -> list[Demo]:
