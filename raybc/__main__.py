@@ -14,7 +14,7 @@ COMMANDS = {
     "rollout": ("raybc.rollout.__main__", "measure the success rate of a policy, with videos"),
     "data": ("raybc.data.__main__", "describe, verify and convert data sets"),
     "plan": ("raybc.plan", "build, verify and show sampling plans"),
-    "demos": ("raybc.demos", "record demonstrations of a scripted expert"),
+    "demos": ("raybc.demos.__main__", "record demonstrations of a scripted expert"),
     "report": ("raybc.report.__main__", "write the report of a sweep again"),
     "dashboard": ("raybc.dashboard.__main__", "show a sweep in the browser"),
     "doctor": ("raybc.doctor.__main__", "find what is wrong with this machine or a cluster"),
@@ -51,14 +51,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> int:
     """Run the command that `argv` begins with."""
-    from raybc.strict import near
+    from raybc.strict import did_you_mean
     from raybc.types import UserError
 
     if not argv:
         raise UserError("expected a command, got nothing; see raybc --help")
     name, *rest = argv
     if name not in COMMANDS:
-        raise UserError(f"expected a command, got {name!r}: {near(name, COMMANDS)}")
+        raise UserError(f"expected a command, got {name!r}: {did_you_mean(name, COMMANDS)}")
     status: int | None = importlib.import_module(COMMANDS[name][0]).main(rest)
     return status or 0
 

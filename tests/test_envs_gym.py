@@ -16,8 +16,8 @@ from raybc.envs import d4rl, gym
 from raybc.envs.base import Task
 from raybc.envs.gym import GymEnv
 from raybc.envs.pusht import PUSHT, PUSHT_PIXELS, keypoints
+from raybc.testing.envs import assert_same, check_task, play
 from raybc.types import UserError
-from tests.conformance.envs import assert_same, check_task, play
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,7 +102,7 @@ def test_images_change_no_outcome() -> None:
     code = f"""
 from raybc.envs.base import RenderOptions
 from raybc.types import UserError
-from tests.conformance.envs import check_rendering
+from raybc.testing.envs import check_rendering
 from tests.test_envs_gym import named
 try:
     named("hopper").make(RenderOptions()).close()

@@ -14,8 +14,8 @@ import pytest
 from raybc.envs import robosuite_datasets
 from raybc.envs.base import EnvName
 from raybc.envs.robosuite import RobosuiteEnv
+from raybc.testing.envs import check_task
 from raybc.types import UserError
-from tests.conformance.envs import check_task
 
 needs_robosuite = pytest.mark.skipif(
     importlib.util.find_spec("robosuite") is None, reason="robosuite is missing: pip install 'raybc[robosuite]'"

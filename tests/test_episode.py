@@ -18,8 +18,8 @@ from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMa
 from raybc.inference.agent import Agent, Resolved
 from raybc.rollout import results
 from raybc.rollout.episode import run_episode
+from raybc.testing.envs import check_task
 from raybc.types import EpisodeResult, EpisodeSpec, SampleSetting, UserError
-from tests.conformance.envs import check_task
 from tests.helpers import chunk_of, pointmass_bundle, saved
 
 SETTING = SampleSetting(flow_steps=4)

@@ -30,11 +30,11 @@ from raybc.rollout.checks import check_fits
 from raybc.rollout.episode import Episode, run_episode
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.space import check_corners
+from raybc.testing.policies import check_policy, generators
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Parallel, Ranks
 from raybc.types import EpisodeSpec, SampleSetting, UserError
-from tests.conformance.policies import check_policy, generators
 from tests.helpers import CPU, demonstrations, run_train, tiny_config
 
 ENCODER = {"env_name": "pointmass-scripted-image", "encoder": "impala_small"}

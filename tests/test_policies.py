@@ -17,8 +17,7 @@ from raybc.policies import nets
 from raybc.policies.base import PolicyShape
 from raybc.policies.flow import FREQUENCIES, FlowPolicy
 from raybc.policies.packed import PackedLinear, PackedMLP, fourier_features
-from raybc.types import Batch
-from tests.conformance.policies import (
+from raybc.testing.policies import (
     CLOSE,
     check_policy,
     generators,
@@ -26,6 +25,7 @@ from tests.conformance.policies import (
     random_batch,
     random_observations,
 )
+from raybc.types import Batch
 
 torch.set_num_threads(1)
 SHAPE = PolicyShape(obs_size=5, action_size=2, horizon=4)

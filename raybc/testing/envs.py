@@ -1,5 +1,10 @@
-"""What every environment adapter keeps. A new one joins with one line: `check_task(MY_TASK)`; what its images must
-keep, `check_rendering(MY_TASK)`, needs a GL library."""
+"""What every environment adapter keeps.
+
+    from raybc.testing import check_task
+    check_task(MY_TASK)
+
+What its rendered images must keep, `check_rendering(MY_TASK)`, needs a GL library.
+"""
 
 from __future__ import annotations
 
