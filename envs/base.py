@@ -16,20 +16,31 @@ from raybc.extras import require_extra
 Obs = dict[str, np.ndarray]
 
 
-class SimEnv(gymnasium.Env[Obs, np.ndarray]):
+class SimEnv(gymnasium.Env[Any, np.ndarray]):
     """A gymnasium environment with a dict of named observations and an honest `success`.
 
-    `observation_space` is a `Dict` of 1-D float32 `Box`es and, where there are images, uint8 `Box`es (height, width,
-    3). `action_space` is a bounded 1-D float32 `Box` in the controller's own units. `step` puts `success: bool` into
-    `info` (true at that very step; always False where the task has no such notion, `Task.has_success`). The
-    environment has no step limit of its own (`truncated` is always False): the harness owns the limit
-    (`Task.max_steps`). `reset(seed=s)` alone decides the start: the same seed gives the same episode, whatever ran
-    before in this process.
+    The environment has no step limit (`truncated` is always False): the harness owns the limit (`Task.max_steps`).
     """
+
+    # gymnasium types the observations of a `Dict` space as dicts of spaces, hence `Env[Any, ...]`; here they are `Obs`.
+    observation_space: gymnasium.spaces.Dict[np.ndarray]
+    """1-D float32 `Box`es and, where there are images, uint8 `Box`es (height, width, 3)."""
+    action_space: gymnasium.spaces.Box
+    """A bounded 1-D float32 `Box` in the controller's units."""
 
     #: Whether a `Restorable` that begins in a state from the midst of an episode goes on as that episode did: no
     #: controller, clock or noise knows more than the state.
     complete_state: bool = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Start an episode. `seed` alone decides it: the same seed gives the same episode, whatever ran before in this
+        process. Adapters override this; gymnasium's own only seeds `np_random`."""
+        return super().reset(seed=seed, options=options)
+
+    @abstractmethod
+    def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Execute an action (A,): observations, reward, terminated, False (`truncated`), and `info`, whose `success` is
+        true at the very step that solves the task (always False where the task has no success, `Task.has_success`)."""
 
     @abstractmethod
     def sim_state(self) -> np.ndarray:

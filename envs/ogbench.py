@@ -185,7 +185,7 @@ def _make(name: str, render: RenderOptions | None) -> gymnasium.Env[Any, Any]:
             ) from error
 
 
-class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
+class _Seeded(gymnasium.Wrapper[Any, np.ndarray, Any, np.ndarray]):
     """Dict observations with the goal; `reset(seed=...)` alone decides an episode; images of any size."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], render: RenderOptions | None) -> None:
