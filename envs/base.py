@@ -1,4 +1,4 @@
-"""What every environment adapter gives: a `Task`, a `SimEnv` and, where there is one, an `Expert`."""
+"""What every environment adapter provides: a `Task`, a `SimEnv` and, where there is one, an `Expert`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,35 @@ from raybc.extras import require_extra
 Obs = dict[str, np.ndarray]
 
 
-class SimEnv(gymnasium.Env[Obs, np.ndarray]):
+class SimEnv(gymnasium.Env[Any, np.ndarray]):
     """A gymnasium environment with a dict of named observations and an honest `success`.
 
-    `observation_space` is a `Dict` of 1-D float32 `Box`es and, where there are images, uint8 `Box`es (height, width,
-    3). `action_space` is a bounded 1-D float32 `Box` in the controller's own units. `step` puts `success: bool` into
-    `info` (true at that very step; always False where the task has no such notion, `Task.has_success`). The
-    environment has no step limit of its own (`truncated` is always False): the harness owns the limit
-    (`Task.max_steps`). `reset(seed=s)` alone decides the start: the same seed gives the same episode, whatever ran
-    before in this process.
+    The environment has no step limit (`truncated` is always False): the harness owns the limit (`Task.max_steps`).
     """
 
-    #: Whether a `Restorable` that begins in a state from the midst of an episode goes on as that episode did: no
-    #: controller, clock or noise knows more than the state.
+    # gymnasium types the observations of a `Dict` space as dicts of spaces, hence `Env[Any, ...]`; here they are `Obs`.
+    observation_space: gymnasium.spaces.Dict[np.ndarray]
+    """1-D float32 `Box`es and, where there are images, uint8 `Box`es (height, width, 3)."""
+    action_space: gymnasium.spaces.Box
+    """A bounded 1-D float32 `Box` in the controller's units."""
+
     complete_state: bool = False
+    """Whether a `Restorable` that starts from a state in the middle of an episode continues as that episode did. False
+    where a controller, a clock or a noise process holds more than `sim_state`."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
+        """Start an episode. `seed` alone decides it: the same seed gives the same episode, whatever ran before in this
+        process. Adapters override this; gymnasium's own only seeds `np_random`."""
+        return super().reset(seed=seed, options=options)
+
+    @abstractmethod
+    def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
+        """Execute an action (A,): observations, reward, terminated, False (`truncated`), and `info`, whose `success` is
+        true at the very step that solves the task (always False where the task has no success, `Task.has_success`)."""
 
     @abstractmethod
     def sim_state(self) -> np.ndarray:
-        """The simulator's state as float64 (D,), enough to play the episode back; (0,) where it cannot be read."""
+        """The simulator's state as float64 (S,), enough to replay the episode; (0,) where it cannot be read."""
 
     @abstractmethod
     def env_args(self) -> dict[str, Any]:
@@ -46,36 +57,36 @@ class SimEnv(gymnasium.Env[Obs, np.ndarray]):
 
 @runtime_checkable
 class Restorable(Protocol):
-    """An environment that can begin an episode where a recorded one began."""
+    """An environment that can be reset to a recorded state."""
 
     def start_at(self, state: np.ndarray) -> Obs:
-        """A reset to a recorded state: what `sim_state()` gave at the start of an episode, or what the adapter says
-        of states that others recorded. Raises `UserError` where it has another size."""
+        """Reset to a recorded state (S,): one of `sim_state()`, or one in the layouts of other recorders that the
+        adapter documents. Raises `UserError` for another size."""
 
 
 @runtime_checkable
 class Observed(Protocol):
-    """A `Restorable` environment whose observations tell its state, so that recordings of them are enough."""
+    """A `Restorable` environment whose state can be computed from its observations."""
 
     def state_of(self, obs: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """A state for `start_at` from recorded observations of one step (D,), by name; None where they do not tell it.
-        Velocities that are not observed are taken to be 0: right where an episode begins at rest."""
+        """A state for `start_at` from the recorded observations of one step, name -> (D,); None where they do not
+        determine it. Velocities that are not observed are 0, which is right where an episode begins at rest."""
 
 
 @runtime_checkable
 class Judge(Protocol):
-    """An environment that can tell success from recorded states, for data that do not mark it."""
+    """An environment that computes success from recorded states, for data that do not mark it."""
 
     def solved_in(self, states_TS: np.ndarray) -> bool | None:
-        """Whether its task is solved in any of these states, in the layout of `start_at`; None where it has no task of
-        its own (the goal is drawn at each reset)."""
+        """Whether the task is solved in any of these states, each in a layout of `start_at`; None where there is no
+        fixed task (the goal is drawn at each reset)."""
 
 
 class Expert(Protocol):
     """A scripted demonstrator; holds the state of one episode."""
 
     def act(self, obs: Obs) -> np.ndarray:
-        """The action (A,) float32 to execute now, inside the action space."""
+        """The next action, float32 (A,), within the action space."""
 
 
 @dataclass(frozen=True)
@@ -83,48 +94,54 @@ class RenderOptions:
     """Offscreen images: uint8 (height, width, 3) from `env.render()`."""
 
     width: int = 256
+    """Pixels."""
     height: int = 256
+    """Pixels."""
     camera: str | None = None
+    """Name of a camera of the simulator; None for the adapter's default."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A named task.
-
-    make(render): builds the simulator (with offscreen rendering when `render` is given). make_expert(env, rng,
-    noise): a fresh `Expert` for an episode that was just reset; `rng` varies how it demonstrates, `noise` scales that
-    variation (1 as designed, 0 none). max_steps: the step limit after which an episode is a timeout. obs_keys: default
-    observations of a policy, in order. images: those of them that are images. fps: control rate in Hz. suite: name
-    of the simulator package; a process holds simulators of one suite only. slots: simulators that share a process as
-    long as they do not render (their policies are asked together). has_success: whether the task knows success; where
-    it does not, returns are the measure. reference_returns: returns of a random and of an expert policy, for the
-    D4RL-normalised score `100 (R - random) / (expert - random)`.
-    """
+    """A task with a name, and how to build its simulator."""
 
     name: str
+    """What `raybc.registry.get_task` finds it by."""
     suite: str
+    """Simulator package; a process holds simulators of one suite only."""
     make: Callable[[RenderOptions | None], SimEnv]
+    """Builds a simulator, with offscreen rendering if `RenderOptions` are given."""
     max_steps: int
+    """Step limit, after which an episode is a timeout."""
     obs_keys: tuple[str, ...]
+    """Default observations of a policy, in order."""
     fps: float
+    """Control rate (Hz)."""
     make_expert: Callable[[SimEnv, np.random.Generator, float], Expert] | None = None
+    """(env, rng, noise) -> a new `Expert` for an episode that was just reset. `rng` varies how it demonstrates, `noise`
+    scales that variation (1 as designed, 0 none). None: there is no expert."""
     slots: int = 1
+    """Number of simulators that share a process, and the batch of their policy, while they do not render."""
     has_success: bool = True
+    """Whether `info["success"]` means anything; elsewhere returns are the measure."""
     reference_returns: tuple[float, float] | None = None
+    """Returns of a random and of an expert policy, for D4RL's normalised score `100 (R - random) / (expert -
+    random)`."""
     images: tuple[str, ...] = ()
+    """Those of `obs_keys` that are images."""
 
 
 @dataclass(frozen=True)
 class EnvName:
-    """What users write as `env_name`, taken apart.
-
-    name: as written. task: a name that `raybc.registry.get_task` knows. data: the dataset, as its publisher calls it
-    (e.g. "ph", "medium-v2", "play"); "scripted": demonstrations of the task's expert; "": none is meant.
-    """
+    """The parts of what users write as `env_name`."""
 
     name: str
+    """The whole, as written."""
     task: str
+    """A name that `raybc.registry.get_task` knows."""
     data: str = ""
+    """The data set, as its publisher calls it ("ph", "medium-v2", "play"); "scripted" for demonstrations of the task's
+    expert; "" where the name means none."""
 
     def __str__(self) -> str:
         return self.name

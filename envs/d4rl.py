@@ -38,13 +38,13 @@ REFERENCE: dict[str, tuple[float, float]] = {
 }
 
 ROBOTICS = ("gymnasium-robotics", "gymnasium")
-ANT_CONTACTS = 84  # numbers of D4RL's ant that are zero in all of its data
+ANT_CONTACTS = 84  # last dimensions of D4RL's ant, which are zero in all of its data
 
 
 class _Ant(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """The 111 numbers of D4RL's ant: MuJoCo 2.x left the last 84, contact forces, at zero, and so they are in its data.
+    """D4RL's observation (111,): MuJoCo 2.x left the last 84, contact forces, at zero, and so they are in its data.
 
-    Real forces would be inputs that no policy has seen. The reward had no contact cost for the same reason.
+    Actual forces would be inputs that no policy has seen. The reward had no contact cost for the same reason.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -125,8 +125,8 @@ class _AntMaze(gymnasium.Wrapper[Any, Any, Any, Any]):
         success = float(np.hypot(*(obs[:2] - self._goal))) <= GOAL_RADIUS
         return obs, float(success), success, False, {"success": success}
 
-    #: D4RL's older files do not record the goal; then it is drawn as for evaluation.
     own_optional = True
+    """D4RL's older files do not record the goal; then it is drawn as for evaluation."""
 
     def own_state(self) -> np.ndarray:
         """The goal (2,) in D4RL's coordinates."""
@@ -178,7 +178,7 @@ class _Adroit(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class _Kitchen(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """D4RL's 60 numbers: 9 robot joints, 21 numbers of objects, 30 of the goal; without velocities."""
+    """D4RL's observation (60,): robot joints (9), objects (21), goal (30); without velocities."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -195,10 +195,10 @@ class _Kitchen(gymnasium.ObservationWrapper[Any, Any, Any]):
 
 
 class KitchenEnv(GymEnv):
-    """D4RL's data of the kitchen hold no states, but all positions are observed."""
+    """D4RL's kitchen. Its data contain no states, but all positions are observed."""
 
     def state_of(self, obs: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """qpos (30,) as observed, with the noise of that, and qvel (29,) at rest."""
+        """qpos (30,) as observed, including the observation noise, and qvel (29,) at rest."""
         state = obs.get("state")
         return None if state is None or state.shape != (60,) else np.concatenate([state[:30], np.zeros(29)])
 
@@ -290,7 +290,7 @@ def _tasks() -> dict[str, Task]:
         )
         for name, steps in (("antmaze-umaze", 700), ("antmaze-medium", 1000), ("antmaze-large", 1000))
     ]
-    # No reference returns: D4RL's go on collecting reward after the first success, where an episode here ends.
+    # No reference returns: D4RL's episodes collect reward after the first success, where an episode here ends.
     tasks += [
         robotics(name=name, make=functools.partial(_adroit, name), max_steps=steps, fps=100.0, slots=32)
         for name, steps in (("pen", 100), ("door", 200), ("hammer", 200), ("relocate", 200))
@@ -316,25 +316,25 @@ TASKS = _tasks()
 
 
 def _datasets() -> dict[str, EnvName]:
-    """D4RL's own names of these families. Others that look like them belong to others (OGBench's antmaze-*)."""
-    names: list[tuple[str, str, str]] = []  # as written, task, data
+    """The names that D4RL publishes for these tasks. Similar ones belong to others (OGBench's antmaze-*)."""
+    found: list[EnvName] = []
     for task_name in ("halfcheetah", "hopper", "walker2d", "ant"):
         for data in ("random", "medium", "expert", "medium-replay", "medium-expert", "full-replay"):
             for version in ("v0", "v1", "v2") if data != "full-replay" else ("v1", "v2"):
-                names.append((f"{task_name}-{data}-{version}", task_name, f"{data}-{version}"))
+                found.append(EnvName(f"{task_name}-{data}-{version}", task_name, f"{data}-{version}"))
     for version in ("v0", "v1", "v2"):
-        names.append((f"antmaze-umaze-{version}", "antmaze-umaze", version))
-        names.append((f"antmaze-umaze-diverse-{version}", "antmaze-umaze", f"diverse-{version}"))
+        found.append(EnvName(f"antmaze-umaze-{version}", "antmaze-umaze", version))
+        found.append(EnvName(f"antmaze-umaze-diverse-{version}", "antmaze-umaze", f"diverse-{version}"))
         for size in ("medium", "large"):
             for data in ("play", "diverse"):
-                names.append((f"antmaze-{size}-{data}-{version}", f"antmaze-{size}", f"{data}-{version}"))
+                found.append(EnvName(f"antmaze-{size}-{data}-{version}", f"antmaze-{size}", f"{data}-{version}"))
     for task_name in ("pen", "door", "hammer", "relocate"):
         for data in ("human", "cloned", "expert"):
             for version in ("v0", "v1"):
-                names.append((f"{task_name}-{data}-{version}", task_name, f"{data}-{version}"))
+                found.append(EnvName(f"{task_name}-{data}-{version}", task_name, f"{data}-{version}"))
     for data, task_name in (("complete", "kitchen"), ("partial", "kitchen"), ("mixed", "kitchen-mixed")):
-        names.append((f"kitchen-{data}-v0", task_name, f"{data}-v0"))
-    return {name: EnvName(name, task_name, data) for name, task_name, data in names}
+        found.append(EnvName(f"kitchen-{data}-v0", task_name, f"{data}-v0"))
+    return {env_name.name: env_name for env_name in found}
 
 
 DATASETS = _datasets()
@@ -347,11 +347,12 @@ def task(name: str) -> Task | None:
 
 
 def parse(name: str) -> EnvName | None:
-    """A name of D4RL's data (`halfcheetah-medium-v2`) or of a task here (`halfcheetah`, `kitchen-mixed`), or None."""
+    """A name of D4RL's data (`halfcheetah-medium-v2`) or of a task here (`halfcheetah`, `kitchen-mixed`); None for
+    other names."""
     return DATASETS.get(name) or (EnvName(name, name) if name in TASKS else None)
 
 
 def reference(name: str) -> tuple[float, float] | None:
-    """D4RL's returns of a random and of an expert policy for a dataset or task, or None."""
+    """D4RL's returns of a random and of an expert policy for the name of a data set or task; None for other names."""
     found = parse(name)
     return REFERENCE[found.task] if found is not None else None

@@ -1,4 +1,4 @@
-"""Which offscreen GL library MuJoCo draws with; to be chosen before it is imported."""
+"""Which offscreen GL library MuJoCo renders with; it must be chosen before MuJoCo is imported."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 
 
 def choose_gl() -> None:
-    """IndexSampler an offscreen GL library before MuJoCo is imported, unless the user has.
+    """Choose an offscreen GL library on Linux by MUJOCO_GL and PYOPENGL_PLATFORM, unless the user has set them.
 
-    EGL where its library loads, else OSMesa. With neither the variables stay unset: naming EGL would make `import
-    mujoco` itself fail, also for those who want no images.
+    EGL if its library loads, else OSMesa. With neither, the variables stay unset: MUJOCO_GL=egl would make `import
+    mujoco` itself fail, also where no images are wanted.
     """
     if sys.platform != "linux":
         return

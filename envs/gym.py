@@ -1,8 +1,8 @@
 """Any gymnasium environment as a `SimEnv`, and the names `gym:ID` (e.g. `gym:Pendulum-v1`) and `module:callable`.
 
 An adapter of a simulator package is a function that makes the gymnasium environment, `GymEnv` around it and one `Task`
-a task; see `raybc.envs.d4rl`. What a package does to break the contract (a random generator that `reset(seed=...)` does
-not reach, a step limit of its own) is settled in that function or in a wrapper there, never here.
+for each task; see `raybc.envs.d4rl`. Where a package breaks the contract (a random generator that `reset(seed=...)`
+does not seed, a step limit), that function or a wrapper there corrects it, never this file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from raybc.envs import restore
 from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task
@@ -35,23 +36,28 @@ Make = Callable[[RenderOptions | None], gymnasium.Env[Any, Any]]
 GYM_TYPE = 2  # robomimic's EnvType.GYM_TYPE
 EXAMPLES = ("gym:Pendulum-v1", "gym:HalfCheetah-v5")
 PREFIX = "gym:"
-MAX_STEPS, FPS = 1000, 30.0  # of environments that name none
-#: Packages whose environments have no namespace that would tell which module to import.
+#: Step limit and frame rate (Hz) of environments that declare none.
+MAX_STEPS, FPS = 1000, 30.0
+#: Packages whose ids have no namespace, so that the module that registers them cannot be read off the id.
 REGISTERING = ("gymnasium_robotics",)
 
 
 class GymEnv(SimEnv):
     """A gymnasium environment with dict observations, an honest `success` and no step limit.
 
-    make: builds the environment, with `render_mode="rgb_array"` and the size when it is given `RenderOptions`; a step
-    limit that it keeps is ignored. name: what messages and `env_args` call it. packages: distributions whose versions
-    are its identity (by default the one its class comes from). success: tells success from the `info` of a step; by
-    default `info["success"]` or `info["is_success"]`, False where there is neither. env_kwargs: what `env_args` records
-    (JSON). obs_names: the observations to keep and their names here, by path ("/" between the keys of nested dicts);
-    by default all under their own.
-
-    Numbers (1-D boxes) become float32, images (uint8, height x width x 3) stay; a bare box is called `state`, a bare
+    1-D boxes become float32, images (uint8, height x width x 3) stay as they are; a bare box is called `state`, a bare
     image `pixels`. Actions are cast to the environment's dtype and not clipped.
+
+    make: builds the environment, with `render_mode="rgb_array"` and the size when it is given `RenderOptions`; its step
+    limit is ignored.
+    name: its name in messages and in `env_args`.
+    packages: distributions whose versions are its identity (by default the one that its class comes from).
+    controller: what an action is, also a part of the identity.
+    success: success from the `info` of a step; by default `info["success"]` or `info["is_success"]`, else False.
+    env_kwargs: what `env_args` records (JSON).
+    render: size and camera of the images of `render`; None for an environment that does not render.
+    obs_names: path of an observation ("/" between the keys of nested dicts) -> its name here, of those to keep; by
+    default all are kept under their path.
     """
 
     def __init__(
@@ -90,10 +96,11 @@ class GymEnv(SimEnv):
                 ("/".join(path) or ("state" if len(box.shape) == 1 else "pixels"), path, box) for path, box in found
             ]
         self.observation_space = gymnasium.spaces.Dict({ours: box for ours, _, box in named})
-        # Sorted out once: a step should cost the environment's own time and little more.
-        self._numbers = tuple((ours, path) for ours, path, box in named if box.dtype == np.float32)
-        self._images = tuple((ours, path) for ours, path, box in named if box.dtype == np.uint8)
-        self._bare = self._numbers[0][0] if len(self._numbers) == 1 and self._numbers[0][1] == () else None
+        # Computed once, so that a step adds little to the environment's own time.
+        self._low_dim_keys = tuple((ours, path) for ours, path, box in named if box.dtype == np.float32)
+        self._image_keys = tuple((ours, path) for ours, path, box in named if box.dtype == np.uint8)
+        bare = [ours for ours, path in self._low_dim_keys if path == ()]
+        self._bare = bare[0] if bare else None
 
         space = action_space(self._env.action_space, name)
         self._action_dtype, self._action_shape = space.dtype, space.shape
@@ -154,7 +161,7 @@ class GymEnv(SimEnv):
             raise ValueError(f"action of {self._name}: expected {self._action_shape} finite, got {action}")
         obs, reward, terminated, _, info = self._env.step(action)
         if self._data is not None:
-            # MuJoCo answers a diverged state with a reset to time 0, which the first step alone would not show.
+            # MuJoCo resets a diverged state to time 0, which after the first step looks like any other.
             time = self._data.time
             if time <= self._time or (self._time == self._start and self._warned()):
                 raise RuntimeError(f"the simulation of {self._name} diverged at {self._time:.2f} s")
@@ -168,59 +175,59 @@ class GymEnv(SimEnv):
         return bool(self._data.warning.number[bad].any())
 
     def _obs(self, obs: Any) -> Obs:
-        """Our keys of the environment's observation, in arrays of their own."""
+        """The environment's observation by our keys, copied."""
         if self._bare is not None:
-            return {self._bare: self._number(obs)}
+            return {self._bare: self._float32(obs)}
         values = {}
-        for name, path in self._numbers:
+        for name, path in self._low_dim_keys:
             value = obs
             for key in path:
                 value = value[key]
-            values[name] = self._number(value)
-        for name, path in self._images:
+            values[name] = self._float32(value)
+        for name, path in self._image_keys:
             value = obs
             for key in path:
                 value = value[key]
             values[name] = np.array(value, dtype=np.uint8)
         return values
 
-    def _number(self, value: Any) -> np.ndarray:
-        array = np.asarray(value).astype(np.float32)  # a copy, and a quicker one than np.array makes
-        # The product is the cheaper check; it may overflow where the numbers do not.
+    def _float32(self, value: Any) -> np.ndarray:
+        array = np.asarray(value).astype(np.float32)  # a copy, made faster than by np.array
+        # The product is the cheaper check; it may overflow where the values do not.
         if not math.isfinite(array.dot(array)) and not np.isfinite(array).all():
             raise RuntimeError(f"the simulation of {self._name} diverged: it observes {array}")
         return array
 
     def render(self) -> np.ndarray:
-        """The image of the present state: uint8 (height, width, 3), upright."""
+        """The current state as an image: uint8 (height, width, 3), upright."""
         if self._options is None:
             raise UserError(f"{self._name} was made without rendering; make it with RenderOptions()")
         if self._viewer is not None:
-            # Gymnasium trusts that no other environment has drawn, or been closed, in this process meanwhile.
+            # Gymnasium assumes that no other environment of this process has rendered or been closed meanwhile.
             self._viewer.make_context_current()
         return fit(np.asarray(self._env.render()), self._options.width, self._options.height)
 
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            # Left to the collector, they would be freed in whatever context is current then: black images there.
+            # The garbage collector would free it in whichever context is current then, whose images turn black.
             if self._viewer is not None:
                 self._viewer.make_context_current()
                 self._viewer.con.free()
             self._env.close()
 
     def sim_state(self) -> np.ndarray:
-        """MuJoCo's [time, qpos, qvel] as float64 (1 + nq + nv,), then the task's own numbers (`raybc.envs.restore`), if
-        any; (0,) of other simulators."""
+        """MuJoCo's [time, qpos, qvel] and the state of the task (`raybc.envs.restore`), float64 (1 + nq + nv + K,);
+        (0,) for other simulators."""
         if self._data is None:
             return np.zeros(0)
         own = restore.own_state(self._env)
         return np.concatenate([[self._data.time], self._data.qpos, self._data.qvel, own])
 
     def start_at(self, state: np.ndarray) -> Obs:
-        """Begin in a state of `sim_state`, or in one as D4RL, OGBench and Minari record it: the same without the time.
+        """Reset to a state of `sim_state`, or to one as D4RL, OGBench and Minari record it: the same without the time.
 
-        Raises `UserError` where it has another size, and where this environment cannot be set to a state.
+        Raises `UserError` for a state of another size, and where this environment cannot be set to a state.
         """
         self.reset(seed=0)  # counters, and what the state does not hold
         obs = restore.begin(self._env, self._name, state)
@@ -247,7 +254,7 @@ def _success(info: dict[str, Any]) -> bool:
 
 
 def _version(package: str) -> str:
-    """Of a distribution or, where there is none of that name, of a module."""
+    """The version of a distribution or, where there is none of that name, of a module."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -258,15 +265,15 @@ def _version(package: str) -> str:
 
 
 def parse(name: str) -> EnvName | None:
-    """`gym:ID` as it stands: gymnasium publishes no data."""
+    """`gym:ID`, a task without data (gymnasium publishes none); None for other names."""
     return EnvName(name, name) if name.startswith(PREFIX) else None
 
 
-@functools.lru_cache(maxsize=256)  # an environment is made to learn its observations
+@functools.lru_cache(maxsize=256)  # an environment has to be made to find its observations
 def task(name: str) -> Task | None:
-    """The `Task` of `gym:ID`, any id that gymnasium knows; None of other names.
+    """The task `gym:ID` of any id that gymnasium knows; None for other names. Raises `UserError` for unknown ids.
 
-    The step limit is the registered one, else 1000. Whether the task knows success is seen in the `info` of a reset and
+    The step limit is the registered one, else 1000. Whether the task has success is read off the `info` of a reset and
     of one step.
     """
     if not name.startswith(PREFIX):
@@ -276,8 +283,8 @@ def task(name: str) -> Task | None:
     return _task(name, "gymnasium", make, spec.max_episode_steps or MAX_STEPS)
 
 
-def _spec(name: str) -> Any:
-    """gymnasium's registration of `gym:ID`, importing the package that makes it where that can be told."""
+def _spec(name: str) -> EnvSpec:
+    """gymnasium's registration of `gym:ID`, after importing the package that registers it where the id names it."""
     env_id = name.removeprefix(PREFIX)
     module, _, bare_id = env_id.rpartition(":")
     for candidate in ([module] if module else []) + ([env_id.split("/")[0]] if "/" in env_id else []) + [*REGISTERING]:
@@ -298,9 +305,9 @@ def _spec(name: str) -> Any:
 
 
 def of_data(env_id: str, kwargs: Mapping[str, Any]) -> Task | None:
-    """The `Task` of an environment that data name, with the arguments that they record; None of unknown ids.
+    """The task of an environment that a data set names, with the arguments that it records; None for unknown ids.
 
-    Only what gymnasium and the packages of `REGISTERING` register is made: data do not say what is imported.
+    Only environments of gymnasium and of the packages in `REGISTERING` are made: no data set decides what is imported.
     """
     for package in REGISTERING:
         with contextlib.suppress(ModuleNotFoundError), contextlib.redirect_stderr(io.StringIO()):
@@ -322,20 +329,20 @@ def _registered_env(name: str, render: RenderOptions | None, arguments: Mapping[
             except TypeError as error:
                 if options is None or "unexpected keyword argument" not in str(error):
                     raise
-            # Not on the MuJoCo base class: it draws at a size of its own.
+            # Not on the MuJoCo base class: it renders at a fixed size.
             if options.camera is not None:
                 raise UserError(f"camera of {name}: this simulator has no named cameras, got {options.camera!r}")
             return make_quietly(spec.id, **{**(arguments or {}), "render_mode": "rgb_array"})
-        except (gymnasium.error.Error, ImportError) as error:  # a missing package, a version that is no more
+        except (gymnasium.error.Error, ImportError) as error:  # a missing package, a version that was removed
             raise UserError(f"{name}: {error}") from error
 
     return GymEnv(make, name=name, render=render, env_kwargs=dict(arguments or {}))
 
 
 def from_callable(name: str, fn: Callable[..., Any]) -> Task:
-    """The `Task` of `module:callable`, a function that returns a gymnasium environment.
+    """The task `module:callable`, called `name`, of a function that returns a gymnasium environment.
 
-    `fn()` is called for each simulator, `fn(render_mode="rgb_array")` for one that draws. The step limit is
+    `fn()` is called for each simulator, `fn(render_mode="rgb_array")` for one that renders. The step limit is
     `fn.max_steps` where the function has that attribute, else that of the environment's registration, else 1000.
     """
     make = functools.partial(_callable_env, name, fn)
@@ -355,14 +362,13 @@ def _callable_env(name: str, fn: Callable[..., Any], render: RenderOptions | Non
 
 
 def _task(name: str, suite: str, make: Callable[[RenderOptions | None], SimEnv], max_steps: int | None) -> Task:
-    """Completed with what one environment tells: observation keys, whether success is known, the control rate."""
+    """A task whose observation keys, success and control rate are read off one environment."""
     env = make(None)
     assert isinstance(env, GymEnv)
     try:
         inner = env._env
         infos = dict(inner.reset(seed=0)[1])
         space = env.action_space
-        assert isinstance(space, gymnasium.spaces.Box)
         infos |= inner.step(((space.low + space.high) / 2).astype(env._action_dtype))[4]
         registered = getattr(inner.spec, "max_episode_steps", None)
         return Task(
@@ -374,7 +380,7 @@ def _task(name: str, suite: str, make: Callable[[RenderOptions | None], SimEnv],
             fps=env.fps,
             slots=16,
             has_success="success" in infos or "is_success" in infos,
-            images=tuple(name for name, _ in env._images),
+            images=tuple(name for name, _ in env._image_keys),
         )
     finally:
         env.close()

@@ -43,11 +43,12 @@ TASKS = (
 
 
 def parse(name: str) -> EnvName | None:
+    """`metaworld-TASK-v3`, with demonstrations of its expert; None for other names."""
     return EnvName(name, name, "scripted") if _short(name) is not None else None
 
 
 def task(name: str) -> Task | None:
-    """The `Task` of `metaworld-TASK-v3`, with Meta-World's scripted policy as its expert."""
+    """The task `metaworld-TASK-v3`, with Meta-World's scripted policy as its expert; None for other names."""
     short = _short(name)
     if short is None:
         return None
@@ -64,7 +65,7 @@ def task(name: str) -> Task | None:
 
 
 def _short(name: str) -> str | None:
-    """ "push-v3" of "metaworld-push-v3"; None of names of other suites."""
+    """ "push-v3" for "metaworld-push-v3"; None for names of other suites."""
     if not name.startswith(PREFIX):
         return None
     short = name.removeprefix(PREFIX)
@@ -144,9 +145,10 @@ class MetaWorldExpert(Expert):
 
 @dataclass(frozen=True)
 class MakeExpert:
-    """`Task.make_expert`. short: the task without "metaworld-"."""
+    """A `Task.make_expert`."""
 
     short: str
+    """Name of the task without "metaworld-"."""
 
     def __call__(self, env: SimEnv, rng: np.random.Generator, noise: float) -> Expert:
         from metaworld.policies import ENV_POLICY_MAP

@@ -1,19 +1,19 @@
 """OGBench's environments (`cube-single-v0`, `antmaze-medium-singletask-task1-v0`, `visual-scene-v0`, ...) and the names
 of its datasets (`cube-single-play-v0`, `cube-single-play-singletask-task1-v0`, `antmaze-medium-navigate-v0`).
 
-The module shares its last name with the package, so inside it `ogbench` is imported in functions only; names are told
-apart with the table `ENVIRONMENTS`, which a test compares with the package's registry.
+The module shares its last name with the package, so inside it `ogbench` is imported in functions only. Names are
+recognised by the table `ENVIRONMENTS`, which a test compares with the package's registry.
 
 Goals. A goal-conditioned environment has five tasks; a reset takes task `1 + seed % 5`, and the goal is observed
 (`goal`, what `state` or `pixels` would be there). A singletask environment always has the task of its name and
-observes no goal. Success is OGBench's; in singletask environments it tells of the state before the step, so an episode
-is one step longer there.
+observes no goal. Success is OGBench's; in singletask environments it is that of the state before the step, so an
+episode is one step longer there.
 
-Determinism. `reset(seed=...)` does not reach all that OGBench draws: mazes take noise and teleports from numpy's global
-generator, and the goal is observed after random steps from an action space that is seeded by the clock. Here each
-environment keeps a global generator of its own, which is swapped in for the time of a call, and its action space is
-seeded. The first reset also differs from later ones (the model is adjusted after its first forward pass), so one is
-made before anybody looks.
+Determinism. `reset(seed=...)` does not seed everything that OGBench draws: mazes take noise and teleports from numpy's
+global generator, and the goal is observed after random steps from an action space that is seeded by the clock. Here
+each environment has its own state of the global generator, which is swapped in during a call, and its action space is
+seeded. The first reset also differs from later ones (the model is adjusted after its first forward pass), so the
+constructor makes one.
 """
 
 from __future__ import annotations
@@ -44,12 +44,28 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Kind:
-    """What environments of a kind have in common. data: their datasets. fps: control rate (Hz)."""
+    """What the environments of a kind have in common."""
 
     data: tuple[str, ...]
+    """Names of their data sets."""
     fps: float
+    """Control rate (Hz)."""
     slots: int
+    """`Task.slots` without images."""
     controller: str
+    """What an action is, for `SimEnv.identity`."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment of OGBench."""
+
+    kind: Kind
+    """What it shares with others."""
+    max_steps: int
+    """OGBench's step limit."""
+    visual: bool
+    """Whether there is also one that observes images ("visual-")."""
 
 
 MANIPULATION = Kind(("play", "noisy"), 20.0, 4, "relative position+yaw+gripper")
@@ -57,21 +73,21 @@ POINT = Kind(("navigate", "stitch", "explore"), 10.0, 16, "position")
 ANT = Kind(("navigate", "stitch", "explore"), 10.0, 16, "torque")
 HUMANOID = Kind(("navigate", "stitch", "explore"), 40.0, 16, "torque")
 
-#: Environment (without "visual-", "-singletask" and "-v0") -> kind, step limit, whether there is a "visual-" one.
-ENVIRONMENTS: dict[str, tuple[Kind, int, bool]] = {
-    **{f"pointmaze-{size}": (POINT, 1000, False) for size in ("medium", "large", "giant", "teleport")},
-    **{f"antmaze-{size}": (ANT, 1000, True) for size in ("medium", "large", "giant", "teleport")},
-    **{f"humanoidmaze-{size}": (HUMANOID, 2000, True) for size in ("medium", "large", "teleport")},
-    "humanoidmaze-giant": (HUMANOID, 4000, True),
-    **{f"antsoccer-{size}": (ANT, 1000, False) for size in ("arena", "medium")},
-    "cube-single": (MANIPULATION, 200, True),
-    "cube-double": (MANIPULATION, 500, True),
-    "cube-triple": (MANIPULATION, 1000, True),
-    "cube-quadruple": (MANIPULATION, 1000, True),
-    "cube-octuple": (MANIPULATION, 1500, False),
-    "scene": (MANIPULATION, 750, True),
-    **{f"puzzle-{size}": (MANIPULATION, 500, True) for size in ("3x3", "4x4")},
-    **{f"puzzle-{size}": (MANIPULATION, 1000, True) for size in ("4x5", "4x6")},
+#: By name without "visual-", "-singletask" and "-v0".
+ENVIRONMENTS: dict[str, Environment] = {
+    **{f"pointmaze-{size}": Environment(POINT, 1000, False) for size in ("medium", "large", "giant", "teleport")},
+    **{f"antmaze-{size}": Environment(ANT, 1000, True) for size in ("medium", "large", "giant", "teleport")},
+    **{f"humanoidmaze-{size}": Environment(HUMANOID, 2000, True) for size in ("medium", "large", "teleport")},
+    "humanoidmaze-giant": Environment(HUMANOID, 4000, True),
+    **{f"antsoccer-{size}": Environment(ANT, 1000, False) for size in ("arena", "medium")},
+    "cube-single": Environment(MANIPULATION, 200, True),
+    "cube-double": Environment(MANIPULATION, 500, True),
+    "cube-triple": Environment(MANIPULATION, 1000, True),
+    "cube-quadruple": Environment(MANIPULATION, 1000, True),
+    "cube-octuple": Environment(MANIPULATION, 1500, False),
+    "scene": Environment(MANIPULATION, 750, True),
+    **{f"puzzle-{size}": Environment(MANIPULATION, 500, True) for size in ("3x3", "4x4")},
+    **{f"puzzle-{size}": Environment(MANIPULATION, 1000, True) for size in ("4x5", "4x6")},
 }
 #: Environments that a scripted expert of `raybc.envs.ogbench_experts` solves.
 SCRIPTED = {
@@ -88,18 +104,19 @@ _NAME = re.compile(
 
 
 def _match(name: str) -> re.Match[str] | None:
-    """Of names of environments and of datasets that exist."""
+    """The parts of the name of an environment or a data set; None where there is none of that name."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    kind, _, visual = ENVIRONMENTS[match["base"]]
-    if (match["visual"] and not visual) or (match["data"] is not None and match["data"] not in kind.data):
+    environment = ENVIRONMENTS[match["base"]]
+    unknown_data = match["data"] is not None and match["data"] not in environment.kind.data
+    if unknown_data or (match["visual"] and not environment.visual):
         return None
     return match
 
 
 def parse(name: str) -> EnvName | None:
-    """A dataset's name as `ogbench.make_env_and_datasets` takes it, or an environment's."""
+    """The name of a data set, as `ogbench.make_env_and_datasets` takes it, or of an environment; None for others."""
     match = _match(name)
     if match is None:
         return None
@@ -109,13 +126,13 @@ def parse(name: str) -> EnvName | None:
 
 
 def task(name: str) -> Task | None:
-    """The `Task` of an environment's name; None of other names, also of those of datasets."""
+    """The task of an environment's name; None for other names, also those of data sets."""
     if name.startswith("powderworld-"):
-        raise UserError(f"{name}: OGBench's powderworld has discrete actions, behaviour cloning here needs numbers")
+        raise UserError(f"{name}: OGBench's powderworld has discrete actions; policies here need continuous ones")
     match = _match(name)
     if match is None or match["data"] is not None:
         return None
-    kind, max_steps, _ = ENVIRONMENTS[match["base"]]
+    environment = ENVIRONMENTS[match["base"]]
     visual, goal = bool(match["visual"]), "singletask" not in name
     expert = SCRIPTED.get(match["base"])
     keys = ("pixels" if visual else "state", *(("goal",) if goal else ()))
@@ -123,17 +140,17 @@ def task(name: str) -> Task | None:
         name=name,
         suite="ogbench",
         make=functools.partial(OGBenchEnv, name),
-        max_steps=max_steps,
+        max_steps=environment.max_steps,
         obs_keys=keys,
         images=keys if visual else (),
-        fps=kind.fps,
+        fps=environment.kind.fps,
         make_expert=MakeExpert(expert) if expert is not None else None,
-        slots=1 if visual else kind.slots,
+        slots=1 if visual else environment.kind.slots,
     )
 
 
 class OGBenchEnv(GymEnv):
-    """An environment of OGBench. Images to observe are OGBench's own; `render()` is another, without shadows."""
+    """An environment of OGBench. Observed images are OGBench's own; `render()` returns another one, without shadows."""
 
     def __init__(self, name: str, render: RenderOptions | None = None) -> None:
         match = _match(name)
@@ -143,10 +160,10 @@ class OGBenchEnv(GymEnv):
             functools.partial(_make, name),
             name=name,
             packages=("ogbench",),
-            controller=ENVIRONMENTS[match["base"]][0].controller,
+            controller=ENVIRONMENTS[match["base"]].kind.controller,
             render=render,
         )
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": ENVIRONMENTS[match["base"]][0].fps}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": ENVIRONMENTS[match["base"]].kind.fps}
 
     def _prepare_rendering(self, render: RenderOptions) -> None:
         shown = self._model.light_castshadow, self._model.mat_reflectance
@@ -157,7 +174,7 @@ class OGBenchEnv(GymEnv):
                 array[:] = value
 
     def solved_in(self, states_TS: np.ndarray) -> bool | None:
-        """By OGBench's own relabelling for singletask environments; None where the goal is observed."""
+        """By OGBench's relabelling for singletask environments; None where the goal is observed."""
         if "goal" in self.observation_space.spaces:
             return None
         from ogbench.relabel_utils import relabel_dataset
@@ -185,7 +202,7 @@ def _make(name: str, render: RenderOptions | None) -> gymnasium.Env[Any, Any]:
             ) from error
 
 
-class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
+class _Seeded(gymnasium.Wrapper[Any, np.ndarray, Any, np.ndarray]):
     """Dict observations with the goal; `reset(seed=...)` alone decides an episode; images of any size."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], render: RenderOptions | None) -> None:
@@ -198,7 +215,7 @@ class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
         self._key = "pixels" if self._base._ob_type == "pixels" else "state"
         self._goal: np.ndarray | None = None
         self._actions = env.action_space
-        # Mazes have an action space, manipulation makes a new, unseeded one each time it is asked for it.
+        # Mazes have one action space; in manipulation the property makes a new, unseeded one each time.
         if isinstance(getattr(type(self._base), "action_space", None), property):
             cls, actions = type(self._base), self._actions
             self._base.__class__ = type(cls.__name__, (cls,), {"action_space": property(lambda _: actions)})
@@ -216,7 +233,7 @@ class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
 
     @contextmanager
     def _own_generator(self) -> Iterator[None]:
-        """numpy's global generator is this environment's, and afterwards again what it was."""
+        """Swaps this environment's state into numpy's global generator, and the previous one back afterwards."""
         others = np.random.get_state()  # noqa: NPY002 (it is what OGBench draws from)
         np.random.set_state(self._global)  # noqa: NPY002
         try:
@@ -243,7 +260,7 @@ class _Seeded(gymnasium.Wrapper[Obs, np.ndarray, Any, np.ndarray]):
         return np.asarray(getattr(self._base, "_cur_button_states", ()), np.float64)
 
     def restore(self, start: Start) -> Obs:
-        """OGBench's data name no goal: it stays that of the reset before."""
+        """OGBench's data contain no goal; it stays that of the previous reset."""
         base, more = self._base, (start.own.astype(np.int64),) if start.own.size else ()
         base.set_state(start.qpos, start.qvel, *more)
         with self._own_generator():

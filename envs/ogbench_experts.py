@@ -1,8 +1,8 @@
-"""Scripted experts for OGBench's cubes, puzzles and scene: the package's own oracles, told where to go next.
+"""Scripted experts for OGBench's cubes, puzzles and scene: the package's oracles, given one target after another.
 
 OGBench ships the oracles with which its datasets were collected: each brings one cube to one place, or presses one
 button, and decides by the present state only. Here they are led to the goal of an evaluation task: cubes one after the
-other (a place that is taken is cleared first), buttons in the order of the hand's way, those that solve the "lights
+other (an occupied place is cleared first), buttons in the order of the hand's way, those that solve the "lights
 out" puzzle, which is linear over GF(2). `rng` draws temporally correlated action noise; `noise` scales it.
 
 They read the simulator's state, not only the observations, as the oracles do.
@@ -25,9 +25,10 @@ HIGH = 0.16  # m, above which the hand is out of the way
 
 @dataclass(frozen=True)
 class MakeExpert:
-    """`Task.make_expert`. kind: "cube", "puzzle" or "scene"."""
+    """A `Task.make_expert`."""
 
     kind: str
+    """One of "cube", "puzzle" and "scene"."""
 
     def __call__(self, env: SimEnv, rng: np.random.Generator, noise: float) -> Expert:
         experts: dict[str, type[_OracleExpert]] = {"cube": CubeExpert, "puzzle": PuzzleExpert, "scene": SceneExpert}
@@ -90,7 +91,7 @@ class CubeExpert(_OracleExpert):
         """Which cube goes where: to its own place if that is free and supported, else out of the way."""
         goals = np.array([self._base._data.mocap_pos[i] for i in self._base._cube_target_mocap_ids])
         todo = [i for i in range(len(cubes)) if np.linalg.norm(cubes[i] - goals[i]) > NEAR]
-        if not todo:  # in place, but not near enough for OGBench to call it so: once more the worst
+        if not todo:  # all in place, but not close enough for OGBench: move the worst one again
             worst = int(np.argmax(np.linalg.norm(cubes - goals, axis=1)))
             return worst, goals[worst]
 
@@ -181,7 +182,7 @@ class SceneExpert(_OracleExpert):
         return self._oracles[kind].select_action(None, info | self._live(kind, target))
 
     def _live(self, kind: str, target: dict[str, Any]) -> dict[str, Any]:
-        """The oracle's targets that move with the scene."""
+        """`target`, with the places that move with the scene updated."""
         if kind == "button":
             site = self._base._button_site_ids[target["privileged/target_button"]]
             return target | {"privileged/target_button_top_pos": self._base._data.site_xpos[site].copy()}
@@ -246,10 +247,10 @@ class SceneExpert(_OracleExpert):
 
 
 def solve_lights_out(rows: int, columns: int, wrong: np.ndarray) -> np.ndarray:
-    """Which buttons (n,) bool to press once so that exactly the lights `wrong` (n,) change.
+    """Which buttons to press once so that exactly the lights `wrong` (n,) change: bool (n,), n = rows x columns.
 
-    A press changes a light and its neighbours. Solved by elimination over GF(2); of a puzzle without a solution the
-    equations that contradict are left out.
+    A press changes a light and its neighbours. Solved by elimination over GF(2); where there is no solution, the
+    contradicting equations are ignored.
     """
     n = rows * columns
     place = np.stack(np.divmod(np.arange(n), columns), axis=1)

@@ -2,7 +2,7 @@
 
 It exists so that training, sweeps and rollouts can be tested in seconds, against an analytic expert. The dynamics are
 a double integrator, `v' = v + dt (u - damping v)`, `x' = x + dt v'`, with |u| <= 1 in each coordinate. The expert is
-the PD law towards a waypoint beside the obstacle and then towards the goal; the side is the one that is nearer.
+the PD law towards a waypoint next to the obstacle, on the nearer side, and then towards the goal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GOAL_RADIUS = 0.08
 OBSTACLE_RADIUS = 0.25
 WAYPOINT_OFFSET = 0.45
 MAX_STEPS = 80
-PICTURE = 32  # pixels
+IMAGE_SIZE = 32  # pixels
 
 
 class PointMassEnv(SimEnv):
@@ -44,7 +44,7 @@ class PointMassEnv(SimEnv):
             "goal": gymnasium.spaces.Box(-high[:2], high[:2], dtype=np.float32),
         }
         if pixels:
-            spaces["pixels"] = gymnasium.spaces.Box(0, 255, (PICTURE, PICTURE, 3), np.uint8)
+            spaces["pixels"] = gymnasium.spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
         self.observation_space = gymnasium.spaces.Dict(spaces)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         self._x = np.zeros(2)
@@ -71,9 +71,9 @@ class PointMassEnv(SimEnv):
         """uint8 (height, width, 3): obstacle red, goal green, mass blue."""
         if self._render is None:
             raise RuntimeError("this environment was made without RenderOptions")
-        return self._drawn(self._render.height, self._render.width)
+        return self._draw(self._render.height, self._render.width)
 
-    def _drawn(self, height: int, width: int) -> np.ndarray:
+    def _draw(self, height: int, width: int) -> np.ndarray:
         y, x = np.mgrid[1.2 : -1.2 : height * 1j, -1.2 : 1.2 : width * 1j]
         image = np.full((height, width, 3), 245, np.uint8)
         for centre, radius, colour in (
@@ -88,9 +88,9 @@ class PointMassEnv(SimEnv):
         return np.concatenate([self._x, self._v, self._goal])
 
     def start_at(self, state: np.ndarray) -> Obs:
-        """Begin in a recorded `sim_state` (6,): position, velocity, goal."""
+        """Reset to a recorded `sim_state` (6,): position, velocity, goal."""
         if state.shape != (6,):
-            raise UserError(f"state of the point mass: expected 6 numbers, got {state.size}")
+            raise UserError(f"state of the point mass: expected 6 values, got {state.size}")
         self._x, self._v, self._goal = np.array(state, np.float64).reshape(3, 2)
         return self._obs()
 
@@ -106,11 +106,11 @@ class PointMassEnv(SimEnv):
             "state": np.concatenate([self._x, self._v]).astype(np.float32),
             "goal": self._goal.astype(np.float32),
         }
-        return obs | {"pixels": self._drawn(PICTURE, PICTURE)} if self._pixels else obs
+        return obs | {"pixels": self._draw(IMAGE_SIZE, IMAGE_SIZE)} if self._pixels else obs
 
 
 class PointMassExpert(Expert):
-    """PD towards a waypoint beside the obstacle, then towards the goal. `rng` varies gain, clearance and noise."""
+    """PD towards a waypoint next to the obstacle, then towards the goal. `rng` varies gain, clearance and noise."""
 
     def __init__(self, env: SimEnv, rng: np.random.Generator, noise: float = 1.0) -> None:
         self._gain = 2.0 * float(np.exp(noise * rng.uniform(-0.2, 0.2)))

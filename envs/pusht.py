@@ -19,7 +19,7 @@ from raybc.envs.gym import GymEnv
 from raybc.types import UserError
 
 MAX_STEPS = 300
-PICTURE = 96  # pixels
+IMAGE_SIZE = 96  # pixels
 BAR, STEM = 30.0, 120.0  # width of both rectangles of the T and their length
 
 #: The corners of the bar and of the stem in the block's frame (8, 2), in gym_pusht's order.
@@ -32,7 +32,8 @@ CORNERS = np.array(
 
 
 def keypoints(block_pose: np.ndarray) -> np.ndarray:
-    """The block's corners (N, 16) as x0, y0, x1, ... from its poses (N, 3): x, y, angle. Needs no simulator."""
+    """The block's corners, float64 (N, 16) as x0, y0, x1, ..., from its poses (N, 3) as x, y, angle. Needs no
+    simulator."""
     pose = np.asarray(block_pose, dtype=np.float64)
     c, s = np.cos(pose[:, 2:]), np.sin(pose[:, 2:])
     x = c * CORNERS[:, 0] - s * CORNERS[:, 1] + pose[:, :1]
@@ -41,9 +42,9 @@ def keypoints(block_pose: np.ndarray) -> np.ndarray:
 
 
 def pose_of(corners: np.ndarray) -> np.ndarray:
-    """The block's pose (3,) from its corners (16,), the inverse of `keypoints`: exact but for rounding.
+    """The block's pose, float64 (3,), from its corners (16,): the inverse of `keypoints` up to rounding.
 
-    Raises `UserError` where they are not the corners of this block in this order (a pixel is allowed).
+    Raises `UserError` where they are more than a pixel away from the corners of the block in gym_pusht's order.
     """
     x0, y0, x1, y1 = np.asarray(corners[:4], np.float64)  # the ends of the bar's outer side
     pose = np.array([(x0 + x1) / 2, (y0 + y1) / 2, np.arctan2(y1 - y0, x1 - x0)])
@@ -54,10 +55,10 @@ def pose_of(corners: np.ndarray) -> np.ndarray:
 
 
 class _Coverage:
-    """How much of the goal the block covers, in [0, 1]; gym_pusht's figure, summed in a fixed order.
+    """The share of the goal that the block covers, in [0, 1], as in gym_pusht but summed in a fixed order.
 
-    gym_pusht takes the two parts of the T from a set, so that the last bit of its figure depends on where in memory
-    they lie.
+    gym_pusht takes the two parts of the T from a set, so the last bit of its result depends on their addresses in
+    memory.
     """
 
     def __init__(self, base: Any) -> None:
@@ -89,30 +90,30 @@ class _State(gymnasium.ObservationWrapper[Any, Any, Any]):
 
     def observation(self, observation: np.ndarray) -> Obs:
         agent, block = observation[:2], observation[2:]
-        # Our own function, so that recorded states that are converted and states observed here agree to the last bit.
+        # The function that recorded states are converted with, so that both agree to the last bit.
         return {"agent_pos": agent, "block_pose": block, "keypoints": keypoints(block[None])[0]}
 
 
 class PushTEnv(GymEnv):
     """Action (2,): where the agent shall go, in [0, 512]. Reward: coverage of the outline over 0.95, at most 1.
 
-    Success: more than 95 % covered. `reset(options={"reset_to_state": [agent x, y, block x, y, angle]})` starts as
-    recorded there, with gym_pusht's own reading of these numbers.
+    Success: more than 95 % covered. `reset(options={"reset_to_state": [agent x, y, block x, y, angle]})` starts there,
+    as gym_pusht interprets these values.
     """
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
         base: Any = self._env.unwrapped
-        base._last_action = None  # drawn as a cross; it would still be the last episode's
+        base._last_action = None  # rendered as a cross; it would still be that of the previous episode
         return super().reset(seed=seed, options=options)
 
     def start_at(self, state: np.ndarray) -> Obs:
-        """Begin in a `sim_state` (10,) as it was, or at rest from (5,) as Diffusion Policy writes `seed_state`: agent
-        x, y, block x, y, angle, where gym_pusht (as the recorder did) turns the block about its centre of mass.
+        """Reset to a `sim_state` (10,), or at rest to a state (5,) as in Diffusion Policy's `seed_state`: agent x, y,
+        block x, y, angle, where gym_pusht (as the recorder did) turns the block about its centre of mass.
 
-        Where the agent stands within the block the first steps differ by some pixels: how pymunk was about to part them
-        is in no state."""
+        Where the agent overlaps the block, the first steps differ by some pixels: how pymunk was about to separate them
+        is not part of a state."""
         if state.shape not in ((5,), (10,)):
-            raise UserError(f"state of PushT: expected 5 or 10 numbers, got {state.size}")
+            raise UserError(f"state of PushT: expected 5 or 10 values, got {state.size}")
         state = np.asarray(state, np.float64)
         obs = self.reset(seed=0, options={"reset_to_state": state[:5]})[0]
         if state.size == 5:
@@ -120,7 +121,7 @@ class PushTEnv(GymEnv):
         base: Any = self._env.unwrapped
         agent, block = base.agent, base.block
         agent.position, agent.velocity = state[:2].tolist(), state[5:7].tolist()
-        block.angle = state[4]  # first: turning moves what `position` is
+        block.angle = state[4]  # before `position`, which it changes
         block.position, block.velocity, block.angular_velocity = state[2:4].tolist(), state[7:9].tolist(), state[9]
         base.space.reindex_shapes_for_body(agent)
         base.space.reindex_shapes_for_body(block)
@@ -145,17 +146,18 @@ class PushTEnv(GymEnv):
 
 
 def make_pusht(name: str, pixels: bool, render: RenderOptions | None) -> SimEnv:
+    """A `PushTEnv` called `name`. pixels: whether it observes images instead of keypoints."""
     kwargs: dict[str, Any] = {"obs_type": "pixels_agent_pos" if pixels else "state"}
     if pixels:
-        kwargs |= {"observation_width": PICTURE, "observation_height": PICTURE}
+        kwargs |= {"observation_width": IMAGE_SIZE, "observation_height": IMAGE_SIZE}
 
     def make(options: RenderOptions | None) -> gymnasium.Env[Any, Any]:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         require("gym_pusht", "pusht")
         size = {}
-        if options is not None:  # square as the world is, and no smaller than gym_pusht's marker of the action can be
-            side = max(PICTURE, min(options.width, options.height))
+        if options is not None:  # square like the world, and large enough for gym_pusht's marker of the action
+            side = max(IMAGE_SIZE, min(options.width, options.height))
             size = {"visualization_width": side, "visualization_height": side}
         env = gymnasium.make(
             "gym_pusht/PushT-v0",

@@ -1,4 +1,4 @@
-"""Environments that gymnasium registers, made without its notices, step limits and checks."""
+"""Environments that are registered with gymnasium, made without its notices, step limits and checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raybc.envs.base import RenderOptions, require
 
 
 def render_kwargs(render: RenderOptions | None) -> dict[str, Any]:
-    """What environments on Gymnasium's MuJoCo base class take in order to draw."""
+    """Arguments that make an environment on Gymnasium's MuJoCo base class render."""
     if render is None:
         return {}
     kwargs: dict[str, Any] = {"render_mode": "rgb_array", "width": render.width, "height": render.height}
@@ -24,7 +24,7 @@ def render_kwargs(render: RenderOptions | None) -> dict[str, Any]:
 
 
 def import_quietly(module: str, extra: str) -> ModuleType:
-    """`require` without the notices that packages of the Farama Foundation print when they are imported."""
+    """`require`, without the notices that the Farama Foundation's packages print when they are imported."""
     with contextlib.redirect_stderr(io.StringIO()):
         return require(module, extra)
 
@@ -34,15 +34,16 @@ def make_registered(
 ) -> gymnasium.Env[Any, Any]:
     """`gymnasium.make` of an environment on Gymnasium's MuJoCo base class, without step limit and checker.
 
-    module: is imported first, because that registers it; extra: of raybc, that installs it.
+    module: imported first, because that registers the environment. extra: the extra of raybc that installs it.
     """
     import_quietly(module, extra)
     return make_quietly(env_id, **kwargs, **render_kwargs(render))
 
 
 def make_quietly(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """`gymnasium.make(env_id, **kwargs)` without step limit, checker and the notice about newer versions."""
     with warnings.catch_warnings():
-        # Whoever wrote the id decided on the version; data were made in older ones.
+        # The version is chosen by whoever wrote the id; data sets were recorded in older ones.
         warnings.filterwarnings("ignore", message="(?s).*is out of date")
         with own_folder() if "Maze_" in env_id else contextlib.nullcontext():
             return gymnasium.make(env_id, max_episode_steps=-1, disable_env_checker=True, **kwargs)
@@ -50,9 +51,10 @@ def make_quietly(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
 
 @contextlib.contextmanager
 def own_folder() -> Iterator[None]:
-    """A folder for temporary files of its own, where Gymnasium-Robotics writes the model of a maze.
+    """Give Gymnasium-Robotics a private temporary folder to write the model of a maze to.
 
-    It calls it ant_maze.xml in the common folder: processes that start together would read each other's halves.
+    It writes ant_maze.xml into the common temporary folder, where processes that start together would read each other's
+    unfinished files.
     """
     kept = tempfile.gettempdir()
     with tempfile.TemporaryDirectory() as folder:

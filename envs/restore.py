@@ -1,13 +1,13 @@
-"""Beginning where a recorded episode began, for gymnasium environments on MuJoCo.
+"""Resetting gymnasium environments on MuJoCo to recorded states.
 
-A state is [time, qpos, qvel, own], as `GymEnv.sim_state` gives it, or [qpos, qvel, own], as D4RL, OGBench and Minari
-record it. `own` are the task's numbers that are not in MuJoCo's state and decide an episode as well: a goal, the pen's
-target, where the door stands, which buttons are lit. A wrapper that knows better than this file has two methods,
-`own_state() -> (K,)` and `restore(Start)`, which returns the observation.
+A state is [time, qpos, qvel, own], as `GymEnv.sim_state` returns it, or [qpos, qvel, own], as D4RL, OGBench and Minari
+record it. `own` holds what the task adds to MuJoCo's state: a goal, the pen's target, where the door stands, which
+buttons are lit. A wrapper that knows its task better than this file has two methods: `own_state() -> (K,)` and
+`restore(Start)`, which returns the observation.
 
-What is not restored: MuJoCo's warm start, which solvers begin from (MuJoCo is deterministic, so where an episode began
-with a reset and one setting of the state it is the same, elsewhere contacts differ in their last digits), and random
-generators (FrankaKitchen's noise, OGBench's teleports).
+Two things are not restored: MuJoCo's warm start of its solvers (identical where an episode began with a reset and one
+call of set_state; elsewhere contacts differ in the last digits), and random generators (FrankaKitchen's noise,
+OGBench's teleports).
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ KITCHEN = "gymnasium_robotics.envs.franka_kitchen"
 
 @dataclass(frozen=True)
 class Start:
-    """A state taken apart, float64. qpos (nq,), qvel (nv,). own (K,), or (0,) where the recording lacks it and the
-    wrapper says that it may (`own_optional`). ours: whether `sim_state` gave it; else others recorded it, in their
-    frame of reference."""
+    """The parts of a recorded state."""
 
     qpos: np.ndarray
+    """Positions, float64 (nq,)."""
     qvel: np.ndarray
+    """Velocities, float64 (nv,)."""
     own: np.ndarray
+    """State of the task, float64 (K,); (0,) where the recording lacks it and the wrapper allows that
+    (`own_optional`)."""
     ours: bool
+    """Whether it comes from `sim_state`; other recorders use their own frame of reference."""
 
 
 def own_state(env: gymnasium.Env[Any, Any]) -> np.ndarray:
-    """The task's own numbers, float64 (K,); (0,) where there are none or none are known."""
+    """The state of the task beyond MuJoCo's, float64 (K,); (0,) where there is none or it is not known."""
     layer = _layer(env)
     if hasattr(layer, "own_state"):
         return np.asarray(layer.own_state(), np.float64)
@@ -52,40 +55,42 @@ def own_state(env: gymnasium.Env[Any, Any]) -> np.ndarray:
 
 
 def is_complete(env: gymnasium.Env[Any, Any]) -> bool:
-    """Whether a state decides all that follows. FrankaKitchen adds noise to what it observes and steers by that."""
+    """Whether a state determines all that follows. FrankaKitchen adds noise to observations, and its controller uses
+    them."""
     return not _is(env.unwrapped, KITCHEN)
 
 
 def split(env: gymnasium.Env[Any, Any], name: str, state: np.ndarray) -> Start:
-    """A state of `env` taken apart; `UserError` where its size is not one that the module's head names."""
+    """The parts of a state (S,) of `env`, called `name` in messages. Raises `UserError` for sizes that fit none of the
+    layouts at the top of this file."""
     data: Any = getattr(env.unwrapped, "data", None)
     nq, nv, k = data.qpos.size, data.qvel.size, own_state(env).size
     sizes = {nq + nv + k: (k, False), 1 + nq + nv + k: (k, True)}
     if getattr(_layer(env), "own_optional", False):
         sizes |= {nq + nv: (0, False), 1 + nq + nv: (0, True)}
     if state.ndim != 1 or state.size not in sizes:
-        more = f" and {k} of the task's own (see raybc.envs.restore)" if k else ""
+        more = f" and {k} values of the task (see raybc.envs.restore)" if k else ""
         raise UserError(
-            f"state of {name}: expected {nq} positions, {nv} velocities{more}, {nq + nv + k} numbers, or one more with "
+            f"state of {name}: expected {nq} positions, {nv} velocities{more}, {nq + nv + k} values, or one more with "
             f"the time before them; got {state.size}: a recording of another model or task, or one that lacks a part"
         )
     own, ours = sizes[state.size]
-    numbers = np.array(state[1:] if ours else state, np.float64)
-    return Start(numbers[:nq], numbers[nq : nq + nv], numbers[nq + nv :][:own], ours)
+    values = np.array(state[1:] if ours else state, np.float64)
+    return Start(values[:nq], values[nq : nq + nv], values[nq + nv :][:own], ours)
 
 
 def begin(env: gymnasium.Env[Any, Any], name: str, state: np.ndarray) -> Any:
-    """Set `env`, which was just reset, to a recorded state; returns its observation.
+    """Set `env`, which was just reset, to a recorded state (S,), and return its observation.
 
-    Raises `UserError` where the state has another size, or where it is not known what decides an episode of `env`.
+    Raises `UserError` for a state of another size, and for environments whose complete state is not known here.
     """
     base: Any = env.unwrapped
     data: Any = getattr(base, "data", None)
     known = hasattr(_layer(env), "restore") or any(_is(base, m) for m in (GYMNASIUM, MAZES, ADROIT, KITCHEN))
     if type(data).__name__ != "MjData" or not known:
         raise UserError(
-            f"state of {name}: this adapter cannot begin in a recorded state; it is not known what decides an episode "
-            "there (a wrapper with own_state and restore can say so, see raybc.envs.restore)"
+            f"state of {name}: this adapter cannot start from a recorded state: what else determines an episode is not "
+            "known (a wrapper with own_state and restore can provide it, see raybc.envs.restore)"
         )
     start = split(env, name, state)
     obs = _restored(env, start)

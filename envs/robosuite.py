@@ -6,20 +6,20 @@ in functions only, because a process that merely lists the tasks should not pay 
 To add a task: its step limit in `MAX_STEPS`, one `Task` at the foot of this file, an expert if there is one (in
 `raybc.envs.robosuite_experts`), and a line in `raybc.registry.TASKS`.
 
-Determinism. robosuite resets softly here (`hard_reset=False`: 3 ms instead of some hundred). For an episode that is
-the same bit for bit whatever ran before, this is what a soft reset does not settle, and what is done about it:
+Determinism. Resets are soft here (`hard_reset=False`: 3 ms instead of some hundred). Three things keep an episode from
+being the same bit for bit whatever ran before:
 
 - one generator, made in the constructor, feeds the joint noise, the placement samplers and the *sizes of objects*:
   its state is set on every reset, and the sizes, drawn once when the model is built, come from `MODEL_SEED`;
-- MuJoCo saves as MJCF the model that was compiled last in the process: ours is saved right after it was compiled;
-- an image is an addition: the GL context is ours, and the simulator is built the same way with and without it.
+- MuJoCo saves as MJCF the model that was compiled last in the process: this one is saved right after it was compiled;
+- robosuite builds another simulator for rendering: here the same one is built and a GL context added.
 
-Controllers, gripper and buffers are built anew by robosuite's reset, `mj_resetData` clears warm starts, and the forced
+robosuite's reset rebuilds controllers, gripper and buffers, `mj_resetData` clears warm starts, and the forced
 observation at reset sets the clock by which observables are sampled.
 
-Relative observations (of Can, Square and ToolHang the first 7 numbers of an object) are made from the object's pose of
-the control step before, as in robomimic's datasets. At a reset robosuite would observe zeros in their place, which no
-dataset has: they are measured again.
+Relative observations (the first 7 dimensions of `object` in Can, Square and ToolHang) are computed from the object's
+pose one control step earlier, as in robomimic's data sets. At a reset robosuite would observe zeros instead, which no
+data set contains; they are measured again.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from raybc.envs.robosuite_experts import can_expert, lift_expert, square_expert
 from raybc.types import UserError
 
 CONTROL_FREQ = 20  # Hz
-MODEL_SEED = 0  # decides the sizes of objects, which robosuite draws when it builds the model
+MODEL_SEED = 0  # of the sizes of objects, which robosuite draws when it builds the model
 
-#: Step limits with which robomimic measures policies that learned from proficient humans; DEFAULT_MAX_STEPS of others.
+#: Step limits of robomimic's evaluations on proficient-human data; other environments have DEFAULT_MAX_STEPS.
 MAX_STEPS = {
     "Lift": 400,
     "PickPlaceCan": 400,
@@ -56,13 +56,13 @@ MAX_STEPS = {
 DEFAULT_MAX_STEPS = 400
 ROBOSUITE_TYPE = 1  # robomimic's EnvType.ROBOSUITE_TYPE
 
-#: Observation key of robomimic -> of robosuite, where they differ.
+#: Observation key of robomimic -> that of robosuite, where they differ.
 SOURCE_KEY = {"object": "object-state"}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drops robosuite's notices (about ten each time an environment is made); errors pass."""
+    """Drops robosuite's notices (about ten for each environment that is made), but not its errors."""
 
     def errors_only(record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR
@@ -83,7 +83,7 @@ def import_robosuite() -> ModuleType:
 
 
 def low_dim_keys(robots: int) -> tuple[str, ...]:
-    """robomimic's low-dim observations of that many one-armed robots."""
+    """robomimic's low-dimensional observations of `robots` one-armed robots."""
     parts = ("eef_pos", "eef_quat", "gripper_qpos")
     return (*(f"robot{i}_{part}" for i in range(robots) for part in parts), "object")
 
@@ -91,9 +91,10 @@ def low_dim_keys(robots: int) -> tuple[str, ...]:
 class RobosuiteEnv(SimEnv):
     """One robosuite environment. Actions (A,) in [-1, 1]: per arm 3 translations (1 = 5 cm), 3 rotations (axis-angle
     in the base frame, 1 = 0.5 rad) and the gripper (-1 opens, 1 closes). Observations in metres, radians and xyzw
-    quaternions. The reward is robosuite's sparse one. An episode is never `terminated`: the harness stops it.
+    quaternions. The reward is robosuite's sparse one. An episode is never `terminated`: the harness ends it.
 
-    settings: arguments of the environment beyond these (JSON; "controller_configs", "control_freq", ...).
+    env_name: robosuite's name of the environment. obs_keys: observations, by robomimic's names. robots: robosuite's
+    names. settings: other arguments of the environment (JSON; "controller_configs", "control_freq", ...).
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class RobosuiteEnv(SimEnv):
         context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0  # doubles the frames/s of software rendering
 
     def _obs(self, values: Mapping[str, np.ndarray]) -> Obs:
-        """Our keys of robosuite's observations, float32 (D,), in arrays of their own."""
+        """robosuite's observations by our keys, float32 (D,), copied."""
         return {key: np.array(values[SOURCE_KEY.get(key, key)], dtype=np.float32) for key in self._obs_keys}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
@@ -180,12 +181,12 @@ class RobosuiteEnv(SimEnv):
         return self._obs(self._measure_again()), {"success": self._success()}
 
     def _measure_again(self) -> Mapping[str, np.ndarray]:
-        """Observations of this very state, also those that are made from others."""
+        """Observations of the current state, including those that are computed from others."""
         observables = self._sim._observables.values()
         clocks = [observable._time_since_last_sample for observable in observables]
         values: Mapping[str, np.ndarray] = self._sim._get_observations(force_update=True)
         for observable, clock in zip(observables, clocks, strict=True):
-            observable._time_since_last_sample = clock  # another clock would make the observations of steps late
+            observable._time_since_last_sample = clock  # a later clock would delay the observations of steps
         return values
 
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
@@ -194,7 +195,7 @@ class RobosuiteEnv(SimEnv):
             raise ValueError(f"action of {self._env_name}: expected {self.action_space.shape} finite, got {action}")
         before = self._sim.sim.data.time
         values, reward, _, _ = self._sim.step(action)
-        if not self._sim.sim.data.time > before:  # MuJoCo answers a diverged state with a silent reset to time 0
+        if not self._sim.sim.data.time > before:  # MuJoCo silently resets a diverged state to time 0
             raise RuntimeError(f"the simulation of {self._env_name} diverged at {before:.2f} s")
         return self._obs(values), float(reward), False, False, {"success": self._success()}
 
@@ -202,7 +203,7 @@ class RobosuiteEnv(SimEnv):
         return bool(self._sim._check_success())
 
     def render(self) -> np.ndarray:
-        """The image of the present state: uint8 (height, width, 3), upright."""
+        """The current state as an image: uint8 (height, width, 3), upright."""
         options = self._render_options
         if options is None:
             raise UserError(f"{self._env_name} was made without rendering; make it with RenderOptions()")
@@ -219,15 +220,15 @@ class RobosuiteEnv(SimEnv):
         return np.asarray(self._sim.sim.get_state().flatten(), dtype=np.float64)
 
     def start_at(self, state: np.ndarray) -> Obs:
-        """Begin in a recorded state, robomimic's `states`, with this version's model: sizes of objects and the robot
-        are not those of the recording where the versions differ."""
+        """Reset to a recorded state (S,), one of robomimic's `states`, with the model of the installed version: where
+        versions differ, the robot and the sizes of objects are not those of the recording."""
         self.reset(seed=0)  # controllers, gripper and clocks
         size = self.sim_state().size
         if state.shape != (size,):
-            raise UserError(f"state of {self._env_name}: expected {size} numbers, got {state.size}: another model")
+            raise UserError(f"state of {self._env_name}: expected {size} values, got {state.size}: another model")
         self._sim.sim.set_state_from_flattened(np.asarray(state, np.float64))
         self._sim.sim.forward()
-        for robot in self._sim.robots:  # OSC pulls idle joints to where the episode began
+        for robot in self._sim.robots:  # OSC pulls idle joints towards where the episode began
             for controller in robot.composite_controller.part_controllers.values():
                 controller.update_initial_joints(self._sim.sim.data.qpos[controller.qpos_index])
         return self._obs(self._measure_again())
@@ -257,7 +258,7 @@ class RobosuiteEnv(SimEnv):
         }
 
     def _describe(self, config: Mapping[str, Any]) -> str:
-        """ "BASIC/OSC_POSE", with those settings that are not robosuite's default ones."""
+        """ "BASIC/OSC_POSE", followed by the settings that differ from robosuite's defaults."""
         parts = []
         for part in config["body_parts"].values():
             default = self._robosuite.load_part_controller_config(default_controller=part["type"])

@@ -1,9 +1,9 @@
 """Names `dataset:PATH`: the robosuite environment in which a robomimic HDF5 file was recorded.
 
-The file says it in the JSON of `data.attrs["env_args"]`. Only its values are used, never code: the environment is one
-of robosuite's own, and arguments that decide nothing but images are dropped. Old files (robosuite <= 1.4) describe an
-arm's controller where robosuite 1.5 wants one of the whole robot; they are converted as robosuite does it, and what it
-passes over in silence is carried over too (absolute actions, damping, and that deltas were in the world's frame).
+It is described by the JSON of `data.attrs["env_args"]`. Only its values are used, never code: the environment is one of
+robosuite's own, and arguments that only affect images are dropped. Old files (robosuite <= 1.4) describe an
+arm's controller where robosuite 1.5 wants one of the whole robot; they are converted as robosuite does it, and so is
+what it silently ignores (absolute actions, damping, and that deltas were in the world's frame).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +32,26 @@ from raybc.types import UserError
 PREFIX = "dataset:"
 EXAMPLES = ("dataset:demos.hdf5",)
 
-#: Arguments about images and windows, which are the harness's to choose, and others that `RobosuiteEnv` sets.
-OURS = re.compile(
+#: Arguments about images and windows, which the harness chooses, and others that `RobosuiteEnv` sets.
+IGNORED_ARGUMENTS = re.compile(
     r"camera_.*|render_.*|renderer.*|has_.*renderer|use_.*_obs|ignore_done|hard_reset|horizon|seed|robots"
 )
-#: Settings of an arm's controller by their names before robosuite 1.5.
+#: Setting of an arm's controller before robosuite 1.5 -> its name since.
 RENAMED = {"damping": "damping_ratio", "damping_limits": "damping_ratio_limits"}
 
 
 def parse(name: str) -> EnvName | None:
+    """`dataset:PATH`, a task without data; None for other names."""
     return EnvName(name, name) if name.startswith(PREFIX) else None
 
 
 def task(name: str) -> Task | None:
-    """The `Task` of `dataset:PATH`, from the file's `env_args`; None of other names. Does not import robosuite."""
+    """The task `dataset:PATH`, by the file's `env_args`; None for other names. Does not import robosuite."""
     if not name.startswith(PREFIX):
         return None
     path = Path(name.removeprefix(PREFIX)).expanduser()
-    args = read_env_args(path)
-    kwargs = args["env_kwargs"]
+    recorded = read_recorded_env(path)
+    kwargs = recorded.kwargs
     robots = kwargs.get("robots", "Panda")
     robots = [robots] if isinstance(robots, str) else robots
     if not isinstance(robots, list) or not robots or not all(isinstance(robot, str) for robot in robots):
@@ -61,17 +63,32 @@ def task(name: str) -> Task | None:
     return Task(
         name=name,
         suite="robosuite",
-        make=functools.partial(_make, str(path), args, tuple(robots), keys),
-        max_steps=MAX_STEPS.get(args["env_name"], DEFAULT_MAX_STEPS),
+        make=functools.partial(_make, str(path), recorded, tuple(robots), keys),
+        max_steps=MAX_STEPS.get(recorded.env_name, DEFAULT_MAX_STEPS),
         obs_keys=keys,
         fps=float(frequency),
         slots=4,
     )
 
 
-def read_env_args(path: Path) -> dict[str, Any]:
-    """`env_args` of a robomimic file that was recorded in robosuite, or `UserError`."""
-    import h5py  # not for those who only list names
+@dataclass(frozen=True)
+class RecordedEnv:
+    """The environment of a robomimic file, as its `env_args` describe it."""
+
+    env_name: str
+    """robosuite's name."""
+    version: str
+    """The version of robosuite that recorded; "" where the file does not say."""
+    kwargs: Mapping[str, Any]
+    """Arguments of `robosuite.make` (JSON)."""
+
+
+def read_recorded_env(path: Path) -> RecordedEnv:
+    """The environment of a robomimic file that was recorded in robosuite.
+
+    Raises `UserError` for files without valid `env_args` and for those of other simulators.
+    """
+    import h5py  # not at the top: listing names needs no files
 
     if not path.is_file():
         raise UserError(f"{path}: expected a robomimic HDF5 file, found none")
@@ -96,19 +113,18 @@ def read_env_args(path: Path) -> dict[str, Any]:
         )
     if not isinstance(env_name, str) or not isinstance(kwargs, dict):
         raise UserError(f"{path}: env_args: expected env_name (text) and env_kwargs (a mapping), got {args}")
-    return args
+    return RecordedEnv(env_name, str(args.get("env_version", "")), kwargs)
 
 
 def _make(
-    path: str, args: Mapping[str, Any], robots: tuple[str, ...], keys: tuple[str, ...], render: RenderOptions | None
+    path: str, recorded: RecordedEnv, robots: tuple[str, ...], keys: tuple[str, ...], render: RenderOptions | None
 ) -> RobosuiteEnv:
     robosuite = import_robosuite()
     unknown = sorted(set(robots) - set(robosuite.ALL_ROBOTS))
     if unknown:
         raise UserError(f"{path}: env_args: robosuite {robosuite.__version__} has no robot {unknown[0]!r}")
-    version = str(args.get("env_version", ""))
-    old = re.match(r"(0|1\.[0-4])(\.|$)", version) is not None
-    settings = {key: value for key, value in args["env_kwargs"].items() if OURS.fullmatch(key) is None}
+    old = re.match(r"(0|1\.[0-4])(\.|$)", recorded.version) is not None
+    settings = {key: value for key, value in recorded.kwargs.items() if IGNORED_ARGUMENTS.fullmatch(key) is None}
     if settings.get("controller_configs") is None:
         settings.pop("controller_configs", None)
     else:
@@ -117,19 +133,19 @@ def _make(
     if old:
         settings["lite_physics"] = False  # robosuite's advice for data of these versions
     try:
-        return RobosuiteEnv(args["env_name"], keys, render, robots=robots, settings=settings)
-    # What robosuite raises for arguments that it does not know or that do not fit each other.
+        return RobosuiteEnv(recorded.env_name, keys, render, robots=robots, settings=settings)
+    # What robosuite raises for unknown arguments and for combinations that do not fit.
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"{path}: robosuite {robosuite.__version__} cannot build its environment {args['env_name']} (recorded with "
-            f"{version or 'an unknown version'}): {error!r}"
+            f"{path}: robosuite {robosuite.__version__} cannot build its environment {recorded.env_name} (recorded "
+            f"with {recorded.version or 'an unknown version'}): {error!r}"
         ) from error
 
 
 def _controllers(path: str, configs: Any, robots: tuple[str, ...], old: bool) -> Any:
-    """robosuite 1.5's composite controllers: one for all robots, or a list of one a robot."""
+    """robosuite 1.5's composite controllers: one for all robots, or a list with one for each."""
     if isinstance(configs, list):
         if len(configs) != len(robots):
             raise UserError(f"{path}: env_args: {len(robots)} robots, but {len(configs)} controller_configs")

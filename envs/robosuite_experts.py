@@ -1,7 +1,7 @@
 """Scripted experts for robosuite's tasks with one Panda (OSC_POSE, 20 Hz): Lift, PickPlaceCan, NutAssemblySquare.
 
-Each looks only at the observations and goes through phases; whenever it has lost the object it starts again. `rng`
-draws a manner once per episode (gain, speed, approach, where exactly to grasp, where to drop, how long to close) and
+Each uses only the observations and goes through phases; whenever it has lost the object it starts again. `rng` draws a
+style once per episode (gain, speed, approach, where exactly to grasp, where to drop, how long to close) and
 temporally correlated action noise; `noise` scales how far all of these stray. Actions are those to be executed and
 recorded, noise included.
 
@@ -45,7 +45,7 @@ def yaw_of(matrix: np.ndarray) -> float:
 
 
 class ArmExpert:
-    """What all of them share: a manner, phases, and the action that brings the hand towards a target."""
+    """What the experts share: a style, phases, and the action that moves the hand towards a target."""
 
     OPEN, CLOSE = -1.0, 1.0
     POSITION_SCALE, ROTATION_SCALE = 0.05, 0.5  # metres and radians of one action unit (OSC_POSE)
@@ -82,7 +82,7 @@ def opening(obs: Obs) -> float:
 
 
 class LiftExpert(ArmExpert):
-    """IndexSampler up the cube: above, descend, close, lift; from the start again whenever the cube is lost."""
+    """Picks up the cube: above, descend, close, lift; starts again whenever the cube is lost."""
 
     def __init__(self, rng: np.random.Generator, noise: float = 1.0) -> None:
         super().__init__(rng, noise)
@@ -113,7 +113,7 @@ class LiftExpert(ArmExpert):
         return self._action(target - eef, hand, yaw, self.CLOSE if self._phase in ("close", "lift") else self.OPEN)
 
     def _advance(self, obs: Obs, eef: np.ndarray, cube: np.ndarray, yaw: float) -> None:
-        """Goes to the next phase when this one is done, back to the first when it failed."""
+        """Enter the next phase when this one is done, the first one when it failed."""
         self._steps += 1
         above, grasp = cube + self._hover - eef, cube + self._grasp - eef
         if self._phase == "above":
@@ -213,7 +213,7 @@ class PlaceExpert(ArmExpert):
         goal: np.ndarray,
         turn: float,
     ) -> None:
-        """Goes to the next phase when this one is done, back to the first when it failed."""
+        """Enter the next phase when this one is done, the first one when it failed."""
         self._steps += 1
         above, grasp = point + self._hover - eef, point + self._grasp - eef
         if self._phase == "above":

@@ -1,7 +1,8 @@
-"""What an environment is: sizes, names, versions and a few starts; asked once, before anything is started."""
+"""What an environment is: sizes, names, versions and a few starts; read once, before anything is started."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,51 +10,55 @@ import numpy as np
 
 from raybc.envs.base import SimEnv, Task
 
-#: Starts that are looked at.
+#: Number of starts to record.
 STARTS = 3
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """obs_sizes: low-dim observation -> size. images: image observation -> (height, width, 3). action_low,
-    action_high: the action space, (A,). identity: versions that a score depends on. env_args: robomimic's. starts:
-    low-dim observation -> float32 (starts, size)."""
+    """What one simulator of a task reports."""
 
     obs_sizes: dict[str, int]
+    """Low-dimensional observation -> size."""
     action_size: int
+    """A, the dimensions of an action."""
     identity: dict[str, str]
+    """Names and versions that a score depends on (`SimEnv.identity`)."""
     env_args: dict[str, Any]
+    """robomimic's description of the environment (`SimEnv.env_args`)."""
     images: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Image observation -> (height, width, 3)."""
     action_low: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Lowest action, float32 (A,)."""
     action_high: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """Highest action, float32 (A,)."""
     starts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Low-dimensional observation -> its values at the first `STARTS` seeds, float32 (STARTS, size)."""
 
 
 def observation_shapes(probe: EnvSpec, keys: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the observations a policy uses: (size,) of numbers, (height, width, channels) of images."""
+    """Shapes of the observations `keys`: (size,) of low-dimensional ones, (height, width, channels) of images."""
     return {key: probe.images[key] if key in probe.images else (probe.obs_sizes[key],) for key in keys}
 
 
 def spec_of_env(env: SimEnv) -> EnvSpec:
-    spaces = env.observation_space.spaces
-    low_dim = [k for k, space in spaces.items() if len(space.shape) == 1]
+    """The sizes, versions and first starts of a simulator; resets it."""
+    shapes = {key: tuple(space.shape or ()) for key, space in env.observation_space.items()}
+    low_dim = [key for key, shape in shapes.items() if len(shape) == 1]
     seen = [env.reset(seed=seed)[0] for seed in range(STARTS)]
     return EnvSpec(
-        obs_sizes={k: int(spaces[k].shape[0]) for k in low_dim},
+        obs_sizes={key: shapes[key][0] for key in low_dim},
         action_size=int(env.action_space.shape[0]),
         identity=env.identity(),
         env_args=env.env_args(),
-        images={k: space.shape for k, space in spaces.items() if k not in low_dim},
+        images={key: shape for key, shape in shapes.items() if key not in low_dim},
         action_low=env.action_space.low,
         action_high=env.action_space.high,
-        starts={k: np.stack([obs[k] for obs in seen]) for k in low_dim},
+        starts={key: np.stack([obs[key] for obs in seen]) for key in low_dim},
     )
 
 
 def spec_of_task(task: Task) -> EnvSpec:
     """Build the task's simulator once, look at it and close it."""
-    env = task.make(None)
-    try:
+    with contextlib.closing(task.make(None)) as env:
         return spec_of_env(env)
-    finally:
-        env.close()

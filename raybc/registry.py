@@ -1,19 +1,16 @@
-"""Names that users write -> code, imported only when asked for."""
+"""Names that users write -> tasks, whose modules are imported only when they are needed."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Protocol, cast
 
-from raybc.envs.base import EnvName
+from raybc.envs.base import EnvName, Task
+from raybc.envs.gym import from_callable
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
-if TYPE_CHECKING:
-    from raybc.envs.base import Task
-
-#: Tasks with a name of their own.
+#: Name of a task -> "module:attribute" of its `Task`.
 TASKS = {
     "lift": "raybc.envs.robosuite:LIFT",
     "can": "raybc.envs.robosuite:CAN",
@@ -25,8 +22,7 @@ TASKS = {
     "pusht": "raybc.envs.pusht:PUSHT",
     "pusht_pixels": "raybc.envs.pusht:PUSHT_PIXELS",
 }
-#: Suites whose tasks are too many to list. Each module has `task(name)`, the `Task` of a name or None, `parse(name)`,
-#: an `EnvName` or None, and EXAMPLES of names. None of them imports its simulator for that.
+#: Modules (each a `Family`) of suites with too many tasks to list.
 FAMILIES = (
     "raybc.envs.gym",
     "raybc.envs.robosuite_datasets",
@@ -34,9 +30,9 @@ FAMILIES = (
     "raybc.envs.ogbench",
     "raybc.envs.metaworld",
 )
-#: What TASK-DATA-OBS may ask to be observed, and what the name of such a task ends with.
+#: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it.
 OBSERVATIONS = {"low_dim": "", "image": "_pixels"}
-#: Data that TASK-DATA-OBS may ask for, and what it means.
+#: DATA of a name TASK-DATA-OBS -> what it means.
 DATA = {
     "scripted": "demonstrations of the task's scripted expert",
     "human": "human demonstrations",
@@ -46,19 +42,28 @@ DATA = {
 }
 
 
-def load(kind: str, table: dict[str, str], name: str) -> Any:
-    """The object behind a name, or `UserError` with the near matches."""
-    if name not in table:
-        raise UserError(f"unknown {kind} {name!r}: {did_you_mean(name, table)}")
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+class Family(Protocol):
+    """A module that knows the names of one suite. It does not import the simulator to answer."""
+
+    EXAMPLES: tuple[str, ...]
+    """Names to suggest for a misspelled one."""
+
+    def task(self, name: str) -> Task | None:
+        """The task called `name`; None for names of other suites."""
+
+    def parse(self, name: str) -> EnvName | None:
+        """The task and the data that `name` stands for; None for names of other suites."""
 
 
 def get_task(name: str) -> Task:
-    """The `Task` called `name`: a registered one ("lift"), one of a family ("gym:Pendulum-v1", "cube-single-v0"), or
-    the user's own as "module:attribute", a `Task` or a function that makes a gymnasium environment."""
+    """The task called `name`: a registered one ("lift"), one of a family ("gym:Pendulum-v1", "cube-single-v0"), or
+    the user's own as "module:attribute", a `Task` or a function that makes a gymnasium environment.
+
+    Raises `UserError`, with similar names, for names that nobody knows.
+    """
     if name in TASKS:
-        return load("task", TASKS, name)
+        module, _, attribute = TASKS[name].partition(":")
+        return cast(Task, getattr(importlib.import_module(module), attribute))
     for family in _families():
         task = family.task(name)
         if task is not None:
@@ -68,8 +73,8 @@ def get_task(name: str) -> Task:
     raise UserError(f"unknown task {name!r}: {did_you_mean(name, [*TASKS, *_examples()])}")
 
 
-def _families() -> list[Any]:
-    return [importlib.import_module(name) for name in FAMILIES]
+def _families() -> list[Family]:
+    return [cast(Family, importlib.import_module(name)) for name in FAMILIES]
 
 
 def _examples() -> list[str]:
@@ -77,8 +82,6 @@ def _examples() -> list[str]:
 
 
 def _own_task(name: str) -> Task:
-    from raybc.envs.base import Task
-
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
@@ -90,21 +93,22 @@ def _own_task(name: str) -> Task:
         raise UserError(f"task {name!r}: module {module!r} has no {attribute!r}") from None
     if isinstance(found, Task):
         return found
-    if isinstance(found, Callable):  # type: ignore[arg-type]
-        from raybc.envs.gym import from_callable
-
+    if callable(found):
         return from_callable(name, found)
     raise UserError(f"task {name!r}: expected a Task or a function that makes a gymnasium environment, got {found!r}")
 
 
 def parse_env_name(env_name: str) -> EnvName:
-    """Take an environment name apart: TASK-DATA-OBS (`lift-scripted-low_dim`, `pointmass-scripted-image`), the names of
-    D4RL and OGBench (`halfcheetah-medium-v2`, `cube-single-play-v0`), or a task alone (`gym:Pendulum-v1`)."""
+    """The task and the data of an environment name: TASK-DATA-OBS (`lift-scripted-low_dim`, `can-scripted-low_dim`),
+    a name of D4RL or OGBench (`halfcheetah-medium-v2`, `cube-single-play-v0`), or a task alone (`gym:Pendulum-v1`).
+
+    Raises `UserError`, with similar names, for names that nobody knows.
+    """
     parts = env_name.rsplit("-", 2)
     if len(parts) == 3 and parts[1] in DATA and parts[2] in OBSERVATIONS:
-        task = parts[0] + OBSERVATIONS[parts[2]]
-        if task in TASKS:
-            return EnvName(env_name, task, parts[1])
+        task_name = parts[0] + OBSERVATIONS[parts[2]]
+        if task_name in TASKS:
+            return EnvName(env_name, task_name, parts[1])
     for family in _families():
         found = family.parse(env_name)
         if found is not None:
@@ -113,10 +117,10 @@ def parse_env_name(env_name: str) -> EnvName:
         task = get_task(env_name)
         return EnvName(env_name, env_name, "scripted" if task.make_expert is not None else "")
     known = [
-        f"{task}-{data}-{obs}"
-        for task in TASKS
+        f"{known_task}-{data}-{obs}"
+        for known_task in TASKS
         for data in DATA
         for obs, suffix in OBSERVATIONS.items()
-        if task + suffix in TASKS
+        if known_task + suffix in TASKS
     ]
     raise UserError(f"unknown environment {env_name!r}: {did_you_mean(env_name, [*known, *_examples()])}")

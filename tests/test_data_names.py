@@ -1,4 +1,4 @@
-"""Names of data, and downloads from a server on this machine that breaks off, changes files and lies."""
+"""Names of data sets, and downloads from a local server that breaks off, changes files and sends wrong ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import random
 import re
 import sys
 import threading
+import urllib.parse
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,20 +29,39 @@ from raybc.envs import d4rl
 from raybc.types import UserError
 from tests.conformance.formats import full_store
 
+COMMIT = "0123456789" * 4
 ORACLE = Path(sys.prefix) / "oracles" / "d4rl" / "infos.py"
 
 
 @dataclass
 class Server:
-    """files: what is served, by path. breaks: bytes after which the connection is cut, once for each entry. linked:
-    published checksums, by path. requests: (path, Range) of every request."""
-
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
+    """What is served, by path."""
     breaks: list[int] = field(default_factory=list)
-    linked: dict[str, str] = field(default_factory=dict)
+    """Bytes after which the connection is cut, once for each entry."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
+    """(path, Range) of every GET request, in order."""
+    tokens: list[str | None] = field(default_factory=list)
+    """The header Authorization of every GET request, in order."""
+    redirects: dict[str, str] = field(default_factory=dict)
+    """Path -> address that the server redirects to."""
     ranges: bool = True
+    """Whether the server can send a part of a file."""
+
+    def publish(self, repository: str, files: dict[str, bytes]) -> None:
+        """Serve a data set as the Hugging Face hub does; .json files are in git, others in its large file storage."""
+        listing = []
+        for name, content in files.items():
+            sha1 = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+            entry: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": sha1}
+            if not name.endswith(".json"):
+                sha256 = hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 100}
+            listing.append(entry)
+            self.files[f"/datasets/{repository}/resolve/{COMMIT}/{name}"] = content
+        self.files[f"/api/datasets/{repository}"] = json.dumps({"id": repository, "sha": COMMIT}).encode()
+        self.files[f"/api/datasets/{repository}/tree/{COMMIT}"] = json.dumps(listing).encode()
 
 
 @pytest.fixture
@@ -51,18 +72,18 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            path, wanted = self.path, self.headers.get("Range")
+            path, wanted = urllib.parse.urlsplit(self.path).path, self.headers.get("Range")
             state.requests.append((path, wanted))
+            state.tokens.append(self.headers.get("Authorization"))
+            if path in state.redirects:
+                self.send_response(302)
+                self.send_header("Location", state.redirects[path])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             content = state.files.get(path)
             if content is None:
                 self.send_error(404)
-                return
-            if path.startswith("/redirect"):
-                self.send_response(302)
-                self.send_header("Location", path.removeprefix("/redirect"))
-                self.send_header("X-Linked-ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-                self.send_header("Content-Length", "0")
-                self.end_headers()
                 return
             tag = f'"{hashlib.md5(content).hexdigest()}"'
             first = int(re.findall(r"\d+", wanted)[0]) if wanted and state.ranges else 0
@@ -73,8 +94,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - first))
             self.send_header("ETag", tag)
-            if path in state.linked:
-                self.send_header("X-Linked-ETag", f'"{state.linked[path]}"')
             self.end_headers()
             body = content[first:]
             if state.breaks:
@@ -91,7 +110,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     state.url = f"http://127.0.0.1:{http_server.server_port}"
     thread = threading.Thread(target=http_server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(downloads, "RETRY_PAUSE", 0.0)
     yield state
     http_server.shutdown()
     http_server.server_close()
@@ -101,7 +120,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 CONTENT = random.Random(0).randbytes(300_000)
 
 
-def test_a_download_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+def test_a_download_resumes_where_it_broke_off(server: Server, tmp_path: Path) -> None:
     server.files["/a.bin"] = CONTENT
     server.breaks = [1000, 0, 50_000]
     target = tmp_path / "sub" / "a.bin"
@@ -111,7 +130,7 @@ def test_a_download_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -
     assert [p.name for p in target.parent.iterdir()] == ["a.bin"]
 
 
-def test_a_later_process_goes_on(server: Server, tmp_path: Path) -> None:
+def test_a_later_process_resumes(server: Server, tmp_path: Path) -> None:
     server.files["/a.bin"] = CONTENT
     target = tmp_path / "a.bin"
     server.breaks = [200_000, *[0] * 10]
@@ -126,7 +145,7 @@ def test_a_later_process_goes_on(server: Server, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_file_that_changed_is_fetched_anew(server: Server, tmp_path: Path, ranges: bool) -> None:
+def test_a_file_that_changed_is_downloaded_from_the_start(server: Server, tmp_path: Path, ranges: bool) -> None:
     server.files["/a.bin"], server.breaks = CONTENT, [100_000, *[0] * 10]
     with pytest.raises(Unreachable):
         download(f"{server.url}/a.bin", tmp_path / "a.bin")
@@ -137,17 +156,12 @@ def test_a_file_that_changed_is_fetched_anew(server: Server, tmp_path: Path, ran
     assert (tmp_path / "a.bin").read_bytes() == CONTENT[::-1]
 
 
-def test_checksums(server: Server, tmp_path: Path) -> None:
-    server.files["/a.bin"] = server.files["/redirect/a.bin"] = CONTENT
-    right = hashlib.sha256(CONTENT).hexdigest()
-    download(f"{server.url}/a.bin", tmp_path / "a", right)
-    download(f"{server.url}/redirect/a.bin", tmp_path / "b")
-    with pytest.raises(UserError, match=f"expected a file with sha256 {'0' * 64}, got {right}"):
-        download(f"{server.url}/a.bin", tmp_path / "c", "0" * 64)
-    server.files["/a.bin"] = CONTENT[:-1]  # another file than the redirection promised
-    with pytest.raises(UserError, match="it was deleted"):
-        download(f"{server.url}/redirect/a.bin", tmp_path / "d")
-    assert sorted(p.name for p in tmp_path.iterdir() if not p.name.endswith(".json")) == ["a", "b"]
+def test_a_token_is_not_sent_to_where_a_server_redirects(server: Server, tmp_path: Path) -> None:
+    server.files["/cdn/a.bin"] = CONTENT
+    server.redirects["/a.bin"] = f"{server.url}/cdn/a.bin"
+    download(f"{server.url}/a.bin", tmp_path / "a.bin", headers={"Authorization": "Bearer secret"})
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.tokens == ["Bearer secret", None]
 
 
 def test_no_file_and_no_server(server: Server, tmp_path: Path, free_port: int) -> None:
@@ -173,24 +187,73 @@ def test_a_set_with_its_validation_file(server: Server, tmp_path: Path, monkeypa
     assert len(server.requests) == count, "what is there is not asked for"
 
 
-def test_a_repository_of_the_hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hub(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    pytest.importorskip("huggingface_hub", reason="pip install 'raybc[hub]'")
     monkeypatch.setenv("RAYBC_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_ENDPOINT", server.url)
-    store = full_store(images=True)
-    formats.get("lerobot").write_store(tmp_path / "made", store)
-    entries = []
-    for file in sorted(p for p in (tmp_path / "made").rglob("*") if p.is_file()):
-        name, content = file.relative_to(tmp_path / "made").as_posix(), file.read_bytes()
-        server.files[f"/datasets/a/b/resolve/main/{name}"] = content
-        entries.append({"type": "file", "path": name, "lfs": {"oid": hashlib.sha256(content).hexdigest()}})
-    listing = "/api/datasets/a/b/tree/main?recursive=true"
-    server.files[listing] = json.dumps([{"type": "directory", "path": "data"}, *entries]).encode()
+    return server
+
+
+def test_a_repository_of_the_hub(hub: Server, tmp_path: Path) -> None:
+    formats.get("lerobot").write_store(tmp_path / "made", full_store(images=True))
+    made = sorted(p for p in (tmp_path / "made").rglob("*") if p.is_file())
+    hub.publish("a/b", {p.relative_to(tmp_path / "made").as_posix(): p.read_bytes() for p in made})
     path = obtain("a/b")
     assert path == tmp_path / "home" / "datasets" / "lerobot" / "a" / "b"
     assert formats.read(path, images=True).fingerprint() == formats.read(tmp_path / "made", images=True).fingerprint()
-    server.files[listing.replace("a/b", "c/d")] = json.dumps([{"type": "file", "path": "../../evil"}]).encode()
-    with pytest.raises(UserError, match=r"expected files inside the folder, got '../../evil'"):
+    assert sorted(p.name for p in path.iterdir()) == ["data", "meta", "videos"], "nothing else is left"
+    assert sorted(p.name for p in path.parent.iterdir() if p.name != ".lock") == ["b"]
+    hub.publish("c/d", {"../../evil": b"1"})
+    with pytest.raises(UserError, match=r"c/d: expected files inside the folder, got '../../evil'"):
         obtain("c/d")
+
+
+def test_a_part_of_a_repository(hub: Server, tmp_path: Path) -> None:
+    file = "v1.5/lift/ph/low_dim_v15.hdf5"
+    hub.publish(names.ROBOMIMIC, {file: CONTENT, "v1.5/lift/mh/low_dim_v15.hdf5": b"other", "README.json": b"{}"})
+    path = obtain("lift-ph-low_dim")
+    assert path == tmp_path / "home" / "datasets" / "robomimic" / file
+    assert path.read_bytes() == CONTENT
+    assert sorted(p.name for p in path.parent.iterdir() if p.name != ".lock") == [path.name]
+    hub.publish(names.LIBERO, {"libero_goal/a.hdf5": b"a", "libero_goal/b.hdf5": b"b", "libero_10/c.hdf5": b"c"})
+    assert sorted(p.name for p in obtain("libero_goal").iterdir()) == ["a.hdf5", "b.hdf5"]
+    with pytest.raises(UserError, match="the hub has no such files"):
+        obtain("libero_90")
+
+
+def test_downloads_from_the_hub_resume(hub: Server) -> None:
+    file = "v1.5/lift/ph/low_dim_v15.hdf5"
+    hub.publish(names.ROBOMIMIC, {file: CONTENT})
+    hub.breaks = [10**6, 10**6, 200_000, *[0] * 10]  # the first two requests are for the list of files
+    with pytest.raises(UserError, match="could not be downloaded"):
+        obtain("lift-ph-low_dim")
+    assert not resolve("lift-ph-low_dim").path.exists(), "half a file is never under its own name"
+    hub.breaks.clear()
+    hub.requests.clear()
+    assert obtain("lift-ph-low_dim").read_bytes() == CONTENT
+    assert [wanted for path, wanted in hub.requests if path.endswith(file)] == ["bytes=200000-"]
+
+
+@pytest.mark.parametrize("name", ["data.bin", "info.json"])
+def test_other_contents_than_the_hub_publishes_are_refused(hub: Server, name: str) -> None:
+    hub.publish("a/b", {name: CONTENT})
+    file = f"/datasets/a/b/resolve/{COMMIT}/{name}"
+    hub.files[file] = CONTENT[::-1]
+    with pytest.raises(UserError, match=f"{name}: expected a file with .* it was deleted, try again"):
+        obtain("a/b")
+    assert not resolve("a/b").path.exists()
+    hub.files[file] = CONTENT
+    assert (obtain("a/b") / name).read_bytes() == CONTENT
+
+
+def test_without_huggingface_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=re.escape("a/b: downloading from the Hugging Face hub: needs the package")):
+        obtain("a/b")
+    with pytest.raises(UserError, match=re.escape("pip install 'raybc[hub]'")):
+        obtain("lift-ph-low_dim")
 
 
 def test_offline_says_where_from_where_to_and_what_instead(
@@ -198,7 +261,7 @@ def test_offline_says_where_from_where_to_and_what_instead(
 ) -> None:
     monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port}")
-    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    monkeypatch.setattr(downloads, "RETRY_PAUSE", 0.0)
     with pytest.raises(UserError) as error:
         obtain("lift-ph-low_dim")
     file = "v1.5/lift/ph/low_dim_v15.hdf5"

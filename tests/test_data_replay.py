@@ -113,7 +113,7 @@ def test_a_start_is_where_the_recording_was(pointmass_demos: Path) -> None:
     np.testing.assert_array_equal(env.sim_state(), data.states_NS[5])
     for key in obs:
         np.testing.assert_array_equal(obs[key], data.obs[key][5])
-    with pytest.raises(UserError, match="expected 6 numbers, got 5"):
+    with pytest.raises(UserError, match="expected 6 values, got 5"):
         env.start_at(np.zeros(5))
 
 
@@ -122,7 +122,7 @@ def test_pusht_from_recorded_positions(human_pusht_npz: Path, tmp_path: Path) ->
     task = get_task("pusht")
     env = task.make(None)
     assert isinstance(env, Restorable)
-    with pytest.raises(UserError, match="state of PushT: expected 5 or 10 numbers, got 7"):
+    with pytest.raises(UserError, match="state of PushT: expected 5 or 10 values, got 7"):
         env.start_at(np.zeros(7))
     found = replay(source_of(str(human_pusht_npz), "pusht"), task, env, np.arange(5), None)
     assert found.start == "the recorded seed_state"
@@ -193,7 +193,7 @@ def test_human_lift_demonstrations_succeed_again(human_lift: Path) -> None:
     assert task.suite == "robosuite"
     env = task.make(None)
     assert isinstance(env, Restorable)
-    with pytest.raises(UserError, match="state of Lift: expected 32 numbers, got 3: another model"):
+    with pytest.raises(UserError, match="state of Lift: expected 32 values, got 3: another model"):
         env.start_at(np.zeros(3))
     found = replay(source, task, env, np.arange(8), formats.read(human_lift).success_E)
     assert found.successes == 7, (

@@ -101,7 +101,7 @@ def test_d4rl_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
     write_d4rl(path, episodes, mujoco_infos(episodes, 9, 8))
     assert verify() == 2
-    assert "episode 0: state of halfcheetah: expected 9 positions, 9 velocities, 18 numbers" in capsys.readouterr().err
+    assert "episode 0: state of halfcheetah: expected 9 positions, 9 velocities, 18 values" in capsys.readouterr().err
     infos = mujoco_infos(episodes, 9, 9)
     infos["qvel"][3] = np.nan
     write_d4rl(path, episodes, infos)
@@ -160,7 +160,7 @@ def test_d4rl_adroit(name: str, tmp_path: Path) -> None:
         assert one.replayed_return == pytest.approx(sum(episode.rewards.tolist()), rel=1e-12), "sums of distances"
         assert (one.success, one.recorded) == (episode.success, None)
     write_d4rl(path, episodes, mujoco_infos(episodes, n, n))
-    with pytest.raises(UserError, match=r"of the task's own .* or one that lacks a part"):
+    with pytest.raises(UserError, match=r"values of the task .* or one that lacks a part"):
         replayed(path, task, 2)
 
 

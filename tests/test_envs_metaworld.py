@@ -166,4 +166,4 @@ def test_missing_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "metaworld", None)
     with pytest.raises(UserError) as error:
         task_of("reach").make(None)
-    assert "pip install 'raybc[metaworld]'" in str(error.value).splitlines()
+    assert "pip install 'raybc[metaworld]'" in str(error.value)

@@ -120,8 +120,8 @@ def test_table_is_the_packages_registry() -> None:
     tasks = ("", "-singletask", *(f"-singletask-task{i}" for i in range(1, 6)))
     names = {
         f"{prefix}{name}{suffix}-v0"
-        for name, (_, _, visual) in ogbench.ENVIRONMENTS.items()
-        for prefix in ("", *(("visual-",) if visual else ()))
+        for name, environment in ogbench.ENVIRONMENTS.items()
+        for prefix in ("", *(("visual-",) if environment.visual else ()))
         for suffix in tasks
     }
     assert names == set(registered)

@@ -20,7 +20,7 @@ from raybc.bundle import PolicyBundle
 from raybc.data import store as stores
 from raybc.data.formats import read
 from raybc.data.windows import Windows
-from raybc.envs.pointmass import PICTURE, POINTMASS, POINTMASS_PIXELS
+from raybc.envs.pointmass import IMAGE_SIZE, POINTMASS, POINTMASS_PIXELS
 from raybc.envs.spec import spec_of_task
 from raybc.inference.agent import Agent
 from raybc.policies.base import PolicyShape
@@ -176,7 +176,7 @@ def test_a_policy_acts_on_what_it_was_trained_on() -> None:
     trainer = image_trainer(obs_steps=2)
     trainer.advance(2)
     bundle, env = trainer.bundle(0), POINTMASS_PIXELS.make(None)
-    assert bundle.images == {"pixels": (PICTURE, PICTURE, 3)}
+    assert bundle.images == {"pixels": (IMAGE_SIZE, IMAGE_SIZE, 3)}
     assert bundle.obs_sizes == {"state": 4}
     seen, actions = [], np.tile(np.array([[0.5, -0.2]], np.float32), (4, 1))
 
@@ -213,7 +213,7 @@ def test_a_chunk_does_not_depend_on_its_companions() -> None:
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(70, 1, 4)).astype(np.float32)
     noise = rng.normal(size=(70, 4, 2)).astype(np.float32)
-    pixels = rng.integers(0, 256, (70, 1, PICTURE, PICTURE, 3), np.uint8)
+    pixels = rng.integers(0, 256, (70, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     together = agent.chunks(obs, noise, 2, {"pixels": pixels})
     for rows in ([7], [69, 7], list(range(5)), list(rng.permutation(70))):
         alone = agent.chunks(obs[rows], noise[rows], 2, {"pixels": pixels[rows]})
@@ -223,7 +223,7 @@ def test_a_chunk_does_not_depend_on_its_companions() -> None:
 def test_the_image_decides() -> None:
     """Same state, another goal in the image: another chunk."""
     agent = Agent(image_trainer().bundle(0))
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 1, PICTURE, PICTURE, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     chunks = agent.chunks(np.zeros((2, 1, 4), np.float32), np.zeros((2, 4, 2), np.float32), 2, {"pixels": pixels})
     assert not np.allclose(chunks[0], chunks[1])
 

@@ -80,5 +80,24 @@ def test_damage_is_refused(tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(content)
         with pytest.raises(UserError, match="not readable as TFRecord"):
             list(records(tmp_path / "a"))
-    with pytest.raises(ValueError, match="longer than its message"):
+    with pytest.raises(ValueError, match="not an Example"):
         parse(b"\x0a\x7f")
+    whole = build({"a": np.arange(300), "b": [b"word"]})
+    with pytest.raises(ValueError, match="not an Example"):
+        parse(whole[:-1])
+
+
+def test_what_is_built_is_parsed() -> None:
+    values = {
+        "floats": np.array([[1.5, -0.0], [np.inf, 1e-40]], np.float32),
+        "integers": np.array([-(2**63), 2**63 - 1, 0]),
+        "flags": np.array([True, False]),
+        "bytes": [b"", b"\x00\xff"],
+        "none": np.zeros(0, np.float32),
+    }
+    found = parse(build(values))
+    assert found["bytes"] == values["bytes"]
+    for name, dtype in {"floats": np.float32, "integers": np.int64, "flags": np.int64}.items():
+        assert found[name].dtype == dtype
+        np.testing.assert_array_equal(found[name], np.asarray(values[name]).reshape(-1).astype(dtype))
+    assert build(values) == build(dict(reversed(values.items()))), "the order of names does not matter"

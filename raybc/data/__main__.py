@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from raybc import cli
 from raybc.data import formats, replay_findings, show, store
@@ -170,8 +171,6 @@ def _replay(report: Report, count: int, quiet: bool) -> Replay | None:
 @contextlib.contextmanager
 def _progress(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar, to be told how many episodes are done."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
     with Progress(*columns, console=cli.console, disable=quiet) as progress:
         bar = progress.add_task(what, total=total)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
+from raybc.envs.pusht import keypoints
 
 Observations = Mapping[str, np.ndarray]
 
@@ -15,8 +16,6 @@ Observations = Mapping[str, np.ndarray]
 def _pusht(obs: Observations) -> dict[str, np.ndarray]:
     """`state` is the agent's x, y (LeRobot), or also the block's x, y, angle (Diffusion Policy), in pixels;
     `environment_state` are the block's corners (LeRobot's pusht_keypoints)."""
-    from raybc.envs.pusht import keypoints
-
     named = {}
     state = obs.get("state")
     if state is not None and state.shape[1] in (2, 5):

@@ -101,16 +101,19 @@ class EpisodeStore:
         if missing:
             raise UserError(f"{self.source}: expected observation {missing[0]!r}, got {sorted(self.obs)}")
 
-    def observation(self, keys: tuple[str, ...], rows: slice | np.ndarray = slice(None)) -> np.ndarray:
-        """The observations `keys` of `rows` side by side, float32 (N, O); of one key and a slice the array itself and
-        no copy of it. O = 0 without keys."""
+    def observation(self, keys: tuple[str, ...], rows: slice | np.ndarray | None = None) -> np.ndarray:
+        """The low-dimensional observations `keys` concatenated, float32 (n, O), of `rows` (None: all N).
+
+        One key without `rows` is the array itself, not a copy; O = 0 without keys. Raises `UserError` for unknown keys
+        and for images.
+        """
         self.check_has(keys)
         images = [k for k in keys if k in self.images]
         if images:
             raise UserError(f"{self.source}: observation {images[0]!r}: expected numbers, got images")
         if not keys:
-            return np.zeros((len(self.actions_NA[rows]), 0), np.float32)
-        parts = [self.obs[k][rows] for k in keys]
+            return np.zeros((len(self.actions_NA if rows is None else self.actions_NA[rows]), 0), np.float32)
+        parts = [self.obs[k] if rows is None else self.obs[k][rows] for k in keys]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def split(self, name: str) -> np.ndarray:

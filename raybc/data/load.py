@@ -9,6 +9,7 @@ from raybc.data.adapt import for_task
 from raybc.data.episodes import EpisodeStore
 from raybc.data.names import obtain, resolve
 from raybc.data.store import cached
+from raybc.registry import get_task
 
 #: Bytes from which on data are converted once and mapped afterwards, instead of read into the memory of every process.
 LARGE = 256 * 2**20
@@ -36,8 +37,6 @@ def read_for(
     """The demonstrations at `path`, for `task` ("": as they are). Large ones are memory-mapped from a converted copy in
     raybc's cache. images: see `raybc.data.formats.read`; None: if the task observes any."""
     if images is None:
-        from raybc.registry import get_task
-
         images = bool(task and get_task(task).images)
     format = formats.detect(path)
     large = format != "store" and size_on_disk(path) > LARGE
@@ -51,8 +50,6 @@ def step_limit_of(task: str, format: str) -> int:
     that say themselves where an episode was cut off."""
     if format != "d4rl" or not task:
         return 0
-    from raybc.registry import get_task
-
     return get_task(task).max_steps
 
 

@@ -1,4 +1,4 @@
-"""What users call data -> where it is published, where it is expected on disk, and its format.
+"""Names of data sets -> where they are published, where they are expected on disk, and their format.
 
 D4RL's names (`halfcheetah-medium-v2`), OGBench's (`cube-single-play-singletask-task1-v0`), robomimic's as
 TASK-DATA-OBS (`lift-mh-low_dim`), Diffusion Policy's PushT (`pusht-human-low_dim`), LIBERO's suites (`libero_spatial`),
@@ -7,12 +7,15 @@ Minari's ids (`D4RL/pen/human-v2`), LeRobot's repositories (`lerobot/pusht`), or
 
 from __future__ import annotations
 
-import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
+from raybc.data.dataset import Dataset
+from raybc.data.download import Unreachable
+from raybc.data.fetch import fetch
+from raybc.envs import d4rl, ogbench
 from raybc.files import home
+from raybc.registry import get_task
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
@@ -41,40 +44,8 @@ LIBERO_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", 
 EXAMPLES = ("halfcheetah-medium-v2", "cube-single-play-v0", "lift-ph-low_dim", "lerobot/pusht", "D4RL/pen/human-v2")
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """name: as written. path: where it is expected. format: of `raybc.data.formats.FORMATS`, "" where the file says.
-    urls: the files, beside each other on disk; or repository: a data set of the Hugging Face hub, and folder: the part
-    of it. task: the environment's, "" where the name does not tell. archive: whether the file is unpacked at `path`.
-    """
-
-    name: str
-    path: Path
-    format: str = ""
-    urls: tuple[str, ...] = ()
-    repository: str = ""
-    folder: str = ""
-    task: str = ""
-    archive: bool = False
-
-    @property
-    def source(self) -> str:
-        """Where it is published, for people."""
-        if self.repository:
-            return f"{hub()}/datasets/{self.repository}" + (f"/tree/main/{self.folder}" if self.folder else "")
-        return " and ".join(self.urls)
-
-    def present(self) -> bool:
-        return self.path.exists()
-
-
-def hub() -> str:
-    """The Hugging Face hub, or the mirror that its own variable HF_ENDPOINT names."""
-    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-
-
 def resolve(name: str) -> Dataset:
-    """The data called `name`, or `UserError` with near matches. Looks at no network."""
+    """The data set called `name`; asks no server. Raises `UserError`, with similar names, for unknown ones."""
     path = Path(name).expanduser()
     if path.exists() or path.is_absolute() or name.startswith((".", "~")) or path.suffix:
         return Dataset(name, path)
@@ -83,20 +54,20 @@ def resolve(name: str) -> Dataset:
         return found
     if re.fullmatch(r"[\w.-]+(/[\w.-]+)+-v\d+", name) and name.count("/") >= 2:
         group, _, folder = name.partition("/")
-        return Dataset(name, _place("minari", name), "minari", repository=f"{MINARI}/{group}", folder=folder)
+        return Dataset(name, _place("minari", name), "minari", repository=f"{MINARI}/{group}", within=folder)
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         return Dataset(name, _place("lerobot", name), "lerobot", repository=name)
     known = [
         *EXAMPLES,
         *LIBERO_SUITES,
-        *_d4rl_names(),
+        *d4rl.DATASETS,
         *(f"{t}-{d}-low_dim" for t, ds in _ROBOMIMIC.items() for d in ds),
     ]
     raise UserError(f"unknown data {name!r} (and no such file): {did_you_mean(name, known)}")
 
 
 def is_published(name: str) -> bool:
-    """Whether `name` is one of the data sets of a suite, which can be downloaded."""
+    """Whether `name` is a data set of a suite that can be downloaded."""
     return _by_suite(name) is not None
 
 
@@ -104,23 +75,15 @@ def _place(*parts: str) -> Path:
     return home().joinpath("datasets", *parts)
 
 
-def _d4rl_names() -> tuple[str, ...]:
-    from raybc.envs.d4rl import DATASETS
-
-    return tuple(DATASETS)
-
-
 def _by_suite(name: str) -> Dataset | None:
     if name in LIBERO_SUITES:
-        return Dataset(name, _place("libero", name), "libero", repository=LIBERO, folder=name)
+        return Dataset(name, _place("libero", name), "libero", repository=LIBERO, within=name)
     if name == "pusht-human-low_dim":
         path = _place("diffusion_policy", "pusht")
         return Dataset(name, path / "pusht_cchi_v7_replay.zarr", "episode_ends", (PUSHT,), task="pusht", archive=True)
     match = re.fullmatch(r"(\w+)-(ph|mh|mg|paired)-(low_dim(?:_sparse|_dense)?)", name)
     if match and match[2] in _ROBOMIMIC.get(match[1], ()):
         return _robomimic(name, *match.groups())
-    from raybc.envs import d4rl, ogbench
-
     if name in d4rl.DATASETS:
         url = d4rl_url(name)
         if url is None:
@@ -136,16 +99,15 @@ def _by_suite(name: str) -> Dataset | None:
 
 
 def _robomimic(name: str, task: str, data: str, kind: str) -> Dataset:
-    """Those for robosuite 1.5; machine generated ones have sparse rewards unless dense ones are asked for."""
+    """The files for robosuite 1.5; machine-generated ones have sparse rewards unless the name says dense."""
     if data == "mg" and kind == "low_dim":
         kind = "low_dim_sparse"
     file = f"v1.5/{task}/{data}/{kind}_v15.hdf5"
-    url = f"{hub()}/datasets/{ROBOMIMIC}/resolve/main/{file}"
-    return Dataset(name, _place("robomimic", file), "robomimic", (url,), task=task)
+    return Dataset(name, _place("robomimic", file), "robomimic", repository=ROBOMIMIC, within=file, task=task)
 
 
 def d4rl_url(name: str) -> str | None:
-    """D4RL's own address of a data set; None where it has none."""
+    """The address that D4RL publishes a data set at; None for names that it never published."""
     match = re.fullmatch(r"(?P<task>[a-z0-9]+?)-(?P<data>[a-z-]+)-v(?P<version>\d)", name)
     if match is None:
         return None
@@ -170,7 +132,7 @@ def d4rl_url(name: str) -> str | None:
 
 
 def obtain(name: str, download: bool = True) -> Path:
-    """The path of the data called `name`, downloaded where it is not on disk.
+    """The path of the data set called `name`, downloaded first if it is not on disk and `download` is true.
 
     Raises `UserError` with the address, the expected path and, where the task has a scripted expert, the command that
     makes a stand-in.
@@ -182,11 +144,8 @@ def obtain(name: str, download: bool = True) -> Path:
         raise UserError(f"{found.path}: expected demonstrations, found no such file or folder")
     reason = "is not on this machine"
     if download:
-        from raybc.data.download import Unreachable, download_bar, fetch
-
         try:
-            with download_bar(name) as on_progress:
-                fetch(found, on_progress)
+            fetch(found)
             return found.path
         except Unreachable as error:
             reason = f"could not be downloaded ({error})"
@@ -196,8 +155,6 @@ def obtain(name: str, download: bool = True) -> Path:
 
 
 def _stand_in(task: str) -> str:
-    from raybc.registry import get_task
-
     if not task or get_task(task).make_expert is None:
         return ""
     return f"\n  a stand-in by the task's scripted expert: python -m raybc.demos {task}"

@@ -23,6 +23,7 @@ from raybc.data.formats import robomimic
 from raybc.data.formats.base import ReadOptions
 from raybc.data.scan import Block, Source
 from raybc.data.starts import Recording, Starts, starts_of
+from raybc.envs import d4rl, metaworld, ogbench
 from raybc.envs.base import Judge, Obs, Restorable, SimEnv, Task
 from raybc.envs.gym import GYM_TYPE, PREFIX, of_data
 from raybc.envs.robosuite import ROBOSUITE_TYPE
@@ -163,8 +164,6 @@ def task_of_data(source: Source, env_args: Mapping[str, Any]) -> Task:
 
 
 def _task_named(name: str) -> Task | None:
-    from raybc.envs import d4rl, metaworld, ogbench
-
     return next((task for task in (family.task(name) for family in (d4rl, ogbench, metaworld)) if task), None)
 
 

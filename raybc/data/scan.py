@@ -15,6 +15,7 @@ from raybc.data.formats import base
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Gathered, ReadOptions
 from raybc.data.load import step_limit_of
 from raybc.data.names import obtain, resolve
+from raybc.registry import parse_env_name
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
@@ -82,8 +83,6 @@ def source_of(name: str, env_name: str = "", download: bool = True) -> Source:
 def task_of(name: str, env_name: str) -> str:
     if not env_name:
         return resolve(name).task
-    from raybc.registry import parse_env_name
-
     return parse_env_name(env_name).task
 
 

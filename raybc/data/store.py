@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from raybc.data import formats
 from raybc.data.episodes import EpisodeStore, check_finite
 from raybc.data.formats import base
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
@@ -88,8 +89,6 @@ def convert(
 
     on_episodes: called with the episodes that are written so far; the others are those of `raybc.data.formats.read`.
     """
-    from raybc.data import formats
-
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
     wanted = ReadOptions(images, states, step_limit)

@@ -1,117 +1,108 @@
 """TFRecord files and the `tf.train.Example` messages in them, without TensorFlow.
 
-A record is its length (8 bytes, little endian), a checksum of that, the message, a checksum of that. A message maps
-names to lists of bytes, float32 or int64 (protobuf's wire format).
+A record is its length (8 bytes, little endian), a checksum of that, the message, a checksum of that
+(https://www.tensorflow.org/tutorials/load_data/tfrecord). Messages are decoded and encoded by protobuf. The checksums
+(CRC-32C) are skipped when a file is read: no dependency computes them at the speed of a disk.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from raybc.types import UserError
 
 Values = list[bytes] | np.ndarray
-#: A length beyond this is damage.
-LARGEST = 1 << 34
+#: Bytes; a record that claims to be longer is damaged.
+MAX_RECORD_BYTES = 1 << 34
+PACKAGE = "raybc.tfrecord"
 
 
 def records(path: Path) -> Iterator[bytes]:
-    """The messages of a file in order."""
+    """The messages of a file in order. Raises `UserError` for a truncated or damaged file."""
     with path.open("rb") as handle:
         while head := handle.read(12):
-            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else LARGEST + 1
-            data = handle.read(length + 4) if length <= LARGEST else b""
+            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else MAX_RECORD_BYTES + 1
+            data = handle.read(length + 4) if length <= MAX_RECORD_BYTES else b""
             if len(data) != length + 4:
                 raise UserError(f"{path}: not readable as TFRecord (damaged or truncated)")
             yield data[:length]
 
 
-def parse(message: bytes) -> dict[str, Values]:
-    """The features of an Example: bytes as a list, numbers as float32 or int64. `ValueError` where it is none."""
+def parse(record: bytes) -> dict[str, Values]:
+    """The features of an Example: bytes as a list, numbers as float32 or int64 (n,). Features without values are left
+    out. Raises `ValueError` for bytes that are no Example."""
+    example = _example_class()()
+    try:
+        example.ParseFromString(record)
+    except message.DecodeError as error:
+        raise ValueError(f"not an Example: {error}") from None
     features: dict[str, Values] = {}
-    for number, body in _fields(message):
-        if number != 1:
-            continue
-        for _, entry in _fields(body):
-            parts = dict(_fields(entry))
-            for kind, content in _fields(parts.get(2, b"")):
-                features[parts[1].decode()] = _values(kind, content)
+    for name, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        if kind == "bytes_list":
+            features[name] = list(feature.bytes_list.value)
+        elif kind == "float_list":
+            features[name] = np.array(feature.float_list.value, np.float32)
+        elif kind == "int64_list":
+            features[name] = np.array(feature.int64_list.value, np.int64)
     return features
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Number and contents of the fields of a message; all that are used here have a length."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        if key & 7 == 2:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field is longer than its message")
-            yield key >> 3, data[at : at + size]
-            at += size
-        elif key & 7 == 0:  # a number that is not packed
-            _, end = _varint(data, at)
-            yield key >> 3, data[at:end]
-            at = end
-        elif key & 7 == 5:
-            yield key >> 3, data[at : at + 4]
-            at += 4
-        else:
-            raise ValueError(f"unexpected wire type {key & 7}")
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _values(kind: int, content: bytes) -> Values:
-    found = [value for _, value in _fields(content)]
-    if kind == 1:
-        return found
-    joined = b"".join(found)
-    if kind == 2:
-        return np.frombuffer(joined, "<f4")
-    if max(joined, default=0) < 0x80:  # flags and small numbers: a byte each
-        return np.frombuffer(joined, np.uint8).astype(np.int64)
-    numbers, at = [], 0
-    while at < len(joined):
-        value, at = _varint(joined, at)
-        numbers.append(value - (1 << 64) if value >> 63 else value)
-    return np.array(numbers, np.int64)
-
-
 def build(features: Mapping[str, Values]) -> bytes:
-    """The Example of `features`; arrays of whole numbers and truth values become int64, others float32."""
-    entries = b""
+    """The Example of `features`: lists of bytes as they are, integer and bool arrays as int64, others as float32, all
+    arrays flattened."""
+    example = _example_class()()
     for name, values in features.items():
+        feature = example.features.feature[name]
         if isinstance(values, list):
-            kind, content = 1, b"".join(_field(1, v) for v in values)
+            feature.bytes_list.value.extend(values)
         elif values.dtype.kind in "iub":
-            kind, content = 3, _field(1, b"".join(_write_varint(int(v) % (1 << 64)) for v in values.reshape(-1)))
+            feature.int64_list.value.extend(values.reshape(-1).astype(np.int64).tolist())
         else:
-            kind, content = 2, _field(1, values.astype("<f4").tobytes())
-        entries += _field(1, _field(1, name.encode()) + _field(2, _field(kind, content)))
-    return _field(1, entries)
+            feature.float_list.value.extend(values.reshape(-1).astype(np.float32).tolist())
+    encoded: bytes = example.SerializeToString(deterministic=True)
+    return encoded
 
 
-def _field(number: int, body: bytes) -> bytes:
-    return _write_varint(number << 3 | 2) + _write_varint(len(body)) + body
+@functools.cache
+def _example_class() -> Any:
+    """`tf.train.Example` as TensorFlow publishes it in example.proto and feature.proto. Built here because no
+    dependency ships its generated code; it is in a pool of its own, so TensorFlow may be imported beside it."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="raybc/example.proto", package=PACKAGE, syntax="proto3")
+    lists = (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64))
+    feature = descriptor_pb2.DescriptorProto(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (name, kind) in enumerate(lists, start=1):
+        list_message = file.message_type.add(name=name)
+        list_message.field.add(name="value", number=1, type=kind, label=field.LABEL_REPEATED)
+        member = _message_field(f"{name.removesuffix('List').lower()}_list", number, name)
+        member.oneof_index = 0
+        feature.field.append(member)
+    features = descriptor_pb2.DescriptorProto(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    entry.field.append(_message_field("value", 2, "Feature"))
+    features.field.append(_message_field("feature", 1, "Features.FeatureEntry", field.LABEL_REPEATED))
+    example = descriptor_pb2.DescriptorProto(name="Example")
+    example.field.append(_message_field("features", 1, "Features"))
+    file.message_type.extend((feature, features, example))
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.Example"))
 
 
-def _write_varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
+def _message_field(name: str, number: int, message_type: str, label: int = 1) -> Any:
+    """A field whose value is a message; label 1 is `LABEL_OPTIONAL`."""
+    kind = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+    return descriptor_pb2.FieldDescriptorProto(
+        name=name, number=number, type=kind, type_name=f".{PACKAGE}.{message_type}", label=label
+    )

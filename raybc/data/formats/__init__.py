@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import base
+from raybc.data.formats.base import Format
 from raybc.strict import did_you_mean
 from raybc.types import UserError
-
-if TYPE_CHECKING:
-    from raybc.data.episodes import EpisodeStore
-    from raybc.data.formats.base import Format
 
 #: Name -> module, in the order in which they are asked: those that look closer come first.
 FORMATS = {
@@ -39,8 +38,6 @@ def get(name: str) -> Format:
 
 def detect(path: Path) -> str:
     """The name of the format of a file or folder, or `UserError` that lists what was looked for."""
-    from raybc.data.formats import base
-
     if not path.exists():
         raise UserError(f"{path}: expected demonstrations, found no such file or folder")
     for name in FORMATS:
@@ -60,8 +57,6 @@ def detect(path: Path) -> str:
 def count(path: Path, format: str) -> int | None:
     """How many episodes a set has, where its format tells that cheaply: without reading observations or actions. None
     elsewhere, and of damaged sets: these say so when they are read."""
-    from raybc.data.formats import base
-
     chosen = get(format)
     if not hasattr(chosen, "count"):
         return None
@@ -86,8 +81,6 @@ def read(
     names. states: whether to read the simulator's states. step_limit: see `base.ReadOptions`. Raises `UserError` with
     file, episode and key for what is missing, damaged or inconsistent.
     """
-    from raybc.data.formats import base
-
     path = Path(path).expanduser()
     chosen = get(format or detect(path))
     if hasattr(chosen, "open_store"):  # needs no copy in memory

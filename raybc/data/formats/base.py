@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import h5py
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
@@ -271,8 +272,6 @@ def magic(path: Path, count: int = 8) -> bytes:
 @contextlib.contextmanager
 def opened_hdf5(path: Path, what: str) -> Iterator[Any]:
     """An `h5py.File`; what h5py raises for a damaged one becomes a `UserError`. what: for "expected a ... file"."""
-    import h5py
-
     if not path.is_file():
         raise UserError(f"{path}: expected a {what} file, found none")
     with readable(path, "HDF5"), h5py.File(path, "r") as file:
@@ -297,8 +296,6 @@ def readable(path: Path, what: str) -> Iterator[None]:
 
 def hdf5_array(group: Any, key: str, where: str) -> Any:
     """The HDF5 data set `group[key]`, unread, or `UserError`; what lies in other files is refused."""
-    import h5py
-
     found = group
     for name in key.split("/"):
         link = found.get(name, getlink=True) if isinstance(found, h5py.Group) else None
@@ -316,8 +313,6 @@ def hdf5_array(group: Any, key: str, where: str) -> Any:
 
 def hdf5_names(path: Path) -> set[str]:
     """The names at the top of an HDF5 file; none where it is no (whole) HDF5 file."""
-    import h5py
-
     if magic(path) != HDF5_MAGIC:
         return set()
     try:
@@ -329,8 +324,6 @@ def hdf5_names(path: Path) -> set[str]:
 
 def hdf5_names_in(group: Any, name: str) -> set[str]:
     """The paths "name/..." of what the group `name` within `group` holds; none where it is no group."""
-    import h5py
-
     inner = group.get(name)
     return {f"{name}/{key}" for key in inner} if isinstance(inner, h5py.Group) else set()
 

@@ -16,7 +16,7 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Npz, ReadOptions
 from raybc.data.zarr2 import META, Zarr
-from raybc.files import replacing
+from raybc.files import replacing, write_json
 from raybc.types import UserError
 
 NAME = "episode_ends"
@@ -140,8 +140,6 @@ def write_store(path: Path, store: EpisodeStore) -> None:
 
 
 def _write_array(folder: Path, array: np.ndarray) -> None:
-    from raybc.files import write_json
-
     folder.mkdir(parents=True)
     meta = {"zarr_format": 2, "shape": array.shape, "chunks": array.shape, "dtype": array.dtype.str}
     write_json(folder / META, {**meta, "compressor": None, "filters": None, "fill_value": 0, "order": "C"})

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 
 from raybc.data.formats import base
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
@@ -149,9 +151,6 @@ def _lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _table(path: Path, columns: list[str] | None) -> Any:
-    import pyarrow
-    import pyarrow.parquet as pq
-
     if not path.is_file():
         raise UserError(f"{path}: expected a parquet file of the data set, found none")
     with base.readable(path, "parquet"):

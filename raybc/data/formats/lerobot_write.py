@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.videos import write_lossless
@@ -96,8 +98,6 @@ def _columns(store: EpisodeStore, first: int, end: int, fps: int = 10) -> dict[s
 
 
 def _table(columns: dict[str, np.ndarray]) -> Any:
-    import pyarrow as pa
-
     def column(array: np.ndarray) -> Any:
         if array.ndim == 1:
             return pa.array(array)
@@ -107,8 +107,6 @@ def _table(columns: dict[str, np.ndarray]) -> Any:
 
 
 def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
-    import pyarrow as pa
-
     at = {"chunk_index": 0, "file_index": 0}
     _parquet(folder / DATA["v3.0"].format(**at), _table(_columns(store, 0, store.num_episodes, fps)))
     tasks = _tasks(store)
@@ -170,8 +168,6 @@ def _stats_of(array: np.ndarray) -> dict[str, Any]:
 
 
 def _parquet(path: Path, table: Any) -> None:
-    import pyarrow.parquet as pq
-
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
@@ -135,8 +136,6 @@ def _part(
 
 def write_store(path: Path, store: EpisodeStore) -> None:
     """One shard for each split; episodes of no split are the split `train`. Images as PNG."""
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
     given = {n: np.asarray(e) for n, e in store.splits.items()} or {"train": np.arange(store.num_episodes)}
     steps: dict[str, Any] = {"action": _tensor(store.actions_NA), "reward": _tensor(store.rewards_N)}
     steps["observation"] = _dict({k: _tensor(v) for k, v in store.obs.items()})
