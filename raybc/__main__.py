@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from raybc import __version__
+from raybc._version import __version__
 
 #: Command -> the module with its `main`, and what `raybc --help` says about it.
 COMMANDS = {

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from raybc import __version__
+from raybc._version import __version__
 from raybc.config import RunConfig, migrate
 from raybc.data.episodes import image_size
 from raybc.data.normalize import Normalizer

@@ -14,7 +14,7 @@ from raybc.config.data import DataOptions, PlanOptions
 from raybc.config.options import options_in
 from raybc.config.output import OutputOptions
 from raybc.config.policy import find_kind, kind_of
-from raybc.config.run import RunConfig
+from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, OptimizerOptions, PhaseOptions
 from raybc.strict import parse_yaml
@@ -71,8 +71,7 @@ def check_effective(config: RunConfig, where: str) -> None:
     place = where if where == "--" else f"{where}."
     if config.horizon_length != RunConfig.horizon_length and not config.action_chunking:
         raise UserError(f"{place}horizon_length: has no effect while action_chunking is off; set it to true")
-    if config.flow_steps != RunConfig.flow_steps and "flow_steps" not in config.policy.sample_axes:
-        raise UserError(f"{place}flow_steps: has no effect with policy {config.policy.kind}")
+    config.check_sampling((n for n in SAMPLE_AXES if getattr(config, n) != getattr(RunConfig, n)), where)
 
 
 def _group_of(run: RunConfig, group: type) -> Any:

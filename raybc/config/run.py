@@ -8,7 +8,7 @@ do; nothing is repaired silently.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,12 @@ class RunConfig(
         if "flow_steps" not in self.policy.sample_axes:
             values["flow_steps"] = values["flow_steps"] or self.flow_steps
         return dataclasses.replace(self, **values)
+
+    def check_sampling(self, names: Iterable[str], where: str) -> None:
+        """Refuse sampling options that somebody sets and that have no effect on this policy."""
+        for name in names:
+            if name not in self.policy.sample_axes:
+                raise UserError(f"{flag_path(where)}{name}: has no effect with policy {self.policy.kind}")
 
     def normalization_of(self, obs_keys: Sequence[str], where: str = "run") -> dict[str, Normalization]:
         """The kind of statistics of each of `obs_keys` and of `ACTIONS`; an unknown key or kind is refused."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from raybc import __version__
+from raybc._version import __version__
 from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig, changed_options
 from raybc.data.episodes import format_shape

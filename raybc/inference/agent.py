@@ -134,7 +134,7 @@ def invariant_sizes(policy: Policy, device: torch.device, sizes: Sequence[int] =
     low_dim = rng.standard_normal((largest, spec.obs_steps, spec.low_dim_size)).astype(np.float32)
     noise = rng.standard_normal((largest, spec.horizon, spec.action_size)).astype(np.float32)
     images = {name: rng.integers(0, 256, (largest, spec.obs_steps, *size), np.uint8) for name, size in spec.images}
-    obs = Observation(low_dim, images)
+    obs: Observation[np.ndarray] = Observation(low_dim, images)
 
     def sample(rows: np.ndarray | slice) -> np.ndarray:
         return _sample(policy, obs.map(lambda array: array[rows]), noise[rows], SampleSetting(flow_steps=2), device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from raybc import __version__
+from raybc._version import __version__
 from raybc.bundle import PolicyBundle
 from raybc.registry import get_task, parse_env_name
 from raybc.types import SampleSetting, UserError

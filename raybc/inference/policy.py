@@ -45,6 +45,7 @@ def load_bundle(
     fields."""
     folder, chosen = find_bundle(path, checkpoint)
     bundle = PolicyBundle.load(folder)
+    bundle.config.check_sampling(changes or (), "--")
     setting = dataclasses.replace(chosen or bundle.config.sample_setting, **(changes or {}))
     bundle.config.with_setting(setting).validate("--")
     return bundle, setting

@@ -49,7 +49,9 @@ def rollout_command(config: SweepConfig, run_dir: Path, row: Mapping[str, Any], 
         return ""
     asked = row["episodes"] + row["errors"]
     flags = [f"--starts={row['phase']}", f"--episodes={min(asked, 2 * videos) if videos else asked}"]
-    flags += [f"--{k}={row[k]}" for k in SAMPLE_AXES if k == "flow_steps" or row[k] != getattr(config.train, k)]
+    own = config.train.sample_setting
+    wanted = [k for k in SAMPLE_AXES if (row[k] if k == "flow_steps" else row[k] != getattr(own, k))]
+    flags += [f"--{k}={row[k]}" for k in wanted]
     if videos:
         flags.append(f"--videos={min(videos, asked)}")
     return shlex.join(["python", "-m", "raybc.rollout", near_path(bundle), *flags])

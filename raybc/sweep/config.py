@@ -242,8 +242,7 @@ class SweepConfig:
             if not axis.values:
                 raise UserError(f"{where}: expected `values: [...]` (every value is scored from the same checkpoint)")
             for kind in self.kinds("policy"):
-                if name not in self.train.changed(policy=kind).policy.sample_axes:
-                    raise UserError(f"{where}: has no effect with policy {kind}")
+                self.train.changed(policy=kind).check_sampling([name], "space")
         for other, wanted in axis.when.items():
             if other == name or other not in self.space or other in SAMPLE_AXES or not self.space[other].values:
                 raise UserError(f"{where}.when: expected another train axis with `values`, got {other!r}")

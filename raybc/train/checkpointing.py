@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from raybc import __version__
+from raybc._version import __version__
 from raybc.config import RunConfig, migrate
 from raybc.files import replacing
 from raybc.train.schedule import LossMonitor, round_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raybc import __version__
+from raybc._version import __version__
 from raybc.config import Role, RunConfig
 from raybc.config.identity import SCHEMA, extends, identity
 from raybc.files import read_json, write_json
