@@ -15,6 +15,7 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
         {"hidden_width": 16, "hidden_depth": 2},
         {"hidden_width": 8, "hidden_depth": 1, "use_fourier_features": True},
     ],
+    "regression": [{"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")],
 }
 ENCODERS: dict[str, list[dict[str, Any]]] = {"impala_small": [{}], "impala": [{}], "impala_large": [{}]}
 

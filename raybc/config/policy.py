@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from raybc.config.options import check_bounds, option
 from raybc.strict import did_you_mean
@@ -155,6 +155,22 @@ class FlowConfig(PolicyConfig):
     """Hidden layers of the velocity field."""
     use_fourier_features: bool = False
     """Feed the flow time as Fourier features instead of a scalar."""
+
+
+@register("regression")
+@dataclass(frozen=True)
+class RegressionConfig(PolicyConfig):
+    """Regression on the chunk with a multilayer perceptron."""
+
+    builder: ClassVar[str] = "raybc.policies.regression:build"
+    sample_axes: ClassVar[tuple[str, ...]] = ("execute_steps", "temporal_ensemble")
+
+    regression_loss: Literal["mse", "l1"] = "mse"
+    """Mean squared or mean absolute error."""
+    hidden_width: int = option(512, at_least=1)
+    """Units in a hidden layer."""
+    hidden_depth: int = option(4, at_least=1)
+    """Hidden layers."""
 
 
 # --- encoders -------------------------------------------------------------------------------------------------------
