@@ -47,7 +47,7 @@ class VelocityField(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Any) -> Tensor:
-        """The velocity, (M, B, H, A). condition: from `condition`."""
+        """The velocity, (M, B, H, A). t_MB1: (M, 1, 1) where all rows share it. condition: from `condition`."""
 
     def prepare_for_acting(self) -> None:
         """See `Policy.prepare_for_acting`."""
@@ -88,8 +88,8 @@ class FlowPolicy(Policy):
         condition = self.velocity_field.condition(self.encode(obs))
         x = noise_MBHA
         for i in range(setting.flow_steps):
-            t_MB1 = torch.full_like(x[..., 0, :1], i / setting.flow_steps)
-            x = x + self.velocity_field(x, t_MB1, condition) / setting.flow_steps
+            t_M11 = x.new_full((x.shape[0], 1, 1), i / setting.flow_steps)
+            x = x + self.velocity_field(x, t_M11, condition) / setting.flow_steps
         return x
 
     def prepare_for_acting(self) -> None:

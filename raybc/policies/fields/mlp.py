@@ -32,6 +32,7 @@ class MLPField(PackedMLP):
 
     def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
         """v(x, t | obs), (M, B, H, A)."""
+        t_MB1 = t_MB1.expand(-1, x_MBHA.shape[1], -1)
         time = fourier_features(t_MB1, FREQUENCIES) if self.fourier else t_MB1
         out = super().forward(torch.cat([condition, x_MBHA.flatten(2), time], dim=-1))
         return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # beyond: padding for acting
