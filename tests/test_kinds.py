@@ -15,6 +15,10 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
         {"hidden_width": 16, "hidden_depth": 2},
         {"hidden_width": 8, "hidden_depth": 1, "use_fourier_features": True},
     ],
+    "flow_unet": [
+        {"unet_channels": "8,16", "unet_groups": 4, "unet_time_size": 8},
+        {"unet_channels": "8,8,16", "unet_groups": 2, "unet_kernel": 3, "unet_time_size": 8},
+    ],
     "regression": [{"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")],
 }
 ENCODERS: dict[str, list[dict[str, Any]]] = {"impala_small": [{}], "impala": [{}], "impala_large": [{}]}
