@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from raybc.config.policy import kinds
 from raybc.testing import check_config
+
+torch.set_num_threads(1)
 
 #: Kind -> options that make its networks small; several to check several forms.
 POLICIES: dict[str, list[dict[str, Any]]] = {
