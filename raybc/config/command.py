@@ -42,7 +42,7 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
         what: find_kind(what, kind, f"--{what}") if kind else flat.default_kind(RunConfig, what)
         for what, kind in kinds.items()
     }
-    start = RunConfig.from_plain(base | {what: kind_of(cls) for what, cls in parts.items()}, "--config")
+    start = RunConfig.from_plain(base | {what: kind_of(cls) for what, cls in parts.items()}, "--")
     _refuse_foreign(argv, start, own)
     fields: list[tuple[str, Any, Any]] = []
     for what, cls in parts.items():

@@ -5,9 +5,10 @@ Letters: M members, B batch, I input features, O output features.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,13 +125,14 @@ class PackedModule(nn.Module):
     def __init__(self, make: Callable[[], nn.Module], members: int) -> None:
         super().__init__()
         self._make = make
-        template = make()
+        with torch.device("meta"):  # only its structure: no memory, nothing random
+            template = make()
         if list(template.buffers()):
             raise ValueError(f"{type(template).__name__}: expected a module without buffers (no BatchNorm)")
         for name, parameter in template.named_parameters():
             self.register_parameter(name.replace(".", "__"), nn.Parameter(torch.empty(members, *parameter.shape)))
         self._names = [name for name, _ in template.named_parameters()]
-        self._template = [template.to("meta")]  # in a list: only its structure, no parameters of ours
+        self._template = [template]  # in a list: its parameters are not ours
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         """Initial weights as `make` draws them, from a seed of the member's own generator."""
@@ -140,10 +142,24 @@ class PackedModule(nn.Module):
                 for name, parameter in self._make().named_parameters():
                     getattr(self, name.replace(".", "__"))[m] = parameter
 
+    def _call(self, weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
+        """The module with these weights."""
+        if not torch.jit.is_tracing():
+            output: Tensor = torch.func.functional_call(self._template[0], dict(weights), inputs)
+            return output
+        module = copy.deepcopy(self._template[0])  # an exporter that traces cannot look into functional calls
+        for name, weight in weights.items():
+            path, _, leaf = name.rpartition(".")
+            parent = module.get_submodule(path)
+            del parent._parameters[leaf]
+            setattr(parent, leaf, weight)
+        output = module(*inputs)
+        return output
+
     def forward(self, *inputs_M: Tensor) -> Tensor:
         """Member by member on inputs with a leading member axis; outputs (M, ...)."""
         outputs = []
         for m, inputs in enumerate(zip(*inputs_M, strict=True)):
             weights = {name: getattr(self, name.replace(".", "__"))[m] for name in self._names}
-            outputs.append(torch.func.functional_call(self._template[0], weights, inputs))
+            outputs.append(self._call(weights, inputs))
         return torch.stack(outputs)
