@@ -120,6 +120,7 @@ class PolicyBundle:
             if sha256 != digest({k: v for k, v in saved.items() if k != "sha256"}):
                 raise UserError(f"{folder / META}: sha256 differs from its contents: the file was edited or damaged")
             meta = _today(saved, folder / META)
+            run_id = str(meta["run_id"])
             config = _config(meta, folder / META)
             weights = _read_weights(folder / WEIGHTS, meta["weights_sha256"])
             names = migrate.renamed(weights, config.policy.renamed_weights)
@@ -143,7 +144,7 @@ class PolicyBundle:
             if isinstance(error, UserError) and str(folder) in str(error):
                 raise
             raise UserError(f"{folder / META}: damaged: {error}") from None
-        bundle._check(folder, str(meta["run_id"]))
+        bundle._check(folder, run_id)
         return bundle
 
     def _check(self, folder: Path, run_id: str) -> None:

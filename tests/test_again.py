@@ -12,6 +12,7 @@ import pytest
 from benchmarks.run_folder import make_run
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
+from raybc.config.command import parse_run
 from raybc.report.commands import rollout_command, train_command
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, read_events
@@ -34,30 +35,40 @@ def view(run: Path) -> Made:
     return Made(load_sweep(run / "config.json"), SweepState.from_events(read_events(run / "ledger.jsonl")))
 
 
-def parsed(command: str) -> Any:
+def parsed(command: str) -> tuple[RunConfig, Any]:
     from raybc.train.__main__ import Args
 
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "raybc.train"]
-    return cli.parse(Args, words[3:], "raybc.train", "")
+    return parse_run(Args, words[3:], "raybc.train", "")
 
 
 def test_the_training_command_is_the_recipe(view: Made) -> None:
     params = view.state.trials[8].params
     command, note = train_command(view.config, params, {"threads": 1})
-    args = parsed(command)
+    found, args = parsed(command)
     assert note == ""
     assert (args.seeds, args.threads) == ((0, 1), 1)
-    found = RunConfig.of(**{f.name: getattr(args, f.name) for f in dataclasses.fields(RunConfig)})
-    assert found.run_id("data") == dataclasses.replace(view.config.train, **params).run_id("data")
+    assert found == view.config.train.changed(**params)
+    assert found.run_id("data") == view.config.train.changed(**params).run_id("data")
+
+
+def test_an_option_without_an_effect_is_left_out(view: Made) -> None:
+    """Some recipes have no chunks: their command must not name a horizon, which training refuses then."""
+    for chunks in (True, False):
+        params = {"action_chunking": chunks, "horizon_length": 7, "hidden_width": 24}
+        recipe = view.config.train.changed(**params)
+        found = parsed(train_command(view.config, params, {})[0])[0]
+        assert found.run_id("data") == recipe.run_id("data")
+        assert found.horizon_length == (7 if chunks else RunConfig.horizon_length)
 
 
 def test_other_demonstrations_are_named(view: Made) -> None:
     more: SweepConfig = dataclasses.replace(view.config, demos=DemosConfig(episodes=30))
-    assert parsed(train_command(more, {}, {})[0]).demos == 30
+    assert parsed(train_command(more, {}, {})[0])[1].demos == 30
     noisy: SweepConfig = dataclasses.replace(view.config, demos=DemosConfig(noise=0.5))
     command, note = train_command(noisy, {}, {"data": {"path": "my demos.hdf5"}})
-    assert parsed(command).dataset == "my demos.hdf5"
+    assert parsed(command)[0].dataset == "my demos.hdf5"
     assert "another run_id" in note
 
 

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from raybc import __version__
 from raybc.bundle import META, WEIGHTS, PolicyBundle
 from raybc.inference.agent import Agent
-from raybc.types import UserError
+from raybc.strict import digest
+from raybc.types import Observation, SampleSetting, UserError
 from tests.helpers import ROOT, chunk_of, tiny_data, tiny_store, tiny_trainer
 
 
@@ -74,12 +76,12 @@ def test_a_bundle_is_its_member_of_the_pack() -> None:
     trainer.advance(5)
     bundles = [trainer.bundle(m) for m in range(2)]
     policy = trainer.policy
-    obs = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
+    obs = torch.randn(2, 3, 1, 5, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(2, 3, 4, 2, generator=torch.Generator().manual_seed(1))
-    expected = policy.sample(obs, noise, 2).detach()
+    expected = policy.sample(Observation(obs), noise, SampleSetting(2)).detach()
     trainer.advance(10)
     for m in range(2):
-        got = bundles[m].build().sample(obs[m : m + 1], noise[m : m + 1], 2)
+        got = bundles[m].build().sample(Observation(obs[m : m + 1]), noise[m : m + 1], SampleSetting(2))
         torch.testing.assert_close(got, expected[m : m + 1], rtol=1e-5, atol=1e-6)
     assert bundles[0].run_id != bundles[1].run_id
 
@@ -93,10 +95,11 @@ def test_a_config_of_whole_numbers_is_loaded(tmp_path: Path) -> None:
 def test_a_fresh_process_needs_the_path_alone(bundle: PolicyBundle, folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys, json, numpy as np; from pathlib import Path; from raybc.bundle import PolicyBundle;"
-        "from raybc.inference.agent import Agent; rng = np.random.default_rng(0);"
-        "obs = rng.normal(size=5).astype('f4')[None, None];"
+        "from raybc.inference.agent import Agent; from raybc.types import Observation, SampleSetting;"
+        "rng = np.random.default_rng(0); obs = Observation(rng.normal(size=5).astype('f4')[None, None]);"
         "noise = rng.normal(size=(4, 2)).astype('f4')[None];"
-        "print(json.dumps(Agent(PolicyBundle.load(Path(sys.argv[1]))).chunks(obs, noise, 3)[0].tolist()));"
+        "agent = Agent(PolicyBundle.load(Path(sys.argv[1])));"
+        "print(json.dumps(agent.chunks(obs, noise, SampleSetting(3))[0].tolist()));"
         "print([m for m in ('ray', 'optuna', 'tyro', 'h5py', 'mujoco') if m in sys.modules])"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -123,12 +126,14 @@ def test_nothing_is_pickled(folder: Path) -> None:
 # Damage
 
 
-def meta(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Edits bundle.json."""
+def meta(change: Callable[[dict[str, Any]], Any], signed: bool = True) -> Callable[[Path], None]:
+    """Edits bundle.json; signed: as one would who knows that there is a checksum."""
 
     def damage(folder: Path) -> None:
         value = json.loads((folder / META).read_text())
         change(value)
+        if signed and "sha256" in value:
+            value["sha256"] = digest({k: v for k, v in value.items() if k != "sha256"})
         (folder / META).write_text(json.dumps(value))
 
     return damage
@@ -157,13 +162,16 @@ def other_seed(folder: Path) -> None:
     (folder.parent / "other" / WEIGHTS).replace(folder / WEIGHTS)
 
 
-def normalization(part: str, key: str, change: Callable[[list[float]], Any]) -> Callable[[Path], None]:
+def normalization(
+    part: str, key: str, change: Callable[[list[float]], Any], signed: bool = True
+) -> Callable[[Path], None]:
     def edit(m: dict[str, Any]) -> None:
         m["normalization"][part][key] = change(m["normalization"][part][key])
 
-    return meta(edit)
+    return meta(edit, signed)
 
 
+EDITED = [META, "sha256 differs from its contents", "edited or damaged"]
 DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no weights": (lambda f: (f / WEIGHTS).unlink(), [WEIGHTS, "expected the weights", "found none"]),
     "no json": (lambda f: (f / META).unlink(), [META, "expected a JSON file"]),
@@ -171,7 +179,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "binary json": (lambda f: (f / META).write_bytes(b"\xff\xfe"), [META, "not readable as JSON"]),
     "json list": (lambda f: (f / META).write_text("[]"), [META, "damaged"]),
     "json null": (lambda f: (f / META).write_text("null"), [META, "damaged"]),
-    "other format": (meta(lambda m: m.update(format="raybc-bundle-2")), [META, "'raybc-bundle-1'", "'raybc-bundle-2'"]),
+    "other format": (meta(lambda m: m.update(format="onnx")), [META, "expected format 'raybc-bundle-2', got 'onnx'"]),
+    "newer format": (
+        meta(lambda m: m.update(format="raybc-bundle-3", raybc="7.8.9")),
+        [META, "format raybc-bundle-2 or older, got raybc-bundle-3, made by raybc 7.8.9", "install that release"],
+    ),
+    "older format": (meta(lambda m: m.update(format="raybc-bundle-1")), [META, "expected the option", "missing"]),
+    "newer option": (
+        meta(lambda m: m["config"].update(thinking=1) or m.update(raybc="7.8.9")),
+        [META, "config.thinking", "unknown", "this policy was made by raybc 7.8.9, this is"],
+    ),
+    "other kind": (meta(lambda m: m["config"].update(policy="flwo")), [META, "config.policy", "did you mean 'flow'"]),
     "edited lr": (meta(lambda m: m["config"].update(lr=1.0)), [META, "run_id", "edited or mixed"]),
     "edited seed": (meta(lambda m: m["config"].update(seed=5)), [META, "run_id", "edited or mixed"]),
     "dropped lr": (meta(lambda m: m["config"].pop("lr")), [META, "run_id", "edited or mixed"]),
@@ -180,16 +198,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "unknown config": (meta(lambda m: m["config"].update(learning_rate=1)), [META, "config.learning_rate", "unknown"]),
     "config type": (meta(lambda m: m["config"].update(lr="a")), [META, "config.lr", "expected float"]),
     "config list": (meta(lambda m: m.update(config=[])), [META, "config", "mapping"]),
-    "edited offset": (normalization("actions", "offset", lambda x: [9.5, *x[1:]]), [META, "sha256", "edited"]),
-    "edited step": (meta(lambda m: m.update(step=11)), [META, "sha256", "edited"]),
-    "edited versions": (meta(lambda m: m.update(environment={"mujoco": "1"})), [META, "sha256", "edited"]),
+    "edited offset": (normalization("actions", "offset", lambda x: [9.5, *x[1:]], False), EDITED),
+    "edited step": (meta(lambda m: m.update(step=11), False), EDITED),
+    "edited versions": (meta(lambda m: m.update(environment={"mujoco": "1"}), False), EDITED),
     "step": (meta(lambda m: m.update(step="late")), [META, "damaged", "late"]),
     "first byte": (flipped(0.0), [WEIGHTS, "sha256"]),
     "middle byte": (flipped(0.5), [WEIGHTS, "sha256"]),
     "last byte": (flipped(0.9999), [WEIGHTS, "sha256"]),
     "short weights": (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1]), [WEIGHTS, "sha256"]),
     "other seed": (other_seed, [WEIGHTS, "sha256", "another bundle"]),
-    "other weights": (other_weights, [WEIGHTS, "field.layers", "expected (1, ", "got (1, "]),
+    "other weights": (other_weights, [WEIGHTS, "velocity_field.layers", "expected (1, ", "got (1, "]),
     "short offset": (normalization("observations", "offset", lambda x: x[:-1]), [META, "normalisation", "match"]),
     "nan offset": (normalization("actions", "offset", lambda x: [float("nan"), *x[1:]]), [META, "normalisation"]),
     "zero scale": (normalization("observations", "scale", lambda x: [0, *x[1:]]), [META, "normalisation", "above 0"]),
@@ -231,8 +249,27 @@ def test_every_key_is_needed(folder: Path, key: str) -> None:
 
 
 def test_there_are_no_other_keys(folder: Path) -> None:
-    """So that the test above stays complete."""
-    assert len(json.loads((folder / META).read_text())) == 13
+    """So that the test above stays complete; who made it is for messages alone."""
+    assert len(json.loads((folder / META).read_text())) == 14
+    meta(lambda m: m.pop("raybc"))(folder)
+    PolicyBundle.load(folder)
+
+
+@pytest.mark.parametrize("key", ["format", "raybc", "run_id", "step", "observations", "images", "environment"])
+def test_every_edit_is_noticed(folder: Path, key: str) -> None:
+    """Whoever does not know of the checksum changes nothing unnoticed."""
+    meta(lambda m: m.pop(key), signed=False)(folder)
+    with pytest.raises(UserError, match=f"{META}: sha256 differs from its contents"):
+        PolicyBundle.load(folder)
+
+
+def test_every_option_is_kept_flat(folder: Path, bundle: PolicyBundle) -> None:
+    saved = json.loads((folder / META).read_text())
+    assert saved["config"] == bundle.config.to_plain()
+    assert saved["config"]["hidden_width"] == 16
+    assert (saved["config"]["policy"], saved["config"]["encoder"]) == ("flow", "None")
+    assert (saved["format"], saved["raybc"]) == ("raybc-bundle-2", __version__)
+    assert bundle.run_ids == (bundle.run_id,) == (saved["run_id"],)
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
     assert run_train(pointmass_demos, out, "--resume", "--lr=1e-3") == 2
     assert "lr: was 0.003, is 0.001" in capsys.readouterr().err
     assert run_train(pointmass_demos, out, "--resume", "--video_episodes=0") == 0
-    assert "going on at step 40 of 60" in capsys.readouterr().out
+    assert "resuming at step 40 of 60" in capsys.readouterr().out
     last = f"checkpoint_60/{WEIGHTS}"
     assert (out / last).read_bytes() == (run / last).read_bytes()
     drop = ("train/steps_per_sec",)
@@ -93,7 +93,7 @@ def test_train_resumes_bit_for_bit_and_refuses_what_differs(
         (["--ogbench_dataset_dir=x"], "ogbench_dataset_dir: expected either this or dataset, got both"),
         (["--accumulate=65"], "--accumulate: expected at most batch_size = 64, got 65"),
         (["--num_rounds=2"], "--epochs_per_round: expected at least 1 with num_rounds = 2"),
-        (["--ema_decay=1"], "--ema_decay: expected 0 (off) or a number below 1, got 1.0"),
+        (["--ema_decay=1"], "--ema_decay: expected at least 0 and below 1, got 1.0"),
         (["--freeze=head"], "freeze: expected the beginning of one of"),
         (["--lr_schedule=cosine", "--min_lr=1"], "--min_lr: expected at most lr"),
     ],

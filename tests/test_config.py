@@ -7,16 +7,22 @@ import dataclasses
 import itertools
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from raybc.config import SAMPLE_AXES, RunConfig
+from raybc.cli import run_main
+from raybc.config import SAMPLE_AXES, PolicyConfig, Role, RunConfig, flat, migrate, option, register
+from raybc.config.command import parse_run
+from raybc.config.policy import _KINDS
 from raybc.strict import digest, from_mapping, parse_yaml
 from raybc.sweep import space
-from raybc.sweep.config import NOT_AXES, SweepConfig, to_plain
+from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.load import load_sweep, sweep_from_mapping
+from raybc.train.__main__ import Args, main
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 from tests.helpers import ROOT, tiny_store
 
@@ -26,6 +32,19 @@ BASE: dict[str, Any] = {
     "space": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}},
     "eval": {"evaluations": 2},
 }
+
+
+#: Options that no sweep may search -> the reason.
+NOT_AXES = {n: i.option.axis for n, i in RunConfig().options().items() if isinstance(i.option.axis, str)}
+#: Release 0.1.0 had these flags of training and keys of `train:`; those of them below could not be searched.
+OPTIONS_OF_0_1_0 = tuple(migrate.OPTIONS_1)
+NOT_AXES_OF_0_1_0 = (
+    "seed", "env_name", "dataset", "save_dir", "run_group", "device", "training_steps", "log_interval",
+    "eval_interval", "save_interval", "eval_episodes", "video_episodes", "video_frame_skip", "keep",
+    "sampling_plan_sha256", "num_rounds", "epochs_per_round", "stop_patience", "stop_min_delta",
+)  # fmt: skip
+#: Options that release 0.1.0 let a sweep search although they change no policy, or say what the task is.
+NO_AXES_ANY_MORE = ("sparse", "ogbench_dataset_dir")
 
 
 def sweep(*overrides: str, **changes: Any) -> SweepConfig:
@@ -208,8 +227,16 @@ def test_a_config_is_read_back_from_its_json() -> None:
     [
         *[(n, [1], [0, -1]) for n in ("training_steps", "batch_size", "log_interval", "eval_interval")],
         *[(n, [1], [0, -1]) for n in ("horizon_length", "hidden_width", "hidden_depth", "flow_steps")],
-        *[(n, [1], [0, -1]) for n in ("eval_episodes", "video_frame_skip")],
-        *[(n, [0, 1], [-1]) for n in ("execute_steps", "video_episodes")],
+        *[(n, [1], [0, -1]) for n in ("eval_episodes", "video_frame_skip", "obs_steps", "accumulate", "num_rounds")],
+        *[(n, [0], [-1]) for n in ("execute_steps", "video_episodes")],
+        *[(n, [0, 1], [-1]) for n in ("epochs_per_round", "plateau_patience", "stop_patience", "monitor_interval")],
+        *[(n, [0, 1], [-1]) for n in ("keep", "dataset_replace_interval", "budget_min_warmup_steps")],
+        *[(n, [-1, 0, 7], [-2]) for n in ("warmup_steps", "freeze_steps", "dataset_proportion_seed", "holdout_seed")],
+        *[(n, [1e-9, 1.0], [0.0, -0.5, 1.1, math.nan]) for n in ("plateau_factor", "dataset_proportion")],
+        *[(n, [0.0, 10.0], [-1e-9, math.inf, math.nan]) for n in ("min_lr", "stop_min_delta", "budget_warmup_ratio")],
+        ("top_percent", [1e-9, 100.0], [0.0, 100.5, math.nan]),
+        ("ema_decay", [0.0, 0.999], [-0.1, 1.0, math.nan]),
+        ("temporal_ensemble", [-1.0, 0.0, 3.0], [-0.5, -2.0, math.inf, math.nan]),
         ("seed", [0, 2**31 - 1], [-1, 2**31]),
         ("save_interval", [-1, 1], [0, -2]),
         ("lr", [1e-30, 1e3], [0.0, -1e-3, math.inf, math.nan]),
@@ -322,15 +349,15 @@ def test_a_date_is_no_value(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(NOT_AXES))
 def test_what_is_no_recipe_cannot_be_searched(name: str) -> None:
-    message = refused(space={name: {"values": [getattr(RunConfig(), name)]}})
+    message = refused(space={name: {"values": [RunConfig().get(name)]}})
     assert f"space.{name}: cannot be searched: {NOT_AXES[name]}" in message
 
 
-def test_every_other_field_of_a_run_can_be_searched() -> None:
-    for field in dataclasses.fields(RunConfig):
-        if field.name not in NOT_AXES:
-            config = sweep(space={field.name: {"values": [getattr(RunConfig(), field.name)]}})
-            assert (field.name in space.train_axes(config)) is (field.name not in SAMPLE_AXES)
+def test_every_other_option_of_a_run_can_be_searched() -> None:
+    for name in RunConfig().options():
+        if name not in NOT_AXES:
+            config = sweep(space={name: {"values": [RunConfig().get(name)]}})
+            assert (name in space.train_axes(config)) is (name not in SAMPLE_AXES)
 
 
 # Corners and points
@@ -354,10 +381,13 @@ def test_corners_are_counted_and_complete() -> None:
         }
     )
     assert space.check_corners(config) == 2 * 3 * 2 * 2 * 3
-    seen = {(r.lr, r.hidden_width, r.hidden_depth, s.flow_steps, s.eval_temperature) for r, s in space.corners(config)}
+    seen = {
+        (r.lr, r.get("hidden_width"), r.get("hidden_depth"), s.flow_steps, s.eval_temperature)
+        for r, s in space.corners(config)
+    }
     assert len(seen) == 72
-    assert {r.hidden_depth for r, _ in space.corners(config)} == {1, 3}
-    assert all(isinstance(r.hidden_depth, int) for r, _ in space.corners(config))
+    assert {r.get("hidden_depth") for r, _ in space.corners(config)} == {1, 3}
+    assert all(isinstance(r.get("hidden_depth"), int) for r, _ in space.corners(config))
 
 
 def test_one_impossible_corner_is_found_and_named() -> None:
@@ -411,15 +441,13 @@ def test_first_points() -> None:
     )
     with pytest.raises(UserError, match=r"points_to_evaluate\[0\].hidden_width: expected a value of the axis, got 512"):
         space.first_points(config)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, hidden_width=16))
+    config = dataclasses.replace(config, train=config.train.changed(hidden_width=16))
     assert space.first_points(config) == [
         ("defaults", {"lr": 1e-3, "hidden_width": 16}),
         ("point", {"lr": 1e-4, "hidden_width": 16}),
         ("point", {"lr": 1e-3, "hidden_width": 8}),
     ]
-    assert space.recipe(config, {"lr": 1, "hidden_width": 8.0}) == dataclasses.replace(
-        config.train, lr=1.0, hidden_width=8
-    )
+    assert space.recipe(config, {"lr": 1, "hidden_width": 8.0}) == config.train.changed(lr=1.0, hidden_width=8)
 
 
 def test_defaults_outside_the_space_are_no_point() -> None:
@@ -467,26 +495,75 @@ def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
-    others |= {"plan": "True", "all": "anchors", "None": "impala"}
+    others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta"}
     if value in others:
         return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(RunConfig)])
-def test_run_id_is_made_of_everything_but_the_place(name: str) -> None:
-    config = RunConfig()
-    value = "cuda" if name == "device" else changed(getattr(config, name))
-    other = dataclasses.replace(config, **{name: value})
-    same = name in ("save_dir", "run_group", "device", "keep", "sampling_plan_path")
-    assert (config.run_id("data") == other.run_id("data")) is same
+#: Options of a run that has them all in effect.
+WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
+#: What changes no identity.
+OUTPUTS = {
+    "dataset", "ogbench_dataset_dir", "sparse", "sampling_plan_path", "compile", "accumulate", "run_group", "save_dir",
+    "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
+    "device",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BetaConfig(PolicyConfig):
+    """A kind of policy that exists in this test alone."""
+
+    builder: ClassVar[str] = "tests.test_config:nothing"
+    sample_axes: ClassVar[tuple[str, ...]] = ("execute_steps",)
+
+    hidden_width: int = option(9, at_least=1)
+    beta_depth: int = option(3, at_least=1)
+    beta_twist: bool = False
+
+
+@pytest.fixture
+def beta() -> Iterator[None]:
+    """A second kind of policy."""
+    register("beta")(BetaConfig)
+    yield
+    del _KINDS["policy"]["beta"]
+
+
+@pytest.mark.usefixtures("beta")
+@pytest.mark.parametrize("name", list(WHOLE.options()))
+def test_run_id_is_made_of_everything_but_outputs(name: str) -> None:
+    value = "cuda" if name == "device" else changed(WHOLE.get(name))
+    other = WHOLE.changed(**{name: value})
+    assert other.get(name) == value
+    assert (WHOLE.run_id("data") == other.run_id("data")) is (name in OUTPUTS)
+    assert (WHOLE.options()[name].option.role is Role.OUTPUT) is (name in OUTPUTS)
+
+
+def test_a_horizon_without_chunks_is_no_identity() -> None:
+    single, chunks = RunConfig(), RunConfig.of(action_chunking=True)
+    assert single.run_id("a") == single.changed(horizon_length=9).run_id("a")
+    assert chunks.run_id("a") != chunks.changed(horizon_length=9).run_id("a")
+    assert single.run_id("a") != chunks.run_id("a")
+
+
+@pytest.mark.usefixtures("beta")
+def test_options_of_different_kinds_are_different_runs() -> None:
+    """Also where the options have the same names and values."""
+    runs = [RunConfig.of(hidden_width=64, policy=policy).run_id("a") for policy in ("flow", "beta")]
+    runs += [RunConfig.of(encoder=e).run_id("a") for e in ("None", "impala_small", "impala", "impala_large")]
+    assert len(set(runs)) == len(runs)
+    assert RunConfig().run_id("a") == RunConfig.of(policy="flow", encoder="None", hidden_width=512).run_id("a")
 
 
 def test_run_id_depends_on_data_and_not_on_the_process() -> None:
     assert RunConfig().run_id("a") != RunConfig().run_id("b")
     assert len(RunConfig().run_id("a")) == 16
-    again = from_mapping(RunConfig, json.loads(json.dumps(dataclasses.asdict(RunConfig.of(lr=1, weight_decay=0)))), "")
-    assert again.run_id("a") == RunConfig.of(lr=1, weight_decay=0).run_id("a"), "1 and 1.0 are the same learning rate"
+    again = from_mapping(RunConfig, json.loads(json.dumps(RunConfig.of(lr=1, weight_decay=0).to_plain())), "")
+    assert again == RunConfig.of(lr=1, weight_decay=0)
+    unchecked = dataclasses.replace(RunConfig(), lr=1, weight_decay=0)
+    assert again.run_id("a") == unchecked.run_id("a"), "1 and 1.0 are the same learning rate"
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
 
 
@@ -498,3 +575,216 @@ def test_evaluation_steps_rise_to_the_end(steps: int, evaluations: int) -> None:
     distances = [b - a for a, b in itertools.pairwise(at)]
     assert min(distances) >= 1
     assert max(distances) - min(distances) <= 1, "equal distances"
+
+
+# Flags, and the names of earlier releases
+
+
+def parsed(*flags: str) -> RunConfig:
+    return parse_run(Args, flags, "raybc.train", "")[0]
+
+
+def refused_flags(*flags: str) -> str:
+    with pytest.raises(UserError) as error:
+        parsed(*flags)
+    return str(error.value)
+
+
+def todays(name: str) -> str:
+    return flat.aliases(RunConfig).get(name, name)
+
+
+def test_the_options_of_release_0_1_0_are_those_it_saved() -> None:
+    saved = json.loads((ROOT / "tests/golden/v0.1.0/expected.json").read_text())["image"]["config"]
+    assert set(OPTIONS_OF_0_1_0) == set(saved)
+    assert set(NOT_AXES_OF_0_1_0) | set(NO_AXES_ANY_MORE) < set(OPTIONS_OF_0_1_0)
+
+
+@pytest.mark.parametrize("name", OPTIONS_OF_0_1_0)
+def test_an_option_of_release_0_1_0_is_still_accepted(name: str) -> None:
+    """As a flag, as a key of `train:`, and as an axis unless it was none."""
+    default = RunConfig().get(todays(name))
+    value = "cuda" if name == "device" else changed(default)
+    chunks = ["--action_chunking"] if name == "horizon_length" else []
+    config = parsed(*chunks, f"--{name}={value}")
+    assert config == RunConfig.of(**{"action_chunking": bool(chunks), todays(name): value})
+    assert parsed(*chunks, f"--{name.replace('_', '-')}", str(value)) == config
+    assert RunConfig.from_plain({name: value}, "train").get(todays(name)) == value
+    assert sweep(train={name: default, "training_steps": 10}).train.get(todays(name)) in (default, 10)
+    axis = {name: {"values": [default]}}
+    if name in (*NOT_AXES_OF_0_1_0, *NO_AXES_ANY_MORE):
+        assert f"space.{name}: cannot be searched: {NOT_AXES[name]}" in refused(space=axis)
+    else:
+        found = sweep(space=axis)
+        assert list(found.space) == [todays(name)]
+        assert space.check_corners(sweep("train.action_chunking=true", space=axis)) == 1
+
+
+def test_what_could_not_be_searched_still_cannot() -> None:
+    assert set(NOT_AXES_OF_0_1_0) | set(NO_AXES_ANY_MORE) <= set(NOT_AXES)
+    assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == {"schedule_steps", "schedule_after"}
+
+
+def test_an_earlier_name() -> None:
+    """`watch_interval` is `monitor_interval` wherever it stands; both at once are refused."""
+    assert parsed("--watch_interval=7") == parsed("--monitor-interval", "7") == RunConfig.of(monitor_interval=7)
+    assert RunConfig.of(watch_interval=7).to_plain()["monitor_interval"] == 7
+    assert "watch_interval" not in RunConfig().to_plain()
+    with pytest.raises(
+        UserError, match=r"^train\.monitor_interval: stands twice: watch_interval is an earlier name of it"
+    ):
+        RunConfig.from_plain({"watch_interval": 7, "monitor_interval": 7}, "train")
+    with pytest.raises(UserError, match="watch_interval is an earlier name of it"):
+        RunConfig.from_plain({"monitor_interval": 7, "watch_interval": 7}, "train")
+    config = sweep(
+        "search.points_to_evaluate=[{watch_interval: 5}]",
+        space={"watch_interval": {"values": [0, 5]}, "lr": {"values": [1e-3, 3e-4], "when": {"watch_interval": 5}}},
+    )
+    assert list(config.space) == ["monitor_interval", "lr"]
+    assert config.space["lr"].when == {"monitor_interval": 5}
+    assert space.check_corners(config) == 3
+    points = [("defaults", {"monitor_interval": 0}), ("point", {"monitor_interval": 5, "lr": 3e-4})]
+    assert space.first_points(config) == points
+    both = {n: {"values": [0, 5]} for n in ("watch_interval", "monitor_interval")}
+    assert "my.yaml: space.monitor_interval: stands twice: watch_interval is an earlier name" in refused(space=both)
+
+
+@pytest.mark.parametrize("true", ["True", "true", "TRUE", "tRue"])
+def test_booleans_in_any_case(true: str) -> None:
+    """Of every group of flags, of the command's own, and of the policy's."""
+    false = {"True": "False", "true": "false", "TRUE": "FALSE", "tRue": "fAlse"}[true]
+    for name in ("action_chunking", "only_successful", "sparse", "plan_aware_lr_scale", "use_fourier_features"):
+        for flags in ([f"--{name}={true}"], [f"--{name}", true], [f"--{name}"], [f"--{name.replace('_', '-')}={true}"]):
+            assert parsed(*flags) == RunConfig.of(**{name: True})
+        for flags in ([f"--{name}={false}"], [f"--{name}", false], [f"--no-{name}"]):
+            assert parsed(f"--{name}", *flags) == RunConfig()
+    config, args = parse_run(Args, ["--resume", true, f"--overwrite={true}", "--lr=1"], "raybc.train", "")
+    assert (config, args.resume, args.overwrite) == (RunConfig.of(lr=1.0), "True", True)
+    assert parse_run(Args, ["--resume=auto", "--no-overwrite"], "raybc.train", "")[1] == Args(resume="auto")
+
+
+@pytest.mark.usefixtures("beta")
+def test_an_option_of_another_kind_names_the_kind() -> None:
+    message = "beta_depth: has no effect with policy flow; it belongs to beta"
+    assert refused_flags("--beta-depth=3") == f"--{message}"
+    with pytest.raises(UserError, match=rf"^train\.{message}"):
+        RunConfig.from_plain({"beta_depth": 3}, "train")
+    with pytest.raises(UserError, match=message):
+        RunConfig().changed(beta_depth=3)
+    message = "hidden_depth: has no effect with policy beta; it belongs to flow"
+    assert refused_flags("--hidden_depth", "3", "--policy=beta") == f"--{message}"
+    with pytest.raises(UserError, match=message):
+        RunConfig.of(policy="beta", hidden_depth=3)
+    assert "space: beta_depth: has no effect with policy flow; it belongs to beta" in refused(
+        space={"beta_depth": {"values": [1]}}
+    )
+    config = parsed("--policy=beta", "--beta_twist", "--hidden_width=4", "--lr=1e-3")
+    assert config.policy == BetaConfig(hidden_width=4, beta_twist=True)
+    assert config == RunConfig.of(policy="beta", beta_twist=True, hidden_width=4, lr=1e-3)
+    assert refused_flags("--policy=beta", "--flow_steps=3") == "--flow_steps: has no effect with policy beta"
+
+
+@pytest.mark.usefixtures("beta")
+def test_axes_of_kinds() -> None:
+    """An option that one kind alone has is a part of that kind's recipes."""
+    axes = {
+        "beta_depth": {"values": [1, 2]},
+        "policy": {"values": ["flow", "beta"]},
+        "hidden_width": {"values": [8, 16]},
+        "hidden_depth": {"values": [1, 2, 3]},
+    }
+    config = sweep(space=axes)
+    runs = [run for run, _ in space.corners(config)]
+    assert [r.policy.kind for r in runs].count("flow") == 2 * 3
+    assert [r.policy.kind for r in runs].count("beta") == 2 * 2
+    assert len(set(runs)) == len(runs)
+    assert next(iter(space.train_axes(config))) in ("policy", "hidden_width")
+    message = refused(space={**axes, "flow_steps": {"values": [1, 2]}})
+    assert "space.flow_steps: has no effect with policy beta" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("flwo", ["expected one of flow", "module:Class of your own, got 'flwo'", "did you mean 'flow'"]),
+        ("nothing.of_mine:Policy", ["there is no module 'nothing.of_mine'", "PYTHONPATH"]),
+        ("tests.test_config:Nothing", ["module 'tests.test_config' has no 'Nothing'"]),
+        ("tests.test_config:BASE", ["expected a frozen dataclass derived from PolicyConfig"]),
+        ("raybc.config.policy:FlowConfig", ["this class is called 'flow'; use that name"]),
+    ],
+)
+def test_unknown_policies_are_refused(kind: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(lambda: main([f"--policy={kind}"])) == 2
+    messages = [capsys.readouterr().err, refused(train={"policy": kind}), refused(space={"policy": {"values": [kind]}})]
+    for message, place in zip(messages, ["error: --policy: ", "train.policy: ", "space.policy: "], strict=True):
+        for part in (place, *parts):
+            assert part in message
+
+
+def test_unknown_encoders_are_refused() -> None:
+    near = "did you mean 'impala' or 'impala_small' or 'impala_large'?"
+    message = refused_flags("--encoder=impla")
+    for part in ("--encoder: expected one of None, impala_small, impala, impala_large or module:Class", near):
+        assert part in message
+    assert near in refused(train={"encoder": "impla"})
+    assert parsed("--encoder=impala", "--encoder", "impala_small").encoder.kind == "impala_small", "the last one counts"
+
+
+def test_a_run_from_a_file(tmp_path: Path) -> None:
+    """`--config FILE.yaml`: flags override it, and a sweep file stands for its `train:`."""
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "lr: 1e-3\nwatch_interval: 5\naction_chunking: true\nhorizon_length: 7\nencoder: impala\nhidden_width: 32\n"
+    )
+    own = RunConfig.of(
+        lr=1e-3, monitor_interval=5, action_chunking=True, horizon_length=7, encoder="impala", hidden_width=32
+    )
+    assert parsed(f"--config={file}") == own
+    assert parsed("--lr=2e-3", "--config", str(file), "--seed=4") == own.changed(lr=2e-3, seed=4)
+    assert parsed(f"--config={file}", "--watch-interval=6") == own.changed(monitor_interval=6)
+    assert parsed(f"--config={file}", "--encoder=None", "--no-action_chunking", "--horizon_length=5") == own.changed(
+        encoder="None", action_chunking=False, horizon_length=5
+    )
+    whole = tmp_path / "sweep.yaml"
+    whole.write_text("name: a\nspace: {}\ntrain:\n  lr: 1e-3\n  use_fourier_features: true\n")
+    assert parsed(f"--config={whole}", "--no-use_fourier_features") == RunConfig.of(lr=1e-3)
+    assert parsed(f"--config={whole}") == RunConfig.of(lr=1e-3, use_fourier_features=True)
+    assert parse_run(Args, [f"--config={whole}"], "raybc.train", "")[1] == Args(config=str(whole))
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (None, ["expected a YAML file with options of a run, found none"]),
+        ("- lr\n", ["expected keys and values, got list"]),
+        ("lr: fast\n", ["run.yaml.lr: expected float, got 'fast'"]),
+        ("lrr: 1\n", ["run.yaml.lrr: unknown key 'lrr'", "did you mean 'lr'"]),
+        ("lr: [\n", ["run.yaml: not readable as YAML"]),
+        ("policy: flwo\n", ["policy: expected one of flow", "did you mean 'flow'"]),
+    ],
+)
+def test_files_that_are_no_run_are_refused(tmp_path: Path, content: str | None, parts: list[str]) -> None:
+    file = tmp_path / "run.yaml"
+    if content is not None:
+        file.write_text(content)
+    message = refused_flags(f"--config={file}")
+    for part in parts:
+        assert part in message
+
+
+def test_flags_without_an_effect_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    message = "--horizon_length: has no effect while action_chunking is off; set it to true"
+    assert refused_flags("--horizon_length=8") == message
+    assert run_main(lambda: main(["--horizon-length=8"])) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert parsed("--horizon_length=8", "--action_chunking").chunk_length == 8
+    assert parsed("--horizon_length=5") == RunConfig(), "it says what is so anyway"
+
+
+def test_help_has_every_flag_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parsed("--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for name in [*RunConfig().options(), *(f.name for f in dataclasses.fields(Args))]:
+        assert text.count(f"--{name.replace('_', '-')} ") == 1 or f"--{name.replace('_', '-')}" in text, name

@@ -420,7 +420,7 @@ def test_windows_are_those_of_a_plain_loop(horizon: int, episodes: list[int]) ->
     picks = torch.arange(len(built.starts))
     batch = built.gather(torch.stack([picks, picks.flip(0)]))  # two members with different examples
     for member, order in ((0, slice(None)), (1, slice(None, None, -1))):
-        np.testing.assert_array_equal(batch.obs.low_dim[member].numpy(), np.array(obs)[order])
+        np.testing.assert_array_equal(batch.obs.low_dim[member, :, 0].numpy(), np.array(obs)[order])
         np.testing.assert_array_equal(batch.actions_MBHA[member].numpy(), np.array(chunks)[order])
         np.testing.assert_array_equal(batch.is_pad_MBH[member].numpy(), np.array(pads)[order])
     assert not batch.is_pad_MBH[..., 0].any(), "the first step of a chunk is never padding"

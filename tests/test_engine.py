@@ -16,10 +16,10 @@ import torch
 from raybc.bundle import PolicyBundle
 from raybc.envs.pointmass import PointMassEnv
 from raybc.inference import agent as agent_module
-from raybc.inference.agent import SIZES, Agent, Images, Resolved, invariant_sizes, stack
+from raybc.inference.agent import SIZES, Agent, Resolved, invariant_sizes, stack
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
-from raybc.types import EpisodeSpec, SampleSetting
+from raybc.types import EpisodeSpec, Observation, SampleSetting
 from tests.helpers import pointmass_bundle, pointmass_data, tiny_trainer
 from tests.test_episode import Script
 
@@ -56,11 +56,12 @@ def test_a_chunk_does_not_depend_on_its_companions(agent: Agent) -> None:
     rng = np.random.default_rng(0)
     obs_BTO = rng.normal(size=(150, 1, 6)).astype(np.float32)
     noise_BHA = rng.normal(size=(150, 8, 2)).astype(np.float32)
-    together = agent.chunks(obs_BTO, noise_BHA, 4)
+    together = agent.chunks(Observation(obs_BTO), noise_BHA, SampleSetting(4))
     assert together.shape == (150, 8, 2)
     assert together.dtype == np.float32
     for rows in ([7], [149, 7], list(range(5)), list(range(40, 73)), list(rng.permutation(150))):
-        np.testing.assert_array_equal(agent.chunks(obs_BTO[rows], noise_BHA[rows], 4), together[rows])
+        some = agent.chunks(Observation(obs_BTO[rows]), noise_BHA[rows], SampleSetting(4))
+        np.testing.assert_array_equal(some, together[rows])
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 3, 4, 5, 6, 9])
@@ -71,14 +72,14 @@ def test_every_size_of_chunk_can_be_asked_in_batches(horizon: int) -> None:
     rng = np.random.default_rng(0)
     obs_BTO = rng.normal(size=(64, 1, 5)).astype(np.float32)
     noise_BHA = rng.normal(size=(64, horizon, 2)).astype(np.float32)
-    together = agent.chunks(obs_BTO, noise_BHA, 2)
+    together = agent.chunks(Observation(obs_BTO), noise_BHA, SampleSetting(2))
     order = rng.permutation(64)
-    np.testing.assert_array_equal(agent.chunks(obs_BTO[order], noise_BHA[order], 2), together[order])
+    turned = agent.chunks(Observation(obs_BTO[order]), noise_BHA[order], SampleSetting(2))
+    np.testing.assert_array_equal(turned, together[order])
     plain = agent.bundle.build()
     with torch.no_grad():
-        z = plain.sample(
-            torch.tensor(agent.bundle.obs_normalizer.apply(obs_BTO[:, 0]))[None], torch.tensor(noise_BHA)[None], 2
-        )
+        seen = Observation(torch.tensor(agent.bundle.obs_normalizer.apply(obs_BTO))[None])
+        z = plain.sample(seen, torch.tensor(noise_BHA)[None], SampleSetting(2))
     np.testing.assert_allclose(together, agent.bundle.action_normalizer.invert(z[0].numpy()), rtol=1e-4, atol=1e-5)
 
 
@@ -98,11 +99,12 @@ class Moody:
     """A policy whose rows change with the size of the batch below 8, or with their place."""
 
     def __init__(self, by_place: bool) -> None:
-        self.shape = pointmass_bundle().shape
+        self.spec = pointmass_bundle().spec
         self._by_place = by_place
 
-    def sample(self, obs: torch.Tensor, noise: torch.Tensor, flow_steps: int, images: Any) -> torch.Tensor:
-        wrong = torch.arange(obs.shape[1])[None, :, None, None] if self._by_place else float(obs.shape[1] < 8)
+    def sample(self, obs: Observation[torch.Tensor], noise: torch.Tensor, setting: SampleSetting) -> torch.Tensor:
+        rows = obs.low_dim.shape[1]
+        wrong = torch.arange(rows)[None, :, None, None] if self._by_place else float(rows < 8)
         return noise + 1e-7 * wrong
 
 
@@ -118,8 +120,13 @@ def test_rows_are_computed_one_by_one_where_nothing_else_is_safe(monkeypatch: py
     single = Agent(pointmass_bundle())
     asked = []
     sample = single._policy.sample
-    single._policy.sample = lambda obs, *more: (asked.append(obs.shape[1]), sample(obs, *more))[1]  # type: ignore[method-assign,func-returns-value]
-    single.chunks(np.zeros((3, 1, 6), np.float32), np.zeros((3, 8, 2), np.float32), 2)
+
+    def noted(obs: Observation[torch.Tensor], *more: Any) -> torch.Tensor:
+        asked.append(obs.low_dim.shape[1])
+        return sample(obs, *more)
+
+    single._policy.sample = noted  # type: ignore[method-assign]
+    single.chunks(Observation(np.zeros((3, 1, 6), np.float32)), np.zeros((3, 8, 2), np.float32), SampleSetting(2))
     assert asked == [1, 1, 1]
 
 
@@ -136,6 +143,17 @@ def test_slots_change_nothing(agent: Agent, slots: int | None, setting: SampleSe
     assert len({r["outcome"] for r in rows}) > 1
     backwards = run(engine, [(Rollout("b", setting), spec) for spec in SPECS[::-1]])
     assert backwards == rows[::-1], "the same simulators again, in another order"
+
+
+def test_settings_of_one_network_are_asked_together(agent: Agent) -> None:
+    """How much of a chunk is executed and how warm the noise is does not concern the network."""
+    settings = [SampleSetting(2), SampleSetting(2, 3), SampleSetting(2, 0, 1.0), SampleSetting(2, 0, 0.0, 0.1)]
+    counting = Counting(agent)
+    orders = [(Rollout("b", setting), spec) for spec in SPECS[:2] for setting in settings]
+    rows = run(Engine(lambda path: counting, slots=8), orders)
+    assert counting.asked[0] == 8
+    for (work, spec), row in zip(orders, rows, strict=True):
+        assert row == strip(run_episode(PointMassEnv(), agent, spec, work.setting, 80).to_row())
 
 
 def test_works_are_mixed_and_not_mixed_up(agent: Agent) -> None:
@@ -155,9 +173,9 @@ class Counting:
     def __init__(self, agent: Agent) -> None:
         self._agent, self.bundle, self.asked = agent, agent.bundle, list[int]()
 
-    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images) -> Resolved:
-        self.asked.append(len(obs_BTO))
-        return self._agent.predict(obs_BTO, noise_BHA, flow_steps, images)
+    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Resolved:
+        self.asked.append(len(obs.low_dim))
+        return self._agent.predict(obs, noise_BHA, setting)
 
 
 def test_one_question_a_chunk_for_all_slots(agent: Agent) -> None:
@@ -178,7 +196,7 @@ class Later:
         self._agent, self.bundle = agent, agent.bundle
         self.open, self.most = 0, 0
 
-    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images) -> Any:
+    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Any:
         self.open += 1
         self.most = max(self.most, self.open)
         later = self
@@ -186,7 +204,7 @@ class Later:
         class Prediction:
             def get(self) -> np.ndarray:
                 later.open -= 1
-                return later._agent.chunks(obs_BTO, noise_BHA, flow_steps, images)
+                return later._agent.chunks(obs, noise_BHA, setting)
 
         return Prediction()
 
@@ -242,15 +260,16 @@ def test_a_policy_with_history_acts_as_it_was_trained(tmp_path: Path) -> None:
     batch = windows.gather(torch.tensor([[first, first + 1, first + 5]]))
     normalised = trainer.prepared.obs_normalizer.apply(store.observation(("state", "goal")))
     for row, (start, back) in enumerate([(first, [0, 0, 0]), (first, [0, 0, 1]), (first, [3, 4, 5])]):
-        np.testing.assert_array_equal(batch.obs.low_dim[0, row], np.concatenate([normalised[start + b] for b in back]))
+        np.testing.assert_array_equal(batch.obs.low_dim[0, row], [normalised[start + b] for b in back])
     trainer.bundle(0).save(tmp_path / "bundle")
     bundle = PolicyBundle.load(tmp_path / "bundle")
     assert bundle.spec.obs_size == 18
     seen = [{k: store.obs[k][first + i] for k in ("state", "goal")} for i in range(6)]
     obs_TO = stack(seen, ("state", "goal"), 3)
-    chunk = Agent(bundle).chunks(obs_TO[None], np.zeros((1, 4, 2), np.float32), 2)[0]
+    chunk = Agent(bundle).chunks(Observation(obs_TO[None]), np.zeros((1, 4, 2), np.float32), SampleSetting(2))[0]
     with torch.no_grad():
-        z = trainer.policy.sample(batch.obs.low_dim[:, 2:], torch.zeros(1, 1, 4, 2), 2)[0, 0].numpy()
+        last = Observation(batch.obs.low_dim[:, 2:])
+        z = trainer.policy.sample(last, torch.zeros(1, 1, 4, 2), SampleSetting(2))[0, 0].numpy()
     np.testing.assert_allclose(chunk, trainer.prepared.action_normalizer.invert(z), rtol=1e-5, atol=1e-6)
 
 

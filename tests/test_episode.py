@@ -19,7 +19,7 @@ from raybc.inference.agent import Agent, Resolved
 from raybc.rollout import results
 from raybc.rollout.episode import run_episode
 from raybc.testing.envs import check_task
-from raybc.types import EpisodeResult, EpisodeSpec, SampleSetting, UserError
+from raybc.types import EpisodeResult, EpisodeSpec, Observation, SampleSetting, UserError
 from tests.helpers import chunk_of, pointmass_bundle, saved
 
 SETTING = SampleSetting(flow_steps=4)
@@ -52,19 +52,21 @@ class Script:
             action_size=2,
             config=SimpleNamespace(obs_steps=obs_steps),
             images={},
-            shape=SimpleNamespace(horizon=horizon),
+            spec=SimpleNamespace(horizon=horizon),
         )
         self.noises: list[np.ndarray] = []
         self.seen: list[np.ndarray] = []
         self.flow_steps: list[int] = []
 
-    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Any) -> Resolved:
+    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Resolved:
+        obs_BTO = obs.low_dim
+        assert (obs.images, obs.instruction) == ({}, None)
         assert obs_BTO.dtype == noise_BHA.dtype == np.float32
         assert obs_BTO.shape == (1, self.bundle.config.obs_steps, 6)
         assert noise_BHA.shape == (1, self.bundle.spec.horizon, 2)
         self.seen.append(obs_BTO[0])
         state_O = obs_BTO[0, -1]
-        return Resolved(self.chunk({"state": state_O[:4], "goal": state_O[4:]}, noise_BHA[0], flow_steps)[None])
+        return Resolved(self.chunk({"state": state_O[:4], "goal": state_O[4:]}, noise_BHA[0], setting.flow_steps)[None])
 
     def chunk(self, obs: Any, noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
         self.noises.append(noise_HA)
@@ -303,7 +305,8 @@ def test_an_agent_works_in_physical_units(agent: Agent) -> None:
     noise = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
     x = (np.concatenate([obs["state"], obs["goal"]]) - bundle.obs_normalizer.offset) / bundle.obs_normalizer.scale
     with torch.no_grad():
-        z = bundle.build().sample(torch.tensor(x)[None, None], torch.tensor(noise)[None, None], 3)[0, 0].numpy()
+        seen = Observation(torch.tensor(x)[None, None, None])
+        z = bundle.build().sample(seen, torch.tensor(noise)[None, None], SampleSetting(3))[0, 0].numpy()
     expected = z * bundle.action_normalizer.scale + bundle.action_normalizer.offset
     np.testing.assert_allclose(chunk_of(agent, obs, noise, 3), expected, rtol=1e-5, atol=1e-6)
     swapped = {"goal": obs["goal"], "other": np.ones(3), "state": obs["state"]}

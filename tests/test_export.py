@@ -16,6 +16,7 @@ from raybc.envs.pointmass import POINTMASS_PIXELS, PointMassEnv
 from raybc.export import onnx as export
 from raybc.export.__main__ import main
 from raybc.inference.agent import Agent
+from raybc.types import Observation, SampleSetting
 from tests.helpers import pointmass_bundle, pointmass_data, tiny_trainer
 from tests.test_images import image_trainer
 
@@ -54,7 +55,7 @@ def test_one_file_acts_alone(folder: Path, tmp_path: Path, capsys: pytest.Captur
     noise = rng.standard_normal((7, 8, 2)).astype(np.float32)
     got = runtime.run(["actions"], {**inputs, "noise": noise})[0]
     obs_BTO = np.concatenate([inputs[name] for name in bundle.obs_sizes], -1)
-    expected = Agent(bundle).chunks(obs_BTO, noise, 3)
+    expected = Agent(bundle).chunks(Observation(obs_BTO), noise, SampleSetting(3))
     assert (got.shape, got.dtype) == ((7, 8, 2), np.float32)
     assert (np.abs(got - expected) <= 1e-5 * bundle.action_normalizer.scale).all()
     facts = json.loads(out.with_suffix(".json").read_text())
@@ -93,7 +94,8 @@ def test_every_kind_of_policy(kind: str, tmp_path: Path) -> None:
         state = np.broadcast_to(obs["state"], (1, steps, 4)).copy()
         noise = np.zeros((1, 4, 2), np.float32)
         got = session(tmp_path / "p.onnx").run(None, {"pixels": pixels, "state": state, "noise": noise})[0]
-        expected = Agent(bundle).chunks(state, noise, facts["setting"]["flow_steps"], {"pixels": pixels})
+        setting = SampleSetting(**facts["setting"])
+        expected = Agent(bundle).chunks(Observation(state, {"pixels": pixels}), noise, setting)
         assert (np.abs(got - expected) <= 1e-5 * bundle.action_normalizer.scale).all()
 
 

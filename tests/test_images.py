@@ -17,24 +17,25 @@ import pytest
 import torch
 
 from raybc.bundle import PolicyBundle
+from raybc.config import RunConfig
 from raybc.data import store as stores
 from raybc.data.formats import read
 from raybc.data.windows import Windows
 from raybc.envs.pointmass import IMAGE_SIZE, POINTMASS, POINTMASS_PIXELS
 from raybc.envs.spec import spec_of_task
-from raybc.inference.agent import Agent
-from raybc.policies.base import PolicyShape
-from raybc.policies.encoders.impala import IMPALA, PackedImpala, Sizes, halved
-from raybc.policies.flow import FlowPolicy
+from raybc.inference.agent import Agent, stack_rows
+from raybc.policies.base import Encoder, PolicySpec
+from raybc.policies.build import build_policy
+from raybc.policies.encoders.impala import PackedImpala, halved
 from raybc.rollout.checks import check_fits
 from raybc.rollout.episode import Episode, run_episode
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.space import check_corners
-from raybc.testing.policies import check_policy, generators
+from raybc.testing.policies import check_encoder, check_policy, generators
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Parallel, Ranks
-from raybc.types import EpisodeSpec, SampleSetting, UserError
+from raybc.types import EpisodeSpec, Observation, SampleSetting, UserError
 from tests.helpers import CPU, demonstrations, run_train, tiny_config
 
 ENCODER = {"env_name": "pointmass-scripted-image", "encoder": "impala_small"}
@@ -102,7 +103,7 @@ def reference(encoder: PackedImpala, m: int, images_THWC: np.ndarray) -> np.ndar
 @pytest.mark.parametrize("size", [(8, 8), (7, 10), (9, 5)])
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_the_encoder_is_impala(size: tuple[int, int], blocks: int) -> None:
-    encoder = PackedImpala(2, (*size, 6), Sizes((4, 5), blocks, features=3))
+    encoder = PackedImpala(2, (*size, 6), (4, 5), blocks, features=3)
     encoder.init_members(generators([0, 1]))
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
@@ -122,9 +123,33 @@ def test_pooling_halves_every_size(size: int) -> None:
     np.testing.assert_array_equal(halved(torch.from_numpy(x)).numpy(), pooled(x).astype(np.float32))
 
 
+def encoder_of(kind: str, image: tuple[int, int, int], members: int) -> Encoder:
+    config = RunConfig.of(encoder=kind).encoder
+    encoder = config.build(config, image, members)
+    assert isinstance(encoder, Encoder)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "blocks", "features"),
+    [
+        ("impala_small", (16, 32, 32), 1, 512),
+        ("impala", (16, 32, 32), 2, 512),
+        ("impala_large", (64, 128, 128), 2, 1024),
+    ],
+)
+def test_the_sizes_of_the_encoders(kind: str, channels: tuple[int, ...], blocks: int, features: int) -> None:
+    """Those that OGBench and qc call by these names."""
+    encoder: Any = encoder_of(kind, (8, 8, 3), 1)
+    assert tuple(stack.first.weights_MOIKK.shape[1] for stack in encoder.stacks) == channels
+    assert [len(stack.blocks) for stack in encoder.stacks] == [2 * blocks] * len(channels)
+    assert (encoder.features, encoder.head.weights_MIO.shape[2]) == (features, features)
+
+
 def test_initial_weights() -> None:
     """Glorot's bound, and a spread that fills it."""
-    encoder = PackedImpala(1, (8, 8, 3), IMPALA["impala_small"])
+    encoder = encoder_of("impala_small", (8, 8, 3), 1)
+    assert isinstance(encoder, PackedImpala)
     encoder.init_members(generators([0]))
     for inputs, outputs, layer in ((3, 16, encoder.stacks[0].first), (32, 32, encoder.stacks[2].first)):
         bound = np.sqrt(6 / (9 * (inputs + outputs)))
@@ -134,15 +159,18 @@ def test_initial_weights() -> None:
         assert not layer.bias_MO.any()
 
 
+@pytest.mark.parametrize("obs_steps", [1, 2])
 @pytest.mark.parametrize("numbers", [0, 3])
 @pytest.mark.parametrize("encoder", ["impala_small", "impala"])
-def test_conformance(numbers: int, encoder: str) -> None:
-    shape = PolicyShape(numbers, 2, 3, (("front", (8, 8, 3)), ("obs.wrist", (6, 9, 3))))
-    check_policy(
-        lambda members: FlowPolicy(
-            shape, width=16, depth=2, use_fourier_features=False, encoder=encoder, members=members
-        )
-    )
+def test_conformance(numbers: int, encoder: str, obs_steps: int) -> None:
+    spec = PolicySpec(numbers, 2, 3, obs_steps, (("front", (8, 8, 3)), ("obs.wrist", (6, 9, 3))))
+    run = RunConfig.of(hidden_width=16, hidden_depth=2, encoder=encoder)
+    check_policy(lambda members: build_policy(run, spec, members))
+
+
+@pytest.mark.parametrize("kind", ["impala_small", "impala"])
+def test_conformance_of_encoders(kind: str) -> None:
+    check_encoder(lambda members: encoder_of(kind, (9, 6, 4), members), (9, 6, 4))
 
 
 # Windows and agents
@@ -168,7 +196,7 @@ def test_windows_have_the_images_of_their_steps(obs_steps: int) -> None:
         for first in [store.episode_starts[e]]
         for row in range(first, store.episode_ends[e])
     ]
-    np.testing.assert_array_equal(batch.images["pixels"][0].numpy(), store.obs["pixels"][rows])
+    np.testing.assert_array_equal(batch.obs.images["pixels"][0].numpy(), store.obs["pixels"][rows])
 
 
 def test_a_policy_acts_on_what_it_was_trained_on() -> None:
@@ -184,25 +212,25 @@ def test_a_policy_acts_on_what_it_was_trained_on() -> None:
         seen.append(env._obs())
 
     episode = Episode(env, bundle, EpisodeSpec("pointmass_pixels", "search", 0), SampleSetting(), 80, watch)
-    first = episode.question()
+    first = episode.request()
     episode.execute(actions)
-    later = episode.question()
+    later = episode.request()
     pixels = np.stack([obs["pixels"] for obs in seen])
     states = np.stack([obs["state"] for obs in seen])
     windows = Windows.build(
         states, np.zeros((5, 2), np.float32), np.array([5]), np.array([0]), 1, CPU, 2, {"p": pixels}
     )
     batch = windows.gather(torch.tensor([[0, 4]]))
-    for i, (obs, _, images) in enumerate((first, later)):
-        np.testing.assert_array_equal(images["pixels"], batch.images["p"][0, i].numpy())
-        np.testing.assert_array_equal(obs.ravel(), batch.obs.low_dim[0, i].numpy())
-    answer = Agent(bundle).chunks(later[0][None], later[1][None], 3, {"pixels": later[2]["pixels"][None]})
+    for i, (obs, _) in enumerate((first, later)):
+        np.testing.assert_array_equal(obs.images["pixels"], batch.obs.images["p"][0, i].numpy())
+        np.testing.assert_array_equal(obs.low_dim, batch.obs.low_dim[0, i].numpy())
+    answer = Agent(bundle).chunks(stack_rows([later[0]]), later[1][None], SampleSetting(3))
+    low_dim = torch.tensor(bundle.obs_normalizer.apply(later[0].low_dim))[None, None]
     with torch.no_grad():
         z = trainer.policy.sample(
-            torch.tensor(bundle.obs_normalizer.apply(later[0])).reshape(1, 1, -1),
+            Observation(low_dim, {"pixels": batch.obs.images["p"][:, 1:]}),
             torch.tensor(later[1])[None, None],
-            3,
-            {"pixels": batch.images["p"][:, 1:]},
+            SampleSetting(3),
         )
     np.testing.assert_allclose(answer[0], bundle.action_normalizer.invert(z[0, 0].numpy()), rtol=1e-5, atol=1e-5)
 
@@ -214,9 +242,9 @@ def test_a_chunk_does_not_depend_on_its_companions() -> None:
     obs = rng.normal(size=(70, 1, 4)).astype(np.float32)
     noise = rng.normal(size=(70, 4, 2)).astype(np.float32)
     pixels = rng.integers(0, 256, (70, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    together = agent.chunks(obs, noise, 2, {"pixels": pixels})
+    together = agent.chunks(Observation(obs, {"pixels": pixels}), noise, SampleSetting(2))
     for rows in ([7], [69, 7], list(range(5)), list(rng.permutation(70))):
-        alone = agent.chunks(obs[rows], noise[rows], 2, {"pixels": pixels[rows]})
+        alone = agent.chunks(Observation(obs[rows], {"pixels": pixels[rows]}), noise[rows], SampleSetting(2))
         np.testing.assert_array_equal(alone, together[rows])
 
 
@@ -224,7 +252,8 @@ def test_the_image_decides() -> None:
     """Same state, another goal in the image: another chunk."""
     agent = Agent(image_trainer().bundle(0))
     pixels = np.random.default_rng(0).integers(0, 256, (2, 1, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    chunks = agent.chunks(np.zeros((2, 1, 4), np.float32), np.zeros((2, 4, 2), np.float32), 2, {"pixels": pixels})
+    obs = Observation(np.zeros((2, 1, 4), np.float32), {"pixels": pixels})
+    chunks = agent.chunks(obs, np.zeros((2, 4, 2), np.float32), SampleSetting(2))
     assert not np.allclose(chunks[0], chunks[1])
 
 

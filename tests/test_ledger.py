@@ -56,6 +56,11 @@ EVENTS: list[dict[str, Any]] = [
 ]
 
 
+def test_axes_of_earlier_releases_have_the_names_of_today() -> None:
+    state = SweepState.from_events([start(0, lr=1e-3, watch_interval=7)])
+    assert state.trials[0].params == {"lr": 1e-3, "monitor_interval": 7}
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "run" / "ledger.jsonl"

@@ -22,7 +22,7 @@ from raybc.envs.pointmass import POINTMASS, POINTMASS_PIXELS, PointMassEnv
 from raybc.inference.agent import Agent
 from raybc.inference.policy import Policy
 from raybc.rollout.episode import run_episode
-from raybc.types import EpisodeSpec, SampleSetting, UserError
+from raybc.types import EpisodeSpec, Observation, SampleSetting, UserError
 from tests.helpers import pointmass_bundle, pointmass_data, tiny_trainer
 from tests.test_images import image_trainer
 
@@ -132,7 +132,8 @@ def test_chunks_and_history(history: PolicyBundle) -> None:
     last = policy.chunk(seen[-1])
     obs_TO = np.stack([np.concatenate([obs[k] for k in history.obs_sizes]) for obs in seen[1:]])
     noise = np.zeros((1, 5, 2), np.float32)
-    np.testing.assert_array_equal(last, Agent(history).chunks(obs_TO[None], noise, policy.setting.flow_steps)[0])
+    expected = Agent(history).chunks(Observation(obs_TO[None]), noise, SampleSetting(policy.setting.flow_steps))[0]
+    np.testing.assert_array_equal(last, expected)
     policy.reset()
     assert not np.array_equal(policy.chunk(seen[-1]), last)
 

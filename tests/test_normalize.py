@@ -83,7 +83,7 @@ def test_the_bundle_has_the_numbers() -> None:
 def test_without_it_a_run_is_what_it_was() -> None:
     plain, named = (tiny_config(normalization_keys=text) for text in ("", "arm=mean_std"))
     first, second = (prepare(config, tiny_data(), CPU) for config in (plain, named))
-    np.testing.assert_array_equal(first.train.obs_NO, second.train.obs_NO)
+    np.testing.assert_array_equal(first.rotation.at(0).obs_NO, second.rotation.at(0).obs_NO)
     assert plain.run_id("x") != named.run_id("x")
 
 

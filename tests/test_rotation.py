@@ -92,12 +92,12 @@ def test_each_step_draws_from_the_file_whose_turn_it_is(folder: Path) -> None:
     actions = one.prepared.action_normalizer.apply(store.actions_NA)
     for step in range(150):
         one.step = step
-        turns, picks = one.prepared.rotation, one.draws.at(step)[0]
-        rows = (one.windows.starts[picks] + turns.first_row(step)).flatten().tolist()
+        rotation, indices = one.prepared.rotation, one.draws.at(step).indices_MB
+        rows = (one.windows.starts[indices] + rotation.first_row(step)).flatten().tolist()
         assert {file_of(r) for r in rows} == {step // EVERY % 3}
         drawn[step // EVERY % 3] |= set(rows)
-        batch = one.windows.gather(picks)
-        np.testing.assert_array_equal(batch.obs.low_dim[0].numpy(), normalised[rows])
+        batch = one.windows.gather(indices)
+        np.testing.assert_array_equal(batch.obs.low_dim[0, :, 0].numpy(), normalised[rows])
         ends = store.episode_ends[np.searchsorted(store.episode_ends, rows, side="right")]
         for row, end, chunk, pad in zip(rows, ends, batch.actions_MBHA[0], batch.is_pad_MBH[0], strict=True):
             expected = [min(row + k, end - 1) for k in range(4)]
@@ -108,9 +108,9 @@ def test_each_step_draws_from_the_file_whose_turn_it_is(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["mean_std", "min_max", "quantile", "identity"])
 def test_statistics_are_those_of_all_files(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raybc.train import rotation as turns
+    from raybc.train import rotation
 
-    monkeypatch.setattr(turns, "STEPS_PER_BLOCK", 7)
+    monkeypatch.setattr(rotation, "BLOCK", 7)
     found, store = trainer(folder, normalization=kind).prepared, formats.read(folder)
     for got, values in ((found.obs_normalizer, store.obs["state"]), (found.action_normalizer, store.actions_NA)):
         expected = Normalizer.fit(values[:40], kind)  # type: ignore[arg-type]
@@ -152,7 +152,7 @@ def test_one_file_is_in_memory_at_a_time(folder: Path) -> None:
 
 
 def test_held_out_episodes_are_looked_at(folder: Path) -> None:
-    one = trainer(folder, lr_schedule="plateau", watch_interval=5, min_lr=1e-6)
+    one = trainer(folder, lr_schedule="plateau", monitor_interval=5, min_lr=1e-6)
     windows = one.prepared.validation
     assert windows is not None
     store = one.data.store

@@ -26,7 +26,7 @@ import raybc
 from raybc.cli import run_main
 from raybc.envs.pointmass import POINTMASS_PIXELS
 from raybc.inference.agent import Agent
-from raybc.types import UserError
+from raybc.types import Observation, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
 from tests.test_images import image_trainer
 
@@ -184,8 +184,8 @@ def test_concurrent_clients_share_batches(server: str, bundles: Path) -> None:
     questions = rng.normal(0, 0.5, (16, 10, 6)).astype(np.float32)
     here = Agent(pointmass_bundle())
     zeros = np.zeros((10, 8, 2), np.float32)
-    flow_steps = here.bundle.config.flow_steps
-    expected = [here.chunks(part[:, None], zeros, flow_steps) for part in questions]
+    setting = here.bundle.config.sample_setting
+    expected = [here.chunks(Observation(part[:, None]), zeros, setting) for part in questions]
     got: dict[int, list[np.ndarray]] = {}
     before, together = ask(server, "GET", "/health")[1], threading.Barrier(len(questions))
 
@@ -209,11 +209,11 @@ def test_concurrent_clients_share_batches(server: str, bundles: Path) -> None:
 
 def test_questions_that_arrive_together_are_one_batch() -> None:
     async def together() -> tuple[int, list[np.ndarray]]:
-        with contextlib.closing(Batcher(pointmass_bundle(), 4)) as batcher:
+        with contextlib.closing(Batcher(pointmass_bundle(), SampleSetting(4))) as batcher:
             noise = np.random.default_rng(0).standard_normal((150, 8, 2)).astype(np.float32)
-            obs_TO = np.zeros((1, 6), np.float32)
-            chunks = await asyncio.gather(*(batcher.predict((obs_TO, n, {})) for n in noise))
-            alone = [await batcher.predict((obs_TO, n, {})) for n in noise[:3]]
+            obs = Observation(np.zeros((1, 6), np.float32))
+            chunks = await asyncio.gather(*(batcher.predict((obs, n)) for n in noise))
+            alone = [await batcher.predict((obs, n)) for n in noise[:3]]
             np.testing.assert_array_equal(np.stack(alone), np.stack(chunks[:3]))
             return batcher.batches, chunks
 

@@ -15,13 +15,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from raybc.policies.base import Loss
 from raybc.policies.flow import FlowPolicy
-from raybc.train.log import COLUMNS, MemberLog
-from raybc.train.loop import PackTrainer, pick_device
+from raybc.train.log import MemberLog, TrainRow
+from raybc.train.loop import PackTrainer, Progress, pick_device
 from raybc.train.schedule import learning_rate
-from raybc.train.step import STEPS_PER_BLOCK, Draws, NonFiniteLoss, clip_by_member, stream_seed
+from raybc.train.step import STEPS_PER_BLOCK, DrawSource, NonFiniteLoss, clip_by_member, stream_seed
 from raybc.types import UserError
 from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
+
+#: What Adam keeps of the first parameter.
+FIRST = "velocity_field.layers.0.weights_MIO/exp_avg"
 
 
 def parameters(trainer: PackTrainer) -> dict[str, torch.Tensor]:
@@ -44,11 +48,11 @@ def test_a_member_of_a_pack_is_the_same_member_alone(changes: dict[str, Any]) ->
     pack = tiny_trainer(seeds, **changes)
     start = parameters(pack)
     losses: list[list[float]] = []
-    pack.advance(200, lambda step, loss_M, speed: losses.append(loss_M))
+    pack.advance(200, lambda progress: losses.append(progress.losses))
     for m, seed in enumerate(seeds):
         alone = tiny_trainer([seed], **changes)
         single: list[float] = []
-        alone.advance(200, lambda step, loss_M, speed, single=single: single.append(loss_M[0]))
+        alone.advance(200, lambda progress, single=single: single.append(progress.losses[0]))
         assert single == pytest.approx([row[m] for row in losses], rel=1e-4)
         for name, value in parameters(alone).items():
             torch.testing.assert_close(parameters(pack)[name][m : m + 1], value, rtol=1e-5, atol=1e-5)
@@ -61,7 +65,9 @@ def test_members_see_their_own_numbers() -> None:
     trainer = tiny_trainer([1, 2])
 
     def numbers(seeds: list[int], step: int) -> tuple[torch.Tensor, ...]:
-        return Draws(trainer.policy, lambda step: 17, 16, seeds, CPU).at(step)
+        drawn = DrawSource(trainer.policy.draws(), lambda step: 17, 16, seeds, CPU).at(step)
+        assert list(drawn.draws) == ["noise", "time"]
+        return (drawn.indices_MB, *drawn.draws.values())
 
     for step in (0, 1, STEPS_PER_BLOCK - 1, STEPS_PER_BLOCK, 5 * STEPS_PER_BLOCK + 3):
         torch.manual_seed(step)
@@ -71,20 +77,31 @@ def test_members_see_their_own_numbers() -> None:
             assert torch.equal(x, turned.flip(0))
             assert not torch.equal(x[0], x[1])
         picks, noise, time = pack
-        assert (picks.shape, noise.shape, time.shape) == ((2, 16), (2, 16 * 4 * 2), (2, 16))
+        assert (picks.shape, noise.shape, time.shape) == ((2, 16), (2, 16, 4, 2), (2, 16))
         assert 0 <= picks.min() <= picks.max() < 17
         assert 0 <= time.min() <= time.max() < 1
-    draws = Draws(trainer.policy, lambda step: 17, 16, [5], CPU)
-    seen = [draws.at(step)[1].clone() for step in range(2 * STEPS_PER_BLOCK)]
-    assert len({tuple(x[0, :4].tolist()) for x in seen}) == 2 * STEPS_PER_BLOCK, "no step repeats another"
-    assert torch.equal(draws.at(3)[1], seen[3]), "asked for again, after later ones"
+    source = DrawSource(trainer.policy.draws(), lambda step: 17, 16, [5], CPU)
+    seen = [source.at(step).draws["noise"].clone() for step in range(2 * STEPS_PER_BLOCK)]
+    assert len({tuple(x[0, 0].flatten().tolist()) for x in seen}) == 2 * STEPS_PER_BLOCK, "no step repeats another"
+    assert torch.equal(source.at(3).draws["noise"], seen[3]), "asked for again, after later ones"
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 16])
+def test_parts_of_draws_are_the_whole(parts: int) -> None:
+    """Every example once, with its own draws; 3 does not divide 16."""
+    whole = DrawSource(tiny_trainer().policy.draws(), lambda step: 17, 16, [5, 9], CPU).at(3)
+    pieces = [whole.part(i, parts) for i in range(parts)]
+    assert torch.equal(torch.cat([p.indices_MB for p in pieces], 1), whole.indices_MB)
+    for name, value in whole.draws.items():
+        assert torch.equal(torch.cat([p.draws[name] for p in pieces], 1), value)
+    sizes = [p.indices_MB.shape[1] for p in pieces]
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_noise_and_times_are_normal_and_uniform() -> None:
-    draws = Draws(tiny_trainer().policy, lambda step: 10, 64, [0], CPU)
-    picks, noise, time = (
-        torch.cat([draws.at(s)[i].flatten() for s in range(STEPS_PER_BLOCK)]).double() for i in range(3)
-    )
+    source = DrawSource(tiny_trainer().policy.draws(), lambda step: 10, 64, [0], CPU)
+    drawn = [(d.indices_MB, d.draws["noise"], d.draws["time"]) for d in map(source.at, range(STEPS_PER_BLOCK))]
+    picks, noise, time = (torch.cat([d[i].flatten() for d in drawn]).double() for i in range(3))
     assert abs(noise.mean().item()) < 4 / math.sqrt(len(noise))
     assert noise.std().item() == pytest.approx(1, abs=0.02)
     assert np.histogram(time.numpy(), 10, (0, 1))[0].std() < 3 * math.sqrt(len(time) / 10)
@@ -130,12 +147,15 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, cuts: list[int]) -> None:
 
 def test_where_one_stops_to_log_changes_nothing() -> None:
     a, b = tiny_trainer(log_interval=7), tiny_trainer()
-    steps: list[int] = []
-    a.advance(31, lambda step, losses, speed: steps.append(step))
+    told: list[Progress] = []
+    a.advance(31, told.append)
     for until in range(1, 32):
         b.advance(until)
     assert_equal(parameters(a), parameters(b))
-    assert steps == [7, 14, 21, 28, 31]
+    assert [progress.step for progress in told] == [7, 14, 21, 28, 31]
+    for progress in told:
+        assert progress.metrics == {"bc_flow_loss": progress.losses}, "the loss of this policy has one part"
+        assert progress.steps_per_sec > 0
     a.advance(31)
     assert a.step == 31
 
@@ -172,7 +192,9 @@ def test_the_state_may_move_to_another_place(tmp_path: Path) -> None:
     trainer = tiny_trainer()
     trainer.advance(3)
     trainer.save_state(tmp_path / "state")
-    moved = tiny_trainer(save_dir="elsewhere", run_group="other", device="auto")
+    moved = tiny_trainer(
+        save_dir="elsewhere", run_group="other", device="auto", log_interval=7, eval_episodes=3, keep=1
+    )
     moved.load_state(tmp_path / "state")
     assert moved.step == 3
 
@@ -192,7 +214,7 @@ def test_damaged_states_are_refused(tmp_path: Path, damage: str) -> None:
     trainer.save_state(path)
     content = path.read_bytes()
     if damage == "dropped":
-        rewrite(path, lambda key: key != "policy/field.layers.0.bias_M1O")
+        rewrite(path, lambda key: key != "policy/velocity_field.layers.0.bias_M1O")
     elif damage == "folder":
         path.unlink()
         path.mkdir()
@@ -216,7 +238,7 @@ def test_a_state_without_its_optimizer_or_step_is_refused(tmp_path: Path) -> Non
     trainer = tiny_trainer()
     trainer.advance(2)
     for keep, metadata in (
-        (lambda key: not key.startswith("optimizer/1/"), {}),
+        (lambda key: not key.startswith("optimizer/velocity_field.layers.0.bias_M1O/"), {}),
         (lambda key: True, {"step": ""}),
         (lambda key: True, {"step": "x"}),
     ):
@@ -251,7 +273,7 @@ def test_loss_falls_on_demonstrations() -> None:
     trainer = tiny_trainer(
         [0, 1], pointmass_data(), log_interval=1, batch_size=64, lr=3e-3, hidden_width=32, training_steps=250
     )
-    trainer.advance(250, lambda step, loss_M, speed: losses.append(loss_M))
+    trainer.advance(250, lambda progress: losses.append(progress.losses))
     first, last = np.mean(losses[:10], axis=0), np.mean(losses[-30:], axis=0)
     assert (last < 0.6 * first).all(), f"{first} -> {last}"
 
@@ -262,8 +284,8 @@ def test_an_optimiser_step_is_adamws() -> None:
     policy = tiny_trainer([0, 1]).policy
     optimizer = torch.optim.AdamW(policy.parameters(), lr=0.01, weight_decay=0.1, fused=False, foreach=False)
     for step in range(5):
-        picks, noise, time = trainer.draws.at(step)
-        loss = policy.loss(trainer.windows.gather(picks), noise, time)
+        drawn = trainer.draws.at(step)
+        loss = policy.loss(trainer.windows.gather(drawn.indices_MB), drawn.draws).value_MB
         optimizer.zero_grad()
         (loss[0].mean() + loss[1].mean()).backward()
         optimizer.step()
@@ -280,7 +302,7 @@ def test_validation_episodes_are_never_drawn() -> None:
     assert trainer.windows.starts.tolist() == [*range(5), *range(17, 23)]
     drawn: set[int] = set()
     for step in range(STEPS_PER_BLOCK):
-        drawn |= set(trainer.windows.starts[trainer.draws.at(step)[0]].flatten().tolist())
+        drawn |= set(trainer.windows.starts[trainer.draws.at(step).indices_MB].flatten().tolist())
     assert drawn == {*range(5), *range(17, 23)}
     rows = np.array(sorted(drawn))
     np.testing.assert_allclose(trainer.prepared.action_normalizer.offset, store.actions_NA[rows].mean(0), atol=1e-6)
@@ -311,12 +333,12 @@ def test_impossible_data_is_refused() -> None:
 def test_a_poisoned_loss_stops_before_the_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = tiny_trainer([3, 5], lr=1e-2)
     trainer.advance(4)
-    before, state = parameters(trainer), trainer.optimizer.tensors()["0/exp_avg"].clone()
+    before, state = parameters(trainer), trainer.optimizer.tensors()[FIRST].clone()
     original = FlowPolicy.loss
 
-    def poisoned(self: FlowPolicy, *args: Any) -> torch.Tensor:
+    def poisoned(self: FlowPolicy, *args: Any) -> Loss:
         loss = original(self, *args)
-        return loss * torch.tensor([[1.0], [torch.nan]])
+        return loss._replace(value_MB=loss.value_MB * torch.tensor([[1.0], [torch.nan]]))
 
     monkeypatch.setattr(FlowPolicy, "loss", poisoned)
     monkeypatch.setattr(trainer, "_loss_of", trainer.policy.loss)
@@ -327,7 +349,7 @@ def test_a_poisoned_loss_stops_before_the_optimiser(monkeypatch: pytest.MonkeyPa
     assert "seed 3" not in str(error.value)
     assert trainer.step == 4
     assert_equal(parameters(trainer), before)
-    assert torch.equal(trainer.optimizer.tensors()["0/exp_avg"], state)
+    assert torch.equal(trainer.optimizer.tensors()[FIRST], state)
 
 
 def test_a_huge_learning_rate_is_noticed() -> None:
@@ -383,10 +405,14 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle))
 
 
+#: train.csv of a flow policy, as release 0.1.0 wrote it.
+COLUMNS = ("step", "train/actor_loss", "train/bc_flow_loss", "train/steps_per_sec", "train/lr", "valid/loss", "round")
+
+
 def log(folder: Path, resume: int, steps: list[int]) -> None:
     with MemberLog(folder, folder / "tensorboard", resume) as member:
         for step in steps:
-            member.train(step, step / 8, 100.0, 1e-3)
+            member.train(TrainRow(step, step / 8, {"bc_flow_loss": step / 8}, 100.0, 1e-3))
 
 
 def test_no_step_stands_twice_in_a_log(tmp_path: Path) -> None:
@@ -409,9 +435,29 @@ def test_a_torn_row_is_dropped(tmp_path: Path, torn: str) -> None:
     assert all(None not in r.values() and None not in r for r in rows(tmp_path))
 
 
+def test_metrics_are_columns(tmp_path: Path) -> None:
+    """Those of another policy, or of a later release, are added to what is there; nothing is lost."""
+    with MemberLog(tmp_path, tmp_path / "tensorboard", 0) as member:
+        member.train(TrainRow(1, 0.5, {"first": 0.25}, 10.0, 1e-3))
+        member.train(TrainRow(2, 0.5, {"first": 0.125, "second": 3.0}, 10.0, 1e-3, validation=0.75, round=2))
+        member.train(TrainRow(3, 0.5, {"second": 4.0}, 10.0, 1e-3))
+    found = rows(tmp_path)
+    names = ["train/actor_loss", "train/first", "train/second", "train/steps_per_sec", "train/lr", "valid/loss"]
+    assert sorted(found[0]) == sorted(["step", *names, "round"])
+    assert next(iter(found[0])) == "step"
+    assert list(found[0])[-1] == "round"
+    assert [r["train/first"] for r in found] == ["0.25", "0.125", ""]
+    assert [r["train/second"] for r in found] == ["", "3", "4"]
+    assert [(r["valid/loss"], r["round"]) for r in found] == [("", "1"), ("0.75", "2"), ("", "1")]
+    log(tmp_path, 3, [4])
+    assert [r["step"] for r in rows(tmp_path)] == ["1", "2", "3", "4"]
+    assert [r["train/second"] for r in rows(tmp_path)] == ["", "3", "4", ""]
+    assert rows(tmp_path)[-1]["train/bc_flow_loss"] == "0.5"
+
+
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
     with MemberLog(tmp_path, tmp_path / "tensorboard", 0) as member:
-        member.train(1, 0.5, 10, 1e-3)
+        member.train(TrainRow(1, 0.5, {}, 10.0, 1e-3))
         assert [r["step"] for r in rows(tmp_path)] == ["1"]
         member.scalar("eval/success", 0.5, 1)
     assert list((tmp_path / "tensorboard").glob("events*"))
@@ -421,7 +467,11 @@ def test_identity_of_a_state_is_json(tmp_path: Path) -> None:
     trainer = tiny_trainer([2, 6])
     trainer.save_state(tmp_path / "s")
     with safe_open(tmp_path / "s", framework="pt") as file:
-        runs = json.loads(file.metadata()["runs"])
+        metadata, keys = file.metadata(), set(file.keys())
+    runs = json.loads(metadata["runs"])
+    assert (metadata["format"], metadata["step"]) == ("2", "0")
+    names = [name for name, _ in trainer.policy.named_parameters()]
+    assert keys == {*(f"policy/{name}" for name in names), "loss_sum"}
     assert runs == [trainer.members[m].run_id(trainer.data.fingerprint) for m in range(2)]
     assert [trainer.members[m].seed for m in range(2)] == [2, 6]
 

@@ -12,6 +12,7 @@ import torch
 
 from raybc.bundle import META, PolicyBundle
 from raybc.config import RunConfig
+from raybc.config.flat import aliases
 from raybc.files import read_json
 from raybc.rollout.checks import best_step, checkpoints
 from raybc.train.__main__ import Args
@@ -36,7 +37,7 @@ def test_a_pack_of_seeds(
         assert run_train(pointmass_demos, out, *seeds) == 130
     assert run_train(pointmass_demos, out, *seeds, "--resume") == 0
     printed = capsys.readouterr().out
-    assert "going on at step 40 of 60" in printed
+    assert "resuming at step 40 of 60" in printed
     assert "step 60: seed 7: success" in printed
     folders = sorted(p for p in out.iterdir() if p.is_dir())
     assert [p.name[:6] for p in folders] == ["sd003_", "sd007_"]
@@ -71,7 +72,7 @@ def test_rounds_and_kept_checkpoints(
 
 
 def test_the_best_and_the_latest_are_kept(tmp_path: Path) -> None:
-    run = MemberRun(tiny_config(keep=2), tiny_data(), tmp_path)
+    run = MemberRun(tiny_config(keep=2), tiny_data(), tmp_path, "id")
     for step in (10, 20, 30, 40, 50, 60):
         run.bundle(step).mkdir(parents=True)
         (run.bundle(step) / META).touch()
@@ -102,7 +103,7 @@ GUIDE: dict[str, Any] = {
 
 
 def test_defaults_of_the_guide() -> None:
-    defaults = {f.name: f.default for f in dataclasses.fields(RunConfig)}
+    defaults = {name: info.default for name, info in RunConfig().options().items()}
     assert {name: defaults[name] for name in GUIDE} == GUIDE
     assert {"device", "weight_decay"} <= defaults.keys()
 
@@ -110,7 +111,7 @@ def test_defaults_of_the_guide() -> None:
 def test_flags_of_the_documentation() -> None:
     """docs/training.md has every flag of the guide, no flag that is not there, and names tests that exist."""
     text = (ROOT / "docs/training.md").read_text()
-    flags = {f.name for f in dataclasses.fields(Args)}
+    flags = {f.name for f in dataclasses.fields(Args)} | set(RunConfig().options()) | set(aliases(RunConfig))
     assert set(re.findall(r"`--([a-z_]+)`", text)) <= flags
     table = text.split("## The flags of the BC training guide")[1].split("## ")[0]
     named = set(re.findall(r"`--([a-z_]+)`", table))

@@ -77,7 +77,7 @@ def episodes_of(**changes: Any) -> list[int]:
     success = np.arange(8) % 2 == 0
     store = tiny_store(lengths, splits={"train": range(7), "valid": [7]}, rewards_N=rewards, success_E=success)
     prepared = prepare(tiny_config(**changes), tiny_data(store), CPU)
-    starts = prepared.turns.at(0).starts.numpy()
+    starts = prepared.rotation.at(0).starts.numpy()
     assert prepared.validation is not None
     held_out = set(np.searchsorted(ends, prepared.validation.starts.numpy(), side="right").tolist())
     found = sorted(set(np.searchsorted(ends, starts, side="right").tolist()))

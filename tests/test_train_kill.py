@@ -22,12 +22,12 @@ LOOP = """
 import sys
 from pathlib import Path
 import torch
-from raybc.train.checkpointing import log_pack, save_checkpoint
-from raybc.train.log import MemberLog
+from raybc.train.checkpointing import save_checkpoint
+from raybc.train.log import MemberLog, log_pack
 from tests.helpers import tiny_trainer
 torch.set_num_threads(1)
 out = Path(sys.argv[1])
-recipe = {"ema_decay": 0.9, "lr_schedule": "plateau", "watch_interval": 7}
+recipe = {"ema_decay": 0.9, "lr_schedule": "plateau", "monitor_interval": 7}
 trainer = tiny_trainer([3, 5], training_steps=400, log_interval=5, **recipe)
 if (out / "state").exists():
     trainer.load_state(out / "state")
@@ -35,7 +35,7 @@ folders = [out / "a", out / "b"]
 logs = [MemberLog(f, f / "tensorboard", resume=trainer.step) for f in folders]
 print("ready", flush=True)
 for stop in range(trainer.step + 5, 401, 5):
-    trainer.advance(stop, lambda *row: log_pack(logs, trainer, *row))
+    trainer.advance(stop, lambda progress: log_pack(logs, trainer, progress))
     save_checkpoint(trainer, folders, out / "state")
 """
 
@@ -89,7 +89,7 @@ def test_kills_of_the_command(pointmass_demos: Path, tmp_path: Path) -> None:
     ]
 
     def start(out: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "raybc.train", *flags, f"--out={out}", "--resume", "--threads=1"]
+        command = [sys.executable, "-m", "raybc.train", *flags, f"--out={out}", "--resume=auto", "--threads=1"]
         return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
     assert start(tmp_path / "whole").wait(300) == 0

@@ -49,7 +49,7 @@ def test_only_anchors_are_drawn_as_often_as_their_weights_say(tmp_path: Path) ->
     path, plan = tiny_plan(tmp_path / "plan", num_episodes_keep=2, stage_balance="inv_freq", inv_freq_power=2.0)
     trainer = trainer_of(path, (0, 1))
     steps = 400
-    seen = torch.cat([trainer.windows.starts[trainer.draws.at(s)[0]].flatten() for s in range(steps)])
+    seen = torch.cat([trainer.windows.starts[trainer.draws.at(s).indices_MB].flatten() for s in range(steps)])
     counts = np.bincount(np.searchsorted(plan.anchors_P, seen.numpy()), minlength=len(plan.anchors_P))
     assert set(seen.tolist()) <= set(plan.anchors_P.tolist())
     expected = plan.weights_P / plan.weights_P.sum() * len(seen)
@@ -62,15 +62,16 @@ def test_without_replacement_every_anchor_comes_once_an_epoch(tmp_path: Path) ->
     path, plan = tiny_plan(tmp_path / "plan")
     trainer = trainer_of(path, sampler_replacement_override="False")
     batch, count = trainer.config.batch_size, len(plan.anchors_P)
-    picks = torch.cat([trainer.draws.at(s)[0][0] for s in range(3 * count // batch + 1)])[: 3 * count]
+    picks = torch.cat([trainer.draws.at(s).indices_MB[0] for s in range(3 * count // batch + 1)])[: 3 * count]
     assert all(sorted(epoch.tolist()) == list(range(count)) for epoch in picks.view(3, count))
 
 
 def test_noise_and_times_are_those_without_a_plan(tmp_path: Path) -> None:
     path, _ = tiny_plan(tmp_path / "plan")
     with_plan, without = trainer_of(path).draws.at(5), tiny_trainer(data=some_data()).draws.at(5)
-    assert all(torch.equal(a, b) for a, b in zip(with_plan[1:], without[1:], strict=True))
-    assert not torch.equal(with_plan[0], without[0])
+    assert list(with_plan.draws) == list(without.draws) == ["noise", "time"]
+    assert all(torch.equal(with_plan.draws[name], value) for name, value in without.draws.items())
+    assert not torch.equal(with_plan.indices_MB, without.indices_MB)
 
 
 def test_packs_and_resume(tmp_path: Path) -> None:
@@ -90,9 +91,9 @@ def test_packs_and_resume(tmp_path: Path) -> None:
 
 def test_seed_override_draws_otherwise(tmp_path: Path) -> None:
     path, plan = tiny_plan(tmp_path / "plan", sampler_seed=4)
-    first = trainer_of(path).draws.at(0)[0]
-    assert torch.equal(first, trainer_of(path, sampler_seed_override=4).draws.at(0)[0])
-    assert not torch.equal(first, trainer_of(path, sampler_seed_override=5).draws.at(0)[0])
+    first = trainer_of(path).draws.at(0).indices_MB
+    assert torch.equal(first, trainer_of(path, sampler_seed_override=4).draws.at(0).indices_MB)
+    assert not torch.equal(first, trainer_of(path, sampler_seed_override=5).draws.at(0).indices_MB)
     assert plan.config.sampler_seed == 4
 
 
@@ -142,7 +143,7 @@ def test_the_table_of_the_guide() -> None:
     text = (ROOT / "docs/plans.md").read_text()
     table = text.split("## The table of the guide: training")[1].split("## ")[0]
     named = {f.replace("-", "_") for f in re.findall(r"`--([\w-]+)`", table)}
-    fields = {f.name for f in dataclasses.fields(RunConfig)}
+    fields = set(RunConfig().options())
     of_plans = {f for f in fields if f.startswith(("plan_", "sampler_", "sampling_", "budget_"))}
     assert of_plans - {"sampling_plan_sha256"} <= named
     assert named - fields == {"budget_aware_schedule", "freeze_mode", "resume"}

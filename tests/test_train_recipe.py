@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from raybc.config import MEMBER_FIELDS, RunConfig
+from raybc.config import MEMBER_FIELDS
+from raybc.config.policy import FlowConfig
+from raybc.policies.base import Loss
 from raybc.policies.flow import FlowPolicy
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.loop import PackTrainer
@@ -52,7 +54,7 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], toleran
 @pytest.mark.parametrize("optimizer", ["adamw", "adam"])
 def test_members_with_rates_of_their_own_are_what_they_are_alone(optimizer: str) -> None:
     """Every field in `MEMBER_FIELDS` that MIXED uses: rates, decay, clipping, averages, plateaus and stopping."""
-    common = {"training_steps": 200, "watch_interval": 9, "optimizer": optimizer}
+    common = {"training_steps": 200, "monitor_interval": 9, "optimizer": optimizer}
     pack = mixed(**common)
     pack.advance(200)
     assert pack.step == 200
@@ -60,11 +62,11 @@ def test_members_with_rates_of_their_own_are_what_they_are_alone(optimizer: str)
         alone = mixed([changes], **common)
         alone.advance(200)
         assert_close(weights(alone, 0), weights(pack, m))
-        assert dataclasses.replace(alone.watches[0], lr_best=0, stop_best=0) == dataclasses.replace(
-            pack.watches[m], lr_best=0, stop_best=0
+        assert dataclasses.replace(alone.monitors[0], lr_best=0, stop_best=0) == dataclasses.replace(
+            pack.monitors[m], lr_best=0, stop_best=0
         )
-    assert pack.watches[2].scale < 1, "the plateau was reached"
-    assert pack.watches[3].stopped, "one has stopped"
+    assert pack.monitors[2].scale < 1, "the plateau was reached"
+    assert pack.monitors[3].stopped, "one has stopped"
     assert alone.step < 200, "alone, it ended there"
 
 
@@ -85,9 +87,9 @@ def test_adam_is_torchs() -> None:
     policy = tiny_trainer([0]).policy
     optimizer = torch.optim.Adam(policy.parameters(), lr=0.01, weight_decay=0.1, fused=False, foreach=False)
     for step in range(5):
-        picks, noise, time = trainer.draws.at(step)
+        drawn = trainer.draws.at(step)
         optimizer.zero_grad()
-        policy.loss(trainer.windows.gather(picks), noise, time).mean().backward()
+        policy.loss(trainer.windows.gather(drawn.indices_MB), drawn.draws).value_MB.mean().backward()
         optimizer.step()
     trainer.advance(5)
     assert_close(dict(policy.state_dict()), dict(trainer.policy.state_dict()))
@@ -95,22 +97,28 @@ def test_adam_is_torchs() -> None:
 
 #: epochs_per_round is resolved to training_steps, and sampling_plan_path to its sha256, which may not differ either.
 RESOLVED = ("epochs_per_round", "sampling_plan_path")
-ALIKE = [f.name for f in dataclasses.fields(RunConfig) if f.name not in (*MEMBER_FIELDS, *RESOLVED)]
+ALIKE = [name for name in tiny_config().options() if name not in (*MEMBER_FIELDS, *RESOLVED)]
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnConfig(FlowConfig):
+    """Another kind of policy with the same options."""
 
 
 @pytest.mark.parametrize("field", ALIKE)
 def test_members_may_not_differ_in_more(field: str) -> None:
     config = tiny_config()
-    value = getattr(config, field)
+    value = config.get(field)
     other = {bool: not value, str: f"{value}x", int: value + 1 if isinstance(value, int) else 0, float: 0.25}[
         type(value)
     ]
+    other = {"policy": f"{OwnConfig.__module__}:OwnConfig", "encoder": "impala"}.get(field, other)
     with pytest.raises(UserError, match=f"^{field}: members of a pack may differ in seed, lr"):
-        PackTrainer([config, dataclasses.replace(config, seed=1, **{field: other})], tiny_data(), CPU)
+        PackTrainer([config, config.changed(seed=1, **{field: other})], tiny_data(), CPU)
 
 
 def test_a_mixed_pack_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    common = {"training_steps": 120, "watch_interval": 7, "accumulate": 2}
+    common = {"training_steps": 120, "monitor_interval": 7, "accumulate": 2}
     whole = mixed(**common)
     whole.advance(120)
     trainer = mixed(**common)
@@ -120,8 +128,8 @@ def test_a_mixed_pack_goes_on_bit_for_bit(tmp_path: Path) -> None:
         trainer = mixed(**common)
         trainer.load_state(tmp_path / "state")
     trainer.advance(120)
-    assert trainer.monitors == whole.watches
-    assert any(w.stopped for w in whole.watches)
+    assert trainer.monitors == whole.monitors
+    assert any(w.stopped for w in whole.monitors)
     for m in range(len(MIXED)):
         for name, value in weights(whole, m).items():
             assert torch.equal(value, weights(trainer, m)[name]), f"member {m}: {name}"
@@ -130,10 +138,16 @@ def test_a_mixed_pack_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("held_out", [True, False])
-def test_watching_goes_on_in_the_middle_of_an_interval(tmp_path: Path, held_out: bool) -> None:
-    """Without a split `valid` the mean training loss is watched: its sum belongs to the state."""
+def test_monitoring_goes_on_in_the_middle_of_an_interval(tmp_path: Path, held_out: bool) -> None:
+    """Without a split `valid` the mean training loss is monitored: its sum belongs to the state."""
     data = tiny_data(tiny_store(splits=HELD_OUT if held_out else None))
-    changes = {"lr_schedule": "plateau", "plateau_patience": 0, "watch_interval": 10, "training_steps": 95, "lr": 0.02}
+    changes = {
+        "lr_schedule": "plateau",
+        "plateau_patience": 0,
+        "monitor_interval": 10,
+        "training_steps": 95,
+        "lr": 0.02,
+    }
     whole, trainer = tiny_trainer([0, 1], data, **changes), tiny_trainer([0, 1], data, **changes)
     whole.advance(95)
     trainer.advance(44)
@@ -141,8 +155,8 @@ def test_watching_goes_on_in_the_middle_of_an_interval(tmp_path: Path, held_out:
     trainer = tiny_trainer([0, 1], data, **changes)
     trainer.load_state(tmp_path / "state")
     trainer.advance(95)
-    assert trainer.monitors == whole.watches
-    assert whole.watches[0].scale < 1
+    assert trainer.monitors == whole.monitors
+    assert whole.monitors[0].scale < 1
     assert (whole.validation_loss is not None) == held_out
 
 
@@ -155,11 +169,11 @@ def test_plateaus_are_torchs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     oracle_of = torch.optim.SGD([parameter], lr=0.1)
     oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(oracle_of, factor=0.5, patience=3, min_lr=0.004)
-    watch, seen = LossMonitor(), set()
+    monitor, seen = LossMonitor(), set()
     for loss in losses:
-        watch.look(config, float(loss))
+        monitor.update(config, float(loss))
         oracle.step(float(loss))
-        assert rates([config], [watch], 0)[0] == pytest.approx(oracle_of.param_groups[0]["lr"])
+        assert rates([config], [monitor], 0)[0] == pytest.approx(oracle_of.param_groups[0]["lr"])
         seen.add(oracle_of.param_groups[0]["lr"])
     assert len(seen) >= 4
     assert min(seen) == 0.004
@@ -175,13 +189,13 @@ def test_plateaus_are_torchs() -> None:
     ],
 )
 def test_early_stopping(losses: list[float], stops_at: int | None) -> None:
-    config, watch = tiny_config(stop_patience=2, stop_min_delta=0.1), LossMonitor()
+    config, monitor = tiny_config(stop_patience=2, stop_min_delta=0.1), LossMonitor()
     stopped = []
     for loss in losses:
-        watch.look(config, loss)
-        stopped.append(watch.stopped)
+        monitor.update(config, loss)
+        stopped.append(monitor.stopped)
     assert (stopped.index(True) if any(stopped) else None) == stops_at
-    assert rates([config], [watch], 0) == [0.0 if any(stopped) else config.lr]
+    assert rates([config], [monitor], 0) == [0.0 if any(stopped) else config.lr]
 
 
 def test_warm_up() -> None:
@@ -217,27 +231,36 @@ def test_a_batch_in_parts_is_the_same_batch(parts: int) -> None:
     whole, in_parts = tiny_trainer([0, 1], grad_clip=1.0), tiny_trainer([0, 1], grad_clip=1.0, accumulate=parts)
     losses: list[list[list[float]]] = [[], []]
     for trainer, seen in zip((whole, in_parts), losses, strict=True):
-        trainer.advance(50, lambda step, loss_M, speed, seen=seen: seen.append(loss_M))
+        trainer.advance(50, lambda progress, seen=seen: seen.append(progress.losses))
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert_close(dict(whole.policy.state_dict()), dict(in_parts.policy.state_dict()))
 
 
 def test_frozen_parameters() -> None:
-    frozen = {"field.layers.0.weights_MIO", "field.layers.0.bias_M1O", "field.layers.1.bias_M1O"}
-    trainer = tiny_trainer(freeze="field.layers.0, field.layers.1.bias", freeze_steps=10, grad_clip=0.1)
+    frozen = {
+        "velocity_field.layers.0.weights_MIO",
+        "velocity_field.layers.0.bias_M1O",
+        "velocity_field.layers.1.bias_M1O",
+    }
+    trainer = tiny_trainer(
+        freeze="velocity_field.layers.0, velocity_field.layers.1.bias", freeze_steps=10, grad_clip=0.1
+    )
     start = {k: v.clone() for k, v in trainer.policy.state_dict().items()}
     trainer.advance(10)
     for name, value in trainer.policy.state_dict().items():
         assert torch.equal(value, start[name]) == (name in frozen), name
     trainer.advance(11)
     assert not any(torch.equal(v, start[k]) for k, v in trainer.policy.state_dict().items())
-    for_ever = tiny_trainer(freeze="field.layers.0")
+    for_ever = tiny_trainer(freeze="velocity_field.layers.0")
     for_ever.advance(20)
-    assert torch.equal(for_ever.policy.state_dict()["field.layers.0.weights_MIO"], start["field.layers.0.weights_MIO"])
+    assert torch.equal(
+        for_ever.policy.state_dict()["velocity_field.layers.0.weights_MIO"],
+        start["velocity_field.layers.0.weights_MIO"],
+    )
 
 
 def test_frozen_parameters_and_going_on(tmp_path: Path) -> None:
-    changes = {"freeze": "field.layers.0", "freeze_steps": 10}
+    changes = {"freeze": "velocity_field.layers.0", "freeze_steps": 10}
     whole = tiny_trainer([0, 1], **changes)
     whole.advance(25)
     trainer = tiny_trainer([0, 1], **changes)
@@ -251,11 +274,22 @@ def test_frozen_parameters_and_going_on(tmp_path: Path) -> None:
         assert torch.equal(value, trainer.policy.state_dict()[name])
 
 
+def test_frozen_parameters_by_their_names_in_release_0_1_0() -> None:
+    trainers = [tiny_trainer(freeze=f"{name}.layers.0") for name in ("field", "velocity_field")]
+    for trainer in trainers:
+        trainer.advance(10)
+    assert trainers[0].phases == trainers[1].phases
+    for name, value in trainers[0].policy.state_dict().items():
+        assert torch.equal(value, trainers[1].policy.state_dict()[name])
+
+
 def test_wrong_names_to_freeze() -> None:
-    with pytest.raises(UserError, match=r"freeze: expected the beginning of one of \['field.layers.0.bias.*got 'head'"):
+    with pytest.raises(
+        UserError, match=r"freeze: expected the beginning of one of \['velocity_field.layers.0.bias.*got 'head'"
+    ):
         tiny_trainer(freeze="head")
     with pytest.raises(UserError, match="freeze: expected something to be left to learn"):
-        tiny_trainer(freeze="field")
+        tiny_trainer(freeze="velocity_field")
 
 
 def test_rounds() -> None:
@@ -283,8 +317,8 @@ def test_a_proportion_of_the_episodes() -> None:
         prepared = prepare(tiny_config(dataset_proportion=proportion), data, CPU)
         count = max(1, round(proportion * len(episodes)))
         lengths = (data.store.episode_ends - data.store.episode_starts)[episodes[:count]]
-        assert len(prepared.turns.at(0).starts) == lengths.sum()
-        starts.append(set(prepared.turns.at(0).starts.tolist()))
+        assert len(prepared.rotation.at(0).starts) == lengths.sum()
+        starts.append(set(prepared.rotation.at(0).starts.tolist()))
     for smaller, larger in itertools.pairwise(starts):
         assert smaller < larger, "nested"
 
@@ -319,7 +353,7 @@ def test_bf16_learns_nearly_the_same() -> None:
     half, full = (tiny_trainer([0], pointmass_data(), precision=p, lr=3e-3) for p in ("bf16", "fp32"))
     losses: list[list[float]] = [[], []]
     for trainer, seen in zip((half, full), losses, strict=True):
-        trainer.advance(60, lambda step, loss_M, speed, seen=seen: seen.append(loss_M[0]))
+        trainer.advance(60, lambda progress, seen=seen: seen.append(progress.losses[0]))
         assert all(v.dtype == torch.float32 for v in trainer.policy.state_dict().values())
     assert losses[0] != losses[1]
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.1)
@@ -342,10 +376,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_optimiser(monkeypatch: p
     before = {k: v.clone() for k, v in trainer.policy.state_dict().items()}
     original = FlowPolicy.loss
 
-    def steep(self: FlowPolicy, *args: Any) -> torch.Tensor:
+    def steep(self: FlowPolicy, *args: Any) -> Loss:
         loss = original(self, *args)
-        if loss.requires_grad:
-            loss.register_hook(lambda g: g * torch.inf)
+        if loss.value_MB.requires_grad:
+            loss.value_MB.register_hook(lambda g: g * torch.inf)
         return loss
 
     monkeypatch.setattr(trainer, "_loss_of", lambda *args: steep(trainer.policy, *args))
@@ -362,8 +396,9 @@ def test_what_is_looked_at_later_has_changed_nothing(monkeypatch: pytest.MonkeyP
     loss_of, check = trainer._loss_of, trainer._check
     bad_step = 6
 
-    def poisoned(*args: Any) -> torch.Tensor:
-        return loss_of(*args) * (torch.nan if trainer.step >= bad_step else 1.0)
+    def poisoned(*args: Any) -> Loss:
+        loss = loss_of(*args)
+        return loss._replace(value_MB=loss.value_MB * (torch.nan if trainer.step >= bad_step else 1.0))
 
     monkeypatch.setattr(trainer, "_loss_of", poisoned)
     monkeypatch.setattr(trainer, "_check", lambda: check() if trainer.step >= 20 else None)

@@ -20,10 +20,10 @@ from raybc.types import UserError
 from tests.helpers import read_table, run_train, tiny_config, tiny_trainer
 
 CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
-    "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "watch_interval": 5}),
+    "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "monitor_interval": 5}),
     "ddp, unequal shares": ("ddp", 3, [3, 5], {"ema_decay": 0.9}),
     "fsdp": ("fsdp", 2, [3], {"grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9}),
-    "fsdp, parts frozen": ("fsdp", 2, [3], {"freeze": "field.layers.0", "hidden_width": 15}),
+    "fsdp, parts frozen": ("fsdp", 2, [3], {"freeze": "velocity_field.layers.0", "hidden_width": 15}),
 }
 
 
@@ -39,7 +39,7 @@ def trained_together(rank: int, world: int, port: int, out: str, case: str) -> N
     torch.distributed.barrier()
     trainer = tiny_trainer(seeds, ranks=Ranks.here(parallel), training_steps=200, **changes)
     trainer.load_state(Path(out) / "state")
-    trainer.advance(200, lambda step, losses, speed: seen.append(losses))
+    trainer.advance(200, lambda progress: seen.append(progress.losses))
     torch.save({"weights": trainer.bundle(0).weights, "losses": seen}, f"{out}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -56,7 +56,7 @@ def test_processes_with_parts_of_a_batch_are_one_with_the_whole(case: str, tmp_p
     saved = PolicyBundle.load(tmp_path / f"seed_{seeds[0]}" / "checkpoint_100")
     torch.testing.assert_close(dict(saved.weights), dict(alone.bundle(0).weights), rtol=1e-5, atol=1e-5)
     losses: list[list[float]] = []
-    alone.advance(200, lambda step, loss_M, speed: losses.append(loss_M))
+    alone.advance(200, lambda progress: losses.append(progress.losses))
     torch.testing.assert_close(first["weights"], dict(alone.bundle(0).weights), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.tensor(first["losses"]), torch.tensor(losses), rtol=1e-4, atol=1e-5)
     for other in others:
@@ -69,10 +69,10 @@ def test_what_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match="batch_size: expected at least num_workers x accumulate = 17 x 1, got 16"):
         Ranks(0, 17).check([config])
     with pytest.raises(UserError, match="freeze_steps: expected -1 with several workers, got 4"):
-        Ranks(0, 2).check([tiny_config(freeze="field.layers.0", freeze_steps=4)])
+        Ranks(0, 2).check([tiny_config(freeze="velocity_field.layers.0", freeze_steps=4)])
     with pytest.raises(UserError, match=r"parallel: expected ddp for 2 members \(a pack\), got fsdp"):
         Ranks(0, 2, "fsdp").check([config, config])
-    Ranks(0, 2).check([tiny_config(freeze="field.layers.0")])
+    Ranks(0, 2).check([tiny_config(freeze="velocity_field.layers.0")])
     assert Ranks.here() == Ranks(0, 1)
 
 
@@ -81,8 +81,9 @@ def test_ranks_share_a_batch() -> None:
     numbers = trainer.draws.at(0)
     for world in (3, 4):
         shares = [Ranks(r, world).share(numbers) for r in range(world)]
-        for whole, pieces in zip(numbers, zip(*shares, strict=True), strict=True):
-            assert torch.equal(torch.cat(pieces, 1), whole)
+        assert torch.equal(torch.cat([share.indices_MB for share in shares], 1), numbers.indices_MB)
+        for name, whole in numbers.draws.items():
+            assert torch.equal(torch.cat([share.draws[name] for share in shares], 1), whole)
 
 
 @pytest.mark.slow

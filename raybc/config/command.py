@@ -69,9 +69,18 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
 def check_effective(config: RunConfig, where: str) -> None:
     """Refuse options that a user sets and that have no effect."""
     place = where if where == "--" else f"{where}."
-    if config.horizon_length != RunConfig.horizon_length and not config.action_chunking:
-        raise UserError(f"{place}horizon_length: has no effect while action_chunking is off; set it to true")
-    config.check_sampling((n for n in SAMPLE_AXES if getattr(config, n) != getattr(RunConfig, n)), where)
+    for name, why in without_effect(config).items():
+        if config.get(name) != config.options()[name].default:
+            raise UserError(f"{place}{name}: has no effect {why}")
+
+
+def without_effect(config: RunConfig) -> dict[str, str]:
+    """Options that have no effect on this run, which a command refuses to set -> why."""
+    found = {}
+    if not config.action_chunking:
+        found["horizon_length"] = "while action_chunking is off; set it to true"
+    without = [name for name in SAMPLE_AXES if name not in config.policy.sample_axes]
+    return found | dict.fromkeys(without, f"with policy {config.policy.kind}")
 
 
 def _group_of(run: RunConfig, group: type) -> Any:

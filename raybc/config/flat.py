@@ -57,6 +57,19 @@ def aliases(cls: type) -> dict[str, str]:
     return {old: name for group in groups for name, info in options_in(group).items() for old in info.option.aliases}
 
 
+def todays_names(cls: type, values: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """`values` under the names of today. Raises `UserError` for an option that stands twice, under two names."""
+    renamed = aliases(cls)
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = renamed.get(str(key), str(key))
+        if name in found:
+            old = next(str(key) for key in values if str(key) != name and renamed.get(str(key)) == name)
+            raise UserError(f"{flag_path(where)}{name}: stands twice: {old} is an earlier name of it")
+        found[name] = value
+    return found
+
+
 def write(run: RunConfig) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(run, name) for name in common_options(type(run))}
     for what in COMPONENTS:
@@ -78,13 +91,7 @@ def read(cls: type[R], values: Any, where: str) -> R:
     """See `RunConfig.from_plain`."""
     if not isinstance(values, Mapping):
         raise UserError(f"{where or 'file'}: expected a mapping of keys, got {type(values).__name__}")
-    renamed = aliases(cls)
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        name = renamed.get(str(key), str(key))
-        if name in given:
-            raise UserError(f"{where}.{key}: stands twice: {key} is an earlier name of {name}")
-        given[name] = value
+    given = todays_names(cls, values, where)
     parts: dict[str, Any] = {}
     known = common_options(cls)
     for what in COMPONENTS:

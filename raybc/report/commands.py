@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import SAMPLE_AXES, DemosConfig, changed_options
+from raybc.config.command import without_effect
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.folders import bundle_path
 from raybc.sweep.space import recipe
@@ -23,7 +24,8 @@ def train_command(
     run_ids of the sweep and its bundles, except where the note says otherwise.
     """
     run = recipe(config, params)
-    flags = [f"--{name}={value}" for name, value in changed_options(run).items() if name != "seed"]
+    left_out = ("seed", *without_effect(run))
+    flags = [f"--{name}={value}" for name, value in changed_options(run).items() if name not in left_out]
     note = ""
     if config.demos.noise != DemosConfig.noise or config.demos.seed != DemosConfig.seed:
         flags.append(f"--dataset={(facts.get('data') or {}).get('path', 'PATH')}")

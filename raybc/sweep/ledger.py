@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raybc.config import RunConfig
+from raybc.config.flat import todays_names
 from raybc.rollout.results import best_setting, rows_at
 from raybc.types import UserError
 
@@ -138,7 +140,8 @@ class SweepState:
             raise UserError(f"ledger: unknown event {kind!r}; it was written by a newer version of raybc")
         number = event["trial"]
         if kind == "start":
-            self.trials[number] = TrialState(number, event["params"], event["origin"])
+            params = todays_names(RunConfig, event["params"], f"ledger: trial {number}")
+            self.trials[number] = TrialState(number, params, event["origin"])
             return
         trial = self.trials[number]
         if kind == "evaluation":

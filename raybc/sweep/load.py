@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from raybc.config import RunConfig
+from raybc.config.flat import todays_names
 from raybc.strict import did_you_mean, from_mapping, parse_yaml
 from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
@@ -40,8 +42,32 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ())
                 raise UserError(f"--set {item}: {parent!r} is not a group of keys")
         target[last] = parse_yaml(text, f"--set {item}")
     try:
-        config = from_mapping(SweepConfig, mapping, "")
+        config = from_mapping(SweepConfig, _todays_axes(mapping), "")
         config.validate()
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return config
+
+
+def _todays_axes(mapping: dict[str, Any]) -> dict[str, Any]:
+    """A sweep whose axes and points have the names of today; what is no mapping is left to the reader."""
+
+    def renamed(values: Any, where: str) -> Any:
+        return todays_names(RunConfig, values, where) if isinstance(values, dict) else values
+
+    space, search = renamed(mapping.get("space"), "space"), mapping.get("search")
+    if isinstance(space, dict):
+        space = {
+            name: axis | {"when": renamed(axis["when"], f"space.{name}.when")} if _has(axis, "when") else axis
+            for name, axis in space.items()
+        }
+    if isinstance(search, dict) and isinstance(search.get("points_to_evaluate"), list):
+        points = search["points_to_evaluate"]
+        points = [renamed(point, f"search.points_to_evaluate[{i}]") for i, point in enumerate(points)]
+        search = search | {"points_to_evaluate": points}
+    changed = {"space": space, "search": search}
+    return {key: changed.get(key, value) for key, value in mapping.items()}
+
+
+def _has(axis: Any, key: str) -> bool:
+    return isinstance(axis, dict) and key in axis
