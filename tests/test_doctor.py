@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from raybc.cli import run_main
-from raybc.cluster.nodes import Prediction
+from raybc.cluster.nodes import NodeAnswer
 from raybc.doctor import running
 from raybc.doctor.__main__ import main
 from raybc.doctor.cluster_file import check_file
@@ -211,7 +211,7 @@ def test_machines_that_differ_are_named() -> None:
     assert here["packages"]["ray"] == "2.60.0"
     other = copy.deepcopy(here)
     other["packages"]["torch"] = "1.0"
-    found = wrong(list(running._equal([Prediction("a", here), Prediction("b", here), Prediction("c", other)])))
+    found = wrong(list(running._equal([NodeAnswer("a", here), NodeAnswer("b", here), NodeAnswer("c", other)])))
     assert len(found) == 1
     assert "torch differs" in found[0]
     assert "1.0 on c" in found[0]
@@ -242,7 +242,7 @@ def test_what_a_dead_job_holds_is_found_and_removed(ray_cpus: float, monkeypatch
     me = ray.get_runtime_context().get_job_id()
     monkeypatch.setattr(ray._private.state, "jobs", lambda: [{"JobID": me, "IsDead": True}])
     found = wrong(list(running.leaks(fix=False)))
-    assert any(f"{group.id.hex()} of job {me}, which is over, holds 0.01 CPU" in line for line in found), found
+    assert any(f"{group.id.hex()} of job {me}, which has ended, holds 0.01 CPU" in line for line in found), found
     assert any("removed" in f.message for f in running.leaks(fix=True))
     assert placement_group_table(group)["state"] == "REMOVED"
     assert wrong(list(running.leaks(fix=False))) == []

@@ -26,9 +26,9 @@ from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import point_to, read_json, replacing, write_json
 from raybc.registry import parse_env_name
-from raybc.rollout.checks import best_step, checkpoints
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
+from raybc.run_folder import best_step, checkpoints
 from raybc.statistics import wilson_interval
 from raybc.strict import digest
 from raybc.train import state
