@@ -19,7 +19,7 @@ EpisodeEntry = list[Any]
 
 
 class SettingFields(TypedDict):
-    """The fields of `SampleSetting`, which stand flat in rows."""
+    """The fields of `SampleSetting`, which rows contain without nesting."""
 
     flow_steps: int
     execute_steps: int

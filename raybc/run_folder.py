@@ -1,4 +1,4 @@
-"""Where things lie in the folders that runs leave behind: the only place that spells these paths.
+"""The paths of files in run folders; no other module spells them.
 
     TrainingFolder      a training run, or one member of a pack or of a sweep's trial
     SweepFolder         a sweep
@@ -247,7 +247,7 @@ class EvaluationFolder:
 
 
 def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting | None]:
-    """The bundle that `path` stands for, and the sample setting if a sweep chose one.
+    """The bundle at `path`, and the sample setting if a sweep chose one.
 
     path: a bundle, the folder of a sweep (its winner), or the folder of a training run, of which `checkpoint` selects
     the latest (also -1, the default), the best (see `TrainingFolder.best_step`) or a step.

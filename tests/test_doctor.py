@@ -63,7 +63,7 @@ def wrong(findings: list[Finding]) -> list[str]:
 def test_files_of_the_repository_only_want_to_be_filled_in(name: str, home: Path, tmp_path: Path) -> None:
     todo = [f for f in check_file(ROOT / name) if f.level != "ok"]
     assert todo
-    assert all("still to be filled in" in f.message for f in todo), todo
+    assert all("not filled in yet" in f.message for f in todo), todo
     findings = check_file(write(tmp_path, filled(name)))
     assert wrong(findings) == []
     assert any("is what Ray expects" in f.message for f in findings)
@@ -139,7 +139,7 @@ def drop(*keys: Any) -> Change:
         ),
         (aws(put("head_start_ray_commands", 1, "ray start --head")), "without --autoscaling-config no other machine"),
         (aws(put("worker_start_ray_commands", 1, "ray start")), "$RAY_HEAD_IP is not used"),
-        (aws(put("setup_commands", [])), "error token: whoever reaches port 6379"),
+        (aws(put("setup_commands", [])), "error token: anyone who can reach port 6379"),
         (aws(drop("file_mounts", "~/.ray/auth_token")), "error token: file_mounts: the machines get no token"),
         (aws(put("file_mounts", "~/.ray/auth_token", "/nowhere")), "error token: /nowhere: no such file"),
         (aws(put("file_mounts", "~/x", "nowhere")), "error file_mounts: ~/x: no such file or folder: nowhere"),
@@ -147,7 +147,7 @@ def drop(*keys: Any) -> Change:
         (aws(put("cluster_name", "AKIAABCDEFGHIJKLMNOP")), "error secrets: the file holds a key of AWS"),
         (local(drop("provider", "head_ip")), "error provider: provider: expected head_ip and worker_ips"),
         (local(put("provider", "worker_ips", ["10.0.0.1"])), "10.0.0.1 is the head too"),
-        (local(put("head_node_type", "head")), "available_node_types: not taken for machines that are there"),
+        (local(put("head_node_type", "head")), "available_node_types: not allowed with existing machines"),
         (local(drop("auth", "ssh_private_key")), "warning ssh: auth.ssh_private_key: missing"),
     ],
 )

@@ -7,7 +7,7 @@ import this package first.
 import os
 
 #: Set unless the user has set them: no usage statistics; every log line of every worker; GPUs stay visible to actors
-#: that reserve none; Tune adds no loggers and prints no tables beside ours and starts no Ray of its own.
+#: that reserve none; Tune adds no loggers and prints no tables beside ours and never starts Ray by itself.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",

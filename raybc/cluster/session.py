@@ -94,7 +94,7 @@ def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[floa
                 _use_token()
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                _ensure_token()  # Ray asks for it by default on a local cluster (2.60 on)
+                _ensure_token()  # Ray requires it by default on a local cluster (from 2.60)
                 stack.enter_context(_loopback_only())
                 ray.init(
                     address="local",

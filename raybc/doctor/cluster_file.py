@@ -114,7 +114,7 @@ def _provider(config: dict[str, Any]) -> Iterator[Finding]:
         yield error("provider", f"provider.{key}: missing", f"add `{key}: ...`")
     if kind == "local":
         if "available_node_types" in config or "head_node_type" in config:
-            yield error("provider", "available_node_types: not taken for machines that are there", "remove it")
+            yield error("provider", "available_node_types: not allowed with existing machines", "remove it")
         if "coordinator_address" not in provider and not {"head_ip", "worker_ips"} <= provider.keys():
             yield error("provider", "provider: expected head_ip and worker_ips", "list the machines")
         twice = [ip for ip in provider.get("worker_ips", []) if ip == provider.get("head_ip")]
@@ -171,7 +171,7 @@ def _placeholders(config: dict[str, Any]) -> Iterator[Finding]:
     for where, text in _strings(config):
         if "FILL-IN" in text or text.startswith("192.0.2."):
             short = text if len(text) < 50 else f"...{text[max(0, text.find('FILL-IN') - 20) :][:45]}..."
-            yield error("values", f"{where}: still to be filled in ({short})", "write what is yours")
+            yield error("values", f"{where}: not filled in yet ({short})", "write what is yours")
 
 
 def _types(config: dict[str, Any]) -> Iterator[Finding]:
@@ -229,7 +229,7 @@ def _token(config: dict[str, Any]) -> Iterator[Finding]:
     commands = " ; ".join(text for where, text in _strings(config) if "commands" in where)
     if "RAY_AUTH_MODE=token" not in commands and NODE_SCRIPT not in commands:
         yield error(
-            "token", "whoever reaches port 6379 of the head can run code there (RAY_AUTH_MODE=token is nowhere)",
+            "token", "anyone who can reach port 6379 of the head can run code there (RAY_AUTH_MODE=token is not set)",
             f"run {NODE_SCRIPT} in setup_commands",
         )  # fmt: skip
     source = next((s for t, s in config.get("file_mounts", {}).items() if t.endswith(".ray/auth_token")), None)
@@ -251,13 +251,13 @@ def check_token(path: Path) -> Iterator[Finding]:
     if len(token) < 32:
         yield error("token", f"{path}: {len(token)} characters", f"(umask 077; openssl rand -hex 32 > {path})")
     if not mode & 0o077 and len(token) >= 32:
-        yield ok("token", f"{path} is there, for its owner only")
+        yield ok("token", f"{path} exists and is readable for its owner only")
 
 
 def _files(config: dict[str, Any]) -> Iterator[Finding]:
     for target, source in config.get("file_mounts", {}).items():
         if not target.endswith(".ray/auth_token") and not Path(source).expanduser().exists():
-            yield error("file_mounts", f"{target}: no such file or folder: {source}", "call `ray up` where it is")
+            yield error("file_mounts", f"{target}: no such file or folder: {source}", "run `ray up` where it is")
 
 
 def _key(config: dict[str, Any]) -> Iterator[Finding]:

@@ -14,8 +14,8 @@
     keys.forEach(function (key) { target = target[key] = target[key] || {}; });
     target[last] = value;
   }
-  // A figure is drawn when it comes near the screen, so that a page with many opens at once; on paper all are.
-  // It is drawn anew for another width: a legend that wrapped once keeps its place otherwise.
+  // A figure is drawn when it is near the viewport, so that a page with many opens quickly; for printing all are.
+  // It is redrawn at another width: a legend that wrapped once would keep its space otherwise.
   var drawn = [];
   function draw(plot, width) {
     if (drawn.indexOf(plot) < 0) drawn.push(plot);
@@ -31,7 +31,7 @@
     if (queue.length && !busy) { busy = true; next(); }
   }, { rootMargin: "300px" });
   var queue = [], busy = false;
-  function next() { // one a frame: the page answers in between
+  function next() { // one per frame, so that the page stays responsive
     requestAnimationFrame(function () {
       var plot = queue.shift();
       if (drawn.indexOf(plot) < 0) draw(plot);

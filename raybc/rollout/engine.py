@@ -1,6 +1,6 @@
 """`Engine`: the simulators of one process, stepping together. No Ray and no threads in here.
 
-Every simulator is a slot with an episode of its own. A round requests the chunks that are needed, for all slots at
+Every simulator is a slot with its own episode. A round requests the chunks that are needed, for all slots at
 once, and lets each slot execute its chunk. A slot whose episode has ended gets the next start immediately, so no slot
 waits for the slowest. If the policy is computed in another process (`Predictor.overlaps`), at most half of the slots
 wait for one answer while the others step.
@@ -197,7 +197,7 @@ class Engine:
         assert slot.job is not None
         row = episode_row(slot.episode.result())
         if slot.film is not None:
-            slot.film.add(np.asarray(slot.env.render()))  # the last state, where the outcome shows
+            slot.film.add(np.asarray(slot.env.render()))  # the last state, which shows the outcome
             name = episode_name(slot.task.name, row["index"], row["outcome"])
             slot.film.path = Path(slot.job.video) / name
             slot.film.close()

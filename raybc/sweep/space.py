@@ -14,7 +14,7 @@ from raybc.strict import check_type, did_you_mean, type_hints
 from raybc.sweep.config import Axis, SweepConfig
 from raybc.types import SampleSetting, UserError
 
-#: More corners than this are refused: nobody could have looked at such a space either.
+#: Maximum number of corners; checking more would take too long.
 MAX_CORNERS = 20_000
 
 
@@ -24,7 +24,7 @@ def train_axes(config: SweepConfig) -> dict[str, Axis]:
 
 
 def sample_settings(config: SweepConfig) -> list[SampleSetting]:
-    """Every value of the sample axes, crossed; all are scored from the same checkpoint."""
+    """Every combination of the sample axes; all are scored from the same checkpoint."""
     hints = type_hints(RunConfig)
     values = [
         [check_type(value, hints[name], f"space.{name}") for value in config.space[name].values]
@@ -36,14 +36,14 @@ def sample_settings(config: SweepConfig) -> list[SampleSetting]:
 
 
 def recipe(config: SweepConfig, params: dict[str, Any]) -> RunConfig:
-    """The run that `params` (train axes) stand for; its seed is set per member."""
+    """The run with these `params` (train axes); each member sets its own seed."""
     hints = type_hints(RunConfig)
     values = {name: check_type(value, hints[name], f"space.{name}") for name, value in params.items()}
     return dataclasses.replace(config.train, **values)
 
 
 def default_params(config: SweepConfig) -> dict[str, Any] | None:
-    """The defaults as a point of the space; None where a default lies outside its axis."""
+    """The defaults as a point of the space; None if a default is outside its axis."""
     params = {name: getattr(config.train, name) for name in train_axes(config)}
     inside = all(axis.contains(params[name]) for name, axis in train_axes(config).items())
     return params if inside else None
@@ -84,7 +84,7 @@ def corners(config: SweepConfig) -> Iterator[tuple[RunConfig, SampleSetting]]:
 
 
 def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int:
-    """Construct and check every corner, with the data where it is known; returns how many there are."""
+    """Construct and check every corner, against the data if given; returns the number of corners."""
     longest = int((store.episode_ends - store.episode_starts).max()) if store is not None else None
     checked = 0
     names = train_axes(config)

@@ -1,4 +1,4 @@
-// Asks for what is new every two seconds and draws it. Nothing is asked while the page is not looked at.
+// Polls for changes every two seconds and draws them; does not poll while the page is hidden.
 import { $, count, duration, h, percent, radios, range, video } from "./dom.js";
 import * as figures from "./figures.js";
 import { drawStatuses, drawTable, parseFilter, resetPage } from "./table.js";
@@ -17,7 +17,7 @@ async function poll() {
     if (!document.hidden) await ask();
     problem("");
   } catch (error) {
-    problem(error instanceof TypeError ? "The dashboard does not answer: it was stopped, or its sweep has ended. What is shown is the last that was known. Start it again: python -m raybc.dashboard RUN_DIR" : error.message);
+    problem(error instanceof TypeError ? "The dashboard does not answer: it was stopped, or its sweep has ended. The page shows the last known state. Restart it: python -m raybc.dashboard RUN_DIR" : error.message);
   }
   timer = setTimeout(poll, 1000 * SECONDS);
 }
@@ -55,7 +55,7 @@ function since() {
   $("since").textContent = `${run.path}${ago ? ` \u00b7 last measurement ended ${ago} ago` : ""}`;
 }
 
-// --- what is shown -------------------------------------------------------------------------------------------------------
+// --- drawing -------------------------------------------------------------------------------------------------------------
 
 function chosen() {
   const all = [...trials.values()], { test, error } = parseFilter($("filter").value, run);
@@ -131,7 +131,7 @@ function tiles() {
       best ? `trial ${best.n}, 95 % CI ${range(measured ? measured.interval : best.interval)}` : "no measurement yet", best && !measured ? "; chosen on these starts, so optimistic" : ""),
     tile("Trials finished", `${count(finished)} / ${count(run.asked)}`, ["completed", "pruned", "failed", "running"].filter((s) => counts[s]).map((s) => `${count(counts[s])} ${s}`).join(", ")),
     tile("Episodes per second", run.rate.mean === null ? "-" : run.rate.mean.toFixed(1), `while measuring; ${recent.length ? recent.at(-1).toFixed(1) : "-"} lately; ${count(totals.episodes)} episodes`),
-    tile("Simulators", run.workers ?? "-", run.workers ? `processes${run.cpus ? ` on ${run.cpus} cores` : ""}${run.pool.restarts ? `, ${run.pool.restarts} restarts` : ""}` : "not known yet"),
+    tile("Simulators", run.workers ?? "-", run.workers ? `processes${run.cpus ? ` on ${run.cpus} cores` : ""}${run.pool.restarts ? `, ${run.pool.restarts} restarts` : ""}` : "unknown yet"),
     tile("Errors", count(totals.errors), totals.errors ? "in no rate; by kind below" : `of ${count(totals.episodes)} episodes`));
   const parts = ["completed", "pruned", "failed", "running"].map((status) => [status, counts[status] ?? 0]);
   const all = Math.max(run.asked, trials.size, 1);
@@ -148,14 +148,14 @@ function errors() {
   $("errors").replaceChildren(
     h("h3", {}, "Outcomes"), table(["Episode ended in", "Episodes", "Share"], rows.map(([name, n]) => [name, count(n), valid ? percent(n / valid) : "-"])),
     h("h3", {}, "Errors by kind"), kinds.length ? table(["Kind", "Episodes"], kinds.map(([kind, n]) => [kind, count(n)])) : h("p", { class: "soft" }, "None."),
-    run.pool.retries ? h("p", { class: "soft small" }, `${count(run.pool.retries)} episodes were tried again, ${count(run.pool.restarts)} processes replaced.`) : "",
+    run.pool.retries ? h("p", { class: "soft small" }, `${count(run.pool.retries)} episodes were retried, ${count(run.pool.restarts)} processes replaced.`) : "",
     ...(run.reasons.length ? [h("h3", {}, "Failed trials"), table(["Reason", "Trials"], run.reasons.map(([reason, n]) => [reason.length > 160 ? reason.slice(0, 160) + "\u2026" : reason, count(n)]))] : []));
 }
 
 function drawVideos() {
   const all = run.videos, select = $("video-trial"), numbers = [...new Set(all.map((v) => v.trial))].sort((a, b) => a - b);
   const drawn = JSON.stringify([all, videos.outcome, videos.trial]);
-  if (drawn === videos.drawn) return; // a video that plays is left alone
+  if (drawn === videos.drawn) return; // do not interrupt a video that is playing
   videos.drawn = drawn;
   if (!numbers.includes(Number(videos.trial))) videos.trial = "all";
   select.replaceChildren(h("option", { value: "all" }, "all"), ...numbers.map((n) => h("option", { value: n }, `trial ${n}`)));
@@ -167,7 +167,7 @@ function drawVideos() {
   if (!shown.length) $("video-grid").append(h("p", { class: "soft" }, all.length ? "No video of this kind." : "No videos yet: they are made at the end of a sweep. A trial's page has the command that films it."));
 }
 
-// --- what people do ------------------------------------------------------------------------------------------------------
+// --- interaction ---------------------------------------------------------------------------------------------------------
 
 let typing = 0;
 $("filter").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(() => { resetPage(); run && drawShown(); }, 150); });

@@ -1,13 +1,13 @@
-// The figures. Each is drawn when it is near the screen and what it shows has changed.
+// The figures. Each is drawn when it is near the viewport and its data have changed.
 import { $, h, percent, show } from "./dom.js";
 import { ranked } from "./table.js";
 
 const ACCENT = "#2878d0", COLOURS = [ACCENT, "#c9790b", "#2a9d78", "#b0559e", "#c8523b", "#7b76d9"], REST = "#868c95";
-/** Trials with a colour of their own in the learning curves; intervals are drawn for the first of them. */
+/** Trials with individual colours in the learning curves; intervals are drawn for the first of them. */
 const NAMED = 6, WITH_BARS = 2;
-/** Trials of one look; more are one path. */
+/** Maximum number of trials of one style that are drawn as lines; more become one path. */
 const LINES = 60;
-/** Trials with one value of a list stand beside each other. */
+/** Offsets of trials that have the same value of a list. */
 const SPREAD = [0, 0.09, -0.09, 0.18, -0.18, 0.045, -0.045, 0.135, -0.135, 0.225, -0.225];
 const escape = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -18,13 +18,13 @@ const alpha = (colour, a) => `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(
 const waiting = new Map(), seen = new Set(), makers = new Map();
 const near = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
-    const plot = target.querySelector(".plot"); // its frame is observed: a figure without data is hidden
+    const plot = target.querySelector(".plot"); // observe its frame, because a figure without data is hidden
     isIntersecting ? seen.add(plot) : seen.delete(plot);
     if (isIntersecting) soon(plot);
   }
 }, { rootMargin: "200px" });
 
-// One figure a frame, the first of the page first: the page answers in between.
+// One figure per frame, in the order of the page, so that the page stays responsive.
 const queue = new Set();
 function soon(plot) {
   if (!queue.size) requestAnimationFrame(next);
@@ -38,7 +38,7 @@ function next() {
   if (queue.size) setTimeout(() => requestAnimationFrame(next));
 }
 
-$("plotly").addEventListener("load", () => seen.forEach(soon)); // the table need not wait for it
+$("plotly").addEventListener("load", () => seen.forEach(soon)); // so that the table does not wait for it
 
 function flush(plot) {
   const make = waiting.get(plot);
@@ -46,7 +46,7 @@ function flush(plot) {
   waiting.delete(plot);
   makers.set(plot, make);
   const spec = make();
-  if (spec === undefined) return; // it comes later
+  if (spec === undefined) return; // not drawn yet
   plot.hidden = !spec;
   if (!spec) return;
   plot.setAttribute("aria-label", spec.label);
@@ -59,7 +59,7 @@ function flush(plot) {
   spec.after?.(plot);
 }
 
-// Another width: drawn anew, since a legend that wrapped once keeps its place otherwise.
+// Redraw at another width: a legend that wrapped once would keep its space otherwise.
 let pause = 0;
 addEventListener("resize", () => {
   clearTimeout(pause);
@@ -75,7 +75,7 @@ addEventListener("resize", () => {
   }, 250);
 });
 
-/** Draw what `make` gives ({data, x, y, label, ...}, null: nothing) in `plot` as soon as it is looked at. */
+/** Draw the result of `make` ({data, x, y, label, ...}, or null for nothing) in `plot` when it becomes visible. */
 export function plan(plot, make) {
   waiting.set(plot, make);
   near.observe(plot.parentElement);
@@ -134,13 +134,13 @@ export function curves(trials, run, open) {
     label: `Line chart: success on search starts over training steps for ${list.length} trials; the table above has the last values.` };
 }
 
-/** A curve as a part of an SVG path; a single measurement as a dash. One path for thousands of trials is drawn at once. */
+/** A curve as a part of an SVG path; a single evaluation as a dash. One path for thousands of trials is fast. */
 function outline(curve, width) {
   if (curve.length === 1) return `M${curve[0][0] - width / 150},${curve[0][1]}L${curve[0][0] + width / 150},${curve[0][1]}`;
   return curve.map(([step, rate], i) => `${i ? "L" : "M"}${step},${rate}`).join("");
 }
 
-/** Where the values of an axis lie: numbers as they are, lists side by side. */
+/** Positions of the values of an axis: numbers as they are, values of lists as categories. */
 function scale(axis, run, values) {
   const spec = run.space[axis] ?? {};
   const numeric = !spec.values && values.every((v) => typeof v === "number");
@@ -192,7 +192,7 @@ function scatter(axis, points, { place, log, low, high, names }, run, open) {
   return { data, x, y: rateAxis("success"), click: open, label: `Scatter chart: success on search starts against ${axis}, ${points.length} points.` };
 }
 
-/** brush: axis -> ranges in the figure's numbers, kept over redraws; `changed` when people draw one. */
+/** brush: axis -> ranges in the figure's numbers, kept across redraws; `changed`: called when the user draws one. */
 export function parallel(trials, run, brush, changed) {
   const list = trials.filter((t) => t.score !== null);
   if (!list.length || !run.axes.length) return null;
@@ -224,7 +224,7 @@ function dimension(axis, list, run) {
   return { key: axis, label, values: raw.map(Math.log10), range: [Math.log10(low), Math.log10(high)], tickvals: ticks.map(Math.log10), ticktext: ticks.map((v) => String(Number(v.toPrecision(2)))) };
 }
 
-/** Whether a trial lies in all ranges of a brush. */
+/** Whether a trial is within all ranges of a brush. */
 export function inBrush(t, brush, run, all) {
   for (const [key, ranges] of brush) {
     const value = key === "score" ? t.score : position(key, t, run, all);
@@ -259,7 +259,7 @@ export function rate(found) {
     x: { title: { text: long ? "minutes" : "seconds" }, rangemode: "tozero" }, y: { title: { text: "episodes per second" }, rangemode: "tozero" }, label: "Line chart: episodes per second over the sweep." };
 }
 
-/** One trial: each seed, and the mean with Wilson's interval. */
+/** One trial: each seed, and the mean with its Wilson interval. */
 export function trialCurve(t, rows) {
   if (!t.curve.length) return null;
   const seeds = [...new Set(rows.map((r) => r.seed))];

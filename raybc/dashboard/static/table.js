@@ -26,7 +26,7 @@ export function columns(run) {
   }
 }
 
-/** A predicate of a text such as `lr<0.001 status=pruned word`, or what is wrong with it. */
+/** The predicate for a text such as `lr<0.001 status=pruned word`, or {error}. */
 export function parseFilter(text, run) {
   const known = new Map(columns(run).map((column) => [column.key, column]));
   known.set("status", { value: (t) => t.status }).set("reason", { value: (t) => t.reason });
@@ -39,7 +39,7 @@ export function parseFilter(text, run) {
       continue;
     }
     const [, key, sign, raw] = parts;
-    if (!known.has(key)) return { error: `No column "${key}"; there are ${[...known.keys()].join(", ")}.` };
+    if (!known.has(key)) return { error: `No column "${key}"; the columns are ${[...known.keys()].join(", ")}.` };
     const { value } = known.get(key), number = Number(raw);
     if (/[<>]/.test(sign) && Number.isNaN(number)) return { error: `"${word}": expected a number after ${sign}.` };
     tests.push((t) => {

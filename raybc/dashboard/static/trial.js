@@ -1,9 +1,9 @@
-// One trial: recipe, curves, every measurement with its command, episodes, videos.
+// One trial: recipe, curves, every evaluation with its command, episodes, videos.
 import { $, badge, command, copyButton, count, duration, h, percent, radios, range, show, video } from "./dom.js";
 import { lossCurve, plan, trialCurve } from "./figures.js";
 
 const dialog = $("trial");
-let opened = 0; // counts openings: an answer that comes late belongs to none
+let opened = 0; // number of the current opening, to discard late answers to earlier ones
 let before = null;
 
 export function close() {
@@ -50,15 +50,15 @@ function draw(found, run) {
       fact("Proposed by", t.origin), fact("Episodes", outcomes),
       fact("Training, rollouts", `${duration(t.train)}, ${duration(t.rollout)}`)),
     h("div", { class: "two" }, t.curve.length ? plot("curve", "Success over training steps") : "", plot("loss", "Training loss")),
-    h("h3", {}, "The same again"), found.note ? h("p", { class: "soft small" }, found.note) : "",
+    h("h3", {}, "Reproduce"), found.note ? h("p", { class: "soft small" }, found.note) : "",
     command(found.train_command, `Copy the command that trains trial ${t.n} again`),
     ...videos(found), ...measurements(found));
 }
 
 function videos(found) {
   const grid = h("div", { class: "grid videos" }), fieldset = h("fieldset", { class: "radios" }, h("legend", { class: "hidden" }, "Outcome"));
-  const hint = found.film_command ? [h("p", { class: "soft small" }, "Film more of it, which leaves this run as it is:"), command(found.film_command, "Copy the command that films this trial")] : [];
-  if (!found.videos.length) return [h("h3", {}, "Videos"), h("p", { class: "soft" }, "None of this trial."), ...hint];
+  const hint = found.film_command ? [h("p", { class: "soft small" }, "Film more episodes (this run does not change):"), command(found.film_command, "Copy the command that films this trial")] : [];
+  if (!found.videos.length) return [h("h3", {}, "Videos"), h("p", { class: "soft" }, "No videos of this trial."), ...hint];
   const fill = (outcome) => grid.replaceChildren(...found.videos.filter((v) => outcome === "all" || (v.outcome === "success") === (outcome === "success")).map((v) => video(v, false)));
   const solved = found.videos.filter((v) => v.outcome === "success").length;
   radios(fieldset, "trial-outcome", [["all", `all ${found.videos.length}`], ["success", `${solved} success`], ["failure", `${found.videos.length - solved} failure`]], "all", fill);
