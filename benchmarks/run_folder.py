@@ -15,10 +15,11 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.files import write_json
-from raybc.rollout.results import best_setting, pooled_rate, rows_at, summarise
+from raybc.rollout.results import best_setting, pooled_rate, summarise
+from raybc.rows import rows_at
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import Axis, EvalConfig, FinalConfig, SearchConfig, SweepConfig
-from raybc.sweep.ledger import FILE, SweepState, read_events
-from raybc.sweep.progress import FILE as PROGRESS
+from raybc.sweep.ledger import SweepState, read_events
 from raybc.sweep.views import write_tables, write_timing
 from raybc.types import SampleSetting
 
@@ -55,17 +56,18 @@ def make_config(trials: int, episodes: int) -> SweepConfig:
     )
 
 
-def make_run(folder: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
+def make_run(path: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
     """A finished sweep of `trials` trials and about `episodes` episodes, with losses of the first hundred."""
     rng = random.Random(0)
     evaluations = [EVALUATIONS if trial % 8 == 0 else 1 + trial % 2 for trial in range(trials)]
     arms = len(SEEDS) * len(SETTINGS)
     each = max(1, round((episodes - 3 * arms * 100) / (sum(evaluations) * arms)))
     config = make_config(trials, each)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config.to_dict())
-    write_json(folder / "versions.json", {"python": "3.11", "raybc": "0.1.0"})
-    (folder / FILE).unlink(missing_ok=True)
+    folder = SweepFolder(path)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.config, config.to_dict())
+    write_json(folder.versions, {"python": "3.11", "raybc": "0.1.0"})
+    folder.ledger.unlink(missing_ok=True)
     lines, now = [], BEGAN
     for trial in range(trials):
         params = {
@@ -83,7 +85,7 @@ def make_run(folder: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
             ended = k == evaluations[trial]
             status = "running" if not ended else "completed" if k == EVALUATIONS else "pruned"
             timing = {
-                "train_seconds": 3.0, "alone_seconds": 5.0, "train": [now, now + 3], "rollout": [now + 3, now + 5],
+                "train_seconds": 3.0, "train": [now, now + 3], "rollout": [now + 3, now + 5],
             }  # fmt: skip
             score = pooled_rate(rows_at(rows, best_setting(rows)))
             lines.append(
@@ -93,7 +95,7 @@ def make_run(folder: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
             now += 4
     lines.append({"event": "stage", "name": "search", "start": BEGAN, "end": now})
     _append(folder, lines)
-    state = SweepState.from_events(read_events(folder / FILE))
+    state = SweepState.from_events(read_events(folder.ledger))
     best = state.ranking()[:3]
     lines = [
         {"event": "final", "trial": trial.number, "rows": _rows(rng, trial.number, "final", EVALUATIONS, 0.75, 100)}
@@ -101,9 +103,9 @@ def make_run(folder: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
     ]
     ends = [("final", now, now + 60), ("whole", BEGAN, now + 60)]
     _append(folder, [*lines, *({"event": "stage", "name": n, "start": a, "end": b} for n, a, b in ends)])
-    state = SweepState.from_events(read_events(folder / FILE))
+    state = SweepState.from_events(read_events(folder.ledger))
     _views(folder, config, state)
-    return folder
+    return path
 
 
 def _rows(rng: random.Random, trial: int, phase: str, k: int, level: float, count: int) -> list[dict[str, Any]]:
@@ -119,25 +121,26 @@ def _rows(rng: random.Random, trial: int, phase: str, k: int, level: float, coun
                 found.append(
                     {"index": index, "outcome": outcome, "steps": steps, "return": float(outcome == "success"),
                      "max_reward": 1.0, "seconds": 0.1, "retries": 0,
-                     "message": "ValueError: a joint left its range" if outcome == "error" else ""}
+                     "message": "ValueError: a joint left its range" if outcome == "error" else "",
+                     "error_kind": "ValueError" if outcome == "error" else ""}
                 )  # fmt: skip
-            who = {"run_id": f"{trial:08x}{seed:08x}", "trial": trial, "seed": seed, "phase": phase, "evaluation": k}
+            run = {"run_id": f"{trial:08x}{seed:08x}", "trial": trial, "seed": seed, "phase": phase, "evaluation": k}
             where = {"step": k * STEPS // EVALUATIONS, **dataclasses.asdict(setting)}
-            rows.append({**who, **where, **summarise(found)})
+            rows.append({**run, **where, **summarise(found)})
     return rows
 
 
-def _append(folder: Path, events: list[dict[str, Any]]) -> None:
-    with (folder / FILE).open("a", encoding="utf-8") as file:  # the ledger itself waits for the disk at each event
+def _append(folder: SweepFolder, events: list[dict[str, Any]]) -> None:
+    with folder.ledger.open("a", encoding="utf-8") as file:  # `Ledger` itself waits for the disk after each event
         file.writelines(json.dumps(event, separators=(",", ":")) + "\n" for event in events)
 
 
-def _views(folder: Path, config: SweepConfig, state: SweepState) -> None:
+def _views(folder: SweepFolder, config: SweepConfig, state: SweepState) -> None:
     write_tables(folder, config, state)
     winner = state.ranking()[0]
     setting = best_setting(winner.evaluations[-1].rows)
     write_json(
-        folder / "winner.json",
+        folder.winner_json,
         {"trial": winner.number, "params": winner.params, "setting": dataclasses.asdict(setting), "seed": 0,
          "run_id": "0", "bundle": "winner", "rule": "highest success on the search starts"},
     )  # fmt: skip
@@ -149,10 +152,10 @@ def _views(folder: Path, config: SweepConfig, state: SweepState) -> None:
     rollouts = {"episodes": 200_000, "steps": 12_000_000, "retries": 40, "errors": 200, "restarts": 12,
                 "recycled": 0, "busy_seconds": 9000.0, "workers": 2}  # fmt: skip
     write_timing(folder, state, facts | {"video_note": "none: made up", "rollouts": rollouts})
-    write_json(folder / PROGRESS, {"time": BEGAN, "ended": BEGAN, **facts, "rollouts": rollouts})
+    write_json(folder.progress, {"time": BEGAN, "ended": BEGAN, **facts, "rollouts": rollouts})
     for trial in list(state.trials)[:100]:
         for seed in SEEDS:
-            log = folder / "trials" / f"{trial:04d}" / f"seed_{seed}" / "train.csv"
+            log = folder.member(trial, seed).train_csv
             log.parent.mkdir(parents=True, exist_ok=True)
             lines = [f"{step},{2 * math.exp(-step / 400) + 0.05}\n" for step in range(10, STEPS + 1, 10)]
             log.write_text("step,train/actor_loss\n" + "".join(lines))

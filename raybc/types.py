@@ -142,9 +142,12 @@ class EpisodeResult:
     max_reward: float = 0.0
     retries: int = 0
     message: str = ""
+    kind: str = ""
+    """Of an error: see `raybc.rollout.faults`."""
 
     def to_row(self) -> dict[str, Any]:
-        return {
+        """`raybc.rows.EpisodeRow`."""
+        row = {
             "index": self.index,
             "seed": self.seed,
             "outcome": self.outcome,
@@ -155,3 +158,4 @@ class EpisodeResult:
             "retries": self.retries,
             "message": self.message,
         }
+        return row | {"error_kind": self.kind} if self.kind else row

@@ -73,7 +73,7 @@ def test_doctor_finds_two_nodes_well(two_nodes: Nodes, tmp_path: Path) -> None:
     seen = two_nodes.run("raybc.doctor", "--address", two_nodes.address, "--storage", str(tmp_path), "--json")
     assert f"{tmp_path} is one disk, writable on every machine" in seen.stdout, seen.stderr
     assert "2 machines, 2 CPUs" in seen.stdout
-    assert "no job that is over holds any" in seen.stdout
+    assert "no job that has ended holds any" in seen.stdout
 
 
 @pytest.mark.slow

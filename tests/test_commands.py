@@ -155,7 +155,7 @@ def test_rollout_goes_on_where_it_was_killed(run: Path, tmp_path: Path, capsys: 
     assert run_main(lambda: rollout([*flags, f"--out={torn}"])) == 2
     assert "--resume" in capsys.readouterr().err
     assert run_main(lambda: rollout([*flags, f"--out={torn}", "--resume"])) == 0
-    assert "going on: 5 episodes are measured" in capsys.readouterr().out
+    assert "resuming: 5 episodes are already measured" in capsys.readouterr().out
 
     def rows(folder: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]

@@ -51,7 +51,7 @@ def run(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def view(run: Path, monkeypatch: pytest.MonkeyPatch) -> RunView:
-    monkeypatch.setattr("raybc.dashboard.view.SECONDS", 0.0)
+    monkeypatch.setattr("raybc.dashboard.view.REFRESH_INTERVAL", 0.0)
     view = RunView(run)
     view.refresh()
     return view
@@ -84,7 +84,7 @@ class Prediction:
 
 @pytest.fixture
 def client(view: RunView) -> Iterator[Client]:
-    with serve.beside(view.path, 0) as url:
+    with serve.beside(view.folder.path, 0) as url:
         yield Client(url)
 
 
@@ -344,11 +344,11 @@ def test_a_sweep_with_a_dashboard(
     def run_sweep(config: SweepConfig, launch: Any) -> None:
         url = capsys.readouterr().out.split("dashboard: ")[1].split()[0]
         assert Client(url).get("/api/run").json["trials"] == [], "the page is there before the run folder"
-        make_run(launch.out, 4, 200)
+        make_run(launch.folder.path, 4, 200)
         time.sleep(0.6)
         assert len(Client(url).get("/api/run").json["trials"]) == 4
 
-    monkeypatch.setattr(sweep, "run_sweep", run_sweep)
+    monkeypatch.setattr("raybc.sweep.run.run_sweep", run_sweep)
     flags = [str(ROOT / "sweeps/pointmass.yaml"), "--out", str(tmp_path / "out"), "--dashboard", "--port"]
     assert run_main(lambda: sweep.main([*flags, "0"])) == 0
     assert "look at it again: python -m raybc.dashboard" in capsys.readouterr().out

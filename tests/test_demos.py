@@ -109,7 +109,7 @@ def test_command(ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert out.stat().st_mtime_ns == before
     flags[2] = "6"
     assert run_main(lambda: main(flags)) == 2
-    assert "made otherwise" in capsys.readouterr().err
+    assert "has other contents" in capsys.readouterr().err
     assert run_main(lambda: main(["pointmas"])) == 2
     assert "pointmass" in capsys.readouterr().err
     assert run_main(lambda: main(["pointmass", "--episodes", "0"])) == 2

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from raybc.cli import run_main
-from raybc.cluster.nodes import Prediction
+from raybc.cluster.nodes import NodeAnswer
 from raybc.doctor import running
 from raybc.doctor.__main__ import main
 from raybc.doctor.cluster_file import check_file
@@ -63,7 +63,7 @@ def wrong(findings: list[Finding]) -> list[str]:
 def test_files_of_the_repository_only_want_to_be_filled_in(name: str, home: Path, tmp_path: Path) -> None:
     todo = [f for f in check_file(ROOT / name) if f.level != "ok"]
     assert todo
-    assert all("still to be filled in" in f.message for f in todo), todo
+    assert all("not filled in yet" in f.message for f in todo), todo
     findings = check_file(write(tmp_path, filled(name)))
     assert wrong(findings) == []
     assert any("is what Ray expects" in f.message for f in findings)
@@ -139,7 +139,7 @@ def drop(*keys: Any) -> Change:
         ),
         (aws(put("head_start_ray_commands", 1, "ray start --head")), "without --autoscaling-config no other machine"),
         (aws(put("worker_start_ray_commands", 1, "ray start")), "$RAY_HEAD_IP is not used"),
-        (aws(put("setup_commands", [])), "error token: whoever reaches port 6379"),
+        (aws(put("setup_commands", [])), "error token: anyone who can reach port 6379"),
         (aws(drop("file_mounts", "~/.ray/auth_token")), "error token: file_mounts: the machines get no token"),
         (aws(put("file_mounts", "~/.ray/auth_token", "/nowhere")), "error token: /nowhere: no such file"),
         (aws(put("file_mounts", "~/x", "nowhere")), "error file_mounts: ~/x: no such file or folder: nowhere"),
@@ -147,7 +147,7 @@ def drop(*keys: Any) -> Change:
         (aws(put("cluster_name", "AKIAABCDEFGHIJKLMNOP")), "error secrets: the file holds a key of AWS"),
         (local(drop("provider", "head_ip")), "error provider: provider: expected head_ip and worker_ips"),
         (local(put("provider", "worker_ips", ["10.0.0.1"])), "10.0.0.1 is the head too"),
-        (local(put("head_node_type", "head")), "available_node_types: not taken for machines that are there"),
+        (local(put("head_node_type", "head")), "available_node_types: not allowed with existing machines"),
         (local(drop("auth", "ssh_private_key")), "warning ssh: auth.ssh_private_key: missing"),
     ],
 )
@@ -211,7 +211,7 @@ def test_machines_that_differ_are_named() -> None:
     assert here["packages"]["ray"] == "2.60.0"
     other = copy.deepcopy(here)
     other["packages"]["torch"] = "1.0"
-    found = wrong(list(running._equal([Prediction("a", here), Prediction("b", here), Prediction("c", other)])))
+    found = wrong(list(running._equal([NodeAnswer("a", here), NodeAnswer("b", here), NodeAnswer("c", other)])))
     assert len(found) == 1
     assert "torch differs" in found[0]
     assert "1.0 on c" in found[0]
@@ -242,7 +242,7 @@ def test_what_a_dead_job_holds_is_found_and_removed(ray_cpus: float, monkeypatch
     me = ray.get_runtime_context().get_job_id()
     monkeypatch.setattr(ray._private.state, "jobs", lambda: [{"JobID": me, "IsDead": True}])
     found = wrong(list(running.leaks(fix=False)))
-    assert any(f"{group.id.hex()} of job {me}, which is over, holds 0.01 CPU" in line for line in found), found
+    assert any(f"{group.id.hex()} of job {me}, which has ended, holds 0.01 CPU" in line for line in found), found
     assert any("removed" in f.message for f in running.leaks(fix=True))
     assert placement_group_table(group)["state"] == "REMOVED"
     assert wrong(list(running.leaks(fix=False))) == []

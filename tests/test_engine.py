@@ -19,6 +19,7 @@ from raybc.inference import agent as agent_module
 from raybc.inference.agent import SIZES, Agent, Resolved, invariant_sizes, stack
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
+from raybc.rollout.faults import Fault
 from raybc.types import EpisodeSpec, Observation, SampleSetting
 from tests.helpers import pointmass_bundle, pointmass_data, tiny_trainer
 from tests.test_episode import Script
@@ -35,18 +36,18 @@ def strip(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k != "seconds"}
 
 
-def run(engine: Engine, orders: list[tuple[Rollout, EpisodeSpec]]) -> list[dict[str, Any]]:
-    """Rows in the order of `orders`."""
-    for number, (work, spec) in enumerate(orders):
+def run(engine: Engine, assignments: list[tuple[Rollout, EpisodeSpec]]) -> list[Any]:
+    """Rows in the order of `assignments`, or what ended before a fault."""
+    for number, (work, spec) in enumerate(assignments):
         engine.add(number, work, spec)
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, Any] = {}
     while not engine.idle:
         for number, row in engine.round():
             assert number not in rows, "a number ends once"
             rows[number] = row
-            if "exception" in row:
+            if isinstance(row, Fault):
                 return list(rows.values())
-    return [strip(rows[n]) for n in range(len(orders))]
+    return [strip(rows[n]) for n in range(len(assignments))]
 
 
 # Batches
@@ -211,9 +212,9 @@ class Later:
 
 def test_one_half_steps_while_the_other_is_answered(agent: Agent) -> None:
     later = Later(agent)
-    orders = [(Rollout("b", SampleSetting(2)), spec) for spec in SPECS]
-    rows = run(Engine(lambda path: later, slots=6), orders)
-    assert rows == run(Engine(lambda path: agent), orders)
+    assignments = [(Rollout("b", SampleSetting(2)), spec) for spec in SPECS]
+    rows = run(Engine(lambda path: later, slots=6), assignments)
+    assert rows == run(Engine(lambda path: agent), assignments)
     assert later.most >= 2
     assert later.open == 0
 
@@ -223,7 +224,7 @@ def test_an_exception_is_a_row_and_names_its_episode(agent: Agent) -> None:
         raise FileNotFoundError(path)
 
     rows = run(Engine(load), [(Rollout("gone", SampleSetting()), SPECS[0])])
-    assert rows == [{"exception": "FileNotFoundError: gone"}]
+    assert rows == [Fault("FileNotFoundError", "FileNotFoundError: gone")]
 
 
 # Observation history

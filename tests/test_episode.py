@@ -16,7 +16,7 @@ import pytest
 from raybc.envs.base import SimEnv, Task
 from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMassEnv
 from raybc.inference.agent import Agent, Resolved
-from raybc.rollout import results
+from raybc.rollout import faults, results
 from raybc.rollout.episode import run_episode
 from raybc.testing.envs import check_task
 from raybc.types import EpisodeResult, EpisodeSpec, Observation, SampleSetting, UserError
@@ -349,8 +349,8 @@ def test_errors_are_counted_and_never_averaged() -> None:
         ("", "other"),
     ],
 )
-def test_errors_have_kinds(message: str, kind: str) -> None:
-    assert results.error_kind(message) == kind
+def test_errors_of_release_0_1_0_have_kinds(message: str, kind: str) -> None:
+    assert faults.kind_in_message_of_0_1_0(message) == kind
 
 
 def test_nothing_valid_has_no_rate() -> None:

@@ -143,7 +143,7 @@ def test_the_card_says_how_to_load_it(folder: Path, tmp_path: Path, monkeypatch:
     assert run(folder, "--push_to_hub", "me/lift", "--dry_run", dry, "--flow_steps", "3") == 0
     front, text = card_of(dry)
     assert (front["library_name"], "model-index" in front) == ("raybc", False)
-    assert "It was not measured." in text
+    assert "It was not evaluated." in text
     assert "| `state` | 4 | float32 | physical units of the training data |" in text
     assert "| `--hidden_width` | `64` |" in text
     assert "simulator: pointmass" in text
@@ -214,14 +214,14 @@ def test_a_measurement_is_quoted(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.93
     label = bundle.config.sample_setting.label()
     assert f"| {label} | 93.0 % | 86.2-96.6 % | 93/100 | 0.93 | 1 |" in text
-    assert "on starts 0 and following of the final starts of `pointmass`, at most 80 steps each" in text
+    assert "on the final starts from 0 on of `pointmass`, at most 80 steps each" in text
     search = measurement(tmp_path / "search", starts="search")
     assert run(folder, "--push_to_hub", "me/lift", "--dry_run", "two", "--measured", search) == 0
     assert "model-index" not in card_of(tmp_path / "two")[0], "search starts choose, so they are not quoted"
     other = measurement(tmp_path / "other", step=7)
     capsys.readouterr()
     assert run(folder, "--push_to_hub", "me/lift", "--dry_run", "three", "--measured", other) == 2
-    assert f"expected a measurement of run {bundle.run_id}, step 300; got run" in capsys.readouterr().err
+    assert f"expected an evaluation of run {bundle.run_id}, step 300; got run" in capsys.readouterr().err
     assert not (tmp_path / "three").exists()
 
 

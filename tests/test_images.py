@@ -351,9 +351,9 @@ def test_images_need_an_encoder_and_an_encoder_images() -> None:
 
 
 def test_images_of_another_size_are_refused() -> None:
-    bundle, probe = image_trainer().bundle(0), spec_of_task(POINTMASS_PIXELS)
-    check_fits(bundle, probe, Path("bundle"))
-    larger = dataclasses.replace(probe, images={"pixels": (64, 64, 3)})
+    bundle, env_spec = image_trainer().bundle(0), spec_of_task(POINTMASS_PIXELS)
+    check_fits(bundle, env_spec, Path("bundle"))
+    larger = dataclasses.replace(env_spec, images={"pixels": (64, 64, 3)})
     with pytest.raises(UserError, match=r"'pixels': the policy expects size 32 x 32 x 3, .* has 64 x 64 x 3"):
         check_fits(bundle, larger, Path("bundle"))
 

@@ -119,7 +119,7 @@ def test_a_first_line_that_is_torn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "line 3 is damaged; restore the file or start anew with --overwrite"),
+        (b"{", "line 3 is damaged; restore the file or start over with --overwrite"),
         (b"", "line 3 is damaged"),
         (b"\x00\x00\x00", "line 3 is damaged"),
         (b"\xff\xfe", "line 3 is damaged"),

@@ -185,7 +185,7 @@ def test_known_rows_are_not_measured_again_and_new_ones_can_be_watched(ray_cpus:
         ref = pool.submit("test", works, specs("pointmass"), None, known)
         seen: list[Any] = []
         while not ray.wait([ref], timeout=0.02)[0]:
-            seen += pool.ended("test", len(seen))
+            seen += pool.finished("test", len(seen))
         rows = ray.get(ref)[0]
         assert pool.stats()["episodes"] == 8
     assert [rows[0]["steps"], rows[3]["steps"]] == [0, -3]

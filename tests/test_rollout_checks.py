@@ -16,11 +16,12 @@ from raybc.bundle import PolicyBundle
 from raybc.data.normalize import Normalizer
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import EnvSpec, spec_of_task
-from raybc.rollout.checks import check_fits, checkpoints, find_bundle, version_changes
+from raybc.rollout.checks import check_fits, version_changes
 from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
 from raybc.rollout.stop import Race, UntilHalfwidth
 from raybc.rollout.video import VideoWriter, episode_name, write_grid
+from raybc.run_folder import checkpoints, find_bundle
 from raybc.statistics import halfwidth_reached
 from raybc.types import EpisodeResult, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
@@ -29,7 +30,7 @@ PATH = Path("some/bundle")
 
 
 @pytest.fixture(scope="module")
-def probe() -> EnvSpec:
+def env_spec() -> EnvSpec:
     return spec_of_task(POINTMASS)
 
 
@@ -56,7 +57,7 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"latest, best, -1 or one of the steps 100, 200, 300, 1000; got '150'"):
         find_bundle(run, "150")
     (run / "eval.csv").unlink()
-    with pytest.raises(UserError, match=r"eval\.csv has no evaluation of a checkpoint that is left"):
+    with pytest.raises(UserError, match=r"eval\.csv has no evaluation of a checkpoint that is still on disk"):
         find_bundle(run, "best")
 
 
@@ -77,8 +78,8 @@ def test_a_checkpoint_of_what_is_no_run(tmp_path: Path) -> None:
 # Whether it fits
 
 
-def test_a_good_bundle_fits(probe: EnvSpec) -> None:
-    check_fits(pointmass_bundle(), probe, PATH)
+def test_a_good_bundle_fits(env_spec: EnvSpec) -> None:
+    check_fits(pointmass_bundle(), env_spec, PATH)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +90,9 @@ def test_a_good_bundle_fits(probe: EnvSpec) -> None:
         ({"action_size": 3}, ["gives 3 numbers", "takes 2"]),
     ],
 )
-def test_other_spaces_are_refused(probe: EnvSpec, changes: dict[str, Any], words: list[str]) -> None:
+def test_other_spaces_are_refused(env_spec: EnvSpec, changes: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
-        check_fits(dataclasses.replace(pointmass_bundle(), **changes), probe, PATH)
+        check_fits(dataclasses.replace(pointmass_bundle(), **changes), env_spec, PATH)
     assert all(word in str(error.value) for word in [*words, str(PATH), "pointmass-scripted-low_dim"]), error.value
 
 
@@ -100,25 +101,25 @@ def scaled(normalizer: Normalizer, factor: float, shift: float = 0.0) -> Normali
     return Normalizer((normalizer.offset * factor + shift).astype(np.float32), normalizer.scale * np.float32(factor))
 
 
-def test_statistics_of_other_units_are_refused(probe: EnvSpec) -> None:
+def test_statistics_of_other_units_are_refused(env_spec: EnvSpec) -> None:
     bundle = pointmass_bundle()
     for wrong in (scaled(bundle.obs_normalizer, 0.01, 1.0), scaled(bundle.obs_normalizer, 1.0, 300.0)):
         with pytest.raises(UserError, match=r"normalisation of observations does not fit.*scales from the"):
-            check_fits(dataclasses.replace(bundle, obs_normalizer=wrong), probe, PATH)
+            check_fits(dataclasses.replace(bundle, obs_normalizer=wrong), env_spec, PATH)
     wrong = scaled(bundle.action_normalizer, 1.0, 400.0)
     with pytest.raises(UserError, match=r"normalisation of actions.*takes -1 to 1.*normalised twice"):
-        check_fits(dataclasses.replace(bundle, action_normalizer=wrong), probe, PATH)
+        check_fits(dataclasses.replace(bundle, action_normalizer=wrong), env_spec, PATH)
     # Actions that were normalised to [-1, 1] for an environment that takes pixels 0..512 and more.
-    wide = dataclasses.replace(probe, action_low=np.zeros(2, np.float32), action_high=np.full(2, 5120, np.float32))
+    wide = dataclasses.replace(env_spec, action_low=np.zeros(2, np.float32), action_high=np.full(2, 5120, np.float32))
     with pytest.raises(UserError, match="normalisation of actions"):
         check_fits(bundle, wide, PATH)
 
 
-def test_what_differs_from_then_is_told(probe: EnvSpec) -> None:
+def test_what_differs_from_then_is_told(env_spec: EnvSpec) -> None:
     bundle = pointmass_bundle()
-    assert version_changes(bundle, probe) == []
+    assert version_changes(bundle, env_spec) == []
     older = dataclasses.replace(bundle, environment={"pointmass": "0", "controller": "acceleration", "physics": "2"})
-    assert version_changes(older, probe) == [
+    assert version_changes(older, env_spec) == [
         ("the policy was trained", "physics", "2", "absent"),
         ("the policy was trained", "pointmass", "0", "1"),
     ]
@@ -126,7 +127,7 @@ def test_what_differs_from_then_is_told(probe: EnvSpec) -> None:
     data = dataclasses.replace(bundle, data_env={"env_name": "Lift", "env_version": "1.4.1", "env_kwargs": kwargs})
     here = {"control_freq": 20, "controller_configs": {"type": "BASIC", "body_parts": {"right": {"type": "OSC_POSE"}}}}
     now = dataclasses.replace(
-        probe, env_args={"env_name": "Lift", "env_version": "1.5.2", "type": 1, "env_kwargs": here}
+        env_spec, env_args={"env_name": "Lift", "env_version": "1.5.2", "type": 1, "env_kwargs": here}
     )
     assert version_changes(data, now) == [
         ("the data was recorded", "env_version", "1.4.1", "1.5.2"),

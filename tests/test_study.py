@@ -9,6 +9,7 @@ import numpy as np
 import optuna
 import pytest
 
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.sweep.load import sweep_from_mapping
@@ -45,16 +46,16 @@ def drive(proposer: Proposer, state: SweepState, until: int) -> list[dict[str, A
         evaluation = Evaluation(1, 100, score(params), [])
         state.apply({"event": "evaluation", "trial": number, "status": "completed", "evaluation": 1, "step": 100,
                      "score": evaluation.score, "rows": [], "timing": {}})  # fmt: skip
-        proposer.told(number, evaluation, "completed")
+        proposer.report(number, evaluation, "completed")
     return [t.params for t in state.trials.values()]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "gp"])
 def test_a_rebuilt_study_proposes_what_the_unbroken_one_proposes(sampler: str, tmp_path: Path) -> None:
-    whole = drive(Proposer(config(sampler), tmp_path, SweepState()), SweepState(), 14)
+    whole = drive(Proposer(config(sampler), SweepFolder(tmp_path), SweepState()), SweepState(), 14)
     state = SweepState()
-    drive(Proposer(config(sampler), tmp_path, state), state, 9)
-    rebuilt = drive(Proposer(config(sampler), tmp_path, state), state, 14)
+    drive(Proposer(config(sampler), SweepFolder(tmp_path), state), state, 9)
+    rebuilt = drive(Proposer(config(sampler), SweepFolder(tmp_path), state), state, 14)
     assert rebuilt == whole
     assert whole[0] == {"lr": 1e-3, "weight_decay": 0.0, "horizon_length": 8}, "the defaults come first"
 
@@ -67,14 +68,14 @@ def test_samplers_search(sampler: str, tmp_path: Path) -> None:
     sqrt(pi) (erf(1) + erf(3)) / 8.
     """
     state = SweepState()
-    drive(Proposer(config(sampler), tmp_path, state), state, 12)
-    params = drive(Proposer(config(sampler), tmp_path, state), state, 24)
+    drive(Proposer(config(sampler), SweepFolder(tmp_path), state), state, 12)
+    params = drive(Proposer(config(sampler), SweepFolder(tmp_path), state), state, 24)
     scores = [score(p) for p in params]
     assert np.mean(scores[12:]) > 0.55, scores
 
 
 def test_points_to_evaluate_come_after_the_defaults(tmp_path: Path) -> None:
-    proposer = Proposer(config(points_to_evaluate=[{"lr": 1e-4}]), tmp_path, SweepState())
+    proposer = Proposer(config(points_to_evaluate=[{"lr": 1e-4}]), SweepFolder(tmp_path), SweepState())
     assert proposer.propose(0) == ("defaults", {"lr": 1e-3, "weight_decay": 0.0, "horizon_length": 8})
     assert proposer.propose(1) == ("point", {"lr": 1e-4, "weight_decay": 0.0, "horizon_length": 8})
     assert proposer.propose(2)[0] == "sampler"
@@ -82,16 +83,16 @@ def test_points_to_evaluate_come_after_the_defaults(tmp_path: Path) -> None:
 
 def test_unfinished_trials_keep_their_number_and_can_be_told(tmp_path: Path) -> None:
     state = SweepState()
-    proposer = Proposer(config(), tmp_path, state)
+    proposer = Proposer(config(), SweepFolder(tmp_path), state)
     for number in range(3):
         origin, params = proposer.propose(number)
         state.apply({"event": "start", "trial": number, "params": params, "origin": origin})
     state.apply({"event": "failed", "trial": 1, "reason": "nan"})
-    again = Proposer(config(), tmp_path, state)
+    again = Proposer(config(), SweepFolder(tmp_path), state)
     again.link(0, "tune_7")
-    again.told(0, Evaluation(1, 50, 0.5, []), "pruned")
-    again.told(2, Evaluation(1, 50, 0.7, []), "running")
-    again.told(2, Evaluation(2, 100, 0.8, []), "completed")
+    again.report(0, Evaluation(1, 50, 0.5, []), "pruned")
+    again.report(2, Evaluation(1, 50, 0.7, []), "running")
+    again.report(2, Evaluation(2, 100, 0.8, []), "completed")
     trials = again._study.trials
     assert [t.state.name for t in trials] == ["PRUNED", "FAIL", "COMPLETE"]
     assert trials[0].user_attrs["tune_trial_id"] == "tune_7"
@@ -151,13 +152,13 @@ def test_ties_are_not_pruned() -> None:
 
 def test_videos_join_their_trials_and_change_nothing_else(tmp_path: Path) -> None:
     state = SweepState()
-    proposer = Proposer(config(), tmp_path, state)
+    proposer = Proposer(config(), SweepFolder(tmp_path), state)
     drive(proposer, state, 4)
     for number, status in ((4, "pruned"), (5, "failed"), (6, "running")):
         proposer.propose(number)
         proposer.link(number, f"tune_{number}")
         if status == "pruned":
-            proposer.told(number, Evaluation(1, 50, 0.25, []), status)
+            proposer.report(number, Evaluation(1, 50, 0.25, []), status)
         elif status == "failed":
             proposer.failed(number)
 
@@ -179,7 +180,7 @@ def test_videos_join_their_trials_and_change_nothing_else(tmp_path: Path) -> Non
         videos.append({"file": file, "trial": trial, "seed": 0, "split": "final", "index": 7, "outcome": outcome})
     videos.append({**videos[0], "file": "videos/gone.mp4"})
     for _ in range(2):  # a second time gives the same
-        attach_videos(tmp_path, videos)
+        attach_videos(SweepFolder(tmp_path), videos)
         assert facts() == before
         kept = {}
         for trial in study().trials:

@@ -321,7 +321,7 @@ def test_a_killed_sweep_goes_on_where_it_was(sweep_file: Path, finished: Path, t
     process = start(sweep_file, out)
     text, _ = process.communicate(timeout=200)
     assert process.returncode == 0, text
-    assert "going on:" in text
+    assert "resuming:" in text
     check_complete(out, 5)
     unbroken = {n: (t.params["horizon_length"], t.status) for n, t in state_of(finished).trials.items()}
     assert {n: (t.params["horizon_length"], t.status) for n, t in state_of(out).trials.items()} == unbroken

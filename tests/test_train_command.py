@@ -14,7 +14,7 @@ from raybc.bundle import META, PolicyBundle
 from raybc.config import RunConfig
 from raybc.config.flat import aliases
 from raybc.files import read_json
-from raybc.rollout.checks import best_step, checkpoints
+from raybc.run_folder import best_step, checkpoints
 from raybc.train.__main__ import Args
 from raybc.train.run import MemberRun, append_row
 from tests.helpers import read_table, run_train, stop_training_at, tiny_config, tiny_data

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from raybc.bundle import PolicyBundle
-from raybc.rollout.checks import checkpoints
+from raybc.run_folder import checkpoints
 from tests.helpers import TRAIN_FLAGS, read_table
 
 #: Trains two members and saves at every fifth step, as `raybc.train` does between its evaluations.

@@ -1,8 +1,8 @@
-"""What the machines of a Ray have, which of them are for what, and whether a plan fits.
+"""What the machines of a Ray have, which work they are for, and whether a sweep fits.
 
-A machine with the custom resource `trainer` is for trials, one with `simulator` for simulators. Where no machine has
-it, every machine is for it, so a local Ray and a cluster of equal machines need neither. The amount means nothing:
-what limits a machine are its CPUs.
+A machine with the custom resource `trainer` runs trials, one with `simulator` runs simulators. If no machine has a
+resource, all machines do that work, so a local Ray and a cluster of equal machines need neither. The amount means
+nothing: only CPUs limit what runs on a machine.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
+import ray
+
 from raybc.strict import parse_yaml
 from raybc.types import UserError
 
 TRAINER, SIMULATOR = "trainer", "simulator"
-#: What a trial or a simulator takes of it: any number of them may be on a machine.
+#: The amount that a trial or a simulator reserves: so little that any number of them fits on a machine.
 SHARE = 0.001
-#: Where `ray up` leaves the cluster's file on the head, which is where drivers run.
+#: Where `ray up` puts the cluster file on the head, which is where drivers run.
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine that is there, or `count` that the autoscaler may start."""
+    """A running machine, or `count` equal machines that the autoscaler may start."""
 
     resources: dict[str, float]
     count: int = 1
@@ -35,27 +38,25 @@ class Machine:
 
 
 def machines() -> list[Machine]:
-    """Of the connected Ray: machines that are there, and those that the cluster's file allows beside them."""
-    import ray
-
+    """Machines of the connected Ray: those that run, and those that its cluster file allows to start."""
     alive = [node for node in ray.nodes() if node["Alive"]]
-    there = [Machine({k: float(v) for k, v in node["Resources"].items()}) for node in alive]
+    running = [Machine({k: float(v) for k, v in node["Resources"].items()}) for node in alive]
     types = [node.get("Labels", {}).get("ray.io/node-group", "") for node in alive]
-    return there + _to_come(BOOTSTRAP.expanduser(), types) if _is_cluster(alive) else there
+    return running + _startable(BOOTSTRAP.expanduser(), types) if _is_cluster(alive) else running
 
 
 def _is_cluster(alive: list[dict[str, Any]]) -> bool:
-    """A Ray with a head that `ray start` made: the file of an earlier cluster means nothing to a local Ray."""
+    """Whether `ray start` made the head: a local Ray must ignore the file of an earlier cluster."""
     return any(node.get("Labels", {}).get("ray.io/node-group") for node in alive)
 
 
-def _to_come(path: Path, types: list[str]) -> list[Machine]:
-    """Machines that may still be started; none where that is not known (then only what is there counts)."""
+def _startable(path: Path, types: list[str]) -> list[Machine]:
+    """Machines that may still be started; none if that is unknown."""
     return machines_of(parse_yaml(path.read_text(encoding="utf-8"), str(path)), types) if path.exists() else []
 
 
 def machines_of(config: dict[str, Any], types: Sequence[str] = ()) -> list[Machine]:
-    """The machines that a cluster's file allows, beside some of these `types`."""
+    """The machines that a cluster file allows beside running ones of these `types`."""
     found = []
     most = config.get("max_workers", 0)
     for name, kind in config.get("available_node_types", {}).items():
@@ -66,13 +67,18 @@ def machines_of(config: dict[str, Any], types: Sequence[str] = ()) -> list[Machi
 
 
 def for_role(role: str, among: list[Machine]) -> list[Machine]:
-    """Those machines that do this work."""
+    """The machines that do this work."""
     return [m for m in among if m.resources.get(role)] or among
 
 
 def placement(role: str) -> dict[str, float]:
-    """The custom resources that work of this role asks for in the connected Ray."""
+    """The custom resources that work of this role reserves in the connected Ray."""
     return {role: SHARE} if any(m.resources.get(role) for m in machines()) else {}
+
+
+def total(resource: str) -> float:
+    """How much of a resource the machines of the connected Ray have now."""
+    return float(ray.cluster_resources().get(resource, 0))
 
 
 def simulator_cpus() -> float:
@@ -81,9 +87,9 @@ def simulator_cpus() -> float:
 
 
 def allocate_workers(cpus: float, *, trials: int, trial_cpus: float, workers: int, worker_cpus: float) -> int:
-    """How many simulator processes fit beside the trials; a plan that would wait for ever is refused with its numbers.
+    """How many simulator processes to start beside the trials; refuses numbers with which work would wait for ever.
 
-    workers = 0 asks for as many as fit.
+    workers = 0: as many as fit.
     """
     left = cpus - trials * trial_cpus
     fits = int(left / worker_cpus + 1e-9)
@@ -97,25 +103,28 @@ def allocate_workers(cpus: float, *, trials: int, trial_cpus: float, workers: in
 
 
 def room_for_simulators(among: list[Machine], held: float) -> float:
-    """CPUs that are left to simulators when trials hold `held`."""
+    """CPUs left for simulators when trials hold `held` CPUs."""
     trainers, simulators = for_role(TRAINER, among), for_role(SIMULATOR, among)
-    own = sum(m.cpus() for m in trainers if m not in simulators)  # held there, it takes nothing from simulators
+    own = sum(m.cpus() for m in trainers if m not in simulators)  # CPUs that simulators could not use anyway
     return sum(m.cpus() for m in simulators) - max(0.0, held - own)
 
 
 @dataclass(frozen=True)
 class SweepAllocation:
-    """What a sweep runs side by side. threads: of a trial. gpus: the share of a GPU that a trial holds."""
+    """What a sweep runs at the same time."""
 
     workers: int
+    """Simulator processes."""
     threads: int
+    """Threads per trial."""
     gpus: float
+    """GPUs (or a share of one) per trial."""
 
 
 def allocate_sweep(
     among: list[Machine], *, trials: int, trial_cpus: float, workers: int, worker_cpus: float, device: str
 ) -> SweepAllocation:
-    """What fits where trials and simulators may have machines of their own."""
+    """What fits if trials and simulators may have separate machines."""
     trainers = for_role(TRAINER, among)
     held = trials * trial_cpus
     most = sum(m.cpus() for m in trainers)
@@ -136,7 +145,7 @@ def allocate_sweep(
 
 
 def gpu_share(gpus: float, trials: int, device: str) -> float:
-    """A share of a GPU for each concurrent trial, such that all of them find a place, where the device asks for one."""
+    """GPUs per concurrent trial such that all trials fit; 0 if the device needs none."""
     if device == "cpu" or not gpus:
         if device.startswith("cuda"):
             raise UserError(f"train.device: {device!r} asked for, but the cluster has no GPU")

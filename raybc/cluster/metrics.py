@@ -1,6 +1,6 @@
 """Counters among Ray's own metrics: on the dashboard's Metrics page and for Prometheus (with the prefix `ray_`).
 
-Rates are made where they are looked at: `rate(ray_raybc_episodes_total[1m])` are rollouts a second.
+Rates are computed in queries: `rate(ray_raybc_episodes_total[1m])` is rollouts per second.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from ray.util.metrics import Counter
 
 
 class RolloutMetrics:
-    """What simulators did, counted where episodes end."""
+    """Work of simulators, counted when episodes end."""
 
     def __init__(self) -> None:
         self._episodes = Counter("raybc_episodes", "Episodes that ended.", tag_keys=("task", "outcome"))
@@ -23,12 +23,12 @@ class RolloutMetrics:
 
 
 class SweepMetrics:
-    """What trials did, counted when their results are in the ledger."""
+    """Work of trials, counted when their results are in the ledger."""
 
     def __init__(self, sweep: str) -> None:
         self._tags = {"sweep": sweep}
         self._steps = Counter("raybc_member_steps", "Training steps, summed over members.", tag_keys=("sweep",))
-        self._trials = Counter("raybc_trials", "Trials that are over.", tag_keys=("sweep", "status"))
+        self._trials = Counter("raybc_trials", "Trials that have ended.", tag_keys=("sweep", "status"))
 
     def trained(self, steps: int) -> None:
         self._steps.inc(steps, tags=self._tags)

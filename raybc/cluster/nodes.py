@@ -1,4 +1,4 @@
-"""Asking every machine of a running Ray something, and whether they all see the same disk."""
+"""Running a function on every machine of a Ray, and checking that all machines see the same disk."""
 
 from __future__ import annotations
 
@@ -9,49 +9,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from raybc.types import UserError
 
-#: A machine may have to start a process first, and import this package from a cold disk.
-PATIENCE = 120.0
+#: Seconds: a machine may have to start a process first, and import this package from a cold disk.
+ANSWER_TIMEOUT = 120.0
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What a machine said, or why it did not."""
+class NodeAnswer:
+    """A machine's answer, or why there is none."""
 
     node: str
     value: Any = None
     problem: str = ""
 
 
-def ask_all(function: Callable[..., Any], *arguments: Any) -> list[Prediction]:
-    """The answers of all machines that are there, in the order of their addresses. Takes no CPU from anybody."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
+def ask_all(function: Callable[..., Any], *arguments: Any) -> list[NodeAnswer]:
+    """The function's result on every running machine, in the order of their addresses. Reserves no CPU."""
     nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"]))
     remote = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = [
         remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)).remote(*arguments)
         for n in nodes
     ]
-    ray.wait(asked, num_returns=len(asked), timeout=PATIENCE)
+    ray.wait(asked, num_returns=len(asked), timeout=ANSWER_TIMEOUT)
     answers = []
     for node, ref in zip(nodes, asked, strict=True):
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         try:
-            answers.append(Prediction(name, ray.get(ref, timeout=0)))
+            answers.append(NodeAnswer(name, ray.get(ref, timeout=0)))
         except ray.exceptions.GetTimeoutError:
-            answers.append(Prediction(name, problem=f"no answer within {PATIENCE:g} s"))
+            answers.append(NodeAnswer(name, problem=f"no answer within {ANSWER_TIMEOUT:g} s"))
         except ray.exceptions.RayError as error:
             cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-            answers.append(Prediction(name, problem=f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"))
+            answers.append(NodeAnswer(name, problem=f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}"))
     return answers
 
 
 def look_for(folders: list[str], mark: str, word: str, sizes: dict[str, int]) -> list[str]:
-    """On a machine: what is wrong with folders that should show `word` and take another file, and with the files."""
+    """Runs on each machine: problems with folders, which should contain a file `mark` with the text `word` and be
+    writable, and with files, which should have these sizes."""
     problems = []
     for folder in folders:
         try:
@@ -75,8 +77,8 @@ def look_for(folders: list[str], mark: str, word: str, sizes: dict[str, int]) ->
 
 
 def unshared(folders: Iterable[Path], files: Iterable[Path] = ()) -> list[str]:
-    """What is wrong with folders that all machines of the connected Ray must see and write, and with files that all
-    must see; one line for each problem."""
+    """Problems with folders that all machines of the connected Ray must see and be able to write, and with files that
+    all must see; one line for each."""
     mark, word = f".raybc-shared-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex
     written: list[Path] = []
     problems = []
@@ -100,23 +102,21 @@ def unshared(folders: Iterable[Path], files: Iterable[Path] = ()) -> list[str]:
     return problems
 
 
-def _alone() -> bool:
-    import ray
-
+def _is_single_machine() -> bool:
     return sum(node["Alive"] for node in ray.nodes()) < 2
 
 
 def check_visible(file: Path) -> None:
-    """Refuse to start on several machines that do not all have this file."""
-    if not _alone() and (problems := unshared([], [file])):
+    """Refuse to start on several machines if one of them does not see this file."""
+    if not _is_single_machine() and (problems := unshared([], [file])):
         raise UserError(f"on a cluster all machines must see {file}: {'; '.join(problems)}; put it on a shared disk")
 
 
 def check_shared(folder: Path, dataset: Path) -> None:
-    """Refuse to start on several machines where what one writes is not what the others see."""
-    if _alone():
+    """Refuse to start on several machines that do not share the run folder and the data."""
+    if _is_single_machine():
         return
-    made = dataset.exists()  # otherwise it will be, by simulators on all machines
+    made = dataset.exists()  # otherwise simulators on all machines will make it
     if problems := unshared([folder] if made else [folder, dataset.parent], [dataset] if made else []):
         raise UserError(
             f"on a cluster all machines must see the run folder and the demonstrations: {'; '.join(problems)}; use a "

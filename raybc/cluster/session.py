@@ -1,7 +1,4 @@
-"""Starting and leaving Ray: authenticated, quiet, with nothing left behind.
-
-Import this module before `ray`: Ray reads its environment when it is imported.
-"""
+"""Starting Ray and shutting it down: authenticated, quiet, leaving nothing behind."""
 
 from __future__ import annotations
 
@@ -13,28 +10,19 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
+import ray
+from ray._private import ray_constants
+from ray._raylet import Config  # type: ignore[attr-defined]  # absent from Ray's stub file
+
 from raybc.cluster.capacity import allocate_workers, simulator_cpus
 from raybc.types import UserError
 
 __all__ = ["allocate_workers", "ray_session"]
 
-#: Only where unset. Usage statistics are off, strangers need a token, Tune writes no logs of its own
-#: beside ours, and prints no tables of its own.
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TUNE_DISABLE_AUTO_INIT": "1",
-    "RAY_AIR_NEW_OUTPUT": "0",
-}
-for _name, _value in _ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
-
 
 def _ensure_token() -> None:
-    """The token of local clusters, readable by this user alone (Ray itself would leave it readable by all)."""
+    """Create the token of local clusters, readable by this user only (Ray would make it readable by everyone)."""
     if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         return
     path = Path.home() / ".ray" / "auth_token"
@@ -47,23 +35,19 @@ def _ensure_token() -> None:
 
 
 def _use_token() -> None:
-    """Ray shows its token to a cluster named by host:port only when told to before it was imported, or like this."""
-    from ray._raylet import Config  # type: ignore[attr-defined]  # absent from Ray's stub file
-
+    """Send the token to a cluster named by HOST:PORT. Ray does so only if asked before it is imported, or like this."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     Config.initialize("")
 
 
 @contextlib.contextmanager
 def _loopback_only() -> Iterator[None]:
-    """Let a local Ray listen on 127.0.0.1 and nowhere else.
+    """Make a local Ray listen on 127.0.0.1 only.
 
-    By itself Ray listens on every interface on Linux, whatever address it is given; only on desktop systems, where
-    firewalls would ask, it stays on the loopback. The switch between the two is read when Ray is imported, here and
-    in its child processes; it must not be thrown for a cluster of several machines.
+    On Linux, Ray listens on every interface, whatever address it is given; only on desktop systems, where a firewall
+    would prompt the user, does it use the loopback interface. The setting that decides is read when Ray is imported,
+    here and in its child processes. It must not be changed for a cluster of several machines.
     """
-    from ray._private import ray_constants
-
     before = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR), ray_constants.ENABLE_RAY_CLUSTER
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
@@ -77,7 +61,7 @@ def _loopback_only() -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Say at once what Ray would say after a minute of trying."""
+    """Fail immediately where Ray would try for a minute."""
     if address == "auto" or "://" in address:
         return
     host, _, port = address.rpartition(":")
@@ -97,11 +81,9 @@ def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[floa
     """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs
     on which simulators may run.
 
-    A local Ray is made of child processes on the loopback interface; it ends by itself some seconds after this
-    process was killed. A session that is there already (of a notebook, of a test) is used and left running.
+    A local Ray consists of child processes on the loopback interface; if this process is killed, they end by themselves
+    some seconds later. An existing session (of a notebook, of a test) is used and left running.
     """
-    import ray
-
     if ray.is_initialized():
         yield simulator_cpus()
         return
@@ -112,7 +94,7 @@ def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[floa
                 _use_token()
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
-                _ensure_token()  # Ray asks for it by default on a local cluster (2.60 on)
+                _ensure_token()  # Ray requires it by default on a local cluster (from 2.60)
                 stack.enter_context(_loopback_only())
                 ray.init(
                     address="local",

@@ -1,1 +1,1 @@
-"""A page on this machine that shows a sweep while it runs and afterwards; it reads the run folder and no more."""
+"""A web page on this machine that shows a sweep while it runs and afterwards; it only reads the run folder."""

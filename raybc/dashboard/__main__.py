@@ -1,4 +1,4 @@
-"""`python -m raybc.dashboard RUN_DIR`: a page on this machine that shows a sweep, while it runs and afterwards."""
+"""`python -m raybc.dashboard RUN_DIR`: a web page on this machine that shows a sweep while it runs and afterwards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from raybc.web import listening
 
 @dataclass(frozen=True)
 class Args:
-    """Show a sweep in the browser, on this machine only; nothing is written. Ctrl-C ends it."""
+    """Show a sweep in the browser, on this machine only, without writing anything. Ctrl-C ends it."""
 
     run_dir: tyro.conf.Positional[Path]
     """Folder that `python -m raybc.sweep` wrote or is writing."""
     port: int = PORT
-    """Port on 127.0.0.1 (0: any that is free)."""
+    """Port on 127.0.0.1 (0: any free port)."""
 
 
 def main(argv: list[str] | None = None) -> int:

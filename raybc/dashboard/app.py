@@ -1,7 +1,7 @@
-"""The web application: one page, its data, and the videos of the run. It answers this machine only, and reads only.
+"""The web application: one page, its data, and the videos of the run. It serves this machine only, and only reads.
 
-Whoever can make a browser on this machine open a foreign page must not get at the run through it: requests under
-another host's name (DNS rebinding) and from other sites' pages are refused, and nothing is loaded from elsewhere.
+A page of another site that is open in a browser on this machine must not reach the run: requests with another host name
+(DNS rebinding) and requests from other sites are refused, and the page loads nothing from other sites.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from raybc.dashboard.importance import importances
 from raybc.dashboard.view import RunView
 from raybc.types import UserError
 
-#: Names under which the page is reached: itself, or through a tunnel that ends on this machine.
+#: Host names of the page: this machine, or a tunnel that ends on it.
 HOSTS = ["127.0.0.1", "localhost"]
-#: What else than videos lies in a run folder is nobody's business here.
+#: Of a run folder, only videos are served as files.
 VIDEO_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 _STATIC = Path(str(files("raybc.dashboard") / "static"))
@@ -53,7 +53,7 @@ _HEADERS = {
 
 
 class SameSite:
-    """Refuses what another site's page asks for (a link that a person follows is fine); adds the headers above."""
+    """Refuses requests from pages of other sites (following a link is fine) and adds the headers above."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -68,17 +68,17 @@ class SameSite:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        asked = Headers(scope=scope)
-        origin, site = asked.get("origin"), asked.get("sec-fetch-site", "none")
-        foreign = origin is not None and origin != f"http://{asked.get('host')}"
-        if foreign or (site not in ("none", "same-origin") and asked.get("sec-fetch-mode") != "navigate"):
-            await PlainTextResponse("asked by another site\n", 403)(scope, receive, send_with_headers)
+        headers = Headers(scope=scope)
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+        foreign = origin is not None and origin != f"http://{headers.get('host')}"
+        if foreign or (site not in ("none", "same-origin") and headers.get("sec-fetch-mode") != "navigate"):
+            await PlainTextResponse("requested by another site\n", 403)(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
 
 def make_app(view: RunView) -> Starlette:
-    """The application for a run folder (which need not be there yet)."""
+    """The application for a run folder, which need not exist yet."""
     answers: dict[tuple[int, int], dict[str, Any]] = {}  # importances of the latest revision
 
     def current() -> RunView:
@@ -117,7 +117,7 @@ def make_app(view: RunView) -> Starlette:
         return await _json(compute)
 
     async def video(request: Request) -> Response:
-        path = video_path(view.path, request.path_params["path"])
+        path = video_path(view.folder.path, request.path_params["path"])
         if path is None:
             raise HTTPException(404)
         kind = VIDEO_TYPES[path.suffix]
@@ -136,18 +136,18 @@ def make_app(view: RunView) -> Starlette:
     )
 
 
-def video_path(root: Path, asked: str) -> Path | None:
-    """The video that `asked` names, where it is one and lies (links followed) inside `root`; else None."""
+def video_path(root: Path, name: str) -> Path | None:
+    """The video `name` below `root`; None if it does not exist, is no video, or (links followed) is outside `root`."""
     try:
-        path = (root / asked).resolve()
-        there = path.is_file()
+        path = (root / name).resolve()
+        exists = path.is_file()
     except (OSError, ValueError):  # a name too long, or with a zero byte
         return None
-    return path if there and path.suffix in VIDEO_TYPES and path.is_relative_to(root) else None
+    return path if exists and path.suffix in VIDEO_TYPES and path.is_relative_to(root) else None
 
 
 async def _json(compute: Callable[[], dict[str, Any] | None]) -> Response:
-    """The value as JSON, computed beside the event loop; nothing: 404; a damaged file: its message."""
+    """The value as JSON, computed outside the event loop; None: status 404; a damaged file: its error message."""
     try:
         value = await run_in_threadpool(compute)
     except UserError as error:

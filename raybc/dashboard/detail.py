@@ -1,4 +1,4 @@
-"""Everything about one trial: each measurement with its interval and command, losses, videos."""
+"""Everything about one trial: each evaluation with its interval and command, losses, videos."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 from raybc.dashboard.view import RunView
 from raybc.report.commands import rollout_command, train_command
 from raybc.report.curves import loss_points
-from raybc.rollout.results import setting_of
+from raybc.rows import setting_of
 from raybc.statistics import wilson_interval
-from raybc.sweep.folders import member_logs
 
-#: Filmed by the command that is offered.
+#: Episodes that the command for more videos films.
 VIDEOS = 6
+#: Fields of a result row that the page shows as they are.
+SHOWN = (
+    "phase", "evaluation", "seed", "step", "episodes", "successes", "timeouts", "failures", "errors", "run_id",
+    "mean_steps_success", "episode_list",
+)  # fmt: skip
 
 
 def detail(view: RunView, number: int) -> dict[str, Any] | None:
-    """What the page shows of a trial; None: there is no such trial. Reads the logs of its members."""
+    """What the page shows about a trial; None if there is no such trial. Reads the logs of its members."""
     with view.lock:
         trial = view.state.trials.get(number)
         if trial is None:
@@ -26,21 +30,19 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
         rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
         videos = [video for video in view.file("videos") if video["trial"] == number]
         summary = view.trials[number]
-        timing = [e.timing for e in trial.evaluations]
     train, note = train_command(config, trial.params, facts) if config else ("", "")
     measured = []
     for row in rows:
         low, high = wilson_interval(row["successes"], row["episodes"])
-        kept = ("phase", "evaluation", "seed", "step", "episodes", "successes", "timeouts", "failures", "errors")
         measured.append(
-            {k: row[k] for k in (*kept, "run_id", "mean_steps_success")}
+            {name: value for name, value in row.items() if name in SHOWN}
             | {"setting": setting_of(row).label(), "chosen": setting_of(row) == setting}
-            | {"rate": row["success_rate"], "interval": [low, high], "episode_list": row["episode_list"]}
-            | {"command": rollout_command(config, view.path, row) if config else ""}
+            | {"rate": row["success_rate"], "interval": [low, high]}
+            | {"command": rollout_command(config, view.folder, row) if config else ""}
         )
     chosen = [row for row in rows if setting_of(row) == setting]
-    film = rollout_command(config, view.path, chosen[-1], videos=VIDEOS) if config and chosen else ""
-    losses = {seed: loss_points(path) for seed, path in member_logs(view.path, number).items()}
+    film = rollout_command(config, view.folder, chosen[-1], videos=VIDEOS) if config and chosen else ""
+    losses = {seed: loss_points(path) for seed, path in view.folder.member_logs(number).items()}
     return {
         "trial": summary,
         "rows": measured,
@@ -49,5 +51,4 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
         "train_command": train,
         "note": note,
         "film_command": film,
-        "saved": round(sum(t.get("alone_seconds", 0.0) - t.get("train_seconds", 0.0) for t in timing), 1),
     }

@@ -1,15 +1,16 @@
-"""Reading files that another process writes: a ledger by what was added, small JSON files when they changed."""
+"""Reading files that another process writes: the new events of a ledger, and small JSON files that changed."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from raybc.rows import LedgerEvent
 from raybc.types import UserError
 
-#: The first bytes of a ledger tell one from another: they hold the time of its first event.
+#: Bytes at the start of a ledger that identify it: they contain the time of its first event.
 _HEAD = 256
 
 
@@ -20,11 +21,11 @@ class LedgerTail:
         self._path = path
         self._offset, self._line, self._head = 0, 0, b""
 
-    def read(self) -> tuple[bool, list[dict[str, Any]]]:
-        """(whether the file is another one than before, events since the last call).
+    def read(self) -> tuple[bool, list[LedgerEvent]]:
+        """(whether the file was replaced, events since the last call).
 
-        Of a file that was replaced or cut (--overwrite) all events are new. A line without its end is left for later.
-        Raises `UserError` for a line that is no event.
+        If the file was replaced or truncated (--overwrite), all its events are new. An incomplete last line is left for
+        later. Raises `UserError` for a line that is not an event.
         """
         try:
             file = self._path.open("rb")
@@ -47,7 +48,7 @@ class LedgerTail:
             self._head = file.read(min(_HEAD, self._offset))
         return replaced, events
 
-    def _event(self, line: bytes) -> dict[str, Any]:
+    def _event(self, line: bytes) -> LedgerEvent:
         self._line += 1
         try:
             event = json.loads(line)
@@ -55,11 +56,11 @@ class LedgerTail:
             event = None
         if not isinstance(event, dict) or "event" not in event:
             raise UserError(f"{self._path}: line {self._line} is damaged: expected an event, got {line[:60]!r}")
-        return event
+        return cast(LedgerEvent, event)
 
 
 class JsonFile:
-    """The value of a JSON file as it is now; read again only when it changed."""
+    """The current value of a JSON file; it is read again only when it has changed."""
 
     def __init__(self, path: Path, default: Any) -> None:
         self._path, self._default = path, default
@@ -67,7 +68,7 @@ class JsonFile:
         self.value: Any = default
 
     def refresh(self) -> bool:
-        """Read the file if it changed; says whether the value may be another. A file that is gone has the default."""
+        """Read the file if it has changed; returns whether the value may differ. A missing file has the default."""
         try:
             stat = self._path.stat()
             mark: tuple[int, int] | None = (stat.st_mtime_ns, stat.st_size)

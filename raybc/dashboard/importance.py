@@ -1,4 +1,4 @@
-"""How much each axis mattered, by Optuna's PED-ANOVA over trials at equal training steps."""
+"""How much each axis matters, by Optuna's PED-ANOVA over trials at equal training steps."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState
 from raybc.sweep.study import distributions
 
-#: Fewer trials say nothing.
+#: Minimum number of trials.
 MINIMUM = 6
-#: The latest evaluation that so many trials reached is looked at (else the first).
+#: Trials are compared at the latest evaluation that this many of them reached (else at the first).
 WANTED = 20
 
 
 def importances(config: SweepConfig, state: SweepState) -> dict[str, Any]:
-    """{"axes": {name: share}, "trials": n, "evaluation": k, "step": s}; without "axes" where there are too few trials.
+    """{"axes": {name: share}, "trials": n, "evaluation": k, "step": s}; without "axes" if there are too few trials.
 
-    Trials are compared by their scores at one evaluation, because a pruned trial's last score is of fewer steps. The
-    shares add up to 1. They tell which axes decide whether a trial is among the best (the best tenth, at least three).
+    Trials are compared by their scores at one evaluation, because a pruned trial's last score is after fewer steps. The
+    shares add up to 1. They say which axes decide whether a trial is among the best (the best tenth, at least three).
     """
     reached: dict[int, list[tuple[dict[str, Any], float]]] = {}
     steps: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Serving the page: by itself until Ctrl-C, or beside a sweep until that ends."""
+"""Serving the page: alone until Ctrl-C, or beside a sweep until it ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raybc.web import listening
 if TYPE_CHECKING:
     import uvicorn
 
-#: The page is for this machine; from elsewhere: ssh -L 8420:127.0.0.1:8420 machine.
+#: The page is served on this machine only; from another one: ssh -L 8420:127.0.0.1:8420 machine.
 HOST = "127.0.0.1"
 PORT = 8420
 
@@ -26,8 +26,9 @@ def url_of(listener: socket.socket) -> str:
 
 
 def make_server(view: RunView) -> uvicorn.Server:
-    """The server for a run folder. A missing package is refused with the line that installs it."""
+    """The server for a run folder. A missing package is a `UserError` with the line that installs it."""
     require_extra("the dashboard", "dashboard", "starlette", "uvicorn")
+    # Here, because they need the packages that were just checked.
     import uvicorn
 
     from raybc.dashboard.app import make_app
@@ -45,7 +46,7 @@ def make_server(view: RunView) -> uvicorn.Server:
 
 @contextlib.contextmanager
 def beside(run_dir: Path, port: int) -> Iterator[str]:
-    """Serve the page of a run folder in a thread of this process while the block runs; gives its address."""
+    """Serve the page of a run folder in a thread of this process while the block runs; yields its address."""
     server = make_server(RunView(run_dir))
     with contextlib.closing(listening(HOST, port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="dashboard", daemon=True)

@@ -1,59 +1,66 @@
-"""A run folder as the page sees it: a summary of every trial, kept up to date by the events that are new."""
+"""A run folder as the page shows it: a summary of every trial, updated by new events."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.files import read_json
 from raybc.report.commands import near_path
-from raybc.rollout.results import best_setting, pooled_rate, rows_at, setting_of
+from raybc.report.tables import totals
+from raybc.rollout.results import best_setting, pooled_rate
+from raybc.rows import ResultRow, episodes_of, rows_at, setting_of
+from raybc.run_folder import SweepFolder
 from raybc.statistics import seed_interval, wilson_interval
 from raybc.sweep.config import SweepConfig
-from raybc.sweep.ledger import FILE, SweepState, TrialState
+from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.load import sweep_from_mapping
-from raybc.sweep.progress import FILE as PROGRESS
 from raybc.types import SampleSetting, UserError
 
-#: The folder is looked at once in so many seconds, however many pages ask.
-SECONDS = 0.5
+#: Minimum seconds between two reads of the folder, however many pages poll.
+REFRESH_INTERVAL = 0.5
 #: Points of the curve of rollouts per second.
-BINS = 90
+RATE_BINS = 90
 
 
 def check_run(path: Path) -> None:
-    """Refuse what is not the folder of a sweep."""
+    """Refuse a path that is not the run folder of a sweep."""
     what = "expected the folder of a sweep run"
     if not path.is_dir():
         raise UserError(f"{path}: {what}, but there is no such folder; give the one that `python -m raybc.sweep` wrote")
-    if not (path / "config.json").is_file():
+    file = SweepFolder(path).config
+    if not file.is_file():
         raise UserError(f"{path}: {what}, but it has no config.json; give the one that `python -m raybc.sweep` wrote")
-    config = read_json(path / "config.json")
+    config = read_json(file)
     if not isinstance(config, dict) or "space" not in config:
         raise UserError(f"{path}: {what}, but its config.json searches no space (is it the folder of a training?)")
-    sweep_from_mapping(config, str(path / "config.json"))
+    sweep_from_mapping(config, str(file))
 
 
 class RunView:
-    """What is known of a run folder; `refresh` reads what is new. May be used by several threads."""
+    """What is known about a run folder; `refresh` reads what is new. Several threads may use it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
+        self.folder = SweepFolder(path.resolve())
         self.state = SweepState()
         self.config: SweepConfig | None = None
         self.generation, self.revision = 0, 0
         self.trials: dict[int, dict[str, Any]] = {}
         self.lock = threading.RLock()
         self._changed: dict[int, int] = {}  # trial -> revision of its last change
-        self._tail = LedgerTail(self.path / FILE)
-        kinds: dict[str, Any] = {"config": {}, "winner": {}, "progress": {}, "timing": {}, "videos": []}
-        names = {"progress": PROGRESS}
-        self._files = {k: JsonFile(self.path / names.get(k, f"{k}.json"), default) for k, default in kinds.items()}
+        self._tail = LedgerTail(self.folder.ledger)
+        self._files = {
+            "config": JsonFile(self.folder.config, {}),
+            "winner": JsonFile(self.folder.winner_json, {}),
+            "progress": JsonFile(self.folder.progress, {}),
+            "timing": JsonFile(self.folder.timing, {}),
+            "videos": JsonFile(self.folder.videos_json, []),
+        }
         self._looked = float("-inf")
         self._overview: dict[str, Any] = {}
 
@@ -64,7 +71,7 @@ class RunView:
     def refresh(self) -> None:
         """Read what is new. Raises `UserError` for damaged files."""
         with self.lock:
-            if time.monotonic() - self._looked < SECONDS:
+            if time.monotonic() - self._looked < REFRESH_INTERVAL:
                 return
             self._looked = time.monotonic()
             changed = {name for name, file in self._files.items() if file.refresh()}
@@ -74,11 +81,11 @@ class RunView:
                 self.generation += 1
             if "config" in changed:
                 config = self.file("config")
-                self.config = sweep_from_mapping(config, str(self.path / "config.json")) if config else None
+                self.config = sweep_from_mapping(config, str(self.folder.config)) if config else None
             touched = set()
             for event in events:
                 self.state.apply(event)
-                if "trial" in event:
+                if event["event"] != "stage":
                     touched.add(event["trial"])
             if changed & {"winner", "videos"}:
                 touched = set(self.state.trials)
@@ -89,18 +96,18 @@ class RunView:
             for number in touched:
                 self.trials[number] = summary(self.state.trials[number], self.setting(number), shown[number])
                 self._changed[number] = self.revision
-            self._overview = self._look()
+            self._overview = self._summarise()
 
     def setting(self, number: int) -> SampleSetting | None:
         """The sample setting of a trial: the winner's as recorded, else the best at its last evaluation."""
         winner = self.file("winner")
         if winner.get("trial") == number and winner.get("setting"):
-            return setting_of(winner["setting"])
+            return SampleSetting(**winner["setting"])
         evaluations = self.state.trials[number].evaluations
         return best_setting(evaluations[-1].rows) if evaluations else None
 
     def since(self, generation: int, revision: int) -> dict[str, Any]:
-        """What a page that knows `revision` of `generation` does not know yet."""
+        """What is new for a page that knows `revision` of `generation`."""
         with self.lock:
             known = revision if generation == self.generation else -1
             return {
@@ -111,8 +118,8 @@ class RunView:
                 "trials": [self.trials[n] for n, changed in sorted(self._changed.items()) if changed > known],
             }
 
-    def _look(self) -> dict[str, Any]:
-        """What is said of the sweep as a whole."""
+    def _summarise(self) -> dict[str, Any]:
+        """The sweep as a whole."""
         config, progress, timing = self.config, self.file("progress"), self.file("timing")
         ranking = self.state.ranking()
         trials = self.trials.values()
@@ -121,8 +128,8 @@ class RunView:
             kinds.update(trial["kinds"])
         totals = {k: sum(t[k] for t in trials) for k in ("episodes", "successes", "timeouts", "failures", "errors")}
         return {
-            "name": config.name if config else self.path.name,
-            "path": near_path(self.path),
+            "name": config.name if config else self.folder.path.name,
+            "path": near_path(self.folder.path),
             "task": config.train.env_name if config else "",
             "asked": config.search.trials if config else 0,
             "evaluations": config.eval.evaluations if config else 0,
@@ -146,32 +153,32 @@ class RunView:
         }
 
     def _rate(self) -> dict[str, Any]:
-        """Rollouts per second over time: the episodes of a measurement are spread evenly over its duration."""
+        """Rollouts per second over time, with the episodes of an evaluation spread evenly over its duration."""
         spans = [
-            (*e.timing["rollout"], sum(row["episodes"] + row["errors"] for row in e.rows))
+            (*e.timing["rollout"], sum(map(episodes_of, e.rows)))
             for trial in self.state.trials.values()
             for e in trial.evaluations
             if e.timing.get("rollout")
         ]
-        finals = [sum(r["episodes"] + r["errors"] for r in t.final_rows) for t in self.state.trials.values()]
+        finals = [sum(map(episodes_of, t.final_rows)) for t in self.state.trials.values()]
         if self.state.stages.get("final"):
             start, end = self.state.stages["final"][-1]
             spans.append((start, end, sum(finals)))
         if not spans:
             return {"start": None, "seconds": [], "rate": [], "mean": None}
         first, last = min(s[0] for s in spans), max(s[1] for s in spans)
-        width = max(last - first, 1.0) / BINS
-        counts = [0.0] * BINS
+        width = max(last - first, 1.0) / RATE_BINS
+        counts = [0.0] * RATE_BINS
         for start, end, episodes in spans:
             length = max(end - start, 1e-6)
-            for i in range(int((start - first) / width), min(BINS - 1, int((end - first) / width)) + 1):
+            for i in range(int((start - first) / width), min(RATE_BINS - 1, int((end - first) / width)) + 1):
                 low, high = first + i * width, first + (i + 1) * width
                 counts[i] += episodes * max(0.0, min(end, high) - max(start, low)) / length
         busy = _union([(start, end) for start, end, _ in spans])
         return {
             "start": first,
             "last": last,
-            "seconds": [round((i + 0.5) * width, 3) for i in range(BINS)],
+            "seconds": [round((i + 0.5) * width, 3) for i in range(RATE_BINS)],
             "rate": [round(count / width, 3) for count in counts],
             "mean": sum(s[2] for s in spans) / busy if busy else None,
         }
@@ -187,9 +194,9 @@ def _union(spans: list[tuple[float, float]]) -> float:
 
 
 def summary(trial: TrialState, setting: SampleSetting | None, videos: int) -> dict[str, Any]:
-    """A trial in a few hundred bytes. Rates are of `setting`, pooled over seeds; errors are in none of them.
+    """A trial in a few hundred bytes. Rates are those of `setting`, pooled over seeds, without errors.
 
-    curve: [step, rate, lowest and highest seed, Wilson's interval, episodes] of each evaluation.
+    curve: [step, rate, lowest and highest seed, Wilson interval, episodes] for each evaluation.
     """
     rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
     kinds: Counter[str] = Counter()
@@ -215,7 +222,7 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int) -> di
         "curve": curve,
         "by_setting": _by_setting(trial),
         "final": _final(final) if final else None,
-        **{k: sum(row[k] for row in rows) for k in ("episodes", "successes", "timeouts", "failures", "errors")},
+        **totals(rows, "episodes", "successes", "timeouts", "failures", "errors"),
         "kinds": dict(kinds),
         "train": round(sum(e.timing.get("train_seconds", 0.0) for e in trial.evaluations), 1),
         "rollout": round(sum(_length(e.timing.get("rollout")) for e in trial.evaluations), 1),
@@ -237,14 +244,14 @@ def _length(span: list[float] | None) -> float:
     return span[1] - span[0] if span else 0.0
 
 
-def _rates(rows: list[dict[str, Any]]) -> list[float]:
+def _rates(rows: Sequence[ResultRow]) -> list[float]:
     seeds = [row["successes"] / row["episodes"] for row in rows]
     successes, episodes = sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows)
     interval = wilson_interval(successes, episodes)
     return [*(round(v, 4) for v in (pooled_rate(rows), min(seeds), max(seeds), *interval)), episodes]
 
 
-def _final(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+def _final(rows: Sequence[ResultRow]) -> Mapping[str, Any]:
     rate, _, _, low, high, episodes = _rates(rows)
     return {
         "rate": rate,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.progress import Progress
 
 from raybc import cli
 from raybc.config import DemosConfig
@@ -18,20 +19,20 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class Args(DemosConfig):
-    """Let a task's scripted expert demonstrate; write robomimic HDF5."""
+    """Record demonstrations of a task's scripted expert as robomimic HDF5."""
 
     task: tyro.conf.Positional[str] = "lift"
     """A task with an expert: lift, can, square, pointmass, cube-single-singletask-v0, metaworld-reach-v3, ..."""
     out: Path | None = None
-    """The HDF5 file to write; default: in raybc's cache, where sweeps and training look for it."""
+    """The HDF5 file to write (default: in raybc's cache, where sweeps and training look for it)."""
     keep_failures: bool = False
     """Also keep episodes that the expert did not solve."""
     workers: int = 0
-    """Simulator processes (0: one for each core)."""
+    """Simulator processes (0: one per core)."""
     overwrite: bool = False
     """Replace an existing file."""
     address: str = ""
-    """A running Ray cluster; default: a local Ray."""
+    """Address of a running Ray cluster (default: start a local Ray)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,22 +42,16 @@ def main(argv: list[str] | None = None) -> int:
     task = get_task(args.task)
     if task.make_expert is None:
         raise UserError(f"task {args.task!r} has no scripted expert")
-    plan = DemosSpec(args.task, config, args.keep_failures)
-    path = args.out or plan.default_path()
+    spec = DemosSpec(args.task, config, args.keep_failures)
+    path = args.out or spec.default_path()
     if path.suffix not in (".hdf5", ".h5"):
         path = path / "demos.hdf5"
     if args.overwrite:
         path.unlink(missing_ok=True)
-    if is_ready(plan, path):
+    if is_ready(spec, path):
         cli.console.print(f"already made: {path}")
         return 0
-    _generate_with_progress(plan, path, args)
-    return 0
-
-
-def _generate_with_progress(plan: DemosSpec, path: Path, args: Args) -> None:
-    from rich.progress import Progress
-
+    # Here, because they import Ray, which --help need not wait for.
     from raybc.cluster.session import allocate_workers, ray_session
     from raybc.rollout.pool import RolloutPool
 
@@ -66,13 +61,14 @@ def _generate_with_progress(plan: DemosSpec, path: Path, args: Args) -> None:
             RolloutPool.start(args.task, workers, worker_cpus=1.0) as pool,
             Progress(console=cli.console) as progress,
         ):
-            bar = progress.add_task(f"{args.task} demonstrations", total=plan.config.episodes)
-            made = generate(plan, path, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
-            progress.update(bar, completed=plan.config.episodes)
+            bar = progress.add_task(f"{args.task} demonstrations", total=spec.config.episodes)
+            made = generate(spec, path, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
+            progress.update(bar, completed=spec.config.episodes)
     cli.console.print(
-        f"{plan.config.episodes} demonstrations ({made['steps']} steps) in {path}; the expert solved "
+        f"{spec.config.episodes} demonstrations ({made['steps']} steps) in {path}; the expert solved "
         f"{made['successes']} of {made['attempts']} starts"
     )
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Making demonstrations with the simulators of a pool, episode by episode, so that a stopped run resumes."""
+"""Making demonstrations with the simulators of a pool, episode by episode, so that an interrupted run can resume."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raybc import cli
 from raybc.data.formats import robomimic
@@ -14,8 +14,12 @@ from raybc.demos.record import read_part
 from raybc.demos.spec import DemosSpec
 from raybc.files import free_space_for
 from raybc.rollout.engine import Demonstration
+from raybc.rows import EpisodeRow
 
-#: Attempts for one kept demonstration before the expert is called broken.
+if TYPE_CHECKING:  # it imports Ray, which `python -m raybc.train --help` need not wait for
+    from raybc.rollout.pool import RolloutPool
+
+#: Maximum attempts per kept demonstration; an expert that needs more is broken.
 MAX_ATTEMPTS = 2
 #: Rough size of a low-dim demonstration, for the check of free disk.
 MEGABYTES_PER_100 = 20
@@ -23,37 +27,37 @@ MEGABYTES_PER_100 = 20
 OnProgress = Callable[[int, int], None]
 
 
-def generate(plan: DemosSpec, path: Path, pool: Any, on_progress: OnProgress | None = None) -> dict[str, int]:
-    """Make the demonstrations with the simulators of `pool` (`RolloutPool`); returns attempts and successes.
+def generate(spec: DemosSpec, path: Path, pool: RolloutPool, on_progress: OnProgress | None = None) -> dict[str, int]:
+    """Make the demonstrations with the simulators of `pool`; returns the numbers of attempts, successes and steps.
 
-    Starts are tried in order; the first `episodes` successes are kept, whatever the number of workers.
+    Starts are tried in order and the first `episodes` successes are kept, for any number of workers.
     """
-    import ray
-
-    wanted = plan.config.episodes
+    wanted = spec.config.episodes
     free_space_for(path.parent, 50 + MEGABYTES_PER_100 * wanted // 100)
-    parts = path.parent / f"{path.name}.parts-{plan.key()[:12]}"
+    parts = path.parent / f"{path.name}.parts-{spec.key()[:12]}"
     parts.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
+    rows: list[EpisodeRow] = []
     kept = 0
     while kept < wanted and len(rows) < MAX_ATTEMPTS * wanted + 10:
         count = math.ceil(1.02 * (wanted - kept))
         before = pool.stats()["episodes"]
-        work = Demonstration(str(parts), plan.config.noise)
-        ref = pool.submit(f"demos/{path}/{len(rows)}", [work], plan.specs(len(rows), count))
-        while not ray.wait([ref], timeout=0.3)[0]:
+        done = len(rows)
+
+        def show(done: int = done, before: int = before) -> None:
             if on_progress is not None:
-                on_progress(len(rows) + pool.stats()["episodes"] - before, wanted)
-        rows += ray.get(ref)[0]
+                on_progress(done + pool.stats()["episodes"] - before, wanted)
+
+        job = Demonstration(str(parts), spec.config.noise)
+        rows += pool.evaluate(f"demos/{path}/{done}", [job], spec.specs(done, count), on_wait=show)[0]
         errors = [r for r in rows if r["outcome"] == "error"]
         if errors:
             raise cli.Failed(f"the simulator failed at start {errors[0]['seed']}: {errors[0]['message']}")
-        kept = len(rows) if plan.keep_failures else sum(r["outcome"] == "success" for r in rows)
+        kept = len(rows) if spec.keep_failures else sum(r["outcome"] == "success" for r in rows)
     if kept < wanted:
         raise cli.Failed(
-            f"{plan.task}: the expert solved {kept} of {len(rows)} starts, fewer than the {wanted} demonstrations asked"
+            f"{spec.task}: the expert solved {kept} of {len(rows)} starts, fewer than the {wanted} requested"
         )
-    chosen = [r for r in rows if plan.keep_failures or r["outcome"] == "success"][:wanted]
+    chosen = [r for r in rows if spec.keep_failures or r["outcome"] == "success"][:wanted]
     made = []
     for row in chosen:
         part = read_part(parts / f"episode_{row['index']:06d}.npz")
@@ -61,7 +65,7 @@ def generate(plan: DemosSpec, path: Path, pool: Any, on_progress: OnProgress | N
             raise cli.Failed(f"{parts}: episode {row['index']} was damaged after it was written; run the command again")
         made.append(part)
     successes = sum(r["outcome"] == "success" for r in rows)
-    attributes = {"raybc_key": plan.key(), "expert_attempts": len(rows), "expert_successes": successes}
+    attributes = {"raybc_key": spec.key(), "expert_attempts": len(rows), "expert_successes": successes}
     robomimic.write(path, [p.demo for p in made], made[0].env_args, attributes)
     shutil.rmtree(parts)
     return {"attempts": len(rows), "successes": successes, "steps": sum(len(p.demo.actions) for p in made)}

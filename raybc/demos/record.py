@@ -1,4 +1,4 @@
-"""One demonstration of a scripted expert, as a file that is whole or absent. No Ray in here."""
+"""One demonstration of a scripted expert, as a file that is complete or absent. No Ray in here."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from raybc.files import replacing
 from raybc.types import EpisodeResult, EpisodeSpec
 
 
+# The source of this function is part of `DemosSpec.key`: changing it makes users record their demonstrations again.
 def demonstrate(task: Task, env: SimEnv, spec: EpisodeSpec, noise: float, folder: Path) -> dict[str, Any]:
     """Let the expert solve one start and write the episode to `folder`; returns its row. A finished one is kept."""
     path = folder / f"episode_{spec.index:06d}.npz"
@@ -64,7 +65,7 @@ def demonstrate(task: Task, env: SimEnv, spec: EpisodeSpec, noise: float, folder
 
 @dataclass(frozen=True)
 class RecordedEpisode:
-    """One episode as it lies on disk until the file of all is made."""
+    """One episode, stored on disk until all of them are joined in one file."""
 
     demo: robomimic.Demo
     row: dict[str, Any]
@@ -72,7 +73,7 @@ class RecordedEpisode:
 
 
 def read_part(path: Path) -> RecordedEpisode | None:
-    """An episode file; None when it is damaged (it is then made again)."""
+    """Read an episode file; None if it is damaged (it is then recorded again)."""
     try:
         with np.load(path, allow_pickle=False) as part:
             row = json.loads(str(part["row"]))

@@ -1,7 +1,7 @@
-"""Which demonstrations a training uses and where they lie: a dataset, or those of a task's scripted expert.
+"""Which demonstrations a training run uses and where they are: a dataset, or those of a task's scripted expert.
 
-The default place of generated demonstrations is named by everything that decides their contents (task, the expert's
-code, versions, numbers), so the same demonstrations are never made twice.
+The default path of generated demonstrations contains a digest of everything that decides their contents (task, the
+expert's code, versions, numbers), so the same demonstrations are never made twice.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import hashlib
 import inspect
 import re
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+
+import h5py
 
 from raybc.config import DemosConfig, RunConfig
 from raybc.data.formats import ogbench
@@ -26,13 +29,13 @@ from raybc.types import EpisodeSpec, UserError
 
 
 def check_source(name: EnvName, dataset: str) -> None:
-    """Refuse to train where it is not said what on: a dataset is named, the task's expert can demonstrate, or the name
-    is that of published data. Looks at no file and no network."""
+    """Refuse to train without data: a dataset must be named, the task must have an expert, or the environment's name
+    must be that of published data. Reads no file and uses no network."""
     if dataset or _is_scripted(name) or is_published(name.name):
         return
     kind = f"the data {name.data!r} of" if name.data else "no data is named by"
     raise UserError(
-        f"{name}: {kind} this environment name, so where it lies must be said: --dataset PATH (in a sweep: "
+        f"{name}: {kind} this environment name, so its path is needed: --dataset PATH (in a sweep: "
         "train.dataset), in any format of docs/data.md"
     )
 
@@ -42,8 +45,8 @@ def _is_scripted(name: EnvName) -> bool:
 
 
 def source_of(config: RunConfig, demos: DemosConfig) -> tuple[Path, DemosSpec | None]:
-    """Where the data of a training lie: those that are named (downloaded where they are published and not here), or
-    those of the scripted expert, with the plan by which they are made (and perhaps not made yet)."""
+    """The path of the data for a training run: a named dataset (downloaded if it is published and missing here), or
+    demonstrations of the scripted expert, which may not exist yet, with the spec by which to make them."""
     name = parse_env_name(config.env_name)
     check_source(name, config.dataset or config.ogbench_dataset_dir)
     if config.dataset:
@@ -61,22 +64,22 @@ def source_of(config: RunConfig, demos: DemosConfig) -> tuple[Path, DemosSpec | 
         )
     if not _is_scripted(name):
         return obtain(config.env_name), None
-    plan = DemosSpec(name.task, demos)
-    path = plan.default_path()
-    is_ready(plan, path)  # refuses a damaged one now
-    return path, plan
+    spec = DemosSpec(name.task, demos)
+    path = spec.default_path()
+    is_ready(spec, path)  # refuses a damaged file now
+    return path, spec
 
 
 @dataclass(frozen=True)
 class DemosSpec:
-    """Which demonstrations, and what decides their contents."""
+    """Everything that decides the contents of generated demonstrations."""
 
     task: str
     config: DemosConfig
     keep_failures: bool = False
 
     def key(self) -> str:
-        """Digest of everything that the contents depend on: numbers, the code of the adapter, versions."""
+        """Digest of everything that the contents depend on: numbers, the adapter's code, versions."""
         task = get_task(self.task)
         source = "".join(inspect.getsource(module) for module in _modules(task))
         return digest(
@@ -93,7 +96,7 @@ class DemosSpec:
         )
 
     def default_path(self) -> Path:
-        name = re.sub(r"[^\w.-]+", "_", self.task)  # "module:ATTRIBUTE" is no name of a folder
+        name = re.sub(r"[^\w.-]+", "_", self.task)  # "module:ATTRIBUTE" is not a folder name
         return home() / "demos" / f"{name}-scripted-{self.key()[:12]}" / "demos.hdf5"
 
     def specs(self, first: int, count: int) -> list[EpisodeSpec]:
@@ -101,7 +104,7 @@ class DemosSpec:
 
 
 def _modules(task: Task) -> list[ModuleType]:
-    """The modules of the adapter and of the expert (`functools.partial` and callable objects hide them)."""
+    """The modules of the adapter and of the expert, also behind `functools.partial` and callable objects."""
     modules = []
     for made in (task.make, task.make_expert):
         while isinstance(made, functools.partial):
@@ -113,8 +116,6 @@ def _modules(task: Task) -> list[ModuleType]:
 
 
 def _versions(suite: str) -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
     versions = {}
     for package in (suite, "mujoco", "numpy"):
         try:
@@ -124,18 +125,16 @@ def _versions(suite: str) -> dict[str, str]:
     return versions
 
 
-def is_ready(plan: DemosSpec, path: Path) -> bool:
-    """Whether `path` holds exactly these demonstrations. Another file there is refused, never replaced."""
+def is_ready(spec: DemosSpec, path: Path) -> bool:
+    """Whether `path` contains exactly these demonstrations. Any other file is refused, never replaced."""
     if not path.exists():
         return False
-    if _recorded_key(path) == plan.key():
+    if _recorded_key(path) == spec.key():
         return True
-    raise UserError(f"{path}: exists and was made otherwise; delete it, use --overwrite, or choose another --out")
+    raise UserError(f"{path}: exists and has other contents; delete it, use --overwrite, or choose another --out")
 
 
 def _recorded_key(path: Path) -> str:
-    import h5py
-
     try:
         with h5py.File(path, "r") as file:
             return str(file["data"].attrs.get("raybc_key", ""))

@@ -1,1 +1,1 @@
-"""What Ray does not check: a cluster's file, its machines, what it reserves and who may talk to it."""
+"""Checks that Ray does not make: a cluster's file, its machines, reserved resources, and who may connect."""

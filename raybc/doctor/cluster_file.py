@@ -1,7 +1,7 @@
-"""A cluster's file, as `ray up` takes it: everything that can be known of it without a cloud.
+"""A cluster file for `ray up`: every check that is possible without a cloud.
 
-Ray's own schema with readable errors, what the schema leaves open (the keys of `provider`), files that are named, and
-what makes a cluster safe to reach and able to work.
+Ray's own schema with readable errors, what the schema leaves open (the keys of `provider`), the files it names, and
+what makes a cluster secure and able to work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raybc.doctor.findings import Finding, error, ok, warning
 from raybc.strict import did_you_mean, parse_yaml
 from raybc.types import UserError
 
-#: Keys of `provider` by its type; Ray takes any. (Those of other types are not known here and not looked at.)
+#: Keys of `provider` by its type; Ray accepts any. (Other types are not checked.)
 PROVIDER_KEYS = {
     "aws": {"region", "availability_zone", "cache_stopped_nodes", "use_internal_ips", "security_group", "key_pair",
             "aws_credentials", "cloudwatch"},
@@ -36,7 +36,7 @@ PROVIDER_KEYS = {
 COMMON_KEYS = {"type", "disable_node_updaters", "disable_launch_config_check", "foreground_node_launch"}
 PROVIDER_NEEDS = {"aws": {"region"}, "gcp": {"region", "availability_zone", "project_id"}, "local": set[str]()}
 PROVIDERS = ("aws", "gcp", "azure", "local", "vsphere", "aliyun", "external")
-#: What a machine of a cloud cannot do without, by provider, and what is often set beside it.
+#: Required and common keys of a cloud machine's `node_config`, by provider.
 NODE_NEEDS = {"aws": "InstanceType", "gcp": "machineType"}
 NODE_KEYS = {
     "aws": {"InstanceType", "ImageId", "KeyName", "SubnetId", "SubnetIds", "SecurityGroupIds", "BlockDeviceMappings",
@@ -55,7 +55,7 @@ NODE_SCRIPT = "tools/cluster_node.sh"
 
 
 def check_file(path: Path) -> list[Finding]:
-    """All findings about the file; paths in it are taken from the working folder, as `ray up` does."""
+    """All findings about the file; paths in it are relative to the working folder, as for `ray up`."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as problem:
@@ -63,7 +63,7 @@ def check_file(path: Path) -> list[Finding]:
     config = parse_yaml(text, str(path))
     findings = list(_schema(config))
     if findings:
-        return findings  # the rest would complain of the same in other words
+        return findings  # other checks would report the same problems in other words
     findings = list(_provider(config))
     if not any(f.level == "error" for f in findings):
         findings += _ray(config)
@@ -114,7 +114,7 @@ def _provider(config: dict[str, Any]) -> Iterator[Finding]:
         yield error("provider", f"provider.{key}: missing", f"add `{key}: ...`")
     if kind == "local":
         if "available_node_types" in config or "head_node_type" in config:
-            yield error("provider", "available_node_types: not taken for machines that are there", "remove it")
+            yield error("provider", "available_node_types: not allowed with existing machines", "remove it")
         if "coordinator_address" not in provider and not {"head_ip", "worker_ips"} <= provider.keys():
             yield error("provider", "provider: expected head_ip and worker_ips", "list the machines")
         twice = [ip for ip in provider.get("worker_ips", []) if ip == provider.get("head_ip")]
@@ -134,7 +134,7 @@ def _provider(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _ray(config: dict[str, Any]) -> Iterator[Finding]:
-    """What Ray finds when it prepares the file: it prints, aborts and raises in several ways."""
+    """Problems that Ray finds when it prepares the file: it prints, aborts and raises in several ways."""
     said = io.StringIO()
     problem = ""
     before = logging.root.manager.disable
@@ -171,7 +171,7 @@ def _placeholders(config: dict[str, Any]) -> Iterator[Finding]:
     for where, text in _strings(config):
         if "FILL-IN" in text or text.startswith("192.0.2."):
             short = text if len(text) < 50 else f"...{text[max(0, text.find('FILL-IN') - 20) :][:45]}..."
-            yield error("values", f"{where}: still to be filled in ({short})", "write what is yours")
+            yield error("values", f"{where}: not filled in yet ({short})", "write what is yours")
 
 
 def _types(config: dict[str, Any]) -> Iterator[Finding]:
@@ -229,7 +229,7 @@ def _token(config: dict[str, Any]) -> Iterator[Finding]:
     commands = " ; ".join(text for where, text in _strings(config) if "commands" in where)
     if "RAY_AUTH_MODE=token" not in commands and NODE_SCRIPT not in commands:
         yield error(
-            "token", "whoever reaches port 6379 of the head can run code there (RAY_AUTH_MODE=token is nowhere)",
+            "token", "anyone who can reach port 6379 of the head can run code there (RAY_AUTH_MODE=token is not set)",
             f"run {NODE_SCRIPT} in setup_commands",
         )  # fmt: skip
     source = next((s for t, s in config.get("file_mounts", {}).items() if t.endswith(".ray/auth_token")), None)
@@ -240,7 +240,7 @@ def _token(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def check_token(path: Path) -> Iterator[Finding]:
-    """A file with a token: there, long enough, for its owner only."""
+    """A file with a token: it must exist, be long enough, and be readable for its owner only."""
     try:
         mode, token = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8").strip()
     except OSError:
@@ -251,13 +251,13 @@ def check_token(path: Path) -> Iterator[Finding]:
     if len(token) < 32:
         yield error("token", f"{path}: {len(token)} characters", f"(umask 077; openssl rand -hex 32 > {path})")
     if not mode & 0o077 and len(token) >= 32:
-        yield ok("token", f"{path} is there, for its owner only")
+        yield ok("token", f"{path} exists and is readable for its owner only")
 
 
 def _files(config: dict[str, Any]) -> Iterator[Finding]:
     for target, source in config.get("file_mounts", {}).items():
         if not target.endswith(".ray/auth_token") and not Path(source).expanduser().exists():
-            yield error("file_mounts", f"{target}: no such file or folder: {source}", "call `ray up` where it is")
+            yield error("file_mounts", f"{target}: no such file or folder: {source}", "run `ray up` where it is")
 
 
 def _key(config: dict[str, Any]) -> Iterator[Finding]:

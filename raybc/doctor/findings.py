@@ -1,4 +1,4 @@
-"""What was looked at and what came of it."""
+"""Results of checks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """check: what was looked at. message: what was seen. do: what to do about it (nothing where all is well)."""
+    """The result of a check."""
 
     level: Level
     check: str
+    """What was checked."""
     message: str
+    """What was found."""
     do: str = ""
+    """What to do about it; empty if nothing needs to be done."""
 
     def line(self) -> str:
         return f"{self.level:7}  {self.check}: {self.message}" + (f"; {self.do}" if self.do else "")

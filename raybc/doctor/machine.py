@@ -1,4 +1,4 @@
-"""What one machine is: packages, offscreen GL, its way out. Runs on every machine of a cluster."""
+"""Facts about one machine: packages, offscreen GL, default route. Runs on every machine of a cluster."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Any
 import raybc
 from raybc.doctor.findings import Finding, error, ok, warning
 
-#: A context is made in a process of its own: a broken driver may end it.
+#: Runs in a separate process, which a broken driver may kill.
 GL_PROGRAM = (
     "from raybc.envs.gl import choose_gl; choose_gl(); import os, mujoco; mujoco.GLContext(16, 16).make_current(); "
     "print(os.environ['MUJOCO_GL'])"
 )
 GL_PACKAGES = "apt-get install libegl1 libgl1-mesa-dri"
-#: Packages whose results differ with their versions, or which talk to each other across machines.
+#: Packages whose version changes results, or which communicate across machines.
 VITAL = ("raybc", "ray", "torch", "numpy", "mujoco", "gymnasium", "cloudpickle")
 
 
 def facts() -> dict[str, Any]:
-    """Plain values that can travel."""
+    """Facts about this machine, as plain values that can be sent to another one."""
     return {
         "python": platform.python_version(),
         "packages": {_normal(d.metadata["Name"]): d.version for d in distributions() if d.metadata["Name"]},
@@ -43,7 +43,7 @@ def _normal(name: str) -> str:
 
 
 def gl() -> str:
-    """The offscreen GL library with which MuJoCo made a context; empty where it cannot, `absent` without MuJoCo."""
+    """The offscreen GL library with which MuJoCo renders; empty if it cannot, `absent` without MuJoCo."""
     if find_spec("mujoco") is None:
         return "absent"
     try:
@@ -54,7 +54,7 @@ def gl() -> str:
 
 
 def has_default_route(table: Path = Path("/proc/net/route")) -> bool:
-    """Ray finds a machine's address by asking for the way out; without one it takes 127.0.0.1."""
+    """Ray finds a machine's address through its default route; without one it uses 127.0.0.1."""
     try:
         rows = [line.split() for line in table.read_text().splitlines()[1:]]
     except OSError:  # not Linux
@@ -69,7 +69,7 @@ def pins(path: Path) -> dict[str, str]:
 
 
 def check_facts(name: str, found: dict[str, Any], wanted: dict[str, str]) -> list[Finding]:
-    """What is wrong with one machine."""
+    """Findings about one machine."""
     findings = []
     if found["gl"] in ("egl", "osmesa"):
         findings.append(ok("GL", f"{name} draws offscreen with {found['gl']}"))

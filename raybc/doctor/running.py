@@ -1,4 +1,4 @@
-"""A running cluster: who may talk to it, whether its machines agree, and what dead jobs still hold."""
+"""A running cluster: who may connect to it, whether its machines match, and resources that dead jobs still hold."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from raybc.cluster.capacity import Machine, allocate_sweep, machines
-from raybc.cluster.nodes import Prediction, ask_all, unshared
+from raybc.cluster.nodes import NodeAnswer, ask_all, unshared
 from raybc.doctor.findings import Finding, error, ok, warning
 from raybc.doctor.machine import VITAL, check_facts, facts
 from raybc.sweep.config import SweepConfig
@@ -24,10 +24,9 @@ JOB_DIGITS = 8
 
 def check_cluster(storage: Path | None, pins: dict[str, str], fix: bool) -> Iterator[Finding]:
     """All findings about the connected cluster."""
-    there = machines()
-    cpus = sum(m.cpus() for m in there)
+    cpus = sum(m.cpus() for m in machines())
     answers = ask_all(facts)
-    yield ok("cluster", f"{len(answers)} machines, {cpus:g} CPUs with those that may still start")
+    yield ok("cluster", f"{len(answers)} machines, {cpus:g} CPUs including machines that may still start")
     for answer in answers:
         if answer.problem:
             yield error("machines", f"{answer.node}: {answer.problem}", "install the same raybc there (tools/)")
@@ -35,17 +34,17 @@ def check_cluster(storage: Path | None, pins: dict[str, str], fix: bool) -> Iter
             yield from check_facts(answer.node, answer.value, pins)
             if answer.value["token"] != "token":
                 do = "start Ray with RAY_AUTH_MODE=token on every machine"
-                yield error("token", f"{answer.node}: whoever reaches its ports can run code there", do)
+                yield error("token", f"{answer.node}: anyone who can reach its ports can run code there", do)
     yield from _equal([a for a in answers if not a.problem])
     if storage is not None:
         yield from _storage(storage)
     elif len(answers) > 1:
-        yield warning("storage", "no shared folder was named", "--storage FOLDER checks it on every machine")
+        yield warning("storage", "no shared folder was given", "--storage FOLDER checks it on every machine")
     yield from leaks(fix)
 
 
-def _equal(answers: list[Prediction]) -> Iterator[Finding]:
-    """Machines run the same versions."""
+def _equal(answers: list[NodeAnswer]) -> Iterator[Finding]:
+    """Whether all machines run the same versions."""
     seen: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for answer in answers:
         for name in VITAL:
@@ -55,8 +54,8 @@ def _equal(answers: list[Prediction]) -> Iterator[Finding]:
     for name, by_version in seen.items():
         if len(by_version) > 1:
             differ = True
-            told = "; ".join(f"{version} on {', '.join(nodes)}" for version, nodes in sorted(by_version.items()))
-            yield error("versions", f"{name} differs: {told}", "install from constraints.txt on every machine")
+            versions = "; ".join(f"{version} on {', '.join(nodes)}" for version, nodes in sorted(by_version.items()))
+            yield error("versions", f"{name} differs: {versions}", "install from constraints.txt on every machine")
     if not differ and len(answers) > 1:
         yield ok("versions", f"{len(answers)} machines have the same {', '.join(['Python', *VITAL])}")
 
@@ -70,7 +69,7 @@ def _storage(folder: Path) -> Iterator[Finding]:
 
 
 def leaks(fix: bool) -> Iterator[Finding]:
-    """Placement groups of jobs that are over: they hold CPUs, and what comes later waits for ever."""
+    """Placement groups of jobs that have ended: they hold CPUs, so later jobs would wait for ever."""
     dead = {job["JobID"] for job in ray._private.state.jobs() if job["IsDead"]}
     found = False
     for hexadecimal, group in placement_group_table().items():
@@ -79,14 +78,14 @@ def leaks(fix: bool) -> Iterator[Finding]:
             continue
         found = True
         held = ", ".join(f"{n:g} {r}" for r, n in sorted(_sum(group["bundles"]).items()))
-        what = f"{hexadecimal} of job {job}, which is over, holds {held}"
+        what = f"{hexadecimal} of job {job}, which has ended, holds {held}"
         if fix:
             remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(hexadecimal)))
             yield ok("placement groups", f"{what}: removed")
         else:
             yield error("placement groups", what, "python -m raybc.doctor --address ADDRESS --fix")
     if not found:
-        yield ok("placement groups", "no job that is over holds any")
+        yield ok("placement groups", "no job that has ended holds any")
 
 
 def _sum(bundles: dict[int, dict[str, float]]) -> dict[str, float]:
@@ -97,12 +96,12 @@ def _sum(bundles: dict[int, dict[str, float]]) -> dict[str, float]:
     return total
 
 
-def check_plan(config: SweepConfig, there: list[Machine], what: str) -> Finding:
-    """Whether a sweep finds its places."""
+def check_allocation(config: SweepConfig, among: list[Machine], what: str) -> Finding:
+    """Whether the trials and simulators of a sweep fit on machines."""
     resources, trials = config.resources, config.search.max_concurrent
     try:
-        plan = allocate_sweep(
-            there,
+        allocation = allocate_sweep(
+            among,
             trials=trials,
             trial_cpus=resources.trial_cpus,
             workers=resources.workers,
@@ -110,6 +109,6 @@ def check_plan(config: SweepConfig, there: list[Machine], what: str) -> Finding:
             device=config.train.device,
         )
     except UserError as problem:
-        return error("resources", f"{what}: {problem}", "or more machines")
-    gpus = f", each with {plan.gpus:g} GPU" if plan.gpus else ""
-    return ok("resources", f"{what}: {trials} trials at a time{gpus} beside {plan.workers} simulators")
+        return error("resources", f"{what}: {problem}", "or add machines")
+    gpus = f", each with {allocation.gpus:g} GPU" if allocation.gpus else ""
+    return ok("resources", f"{what}: {trials} trials at a time{gpus} beside {allocation.workers} simulators")

@@ -1,1 +1,1 @@
-"""Export: a policy as one ONNX file, or as a repository of the Hugging Face Hub."""
+"""Exporting a policy as one ONNX file, or as a repository on the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""`python -m raybc.export BUNDLE --onnx` or `--push_to_hub OWNER/NAME`: a policy for others."""
+"""`python -m raybc.export BUNDLE --onnx` or `--push_to_hub OWNER/NAME`: share a policy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import tyro
 
 from raybc import cli
 from raybc.bundle import PolicyBundle
+from raybc.export.card import evidence_for
+from raybc.export.hub import check_account, check_name, push, write_folder
+from raybc.export.onnx import export_onnx
 from raybc.inference.policy import load_bundle
-from raybc.rollout.checks import find_bundle
+from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.types import SampleSetting, UserError
 
 
@@ -21,19 +24,19 @@ class Args:
     """Write a policy as one ONNX file, or upload it to the Hugging Face Hub with a model card."""
 
     bundle: tyro.conf.Positional[Path]
-    """A bundle, the run folder of a training (see --checkpoint), or that of a sweep (then its winner)."""
+    """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
-    """Of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
+    """Checkpoint of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
     onnx: bool = False
-    """One ONNX file from physical observations and noise to physical chunks, and a JSON file about it."""
+    """Write one ONNX file from physical observations and noise to physical chunks, and its metadata as JSON."""
     push_to_hub: str = ""
-    """Repository OWNER/NAME that the policy is uploaded to; it is made where there is none."""
+    """Repository OWNER/NAME to upload the policy to; it is created if it does not exist."""
     public: bool = False
     """Make a new repository public (default: private)."""
     dry_run: Path | None = None
-    """Write what --push_to_hub would upload to this folder, and upload nothing."""
+    """Write what --push_to_hub would upload to this folder instead of uploading it."""
     measured: Path | None = None
-    """Folder of a measurement by raybc.rollout, for the model card (default: where that command writes it)."""
+    """Folder of an evaluation by raybc.rollout, for the model card (default: where that command writes it)."""
     flow_steps: int | None = None
     """Euler steps of the flow (default: the policy's)."""
     out: Path | None = None
@@ -45,7 +48,7 @@ class Args:
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.export", Args.__doc__ or "")
     if not args.onnx and not args.push_to_hub:
-        raise UserError("expected what to export: --onnx, or --push_to_hub OWNER/NAME")
+        raise UserError("expected --onnx or --push_to_hub OWNER/NAME (what to export)")
     for flag in ("public", "dry_run", "measured"):
         if getattr(args, flag) and not args.push_to_hub:
             raise UserError(f"--{flag}: belongs to --push_to_hub OWNER/NAME, which is missing")
@@ -59,9 +62,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
-    from raybc.export.card import measured_by
-    from raybc.export.hub import check_account, check_name, push, write_folder
-
     name = args.push_to_hub
     check_name(name)
     if args.dry_run is None:
@@ -69,24 +69,24 @@ def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
     elif args.dry_run.exists() and not args.overwrite:
         raise UserError(f"{args.dry_run}: exists; replace it with --overwrite, or choose another with --dry_run")
     source, _ = find_bundle(args.bundle, args.checkpoint)
-    if args.measured is not None and not (args.measured / "metrics.json").is_file():
-        raise UserError(f"--measured: expected a folder with metrics.json, got {args.measured}")
-    measurement = args.measured or Path("runs/rollouts") / f"{bundle.run_id}_step_{bundle.step}_final"
-    measured = measured_by(args.bundle, source, bundle, setting, measurement)
+    evaluation = EvaluationFolder.default(bundle.run_id, bundle.step, "final")
+    if args.measured is not None:
+        evaluation = EvaluationFolder(args.measured)
+        if not evaluation.metrics.is_file():
+            raise UserError(f"--measured: expected a folder with {evaluation.metrics.name}, got {args.measured}")
+    evidence = evidence_for(args.bundle, source, bundle, setting, evaluation)
     if args.dry_run is not None:
-        write_folder(args.dry_run, name, source, bundle, setting, measured)
-        cli.console.print(f"would be uploaded to {name}: {args.dry_run}")
+        write_folder(args.dry_run, name, source, bundle, setting, evidence)
+        cli.console.print(f"would upload to {name}: {args.dry_run}")
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "upload"
-        write_folder(folder, name, source, bundle, setting, measured)
+        write_folder(folder, name, source, bundle, setting, evidence)
         message = f"Policy of run {bundle.run_id}, step {bundle.step}"
         cli.console.print(f"uploaded: {push(folder, name, args.public, message)}")
 
 
 def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
-    from raybc.export.onnx import export_onnx
-
     out = args.out or Path("runs/exports") / f"{bundle.run_id}_step_{bundle.step}.onnx"
     if out.suffix != ".onnx":
         raise UserError(f"--out: expected a file that ends in .onnx, got {out}")

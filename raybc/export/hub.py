@@ -1,7 +1,7 @@
-"""A policy as a repository of the Hugging Face Hub, in a layout that `raybc.load` takes.
+"""A policy as a repository on the Hugging Face Hub, in a layout that `raybc.load` accepts.
 
 README.md      the model card
-winner.json    the sample setting it acts with
+winner.json    the sample setting
 policy/        the bundle
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
-from raybc.export.card import Measured, card
+from raybc.export.card import Evidence, card
 from raybc.extras import require_extra
 from raybc.files import replacing, write_json, write_text
+from raybc.run_folder import SweepFolder
 from raybc.types import SampleSetting, UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -29,18 +30,18 @@ def check_name(name: str) -> None:
 
 
 def write_folder(
-    folder: Path, name: str, source: Path, bundle: PolicyBundle, setting: SampleSetting, measured: Measured
+    folder: Path, name: str, source: Path, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence
 ) -> None:
-    """What is uploaded: whole or not at all. source: the folder of the bundle."""
+    """Write the repository's files: all or none. source: the folder of the bundle."""
     with replacing(folder) as temporary:
         shutil.copytree(source, temporary / "policy")
         winner = {"bundle": "policy", "setting": dataclasses.asdict(setting), "run_id": bundle.run_id}
-        write_json(temporary / "winner.json", winner)
-        write_text(temporary / "README.md", card(name, bundle, setting, measured))
+        write_json(SweepFolder(temporary).winner_json, winner)
+        write_text(temporary / "README.md", card(name, bundle, setting, evidence))
 
 
 def check_account() -> None:
-    """`UserError` where the package is missing, or no account is known."""
+    """`UserError` if the package is missing or no account is known."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     (hub,) = require_extra("--push_to_hub", "hub", "huggingface_hub")
     if hub.get_token() is None:
@@ -48,9 +49,10 @@ def check_account() -> None:
 
 
 def push(folder: Path, name: str, public: bool, message: str) -> str:
-    """Make the repository where there is none, and add `folder` to it; the address of the commit.
+    """Create the repository if it does not exist and add `folder` to it; returns the URL of the commit.
 
-    An existing repository stays as public or private as it is. `cli.Failed` where the Hub refuses."""
+    The visibility of an existing repository does not change. `cli.Failed` if the Hub refuses."""
+    # Here, because they come with the extra that `check_account` checks.
     import httpx2
     from huggingface_hub import HfApi
 
@@ -58,6 +60,6 @@ def push(folder: Path, name: str, public: bool, message: str) -> str:
     try:
         api.create_repo(name, private=not public, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=message).commit_url)
-    except (OSError, httpx2.HTTPError) as error:  # the Hub's own errors are both
+    except (OSError, httpx2.HTTPError) as error:  # the Hub's own exceptions are one or the other
         lines = " ".join(str(error).split())
         raise Failed(f"--push_to_hub {name}: {lines or type(error).__name__}") from None

@@ -1,8 +1,8 @@
 """A policy as one ONNX file: physical observations and noise in, a physical chunk out.
 
-Normalisation is inside and the Euler steps of the flow are unrolled, so that the file needs nothing else. It is written
-only if onnxruntime gives what `Agent` gives in rollouts. PyTorch's TorchScript exporter needs no other package; the
-newer one would need onnxscript and gives the same graph.
+Normalisation is included and the Euler steps of the flow are unrolled, so the file needs nothing else. It is written
+only if onnxruntime gives the same results as `Agent` in rollouts. PyTorch's TorchScript exporter needs no other
+package; the newer one needs onnxscript and gives the same graph.
 
 Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
 """
@@ -29,14 +29,14 @@ from raybc.types import Observation, SampleSetting, UserError
 NOISE, ACTIONS = "noise", "actions"
 FORMAT = "raybc-onnx-1"
 OPSET = 17
-#: Largest difference from `Agent`, as a part of the action's scale in the training data.
+#: Maximum difference from `Agent`, as a fraction of the action's scale in the training data.
 TOLERANCE = 1e-5
-#: Batches that are compared; one of each kind (one row, few, many).
+#: Sizes of the batches that are compared: one row, few, many.
 BATCHES = (1, 3, 64)
 
 
 class PhysicalPolicy(nn.Module):
-    """A policy with its normalisation; the inputs in the order of `input_shapes`."""
+    """A policy with its normalisation; inputs in the order of `input_shapes`."""
 
     def __init__(self, bundle: PolicyBundle, setting: SampleSetting) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class PhysicalPolicy(nn.Module):
         self._action_offset, self._action_scale = torch.from_numpy(acted.offset), torch.from_numpy(acted.scale)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(B, T, size) float32 for each observation, (B, T, height, width, channels) uint8 for each kind of image,
+        """(B, T, size) float32 for each observation, (B, T, height, width, channels) uint8 for each image,
         noise (B, H, A) float32 -> (B, H, A) float32."""
         low_dim, images, noise_BHA = inputs[: len(self._low_dim)], inputs[len(self._low_dim) : -1], inputs[-1]
         # Of a policy of images alone: no column for each row.
@@ -60,7 +60,7 @@ class PhysicalPolicy(nn.Module):
 
 
 def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of a row of each input, in order."""
+    """Name -> shape of each input without the batch axis, in order."""
     steps = bundle.config.obs_steps
     shapes: dict[str, tuple[int, ...]] = {name: (steps, size) for name, size in bundle.obs_sizes.items()}
     shapes |= {name: (steps, *size) for name, size in bundle.images.items()}
@@ -71,19 +71,19 @@ def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
 
 
 def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict[str, Any]:
-    """Write `out` and a JSON file beside it with what its metadata say; both or none.
+    """Write `out` and a JSON file with its metadata beside it: both or none.
 
-    Returns these. `UserError` where the package is missing; `cli.Failed` where onnxruntime gives something else than
-    the policy, or gives no answer."""
+    Returns the metadata. `UserError` if the package is missing; `cli.Failed` if onnxruntime cannot run the policy or
+    its results differ."""
     require_extra("--onnx", "onnx", "onnx", "onnxruntime")
-    import onnx
+    import onnx  # here and in `compare`: the extra was just checked
 
     policy = PhysicalPolicy(bundle, setting).eval()
     shapes = input_shapes(bundle)
     example = _draw(bundle, 2, np.random.default_rng(0))
     with replacing(out) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that this exporter is the older one
+            warnings.simplefilter("ignore")  # the exporter warns that it is the older one
             torch.onnx.export(
                 policy,
                 tuple(torch.from_numpy(example[name]) for name in shapes),
@@ -105,8 +105,8 @@ def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict
 
 
 def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
-    """The largest difference between onnxruntime and `Agent` on observations as in the training data, as a part of the
-    action's scale; `cli.Failed` above `TOLERANCE`."""
+    """The maximum difference between onnxruntime and `Agent` on observations like the training data, as a fraction of
+    the action's scale; `cli.Failed` above `TOLERANCE`."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
@@ -141,7 +141,7 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
 
 
 def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Inputs that look like the training data: as its statistics say; images of noise."""
+    """Random inputs with the statistics of the training data; images of noise."""
     inputs: dict[str, np.ndarray] = {}
     shapes, first = input_shapes(bundle), 0
     for name, shape in shapes.items():
@@ -157,7 +157,7 @@ def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str
 
 
 def metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
-    """What a user of the file must know, JSON values."""
+    """What a user of the file must know, as JSON values."""
     described = policy_metadata(bundle, setting)
     seen = described["observations"]
     inputs = {name: {**seen.get(name, {}), "shape": ["B", *shape]} for name, shape in input_shapes(bundle).items()}

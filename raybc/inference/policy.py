@@ -22,7 +22,7 @@ from raybc.bundle import PolicyBundle
 from raybc.inference.agent import Agent, stack_rows
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
 from raybc.inference.session import Session
-from raybc.rollout.checks import find_bundle
+from raybc.run_folder import find_bundle
 from raybc.types import SampleSetting
 
 

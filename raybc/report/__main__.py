@@ -1,4 +1,4 @@
-"""`python -m raybc.report RUN_DIR`: write leaderboard.md and report.html again from what is on disk."""
+"""`python -m raybc.report RUN_DIR`: rewrite leaderboard.md and report.html from the files of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raybc.report.tables import write_leaderboard_md
 
 @dataclass(frozen=True)
 class Args:
-    """Write leaderboard.md and report.html of a sweep's run folder again from what is on disk."""
+    """Rewrite leaderboard.md and report.html of a sweep from the files in its run folder."""
 
     run_dir: tyro.conf.Positional[Path]
     """Folder that `python -m raybc.sweep` wrote."""

@@ -1,7 +1,8 @@
-"""The commands that make a trial again: its training with all seeds, and each of its measurements."""
+"""The commands that reproduce a trial: its training with all seeds, and each of its evaluations."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Mapping
@@ -10,18 +11,19 @@ from typing import Any
 
 from raybc.config import SAMPLE_AXES, DemosConfig, changed_options
 from raybc.config.command import without_effect
+from raybc.rows import ResultRow, episodes_of, setting_of
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
-from raybc.sweep.folders import bundle_path
 from raybc.sweep.space import recipe
 
 
 def train_command(
     config: SweepConfig, params: dict[str, Any], facts: Mapping[str, Any], out: str = ""
 ) -> tuple[str, str]:
-    """(`python -m raybc.train ...` for a recipe with all seeds of the sweep, what is to be known about it).
+    """(`python -m raybc.train ...` for a recipe with all seeds of the sweep, a note about it).
 
-    params: train axes of the trial. facts: progress.json or timing.json (threads, data), may be empty. The run has the
-    run_ids of the sweep and its bundles, except where the note says otherwise.
+    params: train axes of the trial. facts: progress.json or timing.json (threads, data), may be empty. The run gets the
+    run_ids and bundles of the sweep, unless the note says otherwise.
     """
     run = recipe(config, params)
     left_out = ("seed", *without_effect(run))
@@ -41,25 +43,26 @@ def train_command(
     return shlex.join(command), note
 
 
-def rollout_command(config: SweepConfig, run_dir: Path, row: Mapping[str, Any], *, videos: int = 0) -> str:
-    """`python -m raybc.rollout ...` for a row of results; empty where the policy was not kept.
+def rollout_command(config: SweepConfig, folder: SweepFolder, row: ResultRow, *, videos: int = 0) -> str:
+    """`python -m raybc.rollout ...` for a result row; empty if the policy was not kept.
 
-    videos: film this many episodes of it instead of measuring it as it was.
+    videos: film this many episodes instead of repeating the evaluation.
     """
-    bundle = bundle_path(run_dir, row["trial"], row["seed"], row["step"])
+    bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
     if not bundle.is_dir():
         return ""
-    asked = row["episodes"] + row["errors"]
-    flags = [f"--starts={row['phase']}", f"--episodes={min(asked, 2 * videos) if videos else asked}"]
+    episodes = episodes_of(row)
+    setting = dataclasses.asdict(setting_of(row))
+    flags = [f"--starts={row['phase']}", f"--episodes={min(episodes, 2 * videos) if videos else episodes}"]
     own = config.train.sample_setting
-    wanted = [k for k in SAMPLE_AXES if (row[k] if k == "flow_steps" else row[k] != getattr(own, k))]
-    flags += [f"--{k}={row[k]}" for k in wanted]
+    wanted = [k for k in SAMPLE_AXES if (setting[k] if k == "flow_steps" else setting[k] != getattr(own, k))]
+    flags += [f"--{k}={setting[k]}" for k in wanted]
     if videos:
-        flags.append(f"--videos={min(videos, asked)}")
+        flags.append(f"--videos={min(videos, episodes)}")
     return shlex.join(["python", "-m", "raybc.rollout", near_path(bundle), *flags])
 
 
 def near_path(path: Path) -> str:
-    """A path as one types it here: relative where it lies below the working folder."""
+    """A path to type here: relative if it is below the working folder."""
     here = Path(os.getcwd()).resolve()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

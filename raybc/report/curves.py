@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Curves longer than this are averaged in bins.
+#: Longer curves are averaged in bins.
 LOSS_POINTS = 400
 
 
 def loss_points(path: Path) -> list[tuple[int, float]]:
-    """(step, training loss) of a train.csv, at most `LOSS_POINTS`; what is not finite or torn is left out."""
+    """(step, training loss) from a train.csv, at most `LOSS_POINTS`; torn lines and non-finite losses are skipped."""
     points = list(_losses(path))
     size = -(-len(points) // LOSS_POINTS) or 1
     parts = [points[start : start + size] for start in range(0, len(points), size)]
@@ -27,7 +27,7 @@ def _losses(path: Path) -> Iterator[tuple[int, float]]:
         for line in reader:
             try:
                 step, loss = int(float(line["step"])), float(line[column or ""])
-            except (KeyError, TypeError, ValueError):  # a line that a killed writer left half done
+            except (KeyError, TypeError, ValueError):  # a line that a killed process wrote in part
                 continue
             if math.isfinite(loss):
                 yield step, loss

@@ -1,6 +1,6 @@
 """The figures of the report: learning curves, losses, success against each axis, and per flow_steps.
 
-A trial is drawn the same in all of them. Trials of one look share a trace, so that a page with thousands stays light.
+A trial looks the same in all of them. Trials with the same style share a trace, so that a page with thousands is fast.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from raybc.report import tables
 from raybc.report.curves import loss_points
 from raybc.report.page import Figure, make_figure, rgba
 from raybc.report.tables import LeaderboardRow, RunTables
-from raybc.sweep.folders import member_logs
+from raybc.rows import setting_of
 
-#: Losses are drawn of so many trials, the first of the leaderboard.
+#: Maximum number of trials whose losses are drawn, the first of the leaderboard.
 LOSS_TRIALS = 60
-#: More lines of one look than this are one path.
+#: More lines of one style than this are drawn as one path.
 LINES = 60
-#: Trials with the same value of a list stand beside each other.
+#: Offsets of trials that have the same value of a list.
 SPREAD = (0, 0.09, -0.09, 0.18, -0.18, 0.045, -0.045, 0.135, -0.135, 0.225, -0.225)
-#: Points are smaller where there are more than so many.
+#: With more points than this, points are smaller.
 MANY = 100
 
 _WINNER = "#2878d0"
@@ -73,7 +73,7 @@ def _curve_traces(
 ) -> tuple[list[Any], list[dict[str, Any]]]:
     """Mean over seeds per trial and, below it, the band between the lowest and the highest seed; the winner on top.
 
-    Returns traces and the shapes that stand for lines where there are very many.
+    Returns traces, and the shapes that replace the lines if there are very many.
     """
     styles, below, all_bands = _styles(rows), [], few(rows)
     above: dict[str, _Lines] = {}
@@ -96,7 +96,7 @@ def _curve_traces(
 
 
 class _Lines:
-    """The lines of one look as one trace, with a gap between trials."""
+    """The lines of one style as one trace, with a gap between trials."""
 
     def __init__(self, style: _Style, rank: int) -> None:
         self.style, self.rank, self.longest, self.count = style, rank, 0, 0
@@ -145,9 +145,9 @@ def learning_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None
     settings = {row.trial: row.setting for row in rows}
     curves: dict[int, Curve] = {}
     for result in run.results:
-        if result.phase == "search" and result.episodes and result.setting == settings.get(result.trial):
-            curve = curves.setdefault(result.trial, {})
-            curve.setdefault(result.step, []).append(result.successes / result.episodes)
+        trial, episodes = result["trial"], result["episodes"]
+        if result["phase"] == "search" and episodes and setting_of(result) == settings.get(trial):
+            curves.setdefault(trial, {}).setdefault(result["step"], []).append(result["successes"] / episodes)
     traces, shapes = _curve_traces(rows, curves, "%{y:.1%}", bands=True)
     label = f"Line chart: success rate on search starts over training steps for {len(curves)} trials."
     x, y = {"title_text": "training step", "rangemode": "tozero"}, _rate_axis("success on search starts")
@@ -160,7 +160,7 @@ def loss_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
     """Training loss of the first `LOSS_TRIALS` trials, mean over seeds, from the members' own logs."""
     curves: dict[int, Curve] = {}
     for row in rows[:LOSS_TRIALS]:
-        for path in member_logs(run.path, row.trial).values():
+        for path in run.folder.member_logs(row.trial).values():
             for step, loss in loss_points(path):
                 curves.setdefault(row.trial, {}).setdefault(step, []).append(loss)
     traces, _ = _curve_traces(rows, curves, "%{y:.4g}", bands=False)
@@ -173,7 +173,7 @@ def loss_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
 
 
 def _log_axis(values: list[float]) -> dict[str, Any]:
-    """A logarithmic axis around the values with labels that do not collide: decades, or 1, 2, 5 where there are few."""
+    """A logarithmic axis around the values whose labels do not overlap: decades, or 1, 2, 5 if these are few."""
     low, high = math.log10(min(values, default=1.0)), math.log10(max(values, default=1.0))
     room = 0.06 * (high - low) or 0.1
     ticks = {"dtick": "D2" if high - low < 1.6 else 1, "tickformat": "~g"}
@@ -181,7 +181,7 @@ def _log_axis(values: list[float]) -> dict[str, Any]:
 
 
 def axis_figures(run: RunTables, rows: list[LeaderboardRow]) -> list[Figure]:
-    """Search score against every swept axis; values from a list stand side by side, points spread a little."""
+    """Search score against every swept axis; values from a list are categories, in which points spread a little."""
     space = run.config.get("space") or {}
     figures = []
     for number, axis in enumerate(run.axes):
@@ -214,7 +214,7 @@ def axis_figures(run: RunTables, rows: list[LeaderboardRow]) -> list[Figure]:
 
 
 def _scatter_traces(points: list[LeaderboardRow], place: Mapping[int, float], axis: str) -> list[Any]:
-    """A trace for each look, the winner on top."""
+    """A trace per style, the winner on top."""
     styles = _styles(points)
     groups: dict[_Style, list[LeaderboardRow]] = {}
     for row in reversed(points):
@@ -238,7 +238,7 @@ def _scatter_traces(points: list[LeaderboardRow], place: Mapping[int, float], ax
 
 
 def _hover(rows: list[LeaderboardRow], axis: str, short: bool) -> dict[str, Any]:
-    """What is said of a point; short: its number and success alone, for pages with thousands."""
+    """The hover text of points; short: only number and success, for pages with thousands."""
     if short:
         template = "trial %{customdata}: %{y:.1%}<extra></extra>"
         return {"customdata": [row.trial for row in rows], "hovertemplate": template}
@@ -251,7 +251,7 @@ def _hover(rows: list[LeaderboardRow], axis: str, short: bool) -> dict[str, Any]
 
 
 def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
-    """The winner on final starts at every flow_steps that was measured, with Wilson's intervals."""
+    """The winner on final starts at every measured flow_steps, with Wilson intervals."""
     if winner is None or not winner.per_flow_steps:
         return None
     flows = winner.per_flow_steps

@@ -1,7 +1,7 @@
-"""Writes report.html: one self-contained page of a run folder, readable offline, in light and dark and on paper.
+"""Writes report.html: one self-contained page about a sweep, readable offline, in light and dark themes and on paper.
 
-The figures are plotly figures whose colours of text and grid are left to the page, which knows light from dark.
-plotly.js is inlined once; nothing is loaded from elsewhere, and a content security policy in the page says so.
+Text and grid colours of the plotly figures are set by the page. plotly.js is inlined once; nothing is loaded from the
+network, and a content security policy in the page enforces that.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, le
 from raybc.report.page import environment
 from raybc.report.tables import LeaderboardRow, RunTables
 from raybc.rollout.video import last_frame_jpeg
+from raybc.rows import setting_of
 from raybc.sweep.load import sweep_from_mapping
 from raybc.types import SPLIT_BASE, UserError
 
-#: Videos are embedded up to this many bytes in all, and linked beyond it.
+#: Videos are embedded up to this many bytes in total; more are linked.
 VIDEO_LIMIT_BYTES = 40_000_000
-#: The table has so many trials; all are in trials.csv.
+#: Maximum number of trials in the table; all are in trials.csv.
 ROWS = 200
 PHASES = ("search", "final")
 
 
 def write_report(run_dir: Path | str) -> Path:
-    """Write run_dir/report.html from what is on disk. A folder that is not a run is a UserError."""
+    """Write run_dir/report.html from the files on disk. A folder that is not a run is a UserError."""
     run = tables.load_run(run_dir)
     text = environment().get_template("report.html.j2").render(_context(run))
-    path = run.path / "report.html"
-    write_text(path, text)
-    return path
+    write_text(run.folder.report, text)
+    return run.folder.report
 
 
 def _videos(run: RunTables) -> dict[str, Any]:
-    """Videos with what a <video> needs: data URIs, or links when they are too large together."""
+    """Videos with the attributes of <video>: data URIs, or links if they are too large together."""
     root, found, lost = run.path.resolve(), [], []
     for video in run.videos:
-        path = (root / str(video.get("file"))).resolve()
+        path = (root / video["file"]).resolve()
         if path.is_file() and path.is_relative_to(root):
             found.append((video, path))
         else:
-            lost.append(str(video.get("file")))
+            lost.append(video["file"])
     size = sum(path.stat().st_size for _, path in found)
     linked = size > VIDEO_LIMIT_BYTES
     items = []
@@ -70,7 +70,7 @@ def _videos(run: RunTables) -> dict[str, Any]:
 
 
 def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]) -> list[str]:
-    """What a careful reader must know before the numbers are quoted."""
+    """Caveats that a careful reader must know before quoting the numbers."""
     notes = []
     if sum(errors.values()):
         parts = " and ".join(f"{count} on {phase} starts" for phase, count in errors.items() if count)
@@ -89,20 +89,20 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
 
 
 def _outcomes(run: RunTables) -> list[dict[str, Any]]:
-    """How episodes ended, on search and on final starts; `kinds`: of the errors."""
+    """How episodes ended, on search and on final starts; kinds: of the errors."""
     found = []
     for phase in PHASES:
-        rows = [row for row in run.results if row.phase == phase]
-        counts = {k: sum(getattr(row, k) for row in rows) for k in ("successes", "timeouts", "failures", "errors")}
+        rows = [row for row in run.results if row["phase"] == phase]
+        counts = tables.totals(rows, "successes", "timeouts", "failures", "errors")
         kinds: Counter[str] = Counter()
         for row in rows:
-            kinds.update(row.errors_by_kind)
+            kinds.update(row.get("errors_by_kind", {}))
         found.append({"phase": phase, "all": sum(counts.values()), **counts, "kinds": kinds.most_common()})
     return found
 
 
 def _cost(timing: Mapping[str, Any]) -> dict[str, str]:
-    """What the sweep held of the machine, as far as the run folder tells."""
+    """The resources that the sweep used, as far as the run folder records them."""
     wall, cost = timing.get("wall_seconds"), {}
     for key, name in (("cpus", "Core"), ("gpus", "GPU")):
         count = timing.get(key)
@@ -117,17 +117,17 @@ def _cost(timing: Mapping[str, Any]) -> dict[str, str]:
         )
     busy = (timing.get("rollouts") or {}).get("busy_seconds")
     if busy is not None:
-        cost["Simulator processes at work"] = f"{tables.duration(busy)} ({timing.get('workers', '?')} processes)"
+        cost["Simulator processes busy"] = f"{tables.duration(busy)} ({timing.get('workers', '?')} processes)"
     return cost
 
 
-def _again(run: RunTables, winner: LeaderboardRow | None) -> tuple[str, str]:
-    """The command that trains the winner again, and what is to be known about it; empty where it is not known."""
+def _train_command(run: RunTables, winner: LeaderboardRow | None) -> tuple[str, str]:
+    """The command that trains the winner again, and a note about it; empty if it is not known."""
     if winner is None:
         return "", ""
     try:
         config = sweep_from_mapping(run.config, "config.json")
-    except UserError:  # written by another version: the page is still worth having
+    except UserError:  # written by another version: the rest of the page is still useful
         return "", ""
     return train_command(config, winner.params, run.timing)
 
@@ -143,9 +143,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _context(run: RunTables) -> dict[str, Any]:
     rows = tables.leaderboard(run)
     winner = next((row for row in rows if row.is_winner), None)
-    errors = {phase: sum(r.errors for r in run.results if r.phase == phase) for phase in PHASES}
-    episodes = {phase: sum(r.episodes for r in run.results if r.phase == phase) for phase in PHASES}
-    command, command_note = _again(run, winner)
+    counts = {p: tables.totals([r for r in run.results if r["phase"] == p], "episodes", "errors") for p in PHASES}
+    errors = {phase: count["errors"] for phase, count in counts.items()}
+    episodes = {phase: count["episodes"] for phase, count in counts.items()}
+    command, command_note = _train_command(run, winner)
     return {
         "run": run,
         "rows": rows[:ROWS],
@@ -156,7 +157,7 @@ def _context(run: RunTables) -> dict[str, Any]:
         "command": command,
         "command_note": command_note,
         "starts": SPLIT_BASE,
-        "settings": sorted({row.setting.label() for row in run.results}),
+        "settings": sorted({setting_of(row).label() for row in run.results}),
         "loss_trials": LOSS_TRIALS,
         "winner": winner,
         "winner_file": run.winner or {},
@@ -181,7 +182,6 @@ def _context(run: RunTables) -> dict[str, Any]:
         "final": _part(run.config, "final"),
         "data": _part(run.timing, "data"),
         "stages": _part(run.timing, "stages"),
-        "packs": _part(run.timing, "packs"),
         "config_text": yaml.safe_dump(run.config, sort_keys=False, width=100),
         "versions": list(_flat(run.versions)),
         "plotly": Markup(get_plotlyjs()),

@@ -1,6 +1,6 @@
-"""What every page of ours shares: its templates, its look and its figures.
+"""What all pages share: templates, style and figures.
 
-The figures are plotly figures whose colours of text and grid are left to the page, which knows light from dark.
+Text and grid colours of the plotly figures are set by the page, which follows the light or dark theme.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from raybc.report import tables
 
 
 def environment() -> jinja2.Environment:
-    """The templates beside this file; what they are given is escaped, and what is missing is an error."""
+    """The templates in this folder; values are escaped, and a missing value is an error."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("raybc.report", "."),
         autoescape=True,
@@ -38,7 +38,7 @@ def environment() -> jinja2.Environment:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plotly figure as JSON that is safe inside <script>, with the words for those who do not see it."""
+    """A plotly figure as JSON that is safe inside <script>, with a text for screen readers."""
 
     key: str
     title: str

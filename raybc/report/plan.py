@@ -1,4 +1,4 @@
-"""A sampling plan for people: a page with a heatmap, and the same figures as text.
+"""A sampling plan as a page with a heatmap, and as text.
 
 Letters: E kept episodes, P anchors, K stages, J events; X columns of the heatmap.
 """
@@ -20,7 +20,7 @@ from raybc.data.plan.plan import SamplingPlan
 from raybc.files import write_text
 from raybc.report.page import Figure, environment, make_figure, rgba
 
-#: Episodes and columns that are drawn at most; what is left out is said beside the heatmap.
+#: Maximum number of episodes and columns of the heatmap; the page says what is left out.
 MAX_ROWS = 240
 MAX_COLUMNS = 600
 
@@ -30,12 +30,14 @@ _NEUTRAL = "#868c95"
 
 @dataclass(frozen=True)
 class StageShare:
-    """anchors: how many; of_anchors, of_draws: their share of the anchors, and of what is drawn."""
+    """How often the windows of a stage are drawn."""
 
     stage: int
     anchors: int
     of_anchors: float
+    """The stage's share of all anchors."""
     of_draws: float
+    """Its share of all draws."""
 
 
 def stage_shares(plan: SamplingPlan) -> list[StageShare]:
@@ -49,7 +51,7 @@ def stage_shares(plan: SamplingPlan) -> list[StageShare]:
 
 
 def event_shares(plan: SamplingPlan) -> tuple[float, float] | None:
-    """Share of anchors, and of draws, whose window has a gripper event in it; None without events."""
+    """Shares of the anchors and of the draws whose window contains a gripper event; None without events."""
     if not len(plan.events_J):
         return None
     rows_P = plan.rows_of(plan.anchors_P)
@@ -59,13 +61,13 @@ def event_shares(plan: SamplingPlan) -> tuple[float, float] | None:
 
 
 def exposures(plan: SamplingPlan, training_steps: Sequence[int]) -> dict[int, Exposure]:
-    """Steps -> exposure with the plan's batch size."""
+    """Training steps -> exposure at the plan's batch size."""
     config = plan.config
     return {s: exposure(plan.weights_P, s * config.batch_size, config.replacement) for s in training_steps}
 
 
 def facts(plan: SamplingPlan) -> dict[str, str]:
-    """What one wants to know of a plan first."""
+    """The key facts of a plan."""
     config = plan.config
     events = "off"
     if config.gripper_event_enabled:
@@ -90,7 +92,7 @@ def facts(plan: SamplingPlan) -> dict[str, str]:
 
 
 def as_text(plan: SamplingPlan, training_steps: Sequence[int]) -> str:
-    """The plan in some twenty lines."""
+    """The plan in about twenty lines."""
     lines = [f"{name + ':':16}{value}" for name, value in facts(plan).items()]
     lines += [f"{'plan_sha256:':16}{plan.plan_sha256}", f"{'data:':16}{plan.dataset_fingerprint}"]
     lines += [f"{'note:':16}{note}" for note in plan.notes()]
@@ -125,7 +127,7 @@ def write_plan_page(plan: SamplingPlan, path: Path, training_steps: Sequence[int
 
 
 def heatmap(plan: SamplingPlan) -> Figure:
-    """Episodes as rows, stages as colours, weights as strength of the colour, events as marks."""
+    """Episodes as rows, stages as colours, weights as opacity, events as markers."""
     shown = min(len(plan.episodes_E), MAX_ROWS)
     columns, width = _columns(plan, shown)
     y = list(range(shown))
@@ -166,8 +168,8 @@ def heatmap(plan: SamplingPlan) -> Figure:
         square = {"symbol": "square", "size": 11, "color": _STAGES[k % len(_STAGES)]}
         traces.append(go.Scatter(x=[None], y=[None], mode="markers", name=f"stage {k}", marker=square))
     label = (
-        f"Image of the plan: {shown} episodes as rows over frames, coloured by stage, stronger where windows are "
-        f"drawn more often, {int(drawn_J.sum())} gripper events as marks."
+        f"Image of the plan: {shown} episodes as rows over frames, coloured by stage, more opaque where windows "
+        f"are drawn more often, {int(drawn_J.sum())} gripper events as markers."
     )
     every = -(-shown // 40)
     x_axis = {"title_text": "frame of the episode", "showgrid": False, "range": [-1, columns * width]}
@@ -183,14 +185,14 @@ def heatmap(plan: SamplingPlan) -> Figure:
 
 
 def _columns(plan: SamplingPlan, shown: int) -> tuple[int, int]:
-    """How many columns the heatmap has and how many steps each of them is."""
+    """(columns of the heatmap, steps per column)."""
     longest = int(plan.lengths_E[:shown].max())
     width = -(-longest // MAX_COLUMNS)
     return -(-longest // width), width
 
 
 def _cells(plan: SamplingPlan, shown: int, columns: int, width: int, x: list[float], y: list[int]) -> go.Heatmap:
-    """Each anchor colours the steps up to the next; where a column holds several, the heaviest is seen."""
+    """Each anchor colours the steps up to the next one; a column with several shows the heaviest."""
     count = plan.config.num_stages_K
     rows_P = plan.rows_of(plan.anchors_P)
     order = np.argsort(plan.weights_P, kind="stable")
@@ -205,7 +207,7 @@ def _cells(plan: SamplingPlan, shown: int, columns: int, width: int, x: list[flo
         z_EX[rows, column] = strength
         about_EX3[rows, column] = about
     scale = []
-    for k in range(count):  # each stage has a part of the scale, from nearly nothing to its full colour
+    for k in range(count):  # each stage has a part of the scale, from almost transparent to opaque
         colour = _STAGES[k % len(_STAGES)]
         scale += [[k / count, rgba(colour, 0.14)], [(k + 1) / count, rgba(colour, 1.0)]]
     return go.Heatmap(

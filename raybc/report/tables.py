@@ -1,7 +1,7 @@
-"""Reads a run folder and turns it into the leaderboard. Everything here is arithmetic on what is on disk.
+"""Reads a run folder and builds the leaderboard. Everything here is arithmetic on files.
 
-Two rules decide every number. The order of the leaderboard comes from search starts, the ones that selection saw;
-final starts only measure. Episodes that ended in an error are counted apart and never enter a rate.
+Two rules decide every number. The order of the leaderboard comes from search starts, which selection used; final starts
+only measure. Episodes that ended in an error are counted apart and never enter a rate.
 """
 
 from __future__ import annotations
@@ -9,41 +9,22 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from raybc.files import read_json, write_text
+from raybc.rows import ResultRow, VideoRow, WinnerFile, result_row, setting_of
+from raybc.run_folder import SweepFolder
 from raybc.statistics import seed_interval, wilson_interval
 from raybc.types import SampleSetting, UserError
 
-_RESULT_INTEGERS = ("trial", "seed", "evaluation", "step", "episodes", "successes", "timeouts", "failures", "errors")
 _TRIAL_NUMBERS = {"score": float, "step": int, "evaluations": int, "train_seconds": float, "rollout_seconds": float}
-#: Trials of one status stand together; the winner and the trials measured on final starts come before all of them.
+#: Order of the leaderboard by status; the winner and the trials measured on final starts come first.
 STATUS_ORDER = ("completed", "running", "waiting", "pruned", "failed")
-
-
-@dataclass(frozen=True)
-class ResultRow:
-    """One run (trial and seed) at one sample setting in one evaluation. `episodes` excludes errors."""
-
-    run_id: str
-    trial: int
-    seed: int
-    phase: str
-    evaluation: int
-    step: int
-    setting: SampleSetting
-    episodes: int
-    successes: int
-    timeouts: int
-    failures: int
-    errors: int
-    mean_steps_success: float | None
-    errors_by_kind: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -64,16 +45,20 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class RunTables:
-    """A run folder in memory. Parts that a run may lack are empty (or None for the winner)."""
+    """A run folder in memory. Parts that a run may lack are empty (the winner: None)."""
 
-    path: Path
+    folder: SweepFolder
     config: dict[str, Any]
     versions: dict[str, Any]
     timing: dict[str, Any]
     results: tuple[ResultRow, ...]
     trials: tuple[TrialRow, ...]
-    winner: dict[str, Any] | None
-    videos: tuple[dict[str, Any], ...]
+    winner: WinnerFile | None
+    videos: tuple[VideoRow, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
 
     @property
     def name(self) -> str:
@@ -84,12 +69,12 @@ class RunTables:
         return list(dict.fromkeys(axis for trial in self.trials for axis in trial.params))
 
     def winner_setting(self) -> SampleSetting | None:
-        return _setting(self.winner.get("setting") or {}) if self.winner else None
+        return SampleSetting(**(self.winner.get("setting") or {})) if self.winner else None
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Successes out of valid episodes with Wilson's 95 % interval; errors stand beside, not inside."""
+    """Successes out of valid episodes with Wilson's 95 % interval; errors are counted apart."""
 
     successes: int
     episodes: int
@@ -107,31 +92,34 @@ class Rate:
     @classmethod
     def pooled(cls, rows: Iterable[ResultRow]) -> Rate:
         rows = list(rows)
-        solved = [(row.mean_steps_success, row.successes) for row in rows if row.successes]
+        solved = [(row["mean_steps_success"], row["successes"]) for row in rows if row["successes"]]
         steps = None
         if solved and all(mean is not None for mean, _ in solved):
             steps = sum((mean or 0.0) * count for mean, count in solved) / sum(count for _, count in solved)
-        successes, episodes, errors = (
-            sum(getattr(row, key) for row in rows) for key in ("successes", "episodes", "errors")
-        )
-        return cls(successes, episodes, errors, steps)
+        return cls(**totals(rows, "successes", "episodes", "errors"), mean_steps_success=steps)
+
+
+def totals(rows: Iterable[ResultRow], *counts: str) -> dict[str, int]:
+    """Sums of some counts over rows."""
+    rows = list(rows)
+    return {name: sum(row[name] for row in rows) for name in counts}  # type: ignore[literal-required]
 
 
 @dataclass(frozen=True)
 class LeaderboardRow(TrialRow):
-    """One trial and its measurement. `final` is pooled over seeds at `setting`; None: not measured on final starts.
-
-    per_flow_steps: final starts at every flow_steps measured, the rest of the setting as chosen.
-    errors: episodes of this trial, search and final, that ended in an error.
-    """
+    """One trial and its results."""
 
     is_winner: bool
     setting: SampleSetting | None
+    """The chosen sample setting; None if the trial was not evaluated."""
     final: Rate | None
+    """On final starts at `setting`, pooled over seeds; None if not measured there."""
     final_per_seed: dict[int, Rate]
     seed_interval: tuple[float, float] | None
     per_flow_steps: dict[int, Rate]
+    """On final starts at every measured flow_steps, otherwise at `setting`."""
     errors: int
+    """Episodes of this trial, on search and final starts, that ended in an error."""
 
     @property
     def seed_mean(self) -> float | None:
@@ -140,36 +128,37 @@ class LeaderboardRow(TrialRow):
 
 
 def load_run(run_dir: Path | str) -> RunTables:
-    """Read a run folder. config.json and trials.csv make a folder a run; the other files may be absent."""
-    path = Path(run_dir)
-    missing = [name for name in ("config.json", "trials.csv") if not (path / name).is_file()]
+    """Read a run folder. It must have config.json and trials.csv; the other files may be absent."""
+    folder = SweepFolder(Path(run_dir))
+    path = folder.path
+    missing = [file.name for file in (folder.config, folder.trials_csv) if not file.is_file()]
     if missing:
         state = f"it has no {' and no '.join(missing)}" if path.is_dir() else "there is no such folder"
         raise UserError(
             f"{path}: expected the folder of a sweep run (with config.json and trials.csv), but {state}; "
             "give the folder that `python -m raybc.sweep` wrote"
         )
-    trials = _read_trials(path / "trials.csv")
-    winner = _read_json(path / "winner.json", dict) or None
+    trials = _read_trials(folder.trials_csv)
+    winner = _read_json(folder.winner_json, dict) or None
     if winner and winner.get("trial") not in {trial.trial for trial in trials}:
-        raise UserError(f"{path / 'winner.json'}: expected a trial of trials.csv, got trial {winner.get('trial')!r}")
+        raise UserError(f"{folder.winner_json}: expected a trial of trials.csv, got trial {winner.get('trial')!r}")
     return RunTables(
-        path=path,
-        config=_read_json(path / "config.json", dict),
-        versions=_read_json(path / "versions.json", dict),
-        timing=_read_json(path / "timing.json", dict),
-        results=_read_results(path / "results.jsonl"),
+        folder=folder,
+        config=_read_json(folder.config, dict),
+        versions=_read_json(folder.versions, dict),
+        timing=_read_json(folder.timing, dict),
+        results=_read_results(folder.results),
         trials=trials,
         winner=winner,
-        videos=tuple(_read_json(path / "videos.json", list)),
+        videos=tuple(_read_json(folder.videos_json, list)),
     )
 
 
 def leaderboard(run: RunTables) -> list[LeaderboardRow]:
-    """Trials in the order of selection: winner, others with final starts, then by status; by search score inside."""
+    """Trials in the order of selection: the winner, others with final starts, then by status, then by search score."""
     results: dict[int, list[ResultRow]] = {}
     for result in run.results:
-        results.setdefault(result.trial, []).append(result)
+        results.setdefault(result["trial"], []).append(result)
     rows = [_leaderboard_row(run, trial, results.get(trial.trial, [])) for trial in run.trials]
 
     def order(row: LeaderboardRow) -> tuple[Any, ...]:
@@ -185,12 +174,12 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
     (pooled over seeds; among equals the fewest flow_steps). None when nothing was evaluated. results: of the trial."""
     if run.winner and run.winner["trial"] == trial and run.winner.get("setting"):
         return run.winner_setting()
-    rows = [row for row in results if row.phase == "search" and row.episodes]
-    last = max((row.evaluation for row in rows), default=0)
+    rows = [row for row in results if row["phase"] == "search" and row["episodes"]]
+    last = max((row["evaluation"] for row in rows), default=0)
     pools: dict[SampleSetting, list[ResultRow]] = {}
     for row in rows:
-        if row.evaluation == last:
-            pools.setdefault(row.setting, []).append(row)
+        if row["evaluation"] == last:
+            pools.setdefault(setting_of(row), []).append(row)
 
     def order(setting: SampleSetting) -> tuple[float, ...]:
         rate = Rate.pooled(pools[setting]).rate
@@ -201,18 +190,18 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
 
 def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) -> LeaderboardRow:
     setting = chosen_setting(run, trial.trial, results)
-    latest: dict[tuple[int, SampleSetting], ResultRow] = {}  # the same starts measured twice are not more starts
+    latest: dict[tuple[int, SampleSetting], ResultRow] = {}  # measuring the same starts again adds no starts
     for row in results:
-        if row.phase == "final":
-            old = latest.get((row.seed, row.setting))
-            if old is None or row.evaluation >= old.evaluation:
-                latest[row.seed, row.setting] = row
-    here = sorted((row for row in latest.values() if row.setting == setting), key=lambda row: row.seed)
-    per_seed = {row.seed: Rate.pooled([row]) for row in here if row.episodes}
+        if row["phase"] == "final":
+            key = row["seed"], setting_of(row)
+            if key not in latest or row["evaluation"] >= latest[key]["evaluation"]:
+                latest[key] = row
+    here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
+    per_seed = {row["seed"]: Rate.pooled([row]) for row in here if row["episodes"]}
     flows: dict[int, list[ResultRow]] = {}
-    for row in latest.values():
-        if setting and row.setting == replace(setting, flow_steps=row.setting.flow_steps):
-            flows.setdefault(row.setting.flow_steps, []).append(row)
+    for (_, at), row in latest.items():
+        if setting and at == replace(setting, flow_steps=at.flow_steps):
+            flows.setdefault(at.flow_steps, []).append(row)
     return LeaderboardRow(
         **vars(trial),
         is_winner=run.winner is not None and run.winner["trial"] == trial.trial,
@@ -221,12 +210,12 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
         final_per_seed=per_seed,
         seed_interval=seed_interval([rate.rate for rate in per_seed.values()]),
         per_flow_steps={flow: pool for flow in sorted(flows) if (pool := Rate.pooled(flows[flow])).episodes},
-        errors=sum(row.errors for row in results),
+        errors=sum(row["errors"] for row in results),
     )
 
 
 def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
-    """The sentence that is quoted: rate, interval, counts and seeds; or why there is none."""
+    """The sentence to quote: rate, interval, counts and seeds, or why there is no winner."""
     winner = next((row for row in rows if row.is_winner), None)
     if winner is None:
         counts = ", ".join(f"{count} {status}" for status, count in status_counts(run).items()) or "none started"
@@ -248,8 +237,8 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
 
 
 def selection_rule(run: RunTables) -> str:
-    """How the winner was chosen, and what the final starts are for."""
-    rule = str((run.winner or {}).get("rule") or "highest success on search starts").strip().rstrip(".")
+    """How the winner was chosen, and the role of the final starts."""
+    rule = str((run.winner and run.winner.get("rule")) or "highest success on search starts").strip().rstrip(".")
     return (
         f"The winner was chosen on search starts ({rule}). Final starts are disjoint from them and only measure: "
         "they choose nothing, so a trial below the winner may show a higher final rate."
@@ -263,7 +252,7 @@ def status_counts(run: RunTables) -> dict[str, int]:
 
 
 def write_leaderboard_md(run_dir: Path | str) -> Path:
-    """Write run_dir/leaderboard.md: the quoted line, the rule, and one row a trial."""
+    """Write run_dir/leaderboard.md: the sentence to quote, the rule, and a row per trial."""
     run = load_run(run_dir)
     rows = leaderboard(run)
     flows = sorted({flow for row in rows for flow in row.per_flow_steps})
@@ -295,9 +284,8 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
         lines += ["", "## Failed trials", ""]
         lines += [f"- trial {row.trial}: {_md(row.reason) or 'no reason recorded'}" for row in failed]
     lines += ["", "CI: Wilson's interval over episodes. Errors are counted apart and enter no rate.", ""]
-    path = run.path / "leaderboard.md"
-    write_text(path, "\n".join(lines))
-    return path
+    write_text(run.folder.leaderboard, "\n".join(lines))
+    return run.folder.leaderboard
 
 
 def percent(rate: float | None) -> str:
@@ -311,7 +299,7 @@ def percent_range(interval: tuple[float, float]) -> str:
 
 
 def show(value: Any) -> str:
-    """A swept value as people write it: 0.0003, true, [256, 256]."""
+    """A swept value as text: 0.0003, true, [256, 256]."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -345,24 +333,19 @@ def _read_json(path: Path, kind: type) -> Any:
 
 
 def _read_results(path: Path) -> tuple[ResultRow, ...]:
-    """Rows of results.jsonl; of rows with the same identity the last one holds. A torn last line is a run at work."""
+    """Rows of results.jsonl; of rows for the same measurement the last one counts. A torn last line is ignored: the run
+    may still be writing."""
     rows: dict[tuple[Any, ...], ResultRow] = {}
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or (number == len(lines) and not line.endswith("\n") and not line.endswith("}")):
             continue
         try:
-            raw = json.loads(line)
-            words: dict[str, Any] = {key: str(raw[key]) for key in ("run_id", "phase")}
-            numbers: dict[str, Any] = {key: int(raw[key]) for key in _RESULT_INTEGERS}
-            steps = raw.get("mean_steps_success")
-            kinds = raw.get("errors_by_kind") or {}
-            row = ResultRow(**words, **numbers, setting=_setting(raw), mean_steps_success=steps, errors_by_kind=kinds)
+            row = result_row(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: expected a result row, got {line[:80]!r} ({error!r})") from None
-        if row.successes + row.timeouts + row.failures != row.episodes:
-            raise UserError(f"{path}, line {number}: successes, timeouts and failures do not add up to episodes")
-        rows[row.run_id, row.trial, row.seed, row.phase, row.evaluation, row.setting] = row
+        key = row["run_id"], row["trial"], row["seed"], row["phase"], row["evaluation"], setting_of(row)
+        rows[key] = row
     return tuple(rows.values())
 
 
@@ -391,8 +374,3 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def _setting(raw: Mapping[str, Any]) -> SampleSetting:
-    default = dataclasses.asdict(SampleSetting())
-    return SampleSetting(**{name: type(value)(raw.get(name, value)) for name, value in default.items()})

@@ -17,9 +17,8 @@ from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
 from raybc.files import empty_folder, run_folder_lock
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.checks import check_fits, find_bundle, version_changes
-from raybc.rollout.evaluation import EvaluationConfig, run_evaluation
-from raybc.rollout.output import write_results
+from raybc.rollout.checks import check_fits, version_changes
+from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.statistics import most_starts
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
@@ -29,15 +28,15 @@ class Args:
     """Measure the success rate of a policy bundle in its simulator."""
 
     bundle: tyro.conf.Positional[Path]
-    """A bundle, the run folder of a training (see --checkpoint), or that of a sweep (then its winner)."""
+    """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
-    """Of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
+    """Checkpoint of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
     episodes: int | None = None
-    """Starts for each value of flow_steps (default: 50, or as many as --until_halfwidth may need)."""
+    """Starts for each value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0
-    """Stop as soon as the 95 % interval is success -+ this, e.g. 0.05 (0: run all episodes)."""
+    """Stop as soon as half the width of the 95 % interval is at most this, e.g. 0.05 (0: run all episodes)."""
     videos: int = 0
-    """Episodes that are filmed (the first ones; they count like all others), and a grid of them."""
+    """Episodes to film (the first ones; they count like all others); also writes a grid of them."""
     flow_steps: str = ""
     """Euler steps, one value or several as 1,2,5 (default: the bundle's)."""
     execute_steps: int | None = None
@@ -47,7 +46,7 @@ class Args:
     temporal_ensemble: float | None = None
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the bundle's)."""
     starts: Literal["final", "search", "demos"] = "final"
-    """Which set of starts."""
+    """The set of starts."""
     first: int = 0
     """Index of the first start."""
     video_frame_skip: int = 3
@@ -57,43 +56,48 @@ class Args:
     camera: str = ""
     """Camera of the videos (default: the task's)."""
     workers: str = "auto"
-    """Simulator processes (auto: one for each core)."""
+    """Simulator processes (auto: one per core)."""
     slots: int = 0
-    """Simulators in a process (0: what suits the task)."""
+    """Simulators per process (0: what the task recommends)."""
     inference: Literal["auto", "local", "shared"] = "auto"
-    """Where the policy is computed: in each simulator process, or in one actor for all (auto: shared for large policies
-    where Ray has a GPU)."""
+    """Where the policy is computed: in each simulator process, or in one actor for all of them (auto: shared for large
+    policies if Ray has a GPU)."""
     recycle: int = 0
-    """Replace a simulator process after so many episodes (0: never)."""
+    """Replace a simulator process after this many episodes (0: never)."""
     deadline: float = 120.0
-    """Seconds without any progress after which an episode counts as hung."""
+    """Seconds without progress after which an episode counts as hung."""
     out: Path | None = None
-    """Where episodes.jsonl, metrics.json and videos go (default: runs/rollouts/NAME)."""
+    """Folder for episodes.jsonl, metrics.json and videos (default: runs/rollouts/NAME)."""
     resume: bool = False
-    """Go on with a measurement that was interrupted."""
+    """Continue an evaluation that was interrupted."""
     overwrite: bool = False
     """Replace an existing folder."""
     address: str = ""
-    """A running Ray cluster; default: a local Ray."""
+    """Address of a running Ray cluster (default: start a local Ray)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.rollout", Args.__doc__ or "")
+    # Here, because they import Ray, which --help need not wait for.
+    from raybc.rollout.evaluation import EvaluationConfig, run_evaluation
+    from raybc.rollout.output import write_results
+
     episodes = _check(args)
     path, chosen = find_bundle(args.bundle, args.checkpoint)
     bundle = PolicyBundle.load(path)
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
     task = get_task(task_name)
-    probe = spec_of_task(task)
-    check_fits(bundle, probe, path)
-    changes = version_changes(bundle, probe)
+    env_spec = spec_of_task(task)
+    check_fits(bundle, env_spec, path)
+    changes = version_changes(bundle, env_spec)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
-    folders = [Path("runs/rollouts") / f"{run_id}_step_{bundle.step}_{args.starts}" for run_id in bundle.run_ids]
-    out = args.out or next((f for f in folders if f.exists()), folders[0])
-    cli.refuse_existing(out, resume=args.resume, overwrite=args.overwrite)
-    measurement = EvaluationConfig(
+    folders = [EvaluationFolder.default(run_id, bundle.step, args.starts) for run_id in bundle.run_ids]
+    default = next((f for f in folders if f.path.exists()), folders[0])
+    out = default if args.out is None else EvaluationFolder(args.out)
+    cli.refuse_existing(out.path, resume=args.resume, overwrite=args.overwrite)
+    config = EvaluationConfig(
         bundle=path,
         settings=tuple(settings),
         specs=tuple(EpisodeSpec(task_name, args.starts, args.first + i) for i in range(episodes)),
@@ -108,16 +112,16 @@ def main(argv: list[str] | None = None) -> int:
         deadline=args.deadline,
         address=args.address,
     )
-    with run_folder_lock(out):
+    with run_folder_lock(out.path):
         if args.overwrite:
-            empty_folder(out)
-        rows = run_evaluation(measurement, bundle, out)
-        write_results(out, measurement, bundle, task, probe, changes, rows)
+            empty_folder(out.path)
+        rows = run_evaluation(config, bundle, out)
+        write_results(out, config, bundle, task, env_spec, changes, rows)
     return 0
 
 
 def _check(args: Args) -> int:
-    """Refuse impossible flags; the number of starts."""
+    """Refuse impossible flags; returns the number of starts."""
     if args.until_halfwidth and not 0 < args.until_halfwidth < 0.5:
         raise UserError(f"--until_halfwidth: expected a number in (0, 0.5) such as 0.05, got {args.until_halfwidth}")
     episodes = args.episodes
@@ -140,7 +144,7 @@ def _check(args: Args) -> int:
 
 
 def _settings(args: Args, bundle: PolicyBundle, chosen: SampleSetting | None) -> list[SampleSetting]:
-    """The sample settings to measure: the bundle's (or the sweep's choice) with what the flags replace."""
+    """The sample settings to measure: the bundle's (or the one that the sweep chose), changed by the flags."""
     base = chosen or bundle.config.sample_setting
     given = {name: getattr(args, name) for name in SAMPLE_AXES if getattr(args, name) not in (None, "")}
     bundle.config.check_sampling(given, "--")

@@ -1,12 +1,13 @@
 """The dispatcher of a `RolloutPool`: an actor that owns the simulator processes and hands out episodes.
 
-It has one queue for all who ask (trials of a sweep, the final measurement, demonstrations), so workers stay warm across
-checkpoints, trials and tasks and are never idle while there is work. A call hands a worker its next episodes and brings
-back what has ended; its simulators are filled again from what it has been given, so nobody waits for the slowest.
+It has one queue for all callers (trials of a sweep, the final evaluation, demonstrations), so workers stay warm across
+checkpoints, trials and tasks, and are never idle while there is work. A call hands a worker its next episodes and
+returns those that ended; the worker refills its simulators from what it has been given, so none waits for the slowest.
 
-Faults. A worker that raises, dies or stands still past the deadline is replaced by a fresh process. The episode that
-raised or stood still is to blame and is run again; when a process just died, its episodes are run again one by one. A
-spec that fails more than `RETRIES` times is reported as `error`. Every spec gets exactly one row.
+Faults. A worker that raises, dies or makes no progress before the deadline is replaced by a fresh process. If the
+faulty episode is known (it raised or hung), it is run again; if a process just died, each of its episodes is run again
+alone, which finds the faulty one. A spec that fails more than `RETRIES` times is reported as `error`. Every spec gets
+exactly one row.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -27,31 +28,44 @@ from raybc.cluster.metrics import RolloutMetrics
 from raybc.inference.shared import SharedLoader, start_server
 from raybc.registry import get_task
 from raybc.rollout.engine import RolloutJob
+from raybc.rollout.faults import Fault, did_not_start, died, hung
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.results import value_of
-from raybc.rollout.stop import BLOCK, StopRule
-from raybc.rollout.worker import Loader, Report
-from raybc.rollout.worker_slots import WATCH, WorkerSlot, rebalance
+from raybc.rollout.stop import STARTS_PER_BLOCK, StopRule
+from raybc.rollout.worker import Assignment, Loader, Report
+from raybc.rollout.worker_slots import WATCH_INTERVAL, WorkerSlot, rebalance
+from raybc.rows import EpisodeRow, PoolStats, episode_row
 from raybc.types import EpisodeResult, EpisodeSpec
 
 RETRIES = 2
-#: Tasks with at most so many slots step slowly: a chunk costs little beside them, and a long episode left over a lot.
-HEAVY = 8
-#: Work that a worker is given beyond what is in its slots (a call costs about 1 ms).
+#: A task that recommends at most this many slots steps slowly: calls cost little beside its episodes, and a long
+#: episode that starts last delays the end a lot.
+SLOTS_OF_SLOW_TASKS = 8
+#: Seconds of work that a worker is given beyond what is in its slots (a call costs about 1 ms).
 SECONDS_AHEAD = 0.5
-#: A worker reports at least so often, so that one that stands still is noticed.
-PATIENCE = 0.25
+#: Maximum seconds between reports of a worker, so that one that hangs is noticed.
+REPORT_INTERVAL = 0.25
+#: Seconds before a worker that could not be started is started again.
+RESTART_DELAY = 0.5
+#: Busy intervals that `stats` returns.
+MAX_SPANS = 100_000
+
+#: Number of the job, number of the spec, row.
+FinishedEpisode = tuple[int, int, EpisodeRow]
 
 
 @dataclass(eq=False)  # found in the queue by identity
 class QueuedEpisode:
-    work: RolloutJob
+    job: RolloutJob
     spec: EpisodeSpec
     suite: str
-    done: asyncio.Future[dict[str, Any] | None]
+    done: asyncio.Future[EpisodeRow | None]
+    """Its row, or None if a stop rule made it unnecessary."""
     slots: int = 1
+    """Simulators per process that its task recommends."""
     failures: int = 0
     alone: bool = False
+    """Must be the only episode of its process, because it may be the one that kills it."""
 
 
 @dataclass
@@ -75,8 +89,8 @@ class Dispatcher:
         self._wake = asyncio.Condition()
         self._stats = _Stats()
         self._mean_seconds = 1.0
-        self._jobs: dict[str, asyncio.Task[list[list[dict[str, Any]]]]] = {}
-        self._logs: dict[str, list[tuple[int, int, dict[str, Any]]]] = {}
+        self._evaluations: dict[str, asyncio.Task[list[list[EpisodeRow]]]] = {}
+        self._finished: dict[str, list[FinishedEpisode]] = {}
         self._slots = [WorkerSlot() for _ in range(workers)]
         self._loops: list[asyncio.Task[None]] = []
         self._failed_starts = 0
@@ -85,7 +99,7 @@ class Dispatcher:
         self._metrics = RolloutMetrics()
 
     async def start(self) -> None:
-        """Start the workers; returns at once, they warm up by themselves."""
+        """Start the workers; returns immediately while they warm up."""
         self._ensure_loops()
 
     def _ensure_loops(self) -> None:
@@ -93,102 +107,103 @@ class Dispatcher:
         if not self._loops:
             if self._options.shared:
                 self._loader = SharedLoader(start_server(self._options.gpus))
-            self._loops = [asyncio.ensure_future(loop) for loop in (*map(self._work, self._slots), self._watch())]
+            self._loops = [asyncio.ensure_future(loop) for loop in (*map(self._serve, self._slots), self._watch())]
 
-    # --- those who ask ----------------------------------------------------------------------------------------------
+    # --- evaluations ------------------------------------------------------------------------------------------------
 
     async def evaluate(
         self,
         key: str,
-        works: Sequence[RolloutJob],
+        jobs: Sequence[RolloutJob],
         specs: Sequence[EpisodeSpec],
         rule: StopRule | None = None,
-        known: Mapping[tuple[int, int], dict[str, Any]] | None = None,
-    ) -> list[list[dict[str, Any]]]:
-        """Every spec of every work once (until `rule` ends it); rows of each work in the order of specs.
+        known: Mapping[tuple[int, int], EpisodeRow] | None = None,
+    ) -> list[list[EpisodeRow]]:
+        """Run every spec of every job once (until `rule` ends the job); rows of each job in the order of specs.
 
-        known: rows, by number of work and spec, that were measured before and are not measured again.
+        known: rows measured earlier, by number of job and spec; they are not measured again.
 
-        A second call with the same key while the first is under way waits for the same episodes: a trial that was
-        killed and started again does not double the work.
+        A second call with the same key while the first is running waits for the same episodes, so a trial that was
+        killed and restarted does not double the work.
         """
         self._ensure_loops()
-        if key not in self._jobs:
-            self._logs[key] = []
-            self._jobs[key] = asyncio.ensure_future(self._run(works, specs, rule, known or {}, self._logs[key]))
+        if key not in self._evaluations:
+            self._finished[key] = []
+            self._evaluations[key] = asyncio.ensure_future(
+                self._evaluate(jobs, specs, rule, known or {}, self._finished[key])
+            )
         try:
-            return await asyncio.shield(self._jobs[key])
+            return await asyncio.shield(self._evaluations[key])
         finally:
-            job = self._jobs.get(key)
-            if job is not None and job.done():
-                del self._jobs[key], self._logs[key]
+            evaluation = self._evaluations.get(key)
+            if evaluation is not None and evaluation.done():
+                del self._evaluations[key], self._finished[key]
 
-    async def ended(self, key: str, seen: int) -> list[tuple[int, int, dict[str, Any]]]:
-        """(number of work, number of spec, row) of an evaluation under way in the order in which they ended, from the
-        `seen`-th on."""
-        return self._logs.get(key, [])[seen:]
+    async def finished(self, key: str, skip: int) -> list[FinishedEpisode]:
+        """Episodes of a running evaluation in the order in which they ended, without the first `skip`."""
+        return self._finished.get(key, [])[skip:]
 
-    async def _run(
+    async def _evaluate(
         self,
-        works: Sequence[RolloutJob],
+        jobs: Sequence[RolloutJob],
         specs: Sequence[EpisodeSpec],
         rule: StopRule | None,
-        known: Mapping[tuple[int, int], dict[str, Any]],
-        log: list[tuple[int, int, dict[str, Any]]],
-    ) -> list[list[dict[str, Any]]]:
+        known: Mapping[tuple[int, int], EpisodeRow],
+        log: list[FinishedEpisode],
+    ) -> list[list[EpisodeRow]]:
         loop = asyncio.get_running_loop()
         tasks = {name: get_task(name) for name in {spec.task for spec in specs}}
         items = [
             [
-                QueuedEpisode(work, spec, tasks[spec.task].suite, loop.create_future(), tasks[spec.task].slots)
+                QueuedEpisode(job, spec, tasks[spec.task].suite, loop.create_future(), tasks[spec.task].slots)
                 for spec in specs
             ]
-            for work in works
+            for job in jobs
         ]
-        for w, row in enumerate(items):
+        for j, row in enumerate(items):
             for s, item in enumerate(row):
-                if (w, s) in known:
-                    item.done.set_result(known[w, s])
+                if (j, s) in known:
+                    item.done.set_result(known[j, s])
                 else:
-                    item.done.add_done_callback(functools.partial(_note, log, w, s))
+                    item.done.add_done_callback(functools.partial(_log, log, j, s))
         if rule is None:
             order = [item for row in items for item in row]
         else:
-            blocks = range(0, len(specs), BLOCK)
-            order = [item for start in blocks for row in items for item in row[start : start + BLOCK]]
+            blocks = range(0, len(specs), STARTS_PER_BLOCK)
+            order = [item for start in blocks for row in items for item in row[start : start + STARTS_PER_BLOCK]]
         order = [item for item in order if not item.done.done()]
         async with self._wake:
             self._queue.extend(order)
             self._wake.notify_all()
-        ends = await self._follow(items, rule) if rule is not None else {}
-        rows: list[list[dict[str, Any]]] = []
+        ends = await self._apply_rule(items, rule) if rule is not None else {}
+        rows: list[list[EpisodeRow]] = []
         for number, row in enumerate(items):
             done = [await item.done for item in row[: ends.get(number, len(row))]]
             rows.append([r for r in done if r is not None])
         return rows
 
-    async def _follow(self, items: list[list[QueuedEpisode]], rule: StopRule) -> dict[int, int]:
-        """Show the rule what is known until all works are measured; take back what it does not want."""
+    async def _apply_rule(self, items: list[list[QueuedEpisode]], rule: StopRule) -> dict[int, int]:
+        """Show results to the rule until every job has ended; drop the episodes that it makes unnecessary."""
         values: list[list[float]] = [[] for _ in items]
         ends: dict[int, int] = {}
         while True:
-            open_items = []
+            missing = []
             for row, known in zip(items, values, strict=True):
                 while len(known) < len(row) and row[len(known)].done.done():
-                    ended = row[len(known)].done.result()
-                    known.append(math.nan if ended is None else value_of(ended))
+                    result = row[len(known)].done.result()
+                    known.append(math.nan if result is None else value_of(result["outcome"]))
             ends = rule.update(values)
             for number, row in enumerate(items):
                 end = ends.get(number, len(row))
-                await self._take_back(row[end:])
+                await self._drop(row[end:])
                 if len(values[number]) < end:
-                    open_items.append(row[len(values[number])].done)
-            if not open_items:
+                    missing.append(row[len(values[number])].done)
+            if not missing:
                 return ends
-            await asyncio.wait(open_items, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(missing, return_when=asyncio.FIRST_COMPLETED)
 
-    async def _take_back(self, items: Sequence[QueuedEpisode]) -> None:
-        """Remove what is not begun; what is under way ends and is not looked at."""
+    async def _drop(self, items: Sequence[QueuedEpisode]) -> None:
+        """Remove episodes that have not started from the queue; results of running ones will be ignored."""
         unwanted = {id(item) for item in items if not item.done.done()}
         if not unwanted:
             return
@@ -197,53 +212,55 @@ class Dispatcher:
                 item.done.set_result(None)
             self._queue = deque(i for i in self._queue if id(i) not in unwanted)
 
-    async def stats(self) -> dict[str, Any]:
-        return vars(self._stats) | {
+    async def stats(self) -> PoolStats:
+        stats = vars(self._stats) | {
             "workers": len(self._slots),
             "queued": len(self._queue),
             "pids": sorted(slot.pid for slot in self._slots if slot.pid),
-            "spans": self._stats.spans[-100_000:],
+            "spans": self._stats.spans[-MAX_SPANS:],
         }
+        return cast(PoolStats, stats)
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
-    async def _work(self, slot: WorkerSlot) -> None:
+    async def _serve(self, slot: WorkerSlot) -> None:
+        """The loop of a slot: keep a process in it and give that process episodes."""
         while True:
             try:
                 await self._ensure_worker(slot)
             except (RayError, TimeoutError) as error:
                 await self._fail_start(slot, error)
                 continue
-            if slot.worker is None:  # its place was given back
+            if slot.worker is None:  # the slot was released
                 continue
             self._failed_starts = 0
-            orders = await self._orders(slot)
-            if slot.worker is None:  # the next work is of another suite
+            assignments = await self._assign(slot)
+            if slot.worker is None:  # the next episode is of another suite
                 continue
-            await self._exchange(slot, orders)
+            await self._exchange(slot, assignments)
 
     async def _watch(self) -> None:
-        """Machines come and go, and places with them."""
+        """Release and restore slots as machines come and go."""
         while True:
             async with self._wake:
                 if rebalance(self._slots, self._options):
                     self._wake.notify_all()
-            await asyncio.sleep(WATCH)
+            await asyncio.sleep(WATCH_INTERVAL)
 
     async def _ensure_worker(self, slot: WorkerSlot) -> None:
         if slot.worker is not None:
             return
         async with self._wake:
             await self._wake.wait_for(lambda: not slot.released)
-        # A simulator of the next work's task is built, at first of the pool's own.
+        # The first process of a slot builds a simulator of the pool's own task, later ones of the next episode's task.
         task = self._queue[0].spec.task if self._queue and slot.suite else self._task
         slot.suite, slot.finished = get_task(task).suite, 0
         self._started += 1
         if not await slot.start(self._options, task, self._started, self._loader):
             slot.dismiss()
 
-    async def _orders(self, slot: WorkerSlot) -> list[tuple[int, RolloutJob, EpisodeSpec]]:
-        """What the worker gets now; waits while it has nothing and there is nothing."""
+    async def _assign(self, slot: WorkerSlot) -> list[Assignment]:
+        """The worker's next episodes; waits while it has none and the queue is empty."""
         async with self._wake:
             await self._wake.wait_for(lambda: self._queue or slot.in_flight or slot.released)
             recycling = slot.released or 0 < self._options.recycle <= slot.finished + len(slot.in_flight)
@@ -253,18 +270,18 @@ class Dispatcher:
                     self._stats.recycled += not slot.released
                     slot.dismiss()
                 return []
-            orders = []
+            assignments = []
             while next_item is not None and self._fits(slot, next_item):
                 item = next_item
                 self._queue.remove(item)
                 self._numbers += 1
                 slot.in_flight[self._numbers] = item
-                orders.append((self._numbers, item.work, item.spec))
+                assignments.append((self._numbers, item.job, item.spec))
                 next_item = self._next(slot)
-            return orders
+            return assignments
 
     def _next(self, slot: WorkerSlot) -> QueuedEpisode | None:
-        """The first in the queue that this process's suite can run."""
+        """The first episode in the queue that this process's suite can run."""
         return next((item for item in self._queue if item.suite == slot.suite), None)
 
     def _fits(self, slot: WorkerSlot, item: QueuedEpisode) -> bool:
@@ -274,76 +291,81 @@ class Dispatcher:
             return False
         slots = 1 if self._options.render else self._options.slots or item.slots
         ahead = slots + int(SECONDS_AHEAD / max(self._mean_seconds, 1e-4))
-        # Towards the end everybody gets the same share, so that all end together.
+        # Towards the end every worker gets the same share, so that all end together.
         given = sum(len(s.in_flight) for s in self._slots)
         share = math.ceil((len(self._queue) + given) / len(self._slots))
-        if item.slots <= HEAVY:  # half of it: how long episodes take is known when they have ended
+        if item.slots <= SLOTS_OF_SLOW_TASKS:  # half a share: how long episodes take is known only when they end
             share = max(2, math.ceil(share / 2))
         recycle = self._options.recycle - slot.finished if self._options.recycle else ahead
         return len(slot.in_flight) < min(ahead, share, max(recycle, 1))
 
-    async def _exchange(self, slot: WorkerSlot, orders: list[tuple[int, RolloutJob, EpisodeSpec]]) -> None:
+    async def _exchange(self, slot: WorkerSlot, assignments: list[Assignment]) -> None:
         assert slot.worker is not None
         started = time.time()
         backlog = max(1, len(slot.in_flight) // 4)
         try:
             report: Report = await asyncio.wait_for(
-                slot.worker.exchange.remote(orders, PATIENCE, backlog), PATIENCE + self._options.deadline
+                slot.worker.exchange.remote(assignments, REPORT_INTERVAL, backlog),
+                REPORT_INTERVAL + self._options.deadline,
             )
         except TimeoutError:
-            await self._replace(slot, f"no answer within {self._options.deadline:g} s (hung)", blame=None)
+            await self._replace(slot, hung(self._options.deadline))
             return
         except RayActorError as error:
-            await self._replace(slot, f"the simulator process died ({type(error).__name__})", blame=None)
+            await self._replace(slot, died(error))
             return
         finally:
             self._stats.busy_seconds += time.time() - started
             self._stats.spans.append((started, time.time()))
-        problem, blame = "", None
-        for number, row in report.rows:
-            if "exception" in row:
-                problem, blame = row["exception"], number
+        faults: list[tuple[int, Fault]] = []
+        for number, result in report.ended:
+            if isinstance(result, Fault):
+                faults.append((number, result))
             else:
-                self._finish(slot, number, row)
+                self._finish(slot, number, result)
         if report.broken:
-            await self._replace(slot, problem, blame)
+            number, fault = faults[-1]
+            await self._replace(slot, fault, number)
         elif report.stalled > self._options.deadline:
-            await self._replace(slot, f"no answer within {self._options.deadline:g} s (hung)", report.now)
+            await self._replace(slot, hung(self._options.deadline), report.current)
 
-    def _finish(self, slot: WorkerSlot, number: int, row: dict[str, Any]) -> None:
+    def _finish(self, slot: WorkerSlot, number: int, row: EpisodeRow) -> None:
         item = slot.in_flight.pop(number)
         slot.finished += 1
         self._stats.episodes += 1
         self._stats.steps += row["steps"]
         self._metrics.ended(item.spec.task, row["outcome"], row["steps"])
         self._mean_seconds += 0.1 * (row["seconds"] - self._mean_seconds)
-        _settle(item, row | {"retries": item.failures})
+        row["retries"] = item.failures
+        _settle(item, row)
 
-    async def _replace(self, slot: WorkerSlot, problem: str, blame: int | None) -> None:
-        """End a process that is not to be trusted; its episodes are run again. Without a name to blame, each of them
-        alone: the one that does it again is found."""
-        given, blamed = slot.in_flight, slot.in_flight.get(blame or -1)
-        if blamed is None and len(given) == 1:
-            blamed = next(iter(given.values()))
+    async def _replace(self, slot: WorkerSlot, fault: Fault, number: int = -1) -> None:
+        """End a process that is not to be trusted, and run its episodes again.
+
+        number: the faulty episode. If it is not known, each episode is run alone, which finds it."""
+        given, faulty = slot.in_flight, slot.in_flight.get(number)
+        if faulty is None and len(given) == 1:
+            faulty = next(iter(given.values()))
         slot.dismiss()
         self._stats.restarts += 1
         async with self._wake:
             for item in reversed(given.values()):
-                if item is not blamed:
-                    item.alone = item.alone or blamed is None
+                if item is not faulty:
+                    item.alone = item.alone or faulty is None
                     self._queue.appendleft(item)
-            if blamed is not None:
-                blamed.failures += 1
-                blamed.alone = True
+            if faulty is not None:
+                faulty.failures += 1
+                faulty.alone = True
                 self._stats.retries += 1
-                if blamed.failures > RETRIES:
-                    self._give_up(blamed, problem)
+                if faulty.failures > RETRIES:
+                    self._give_up(faulty, fault)
                 else:
-                    self._queue.appendleft(blamed)
+                    self._queue.appendleft(faulty)
             self._wake.notify_all()
 
     async def _fail_start(self, slot: WorkerSlot, error: BaseException) -> None:
-        """A simulator could not be started. Where that repeats, all who wait are told, instead of waiting for ever."""
+        """A simulator process could not be started. If that repeats, all queued episodes become errors: otherwise
+        their callers would wait for ever."""
         slot.dismiss()
         self._failed_starts += 1
         self._stats.restarts += 1
@@ -354,22 +376,25 @@ class Dispatcher:
                     await self._wake.wait()
                 items, self._queue = list(self._queue), deque()
             for item in items:
-                self._give_up(item, f"no simulator process could be started: {reason}")
-        await asyncio.sleep(0.5)
+                self._give_up(item, did_not_start(reason))
+        await asyncio.sleep(RESTART_DELAY)
 
-    def _give_up(self, item: QueuedEpisode, problem: str) -> None:
+    def _give_up(self, item: QueuedEpisode, fault: Fault) -> None:
         self._stats.errors += 1
         self._metrics.ended(item.spec.task, "error", 0)
-        retries = max(0, item.failures - 1)
-        row = EpisodeResult(item.spec.index, item.spec.seed, "error", 0.0, 0, 0.0, retries=retries, message=problem)
-        _settle(item, row.to_row())
+        result = EpisodeResult(
+            item.spec.index, item.spec.seed, "error", 0.0, 0, 0.0,
+            retries=max(0, item.failures - 1), message=fault.message, kind=fault.kind,
+        )  # fmt: skip
+        _settle(item, episode_row(result))
 
 
-def _note(log: list[tuple[int, int, dict[str, Any]]], work: int, spec: int, done: asyncio.Future[Any]) -> None:
-    if not done.cancelled() and done.result() is not None:
-        log.append((work, spec, done.result()))
+def _log(log: list[FinishedEpisode], job: int, spec: int, done: asyncio.Future[EpisodeRow | None]) -> None:
+    row = None if done.cancelled() else done.result()
+    if row is not None:
+        log.append((job, spec, row))
 
 
-def _settle(item: QueuedEpisode, row: dict[str, Any]) -> None:
+def _settle(item: QueuedEpisode, row: EpisodeRow) -> None:
     if not item.done.done():
         item.done.set_result(row)

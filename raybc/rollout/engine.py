@@ -1,8 +1,8 @@
 """`Engine`: the simulators of one process, stepping together. No Ray and no threads in here.
 
-Every simulator is a slot with an episode of its own. A round asks for the chunks that are needed, for all slots at
-once, and lets each slot execute its chunk; a slot whose episode has ended is given the next start at once, so nobody
-waits for the slowest. Where the policy is asked in another process (`Predictor.overlaps`), at most half of the slots
+Every simulator is a slot with its own episode. A round requests the chunks that are needed, for all slots at
+once, and lets each slot execute its chunk. A slot whose episode has ended gets the next start immediately, so no slot
+waits for the slowest. If the policy is computed in another process (`Predictor.overlaps`), at most half of the slots
 wait for one answer while the others step.
 """
 
@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -23,32 +23,41 @@ from raybc.envs.base import RenderOptions, SimEnv, Task
 from raybc.inference.agent import Prediction, Predictor
 from raybc.registry import get_task
 from raybc.rollout.episode import Episode, OnStep, predict_together
+from raybc.rollout.faults import Fault, raised
 from raybc.rollout.video import VideoWriter, episode_name
+from raybc.rows import EpisodeRow, episode_row
 from raybc.types import EpisodeSpec, SampleSetting
 
-#: Tasks whose simulators are kept.
+#: Tasks whose simulators are kept open.
 KEEP_TASKS = 3
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Episodes of one policy with one sample setting. `video`: folder for mp4s (needs a rendering process)."""
+    """Episodes of one policy with one sample setting."""
 
     bundle: str
+    """Path of the policy bundle."""
     setting: SampleSetting
     video: str = ""
+    """Folder for an mp4 of each episode (needs a rendering process); empty: not filmed."""
     video_frame_skip: int = 3
+    """Film every n-th step."""
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """Episodes of the scripted expert, each written to `folder`."""
+    """Episodes of the scripted expert."""
 
     folder: str
+    """Where each episode is written."""
     noise: float
+    """How much the expert varies."""
 
 
 RolloutJob = Rollout | Demonstration
+#: Number of an episode that ended, and its row, or what went wrong.
+Ended = tuple[int, EpisodeRow | Fault]
 
 
 @dataclass
@@ -58,7 +67,7 @@ class _Slot:
     task: Task
     env: SimEnv
     number: int = -1
-    work: Rollout | None = None
+    job: Rollout | None = None
     episode: Episode | None = None
     film: VideoWriter | None = None
     asked: bool = False
@@ -74,18 +83,20 @@ class _Question:
 
 @dataclass
 class Progress:
-    """What can be seen from outside: the episode that is being worked on, and since when."""
+    """What other threads may see of an engine."""
 
-    now: int = -1
+    number: int = -1
+    """The episode that is being worked on."""
     since: float = field(default_factory=time.monotonic)
+    """When it last made progress."""
 
 
 class Engine:
-    """Runs numbered episodes; `round()` yields (number, row) as they end.
+    """Runs numbered episodes; `round()` yields them as they end.
 
-    load(bundle path) gives the `Predictor` and is asked again and again: it keeps what it has loaded. slots: simulators
-    at most; None: what the task says; a rendering process has one. An exception of a simulator ends its episode as
-    {"exception": ...}; the process should then be given up.
+    load: gives the `Predictor` of a bundle's path. It is called again and again, so it must cache. slots: maximum
+    number of simulators (None: what the task recommends); a rendering process has one. An exception of a simulator ends
+    its episode as a `Fault`; the process should then be replaced.
     """
 
     def __init__(
@@ -98,8 +109,8 @@ class Engine:
         self._questions: deque[_Question] = deque()
         self.progress = Progress()
 
-    def add(self, number: int, work: RolloutJob, spec: EpisodeSpec) -> None:
-        self._queue.append((number, work, spec))
+    def add(self, number: int, job: RolloutJob, spec: EpisodeSpec) -> None:
+        self._queue.append((number, job, spec))
 
     @property
     def waiting(self) -> int:
@@ -115,9 +126,9 @@ class Engine:
         self._free[slot.task.name].append(slot)
         return slot.env
 
-    def round(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Fill the slots, ask for the chunks that are needed, execute those of the first question that is answered;
-        yields what ended."""
+    def round(self) -> Iterator[Ended]:
+        """Fill the slots, request the chunks that are needed, execute the chunks of the oldest request; yields the
+        episodes that ended."""
         yield from self._fill()
         try:
             self._ask()
@@ -125,8 +136,8 @@ class Engine:
                 return
             question = self._questions.popleft()
             chunks_BHA = question.answer.get()
-        except Exception as error:  # a bundle that is gone, a network that does not fit: what was asked is at fault
-            yield self.progress.now, _exception(error)
+        except Exception as error:  # a missing bundle, a network that does not fit: the episode's own job is at fault
+            yield self.progress.number, raised(error)
             return
         for slot, chunk_HA in zip(question.slots, chunks_BHA, strict=True):
             self._touch(slot.number)
@@ -137,8 +148,8 @@ class Engine:
                 if slot.episode.outcome is None:
                     continue
                 row = self._end(slot)
-            except Exception as error:  # not swallowed: the pool retries in a fresh process, then reports
-                yield slot.number, _exception(error)
+            except Exception as error:  # the pool runs the episode again in a fresh process, then reports the error
+                yield slot.number, raised(error)
                 return
             self._busy.remove(slot)
             self._free.setdefault(slot.task.name, []).append(slot)
@@ -146,18 +157,18 @@ class Engine:
 
     # --- slots ------------------------------------------------------------------------------------------------------
 
-    def _fill(self) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _fill(self) -> Iterator[Ended]:
         """Give free slots their next start."""
         while self._queue and (not self._busy or len(self._busy) < self._slots_of(self._queue[0])):
-            number, work, spec = self._queue.popleft()
+            number, job, spec = self._queue.popleft()
             self._touch(number)
             try:
-                if isinstance(work, Demonstration):
-                    yield number, self._demonstrate(work, spec)
+                if isinstance(job, Demonstration):
+                    yield number, self._demonstrate(job, spec)
                 else:
-                    self._begin(number, work, spec)
-            except Exception as error:  # not swallowed, see above
-                yield number, _exception(error)
+                    self._begin(number, job, spec)
+            except Exception as error:  # as above
+                yield number, raised(error)
                 return
 
     def _slots_of(self, item: tuple[int, RolloutJob, EpisodeSpec]) -> int:
@@ -165,39 +176,40 @@ class Engine:
             return 1
         return self._limit or get_task(item[2].task).slots
 
-    def _begin(self, number: int, work: Rollout, spec: EpisodeSpec) -> None:
+    def _begin(self, number: int, job: Rollout, spec: EpisodeSpec) -> None:
         slot = self._slot(get_task(spec.task))
-        slot.number, slot.work, slot.asked = number, work, False
+        slot.number, slot.job, slot.asked = number, job, False
         on_step: OnStep | None = None
         slot.film = None
-        if work.video:
-            slot.film = film = VideoWriter(Path(work.video), fps=slot.task.fps / work.video_frame_skip)
+        if job.video:
+            slot.film = film = VideoWriter(Path(job.video), fps=slot.task.fps / job.video_frame_skip)
 
             def on_step(step: int, env: SimEnv) -> None:
-                if step % work.video_frame_skip == 0:
+                if step % job.video_frame_skip == 0:
                     film.add(np.asarray(env.render()))
 
-        bundle = self._load(work.bundle).bundle
-        slot.episode = Episode(slot.env, bundle, spec, work.setting, slot.task.max_steps, on_step)
+        bundle = self._load(job.bundle).bundle
+        slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step)
         self._busy.append(slot)
 
-    def _end(self, slot: _Slot) -> dict[str, Any]:
+    def _end(self, slot: _Slot) -> EpisodeRow:
         assert slot.episode is not None
-        assert slot.work is not None
-        row = slot.episode.result().to_row()
+        assert slot.job is not None
+        row = episode_row(slot.episode.result())
         if slot.film is not None:
-            slot.film.add(np.asarray(slot.env.render()))  # the last state, where the outcome shows
+            slot.film.add(np.asarray(slot.env.render()))  # the last state, which shows the outcome
             name = episode_name(slot.task.name, row["index"], row["outcome"])
-            slot.film.path = Path(slot.work.video) / name
+            slot.film.path = Path(slot.job.video) / name
             slot.film.close()
             row["video"] = name
         return row
 
-    def _demonstrate(self, work: Demonstration, spec: EpisodeSpec) -> dict[str, Any]:
+    def _demonstrate(self, job: Demonstration, spec: EpisodeSpec) -> EpisodeRow:
         task = get_task(spec.task)
         started = time.perf_counter()
-        row = demonstrate(task, self.warm_up(spec.task), spec, work.noise, Path(work.folder))
-        return row | {"seconds": time.perf_counter() - started}
+        row = cast(EpisodeRow, demonstrate(task, self.warm_up(spec.task), spec, job.noise, Path(job.folder)))
+        row["seconds"] = time.perf_counter() - started
+        return row
 
     def _slot(self, task: Task) -> _Slot:
         free = self._free.setdefault(task.name, [])
@@ -215,7 +227,7 @@ class Engine:
                 slot.env.close()
 
     def _touch(self, number: int) -> None:
-        self.progress.now, self.progress.since = number, time.monotonic()
+        self.progress.number, self.progress.since = number, time.monotonic()
 
     # --- policies ---------------------------------------------------------------------------------------------------
 
@@ -224,8 +236,8 @@ class Engine:
         groups: dict[tuple[str, SampleSetting], list[_Slot]] = {}
         for slot in self._busy:
             if not slot.asked:
-                assert slot.work is not None
-                groups.setdefault((slot.work.bundle, slot.work.setting.of_network), []).append(slot)
+                assert slot.job is not None
+                groups.setdefault((slot.job.bundle, slot.job.setting.of_network), []).append(slot)
         for (bundle, setting), slots in groups.items():
             self._touch(slots[0].number)
             predictor = self._load(bundle)
@@ -242,7 +254,3 @@ class Engine:
         for slot, episode in zip(slots, episodes, strict=True):
             slot.asked = True
             episode.seconds += share
-
-
-def _exception(error: Exception) -> dict[str, Any]:
-    return {"exception": f"{type(error).__name__}: {error}"}

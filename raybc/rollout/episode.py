@@ -1,7 +1,7 @@
 """One episode of a policy in a simulator, as a pure function of (bundle, spec, setting).
 
-`Episode` is one start under way: it asks for a chunk when it needs one and executes it. Who answers, and together with
-which other episodes, is not its business. Letters: H chunk, A action dim.
+`Episode` is one start in progress: it says what the policy needs to know for the next chunk, and executes the chunk. It
+does not know who computes chunks, nor in which batch. Letters: H chunk, A action dim.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ OnStep = Callable[[int, SimEnv], None]
 class Episode:
     """One start in one simulator, with a receding horizon; all of its state is its own.
 
-    A chunk is asked for only when the executed part of the last one is used up. Actions are clipped to the action
+    A chunk is requested only when the executed part of the last one is used up. Actions are clipped to the action
     space here and nowhere else. `on_step(step, env)` sees the environment after reset (step 0) and after each step; it
-    must not change it. Exceptions of the simulator are the caller's to count.
+    must not change it. Exceptions of the simulator are handled by the caller.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Episode:
         return self._session.request()
 
     def execute(self, chunk_HA: np.ndarray) -> None:
-        """Execute what is due of a new chunk, physical (H, A): until the next one is needed or the episode ends."""
+        """Execute a new chunk, physical (H, A), until the next one is needed or the episode ends."""
         started = time.perf_counter()
         actions = self._session.plan(chunk_HA, self._max_steps - self._steps)
         for action_A in np.clip(actions, self._low, self._high):

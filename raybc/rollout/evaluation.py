@@ -1,4 +1,4 @@
-"""A measurement from beginning to end: film the first starts, run the rest, keep every row as soon as it is there."""
+"""An evaluation from start to end: film the first starts, run the rest, save every row as soon as its episode ends."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from raybc import cli
 from raybc.bundle import WEIGHTS, PolicyBundle
+from raybc.cluster.capacity import allocate_workers, total
+from raybc.cluster.nodes import check_visible
+from raybc.cluster.session import ray_session
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, write_json, write_text
+from raybc.inference.shared import LARGE
 from raybc.rollout.engine import Rollout
+from raybc.rollout.pool import RolloutPool
 from raybc.rollout.stop import UntilHalfwidth
 from raybc.rollout.video import write_grid
+from raybc.rows import EpisodeRow
+from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 
-#: Rows as they end; replaced by episodes.jsonl at the end. What it says is not measured again by --resume.
-PARTIAL = "episodes.partial.jsonl"
-RECORD = "rollout.json"
-
-Known = dict[tuple[int, int], dict[str, Any]]
+#: Rows by number of the job (sample setting) and of the start.
+Known = dict[tuple[int, int], EpisodeRow]
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,11 @@ class EvaluationConfig:
     def task(self) -> str:
         return self.specs[0].task
 
-    def works(self) -> list[Rollout]:
+    def jobs(self) -> list[Rollout]:
         return [Rollout(str(self.bundle.absolute()), setting) for setting in self.settings]
 
-    def record(self, bundle: PolicyBundle) -> dict[str, Any]:
-        """What decides the rows; a measurement is only gone on with when it is the same."""
+    def request(self, bundle: PolicyBundle) -> dict[str, Any]:
+        """Everything that decides the rows; an evaluation is only resumed with the same request."""
         return {
             "bundle": str(self.bundle.absolute()),
             "run_id": bundle.run_id,
@@ -70,64 +74,60 @@ class EvaluationConfig:
         }
 
 
-def run_evaluation(measurement: EvaluationConfig, bundle: PolicyBundle, out: Path) -> list[list[dict[str, Any]]]:
-    """Rows of each setting in the order of the starts. Ctrl-C and kill -9 lose nothing that has ended."""
-    known = _open(measurement, bundle, out)
+def run_evaluation(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolder) -> list[list[EpisodeRow]]:
+    """Rows of each setting in the order of the starts. Ctrl-C and kill -9 lose no finished episode."""
+    known = _resume(config, bundle, out)
     if known:
-        cli.console.print(f"going on: {len(known)} episodes are measured")
-    from raybc.cluster.nodes import check_visible
-    from raybc.cluster.session import allocate_workers, ray_session
-
+        cli.console.print(f"resuming: {len(known)} episodes are already measured")
     try:
-        with ray_session(measurement.address) as cpus, _progress() as (progress, bar):
-            check_visible(measurement.bundle / WEIGHTS)
-            workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=measurement.workers, worker_cpus=1.0)
-            shared = _shared(measurement, bundle)
+        with ray_session(config.address) as cpus, _progress() as (progress, bar):
+            check_visible(config.bundle / WEIGHTS)
+            workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=config.workers, worker_cpus=1.0)
+            shared = _is_shared(config, bundle)
             if shared:
-                cli.console.print(f"inference: one actor for all simulators ({'GPU' if _gpus() else 'CPU'})")
-            sitting = EvaluationRun(measurement, out, known, progress, bar, shared)
-            if measurement.videos:
-                sitting.film(workers)
-            return sitting.run(workers)
+                cli.console.print(f"inference: one actor for all simulators ({'GPU' if total('GPU') else 'CPU'})")
+            run = EvaluationRun(config, out, known, progress, bar, shared)
+            if config.videos:
+                run.film(workers)
+            return run.measure(workers)
     except KeyboardInterrupt:
-        raise cli.Interrupted(f"the episodes that ended are kept; go on with --resume ({out})") from None
+        raise cli.Interrupted(f"finished episodes are kept; continue with --resume ({out.path})") from None
 
 
-def _open(measurement: EvaluationConfig, bundle: PolicyBundle, out: Path) -> Known:
-    """What an earlier, interrupted measurement has left."""
-    record = measurement.record(bundle)
-    if (out / RECORD).exists():
-        before = read_json(out / RECORD)
+def _resume(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolder) -> Known:
+    """The rows of an earlier process that was interrupted."""
+    request = config.request(bundle)
+    if out.request.exists():
+        before = read_json(out.request)
         if before.get("run_id") in bundle.run_ids:  # perhaps the id that an earlier release gave it
             before["run_id"] = bundle.run_id
-        differing = [f"{k}: was {before.get(k)!r}, is {v!r}" for k, v in record.items() if before.get(k) != v]
+        differing = [f"{k}: was {before.get(k)!r}, is {v!r}" for k, v in request.items() if before.get(k) != v]
         if differing:
-            raise UserError(f"{out}: --resume continues the same measurement, but {'; '.join(differing)}")
-    write_json(out / RECORD, record)
+            raise UserError(f"{out.path}: --resume continues the same evaluation, but {'; '.join(differing)}")
+    write_json(out.request, request)
     known: Known = {}
-    for name in ("episodes.jsonl", PARTIAL):
-        path = out / name
+    for path in (out.episodes, out.partial):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):  # torn: an episode that is run again
+            if not line.endswith("\n"):  # torn: the episode is run again
                 continue
             try:
-                known |= _parse(line, measurement)
+                known |= _parse(line, config)
             except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}: line {number} is damaged; begin anew with --overwrite") from None
-    write_text(out / PARTIAL, "".join(_line(measurement, w, row) for (w, _), row in sorted(known.items())))
+                raise UserError(f"{path}: line {number} is damaged; start over with --overwrite") from None
+    write_text(out.partial, "".join(_line(config, job, row) for (job, _), row in sorted(known.items())))
     return known
 
 
-def _parse(line: str, measurement: EvaluationConfig) -> Known:
+def _parse(line: str, config: EvaluationConfig) -> Known:
     row = json.loads(line)
     setting = SampleSetting(**{name: row.pop(name) for name in asdict(SampleSetting())})
-    key = measurement.settings.index(setting), row["index"] - measurement.specs[0].index
-    return {} if row["outcome"] == "error" else {key: row}
+    key = config.settings.index(setting), row["index"] - config.specs[0].index
+    return {} if row["outcome"] == "error" else {key: cast(EpisodeRow, row)}
 
 
-def _line(measurement: EvaluationConfig, work: int, row: dict[str, Any]) -> str:
-    return json.dumps(asdict(measurement.settings[work]) | row) + "\n"
+def _line(config: EvaluationConfig, job: int, row: EpisodeRow) -> str:
+    return json.dumps({**asdict(config.settings[job]), **row}) + "\n"
 
 
 @contextmanager
@@ -140,96 +140,102 @@ def _progress() -> Iterator[tuple[Progress, TaskID]]:
         yield progress, progress.add_task("episodes", total=None, rate="")
 
 
-def _gpus() -> float:
-    import ray
-
-    return float(ray.cluster_resources().get("GPU", 0))
-
-
-def _shared(measurement: EvaluationConfig, bundle: PolicyBundle) -> bool:
-    from raybc.inference.shared import LARGE
-
-    if measurement.inference != "auto":
-        return measurement.inference == "shared"
-    return bool(_gpus()) and sum(w.numel() for w in bundle.weights.values()) > LARGE
+def _is_shared(config: EvaluationConfig, bundle: PolicyBundle) -> bool:
+    if config.inference != "auto":
+        return config.inference == "shared"
+    return bool(total("GPU")) and sum(w.numel() for w in bundle.weights.values()) > LARGE
 
 
 class EvaluationRun:
-    """The measurement on a running Ray."""
+    """The part of an evaluation that needs Ray."""
 
     def __init__(
-        self, measurement: EvaluationConfig, out: Path, known: Known, progress: Progress, bar: TaskID, shared: bool
+        self,
+        config: EvaluationConfig,
+        out: EvaluationFolder,
+        known: Known,
+        progress: Progress,
+        bar: TaskID,
+        shared: bool,
     ) -> None:
-        self._m, self._out, self._known, self._progress, self._bar = measurement, out, known, progress, bar
+        self._config, self._out, self._known, self._progress, self._bar = config, out, known, progress, bar
         self._options: dict[str, Any] = {
             "worker_cpus": 1.0,
-            "deadline": measurement.deadline,
-            "recycle": measurement.recycle,
+            "deadline": config.deadline,
+            "recycle": config.recycle,
             "shared": shared,
-            "gpus": min(1.0, _gpus()) if shared else 0.0,
+            "gpus": min(1.0, total("GPU")) if shared else 0.0,
         }
-        progress.update(bar, total=len(measurement.settings) * len(measurement.specs))
+        progress.update(bar, total=len(config.settings) * len(config.specs))
         self._show()
 
     def film(self, workers: int) -> None:
-        """Run the first starts in simulators that render. Filmed episodes are counted episodes; where no image can
-        be made, they are left to the others."""
-        m = self._m
-        works = [
-            replace(w, video=str(self._folder(w.setting).absolute()), video_frame_skip=m.video_frame_skip)
-            for w in m.works()
+        """Run the first starts in simulators that render. Filmed episodes count like all others; if rendering fails,
+        `measure` runs them without it."""
+        config = self._config
+        jobs = [
+            replace(
+                job,
+                video=str(self._videos(job.setting).absolute()),
+                video_frame_skip=config.video_frame_skip,
+            )
+            for job in config.jobs()
         ]
-        specs = m.specs[: m.videos]
-        rows = self._evaluate("film", works, specs, workers=min(workers, m.videos), render=m.render)
-        failed = {(w, s): row for w, part in enumerate(rows) for s, row in enumerate(part) if row["outcome"] == "error"}
-        for key in failed:  # perhaps only the image's fault: the others run them without
+        specs = config.specs[: config.videos]
+        rows = self._evaluate("film", jobs, specs, workers=min(workers, config.videos), render=config.render)
+        failed = {(j, s): row for j, part in enumerate(rows) for s, row in enumerate(part) if row["outcome"] == "error"}
+        for key in failed:  # perhaps only rendering is at fault, so they are measured again without it
             del self._known[key]
         if failed:
-            which = "none" if len(failed) == len(works) * len(specs) else f"{len(failed)} could not be made"
+            which = "none" if len(failed) == len(jobs) * len(specs) else f"{len(failed)} could not be made"
             cli.console.print(f"videos: {which}: {next(iter(failed.values()))['message']}", style="yellow")
-        for setting, part in zip(m.settings, rows, strict=True):
-            folder = self._folder(setting)
+        for setting, part in zip(config.settings, rows, strict=True):
+            folder = self._videos(setting)
             films = [(folder / r["video"], r["outcome"]) for r in part if r.get("video")]
             films = [(path, outcome) for path, outcome in films if path.is_file()]
             if films:
                 write_grid(films, folder / "grid.mp4")
 
-    def run(self, workers: int) -> list[list[dict[str, Any]]]:
-        rule = UntilHalfwidth(self._m.until_halfwidth) if self._m.until_halfwidth else None
-        return self._evaluate("run", self._m.works(), self._m.specs, workers=workers, rule=rule, slots=self._m.slots)
+    def measure(self, workers: int) -> list[list[EpisodeRow]]:
+        config = self._config
+        rule = UntilHalfwidth(config.until_halfwidth) if config.until_halfwidth else None
+        return self._evaluate("run", config.jobs(), config.specs, workers=workers, rule=rule, slots=config.slots)
 
-    def _folder(self, setting: SampleSetting) -> Path:
-        return self._out / "videos" / f"flow_{setting.flow_steps}"
+    def _videos(self, setting: SampleSetting) -> Path:
+        return self._out.videos(setting.flow_steps)
 
     def _evaluate(
-        self, key: str, works: list[Rollout], specs: tuple[EpisodeSpec, ...], *, workers: int,
-        rule: UntilHalfwidth | None = None, **options: Any,
-    ) -> list[list[dict[str, Any]]]:  # fmt: skip
-        import ray
-
-        from raybc.rollout.pool import RolloutPool
-
+        self,
+        key: str,
+        jobs: list[Rollout],
+        specs: tuple[EpisodeSpec, ...],
+        *,
+        workers: int,
+        rule: UntilHalfwidth | None = None,
+        **options: Any,
+    ) -> list[list[EpisodeRow]]:
         known = {k: row for k, row in self._known.items() if k[1] < len(specs)}
-        if rule is None and len(known) == len(works) * len(specs):
-            return [[known[w, s] for s in range(len(specs))] for w in range(len(works))]
+        if rule is None and len(known) == len(jobs) * len(specs):
+            return [[known[j, s] for s in range(len(specs))] for j in range(len(jobs))]
+        saved = 0
         with (
-            RolloutPool.start(self._m.task, workers, **self._options, **options) as pool,
-            (self._out / PARTIAL).open("a", encoding="utf-8") as partial,
+            RolloutPool.start(self._config.task, workers, **self._options, **options) as pool,
+            self._out.partial.open("a", encoding="utf-8") as partial,
         ):
-            ref = pool.submit(key, works, specs, rule, known)
-            seen = 0
-            while not ray.wait([ref], timeout=0.3)[0]:
-                fresh = pool.ended(key, seen)
-                seen += len(fresh)
-                for work, start, row in fresh:
-                    partial.write(_line(self._m, work, row))
-                    self._known[work, start] = row
+
+            def save_finished() -> None:
+                nonlocal saved
+                for job, start, row in pool.finished(key, saved):
+                    saved += 1
+                    partial.write(_line(self._config, job, row))
+                    self._known[job, start] = row
                 partial.flush()
                 self._show()
-            rows = ray.get(ref)
-        for work, part in enumerate(rows):
+
+            rows = pool.evaluate(key, jobs, specs, rule, known, save_finished)
+        for job, part in enumerate(rows):
             for start, row in enumerate(part):
-                self._known[work, start] = row
+                self._known[job, start] = row
         self._show()
         return rows
 

@@ -9,18 +9,23 @@ from raybc.envs.base import RenderOptions
 
 @dataclass
 class PoolOptions:
-    """How a pool runs. worker_cpus: CPUs that Ray reserves for a worker. deadline: seconds without any progress after
-    which an episode is hung. render: workers that can film (one simulator each). slots: simulators of a worker (None:
-    what the task says). recycle: a worker's process is replaced after so many episodes (0: never), for simulators that
-    leak. shared: one inference actor for all workers, with `gpus` of a GPU. resources: what else a worker reserves.
-    reserved: CPUs that others (trials) hold beside the pool."""
+    """How a pool runs its simulator processes (workers)."""
 
     worker_cpus: float = 0.5
+    """CPUs that Ray reserves for each worker."""
     deadline: float = 120.0
+    """Seconds without progress after which an episode counts as hung."""
     render: RenderOptions | None = None
+    """Start workers that can film (one simulator each)."""
     slots: int | None = None
+    """Simulators per worker (None: what the task recommends)."""
     recycle: int = 0
+    """Replace a worker's process after this many episodes, for simulators that leak memory (0: never)."""
     shared: bool = False
+    """Compute the policy in one inference actor for all workers instead of in each of them."""
     gpus: float = 0.0
+    """GPUs of that actor."""
     resources: dict[str, float] = field(default_factory=dict)
+    """Custom Ray resources that each worker reserves as well."""
     reserved: float = 0.0
+    """CPUs that others (trials) hold beside the pool."""

@@ -1,11 +1,9 @@
-"""What a measurement leaves: episodes.jsonl, metrics.json, versions.json, and a table on the screen."""
+"""What an evaluation writes: episodes.jsonl, metrics.json, versions.json, and a table in the terminal."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -14,51 +12,56 @@ from raybc.bundle import PolicyBundle
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
-from raybc.rollout.evaluation import PARTIAL, EvaluationConfig
+from raybc.rollout.evaluation import EvaluationConfig
 from raybc.rollout.results import metrics
+from raybc.rows import EpisodeRow, MetricsRow, setting_fields
+from raybc.run_folder import EvaluationFolder
 from raybc.versions import versions
 
 
 def write_results(
-    out: Path,
-    measurement: EvaluationConfig,
+    out: EvaluationFolder,
+    config: EvaluationConfig,
     bundle: PolicyBundle,
     task: Task,
-    probe: EnvSpec,
+    env_spec: EnvSpec,
     changes: list[tuple[str, str, str, str]],
-    rows: list[list[dict[str, Any]]],
+    rows: Sequence[Sequence[EpisodeRow]],
 ) -> None:
-    """Write and show; raises `cli.Failed` when episodes could not be run (everything is written first)."""
-    pairs = list(zip(measurement.settings, rows, strict=True))
-    lines = [json.dumps(asdict(setting) | row) for setting, part in pairs for row in part]
-    write_text(out / "episodes.jsonl", "".join(line + "\n" for line in lines))
-    (out / PARTIAL).unlink(missing_ok=True)
-    results = [
-        asdict(setting) | metrics(part, has_success=task.has_success, reference=task.reference_returns)
+    """Write and print everything, then raise `cli.Failed` if some episodes could not be run."""
+    pairs = list(zip(config.settings, rows, strict=True))
+    lines = [json.dumps({**setting_fields(setting), **row}) for setting, part in pairs for row in part]
+    write_text(out.episodes, "".join(line + "\n" for line in lines))
+    out.partial.unlink(missing_ok=True)
+    results: list[MetricsRow] = [
+        {
+            **setting_fields(setting),
+            **metrics(part, has_success=task.has_success, reference=task.reference_returns),
+        }
         for setting, part in pairs
     ]
     write_json(
-        out / "metrics.json",
+        out.metrics,
         {
-            "bundle": str(measurement.bundle),
+            "bundle": str(config.bundle),
             "run_id": bundle.run_id,
             "step": bundle.step,
             "env_name": bundle.config.env_name,
-            "task": measurement.task,
+            "task": config.task,
             "max_steps": task.max_steps,
-            "starts": measurement.specs[0].split,
-            "first": measurement.specs[0].index,
-            "until_halfwidth": measurement.until_halfwidth or None,
+            "starts": config.specs[0].split,
+            "first": config.specs[0].index,
+            "until_halfwidth": config.until_halfwidth or None,
             "settings": results,
-            "environment": probe.identity,
+            "environment": env_spec.identity,
             "versions_changed": [
                 {"what": name, "since": since, "was": before, "is": now} for since, name, before, now in changes
             ],
         },
     )
-    write_json(out / "versions.json", versions(probe.identity))
+    write_json(out.versions, versions(env_spec.identity))
     cli.console.print(_table(task, results))
-    cli.console.print(f"episodes, metrics and videos: {out}")
+    cli.console.print(f"episodes, metrics and videos: {out.path}")
     errors = [row for part in rows for row in part if row["outcome"] == "error"]
     if errors:
         raise cli.Failed(
@@ -66,7 +69,7 @@ def write_results(
         )
 
 
-def _table(task: Task, results: list[dict[str, Any]]) -> Table:
+def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
     columns = ["flow_steps"]
     columns += ["success", "95 % interval", "solved", "steps"] if task.has_success else []
     columns += ["return"]
@@ -79,7 +82,7 @@ def _table(task: Task, results: list[dict[str, Any]]) -> Table:
         if task.has_success:
             cells += [
                 _show(row["success_rate"], 100, " %"),
-                f"{100 * row['wilson_low']:.1f}-{100 * row['wilson_high']:.1f} %",
+                f"{_show(row['wilson_low'], 100)}-{_show(row['wilson_high'], 100)} %",
                 f"{row['successes']}/{row['episodes']}",
                 _show(row["avg_steps_success"]),
             ]

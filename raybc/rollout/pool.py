@@ -1,9 +1,9 @@
-"""`RolloutPool`: simulator processes as Ray actors, for all who want episodes run."""
+"""`RolloutPool`: simulator processes as Ray actors, shared by everything that needs episodes."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -17,21 +17,26 @@ from raybc.rollout.dispatcher import Dispatcher
 from raybc.rollout.engine import Rollout, RolloutJob
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.stop import StopRule
+from raybc.rows import EpisodeRow, PoolStats
 from raybc.types import EpisodeSpec
+
+#: Seconds between calls of `on_wait`.
+WAIT_INTERVAL = 0.3
 
 
 class RolloutPool:
-    """A handle on simulator processes; it can be sent to other actors."""
+    """A handle to simulator processes; it can be sent to other actors."""
 
     def __init__(self, dispatcher: ActorHandle, workers: int) -> None:
         self._dispatcher, self.workers = dispatcher, workers
 
     @classmethod
     def start(cls, task: str, workers: int, **options: Any) -> RolloutPool:
-        """Start `workers` simulator processes, warm for `task` (specs name their own). options: `PoolOptions`."""
+        """Start `workers` simulator processes and build a simulator of `task` in each (specs may name other tasks).
+        options: `PoolOptions`."""
         options = {"resources": placement(SIMULATOR), **options}
-        # Beside its caller: where that is the head of a cluster, machines that come and go do not take it with them.
-        # (Not `soft`: Ray puts actors without CPUs anywhere then.)
+        # On the caller's machine: if that is the head of a cluster, machines that come and go do not take it down.
+        # (Not `soft`: Ray then puts actors without CPUs anywhere.)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote = ray.remote(Dispatcher).options(
             num_cpus=0,
@@ -41,37 +46,45 @@ class RolloutPool:
             name=f"rollouts of {task} ({uuid.uuid4().hex[:6]})",
         )
         dispatcher = remote.remote(task, workers, PoolOptions(**options))
-        dispatcher.start.options(max_task_retries=0).remote()  # not tried again when the pool is closed at once
+        dispatcher.start.options(max_task_retries=0).remote()  # not retried if the pool is closed at once
         return cls(dispatcher, workers)
 
     def submit(
         self,
         key: str,
-        works: Sequence[RolloutJob],
+        jobs: Sequence[RolloutJob],
         specs: Sequence[EpisodeSpec],
         rule: StopRule | None = None,
-        known: Mapping[tuple[int, int], dict[str, Any]] | None = None,
+        known: Mapping[tuple[int, int], EpisodeRow] | None = None,
     ) -> ray.ObjectRef:
-        """Start an evaluation; `ray.get` gives what `evaluate` does. `key` names it (see `Dispatcher.evaluate`)."""
-        return self._dispatcher.evaluate.remote(key, list(works), list(specs), rule, known)
+        """Start an evaluation; `ray.get` returns what `evaluate` does. `key` names it (see `Dispatcher.evaluate`)."""
+        return self._dispatcher.evaluate.remote(key, list(jobs), list(specs), rule, known)
 
-    def ended(self, key: str, seen: int) -> list[tuple[int, int, dict[str, Any]]]:
-        """Rows of an evaluation under way as they end (see `Dispatcher.ended`)."""
-        return ray.get(self._dispatcher.ended.remote(key, seen))
+    def finished(self, key: str, skip: int) -> list[tuple[int, int, EpisodeRow]]:
+        """Rows of a running evaluation, in the order in which they ended (see `Dispatcher.finished`)."""
+        return ray.get(self._dispatcher.finished.remote(key, skip))
 
     def evaluate(
-        self, key: str, works: Sequence[RolloutJob], specs: Sequence[EpisodeSpec], rule: StopRule | None = None
-    ) -> list[list[dict[str, Any]]]:
-        """Rows of each work, in the order of specs."""
-        return ray.get(self.submit(key, works, specs, rule))
+        self,
+        key: str,
+        jobs: Sequence[RolloutJob],
+        specs: Sequence[EpisodeSpec],
+        rule: StopRule | None = None,
+        known: Mapping[tuple[int, int], EpisodeRow] | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> list[list[EpisodeRow]]:
+        """Rows of each job, in the order of specs. `on_wait` is called every `WAIT_INTERVAL` seconds meanwhile."""
+        ref = self.submit(key, jobs, specs, rule, known)
+        if on_wait is not None:
+            while not ray.wait([ref], timeout=WAIT_INTERVAL)[0]:
+                on_wait()
+        return ray.get(ref)
 
-    def stats(self) -> dict[str, Any]:
-        """Counters since the start: episodes, steps, retries, errors, restarts, recycled, busy_seconds, queued, pids,
-        spans."""
+    def stats(self) -> PoolStats:
         return ray.get(self._dispatcher.stats.remote())
 
     def close(self) -> None:
-        """End the dispatcher; its workers end with it. Nothing happens when it was closed before."""
+        """End the dispatcher, and its workers with it. Closing twice does no harm."""
         ray.kill(self._dispatcher)
 
     def __enter__(self) -> RolloutPool:

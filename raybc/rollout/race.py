@@ -8,12 +8,12 @@ is tested by betting against it:
 
 Starts are independent draws, so under the claim every factor has expectation at most 1, and is positive: E_n is a
 nonnegative supermartingale that begins at 1, and by Ville's inequality P(exists n: E_n >= 1 / delta) <= delta. Hence
-one may look after every start and stop whenever one likes. A start that both solve or both miss multiplies by 1: when
-the starts decide much of the outcome, pairing leaves little but the difference between the arms.
+one may test after every start and stop at any time. A start that both solve or both miss multiplies by 1: when
+the starts decide much of the outcome, pairing leaves mostly the difference between the arms.
 
-Arm a is dropped once E_n(a vs b) >= comparisons / alpha for some b. The best arm is in at most `comparisons` tests as
-the accused, each wrong with probability at most alpha / comparisons, so it is dropped with probability at most alpha,
-however many arms there are beside it and however they depend on each other.
+Arm a is dropped once E_n(a vs b) >= comparisons / alpha for some b. At most `comparisons` tests can drop the best arm,
+each wrong with probability at most alpha / comparisons, so it is dropped with probability at most alpha, for any number
+of other arms and any dependence between them.
 
 Sources: J. Ville, "Etude critique de la notion de collectif", 1939; H. Robbins, "Statistical methods related to the law
 of the iterated logarithm", Annals of Mathematical Statistics 41 (5), 1970 (mixtures); I. Waudby-Smith and A. Ramdas,
@@ -45,16 +45,15 @@ Outcomes = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Domination:
-    """Why an arm was dropped: which other arm was better, shown at how many starts, with which e-value.
-
-    starts counts the first starts up to and including the one at which the threshold was passed; pairs those of them on
-    which both arms have an outcome. e_value is the one of that moment.
-    """
+    """Why an arm was dropped: which other arm is better, after how many starts, with which e-value."""
 
     by: str
     starts: int
+    """Number of starts up to and including the one at which the threshold was passed."""
     pairs: int
+    """Those of them on which both arms have an outcome."""
     e_value: float
+    """At that start."""
 
     def __str__(self) -> str:
         return f"{self.by} is better (e-value {self.e_value:.4g} after {self.starts} starts)"
@@ -63,7 +62,7 @@ class Domination:
 def log_e_values(differences_N: Outcomes) -> np.ndarray:
     """log E_n for n = 1 .. N from the differences x_b - x_a in [-1, 1]; large where b is better. (N,) float64.
 
-    Leading axes are kept: (..., N) -> (..., N). nan leaves E as it was. Logarithms, because 1.95^1100 is no double.
+    Leading axes are kept: (..., N) -> (..., N). nan leaves E unchanged. Logarithms, because 1.95^1100 overflows.
     """
     differences = np.asarray(differences_N, dtype=np.float64)
     if differences.ndim < 1 or bool(np.any(np.abs(differences) > 1)):  # nan compares as False
@@ -79,26 +78,27 @@ def first_domination(
 ) -> Domination | None:
     """The earliest start at which one of the others is shown to be better than the arm; None if none is.
 
-    comparisons: the largest number of tests in which any one arm can be the accused: (arms - 1) x the number of
-    evaluations at which arms are raced. It is fixed before the first episode and counts arms that are still to come.
+    comparisons: the maximum number of tests in which any one arm can be dropped: (arms - 1) x the number of evaluations
+    at which arms race. It is fixed before the first episode and includes arms that will be added later.
 
-    An other arm may have been dropped or finished: its outcomes count on the starts it was measured on. Pass outcomes
-    of complete blocks of starts only, never of the episodes that happen to have ended: those that solve end early.
-    Of several at the same start, the one with the largest e-value, then the first, is named.
+    Other arms may have been dropped or have finished: their outcomes count on the starts on which they were measured.
+    Pass outcomes of complete blocks of starts only, never of the episodes that happen to have ended: successful ones
+    end early. If several arms dominate at the same start, the one with the largest e-value is named, then the first.
     """
     threshold = _log_threshold(comparisons, alpha, len(others))
-    arm = _checked("the arm under measurement", arm_N)
+    arm = _checked("the arm being measured", arm_N)
     return _first(arm, {name: _checked(name, outcomes) for name, outcomes in others.items()}, threshold)
 
 
 def dominated(values: Mapping[str, Outcomes], *, comparisons: int, alpha: float = 0.05) -> dict[str, Domination]:
     """The arms that may be dropped, each with the reason, in the order of `values`.
 
-    Ask after every block of starts, with the outcomes of *all* arms of the race: those dropped before keep the outcomes
-    they have and are named again, with the same reason. comparisons, complete blocks: see `first_domination`.
+    Call it after every block of starts, with the outcomes of *all* arms of the race: arms dropped earlier keep the
+    outcomes they have and are returned again, with the same reason. comparisons, complete blocks: see
+    `first_domination`.
 
-    One arm always stays: should the tests ever accuse all of them, the one accused last is kept (of several the one
-    with the highest mean, then the first). That only takes drops away, so the guarantee holds.
+    One arm always stays: if the tests would drop all of them, the last one to be dropped is kept (of several the one
+    with the highest mean, then the first). This only prevents drops, so the guarantee holds.
     """
     threshold = _log_threshold(comparisons, alpha, len(values) - 1)
     arms = {name: _checked(name, outcomes) for name, outcomes in values.items()}
@@ -139,7 +139,7 @@ def _log_threshold(comparisons: int, alpha: float, at_least: int) -> float:
     if comparisons < max(1, at_least):
         raise UserError(
             f"race: expected comparisons >= {max(1, at_least)}, the number of other arms, got {comparisons}; "
-            "give (arms - 1) x evaluations at which arms are raced, counting arms that are still to come"
+            "give (arms - 1) x evaluations at which arms race, including arms that will be added later"
         )
     return math.log(comparisons / alpha)
 

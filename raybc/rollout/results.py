@@ -1,45 +1,37 @@
-"""What episodes add up to: counts of a row of results, pooled rates, the best sample setting, metrics of a command."""
+"""What episodes add up to: the counts of a result row, pooled rates, the best sample setting, and metrics.json."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
+from raybc.rollout.faults import error_kind
+from raybc.rows import EpisodeCounts, EpisodeRow, EpisodeSummary, ResultRow, SettingMetrics, rows_at, setting_of
 from raybc.statistics import wilson_interval
-from raybc.types import SampleSetting
-
-_NAMES = tuple(field.name for field in dataclasses.fields(SampleSetting))
+from raybc.types import Outcome, SampleSetting
 
 
-def setting_of(row: dict[str, Any]) -> SampleSetting:
-    return SampleSetting(*[row[name] for name in _NAMES])
-
-
-def rows_at(rows: list[dict[str, Any]], setting: SampleSetting) -> list[dict[str, Any]]:
-    return [r for r in rows if setting_of(r) == setting]
-
-
-def pooled_rate(rows: list[dict[str, Any]]) -> float:
+def pooled_rate(rows: Sequence[EpisodeCounts]) -> float:
     """Successes over valid episodes, over all rows (errors are in neither)."""
     episodes = sum(r["episodes"] for r in rows)
     return sum(r["successes"] for r in rows) / episodes if episodes else 0.0
 
 
-def best_setting(rows: list[dict[str, Any]]) -> SampleSetting:
+def best_setting(rows: Sequence[ResultRow]) -> SampleSetting:
     """The sample setting with the highest success pooled over seeds; of equals, the one with fewest flow steps."""
     settings = sorted({setting_of(r) for r in rows}, key=dataclasses.astuple)
     return max(settings, key=lambda s: pooled_rate(rows_at(rows, s)))  # max keeps the first of equals
 
 
-def value_of(episode: dict[str, Any]) -> float:
+def value_of(outcome: Outcome) -> float:
     """Success as 1.0 or 0.0; nan for an error."""
-    return math.nan if episode["outcome"] == "error" else float(episode["outcome"] == "success")
+    return math.nan if outcome == "error" else float(outcome == "success")
 
 
-def summarise(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of a row of results.jsonl from episode rows; errors are counted apart and averaged into nothing."""
+def summarise(episodes: Sequence[EpisodeRow]) -> EpisodeSummary:
+    """The counts of a result row; errors are counted apart and averaged into nothing."""
     valid = [e for e in episodes if e["outcome"] != "error"]
     solved = [e for e in valid if e["outcome"] == "success"]
     return {
@@ -54,37 +46,24 @@ def summarise(episodes: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_steps_success": _mean([e["steps"] for e in solved]),
         "eval_seconds": round(sum(e["seconds"] for e in episodes), 3),
         "retries": sum(e["retries"] for e in episodes),
-        "errors_by_kind": dict(Counter(error_kind(e["message"]) for e in episodes if e["outcome"] == "error")),
+        "errors_by_kind": dict(Counter(error_kind(e) for e in episodes if e["outcome"] == "error")),
         "episode_list": [[e["index"], e["outcome"], e["steps"], e["return"]] for e in episodes],
     }
 
 
-def error_kind(message: str) -> str:
-    """What kind of error a message of the rollout pool tells of: an exception's type, a death, a hang, no start."""
-    for mark, kind in (
-        ("no simulator process could be started", "simulator did not start"),
-        ("the simulator process died", "simulator process died"),
-        ("(hung)", "hung"),
-    ):
-        if mark in message:
-            return kind
-    name, colon, _ = message.partition(":")
-    return name if colon and name.replace(".", "").isidentifier() else "other"
-
-
-def _mean(values: list[float]) -> float | None:
+def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
 def metrics(
-    episodes: list[dict[str, Any]], *, has_success: bool, reference: tuple[float, float] | None
-) -> dict[str, Any]:
-    """What metrics.json says of one sample setting.
+    episodes: Sequence[EpisodeRow], *, has_success: bool, reference: tuple[float, float] | None
+) -> SettingMetrics:
+    """What metrics.json says about one sample setting.
 
-    success and its Wilson interval are None for a task that knows no success. normalized_score is D4RL's,
+    Success and its Wilson interval are None for a task that has no success signal. normalized_score is D4RL's,
     `100 (R - random) / (expert - random)` (Fu et al. 2020, arXiv:2004.07219), where `reference` gives the returns of
-    both. failure_counts: timeout (step limit), exception (errors, which no average contains), other (the environment
-    ended the episode). eval_time_sec: core seconds of the episodes.
+    both. failure_counts: timeout (step limit), exception (errors, which enter no average), other (the environment ended
+    the episode). eval_time_sec: core seconds of the episodes.
     """
     counts = summarise(episodes)
     low, high = wilson_interval(counts["successes"], counts["episodes"])

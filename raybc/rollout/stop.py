@@ -1,4 +1,4 @@
-"""When an evaluation has seen enough: rules for `RolloutPool.evaluate`, made of `report.stats` and `race`."""
+"""Rules that end an evaluation when it has measured enough, built from `raybc.statistics` and `race`."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ import numpy as np
 from raybc.rollout.race import Domination, Outcomes, dominated, first_domination
 from raybc.statistics import halfwidth_reached
 
-#: Starts are handed out in blocks where works race: every work the first so many, then the next.
-BLOCK = 10
+#: While a rule decides, every job runs this many starts, then every job the next block.
+STARTS_PER_BLOCK = 10
 
 
 class StopRule(Protocol):
-    """Decides during an evaluation that some works have been measured enough.
+    """Decides during an evaluation that some jobs have been measured enough.
 
-    It sees values in the order of the starts only, so that it decides the same for every number of workers.
+    A rule sees values in the order of the starts only, so that it decides the same for any number of workers.
     """
 
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
-        """values[w]: of work w, its first starts as far as all of them are known, success as 1.0 or 0.0, an error as
-        nan. Returns work -> number of starts after which it ends, for all decided so far."""
+        """values[j]: outcomes of job j on its first starts, without gaps: success 1.0 or 0.0, nan for an error.
+        Returns job -> number of starts after which it ends, for all jobs decided so far."""
 
 
 @dataclass(frozen=True)
 class UntilHalfwidth:
-    """Each work ends when the Wilson interval of its rate is narrow enough; errors are not counted."""
+    """Each job ends when the Wilson interval of its rate is narrow enough; errors do not count."""
 
     halfwidth: float
 
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
         ends = {}
-        for work, known in enumerate(values):
+        for job, known in enumerate(values):
             valid = [start for start, value in enumerate(known) if not math.isnan(value)]
             enough = halfwidth_reached([known[start] > 0 for start in valid], self.halfwidth)
             if enough is not None:
-                ends[work] = valid[enough - 1] + 1
+                ends[job] = valid[enough - 1] + 1
         return ends
 
 
@@ -47,33 +47,38 @@ class UntilHalfwidth:
 class Race:
     """Arms of one trial race against each other and against the arms of earlier trials on the same starts.
 
-    arms: the arm of each work (works of one arm are its seeds: their mean on a start counts). others: outcomes of
-    earlier trials' arms on the first starts. comparisons: see `race.first_domination`. block: starts between two
-    looks. An arm ends when another is shown to be better; when each is worse than some earlier trial's, the trial ends.
+    An arm ends when another is shown to be better; when every arm is worse than some arm of an earlier trial, the
+    trial ends.
     """
 
     arms: Sequence[str]
+    """The arm of each job. Jobs of one arm are its seeds: their mean on a start counts."""
     others: Mapping[str, Outcomes]
+    """Outcomes of earlier trials' arms on the first starts."""
     comparisons: int
+    """See `race.first_domination`."""
     block: int
+    """Starts between two decisions."""
     alpha: float = 0.05
     dropped: dict[str, tuple[int, Domination]] = field(default_factory=dict)
+    """Arm -> starts after which it was dropped, and why."""
     beaten: tuple[int, Domination] | None = None
-    _looked: int = 0
+    """Starts after which the trial was beaten, and why."""
+    _decided: int = 0
 
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
-        while self.beaten is None and self._look(values, self._looked + self.block):
-            self._looked += self.block
+        while self.beaten is None and self._decide(values, self._decided + self.block):
+            self._decided += self.block
         ends = {}
-        for work, arm in enumerate(self.arms):
+        for job, arm in enumerate(self.arms):
             if self.beaten is not None:
-                ends[work] = self.beaten[0]
+                ends[job] = self.beaten[0]
             if arm in self.dropped:
-                ends[work] = self.dropped[arm][0]
+                ends[job] = self.dropped[arm][0]
         return ends
 
-    def _look(self, values: Sequence[Sequence[float]], n: int) -> bool:
-        """Decide at n starts; False when they are not all known yet."""
+    def _decide(self, values: Sequence[Sequence[float]], n: int) -> bool:
+        """Decide at n starts; False if some of their outcomes are still missing."""
         racing = [arm for arm in dict.fromkeys(self.arms) if arm not in self.dropped]
         if any(len(v) < n for arm, v in zip(self.arms, values, strict=True) if arm in racing):
             return False

@@ -54,7 +54,7 @@ class VideoWriter:
 
 
 def episode_name(task: str, index: int, outcome: str) -> str:
-    """`lift_3_success.mp4`; what cannot stand in a file's name becomes `_`."""
+    """`lift_3_success.mp4`; characters that do not belong in a file name become `_`."""
     return f"{re.sub(r'[^A-Za-z0-9.]+', '_', task)}_{index}_{outcome}.mp4"
 
 
@@ -63,8 +63,10 @@ BORDER = {"success": (40, 160, 70), "failure": (200, 60, 50), "timeout": (225, 1
 
 
 def write_grid(videos: Sequence[tuple[Path, str]], path: Path, side: int = 192, border: int = 4) -> None:
-    """Many episodes in one mp4: a square grid of (video, outcome), each framed in the colour of its outcome (green
-    success, red failure, amber timeout) and standing still when it is over. side: pixels of an image's longer edge.
+    """Write many episodes as one mp4: a square grid of (video, outcome), each framed in the colour of its outcome
+    (green success, red failure, amber timeout) and frozen on its last frame when it ends.
+
+    side: pixels of an image's longer edge.
     """
     columns = math.ceil(math.sqrt(len(videos)))
     rows = math.ceil(len(videos) / columns)
@@ -92,7 +94,7 @@ def write_grid(videos: Sequence[tuple[Path, str]], path: Path, side: int = 192, 
 
 
 def last_frame_jpeg(path: Path) -> bytes | None:
-    """The last frame of a video as JPEG, for paper; None where the file is no video."""
+    """The last frame of a video as JPEG, for print; None if the file is not a video."""
     try:
         with av.open(str(path)) as container:
             frame = None

@@ -1,8 +1,8 @@
-"""Places for simulator processes: how many there may be, and how one is started.
+"""Slots for simulator processes: how many there may be, and how a process is started in one.
 
-Machines come and go. When some are gone for good, trials and simulators would take each other's last places and wait
-for each other for ever, so a pool gives places back: it holds what is left beside the trials, and where trials alone
-want more than there is, one simulator that reserves nothing goes on.
+On a cluster, machines come and go. If some are gone for good, trials and simulators could hold the last CPUs that the
+other needs and wait for ever. A pool therefore releases slots: it keeps what is left beside the trials, and if the
+trials alone need more than there is, it keeps one simulator that reserves nothing.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from raybc.cluster.capacity import SIMULATOR, machines, room_for_simulators
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.worker import Loader, SimWorker
 
-#: Seconds between looks at the machines.
-WATCH = 3.0
-#: Time that a new simulator process may take to build its first simulator, once it lives.
+#: Seconds between checks of the cluster's machines.
+WATCH_INTERVAL = 3.0
+#: Seconds that a new simulator process may take to build its first simulator, once it runs.
 START_DEADLINE = 180.0
 
 
 class WorkerSlot:
-    """A place for one worker process.
-
-    in_flight: episodes that the process is running, by number. released: the place must be given back. unreserved: the
-    process reserves no CPU.
-    """
+    """A slot for one worker process."""
 
     def __init__(self) -> None:
         self.worker: ActorHandle | None = None
         self.suite = ""
         self.in_flight: dict[int, Any] = {}
+        """Episodes that the process is running, by number."""
         self.finished = 0
+        """Episodes that this process has finished."""
         self.pid = 0
         self.released = False
+        """The slot must be given up."""
         self.unreserved = False
+        """The process reserves no CPU."""
 
     async def start(self, options: PoolOptions, task: str, number: int, loader: Loader | None) -> bool:
-        """Start a process with a simulator of `task`; False where the place had to be given back before."""
+        """Start a process with a simulator of `task`; False if the slot was released meanwhile."""
         where: Any = "SPREAD"
         if self.unreserved:
             where = NodeAffinitySchedulingStrategy(_machine_with_cpus(), soft=False)
@@ -52,10 +52,10 @@ class WorkerSlot:
             scheduling_strategy=where, name=f"simulator {number} of {task} (pool {os.getpid()})",
         )  # fmt: skip
         self.worker = remote.remote(options.render, options.slots, loader)
-        # A place may have to wait for a machine: one that is being started, or comes in place of one that died.
+        # The process may have to wait for a machine that is starting, or that replaces one that died.
         ready = asyncio.ensure_future(_result(self.worker.__ray_ready__.remote()))
         while not ready.done() and not self.released:
-            await asyncio.wait([ready], timeout=WATCH)
+            await asyncio.wait([ready], timeout=WATCH_INTERVAL)
         if not ready.done():
             ready.cancel()
             return False
@@ -88,16 +88,16 @@ def _machine_with_cpus() -> str:
 
 
 def rebalance(slots: list[WorkerSlot], options: PoolOptions) -> bool:
-    """Say which slots are to be given back; whether anything changed."""
+    """Decide which slots are released; whether anything changed."""
     before = [slot.released for slot in slots]
-    count = _count(options, len(slots))
+    count = _capacity(options, len(slots))
     if count:
         running_first = sorted(slots, key=lambda slot: slot.pid == 0)
         for number, slot in enumerate(running_first):
             slot.released = number >= count
             slot.unreserved = slot.unreserved and slot.worker is not None
     else:
-        # One goes on without a reservation: the one that does so already, else one without a process.
+        # One slot stays, without a reservation: the one that has none already, else one without a process.
         stays = next(
             (s for s in slots if s.unreserved and s.worker), next((s for s in slots if s.worker is None), None)
         )
@@ -108,7 +108,8 @@ def rebalance(slots: list[WorkerSlot], options: PoolOptions) -> bool:
     return before != [slot.released for slot in slots]
 
 
-def _count(options: PoolOptions, most: int) -> int:
+def _capacity(options: PoolOptions, most: int) -> int:
+    """How many workers the machines have room for, at most `most`."""
     if options.worker_cpus <= 0:
         return most
     return max(0, min(most, int(room_for_simulators(machines(), options.reserved) / options.worker_cpus + 1e-9)))

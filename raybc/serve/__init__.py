@@ -1,1 +1,1 @@
-"""Serving: a policy that programs elsewhere ask over HTTP or a WebSocket."""
+"""Serving a policy to other programs over HTTP and WebSockets."""

@@ -18,8 +18,8 @@ from raybc.train.loop import pick_device
 from raybc.types import UserError
 from raybc.web import listening
 
-#: Shorter ones can be guessed.
-LEAST_TOKEN = 16
+#: Minimum length of a token; shorter ones can be guessed.
+MIN_TOKEN_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Args:
     """Serve a policy: POST /act, WebSocket /ws, GET /health, GET /metadata."""
 
     bundle: tyro.conf.Positional[Path]
-    """A bundle, the run folder of a training (see --checkpoint), or that of a sweep (then its winner)."""
+    """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
-    """Of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
+    """Checkpoint of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
     host: str = "127.0.0.1"
-    """Address to listen on; another machine can only ask on another than the default, which needs --token_file."""
+    """Address to listen on. Other machines cannot reach the default one; any other needs --token_file."""
     port: int = 8000
-    """Port to listen on (0: any that is free)."""
+    """Port to listen on (0: any free port)."""
     token_file: Path | None = None
-    """File with the token that whoever asks must show (readable by you alone)."""
+    """File with the token that clients must send (readable by you only)."""
     flow_steps: int | None = None
     """Euler steps of the flow (default: the policy's)."""
     execute_steps: int | None = None
@@ -45,18 +45,19 @@ class Args:
     temporal_ensemble: float | None = None
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the policy's)."""
     device: str = "auto"
-    """cpu, cuda, cuda:N, or auto (cuda where there is one)."""
+    """cpu, cuda, cuda:N, or auto (cuda if available)."""
     threads: int = 1
     """Threads of PyTorch on a CPU."""
     max_request_mb: float = 16.0
-    """Largest request or message, in megabytes."""
+    """Maximum size of a request or message, in megabytes."""
     max_connections: int = 256
-    """Connections at a time; more are refused (503)."""
+    """Maximum number of simultaneous connections; more are refused (503)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.serve", Args.__doc__ or "")
     require_extra("raybc.serve", "serve", "starlette", "uvicorn", "websockets", "msgpack")
+    # Here, because they need the packages that were just checked.
     import uvicorn
 
     from raybc.serve.app import is_loopback, make_app
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     token = "" if args.token_file is None else read_token(args.token_file)
     if not token and not is_loopback(args.host):
         raise UserError(
-            f"--host {args.host}: other machines could ask; expected --token_file with a token that they must show"
+            f"--host {args.host}: other machines could connect; expected --token_file with a token for clients"
         )
     changes = {name: getattr(args, name) for name in SAMPLE_AXES if getattr(args, name) is not None}
     bundle, setting = load_bundle(args.bundle, args.checkpoint, changes)
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             make_app(batcher, setting, policy_metadata(bundle, setting), token, max_bytes),
             ws="websockets-sansio",
             ws_max_size=max_bytes,
-            ws_per_message_deflate=False,  # numbers hardly shrink, and it takes longer than the network
+            ws_per_message_deflate=False,  # numbers hardly compress, and compressing takes longer than sending
             lifespan="off",
             log_level="warning",
             access_log=False,
@@ -106,8 +107,8 @@ def read_token(path: Path) -> str:
     if path.stat().st_mode & 0o077:
         raise UserError(f"--token_file: {path} can be read by others; run: chmod 600 {path}")
     token = path.read_text(encoding="utf-8", errors="replace").strip()
-    if len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable():
-        raise UserError(f"--token_file: {path}: expected at least {LEAST_TOKEN} ASCII characters on one line")
+    if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable():
+        raise UserError(f"--token_file: {path}: expected at least {MIN_TOKEN_LENGTH} ASCII characters on one line")
     return token
 
 

@@ -1,8 +1,8 @@
-"""The server's routes. What users send wrong is answered with one line, {"error": ...}, and status 4xx.
+"""The server's routes. Invalid requests are answered with one line, {"error": ...}, and status 4xx.
 
     GET /health, GET /metadata
-    POST /act    {"obs": OBS or [OBS, ...], "seed": N}  ->  {"actions": (H, A)}    remembers nothing
-    WS /ws       {"obs": OBS}  ->  {"action": (A,)}    an episode: history, chunk and ensembling are the server's
+    POST /act    {"obs": OBS or [OBS, ...], "seed": N}  ->  {"actions": (H, A)}    stateless
+    WS /ws       {"obs": OBS}  ->  {"action": (A,)}    an episode; the server keeps history and chunk
 
 OBS is name -> numbers. Letters: H chunk, A action dim.
 """
@@ -33,15 +33,15 @@ from raybc.serve.batch import Batcher
 from raybc.serve.wire import JSON, MSGPACK, from_json, pack, to_json, unpack
 from raybc.types import SampleSetting, UserError
 
-#: Seconds in which a request must have arrived.
-PATIENCE = 30.0
+#: Seconds within which a request's body must arrive.
+BODY_TIMEOUT = 30.0
 
 
 def make_app(
     batcher: Batcher, setting: SampleSetting, described: Mapping[str, Any], token: str, max_bytes: int
 ) -> Starlette:
-    """token: who asks must show it ("": nobody must; then only programs of this machine are answered). max_bytes: of a
-    request's body (of a WebSocket's message: uvicorn's `ws_max_size`)."""
+    """token: clients must send it ("": none, and only programs on this machine are served). max_bytes: maximum size of
+    a request's body (that of a WebSocket message is uvicorn's `ws_max_size`)."""
     server = _Server(batcher, setting, described, max_bytes)
     return Starlette(
         routes=[
@@ -65,8 +65,8 @@ def _answer(value: Any, kind: str = JSON, status: int = 200) -> Response:
 
 
 class Guard:
-    """Lets in who shows the token. Without a token the server listens to this machine alone, and a browser on it must
-    not ask for a page from elsewhere: neither with an Origin nor under another host's name."""
+    """Admits requests that send the token. Without a token the server listens on this machine only, and refuses
+    requests that a browser sends for a page of another site: those with an Origin or another host name."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app, self._token = app, token.encode()
@@ -85,12 +85,14 @@ class Guard:
                 return None
             return _answer({"error": "unauthorised: expected the header Authorization: Bearer TOKEN"}, status=401)
         if "origin" in headers or not is_loopback(_host(headers.get("host", ""))):
-            return _answer({"error": "forbidden: a server without a token answers programs of its machine"}, status=403)
+            return _answer(
+                {"error": "forbidden: a server without a token serves programs on its own machine only"}, status=403
+            )
         return None
 
 
 def _host(name: str) -> str:
-    """Of a Host header: without the port."""
+    """The host in a Host header, without the port."""
     return name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
 
 
@@ -146,19 +148,19 @@ class _Server:
     async def _body(self, request: Request) -> bytes:
         pieces, size = [], 0
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(BODY_TIMEOUT):
                 async for piece in request.stream():
                     size += len(piece)
                     if size > self._max_bytes:
                         raise HTTPException(413, f"body: expected at most {self._max_bytes} bytes")
                     pieces.append(piece)
         except TimeoutError:
-            raise HTTPException(408, f"body: expected within {PATIENCE:.0f} s") from None
+            raise HTTPException(408, f"body: expected within {BODY_TIMEOUT:.0f} s") from None
         return b"".join(pieces)
 
     async def talk(self, socket: WebSocket) -> None:
-        """One episode after the other. The first message is what /metadata says, in msgpack; then each message has one
-        answer of its own kind, and errors are text."""
+        """One episode after another. The first message is the answer of /metadata, in msgpack; then each message gets
+        one answer in its own format, and errors are text."""
         await socket.accept()
         self._sessions += 1
         episode = Episode(self._batcher, self._setting, None)
@@ -189,7 +191,7 @@ class _Server:
             raise UserError(f"message: expected a map, got {type(message).__name__}")
         if "reset" in message:
             return {"reset": True}, Episode(self._batcher, self._setting, _seed(message["reset"]))
-        if not isinstance(message.get("obs"), Mapping):  # openpi's clients send bare observations and want chunks
+        if not isinstance(message.get("obs"), Mapping):  # openpi's clients send bare observations and expect chunks
             episode.observe(message)
             return {"actions": _finite(await episode.chunk())}, episode
         ask = message.get("ask", "action")
@@ -216,7 +218,7 @@ def _seed(value: Any) -> int | None:
 
 
 class Episode:
-    """`raybc.inference.policy.Policy` of which the network is shared with others."""
+    """Like `raybc.inference.policy.Policy`, but with a network that all connections share."""
 
     def __init__(self, batcher: Batcher, setting: SampleSetting, seed: int | None) -> None:
         self._batcher = batcher

@@ -1,7 +1,9 @@
-"""One network for all who ask at the same time.
+"""One network for all concurrent requests.
 
-While a batch is computed, those who ask meanwhile become the next one: nobody waits for a batch to fill. A chunk does
-not depend on its companions (`raybc.inference.agent`). Letters: H chunk, A action dim.
+Requests that arrive while a batch is computed form the next batch, so no request waits for a batch to fill. A chunk
+does not depend on the rest of its batch (`raybc.inference.agent`).
+
+Letters: H chunk, A action dim.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ class _Batch:
 
 
 class Batcher:
-    """An `Agent` in a thread of its own. Must be used from one event loop."""
+    """An `Agent` in a separate thread. Must be used from one event loop."""
 
     def __init__(self, bundle: PolicyBundle, setting: SampleSetting, device: str = "cpu", threads: int = 1) -> None:
         """threads: of PyTorch on a CPU."""
         self.bundle = bundle
         self._setting = setting
-        # The number of threads belongs to the thread that asks, and so do the batch sizes that were found out.
+        # PyTorch's number of threads, and so the batch sizes that `Agent` finds, belong to the calling thread.
         self._thread = ThreadPoolExecutor(1, "policy", torch.set_num_threads, (threads,))
         self._agent = self._thread.submit(Agent, bundle, device).result()
         self._lock = asyncio.Lock()
@@ -50,7 +52,7 @@ class Batcher:
             batch.answer = asyncio.create_task(self._run(batch))
         if len(batch.questions) == SIZES[-1]:
             self._open = _Batch()
-        # One who hangs up takes nothing from the others.
+        # If a client disconnects, the others still get their chunks.
         chunks_BHA = await asyncio.shield(batch.answer)
         return chunks_BHA[place]
 

@@ -1,4 +1,4 @@
-"""A policy that is served elsewhere, with the methods of one that is here.
+"""A policy on a server, with the methods of a local one.
 
     with RemotePolicy("http://127.0.0.1:8000") as policy:
         policy.reset(seed=0)
@@ -23,17 +23,17 @@ from raybc.types import UserError
 
 
 class RemotePolicy:
-    """One session of a server: history, chunk and noise are kept there.
+    """A session of a server, which keeps history, chunk and noise. `metadata` describes the policy.
 
-    metadata: what the server's policy is. Raises `UserError` where the server refuses what it is told, and
-    `ConnectionError` where it cannot be reached or went away (what was observed is lost: begin a new episode).
+    Raises `UserError` if the server refuses a message, and `ConnectionError` if it cannot be reached or the connection
+    breaks (observations are then lost: start a new episode).
     """
 
     def __init__(
         self, url: str, token: str = "", action_range: ActionRange | None = None, timeout: float = 30.0
     ) -> None:
-        """url: http://HOST:PORT of the server. action_range: as of `raybc.load`. timeout: seconds that an answer may
-        take."""
+        """url: http://HOST:PORT of the server. action_range: as for `raybc.load`. timeout: seconds to wait for an
+        answer."""
         scheme, separator, place = url.rstrip("/").partition("://")
         if not separator or scheme not in ("http", "https", "ws", "wss"):
             raise UserError(f"url: expected http://HOST:PORT, got {url!r}")
@@ -53,11 +53,11 @@ class RemotePolicy:
         self._range = None if action_range is None else validate_action_range(action_range, size)
 
     def reset(self, seed: int | None = None) -> None:
-        """An episode begins. seed: of the sampling noise; None: any."""
+        """Start an episode. seed: of the sampling noise; None: random."""
         self._ask({"reset": seed})
 
     def act(self, obs: Mapping[str, Any]) -> np.ndarray:
-        """The next action (A,), physical, float32. obs: what is observed now; each step of the episode once."""
+        """The next action (A,), physical, float32. obs: the current observation; pass each step of the episode once."""
         return self._actions({"obs": _plain(obs)}, "action")
 
     def chunk(self, obs: Mapping[str, Any]) -> np.ndarray:
@@ -65,7 +65,7 @@ class RemotePolicy:
         return self._actions({"obs": _plain(obs), "ask": "chunk"}, "actions")
 
     def observe(self, obs: Mapping[str, Any]) -> None:
-        """See a step without acting on it."""
+        """Observe a step without acting."""
         self._ask({"obs": _plain(obs), "ask": "nothing"})
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class RemotePolicy:
 
 
 def _plain(obs: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists as arrays: they are far smaller on the wire. What is no array is the server's to refuse."""
+    """Lists as arrays, which are much smaller on the wire. Other values are sent unchanged; the server refuses them."""
     if not isinstance(obs, Mapping):
         raise UserError(f"observations: expected name -> numbers, got {type(obs).__name__}")
     return {str(name): _as_array(value) for name, value in obs.items()}

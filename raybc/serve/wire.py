@@ -1,7 +1,7 @@
-"""Messages between a policy's server and those who ask it: JSON, or msgpack with arrays as openpi writes them.
+"""Messages between a policy server and its clients: JSON, or msgpack with arrays as openpi encodes them.
 
-An array is a map of __ndarray__ (true), data (bytes), dtype and shape. Nothing is unpickled; whatever is not a message
-is a `UserError`.
+An array is a map of __ndarray__ (true), data (bytes), dtype and shape. Nothing is unpickled; anything that is not a
+message is a `UserError`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from raybc.types import UserError
 
 JSON, MSGPACK = "application/json", "application/msgpack"
-#: Kinds of numbers that are taken.
+#: Accepted dtypes.
 DTYPES = ("|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
 
 
 def pack(value: Any) -> bytes:
-    """msgpack, or `UserError` where that has no such value."""
+    """Encode as msgpack; `UserError` for values that msgpack cannot represent."""
     packed: bytes = msgpack.packb(value, default=_array)
     return packed
 

@@ -12,8 +12,10 @@ from typing import Annotated
 import tyro
 
 from raybc import cli
+from raybc.registry import parse_env_name
+from raybc.run_folder import SweepFolder
 from raybc.sweep.load import load_sweep
-from raybc.sweep.run import Launch, run_sweep
+from raybc.sweep.space import check_corners
 from raybc.types import UserError
 
 
@@ -27,25 +29,25 @@ class Args:
     sweep: tyro.conf.Positional[Path | None] = None
     """The sweep file (default: sweeps/quickstart.yaml)."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Replace a value of the file, e.g. --set eval.episodes=50; may be repeated."""
+    """Override a value of the file, e.g. --set eval.episodes=50; may be repeated."""
     out: Path | None = None
     """Run folder (default: runs/NAME)."""
     max_concurrent: int | None = None
-    """Trials at a time (short for --set search.max_concurrent=N)."""
+    """Concurrent trials (short for --set search.max_concurrent=N)."""
     resume: bool = False
-    """Go on with the run folder, or begin it; finished trials are not run again."""
+    """Continue the run folder if it exists; finished trials are not run again."""
     overwrite: bool = False
     """Delete the run folder first."""
     check: bool = False
-    """Only check the file and every corner of its space."""
+    """Only check the file and every corner of its search space."""
     address: str = ""
-    """A running Ray cluster (host:port or auto); default: a local Ray that ends with the sweep."""
+    """Address of a running Ray cluster, host:port or auto (default: a local Ray that ends with the sweep)."""
     cpus: int | None = None
     """CPUs of the local Ray (default: all)."""
     dashboard: bool = False
     """Show the sweep in the browser while it runs, on this machine only."""
     port: int = 8420
-    """Port of the dashboard on 127.0.0.1 (0: any that is free)."""
+    """Port of the dashboard on 127.0.0.1 (0: any free port)."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,21 +60,21 @@ def main(argv: list[str] | None = None) -> int:
     if args.cpus is not None and args.cpus < 1:
         raise UserError(f"--cpus: expected at least 1, got {args.cpus}")
     if args.check:
-        from raybc.registry import parse_env_name
-        from raybc.sweep.space import check_corners
-
         parse_env_name(config.train.env_name)
         cli.console.print(f"{path}: {check_corners(config)} corners are possible")
         return 0
-    launch = Launch(args.out or Path("runs") / config.name, args.resume, args.overwrite, args.address, args.cpus)
+    # Here, because they import Ray, PyTorch and plotly, which --help and --check need not wait for.
+    from raybc.dashboard.serve import beside
+    from raybc.sweep.run import Launch, run_sweep
+
+    folder = SweepFolder(args.out or Path("runs") / config.name)
+    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus)
     with contextlib.ExitStack() as stack:
         if args.dashboard:
-            from raybc.dashboard.serve import beside
-
-            cli.console.print(f"dashboard: {stack.enter_context(beside(launch.out, args.port))}")
+            cli.console.print(f"dashboard: {stack.enter_context(beside(folder.path, args.port))}")
         run_sweep(config, launch)
     if args.dashboard:
-        cli.console.print(f"look at it again: python -m raybc.dashboard {launch.out}")
+        cli.console.print(f"look at it again: python -m raybc.dashboard {folder.path}")
     return 0
 
 

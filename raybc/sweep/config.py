@@ -1,4 +1,4 @@
-"""The only defaults of a sweep, and what makes it valid: the fields of `SweepConfig` are keys of `sweeps/*.yaml`."""
+"""The defaults and checks of a sweep: the fields of `SweepConfig` are the keys of `sweeps/*.yaml`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Axis:
         return all(name in params and params[name] in _as_list(wanted) for name, wanted in self.when.items())
 
     def extremes(self) -> tuple[Any, ...]:
-        """The values that corners of the space are made of (every one of a list: a list has no order)."""
+        """The values at the corners of the space: the bounds, or every value of a list, which has no order."""
         if self.values:
             return self.values
         return (self.low, self.high)
@@ -76,9 +76,9 @@ class SearchConfig:
     seed: int = 0
     max_concurrent: int = 2
     pack: int = 1
-    """Recipes that are proposed together; those of them that differ in `MEMBER_FIELDS` only train as one program."""
+    """Recipes that are proposed together; those that differ only in `MEMBER_FIELDS` are trained as one program."""
     points_to_evaluate: tuple[dict[str, Any], ...] = ()
-    """Recipes to try right after the defaults; axes left out take their default."""
+    """Recipes to try right after the defaults; omitted axes have their default."""
 
     def validate(self, where: str) -> None:
         if self.trials < 1:
@@ -93,15 +93,15 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """When a trial is given up. The measure is always the success rate of rollouts."""
+    """When a trial is stopped early, always by its success rate in rollouts."""
 
     scheduler: Literal["asha", "median", "none"] = "asha"
     grace_evaluations: int = 1
     """Evaluations that every trial gets."""
     reduction_factor: float = 2.0
-    """asha: one in so many goes on from each rung."""
+    """asha: one in this many trials continues after each rung."""
     min_trials: int = 3
-    """median: trials that must have been measured before one is stopped."""
+    """median: minimum number of evaluated trials before one may be stopped."""
 
     def validate(self, where: str) -> None:
         if self.grace_evaluations < 1:
@@ -119,9 +119,9 @@ class EvalConfig:
     episodes: int = 10
     """Starts for each seed and sample setting at each evaluation."""
     evaluations: int = 4
-    """Evaluations of a full trial, at equal distances; the last is at training_steps."""
+    """Evaluations of a full trial, evenly spaced; the last is at training_steps."""
     race: bool = True
-    """End the measurement of what is shown to be worse on the same starts (at most 5 % of sweeps drop the best)."""
+    """Stop evaluating a recipe that is shown to be worse on the same starts (at most 5 % of sweeps drop the best)."""
 
     def validate(self, where: str) -> None:
         if not 1 <= self.episodes < SPLIT_SIZE:
@@ -132,14 +132,14 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class FinalConfig:
-    """Rollouts of the top recipes on the final starts (never used to choose)."""
+    """Rollouts of the top recipes on the final starts, which are never used to choose."""
 
     top: int = 2
     """Recipes that are measured."""
     episodes: int = 50
     """Starts for each seed and sample setting."""
     videos: int = 4
-    """Filmed episodes of the final starts (successes and failures)."""
+    """Number of final episodes to film (successes and failures)."""
 
     def validate(self, where: str) -> None:
         if self.top < 1:
@@ -152,16 +152,16 @@ class FinalConfig:
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What is run side by side. A trial either trains or waits for its rollouts, so half a core each is a full core."""
+    """What runs at the same time. A trial either trains or waits for its rollouts, so half a core each is enough."""
 
     workers: int = 0
-    """Rollout processes (0: one for each core that the trials leave)."""
+    """Simulator processes (0: as many as fit beside the trials)."""
     worker_cpus: float = 0.5
     trial_cpus: float = 0.5
     episode_deadline: float = 120.0
     """Seconds after which an episode counts as hung and is run again in a fresh process."""
     trial_retries: int = 2
-    """How often a trial is continued after its process died."""
+    """How often a trial is resumed after its process died."""
 
     def validate(self, where: str) -> None:
         if self.workers < 0:
@@ -180,7 +180,7 @@ class SweepConfig:
     name: str
     space: dict[str, Axis]
     train: RunConfig = field(default_factory=RunConfig)
-    """What all recipes share; where an axis is searched, the value here is the default that is tried first."""
+    """What all recipes share; the value of a searched axis is the default that is tried first."""
     seeds: tuple[int, ...] = (0, 1)
     demos: DemosConfig = field(default_factory=DemosConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -1,6 +1,6 @@
 """After the search: the top recipes on the final starts, the winner's bundle, and videos.
 
-The winner is chosen by the search starts; the final starts only measure.
+The winner is chosen on the search starts; the final starts only measure.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
@@ -18,13 +17,25 @@ from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
-from raybc.rollout.results import best_setting, rows_at, setting_of, summarise
+from raybc.rollout.results import best_setting
+from raybc.rows import (
+    EpisodeRow,
+    EvaluationRow,
+    Phase,
+    VideoRow,
+    WinnerFile,
+    episodes_of,
+    rows_at,
+    setting_fields,
+    setting_of,
+)
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import recipe
-from raybc.sweep.trial import TrialContext
+from raybc.sweep.trial import TrialContext, evaluation_rows, jobs_of
 from raybc.sweep.tune import Recorder
-from raybc.types import EpisodeSpec
+from raybc.types import EpisodeSpec, Outcome
 
 RULE = (
     "highest success on the search starts at the last evaluation among completed trials, pooled over seeds at the "
@@ -33,44 +44,34 @@ RULE = (
 
 
 def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], None]) -> None:
-    """Measure the top recipes on the final starts; those in the ledger are not measured again."""
-    config, plan, state = recorder.config, recorder.plan, recorder.state
-    specs = [EpisodeSpec(plan.task, "final", i) for i in range(config.final.episodes)]
+    """Measure the top recipes on the final starts, except those that the ledger has already."""
+    config, context, state = recorder.config, recorder.context, recorder.state
+    specs = [EpisodeSpec(context.task, "final", i) for i in range(config.final.episodes)]
     for trial in state.ranking()[: config.final.top]:
-        if trial.final_rows and all(_asked(r) == config.final.episodes for r in trial.final_rows):
+        if trial.final_rows and all(episodes_of(r) == config.final.episodes for r in trial.final_rows):
             continue
         say(f"measuring trial {trial.number} on {config.final.episodes} final starts")
         step = trial.evaluations[-1].step
-        arms = [(seed, setting) for seed in plan.seeds for setting in plan.settings]
-        works = [Rollout(str(plan.bundle(trial.number, seed, step)), setting) for seed, setting in arms]
-        results = pool.evaluate(f"{plan.run_dir}/final {trial.number}", works, specs)
-        rows = []
-        for (seed, setting), episodes in zip(arms, results, strict=True):
-            run = dataclasses.replace(recipe(config, trial.params), seed=seed)
-            rows.append(
-                {
-                    "run_id": run.run_id(plan.fingerprint),
-                    "trial": trial.number,
-                    "seed": seed,
-                    "phase": "final",
-                    "evaluation": len(trial.evaluations),
-                    "step": step,
-                    **dataclasses.asdict(setting),
-                    **summarise(episodes),
-                }
-            )
+        measured, jobs = jobs_of(context, trial.number, step)
+        results = pool.evaluate(f"{context.folder.path}/final {trial.number}", jobs, specs)
+        rows = evaluation_rows(
+            context,
+            recipe(config, trial.params),
+            measured,
+            results,
+            trial=trial.number,
+            phase="final",
+            evaluation=len(trial.evaluations),
+            step=step,
+        )
         recorder.record({"event": "final", "trial": trial.number, "rows": rows})
 
 
-def _asked(row: dict[str, Any]) -> int:
-    return row["episodes"] + row["errors"]
-
-
-def write_winner(run_dir: Path, config: SweepConfig, plan: TrialContext, state: SweepState) -> TrialState | None:
-    """winner.json and winner/ (the bundle of the seed that did best on the search starts)."""
+def write_winner(folder: SweepFolder, state: SweepState) -> TrialState | None:
+    """Write winner.json and winner/ (the bundle of the seed that did best on the search starts)."""
     ranking = state.ranking()
     if not ranking:
-        (run_dir / "winner.json").unlink(missing_ok=True)
+        folder.winner_json.unlink(missing_ok=True)
         return None
     trial = ranking[0]
     last = trial.evaluations[-1]
@@ -79,126 +80,118 @@ def write_winner(run_dir: Path, config: SweepConfig, plan: TrialContext, state: 
         rows_at(last.rows, setting),
         key=lambda r: (-(r["success_rate"] or 0.0), r["mean_steps_success"] or float("inf"), r["seed"]),
     )
-    source = plan.bundle(trial.number, best["seed"], last.step)
-    with replacing(run_dir / "winner") as temporary:
-        shutil.copytree(source, temporary)
-    rule = RULE if trial.status == "completed" else f"no trial was completed; of the pruned ones: {RULE}"
-    write_json(
-        run_dir / "winner.json",
-        {
-            "trial": trial.number,
-            "params": trial.params,
-            "setting": dataclasses.asdict(setting),
-            "seed": best["seed"],
-            "run_id": best["run_id"],
-            "bundle": "winner",
-            "rule": rule,
-        },
-    )
+    with replacing(folder.winner) as temporary:
+        shutil.copytree(folder.checkpoint(trial.number, best["seed"], last.step), temporary)
+    winner: WinnerFile = {
+        "trial": trial.number,
+        "params": trial.params,
+        "setting": setting_fields(setting),
+        "seed": best["seed"],
+        "run_id": best["run_id"],
+        "bundle": folder.winner.name,
+        "rule": RULE if trial.status == "completed" else f"no trial was completed; of the pruned ones: {RULE}",
+    }
+    write_json(folder.winner_json, winner)
     return trial
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shot:
-    """An episode that was counted and is now filmed."""
+class _Clip:
+    """A counted episode that is to be filmed."""
 
-    trial: int
-    seed: int
-    step: int
-    split: str
+    row: EvaluationRow
+    """The result row that counts it."""
     index: int
-    outcome: str
+    outcome: Outcome
     steps: int
-    row: dict[str, Any]
+
+    @property
+    def key(self) -> tuple[int, int, Phase, int, int]:
+        row = self.row
+        return row["trial"], row["seed"], row["phase"], self.index, row["flow_steps"]
 
 
-def choose_shots(config: SweepConfig, state: SweepState) -> list[_Shot]:
-    """Episodes to film: half successes of the winner, half failures; of others where the winner has none."""
+def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
+    """Episodes to film: half successes of the winner, half failures; those of other trials if the winner has none."""
     wanted = config.final.videos
     if not wanted or not state.ranking():
         return []
     ordered = state.ranking()
     rest = [t for t in state.trials.values() if t not in ordered and t.evaluations and t.status != "failed"]
-    shots = []
+    clips = []
     for trial in [*ordered, *rest]:
         for rows in (trial.final_rows, trial.evaluations[-1].rows):
             setting = best_setting(rows) if rows else None
-            # The chosen setting first: that is the policy that is quoted.
+            # The chosen setting first: its success rate is the one that is quoted.
             for row in sorted(rows, key=lambda r: (setting_of(r) != setting, r["seed"])):
-                for index, outcome, steps, _ in row["episode_list"]:
-                    shots.append(
-                        _Shot(trial.number, row["seed"], row["step"], row["phase"], index, outcome, steps, row)
-                    )
-    solved = [s for s in shots if s.outcome == "success"]
-    missed = [s for s in shots if s.outcome in ("failure", "timeout")]
+                clips += [_Clip(row, index, outcome, steps) for index, outcome, steps, _ in row["episode_list"]]
+    solved = [c for c in clips if c.outcome == "success"]
+    missed = [c for c in clips if c.outcome in ("failure", "timeout")]
     misses = missed[: wanted // 2 if solved else wanted]
     return solved[: wanted - len(misses)] + misses
 
 
 def film(
-    run_dir: Path, config: SweepConfig, plan: TrialContext, state: SweepState, resources: dict[str, Any]
+    config: SweepConfig, context: TrialContext, state: SweepState, workers: int, pool_options: dict[str, Any]
 ) -> tuple[str, list[tuple[float, float]]]:
     """Film chosen episodes into videos/ and list them in videos.json.
 
-    Returns why there are none (or fewer), and when simulators were busy.
+    Returns why there are fewer than wanted ("" if there are not), and when simulators were busy.
     """
-    shots = choose_shots(config, state)
-    done = {_name(v) for v in list_videos(run_dir)}
-    videos = list_videos(run_dir)
-    todo = [s for s in shots if (s.trial, s.seed, s.split, s.index, s.row["flow_steps"]) not in done]
-    if not todo:
-        return "" if shots else "no episode was asked for or could be filmed", []
+    folder = context.folder
+    clips = choose_clips(config, state)
+    videos = list_videos(folder)
+    done = {(v["trial"], v["seed"], v["split"], v["index"], v["flow_steps"]) for v in videos}
+    missing = [c for c in clips if c.key not in done]
+    if not missing:
+        return "" if clips else "none was asked for, or no episode could be filmed", []
     notes = []
-    workers = min(resources["workers"], len(todo))
-    with RolloutPool.start(plan.task, workers, render=RenderOptions(), **resources["pool"]) as pool:
+    with RolloutPool.start(context.task, min(workers, len(missing)), render=RenderOptions(), **pool_options) as pool:
         filmed = [
-            (shot, pool.submit(f"{run_dir}/film {n}", *_take(run_dir, config, plan, shot)))
-            for n, shot in enumerate(todo)
+            (clip, pool.submit(f"{folder.path}/film {n}", [_job(config, context, clip)], [_spec(context, clip)]))
+            for n, clip in enumerate(missing)
         ]
-        for shot, rows in filmed:
-            row = ray.get(rows)[0][0]
+        for clip, reference in filmed:
+            row: EpisodeRow = ray.get(reference)[0][0]
+            trial, seed, split, index, flow_steps = clip.key
             if row["outcome"] == "error":
                 notes.append(f"not every chosen episode was filmed: {row['message']}")
                 continue
-            if (row["outcome"], row["steps"]) != (shot.outcome, shot.steps):
+            if (row["outcome"], row["steps"]) != (clip.outcome, clip.steps):
                 notes.append(
-                    f"trial {shot.trial} start {shot.index}: filmed {row['outcome']} after {row['steps']} steps, "
-                    f"counted {shot.outcome} after {shot.steps}: this simulator is not deterministic under rendering"
+                    f"trial {trial} start {index}: filmed {row['outcome']} after {row['steps']} steps, counted "
+                    f"{clip.outcome} after {clip.steps}: this simulator is not deterministic under rendering"
                 )
+            path = folder.member_videos(trial, seed, split, flow_steps) / row["video"]
             videos.append(
                 {
-                    "file": str((_folder(run_dir, shot) / row["video"]).relative_to(run_dir)),
-                    "trial": shot.trial,
-                    "seed": shot.seed,
-                    "split": shot.split,
-                    "index": shot.index,
+                    "file": str(path.relative_to(folder.path)),
+                    "trial": trial,
+                    "seed": seed,
+                    "split": split,
+                    "index": index,
                     "outcome": row["outcome"],
-                    "flow_steps": shot.row["flow_steps"],
+                    "flow_steps": flow_steps,
                     "steps": row["steps"],
                 }
             )
-            write_json(run_dir / "videos.json", videos)
+            write_json(folder.videos_json, videos)
         spans = pool.stats()["spans"]
     return "; ".join(dict.fromkeys(notes)), spans
 
 
-def _folder(run_dir: Path, shot: _Shot) -> Path:
-    return run_dir / "videos" / f"trial_{shot.trial:04d}_seed_{shot.seed}_{shot.split}_flow_{shot.row['flow_steps']}"
+def _job(config: SweepConfig, context: TrialContext, clip: _Clip) -> Rollout:
+    row, folder = clip.row, context.folder
+    bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
+    videos = folder.member_videos(row["trial"], row["seed"], row["phase"], row["flow_steps"])
+    return Rollout(str(bundle), setting_of(row), str(videos), config.train.video_frame_skip)
 
 
-def _take(
-    run_dir: Path, config: SweepConfig, plan: TrialContext, shot: _Shot
-) -> tuple[list[Rollout], list[EpisodeSpec]]:
-    bundle = str(plan.bundle(shot.trial, shot.seed, shot.step))
-    work = Rollout(bundle, setting_of(shot.row), str(_folder(run_dir, shot)), config.train.video_frame_skip)
-    return [work], [EpisodeSpec(plan.task, shot.split, shot.index)]  # type: ignore[arg-type]
+def _spec(context: TrialContext, clip: _Clip) -> EpisodeSpec:
+    return EpisodeSpec(context.task, clip.row["phase"], clip.index)
 
 
-def list_videos(run_dir: Path) -> list[dict[str, Any]]:
-    """Entries of videos.json whose files are there."""
-    path = run_dir / "videos.json"
-    return [v for v in read_json(path) if (run_dir / v["file"]).is_file()] if path.exists() else []
-
-
-def _name(video: dict[str, Any]) -> tuple[Any, ...]:
-    return video["trial"], video["seed"], video["split"], video["index"], video["flow_steps"]
+def list_videos(folder: SweepFolder) -> list[VideoRow]:
+    """Entries of videos.json whose files exist."""
+    videos: list[VideoRow] = read_json(folder.videos_json) if folder.videos_json.exists() else []
+    return [v for v in videos if (folder.path / v["file"]).is_file()]

@@ -1,7 +1,8 @@
-"""The ledger: an append-only file that is the truth about a sweep; Tune and Optuna are told from it.
+"""The ledger: an append-only file that is the truth about a sweep. Tune and Optuna are fed from it.
 
-`ledger.jsonl` has one JSON event a line, written with fsync by one process (which holds the folder's lock). A line is
-there whole or it is not an event: a torn last line (the process was killed while writing) is cut off on resume.
+`ledger.jsonl` has one JSON event (`raybc.rows.LedgerEvent`) per line, written with fsync by one process, which holds
+the folder's lock. Only a complete line is an event: if the process was killed while writing, the torn last line is cut
+off on resume.
 
     {"event": "start",      "trial": n, "params": {...}, "origin": "defaults" | "point" | "sampler"}
     {"event": "evaluation", "trial": n, "evaluation": k, "step": s, "status": "running" | "pruned" | "completed",
@@ -10,8 +11,8 @@ there whole or it is not an event: a torn last line (the process was killed whil
     {"event": "final",      "trial": n, "rows": [...]}
     {"event": "stage",      "name": text, "start": unix time, "end": unix time}
 
-The status of a trial travels in the same line as its last evaluation, so there is no moment at which a finished trial
-is known without its result or the other way round.
+A trial's status is written in the same line as its last evaluation, so a trial is never known to be finished without
+its result, nor the other way round.
 """
 
 from __future__ import annotations
@@ -21,29 +22,28 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raybc.config import RunConfig
 from raybc.config.flat import todays_names
-from raybc.rollout.results import best_setting, rows_at
+from raybc.rollout.results import best_setting
+from raybc.rows import EvaluationRow, LedgerEvent, Timing, TrialStatus, no_timing, rows_at
 from raybc.types import UserError
-
-FILE = "ledger.jsonl"
 
 
 class Ledger:
-    """Appends events; each is on the disk when `append` returns."""
+    """Appends events; each is on disk when `append` returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = sum(len(line) for line in _whole_lines(path))
-        # Unbuffered: a buffer would write what is left of a failed event later, at the end of the file.
+        # Unbuffered: a buffer would write the rest of a failed event later, at the end of the file.
         self._file = path.open("ab", buffering=0)
         if self._file.tell() > whole:
             self._file.truncate(whole)
 
-    def append(self, event: dict[str, Any]) -> None:
+    def append(self, event: LedgerEvent) -> None:
         line = json.dumps(event, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         start = self._file.seek(0, os.SEEK_END)
         try:
@@ -51,7 +51,7 @@ class Ledger:
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-        except OSError:  # a full disk: no half event stays behind
+        except OSError:  # a full disk: leave no half-written event behind
             os.ftruncate(self._file.fileno(), start)
             raise
 
@@ -66,50 +66,53 @@ def _whole_lines(path: Path) -> list[bytes]:
     return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
 
 
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Events so far (may be called while another process appends); a damaged line is refused with its number."""
-    events = []
+def read_events(path: Path) -> list[LedgerEvent]:
+    """Events so far (also while another process appends); a damaged line is refused with its number."""
+    events: list[LedgerEvent] = []
     for number, line in enumerate(_whole_lines(path), 1):
         try:
             event = json.loads(line)
         except ValueError:
             raise UserError(
-                f"{path}: line {number} is damaged; restore the file or start anew with --overwrite"
+                f"{path}: line {number} is damaged; restore the file or start over with --overwrite"
             ) from None
         if not isinstance(event, dict) or "event" not in event:
             raise UserError(f"{path}: line {number}: expected an event, got {line[:60]!r}")
-        events.append(event)
+        events.append(cast(LedgerEvent, event))
     return events
 
 
 @dataclass
 class Evaluation:
-    """Rollouts of one trial at one training step; rows as in results.jsonl, each with its `episode_list`."""
+    """Rollouts of one trial at one training step."""
 
     evaluation: int
+    """1, 2, ..."""
     step: int
     score: float
-    rows: list[dict[str, Any]]
-    timing: dict[str, Any] = field(default_factory=dict)
+    """Success pooled over seeds at the best sample setting."""
+    rows: list[EvaluationRow]
+    timing: Timing = field(default_factory=no_timing)
     beaten: str = ""
-    """Which earlier trial was shown to be better, so that the measurement ended early; empty: none."""
+    """The earlier trial that was shown to be better, so that the evaluation ended early; empty: none."""
 
 
 @dataclass
 class TrialState:
-    """A trial as the ledger knows it. status: running | pruned | completed | failed."""
+    """A trial as recorded in the ledger."""
 
     number: int
     params: dict[str, Any]
     origin: str
-    status: str = "running"
+    status: TrialStatus = "running"
     evaluations: list[Evaluation] = field(default_factory=list)
-    final_rows: list[dict[str, Any]] = field(default_factory=list)
+    final_rows: list[EvaluationRow] = field(default_factory=list)
     reason: str = ""
+    """Why it failed."""
 
     @property
     def score(self) -> float | None:
-        """Success at the best sample setting at the last evaluation; the last, never the luckiest."""
+        """The score of the last evaluation: never of the best one, which would be lucky."""
         return self.evaluations[-1].score if self.evaluations else None
 
     @property
@@ -119,32 +122,28 @@ class TrialState:
 
 @dataclass
 class SweepState:
-    """What the events add up to."""
+    """The state of a sweep, built from its events."""
 
     trials: dict[int, TrialState] = field(default_factory=dict)
     stages: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """Stage -> start and end (unix times) in each process that worked on the sweep."""
 
     @classmethod
-    def from_events(cls, events: Iterable[dict[str, Any]]) -> SweepState:
+    def from_events(cls, events: Iterable[LedgerEvent]) -> SweepState:
         state = cls()
         for event in events:
             state.apply(event)
         return state
 
-    def apply(self, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "stage":
+    def apply(self, event: LedgerEvent) -> None:
+        if event["event"] == "stage":
             self.stages.setdefault(event["name"], []).append((event["start"], event["end"]))
-            return
-        if kind not in ("start", "evaluation", "failed", "final"):
-            raise UserError(f"ledger: unknown event {kind!r}; it was written by a newer version of raybc")
-        number = event["trial"]
-        if kind == "start":
+        elif event["event"] == "start":
+            number = event["trial"]
             params = todays_names(RunConfig, event["params"], f"ledger: trial {number}")
             self.trials[number] = TrialState(number, params, event["origin"])
-            return
-        trial = self.trials[number]
-        if kind == "evaluation":
+        elif event["event"] == "evaluation":
+            trial = self.trials[event["trial"]]
             trial.evaluations.append(
                 Evaluation(
                     event["evaluation"],
@@ -156,10 +155,13 @@ class SweepState:
                 )
             )
             trial.status = event["status"]
-        elif kind == "failed":
+        elif event["event"] == "failed":
+            trial = self.trials[event["trial"]]
             trial.status, trial.reason = "failed", event["reason"]
+        elif event["event"] == "final":
+            self.trials[event["trial"]].final_rows = event["rows"]
         else:
-            trial.final_rows = event["rows"]
+            raise UserError(f"ledger: unknown event {event['event']!r}; it was written by a newer version of raybc")
 
     def finished(self) -> list[TrialState]:
         return [t for t in self.trials.values() if t.finished]
@@ -168,9 +170,9 @@ class SweepState:
         return [t for t in self.trials.values() if not t.finished]
 
     def ranking(self) -> list[TrialState]:
-        """Completed trials, best first, by the search starts alone: success, then fewer steps to it, then number.
+        """Completed trials, best first, by search starts only: success, then fewer steps to success, then number.
 
-        Where no trial was completed, the pruned ones that were measured.
+        If no trial was completed: the pruned ones that were evaluated.
         """
         measured = [t for t in self.trials.values() if t.evaluations and t.status in ("completed", "pruned")]
         best = [t for t in measured if t.status == "completed"] or measured

@@ -1,4 +1,4 @@
-"""What the terminal shows while a sweep runs: a live table on a terminal, one line an event elsewhere."""
+"""Progress of a sweep: a live table in a terminal, one line per event elsewhere."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.text import Text
 from raybc.sweep.ledger import SweepState, TrialState
 
 STYLE = {"running": "cyan", "completed": "green", "pruned": "dim", "failed": "red"}
-#: Trials shown; the best and those that run now come first when there are more.
+#: Maximum number of trials shown; running ones and the best come first.
 ROWS = 24
 
 
 class LiveTable:
     """Shows `state`; call `refresh()` after each event."""
 
-    def __init__(self, console: Console, state: SweepState, asked: int, evaluations: int) -> None:
-        self._console, self._state, self._asked, self._evaluations = console, state, asked, evaluations
+    def __init__(self, console: Console, state: SweepState, trials: int, evaluations: int) -> None:
+        self._console, self._state, self._trials, self._evaluations = console, state, trials, evaluations
         self._started = time.monotonic()
         self._seen: dict[int, tuple[str, int]] = {n: _mark(t) for n, t in state.trials.items()}
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=False)
@@ -70,7 +70,7 @@ class LiveTable:
             )
         done = len(self._state.finished())
         minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        line = f"{done} of {self._asked} trials finished, {len(trials) - done} running, {minutes}:{seconds:02d}"
+        line = f"{done} of {self._trials} trials finished, {len(trials) - done} running, {minutes}:{seconds:02d}"
         if len(trials) > ROWS:
             line += f" ({len(trials) - ROWS} not shown)"
         return Group(table, Text(line, style="bold"))

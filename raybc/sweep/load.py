@@ -14,7 +14,7 @@ from raybc.types import UserError
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
-    """Read and check `sweeps/*.yaml`; `overrides` are KEY=VALUE with dotted keys (`eval.episodes=50`)."""
+    """Read and check a sweep file; overrides: KEY=VALUE with dotted keys (`eval.episodes=50`)."""
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {did_you_mean(path.name, others)}" if others else ""
@@ -27,7 +27,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
 
 
 def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ()) -> SweepConfig:
-    """A checked `SweepConfig` from plain values (of a YAML file, or of a run folder's config.json)."""
+    """A checked `SweepConfig` from plain values (from YAML, or from a run folder's config.json)."""
     if not isinstance(mapping, dict):
         raise UserError(f"{source}: expected keys and values, got {type(mapping).__name__}")
     for item in overrides:

@@ -1,4 +1,4 @@
-"""A sweep from beginning to end: check, demonstrate, search, measure, film, report."""
+"""A sweep from start to end: check, demonstrate, search, measure, film, report."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress as ProgressBar
+
 from raybc import cli
-from raybc.cluster.capacity import allocate_sweep, machines
+from raybc.cluster.capacity import allocate_sweep, machines, total
 from raybc.cluster.nodes import check_shared
 from raybc.cluster.session import ray_session
 from raybc.data.episodes import EpisodeStore, check_matches_task
@@ -20,30 +22,38 @@ from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.spec import EnvSpec, observation_shapes, spec_of_task
 from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
 from raybc.registry import get_task, parse_env_name
+from raybc.report.html import write_report
+from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
+from raybc.rollout.pool import RolloutPool
+from raybc.rows import PoolStats, StageEvent
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig, to_plain
-from raybc.sweep.ledger import FILE, Ledger, SweepState, read_events
+from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
+from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.progress import Progress
 from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings
+from raybc.sweep.study import attach_videos, check_sampler
 from raybc.sweep.trial import TrialContext
+from raybc.sweep.tune import Recorder, search
 from raybc.sweep.views import command_line, write_tables, write_timeline, write_timing
 from raybc.types import UserError
 from raybc.versions import versions
 
-#: What may differ when a sweep goes on: how much more is asked, and what it may use.
+#: Keys that may differ when a sweep is resumed: how many more trials, and which resources.
 MAY_CHANGE = ("search.trials", "search.max_concurrent", "search.pack", "final", "resources")
-#: Free disk that a sweep wants before it starts.
+#: Free disk that a sweep needs to start.
 MEGABYTES = 300
-#: Tables are rewritten at most so often while the search runs.
-TABLE_SECONDS = 2.0
+#: Minimum seconds between two updates of the tables while the search runs.
+TABLE_INTERVAL = 2.0
 
 
 @dataclass(frozen=True)
 class Launch:
     """How a sweep is run (not what it searches)."""
 
-    out: Path
+    folder: SweepFolder
     resume: bool = False
     overwrite: bool = False
     address: str = ""
@@ -51,48 +61,47 @@ class Launch:
 
 
 def run_sweep(config: SweepConfig, launch: Launch) -> Path:
-    """Run or go on with a sweep; returns its folder. Everything that can be checked is checked before Ray starts."""
+    """Run or resume a sweep; returns its folder. Everything that can be checked is checked before Ray starts."""
     name = parse_env_name(config.train.env_name)
     task = get_task(name.task)
     check_source(name, config.train.dataset or config.train.ogbench_dataset_dir)
     _check_without_data(config)
-    cli.refuse_existing(launch.out, launch.resume, launch.overwrite)
-    free_space_for(launch.out, MEGABYTES)
-    with run_folder_lock(launch.out):
+    folder = launch.folder
+    cli.refuse_existing(folder.path, launch.resume, launch.overwrite)
+    free_space_for(folder.path, MEGABYTES)
+    with run_folder_lock(folder.path):
         if launch.overwrite:
-            empty_folder(launch.out)
-        _check_resume(config, launch.out)
-        probe = spec_of_task(task)
+            empty_folder(folder.path)
+        _check_resume(config, folder)
+        env_spec = spec_of_task(task)
         dataset, demos = source_of(config.train, config.demos)
         if demos is None or dataset.exists():
-            _check_data(config, read_for(dataset, name.task), probe, task.obs_keys)
-        write_json(launch.out / "config.json", config.to_dict())
-        write_json(launch.out / "versions.json", versions(probe.identity))
-        ledger = Ledger(launch.out / FILE)
-        state = SweepState.from_events(read_events(launch.out / FILE))
+            _check_data(config, read_for(dataset, name.task), env_spec, task.obs_keys)
+        write_json(folder.config, config.to_dict())
+        write_json(folder.versions, versions(env_spec.identity))
+        ledger = Ledger(folder.ledger)
+        state = SweepState.from_events(read_events(folder.ledger))
         try:
-            _run(config, launch, probe, dataset, demos, ledger, state)
+            _run(config, launch, env_spec, dataset, demos, ledger, state)
         except KeyboardInterrupt:
-            raise cli.Interrupted(f"what is finished is kept; go on with --resume ({launch.out})") from None
+            raise cli.Interrupted(f"finished work is kept; continue with --resume ({folder.path})") from None
         finally:
             ledger.close()
-    return launch.out
+    return folder.path
 
 
 def _check_without_data(config: SweepConfig) -> None:
-    from raybc.sweep.study import check_sampler
-
     config.validate()
     check_sampler(config)
     check_corners(config)
 
 
-def _check_resume(config: SweepConfig, folder: Path) -> None:
-    """A sweep goes on with the configuration it was started with."""
-    path = folder / "config.json"
+def _check_resume(config: SweepConfig, folder: SweepFolder) -> None:
+    """A sweep is resumed with the configuration it was started with."""
+    path = folder.config
     if not path.exists():
-        if (folder / FILE).exists():
-            raise UserError(f"{path}: missing, so it is unknown what this run searched; use --overwrite to start anew")
+        if folder.ledger.exists():
+            raise UserError(f"{path}: missing, so it is unknown what this run searched; use --overwrite to start over")
         return
     before = to_plain(sweep_from_mapping(read_json(path), str(path)))
     differing = [
@@ -102,7 +111,7 @@ def _check_resume(config: SweepConfig, folder: Path) -> None:
     ]
     if differing:
         raise UserError(
-            f"{folder}: --resume goes on with the same sweep, but the configuration differs: {'; '.join(differing)}; "
+            f"{folder.path}: --resume continues the same sweep, but the configuration differs: {'; '.join(differing)}; "
             "use another --out, or --overwrite"
         )
 
@@ -115,38 +124,34 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
         yield key, old, new
 
 
-def _check_data(config: SweepConfig, store: EpisodeStore, probe: EnvSpec, obs_keys: tuple[str, ...]) -> None:
-    check_matches_task(store, observation_shapes(probe, obs_keys), probe.action_size, config.train.env_name)
+def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec, obs_keys: tuple[str, ...]) -> None:
+    check_matches_task(store, observation_shapes(env_spec, obs_keys), env_spec.action_size, config.train.env_name)
     check_corners(config, store)
 
 
 def _run(
     config: SweepConfig,
     launch: Launch,
-    probe: EnvSpec,
+    env_spec: EnvSpec,
     dataset: Path,
     demos: DemosSpec | None,
     ledger: Ledger,
     state: SweepState,
 ) -> None:
-    """With Ray: demonstrations, search, final measurement, videos; then (without) the report."""
-    from raybc.rollout.pool import RolloutPool
-    from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
-    from raybc.sweep.study import attach_videos
-    from raybc.sweep.tune import Recorder, search
-
+    """With Ray: demonstrations, search, final evaluation, videos; then the report, without Ray."""
+    folder = launch.folder
     name = parse_env_name(config.train.env_name)
     task = get_task(name.task)
     say = cli.console.print
     if state.trials:
-        say(f"going on: {len(state.finished())} of {config.search.trials} trials are finished")
+        say(f"resuming: {len(state.finished())} of {config.search.trials} trials have finished")
     began = time.time()
     timing = _Stages(ledger, state)
     note = ""
     with contextlib.ExitStack() as stack:
         stack.enter_context(ray_session(launch.address, launch.cpus))
         resources = config.resources
-        side_by_side = allocate_sweep(
+        allocation = allocate_sweep(
             machines(),
             trials=config.search.max_concurrent,
             trial_cpus=resources.trial_cpus,
@@ -154,8 +159,8 @@ def _run(
             worker_cpus=resources.worker_cpus,
             device=config.train.device,
         )
-        workers = side_by_side.workers
-        check_shared(launch.out, dataset)
+        workers = allocation.workers
+        check_shared(folder.path, dataset)
         pool_options = {
             "worker_cpus": resources.worker_cpus,
             "deadline": resources.episode_deadline,
@@ -167,44 +172,44 @@ def _run(
             with timing.stage("demonstrations"):
                 _demonstrate(demos, dataset, pool)
         store = read_for(dataset, name.task)
-        _check_data(config, store, probe, task.obs_keys)
-        plan = TrialContext(
-            run_dir=str(launch.out.absolute()),
+        _check_data(config, store, env_spec, task.obs_keys)
+        context = TrialContext(
+            folder=SweepFolder(folder.path.absolute()),
             task=name.task,
             dataset=str(dataset.absolute()),
             fingerprint=store.fingerprint(),
             obs_keys=task.obs_keys,
-            environment=probe.identity,
+            environment=env_spec.identity,
             seeds=config.seeds,
             steps=tuple(config.evaluation_step(k) for k in range(1, config.eval.evaluations + 1)),
             settings=tuple(sample_settings(config)),
             episodes=config.eval.episodes,
             race_comparisons=race_comparisons(config),
-            threads=side_by_side.threads,
+            threads=allocation.threads,
         )
         facts = {
             "command": command_line(),
-            "cpus": _there("CPU"),
-            "gpus": _there("GPU"),
-            "threads": plan.threads,
+            "cpus": total("CPU"),
+            "gpus": total("GPU"),
+            "threads": context.threads,
             "workers": workers,
             "max_steps": task.max_steps,
             "data": {
                 "path": str(dataset),
                 "episodes": store.num_episodes,
                 "transitions": len(store.actions_NA),
-                "fingerprint": plan.fingerprint,
+                "fingerprint": context.fingerprint,
             },
         }
-        progress = Progress(launch.out, facts, lambda: counters(pool.stats()))
-        tables = _Tables(launch.out, config, state)
+        progress = Progress(folder, facts, lambda: counters(pool.stats()))
+        tables = _Tables(folder, config, state)
         if config.search.trials > len(state.finished()):
             say(
                 f"searching {config.search.trials} recipes x {len(config.seeds)} seeds on {store.num_episodes} "
-                f"demonstrations of {config.train.env_name}; {workers} simulators; results in {launch.out}"
+                f"demonstrations of {config.train.env_name}; {workers} simulators; results in {folder.path}"
             )
             if not any(origin == "defaults" for origin, _ in first_points(config)):
-                say("the defaults lie outside the space and are not tried")
+                say("the defaults are outside the space and are not tried")
         live = LiveTable(cli.console, state, config.search.trials, config.eval.evaluations)
 
         def on_event() -> None:
@@ -212,26 +217,26 @@ def _run(
             progress.update()
             live.refresh()
 
-        recorder = Recorder(config, plan, ledger, state, on_event)
+        recorder = Recorder(config, context, ledger, state, on_event)
         try:
             with timing.stage("search"), live:
-                search(recorder, pool, _session(launch.out), gpus_per_trial=side_by_side.gpus)
+                search(recorder, pool, folder.next_tune_session(), gpus_per_trial=allocation.gpus)
             missing = config.search.trials - len(state.finished())
             if missing > 0:
                 raise cli.Interrupted(
-                    f"{len(state.finished())} of {config.search.trials} trials are finished; go on with --resume "
-                    f"({launch.out})"
+                    f"{len(state.finished())} of {config.search.trials} trials have finished; continue with --resume "
+                    f"({folder.path})"
                 )
             with timing.stage("final"):
                 evaluate_final(recorder, pool, say)
             stats = pool.stats()
             pool.close()
-            winner = write_winner(launch.out, config, plan, state)
+            winner = write_winner(folder, state)
             if winner is not None and config.final.videos:
                 with timing.stage("videos"):
-                    note, filmed = film(launch.out, config, plan, state, {"workers": workers, "pool": pool_options})
+                    note, filmed = film(config, context, state, workers, pool_options)
                     stats["spans"] += filmed
-                attach_videos(launch.out, list_videos(launch.out))
+                attach_videos(folder, list_videos(folder))
         finally:
             tables.update(now=True)
             progress.end()
@@ -239,23 +244,23 @@ def _run(
             say(f"videos: {note}")
         timing.add("whole", began)
     facts |= {"video_note": note or None, "rollouts": counters(stats)}
-    write_timeline(launch.out, state, began, stats["spans"])
-    _report(launch.out, config, state, facts)
+    write_timeline(folder, state, began, stats["spans"])
+    _report(folder, state, facts)
 
 
-def counters(stats: dict[str, Any]) -> dict[str, Any]:
-    """Of what a pool tells: the numbers that mean something to people."""
+def counters(stats: PoolStats) -> dict[str, Any]:
+    """The counters of a pool that are of interest to people."""
     return {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")}
 
 
 class _Stages:
-    """How long each stage took, in the ledger."""
+    """Records in the ledger how long each stage took."""
 
     def __init__(self, ledger: Ledger, state: SweepState) -> None:
         self._ledger, self._state = ledger, state
 
     def add(self, name: str, start: float) -> None:
-        event = {"event": "stage", "name": name, "start": start, "end": time.time()}
+        event: StageEvent = {"event": "stage", "name": name, "start": start, "end": time.time()}
         self._ledger.append(event)
         self._state.apply(event)
 
@@ -269,22 +274,20 @@ class _Stages:
 
 
 class _Tables:
-    """Rewrites the tables of the run folder, not too often."""
+    """Updates the tables of the run folder, not too often."""
 
-    def __init__(self, folder: Path, config: SweepConfig, state: SweepState) -> None:
+    def __init__(self, folder: SweepFolder, config: SweepConfig, state: SweepState) -> None:
         self._write: Callable[[], None] = lambda: write_tables(folder, config, state)
         self._last = 0.0
 
     def update(self, now: bool = False) -> None:
-        if now or time.monotonic() - self._last > TABLE_SECONDS:
+        if now or time.monotonic() - self._last > TABLE_INTERVAL:
             self._write()
             self._last = time.monotonic()
 
 
-def _demonstrate(demos: DemosSpec, dataset: Path, pool: Any) -> None:
-    from rich.progress import Progress
-
-    with Progress(console=cli.console) as progress:
+def _demonstrate(demos: DemosSpec, dataset: Path, pool: RolloutPool) -> None:
+    with ProgressBar(console=cli.console) as progress:
         bar = progress.add_task(f"{demos.task} demonstrations", total=demos.config.episodes)
         made = generate(demos, dataset, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
         progress.update(bar, completed=demos.config.episodes)
@@ -293,27 +296,11 @@ def _demonstrate(demos: DemosSpec, dataset: Path, pool: Any) -> None:
     )
 
 
-def _there(resource: str) -> float:
-    """How much of it the connected Ray has now."""
-    import ray
-
-    return float(ray.cluster_resources().get(resource, 0))
-
-
-def _session(folder: Path) -> int:
-    """A number for this process's Tune run, never used before in this folder."""
-    used = [int(p.name.removeprefix("session_")) for p in (folder / "tune").glob("session_*")]
-    return max(used, default=0) + 1
-
-
-def _report(folder: Path, config: SweepConfig, state: SweepState, facts: dict[str, Any]) -> None:
-    from raybc.report.html import write_report
-    from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
-
+def _report(folder: SweepFolder, state: SweepState, facts: dict[str, Any]) -> None:
     write_timing(folder, state, facts)
-    write_leaderboard_md(folder)
-    page = write_report(folder)
-    run = load_run(folder)
+    write_leaderboard_md(folder.path)
+    page = write_report(folder.path)
+    run = load_run(folder.path)
     cli.console.print(f"\n{winner_line(run, leaderboard(run))}\nreport: {page}")
     if not any(t.status in ("completed", "pruned") for t in state.trials.values()):
         reasons = "; ".join(dict.fromkeys(t.reason for t in state.trials.values()))

@@ -17,7 +17,7 @@ from raybc.strict import check_type, did_you_mean
 from raybc.sweep.config import Axis, SweepConfig
 from raybc.types import SampleSetting, UserError
 
-#: More corners than this are refused: nobody could have looked at such a space either.
+#: Maximum number of corners; checking more would take too long.
 MAX_CORNERS = 20_000
 
 
@@ -59,7 +59,7 @@ def active(config: SweepConfig, params: Mapping[str, Any], name: str) -> bool:
 
 
 def sample_settings(config: SweepConfig) -> list[SampleSetting]:
-    """Every value of the sample axes, crossed; all are scored from the same checkpoint."""
+    """Every combination of the sample axes; all are scored from the same checkpoint."""
     hints = {name: config.train.options()[name].hint for name in SAMPLE_AXES}
     own = dataclasses.asdict(config.train.sample_setting)
     values = [
@@ -147,7 +147,7 @@ def _combinations(config: SweepConfig, names: list[str], params: dict[str, Any])
 
 
 def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int:
-    """Construct and check every corner, with the data where it is known; returns how many there are."""
+    """Construct and check every corner, against the data if given; returns the number of corners."""
     longest = int((store.episode_ends - store.episode_starts).max()) if store is not None else None
     checked = 0
     names = train_axes(config)

@@ -1,4 +1,4 @@
-"""Proposing recipes: an Optuna study told from the ledger; the only file of a sweep that knows Optuna."""
+"""Proposing recipes: an Optuna study fed from the ledger; the only file of a sweep that knows Optuna."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import importlib.util
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -18,15 +17,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
 from raybc.files import replacing
+from raybc.rows import TrialStatus, VideoRow
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState, TrialState
 from raybc.sweep.space import active, first_points, is_conditional, train_axes
 from raybc.types import UserError
-
-#: Optuna's journal: `optuna-dashboard RUN/study.journal --storage-class JournalFileStorage` opens it.
-STUDY_FILE = "study.journal"
-#: Videos as Optuna keeps them: `--artifact-dir RUN/artifacts` shows them there.
-ARTIFACTS = "artifacts"
 
 _STATES = {
     "running": OptunaState.RUNNING,
@@ -52,13 +48,16 @@ def distributions(config: SweepConfig) -> dict[str, BaseDistribution]:
     return result
 
 
-def make_sampler(config: SweepConfig, trial: int, told: list[optuna.trial.FrozenTrial]) -> optuna.samplers.BaseSampler:
+def make_sampler(
+    config: SweepConfig, trial: int, earlier: list[optuna.trial.FrozenTrial]
+) -> optuna.samplers.BaseSampler:
     """The sampler that proposes trial `trial`.
 
-    Its seed belongs to the trial, not to the process: what is proposed depends on the seed of the search and on what
-    the study holds, also after a restart. `told`: trials of earlier processes, for samplers with a state of their own.
+    Its seed belongs to the trial, not to the process: proposals depend on the seed of the search and on the trials in
+    the study only, also after a restart. earlier: trials completed by earlier processes, for samplers that keep a
+    state.
     """
-    from raybc.train.step import stream_seed  # imports PyTorch, which those who only look at a study do without
+    from raybc.train.step import stream_seed  # here: it imports PyTorch, which the dashboard does without
 
     seed = stream_seed(config.search.seed, "sampler", trial) % 2**32
     startup = min(10, max(3, config.search.trials // 3))
@@ -76,7 +75,7 @@ def make_sampler(config: SweepConfig, trial: int, told: list[optuna.trial.Frozen
                 n_startup_trials=startup,
                 independent_sampler=independent,
                 warn_independent_sampling=False,  # lists are drawn at random beside CMA-ES, as the docs say
-                source_trials=told or None,
+                source_trials=earlier or None,
             )
         waiting = config.search.max_concurrent > 1 or config.search.pack > 1
         return optuna.samplers.TPESampler(
@@ -85,7 +84,7 @@ def make_sampler(config: SweepConfig, trial: int, told: list[optuna.trial.Frozen
 
 
 def check_sampler(config: SweepConfig) -> None:
-    """Refuse a sampler whose package is missing or that cannot search this space."""
+    """Refuse a sampler whose package is missing, or that cannot search this space."""
     needs = {"gp": ("scipy", "gp"), "cmaes": ("cmaes", "cmaes")}.get(config.search.sampler)
     if needs and importlib.util.find_spec(needs[0]) is None:
         raise UserError(f"search.sampler {config.search.sampler}: needs {needs[0]}: pip install 'raybc[{needs[1]}]'")
@@ -99,7 +98,7 @@ def check_sampler(config: SweepConfig) -> None:
 
 
 def frozen(trial: TrialState, axes: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
-    """A finished trial as Optuna keeps it. axes: `distributions` of the sweep."""
+    """A finished trial as Optuna stores it. axes: `distributions` of the sweep."""
     return optuna.trial.create_trial(
         state=_STATES[trial.status],
         value=trial.score if trial.status == "completed" else None,
@@ -110,44 +109,44 @@ def frozen(trial: TrialState, axes: dict[str, BaseDistribution]) -> optuna.trial
     )
 
 
-def attach_videos(run_dir: Path, videos: Sequence[Mapping[str, Any]]) -> None:
-    """Give the videos of a finished sweep to the trials of its study, as Optuna's artifacts.
+def attach_videos(folder: SweepFolder, videos: Sequence[VideoRow]) -> None:
+    """Attach the videos of a finished sweep to the trials of its study, as Optuna artifacts.
 
-    Optuna takes an artifact for a trial before it is told only, and videos are made when all are told. So the study is
-    copied, the trials with videos are told anew there, and the copy takes its place.
-    videos: entries of videos.json; one whose file is gone is left out.
+    Optuna accepts artifacts for running trials only, and videos are made when all trials have finished. So the study is
+    copied, the trials with videos are run again in the copy with their results, and the copy replaces the study.
+    videos: entries of videos.json; those whose file is missing are skipped.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(run_dir / STUDY_FILE)))
+    storage = JournalStorage(JournalFileBackend(str(folder.study)))
     old = optuna.load_study(study_name=None, storage=storage)
-    folder = run_dir / ARTIFACTS
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    store = FileSystemArtifactStore(folder)
-    with replacing(run_dir / STUDY_FILE) as temporary:
+    shutil.rmtree(folder.artifacts, ignore_errors=True)
+    folder.artifacts.mkdir()
+    store = FileSystemArtifactStore(folder.artifacts)
+    with replacing(folder.study) as temporary:
         copy = JournalStorage(JournalFileBackend(str(temporary)))
         study = optuna.create_study(storage=copy, study_name=old.study_name, direction=old.direction)
-        for told in old.get_trials(deepcopy=False):
-            shown = [v for v in videos if v["trial"] == told.number and (run_dir / v["file"]).is_file()]
-            if not shown or not told.state.is_finished():
-                study.add_trial(told)
+        for finished in old.get_trials(deepcopy=False):
+            shown = [v for v in videos if v["trial"] == finished.number and (folder.path / v["file"]).is_file()]
+            if not shown or not finished.state.is_finished():
+                study.add_trial(finished)
                 continue
-            study.enqueue_trial(told.params, user_attrs=told.user_attrs)
-            trial = study.ask(told.distributions)
-            assert trial.number == told.number
+            study.enqueue_trial(finished.params, user_attrs=finished.user_attrs)
+            trial = study.ask(finished.distributions)
+            assert trial.number == finished.number
             for video in shown:
-                _attach(store, trial, run_dir, video)
-            for step, value in told.intermediate_values.items():
+                _attach(store, trial, folder, video)
+            for step, value in finished.intermediate_values.items():
                 trial.report(value, step)
-            study.tell(trial, told.value if told.state == OptunaState.COMPLETE else None, state=told.state)
+            score = finished.value if finished.state == OptunaState.COMPLETE else None
+            study.tell(trial, score, state=finished.state)
 
 
-def _attach(store: FileSystemArtifactStore, trial: optuna.Trial, run_dir: Path, video: Mapping[str, Any]) -> None:
-    """Give a video to a trial, under a name that says what it shows."""
-    source = run_dir / video["file"]
+def _attach(store: FileSystemArtifactStore, trial: optuna.Trial, folder: SweepFolder, video: VideoRow) -> None:
+    """Attach a video to a trial, under a name that says what it shows."""
+    source = folder.path / video["file"]
     name = f"{video['outcome']}_seed_{video['seed']}_{video['split']}_start_{video['index']}{source.suffix}"
-    with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(source, f"{folder}/{name}")  # the page shows the name of the file
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = shutil.copy(source, f"{temporary}/{name}")  # optuna-dashboard shows the name of the file
         upload_artifact(artifact_store=store, file_path=copy, study_or_trial=trial)
 
 
@@ -161,22 +160,22 @@ def _suggest(trial: optuna.Trial, name: str, axis: BaseDistribution) -> Any:
 
 
 class Proposer:
-    """An Optuna study told from the ledger, in which Optuna's trial numbers are ours."""
+    """An Optuna study fed from the ledger, with our trial numbers."""
 
-    def __init__(self, config: SweepConfig, run_dir: Path, state: SweepState) -> None:
+    def __init__(self, config: SweepConfig, folder: SweepFolder, state: SweepState) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config, self._distributions = config, distributions(config)
         self._points = first_points(config)
         self._open: dict[int, optuna.Trial] = {}
-        # Anew from the ledger each time: a journal torn by a kill is of no consequence.
-        for leftover in run_dir.glob(STUDY_FILE + "*"):
+        # Built from the ledger by every process, so a journal torn by a kill does no harm.
+        for leftover in folder.path.glob(f"{folder.study.name}*"):
             leftover.unlink()
         self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(run_dir / STUDY_FILE))),
+            storage=JournalStorage(JournalFileBackend(str(folder.study))),
             study_name=config.name,
             direction="maximize",
         )
-        self._told: list[optuna.trial.FrozenTrial] = []  # completed by earlier processes
+        self._earlier: list[optuna.trial.FrozenTrial] = []  # completed by earlier processes
         for number in sorted(state.trials):
             trial = state.trials[number]
             if trial.finished:
@@ -185,10 +184,10 @@ class Proposer:
                 self._ask_fixed(trial.number, trial.params)
                 for evaluation in trial.evaluations:
                     self._open[number].report(evaluation.score, evaluation.evaluation)
-        self._told = [self._ranges_only(t) for t in state.trials.values() if t.status == "completed"]
+        self._earlier = [self._ranges_only(t) for t in state.trials.values() if t.status == "completed"]
 
     def _ranges_only(self, trial: TrialState) -> optuna.trial.FrozenTrial:
-        """A completed trial as CMA-ES sees it: it searches ranges and refuses trials that have anything else."""
+        """A completed trial as CMA-ES needs it: it searches ranges and refuses trials with anything else."""
         ranges = {
             n: d for n, d in self._distributions.items()
             if not isinstance(d, CategoricalDistribution) and n in trial.params
@@ -208,7 +207,7 @@ class Proposer:
             origin, params = self._points[number]
             self._ask_fixed(number, params)
             return origin, params
-        self._study.sampler = make_sampler(self._config, number, self._told)
+        self._study.sampler = make_sampler(self._config, number, self._earlier)
         if not is_conditional(self._config):
             self._open[number] = self._study.ask(self._distributions)
             assert self._open[number].number == number
@@ -222,11 +221,11 @@ class Proposer:
         return "sampler", chosen
 
     def link(self, number: int, tune_trial_id: str) -> None:
-        """Let the Optuna trial carry the id of the Tune trial (Tune's config carries the number)."""
+        """Store the id of the Tune trial in the Optuna trial (Tune's config has our number)."""
         self._open[number].set_user_attr("tune_trial_id", tune_trial_id)
 
-    def told(self, number: int, evaluation: Evaluation, status: str) -> None:
-        """Pass on a result that is in the ledger."""
+    def report(self, number: int, evaluation: Evaluation, status: TrialStatus) -> None:
+        """Tell Optuna a result that is in the ledger."""
         self._open[number].report(evaluation.score, evaluation.evaluation)
         if status == "completed":
             self._study.tell(self._open.pop(number), evaluation.score)

@@ -1,10 +1,10 @@
 """The search on Ray Tune; the only file that knows it.
 
-The ledger is the truth. When a search starts or goes on, the Optuna study, the pruning rule and Tune's queue are told
-what the ledger holds; Tune's own restore is never used (with a persistent Optuna study it crashes or doubles rows).
+The ledger is the truth. When a search starts or resumes, the Optuna study, the pruning rule and Tune's queue are filled
+from it. Tune's own restore is never used (with a persistent Optuna study it crashes or doubles rows).
 
-    Tune asks `_Searcher` for trials      <- unfinished trials of the ledger first, then the study
-    Tune shows `_Scheduler` each result   -> the pruning rule decides, one ledger line records result *and* decision
+    Tune requests trials from `_Searcher`     <- unfinished trials of the ledger first, then the study
+    Tune passes each result to `_Scheduler`   -> the pruning rule decides, one ledger line records result *and* decision
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
@@ -29,14 +28,15 @@ from raybc.cluster.capacity import TRAINER, placement
 from raybc.cluster.metrics import SweepMetrics
 from raybc.config import RunConfig
 from raybc.rollout.pool import RolloutPool
+from raybc.rows import LedgerEvent, TrialStatus
 from raybc.sweep.config import PruneConfig, SweepConfig
-from raybc.sweep.ledger import FILE, Evaluation, Ledger, SweepState, TrialState, read_events
+from raybc.sweep.ledger import Evaluation, Ledger, SweepState, TrialState, read_events
 from raybc.sweep.pack import Job, alike, run_pack
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
 from raybc.sweep.trial import TrialContext, rivals_of
 
-#: Free bytes below which a failed trial is put down to the disk.
+#: Free bytes below which a full disk is blamed for a failed trial.
 FULL_DISK = 20 * 2**20
 METRIC = "success"
 TIME = "evaluation"
@@ -49,7 +49,7 @@ OnEvent = Callable[[], None]
 
 @dataclass(frozen=True)
 class _TrialStub:
-    """What Tune's rules know of a trial: they use it as a key."""
+    """A trial for Tune's rules, which use it only as a key."""
 
     trial_id: str
 
@@ -60,7 +60,7 @@ class _ControllerStub:
 
 
 class Pruner:
-    """Tune's ASHA or median rule, told from the ledger; it never sees Tune's trials, which differ after a restart."""
+    """Tune's ASHA or median rule, fed from the ledger; it never sees Tune's trials, which differ after a restart."""
 
     def __init__(self, prune: PruneConfig, evaluations: int, state: SweepState) -> None:
         self._rule = self._make(prune, evaluations)
@@ -87,7 +87,7 @@ class Pruner:
             )
         return FIFOScheduler()
 
-    def decide(self, number: int, evaluation: int, score: float) -> str:
+    def decide(self, number: int, evaluation: int, score: float) -> TrialStatus:
         """Status of the trial after this evaluation: running, pruned or completed."""
         stub: Any = _TrialStub(f"{number:05d}")
         if number not in self._known:
@@ -99,33 +99,34 @@ class Pruner:
         return "pruned" if decision == TrialScheduler.STOP else "running"
 
 
-# --- joining both with the ledger -----------------------------------------------------------------------------------
+# --- the ledger, the study and Tune -----------------------------------------------------------------------------------
 
 
 class Recorder:
-    """Every event of the search goes through here: first into the ledger, then to state, study and listeners."""
+    """Handles every event of the search: first writes it to the ledger, then updates state, study and listeners."""
 
-    def __init__(self, config: SweepConfig, plan: TrialContext, ledger: Ledger, state: SweepState, on_event: OnEvent):
-        self.config, self.plan, self.state = config, plan, state
+    def __init__(
+        self, config: SweepConfig, context: TrialContext, ledger: Ledger, state: SweepState, on_event: OnEvent
+    ) -> None:
+        self.config, self.context, self.state = config, context, state
         self._ledger, self._on_event = ledger, on_event
-        run_dir = Path(plan.run_dir)
-        self.proposer = Proposer(config, run_dir, state)
+        self.proposer = Proposer(config, context.folder, state)
         self.pruner = Pruner(config.prune, config.eval.evaluations, state)
-        self._packs = self._alike(sorted(state.unfinished(), key=lambda t: t.number))
+        self._packs = self._into_packs(sorted(state.unfinished(), key=lambda t: t.number))
         self.fatal: BaseException | None = None
         self._metrics = SweepMetrics(config.name)
 
-    def record(self, event: dict[str, Any]) -> None:
+    def record(self, event: LedgerEvent) -> None:
         self._ledger.append(event)
         self.state.apply(event)
         self._on_event()
 
     def next_pack(self) -> list[TrialState]:
-        """Trials that one process trains: unfinished ones of an earlier process first, then new ones; none when the
-        asked number is started."""
+        """Trials that one process trains: unfinished ones of an earlier process first, then new ones; none if all
+        `search.trials` have been started."""
         if not self._packs:
             last = min(self.config.search.trials, len(self.state.trials) + self.config.search.pack)
-            self._packs = self._alike([self._start(number) for number in range(len(self.state.trials), last)])
+            self._packs = self._into_packs([self._start(number) for number in range(len(self.state.trials), last)])
         return self._packs.pop(0) if self._packs else []
 
     def _start(self, number: int) -> TrialState:
@@ -133,38 +134,50 @@ class Recorder:
         self.record({"event": "start", "trial": number, "params": params, "origin": origin})
         return self.state.trials[number]
 
-    def _alike(self, trials: Sequence[TrialState]) -> list[list[TrialState]]:
-        """Packs of those that can be one program and are equally far, in the order of their first trials."""
+    def _into_packs(self, trials: Sequence[TrialState]) -> list[list[TrialState]]:
+        """Groups that can be one program and have equally many evaluations, in the order of their first trials."""
         groups: dict[tuple[RunConfig, int], list[TrialState]] = {}
         for trial in trials:
             groups.setdefault((alike(recipe(self.config, trial.params)), len(trial.evaluations)), []).append(trial)
         size = self.config.search.pack
         return [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
 
-    def evaluated(self, number: int, evaluation: Evaluation) -> str:
-        """Record a result with the decision about its trial; a result that is already there changes nothing."""
+    def evaluated(self, number: int, evaluation: Evaluation) -> TrialStatus:
+        """Record a result with the decision about its trial; a result that is recorded already changes nothing."""
         trial = self.state.trials[number]
         if evaluation.evaluation <= len(trial.evaluations) or trial.finished:
             return trial.status
         status = self.pruner.decide(number, evaluation.evaluation, evaluation.score)
-        if evaluation.beaten:  # shown to be worse on the same starts: not one of those that are ranked
+        if evaluation.beaten:  # shown to be worse on the same starts, so it must not be ranked
             status = "pruned"
-        self.record({"event": "evaluation", "trial": number, "status": status, **asdict(evaluation)})
+        self.record(
+            {
+                "event": "evaluation",
+                "trial": number,
+                "status": status,
+                "evaluation": evaluation.evaluation,
+                "step": evaluation.step,
+                "score": evaluation.score,
+                "rows": evaluation.rows,
+                "timing": evaluation.timing,
+                "beaten": evaluation.beaten,
+            }
+        )
         steps = self.config.evaluation_step
         k = evaluation.evaluation
         self._metrics.trained(len(self.config.seeds) * (steps(k) - steps(k - 1)))
         if status != "running":
             self._metrics.over(status)
-        self.proposer.told(number, evaluation, status)
+        self.proposer.report(number, evaluation, status)
         return status
 
     def failed(self, number: int, reason: str = "") -> None:
-        """Record that a trial cannot go on; without a reason, because its process died."""
+        """Record that a trial failed. reason: empty if its process died."""
         if self.state.trials[number].finished:
             return
-        free = shutil.disk_usage(self.plan.run_dir).free
-        if free < FULL_DISK:  # not the recipe's fault: the trial stays unfinished and the search ends
-            raise OSError(errno.ENOSPC, f"trial {number} was stopped; free some room and go on with --resume")
+        free = shutil.disk_usage(self.context.folder.path).free
+        if free < FULL_DISK:  # not the recipe's fault: leave the trial unfinished and end the search
+            raise OSError(errno.ENOSPC, f"trial {number} was stopped; free some disk space and continue with --resume")
         died = f"its process died {self.config.resources.trial_retries + 1} times (killed, or out of memory)"
         self.record({"event": "failed", "trial": number, "reason": reason or died})
         self._metrics.over("failed")
@@ -172,7 +185,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Tune reports what is raised in its hooks in its own way; keep the cause, to raise it after the search."""
+        """Keep an exception raised in one of Tune's hooks, to raise it after the search: Tune would only log it."""
         try:
             yield
         except BaseException as error:
@@ -181,7 +194,7 @@ class Recorder:
 
 
 class _NotPickled:
-    """Tune pickles searcher and scheduler for its own restore, which is never used: nothing of ours goes there."""
+    """Tune pickles searcher and scheduler for its own restore, which is never used, so there is nothing to pickle."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -212,14 +225,14 @@ class _Searcher(_NotPickled, Searcher):
                     self._recorder.failed(number)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is on the disk already."""
+        """Do nothing: the ledger is on disk already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("searches go on from the ledger")
+        raise NotImplementedError("searches resume from the ledger")
 
 
 class _Scheduler(_NotPickled, FIFOScheduler):
-    """Tune's ear for results."""
+    """Receives results from Tune."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -228,7 +241,7 @@ class _Scheduler(_NotPickled, FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "payload" not in result:
             return TrialScheduler.CONTINUE
-        numbers = [told["trial"] for told in trial.config["trials"]]
+        numbers = [proposed["trial"] for proposed in trial.config["trials"]]
         with self._recorder.guarded():
             found = json.loads(result["payload"])
             if "reason" in found:
@@ -240,17 +253,16 @@ class _Scheduler(_NotPickled, FIFOScheduler):
 
 
 def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: float) -> None:
-    """Run trials until the asked number is finished (or Ctrl-C: then some are not)."""
-    config, plan = recorder.config, recorder.plan
+    """Run trials until `search.trials` of them have finished, or until Ctrl-C."""
+    config, context = recorder.config, recorder.context
     missing = config.search.trials - len(recorder.state.finished())
     if missing <= 0:
         return
     resources = {"cpu": config.resources.trial_cpus, **placement(TRAINER)}
     if gpus_per_trial:
         resources["gpu"] = gpus_per_trial
-    storage = Path(plan.run_dir) / "tune"
     tuner = tune.Tuner(
-        tune.with_resources(_trainable(config, plan, pool), resources),
+        tune.with_resources(_trainable(config, context, pool), resources),
         tune_config=tune.TuneConfig(
             search_alg=_Searcher(recorder),
             scheduler=_Scheduler(recorder),
@@ -260,33 +272,33 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
             trial_dirname_creator=lambda trial: f"trial_{trial.config['trials'][0]['trial']:04d}",
         ),
         run_config=tune.RunConfig(
-            name=f"session_{session:03d}",  # never an earlier one's: Tune would take its trials for ours
-            storage_path=str(storage),
+            name=f"session_{session:03d}",  # a new one: Tune would confuse the trials of an earlier session with ours
+            storage_path=str(context.folder.tune),
             failure_config=tune.FailureConfig(max_failures=config.resources.trial_retries),
             verbose=0,
         ),
     )
     try:
         tuner.fit()
-    except Exception:  # Tune raises what its hooks raised in its own words; the cause was kept, see `guarded`
+    except Exception:  # Tune replaces exceptions of its hooks by its own; the original was kept, see `guarded`
         if recorder.fatal is None:
             raise
     if recorder.fatal is not None:
         raise recorder.fatal
 
 
-def _trainable(config: SweepConfig, plan: TrialContext, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
+def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs in (reused) trial processes."""
 
     def known() -> SweepState:
-        return SweepState.from_events(read_events(Path(plan.run_dir) / FILE))
+        return SweepState.from_events(read_events(context.folder.ledger))
 
     def send(number: int, score: float, k: int, **found: Any) -> None:
         tune.report({METRIC: score, TIME: k, "payload": json.dumps({"trial": number, **found})})
 
     def report(number: int, evaluation: Evaluation) -> bool:
         send(number, evaluation.score, evaluation.evaluation, evaluation=asdict(evaluation))
-        return not known().trials[number].finished  # Tune asks on when the result is in the ledger
+        return not known().trials[number].finished  # `tune.report` returns when the result is in the ledger
 
     def fail(number: int, reason: str) -> None:
         send(number, 0.0, 0, reason=reason)
@@ -294,22 +306,22 @@ def _trainable(config: SweepConfig, plan: TrialContext, pool: RolloutPool) -> Ca
     def trial(tune_config: dict[str, Any]) -> None:
         state = known()
         jobs = [
-            Job(told["trial"], recipe(config, told["params"]), len(state.trials[told["trial"]].evaluations))
-            for told in tune_config["trials"]
-            if not state.trials[told["trial"]].finished
+            Job(number, recipe(config, proposed["params"]), len(state.trials[number].evaluations))
+            for proposed in tune_config["trials"]
+            if not state.trials[number := proposed["trial"]].finished
         ]
         try:
-            run_pack(plan, jobs, pool.evaluate, report, fail, lambda number, k: rivals_of(known(), number, k))
+            run_pack(context, jobs, pool.evaluate, report, fail, lambda number, k: rivals_of(known(), number, k))
         except ray.exceptions.RayError:
-            raise  # the cluster's fault, not the recipe's: Tune starts the pack again
+            raise  # the cluster's fault, not the recipe's: Tune restarts the pack
         except Exception as error:
             after = known()
             for job in jobs:
                 if not after.trials[job.trial].finished:
-                    folder = plan.folder(job.trial)
-                    folder.mkdir(parents=True, exist_ok=True)
-                    with contextlib.suppress(OSError):  # a full disk: the reason is told all the same
-                        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                    path = context.folder.traceback(job.trial)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with contextlib.suppress(OSError):  # a full disk: the reason is reported all the same
+                        path.write_text(traceback.format_exc(), encoding="utf-8")
                     fail(job.trial, f"{type(error).__name__}: {error}")
 
     trial.__name__ = config.name

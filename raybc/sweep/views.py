@@ -1,23 +1,25 @@
-"""Files of a run folder that people and reports read; all are made from the ledger, so they never disagree with it."""
+"""Files of a run folder for people and reports; all are made from the ledger, so they never disagree with it."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from raybc.config import SAMPLE_AXES
 from raybc.files import write_json, write_text
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import train_axes
 
 
-def write_tables(run_dir: Path, config: SweepConfig, state: SweepState) -> None:
-    """trials.csv, results.jsonl (one row per run x setting x evaluation) and episodes.jsonl (one row per episode)."""
+def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) -> None:
+    """Write trials.csv, results.jsonl (per run, setting and evaluation) and episodes.jsonl (per episode)."""
     trials = [state.trials[n] for n in sorted(state.trials)]
     axes = list(train_axes(config))
     text = io.StringIO()
@@ -36,17 +38,17 @@ def write_tables(run_dir: Path, config: SweepConfig, state: SweepState) -> None:
     writer.writerow(columns + [f"params.{a}" for a in axes])
     for trial in trials:
         writer.writerow(_trial_row(trial) + [trial.params[a] for a in axes])
-    write_text(run_dir / "trials.csv", text.getvalue())
+    write_text(folder.trials_csv, text.getvalue())
     rows = [r for t in trials for r in [*(r for e in t.evaluations for r in e.rows), *t.final_rows]]
     results, episodes = [], []
     for row in rows:
         result = {k: v for k, v in row.items() if k != "episode_list"}
         results.append(json.dumps(result))
-        who = {k: row[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)}
+        origin = {k: result[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)}
         for index, outcome, steps, total in row["episode_list"]:
-            episodes.append(json.dumps(who | {"index": index, "outcome": outcome, "steps": steps, "return": total}))
-    write_text(run_dir / "results.jsonl", "".join(line + "\n" for line in results))
-    write_text(run_dir / "episodes.jsonl", "".join(line + "\n" for line in episodes))
+            episodes.append(json.dumps(origin | {"index": index, "outcome": outcome, "steps": steps, "return": total}))
+    write_text(folder.results, "".join(line + "\n" for line in results))
+    write_text(folder.episodes, "".join(line + "\n" for line in episodes))
 
 
 def _trial_row(trial: TrialState) -> list[Any]:
@@ -68,42 +70,39 @@ def _length(span: list[float]) -> float:
     return span[1] - span[0]
 
 
-def write_timing(run_dir: Path, state: SweepState, facts: dict[str, Any]) -> None:
-    """timing.json: what took how long (over all processes of a resumed run), with `facts` (data, command, notes)."""
+def write_timing(folder: SweepFolder, state: SweepState, facts: dict[str, Any]) -> None:
+    """Write timing.json: how long everything took (over all processes of a resumed run), with `facts` (data, command,
+    notes)."""
     stages = {name: round(sum(end - start for start, end in spans), 3) for name, spans in state.stages.items()}
     whole = stages.pop("whole", sum(stages.values()))
     timings = [e.timing for t in state.trials.values() for e in t.evaluations]
-    trained, alone = (sum(t[name] for t in timings) for name in ("train_seconds", "alone_seconds"))
     write_json(
-        run_dir / "timing.json",
+        folder.timing,
         {
             "wall_seconds": whole,
             "stages": stages,
-            "train_seconds": round(trained, 3),
+            "train_seconds": round(sum(t["train_seconds"] for t in timings), 3),
             "rollout_seconds": round(sum(_length(t["rollout"]) for t in timings), 3),
-            "packs": {"alone_seconds": round(alone, 3), "saved_seconds": round(alone - trained, 3)},
             **facts,
         },
     )
 
 
-def write_timeline(run_dir: Path, state: SweepState, began: float, simulated: list[tuple[float, float]]) -> None:
-    """timeline.json: when this process trained and simulated (unix times), for benchmarks/sweep_overhead.py."""
+def write_timeline(folder: SweepFolder, state: SweepState, began: float, simulated: list[tuple[float, float]]) -> None:
+    """Write timeline.json: when this process trained and simulated (unix times), for benchmarks/sweep_overhead.py."""
     spans = {
         "train": [e.timing["train"] for t in state.trials.values() for e in t.evaluations],
         "simulate": [list(span) for span in simulated],
         **{f"stage {name}": [list(span) for span in spans] for name, spans in state.stages.items()},
     }
     write_json(
-        run_dir / "timeline.json",
+        folder.timeline,
         {kind: sorted(s for s in some if s[0] >= began) for kind, some in spans.items()},
     )
 
 
 def command_line() -> str:
-    """The command that made this run, as one would type it."""
-    import shlex
-
+    """The command that made this run, as a user would type it."""
     name = Path(sys.argv[0])
     modules = {"sweep": "python -m raybc.sweep", "raybc": "python -m raybc"}
     first = modules.get(name.parent.name, name.name) if name.name == "__main__.py" else name.name

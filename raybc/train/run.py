@@ -25,9 +25,9 @@ from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import point_to, replacing, write_json
 from raybc.registry import parse_env_name
-from raybc.rollout.checks import best_step, checkpoints
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
+from raybc.run_folder import best_step, checkpoints
 from raybc.statistics import wilson_interval
 from raybc.train import checkpointing
 from raybc.train.checkpointing import checkpoint_name, save_checkpoint
@@ -265,18 +265,19 @@ class PackRun:
         results = self.pool.evaluate(f"{self.out}/step {step}", works, specs)
         for member, episodes in zip(self.members, results, strict=True):
             counts = summarise(episodes)
-            if not counts["episodes"]:
+            rate = counts["success_rate"]
+            if rate is None:
                 raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
             low, high = wilson_interval(counts["successes"], counts["episodes"])
             length = sum(e["steps"] for e in episodes) / len(episodes)
-            values = (step, counts["success_rate"], low, high, counts["mean_return"], length, counts["episodes"],
+            values = (step, rate, low, high, counts["mean_return"], length, counts["episodes"],
                       counts["errors"])  # fmt: skip
             append_row(member.out / "eval.csv", EVAL_COLUMNS, values)
             scalars = {n: float(v) for n, v in zip(EVAL_COLUMNS, values, strict=True) if n.startswith("eval/")}
             add_scalars(member.out / "tensorboard", scalars, step)
             who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
             cli.console.print(
-                f"step {step}: {who}success {100 * counts['success_rate']:.1f} % ({counts['successes']}/"
+                f"step {step}: {who}success {100 * rate:.1f} % ({counts['successes']}/"
                 f"{counts['episodes']}, 95 % interval {100 * low:.1f} - {100 * high:.1f} %), length {length:.1f}"
             )
         if finished and config.video_episodes:

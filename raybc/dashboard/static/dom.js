@@ -1,4 +1,4 @@
-// Making elements and writing numbers. Text of a run is only ever set as text, never as HTML.
+// Elements and formatted numbers. Text from a run is only ever set as text, never as HTML.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -56,7 +56,7 @@ export function bar(rate, interval) {
   return svg;
 }
 
-/** A button that copies what `text` (a string, or a function that promises one) gives, and says that it did. */
+/** A button that copies `text` (a string, or a function that returns a promise of one) and confirms it. */
 export function copyButton(text, label, name = "Copy") {
   const button = h("button", { type: "button", class: "small-button", "aria-label": label, title: label }, name);
   button.addEventListener("click", async (event) => {
@@ -101,7 +101,7 @@ export function video(entry, withTrial = true) {
   );
 }
 
-/** Radio buttons; `choose(value)` when one is taken. Keeps the choice where it still exists. */
+/** Radio buttons; calls `choose(value)` on a change. Keeps the choice if it still exists. */
 export function radios(fieldset, name, options, chosen, choose) {
   const legend = fieldset.querySelector("legend");
   fieldset.replaceChildren(

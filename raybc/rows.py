@@ -1,0 +1,254 @@
+"""The rows that travel between simulators, the ledger, the files of a run and the pages made from them.
+
+They are JSON objects on disk, so they are `TypedDict`s here. Keys that earlier releases did not write are
+`NotRequired`; `result_row` fills in what a line of an older results.jsonl lacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
+
+from raybc.types import EpisodeResult, Outcome, SampleSetting
+
+TrialStatus = Literal["running", "pruned", "completed", "failed"]
+Phase = Literal["search", "final"]
+#: Index of the start, outcome, steps, return.
+EpisodeEntry = list[Any]
+
+
+class SettingFields(TypedDict):
+    """The fields of `SampleSetting`, which rows contain without nesting."""
+
+    flow_steps: int
+    execute_steps: int
+    eval_temperature: float
+    temporal_ensemble: float
+
+
+_Return = TypedDict("_Return", {"return": float})
+
+
+class EpisodeRow(_Return):
+    """One episode: `EpisodeResult.to_row`."""
+
+    index: int
+    seed: int
+    outcome: Outcome
+    max_reward: float
+    steps: int
+    seconds: float
+    retries: int
+    message: str
+    error_kind: NotRequired[str]
+    """Of an error: see `raybc.rollout.faults`."""
+    video: NotRequired[str]
+    """Name of the episode's mp4, if it was filmed."""
+
+
+class EpisodeCounts(TypedDict):
+    """What the episodes of one policy at one sample setting add up to. Errors are counted apart."""
+
+    episodes: int
+    """Valid episodes: those that did not end in an error."""
+    successes: int
+    timeouts: int
+    failures: int
+    errors: int
+    success_rate: float | None
+    mean_return: float | None
+    mean_max_reward: float | None
+    mean_steps_success: float | None
+    eval_seconds: float
+    retries: int
+    errors_by_kind: NotRequired[dict[str, int]]
+
+
+class EpisodeSummary(EpisodeCounts):
+    """Counts, and a short entry for each episode."""
+
+    episode_list: list[EpisodeEntry]
+
+
+class _Measurement(TypedDict):
+    run_id: str
+    trial: int
+    seed: int
+    phase: Phase
+    evaluation: int
+    step: int
+
+
+class ResultRow(_Measurement, SettingFields, EpisodeCounts):
+    """A line of results.jsonl: one member (trial and seed) at one sample setting in one evaluation."""
+
+
+class EvaluationRow(_Measurement, SettingFields, EpisodeSummary):
+    """A `ResultRow` as the ledger stores it, with its episodes."""
+
+
+class Timing(TypedDict):
+    """How long an evaluation took, in unix times and seconds."""
+
+    train: list[float]
+    """Start and end of the training before it."""
+    rollout: list[float]
+    """Start and end of its rollouts."""
+    train_seconds: float
+    """The trial's share of the training time of its pack."""
+    alone_seconds: NotRequired[float]
+    """Release 0.1.0: estimate of the training time without packs. Not written any more."""
+
+
+class StageEvent(TypedDict):
+    event: Literal["stage"]
+    name: str
+    start: float
+    end: float
+
+
+class StartEvent(TypedDict):
+    event: Literal["start"]
+    trial: int
+    params: dict[str, Any]
+    origin: str
+
+
+class EvaluationEvent(TypedDict):
+    event: Literal["evaluation"]
+    trial: int
+    status: TrialStatus
+    evaluation: int
+    step: int
+    score: float
+    rows: list[EvaluationRow]
+    timing: Timing
+    beaten: NotRequired[str]
+
+
+class FailedEvent(TypedDict):
+    event: Literal["failed"]
+    trial: int
+    reason: str
+
+
+class FinalEvent(TypedDict):
+    event: Literal["final"]
+    trial: int
+    rows: list[EvaluationRow]
+
+
+TrialEvent = StartEvent | EvaluationEvent | FailedEvent | FinalEvent
+LedgerEvent = StageEvent | TrialEvent
+
+
+class WinnerFile(TypedDict):
+    """winner.json."""
+
+    trial: int
+    params: dict[str, Any]
+    setting: SettingFields
+    seed: int
+    run_id: str
+    bundle: str
+    """The bundle, relative to the run folder."""
+    rule: str
+
+
+class VideoRow(TypedDict):
+    """An entry of videos.json."""
+
+    file: str
+    """The mp4, relative to the run folder."""
+    trial: int
+    seed: int
+    split: Phase
+    index: int
+    outcome: Outcome
+    flow_steps: int
+    steps: int
+
+
+class PoolStats(TypedDict):
+    """Counters of a `RolloutPool` since its start."""
+
+    episodes: int
+    steps: int
+    retries: int
+    errors: int
+    busy_seconds: float
+    restarts: int
+    recycled: int
+    workers: int
+    queued: int
+    pids: list[int]
+    spans: list[tuple[float, float]]
+    """When simulator processes were running episodes."""
+
+
+class SettingMetrics(TypedDict):
+    """What metrics.json says about one sample setting; see `raybc.rollout.results.metrics`."""
+
+    episodes: int
+    success_rate: float | None
+    successes: int | None
+    wilson_low: float | None
+    wilson_high: float | None
+    mean_return: float | None
+    mean_max_reward: float | None
+    normalized_score: float | None
+    avg_steps: float | None
+    avg_steps_success: float | None
+    eval_time_sec: float
+    failure_counts: dict[str, int]
+    retries: int
+
+
+class MetricsRow(SettingFields, SettingMetrics):
+    """An entry of `settings` in metrics.json."""
+
+
+_SETTING = dataclasses.asdict(SampleSetting())
+_COUNTS = ("trial", "seed", "evaluation", "step", "episodes", "successes", "timeouts", "failures", "errors")
+Row = TypeVar("Row", bound=SettingFields)
+
+
+def episode_row(result: EpisodeResult) -> EpisodeRow:
+    return cast(EpisodeRow, result.to_row())
+
+
+def no_timing() -> Timing:
+    """Of an evaluation that took no time."""
+    return {"train": [0.0, 0.0], "rollout": [0.0, 0.0], "train_seconds": 0.0}
+
+
+def setting_fields(setting: SampleSetting) -> SettingFields:
+    return cast(SettingFields, dataclasses.asdict(setting))
+
+
+def setting_of(row: SettingFields) -> SampleSetting:
+    return SampleSetting(*[row[name] for name in _SETTING])  # type: ignore[literal-required]
+
+
+def rows_at(rows: Iterable[Row], setting: SampleSetting) -> list[Row]:
+    """The rows of one sample setting."""
+    return [row for row in rows if setting_of(row) == setting]
+
+
+def episodes_of(row: EpisodeCounts) -> int:
+    """All episodes of a row, errors included: as many as were asked for, unless a race ended early."""
+    return row["episodes"] + row["errors"]
+
+
+def result_row(raw: Mapping[str, Any]) -> ResultRow:
+    """A line of results.jsonl, checked and complete. Raises KeyError, TypeError or ValueError for anything else."""
+    row: dict[str, Any] = {"success_rate": None, "mean_return": None, "mean_max_reward": None}
+    row |= {"mean_steps_success": None, "eval_seconds": 0.0, "retries": 0, **_SETTING, **raw}
+    row |= {name: str(raw[name]) for name in ("run_id", "phase")}
+    row |= {name: int(raw[name]) for name in _COUNTS}
+    row |= {name: type(default)(row[name]) for name, default in _SETTING.items()}
+    row["errors_by_kind"] = raw.get("errors_by_kind") or {}
+    if row["successes"] + row["timeouts"] + row["failures"] != row["episodes"]:
+        raise ValueError("successes, timeouts and failures do not add up to episodes")
+    return cast(ResultRow, row)

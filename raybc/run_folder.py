@@ -1,0 +1,295 @@
+"""The paths of files in run folders; no other module spells them.
+
+    TrainingFolder      a training run, or one member of a pack or of a sweep's trial
+    SweepFolder         a sweep
+    EvaluationFolder    a measurement by `python -m raybc.rollout`
+
+Pages and commands that only look at a run import this module, so it needs neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybc.files import read_json
+from raybc.types import SampleSetting, UserError
+
+#: A folder with this file is a policy bundle.
+BUNDLE_FILE = "bundle.json"
+_CHECKPOINT = re.compile(r"checkpoint_(\d+)(?:_round_\d+)?")
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """The folder of a training run, or of one member of a pack or of a sweep's trial."""
+
+    path: Path
+
+    @property
+    def flags(self) -> Path:
+        """The whole configuration, with run_id and data fingerprint."""
+        return self.path / "flags.json"
+
+    @property
+    def versions(self) -> Path:
+        return self.path / "versions.json"
+
+    @property
+    def train_csv(self) -> Path:
+        return self.path / "train.csv"
+
+    @property
+    def eval_csv(self) -> Path:
+        return self.path / "eval.csv"
+
+    @property
+    def state(self) -> Path:
+        """The training state from which a run is resumed (of a pack: of all members, in the folder of the pack)."""
+        return self.path / "state.safetensors"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    @property
+    def latest(self) -> Path:
+        """Link to the newest checkpoint."""
+        return self.path / "latest"
+
+    @property
+    def best(self) -> Path:
+        """Link to the checkpoint of `best_step`."""
+        return self.path / "best"
+
+    @property
+    def final_model(self) -> Path:
+        """Link to the last checkpoint of a run that has finished."""
+        return self.path / "final_model"
+
+    def checkpoint(self, step: int, round: int = 0) -> Path:
+        """The bundle saved after `step` training steps; round: the round that ended there, 0 for none."""
+        return self.path / (f"checkpoint_{step}_round_{round}" if round else f"checkpoint_{step}")
+
+    def checkpoints(self) -> dict[int, Path]:
+        """step -> bundle of the checkpoints on disk."""
+        folders = [f for f in self.path.glob("checkpoint_*") if (f / BUNDLE_FILE).is_file()]
+        return {int(match[1]): f for f in folders if (match := _CHECKPOINT.fullmatch(f.name))}
+
+    def best_step(self) -> int | None:
+        """Step of the checkpoint on disk with the highest success in eval.csv, the latest of equals; None if none was
+        evaluated."""
+        if not self.eval_csv.is_file():
+            return None
+        with self.eval_csv.open(newline="") as handle:
+            rates = {int(r["step"]): float(r["eval/success"]) for r in csv.DictReader(handle) if r["eval/success"]}
+        return max((s for s in self.checkpoints() if s in rates), key=lambda step: (rates[step], step), default=None)
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The run folder of a sweep."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def versions(self) -> Path:
+        return self.path / "versions.json"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def study(self) -> Path:
+        """Optuna's journal: `optuna-dashboard RUN/study.journal --storage-class JournalFileStorage` opens it."""
+        return self.path / "study.journal"
+
+    @property
+    def artifacts(self) -> Path:
+        """Videos as Optuna stores them: `--artifact-dir RUN/artifacts` shows them in optuna-dashboard."""
+        return self.path / "artifacts"
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own files."""
+        return self.path / "tune"
+
+    @property
+    def winner(self) -> Path:
+        """The winner's bundle."""
+        return self.path / "winner"
+
+    @property
+    def winner_json(self) -> Path:
+        return self.path / "winner.json"
+
+    @property
+    def trials_csv(self) -> Path:
+        return self.path / "trials.csv"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.jsonl"
+
+    @property
+    def episodes(self) -> Path:
+        return self.path / "episodes.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        return self.path / "progress.json"
+
+    @property
+    def timing(self) -> Path:
+        return self.path / "timing.json"
+
+    @property
+    def timeline(self) -> Path:
+        return self.path / "timeline.json"
+
+    @property
+    def videos(self) -> Path:
+        return self.path / "videos"
+
+    @property
+    def videos_json(self) -> Path:
+        return self.path / "videos.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def leaderboard(self) -> Path:
+        return self.path / "leaderboard.md"
+
+    def trial(self, number: int) -> Path:
+        return self.path / "trials" / f"{number:04d}"
+
+    def traceback(self, number: int) -> Path:
+        """The traceback of a trial that failed."""
+        return self.trial(number) / "error.txt"
+
+    def member(self, trial: int, seed: int) -> TrainingFolder:
+        return TrainingFolder(self.trial(trial) / f"seed_{seed}")
+
+    def checkpoint(self, trial: int, seed: int, step: int) -> Path:
+        """A member's bundle after `step` training steps (those of the last two evaluations are kept)."""
+        return self.member(trial, seed).checkpoint(step)
+
+    def state(self, trial: int, step: int) -> Path:
+        """The training state of all members of a trial after `step` steps."""
+        return self.trial(trial) / f"state_{step:08d}.safetensors"
+
+    def tensorboard(self, trial: int, seed: int) -> Path:
+        return self.path / "tensorboard" / f"trial_{trial:04d}" / f"seed_{seed}"
+
+    def member_logs(self, trial: int) -> dict[str, Path]:
+        """seed -> train.csv of the members that have one, in the order of their folder names."""
+        logs = [TrainingFolder(folder).train_csv for folder in sorted(self.trial(trial).glob("seed_*"))]
+        return {log.parent.name.removeprefix("seed_"): log for log in logs if log.is_file()}
+
+    def member_videos(self, trial: int, seed: int, split: str, flow_steps: int) -> Path:
+        return self.videos / f"trial_{trial:04d}_seed_{seed}_{split}_flow_{flow_steps}"
+
+    def next_tune_session(self) -> int:
+        """A number for a Tune run that no earlier process used in this folder."""
+        used = [int(p.name.removeprefix("session_")) for p in self.tune.glob("session_*")]
+        return max(used, default=0) + 1
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """What `python -m raybc.rollout` writes."""
+
+    path: Path
+
+    @classmethod
+    def default(cls, run_id: str, step: int, starts: str) -> EvaluationFolder:
+        """Where a policy's evaluation is written unless --out says otherwise."""
+        return cls(Path("runs/rollouts") / f"{run_id}_step_{step}_{starts}")
+
+    @property
+    def request(self) -> Path:
+        """What was asked for; a resumed evaluation must ask for the same."""
+        return self.path / "rollout.json"
+
+    @property
+    def episodes(self) -> Path:
+        return self.path / "episodes.jsonl"
+
+    @property
+    def partial(self) -> Path:
+        """Rows of finished episodes, while the evaluation runs."""
+        return self.path / "episodes.partial.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def versions(self) -> Path:
+        return self.path / "versions.json"
+
+    def videos(self, flow_steps: int) -> Path:
+        return self.path / "videos" / f"flow_{flow_steps}"
+
+
+def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting | None]:
+    """The bundle at `path`, and the sample setting if a sweep chose one.
+
+    path: a bundle, the folder of a sweep (its winner), or the folder of a training run, of which `checkpoint` selects
+    the latest (also -1, the default), the best (see `TrainingFolder.best_step`) or a step.
+    """
+    if (path / BUNDLE_FILE).is_file():
+        if checkpoint:
+            raise UserError(f"--checkpoint: {path} is one bundle; expected the folder of a training run")
+        return path, None
+    sweep = SweepFolder(path)
+    if sweep.winner_json.is_file():
+        if checkpoint:
+            raise UserError(
+                f"--checkpoint: {path} is a sweep, whose winner is measured; name a training run, or a bundle below "
+                f"{sweep.trial(0).parent}"
+            )
+        winner = read_json(sweep.winner_json)
+        return path / winner["bundle"], SampleSetting(**winner["setting"])
+    run = TrainingFolder(path)
+    steps = run.checkpoints()
+    if not steps:
+        return path, None  # PolicyBundle.load says what is missing
+    if checkpoint in ("", "latest", "-1"):
+        return steps[max(steps)], None
+    if checkpoint == "best":
+        best = run.best_step()
+        if best is None:
+            raise UserError(
+                f"--checkpoint best: {run.eval_csv} has no evaluation of a checkpoint that is still on disk, so no "
+                "checkpoint is known to be the best; use latest or a step"
+            )
+        return steps[best], None
+    if checkpoint.isdigit() and int(checkpoint) in steps:
+        return steps[int(checkpoint)], None
+    known = ", ".join(map(str, sorted(steps)))
+    raise UserError(f"--checkpoint: expected latest, best, -1 or one of the steps {known}; got {checkpoint!r}")
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """`TrainingFolder.checkpoints`."""
+    return TrainingFolder(run).checkpoints()
+
+
+def best_step(run: Path) -> int | None:
+    """`TrainingFolder.best_step`."""
+    return TrainingFolder(run).best_step()
