@@ -26,7 +26,7 @@ gl:  ## offscreen rendering: installed where we may (root with apt), named where
 	else echo "videos: need libegl1 and libgl1-mesa-dri (Debian: sudo apt-get install libegl1 libgl1-mesa-dri)"; fi
 
 quickstart: $(STAMP) gl  ## set up, then run the default sweep (goes on where it was, if it was stopped)
-	$(BIN)/python -m raybc.sweep --resume
+	$(BIN)/python -m raybc.sweep --resume=auto
 
 # Packages that cannot run here and whose tables are compared with ours, beside the environment, not in it.
 oracles: $(VENV)/oracles/d4rl

@@ -147,11 +147,23 @@ def run_main(main: Callable[[], int | None]) -> int:
         raise
 
 
-def refuse_existing(folder: Path, resume: bool, overwrite: bool) -> None:
-    """A run folder that is there is neither continued nor lost by accident."""
-    if resume and overwrite:
+#: Of --resume. auto: resume what is there, and begin otherwise.
+Resume = Literal["False", "True", "auto"]
+
+
+def check_folder(folder: Path, begun: Path, resume: Resume, overwrite: bool) -> None:
+    """A run folder that is there is neither continued nor lost by accident, and nothing is resumed that never began.
+
+    begun: a file in it that is there when a run has begun.
+    """
+    if resume != "False" and overwrite:
         raise UserError("expected --resume or --overwrite, got both")
-    if folder.exists() and any(p.name != ".lock" for p in folder.iterdir()) and not (resume or overwrite):
+    if resume == "True" and not begun.exists():
+        raise UserError(
+            f"--resume: nothing to resume in {folder}; leave --resume out to begin, or use --resume=auto to resume "
+            "what is there and begin otherwise"
+        )
+    if resume == "False" and not overwrite and folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise UserError(
             f"{folder}: this run folder exists; continue it with --resume, replace it with --overwrite, "
             "or choose another with --out"

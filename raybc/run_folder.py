@@ -103,6 +103,11 @@ class SweepFolder:
         return self.path / "config.json"
 
     @property
+    def earlier_options(self) -> Path:
+        """Options of a run under which earlier processes saved states, where a resumed sweep has others."""
+        return self.path / "earlier_options.json"
+
+    @property
     def versions(self) -> Path:
         return self.path / "versions.json"
 

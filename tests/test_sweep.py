@@ -295,7 +295,7 @@ def test_help_is_readable_and_unknown_files_are_refused(capsys: pytest.CaptureFi
 
 def start(sweep: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "raybc.sweep", str(sweep), "--out", str(out), "--resume", "--cpus", "2", *flags],
+        [sys.executable, "-m", "raybc.sweep", str(sweep), "--out", str(out), "--resume=auto", "--cpus", "2", *flags],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 

@@ -68,8 +68,8 @@ class Args:
     """Seconds without progress after which an episode counts as hung."""
     out: Path | None = None
     """Folder for episodes.jsonl, metrics.json and videos (default: runs/rollouts/NAME)."""
-    resume: bool = False
-    """Continue an evaluation that was interrupted."""
+    resume: cli.Resume = "False"
+    """Resume an interrupted evaluation. auto: resume what is there, and begin otherwise."""
     overwrite: bool = False
     """Replace an existing folder."""
     address: str = ""
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     folders = [EvaluationFolder.default(run_id, bundle.step, args.starts) for run_id in bundle.run_ids]
     default = next((f for f in folders if f.path.exists()), folders[0])
     out = default if args.out is None else EvaluationFolder(args.out)
-    cli.refuse_existing(out.path, resume=args.resume, overwrite=args.overwrite)
+    cli.check_folder(out.path, out.request, args.resume, args.overwrite)
     config = EvaluationConfig(
         bundle=path,
         settings=tuple(settings),

@@ -34,8 +34,8 @@ class Args:
     """Run folder (default: runs/NAME)."""
     max_concurrent: int | None = None
     """Concurrent trials (short for --set search.max_concurrent=N)."""
-    resume: bool = False
-    """Continue the run folder if it exists; finished trials are not run again."""
+    resume: cli.Resume = "False"
+    """Resume the run folder; finished trials are not run again. auto: resume what is there, and begin otherwise."""
     overwrite: bool = False
     """Delete the run folder first."""
     check: bool = False

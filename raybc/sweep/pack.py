@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from raybc.config import MEMBER_FIELDS, RunConfig
+from raybc.config import MEMBER_FIELDS, RunConfig, migrate
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.trial import (
     AllEpisodesFailed,
@@ -85,7 +85,9 @@ class _Pack:
         for k in range(min(next_one, len(context.steps)), 0, -1):
             states = [_state(context, job.trial, k) for job in jobs]
             if all(path.exists() for path in states):
-                self.trainer.load_state(*states)
+                earlier = context.earlier_options
+                saved_as = [migrate.known_ids(m, context.fingerprint, earlier) for m in self.trainer.members]
+                self.trainer.load_state(*states, saved_as=saved_as)
                 break
         self.next = next_one
 

@@ -15,6 +15,7 @@ from raybc import cli
 from raybc.cluster.capacity import allocate_sweep, machines, total
 from raybc.cluster.nodes import check_shared
 from raybc.cluster.session import ray_session
+from raybc.config import Role
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.load import read_for
 from raybc.demos.generate import generate
@@ -54,7 +55,7 @@ class Launch:
     """How a sweep is run (not what it searches)."""
 
     folder: SweepFolder
-    resume: bool = False
+    resume: cli.Resume = "False"
     overwrite: bool = False
     address: str = ""
     cpus: int | None = None
@@ -67,7 +68,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     check_source(name, config.train.dataset or config.train.ogbench_dataset_dir)
     _check_without_data(config)
     folder = launch.folder
-    cli.refuse_existing(folder.path, launch.resume, launch.overwrite)
+    cli.check_folder(folder.path, folder.config, launch.resume, launch.overwrite)
     free_space_for(folder.path, MEGABYTES)
     with run_folder_lock(folder.path):
         if launch.overwrite:
@@ -97,23 +98,37 @@ def _check_without_data(config: SweepConfig) -> None:
 
 
 def _check_resume(config: SweepConfig, folder: SweepFolder) -> None:
-    """A sweep is resumed with the configuration it was started with."""
+    """A sweep is resumed with the configuration it was started with, but for what changes no recipe."""
     path = folder.config
     if not path.exists():
         if folder.ledger.exists():
             raise UserError(f"{path}: missing, so it is unknown what this run searched; use --overwrite to start over")
         return
-    before = to_plain(sweep_from_mapping(read_json(path), str(path)))
-    differing = [
-        f"{key}: was {old!r}, is {new!r}"
-        for key, old, new in _differences(before, config.to_dict())
-        if not any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
-    ]
+    before = sweep_from_mapping(read_json(path), str(path))
+    options = config.train.options()
+    outputs = {f"train.{name}" for name, info in options.items() if info.option.role is Role.OUTPUT}
+    differing = []
+    changed = []
+    for key, old, new in _differences(to_plain(before), config.to_dict()):
+        if key in outputs:
+            changed.append(f"{key}: was {old!r}, is {new!r}")
+        elif not any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE):
+            differing.append(f"{key}: was {old!r}, is {new!r}")
     if differing:
         raise UserError(
             f"{folder.path}: --resume continues the same sweep, but the configuration differs: {'; '.join(differing)}; "
             "use another --out, or --overwrite"
         )
+    for change in changed:
+        cli.console.print(f"same sweep, {change}")
+    if changed:  # states of release 0.1.0 carry ids that covered these options, too
+        earlier = earlier_options(folder)
+        write_json(folder.earlier_options, [*earlier, before.train.to_plain()])
+
+
+def earlier_options(folder: SweepFolder) -> list[dict[str, Any]]:
+    """The options of a run with which earlier processes trained, where they were others."""
+    return list(read_json(folder.earlier_options)) if folder.earlier_options.exists() else []
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -186,6 +201,7 @@ def _run(
             episodes=config.eval.episodes,
             race_comparisons=race_comparisons(config),
             threads=allocation.threads,
+            earlier_options=tuple(earlier_options(folder)),
         )
         facts = {
             "command": command_line(),

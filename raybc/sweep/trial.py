@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raybc.config import RunConfig
 from raybc.data.load import read_for
@@ -55,6 +56,8 @@ class TrialContext:
     """The tests that the best arm can be in: (trials x settings - 1) x evaluations; 0: no racing."""
     threads: int
     """Threads of PyTorch: fixed, because sums depend on their number."""
+    earlier_options: tuple[dict[str, Any], ...] = ()
+    """Options of a run under which earlier processes may have saved states."""
 
     def search_specs(self) -> list[EpisodeSpec]:
         return [EpisodeSpec(self.task, "search", i) for i in range(self.episodes)]

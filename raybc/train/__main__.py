@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -25,7 +24,7 @@ from raybc.registry import get_task, parse_env_name
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.ranks import Parallel, WorkerConfig
-from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
+from raybc.train.resume import FLAGS, ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
 from raybc.train.run import PackRun
 from raybc.train.trackers.mlflow import MlflowConfig
 from raybc.train.trackers.wandb import Mode, WandbConfig
@@ -66,7 +65,7 @@ class Args:
     """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a database of one's own."""
     mlflow_experiment: str = "raybc"
     """Experiment there."""
-    resume: Literal["False", "True", "auto"] = "False"
+    resume: cli.Resume = "False"
     """Resume this very run from its latest state, or extend it to more training_steps or num_rounds. auto: resume what
     is there, and begin otherwise."""
     extend_schedule: ExtendSchedule = "no"
@@ -138,9 +137,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:
     """The run folder: of the run that is resumed or extended, or a new one."""
-    if args.resume != "False" and args.overwrite:
-        raise UserError("expected --resume or --overwrite, got both")
-    if args.resume != "False":
+    if args.resume != "False" and not args.overwrite:
         out = args.out or find_run(members, fingerprint, args.extend_schedule)
         place = resumed(members, fingerprint, out, args.extend_schedule) if out is not None else None
         if place is not None:
@@ -155,7 +152,7 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
         if args.resume == "True":
             raise nothing_to_resume(members, fingerprint, args.out)
     place = new_place(members, fingerprint, args.out)
-    cli.refuse_existing(place.out, args.resume == "auto", args.overwrite)
+    cli.check_folder(place.out, place.folders[0] / FLAGS, args.resume, args.overwrite)
     return place
 
 
