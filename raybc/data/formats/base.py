@@ -31,7 +31,7 @@ from raybc.data.episodes import EpisodeStore
 from raybc.types import UserError
 
 #: Rows that a reader of a flat format takes from the disk at a time, in whole episodes.
-BLOCK = 1 << 16
+ROWS_PER_READ = 1 << 16
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -366,11 +366,11 @@ def npz_names(path: Path) -> set[str]:
 
 
 def blocks(episode_ends: np.ndarray) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """Whole episodes of flat arrays, about `BLOCK` rows at a time: the first row, the end, the lengths."""
+    """Whole episodes of flat arrays, about `ROWS_PER_READ` rows at a time: the first row, the end, the lengths."""
     starts = np.concatenate([[0], episode_ends[:-1]])
     first = 0
     while first < len(episode_ends):
-        last = int(np.searchsorted(episode_ends, starts[first] + BLOCK, side="right"))
+        last = int(np.searchsorted(episode_ends, starts[first] + ROWS_PER_READ, side="right"))
         last = min(max(last, first + 1), len(episode_ends))
         lengths = np.diff(episode_ends[first:last], prepend=starts[first])
         yield int(starts[first]), int(episode_ends[last - 1]), tuple(lengths.tolist())
