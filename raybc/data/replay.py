@@ -6,7 +6,7 @@ and observations, which remain where the data have neither, as OGBench's.
 Contacts are chaotic: D4RL's states are rounded to float32, and episodes that start from them diverge after some hundred
 steps, even with the simulator and the actions of the recording. So where states are recorded at every step, single
 steps are replayed as well, each from its recorded state. They distinguish the cases: 1e-7 standard deviations from the
-recording if all is well, 0.2 to 1.3 with rotated actions. Letters: E episodes, T steps, A action dim, D observation
+recording if all is well, 0.2 to 1.3 with negated actions. Letters: E episodes, T steps, A action dim, D observation
 dim.
 """
 
