@@ -180,7 +180,7 @@ def set_value(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (rehashed(set_value("dataset_len", to=40)), "expected episodes inside the 40 transitions"),
         (rehashed(set_value("dataset_len", to="88")), "dataset_len: expected int, got '88'"),
         (rehashed(set_value("arrays", to={})), "expected the arrays []"),
-        (rehashed(set_value("arrays", "weights", "sha256", to="0")), "weights: differs from its description in plan_meta.json"),
+        (rehashed(set_value("arrays", "weights", "sha256", to="0")), "weights: differs from its description"),
     ],
 )
 def test_edited_meta_is_refused(folder: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
