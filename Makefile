@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: quickstart oracles test test-all test-cluster bench check lint smoke gl clean help
+.PHONY: quickstart oracles test test-all test-cluster bench check lint lint-js smoke gl clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -43,8 +43,19 @@ test-all: $(STAMP) oracles  ## every test
 test-cluster: $(STAMP)  ## `ray up` for real on machines made of namespaces (root, openssh-server, rsync, iproute2)
 	$(BIN)/python -m tests.cluster.prove
 
-lint: $(STAMP)  ## ruff and mypy
+lint: $(STAMP)  ## ruff, mypy and spelling (JavaScript: lint-js)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/codespell
+
+# npm writes this file when it has installed what package-lock.json says.
+NODE_STAMP := node_modules/.package-lock.json
+$(NODE_STAMP): package.json package-lock.json
+	@command -v npm >/dev/null || { echo "lint-js: npm is missing; install Node.js 20.19 or newer"; exit 1; }
+	npm ci --no-audit --no-fund
+	@touch $@
+
+lint-js: $(NODE_STAMP)  ## ESLint and Prettier on the JavaScript (needs node)
+	npm run --silent lint
 
 smoke: $(STAMP)  ## a whole sweep on the built-in point mass, about a minute
 	rm -rf runs/smoke && $(BIN)/python -m raybc.sweep sweeps/pointmass.yaml --out runs/smoke
@@ -62,4 +73,4 @@ bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.
 check: lint test smoke  ## what CI runs
 
 clean:  ## the virtual environment and caches (not runs/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) node_modules .pytest_cache .mypy_cache .ruff_cache *.egg-info

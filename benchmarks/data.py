@@ -203,7 +203,7 @@ from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer
 def anonymous():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("RssAnon"))) >> 10
-config = RunConfig(env_name="pointmass-scripted-low_dim", hidden_width=16, hidden_depth=1, batch_size=32,
+config = RunConfig.of(env_name="pointmass-scripted-low_dim", hidden_width=16, hidden_depth=1, batch_size=32,
                    dataset_replace_interval=int(sys.argv[2]), device="cpu")
 def train(store):
     trainer = PackTrainer([config], TrainingData(store, "0", ("state",), {}), torch.device("cpu"))

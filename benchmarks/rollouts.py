@@ -48,7 +48,7 @@ EPISODES = {"lift": 24, "pusht": 64, "halfcheetah": 64}
 
 def make_bundle(task: str, folder: Path) -> Path:
     """An untrained policy: 4 x 512, chunks of 5, actions around the middle of their space."""
-    config = RunConfig(env_name=task, action_chunking=True, horizon_length=5, hidden_width=512, hidden_depth=4)
+    config = RunConfig.of(env_name=task, action_chunking=True, horizon_length=5, hidden_width=512, hidden_depth=4)
     probe = spec_of_task(get_task(task))
     sizes = {k: probe.obs_sizes[k] for k in get_task(task).obs_keys}
     shape = PolicyShape(sum(sizes.values()), probe.action_size, 5)
@@ -192,7 +192,7 @@ def vector(task: str, bundle: PolicyBundle, count: int, steps: int) -> float:
     envs = gymnasium.vector.AsyncVectorEnv([make] * count, context="spawn" if task == "lift" else None)
     low, high = envs.single_action_space.low, envs.single_action_space.high
     obs, _ = envs.reset(seed=0)
-    noise = np.zeros((count, bundle.shape.horizon, bundle.action_size), np.float32)
+    noise = np.zeros((count, bundle.spec.horizon, bundle.action_size), np.float32)
 
     def advance(steps: int) -> None:
         nonlocal obs

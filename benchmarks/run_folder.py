@@ -31,7 +31,7 @@ BEGAN = 1_790_000_000.0
 def make_config(trials: int, episodes: int) -> SweepConfig:
     return SweepConfig(
         name="made-up",
-        train=RunConfig(
+        train=RunConfig.of(
             env_name="pointmass-scripted-low_dim",
             training_steps=STEPS,
             action_chunking=True,

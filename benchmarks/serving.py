@@ -72,7 +72,7 @@ def main() -> None:
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(f"{temporary}/policy.onnx", options)
         inputs = {name: obs[name][None, None] for name in here.bundle.obs_sizes}
-        inputs["noise"] = np.zeros((1, here.bundle.shape.horizon, here.bundle.action_size), np.float32)
+        inputs["noise"] = np.zeros((1, here.bundle.spec.horizon, here.bundle.action_size), np.float32)
         command = [sys.executable, "-m", "raybc.serve", str(path), "--flow_steps=10", "--port=0", "--device=cpu"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None

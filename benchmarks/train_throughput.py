@@ -104,7 +104,7 @@ class Plain:
 
 class Ours:
     def __init__(self, members: int, width: int, depth: int, device: str, **changes: Any) -> None:
-        config = RunConfig(
+        config = RunConfig.of(
             training_steps=10**9, log_interval=10**9, batch_size=BATCH, action_chunking=True, horizon_length=CHUNK,
             hidden_width=width, hidden_depth=depth, normalization="identity", **changes,
         )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from raybc._version import __version__ as __version__
 
 if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that is large
     from os import PathLike

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,57 +21,65 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from raybc.config import RunConfig
+from raybc._version import __version__
+from raybc.config import RunConfig, migrate
 from raybc.data.episodes import image_size
 from raybc.data.normalize import Normalizer
 from raybc.files import read_json, replacing, write_json
-from raybc.policies.base import PolicyShape
+from raybc.policies.base import Policy, PolicySpec
 from raybc.policies.build import build_policy
-from raybc.policies.flow import FlowPolicy
-from raybc.strict import digest, from_mapping
+from raybc.strict import digest
 from raybc.types import UserError
 
-FORMAT = "raybc-bundle-1"
+#: Release 0.1.0 wrote raybc-bundle-1, which is still read.
+FORMAT, FORMAT_1 = "raybc-bundle-2", "raybc-bundle-1"
 WEIGHTS = "policy.safetensors"
 META = "bundle.json"
 
 
 @dataclass(frozen=True)
 class PolicyBundle:
-    """One policy and all that it needs to act.
-
-    obs_sizes: observation name -> size, in the order in which they are joined. images: name -> (height, width,
-    channels). weights: parameter name -> tensor with a member axis of 1. environment: `SimEnv.identity()` where the
-    policy was trained. data_env: what the dataset says about the environment it was recorded in (robomimic's
-    `env_args`).
-    """
+    """One policy and all that it needs to act."""
 
     config: RunConfig
     step: int
+    """Gradient steps that were done."""
     obs_sizes: dict[str, int]
+    """Low-dimensional observation -> size, in the order in which they are joined."""
     action_size: int
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
     weights: Mapping[str, torch.Tensor]
+    """Parameter name -> tensor with a member axis of 1."""
     data_fingerprint: str
     environment: dict[str, str]
+    """`SimEnv.identity()` where the policy was trained."""
     data_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the dataset says about the environment it was recorded in (robomimic's `env_args`)."""
     images: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
+    """Image -> (height, width, channels)."""
+    saved_as: str = ""
+    """The run_id under which it was saved, where an earlier release made ids otherwise."""
 
     @property
     def run_id(self) -> str:
         return self.config.run_id(self.data_fingerprint)
 
-    def build(self) -> FlowPolicy:
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """Today's run_id, and the one it was saved under where that is another."""
+        return (self.run_id, self.saved_as) if self.saved_as else (self.run_id,)
+
+    def build(self) -> Policy:
         """The network (a pack of one) with these weights, on the CPU, ready to sample."""
-        policy = build_policy(self.config, self.shape, members=1)
+        policy = build_policy(self.config, self.spec, members=1)
         policy.load_state_dict(dict(self.weights), strict=True)
         return policy.eval().requires_grad_(False)
 
     @property
-    def shape(self) -> PolicyShape:
+    def spec(self) -> PolicySpec:
         config = self.config
-        return PolicyShape.of(self.obs_sizes, self.images, self.action_size, config.chunk_length, config.obs_steps)
+        return PolicySpec.of(self.obs_sizes, self.images, self.action_size, config.chunk_length, config.obs_steps)
 
     def save(self, folder: Path) -> None:
         """Write the bundle; whole or not at all. An existing one is replaced."""
@@ -82,9 +91,10 @@ class PolicyBundle:
     def _meta(self, weights_sha256: str) -> dict[str, Any]:
         meta = {
             "format": FORMAT,
+            "raybc": __version__,
             "run_id": self.run_id,
             "step": self.step,
-            "config": dataclasses.asdict(self.config),
+            "config": self.config.to_plain(),
             "observations": self.obs_sizes,
             "images": {name: list(size) for name, size in self.images.items()},
             "action_size": self.action_size,
@@ -104,23 +114,28 @@ class PolicyBundle:
         """Read a bundle, or `UserError` that says which part is missing, damaged or does not fit."""
         if not folder.is_dir():
             raise UserError(f"{folder}: expected a policy bundle (a folder with {META} and {WEIGHTS}), found none")
-        meta = read_json(folder / META)
+        saved = read_json(folder / META)
         try:
-            if meta["format"] != FORMAT:
-                raise UserError(f"{folder / META}: expected format {FORMAT!r}, got {meta['format']!r}")
-            run_id, sha256 = str(meta["run_id"]), meta["sha256"]
+            sha256 = saved["sha256"]
+            if sha256 != digest({k: v for k, v in saved.items() if k != "sha256"}):
+                raise UserError(f"{folder / META}: sha256 differs from its contents: the file was edited or damaged")
+            meta = _today(saved, folder / META)
+            config = _config(meta, folder / META)
+            weights = _read_weights(folder / WEIGHTS, meta["weights_sha256"])
+            names = migrate.renamed(weights, config.policy.renamed_weights)
             bundle = cls(
-                config=from_mapping(RunConfig, meta["config"], f"{folder / META}: config"),
+                config=config,
                 step=int(meta["step"]),
                 obs_sizes={str(k): int(v) for k, v in meta["observations"].items()},
                 action_size=int(meta["action_size"]),
                 obs_normalizer=_normalizer(meta["normalization"]["observations"]),
                 action_normalizer=_normalizer(meta["normalization"]["actions"]),
-                weights=_read_weights(folder / WEIGHTS, meta["weights_sha256"]),
+                weights={names[name]: weight for name, weight in weights.items()},
                 data_fingerprint=str(meta["data_fingerprint"]),
                 environment={str(k): str(v) for k, v in meta["environment"].items()},
                 data_env=dict(meta["data_env"]),
-                images={str(k): image_size(v) for k, v in (meta.get("images") or meta.get("pictures", {})).items()},
+                images={str(k): image_size(v) for k, v in meta["images"].items()},
+                saved_as=meta["saved_as"],
             )
         except KeyError as error:
             raise UserError(f"{folder / META}: expected the key {error.args[0]!r}, which is missing") from None
@@ -128,17 +143,12 @@ class PolicyBundle:
             if isinstance(error, UserError) and str(folder) in str(error):
                 raise
             raise UserError(f"{folder / META}: damaged: {error}") from None
-        bundle._check(folder, run_id)
-        if sha256 != digest({k: v for k, v in meta.items() if k != "sha256"}):
-            raise UserError(f"{folder / META}: sha256 differs from its contents: the file was edited or damaged")
+        bundle._check(folder, str(meta["run_id"]))
         return bundle
 
     def _check(self, folder: Path, run_id: str) -> None:
         if run_id != self.run_id:
-            raise UserError(
-                f"{folder / META}: run_id {run_id} does not belong to this configuration and data "
-                f"({self.run_id}); the file was edited or mixed from two bundles"
-            )
+            raise UserError(_mixed(folder / META, run_id, self.run_id))
         for name, normalizer, size in (
             ("observations", self.obs_normalizer, sum(self.obs_sizes.values())),
             ("actions", self.action_normalizer, self.action_size),
@@ -147,7 +157,7 @@ class PolicyBundle:
                 raise UserError(
                     f"{folder / META}: normalisation of {name}: expected {size} numbers, got {len(normalizer.offset)}"
                 )
-        expected = {k: tuple(v.shape) for k, v in build_policy(self.config, self.shape, 1).state_dict().items()}
+        expected = {k: tuple(v.shape) for k, v in build_policy(self.config, self.spec, 1).state_dict().items()}
         got = {k: tuple(v.shape) for k, v in self.weights.items()}
         if expected != got:
             differing = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
@@ -155,6 +165,43 @@ class PolicyBundle:
                 f"{folder / WEIGHTS}: parameters do not fit the configuration: {differing[0]}: "
                 f"expected {expected.get(differing[0])}, got {got.get(differing[0])}"
             )
+
+
+def _today(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The contents of bundle.json as this release writes them. Pure; raises `UserError` for what it cannot read."""
+    meta = dict(saved)
+    if meta["format"] == FORMAT:
+        return meta | {"saved_as": ""}
+    if meta["format"] == FORMAT_1:
+        run_id = migrate.run_id_1(meta["config"], str(meta["data_fingerprint"]))
+        if meta["run_id"] != run_id:
+            raise UserError(_mixed(path, str(meta["run_id"]), run_id))
+        config = RunConfig.from_plain(meta["config"], f"{path}: config")
+        meta |= {"images": meta.pop("pictures"), "run_id": config.run_id(str(meta["data_fingerprint"]))}
+        return meta | {"saved_as": run_id}
+    if re.fullmatch(r"raybc-bundle-\d+", str(meta["format"])):
+        raise UserError(
+            f"{path}: expected format {FORMAT} or older, got {meta['format']}, made by raybc "
+            f"{meta.get('raybc', 'of a newer release')}; install that release or a newer one"
+        )
+    raise UserError(f"{path}: expected format {FORMAT!r}, got {meta['format']!r}")
+
+
+def _config(meta: Mapping[str, Any], path: Path) -> RunConfig:
+    try:
+        return RunConfig.from_plain(meta["config"], f"{path}: config")
+    except UserError as error:
+        made_by = meta.get("raybc", __version__)
+        if made_by == __version__:
+            raise
+        raise UserError(f"{error} (this policy was made by raybc {made_by}, this is {__version__})") from None
+
+
+def _mixed(path: Path, got: str, expected: str) -> str:
+    return (
+        f"{path}: run_id {got} does not belong to this configuration and data ({expected}); "
+        "the file was edited or mixed from two bundles"
+    )
 
 
 def _normalizer(value: Mapping[str, Any]) -> Normalizer:

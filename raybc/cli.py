@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -40,32 +41,80 @@ def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: s
     return tyro.cli(
         cls,
         args=_spell_out_switches(cls, list(sys.argv[1:] if argv is None else argv)),
-        prog=f"python -m {prog}",
+        prog=as_typed(f"python -m {prog}"),
         description=description,
         config=(tyro.conf.FlagConversionOff,),
     )
 
 
+def described(text: str) -> Any:
+    """The type of a text flag with its help."""
+    return Annotated[str, tyro.conf.arg(help=text)]
+
+
+def flat_group(cls: type) -> Any:
+    """A dataclass as a group of flags: a box of its own in --help, and no prefix before its flags."""
+    return Annotated[cls, tyro.conf.OmitArgPrefixes]
+
+
+def as_typed(text: str) -> str:
+    """`text` with every `python -m raybc.X` written the way this process was started, e.g. `raybc X`."""
+    program = Path(sys.argv[0])
+    if program.name == "raybc":
+        return text.replace("python -m raybc.", "raybc ")
+    if program.parts[-2:] == ("raybc", "__main__.py"):
+        return text.replace("python -m raybc.", "python -m raybc ")
+    return text
+
+
 def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
-    hints = typing.get_type_hints(cls)
+    """--flag, --no-flag and true/false in any case as tyro wants them: --flag=True."""
+    switches = _switches(cls)
 
-    def is_switch(token: str, prefix: str) -> bool:
-        return token.startswith(prefix) and hints.get(token.removeprefix(prefix).replace("-", "_")) is bool
+    def values_of(token: str, prefix: str = "--") -> frozenset[str]:
+        """What the switch `token` may be set to; nothing where it is no switch."""
+        name = token.removeprefix(prefix).replace("-", "_") if token.startswith(prefix) else ""
+        return switches.get(name, frozenset())
 
-    result = []
+    def spelled(value: str) -> str:
+        return value.capitalize() if value.lower() in ("true", "false") else value
+
+    result: list[str] = []
+    is_value = False
     for token, following in itertools.pairwise([*argv, ""]):
-        if is_switch(token, "--no-"):
+        name, equals, value = token.partition("=")
+        if is_value:
+            result.append(spelled(token))
+            is_value = False
+            continue
+        if equals and value.lower() in values_of(name):
+            token = f"{name}={spelled(value)}"
+        elif values_of(token, "--no-"):
             token = f"--{token.removeprefix('--no-')}=False"
-        elif is_switch(token, "--") and following not in ("True", "False"):
+        elif following.lower() in values_of(token):
+            is_value = True
+        elif values_of(token):
             token = f"{token}=True"
         result.append(token)
     return result
 
 
+def _switches(cls: type) -> dict[str, frozenset[str]]:
+    """The flags that are true or false (or auto), also those of groups -> what they may be set to, in lower case."""
+    found: dict[str, frozenset[str]] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        values = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        if hint is bool or values == ("False", "True", "auto"):
+            found[name] = frozenset({"true", "false", *(["auto"] if values else [])})
+        elif dataclasses.is_dataclass(hint):
+            found |= _switches(typing.cast(type, hint))
+    return found
+
+
 def run_command(commands: Mapping[str, Callable[[list[str]], int]], usage: str, argv: list[str]) -> int:
     """Of a command line that begins with the name of a command: run that one with the rest, or print `usage`."""
     if argv[:1] in (["--help"], ["-h"]):
-        print(usage, end="")
+        print(as_typed(usage), end="")
         return 0
     if not argv or argv[0] not in commands:
         raise UserError(f"expected one of {', '.join(commands)}, got {argv[0] if argv else 'nothing'}; see --help")

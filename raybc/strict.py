@@ -48,6 +48,9 @@ def field_type(cls: type, name: str, where: str) -> type:
 
 def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
     """Build dataclass `cls` from a mapping; unknown keys and wrong types are refused with their place."""
+    reader = getattr(cls, "from_plain", None)
+    if reader is not None:
+        return typing.cast(T, reader(mapping, where))
     if not isinstance(mapping, dict):
         raise UserError(f"{where or 'file'}: expected a mapping of keys, got {type(mapping).__name__}")
     hints = type_hints(cls)

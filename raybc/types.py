@@ -6,9 +6,9 @@ dim, H horizon_length (chunk), A action dim, N transitions, E episodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:  # torch is imported by the trainer, not by everyone who needs a type
     from torch import Tensor
@@ -28,19 +28,44 @@ class UserError(ValueError):
     """
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Training examples for M members.
+Array = TypeVar("Array")
 
-    obs_MBO: float32, normalised; O counts all obs_steps, the oldest first. actions_MBHA: float32, normalised.
-    is_pad_MBH: bool, True where the chunk runs past the end of its episode (such steps carry no loss). images: name
-    -> uint8 (M, B, T, height, width, channels), the oldest of T first.
+
+@dataclass(frozen=True)
+class Observation(Generic[Array]):
+    """What a policy sees: the last T steps, the oldest first, of one or many examples (leading axes `...`).
+
+    Arrays are numpy's outside of networks and PyTorch's inside; physical units outside of networks, normalised inside.
     """
 
-    obs_MBO: Tensor
+    low_dim: Array
+    """float32 (..., T, O): the low-dimensional observations side by side; O = 0 without any."""
+    images: Mapping[str, Array] = field(default_factory=dict)
+    """Name -> uint8 (..., T, height, width, channels)."""
+    instruction: tuple[str, ...] | None = None
+    """One text per example, or None (no policy of raybc reads it yet)."""
+
+    def map(self, change: Callable[[Array], Any]) -> Observation[Any]:
+        """The same observation with `change` applied to each array."""
+        return Observation(
+            change(self.low_dim), {name: change(array) for name, array in self.images.items()}, self.instruction
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training examples for M members, normalised."""
+
+    obs: Observation[Tensor]
+    """Leading axes (M, B)."""
     actions_MBHA: Tensor
+    """float32, normalised chunks."""
     is_pad_MBH: Tensor
-    images: Mapping[str, Tensor] = field(default_factory=dict)
+    """bool, True where a chunk runs past the end of its episode; such steps carry no loss."""
+    rewards_MBH: Tensor | None = None
+    """float32, where a learner asks for rewards."""
+    next_obs: Observation[Tensor] | None = None
+    """The observation after the chunk, where a learner asks for it."""
 
 
 @dataclass(frozen=True)
@@ -68,33 +93,35 @@ class EpisodeSpec:
 
 @dataclass(frozen=True)
 class SampleSetting:
-    """How actions are drawn from a trained policy; changing it needs no new training.
-
-    flow_steps: Euler steps of the flow. execute_steps: steps of a chunk that are executed before the next is sampled
-    (0 = the whole chunk). eval_temperature: scale of the initial noise (0 = zero noise, deterministic).
-    temporal_ensemble: m >= 0 averages what all chunks so far say about a step, with weights exp(-m i), i = 0 the oldest
-    (Zhao et al. 2023, ACT, section IV.B; there m = 0.01); a chunk is then sampled every `execute_steps` steps, every
-    step where that is 0. -1 = off.
-    """
+    """How actions are drawn from a trained policy; changing it needs no new training."""
 
     flow_steps: int = 10
+    """Euler steps of the flow; 0 for a policy without a flow."""
     execute_steps: int = 0
+    """Steps of a chunk that are executed before the next one is sampled (0: the whole chunk)."""
     eval_temperature: float = 0.0
+    """Scale of the initial noise (0: zero noise, deterministic)."""
     temporal_ensemble: float = -1.0
+    """m >= 0 averages what all chunks so far say about a step, with weights exp(-m i), i = 0 the oldest (Zhao et al.
+    2023, ACT, section IV.B; there m = 0.01); a chunk is then sampled every `execute_steps` steps, every step where
+    that is 0. -1: off."""
+
+    @property
+    def of_network(self) -> SampleSetting:
+        """What of it a network sees: the rest is the business of the episode that asks."""
+        return replace(self, execute_steps=0, eval_temperature=0.0, temporal_ensemble=-1.0)
 
     def steps_between(self, horizon: int) -> int:
         """Steps that are executed before the next chunk of `horizon` steps is sampled."""
         return self.execute_steps or (horizon if self.temporal_ensemble < 0 else 1)
 
     def label(self) -> str:
-        text = f"flow_steps={self.flow_steps}"
-        if self.execute_steps:
-            text += f" execute_steps={self.execute_steps}"
-        if self.eval_temperature:
-            text += f" eval_temperature={self.eval_temperature:g}"
-        if self.temporal_ensemble >= 0:
-            text += f" temporal_ensemble={self.temporal_ensemble:g}"
-        return text
+        """For people: what differs from the defaults, flow_steps always where the policy has them."""
+        parts = [f"flow_steps={self.flow_steps}"] if self.flow_steps else []
+        parts += [f"execute_steps={self.execute_steps}"] if self.execute_steps else []
+        parts += [f"eval_temperature={self.eval_temperature:g}"] if self.eval_temperature else []
+        parts += [f"temporal_ensemble={self.temporal_ensemble:g}"] if self.temporal_ensemble >= 0 else []
+        return " ".join(parts) or "default sampling"
 
 
 @dataclass(frozen=True)

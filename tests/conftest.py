@@ -48,6 +48,30 @@ def pointmass_demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "demos.hdf5"
 
 
+@pytest.fixture(scope="session")
+def human_lift() -> Path:
+    """Eight human demonstrations of robosuite's Lift: a file in robomimic's layout."""
+    from tests.helpers import recorded
+
+    return recorded("lift_human/lift_human_mit8.hdf5")
+
+
+@pytest.fixture(scope="session")
+def human_pusht() -> Path:
+    """The 206 human demonstrations of PushT as published: a LeRobot folder without its video."""
+    from tests.helpers import recorded
+
+    return recorded("pusht/meta/info.json").parents[1]
+
+
+@pytest.fixture(scope="session")
+def human_pusht_npz() -> Path:
+    """The same demonstrations of PushT with the pose of the block, as arrays."""
+    from tests.helpers import recorded
+
+    return recorded("pusht/pusht_state.npz")
+
+
 @pytest.fixture
 def free_port() -> int:
     """A port of the loopback that nobody listens on."""

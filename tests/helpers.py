@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +24,23 @@ from raybc.inference.agent import Agent, stack
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Ranks
+from raybc.types import Observation, SampleSetting
 
 torch.set_num_threads(1)  # nets this small are faster so, and tests run side by side
 
 ROOT = Path(__file__).parents[1]
+#: Where `recorded` looks for data that are too large for the repository (CONTRIBUTING.md says what belongs there).
+TEST_DATA = "RAYBC_TEST_DATA"
 CPU = torch.device("cpu")
 ENV_ARGS = {"env_name": "Tiny", "type": 3, "env_version": "1", "env_kwargs": {"size": [1, 2]}}
+
+
+def recorded(name: str) -> Path:
+    """The path of recorded data; the test is skipped where they are missing."""
+    folder = Path(os.environ.get(TEST_DATA) or ROOT.parent / "shared" / "data")
+    if not (folder / name).exists():
+        pytest.skip(f"no recorded data at {folder / name}: set {TEST_DATA} to the folder that holds {name}")
+    return folder / name
 
 
 def tiny_demos(lengths: Sequence[int] = (5, 9, 3), seed: int = 0, model_xml: str = "") -> list[Demo]:
@@ -119,7 +131,7 @@ def tiny_config(**changes: Any) -> RunConfig:
         "lr": 1e-3, "action_chunking": True, "horizon_length": 4, "hidden_width": 16, "hidden_depth": 2,
         "flow_steps": 2, "device": "cpu",
     }  # fmt: skip
-    return RunConfig(**{**values, **changes})
+    return RunConfig.of(**{**values, **changes})
 
 
 def tiny_trainer(
@@ -148,7 +160,7 @@ def saved(bundle: PolicyBundle) -> PolicyBundle:
 def chunk_of(agent: Agent, obs: Mapping[str, np.ndarray], noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
     """The chunk (H, A) of one observation, asked alone."""
     obs_TO = stack([obs], list(agent.bundle.obs_sizes), agent.bundle.config.obs_steps)
-    return agent.chunks(obs_TO[None], noise_HA[None], flow_steps)[0]
+    return agent.chunks(Observation(obs_TO[None]), noise_HA[None], SampleSetting(flow_steps))[0]
 
 
 TRAIN_FLAGS = [

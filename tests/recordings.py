@@ -11,7 +11,7 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.envs.base import Expert, Obs, SimEnv, Task
-from tests.conformance.envs import random_actions
+from raybc.testing.envs import random_actions
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_the_training_command_is_the_recipe(view: Made) -> None:
     args = parsed(command)
     assert note == ""
     assert (args.seeds, args.threads) == ((0, 1), 1)
-    found = RunConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(RunConfig)})
+    found = RunConfig.of(**{f.name: getattr(args, f.name) for f in dataclasses.fields(RunConfig)})
     assert found.run_id("data") == dataclasses.replace(view.config.train, **params).run_id("data")
 
 

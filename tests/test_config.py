@@ -46,8 +46,8 @@ def test_defaults_are_valid() -> None:
     SweepConfig("name", {}).validate()
     assert space.check_corners(SweepConfig("name", {})) == 1
     assert RunConfig().chunk_length == 1
-    assert RunConfig(action_chunking=True, horizon_length=7).chunk_length == 7
-    assert RunConfig(flow_steps=3, execute_steps=1, eval_temperature=0.5).sample_setting == SampleSetting(3, 1, 0.5)
+    assert RunConfig.of(action_chunking=True, horizon_length=7).chunk_length == 7
+    assert RunConfig.of(flow_steps=3, execute_steps=1, eval_temperature=0.5).sample_setting == SampleSetting(3, 1, 0.5)
 
 
 def test_yaml_is_read_with_its_types(tmp_path: Path) -> None:
@@ -218,18 +218,18 @@ def test_a_config_is_read_back_from_its_json() -> None:
 )
 def test_bounds_of_a_run(name: str, good: list[Any], bad: list[Any]) -> None:
     for value in good:
-        RunConfig(**{name: value}).validate("train")
+        RunConfig.of(**{name: value}).validate("train")
     for value in bad:
         with pytest.raises(UserError, match=rf"^train\.{name}: expected .*got {value}"):
-            RunConfig(**{name: value}).validate("train")
+            RunConfig.of(**{name: value}).validate("train")
 
 
 def test_execute_steps_must_fit_the_chunk() -> None:
-    RunConfig(action_chunking=True, horizon_length=4, execute_steps=4).validate()
+    RunConfig.of(action_chunking=True, horizon_length=4, execute_steps=4).validate()
     with pytest.raises(UserError, match=r"run\.execute_steps: expected at most the 4 step.*got 5$"):
-        RunConfig(action_chunking=True, horizon_length=4, execute_steps=5).validate()
+        RunConfig.of(action_chunking=True, horizon_length=4, execute_steps=5).validate()
     with pytest.raises(UserError, match=r"execute_steps.*1 step.*got 2 \(action_chunking is off"):
-        RunConfig(horizon_length=4, execute_steps=2).validate()
+        RunConfig.of(horizon_length=4, execute_steps=2).validate()
 
 
 @pytest.mark.parametrize(
@@ -485,8 +485,8 @@ def test_run_id_is_made_of_everything_but_the_place(name: str) -> None:
 def test_run_id_depends_on_data_and_not_on_the_process() -> None:
     assert RunConfig().run_id("a") != RunConfig().run_id("b")
     assert len(RunConfig().run_id("a")) == 16
-    again = from_mapping(RunConfig, json.loads(json.dumps(dataclasses.asdict(RunConfig(lr=1, weight_decay=0)))), "")
-    assert again.run_id("a") == RunConfig(lr=1, weight_decay=0).run_id("a"), "1 and 1.0 are the same learning rate"
+    again = from_mapping(RunConfig, json.loads(json.dumps(dataclasses.asdict(RunConfig.of(lr=1, weight_decay=0)))), "")
+    assert again.run_id("a") == RunConfig.of(lr=1, weight_decay=0).run_id("a"), "1 and 1.0 are the same learning rate"
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
 
 

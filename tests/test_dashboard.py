@@ -208,6 +208,8 @@ def test_everything_the_page_needs_comes_from_here(client: Client) -> None:
         "app.js",
         "table.js",
         "figures.js",
+        "axes.js",
+        "plots.js",
         "trial.js",
         "dom.js",
         "plotly.min.js",

@@ -19,10 +19,9 @@ from raybc.data.formats import robomimic
 from raybc.data.normalize import Normalizer
 from raybc.data.windows import Windows
 from raybc.types import UserError
-from tests.helpers import CPU, ENV_ARGS, ROOT, tiny_demos, tiny_store
+from tests.helpers import CPU, ENV_ARGS, tiny_demos, tiny_store
 
 LENGTHS = (5, 9, 3)
-HUMAN = ROOT.parent / "shared" / "data" / "lift_human" / "lift_human_mit8.hdf5"
 
 
 @pytest.fixture
@@ -280,13 +279,11 @@ def test_half_a_file_never_appears(path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert path.read_bytes() == before
 
 
-def test_human_demonstrations() -> None:
+def test_human_demonstrations(human_lift: Path) -> None:
     """Eight episodes of robomimic's own file: a layout that we did not write."""
-    if not HUMAN.is_file():
-        pytest.skip(f"no human demonstrations at {HUMAN}")
-    store = robomimic.read(HUMAN)
+    store = robomimic.read(human_lift)
     assert (store.num_episodes, len(store.actions_NA)) == (8, 3746)
-    with h5py.File(HUMAN) as file:
+    with h5py.File(human_lift) as file:
         first = file["data"][min(file["data"], key=lambda n: int(n.split("_")[1]))]
         np.testing.assert_array_equal(store.actions_NA[: store.episode_ends[0]], first["actions"][()].astype("f4"))
         for key, array in store.obs.items():
@@ -423,7 +420,7 @@ def test_windows_are_those_of_a_plain_loop(horizon: int, episodes: list[int]) ->
     picks = torch.arange(len(built.starts))
     batch = built.gather(torch.stack([picks, picks.flip(0)]))  # two members with different examples
     for member, order in ((0, slice(None)), (1, slice(None, None, -1))):
-        np.testing.assert_array_equal(batch.obs_MBO[member].numpy(), np.array(obs)[order])
+        np.testing.assert_array_equal(batch.obs.low_dim[member].numpy(), np.array(obs)[order])
         np.testing.assert_array_equal(batch.actions_MBHA[member].numpy(), np.array(chunks)[order])
         np.testing.assert_array_equal(batch.is_pad_MBH[member].numpy(), np.array(pads)[order])
     assert not batch.is_pad_MBH[..., 0].any(), "the first step of a chunk is never padding"

@@ -16,11 +16,7 @@ from raybc.envs.base import Restorable, SimEnv
 from raybc.envs.pointmass import POINTMASS
 from raybc.registry import get_task
 from raybc.types import UserError
-from tests.helpers import ROOT
 
-DATA = ROOT.parent / "shared" / "data"
-HUMAN = DATA / "lift_human" / "lift_human_mit8.hdf5"
-PUSHT = DATA / "pusht" / "pusht_state.npz"
 SOME = np.array([0, 7, 39])
 
 
@@ -121,22 +117,20 @@ def test_a_start_is_where_the_recording_was(pointmass_demos: Path) -> None:
         env.start_at(np.zeros(5))
 
 
-def test_pusht_from_recorded_positions(tmp_path: Path) -> None:
+def test_pusht_from_recorded_positions(human_pusht_npz: Path, tmp_path: Path) -> None:
     pytest.importorskip("gym_pusht")
-    if not PUSHT.is_file():
-        pytest.skip(f"no PushT demonstrations at {PUSHT}")
     task = get_task("pusht")
     env = task.make(None)
     assert isinstance(env, Restorable)
     with pytest.raises(UserError, match="state of PushT: expected 5 or 10 values, got 7"):
         env.start_at(np.zeros(7))
-    found = replay(source_of(str(PUSHT), "pusht"), task, env, np.arange(5), None)
+    found = replay(source_of(str(human_pusht_npz), "pusht"), task, env, np.arange(5), None)
     assert found.start == "the recorded seed_state"
     assert all(e.recorded is None for e in found.episodes)
     assert found.mean_max_reward > 0.9, "the recorded demonstrations cover most of the goal"
     assert found.drifts is not None
     assert found.drifts[1] < 1e-5
-    with np.load(PUSHT) as data:
+    with np.load(human_pusht_npz) as data:
         arrays = dict(data)
     del arrays["seed_state"]
     np.savez(tmp_path / "a.npz", **arrays)
@@ -192,18 +186,16 @@ def test_pusht_begins_in_any_state() -> None:
 
 
 @pytest.mark.slow
-def test_human_lift_demonstrations_succeed_again() -> None:
+def test_human_lift_demonstrations_succeed_again(human_lift: Path) -> None:
     pytest.importorskip("robosuite")
-    if not HUMAN.is_file():
-        pytest.skip(f"no human demonstrations at {HUMAN}")
-    source = source_of(str(HUMAN))
-    task = task_of_data(source, formats.read(HUMAN).env_args)
+    source = source_of(str(human_lift))
+    task = task_of_data(source, formats.read(human_lift).env_args)
     assert task.suite == "robosuite"
     env = task.make(None)
     assert isinstance(env, Restorable)
     with pytest.raises(UserError, match="state of Lift: expected 32 values, got 3: another model"):
         env.start_at(np.zeros(3))
-    found = replay(source, task, env, np.arange(8), formats.read(HUMAN).success_E)
+    found = replay(source, task, env, np.arange(8), formats.read(human_lift).success_E)
     assert found.successes == 7, (
         "of these recordings, made with older versions, one does not succeed in robosuite 1.5.2"
     )

@@ -19,11 +19,7 @@ from raybc.data.verify import Finding, TaskView, verify
 from raybc.data.videos import write_lossless
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import spec_of_task
-from tests.helpers import ROOT, demonstrations, tiny_store
-
-DATA = ROOT.parent / "shared" / "data"
-HUMAN = DATA / "lift_human" / "lift_human_mit8.hdf5"
-PUSHT = DATA / "pusht"
+from tests.helpers import demonstrations, tiny_store
 
 
 @functools.cache
@@ -336,22 +332,18 @@ def test_damage(tmp_path: Path) -> None:
 # Real data
 
 
-def test_human_demonstrations_have_no_errors() -> None:
-    if not HUMAN.is_file():
-        pytest.skip(f"no human demonstrations at {HUMAN}")
-    assert verify(source_of(str(HUMAN)), horizon=16).findings == ()
+def test_human_demonstrations_have_no_errors(human_lift: Path) -> None:
+    assert verify(source_of(str(human_lift)), horizon=16).findings == ()
 
 
-def test_the_published_pusht() -> None:
+def test_the_published_pusht(human_pusht: Path, human_pusht_npz: Path) -> None:
     """Its flags stand one step before the end of each episode; its video is not here."""
-    if not PUSHT.is_dir():
-        pytest.skip(f"no PushT demonstrations at {PUSHT}")
-    found = verify(source_of(str(PUSHT))).findings
+    found = verify(source_of(str(human_pusht))).findings
     assert [(f.severity, f.kind, len(f.episodes)) for f in found] == [
         ("error", "done_early", 206),
         ("warning", "video", 206),
     ]
-    assert verify(source_of(str(PUSHT / "pusht_state.npz"), "pusht"), pusht_view()).findings == ()
+    assert verify(source_of(str(human_pusht_npz), "pusht"), pusht_view()).findings == ()
 
 
 def pusht_view() -> TaskView:
@@ -361,11 +353,9 @@ def pusht_view() -> TaskView:
     return TaskView(TASK, spec_of_task(TASK))
 
 
-def test_pusht_in_normalised_units(tmp_path: Path) -> None:
+def test_pusht_in_normalised_units(human_pusht_npz: Path, tmp_path: Path) -> None:
     """The classic error: actions and states scaled to [-1, 1] beforehand."""
-    if not PUSHT.is_dir():
-        pytest.skip(f"no PushT demonstrations at {PUSHT}")
-    data = formats.read(PUSHT / "pusht_state.npz")
+    data = formats.read(human_pusht_npz)
     state = data.obs["state"] / 256 - 1
     obs, actions = {"state": state.astype(np.float32)}, (data.actions_NA / 256 - 1).astype(np.float32)
     formats.get("episode_ends").write_store(tmp_path / "a.npz", dataclasses.replace(data, obs=obs, actions_NA=actions))

@@ -242,15 +242,15 @@ def test_a_policy_with_history_acts_as_it_was_trained(tmp_path: Path) -> None:
     batch = windows.gather(torch.tensor([[first, first + 1, first + 5]]))
     normalised = trainer.prepared.obs_normalizer.apply(store.observation(("state", "goal")))
     for row, (start, back) in enumerate([(first, [0, 0, 0]), (first, [0, 0, 1]), (first, [3, 4, 5])]):
-        np.testing.assert_array_equal(batch.obs_MBO[0, row], np.concatenate([normalised[start + b] for b in back]))
+        np.testing.assert_array_equal(batch.obs.low_dim[0, row], np.concatenate([normalised[start + b] for b in back]))
     trainer.bundle(0).save(tmp_path / "bundle")
     bundle = PolicyBundle.load(tmp_path / "bundle")
-    assert bundle.shape.obs_size == 18
+    assert bundle.spec.obs_size == 18
     seen = [{k: store.obs[k][first + i] for k in ("state", "goal")} for i in range(6)]
     obs_TO = stack(seen, ("state", "goal"), 3)
     chunk = Agent(bundle).chunks(obs_TO[None], np.zeros((1, 4, 2), np.float32), 2)[0]
     with torch.no_grad():
-        z = trainer.policy.sample(batch.obs_MBO[:, 2:], torch.zeros(1, 1, 4, 2), 2)[0, 0].numpy()
+        z = trainer.policy.sample(batch.obs.low_dim[:, 2:], torch.zeros(1, 1, 4, 2), 2)[0, 0].numpy()
     np.testing.assert_allclose(chunk, trainer.prepared.action_normalizer.invert(z), rtol=1e-5, atol=1e-6)
 
 
@@ -262,7 +262,7 @@ class Counter(Script):
 
     def chunk(self, obs: Any, noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
         super().chunk(obs, noise_HA, flow_steps)
-        return np.full((self.bundle.shape.horizon, 2), len(self.noises) / 100, np.float32)
+        return np.full((self.bundle.spec.horizon, 2), len(self.noises) / 100, np.float32)
 
 
 @pytest.mark.parametrize(("m", "between"), [(0.0, 1), (0.01, 1), (1.0, 1), (0.5, 2)])

@@ -7,8 +7,8 @@ import pytest
 
 from raybc.envs.pointmass import POINTMASS
 from raybc.registry import DATA, OBSERVATIONS, TASKS, get_task, parse_env_name
+from raybc.testing.envs import check_task
 from raybc.types import SPLIT_SIZE, EpisodeSpec, UserError
-from tests.conformance.envs import check_task
 
 
 def test_pointmass_conforms() -> None:

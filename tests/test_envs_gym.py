@@ -16,11 +16,10 @@ from raybc.envs import d4rl, gym
 from raybc.envs.base import Task
 from raybc.envs.gym import GymEnv
 from raybc.envs.pusht import PUSHT, PUSHT_PIXELS, keypoints
+from raybc.testing.envs import assert_same, check_task, play
 from raybc.types import UserError
-from tests.conformance.envs import assert_same, check_task, play
 
 ROOT = Path(__file__).parents[1]
-HUMAN = ROOT.parent / "shared" / "data" / "pusht" / "pusht_state.npz"
 
 
 class Nested(gymnasium.Env[Any, Any]):
@@ -103,7 +102,7 @@ def test_images_change_no_outcome() -> None:
     code = f"""
 from raybc.envs.base import RenderOptions
 from raybc.types import UserError
-from tests.conformance.envs import check_rendering
+from raybc.testing.envs import check_rendering
 from tests.test_envs_gym import named
 try:
     named("hopper").make(RenderOptions()).close()
@@ -291,9 +290,8 @@ def test_pusht_forgets_contacts() -> None:
     np.testing.assert_array_equal(start, env.sim_state())
 
 
-@pytest.mark.skipif(not HUMAN.exists(), reason=f"no recorded demonstrations at {HUMAN}")
-def test_pusht_replays_human_demonstrations() -> None:
-    with np.load(HUMAN) as data:
+def test_pusht_replays_human_demonstrations(human_pusht_npz: Path) -> None:
+    with np.load(human_pusht_npz) as data:
         ends, starts = data["episode_ends"], data["seed_state"]
         states, actions, rewards = data["state"], data["action"], data["reward"]
     env = PUSHT.make(None)

@@ -12,8 +12,8 @@ import pytest
 
 from raybc.envs import metaworld
 from raybc.envs.base import EnvName, RenderOptions, SimEnv, Task
+from raybc.testing.envs import Trace, assert_same, check_rendering, check_task, play, random_actions
 from raybc.types import UserError
-from tests.conformance.envs import Trace, assert_same, check_rendering, check_task, play, random_actions
 
 needs_metaworld = pytest.mark.skipif(
     importlib.util.find_spec("metaworld") is None, reason="metaworld is missing: pip install 'raybc[metaworld]'"

@@ -16,8 +16,8 @@ import pytest
 from raybc.envs import ogbench
 from raybc.envs.base import EnvName, SimEnv, Task
 from raybc.envs.ogbench_experts import solve_lights_out
+from raybc.testing.envs import Trace, assert_same, check_task, play, random_actions
 from raybc.types import UserError
-from tests.conformance.envs import Trace, assert_same, check_task, play, random_actions
 
 needs_ogbench = pytest.mark.skipif(
     importlib.util.find_spec("ogbench") is None, reason="ogbench is missing: pip install 'raybc[ogbench]'"
@@ -274,7 +274,7 @@ def test_lights_out(rows: int, columns: int) -> None:
 def test_images(name: str) -> None:
     """Run in a process of its own: environments that draw do not share one."""
     code = (
-        "import sys; from raybc.envs import ogbench; from tests.conformance.envs import check_rendering\n"
+        "import sys; from raybc.envs import ogbench; from raybc.testing.envs import check_rendering\n"
         "check_rendering(ogbench.task(sys.argv[1])); print('checked')\n"
     )
     run = python(code, name)

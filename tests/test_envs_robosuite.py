@@ -15,8 +15,8 @@ import pytest
 
 from raybc.envs.base import RenderOptions, Task
 from raybc.envs.robosuite import CAN, LIFT, SQUARE, TOOL_HANG, TRANSPORT, RobosuiteEnv
+from raybc.testing.envs import Trace, assert_same, check_task, play, random_actions
 from raybc.types import UserError
-from tests.conformance.envs import Trace, assert_same, check_task, play, random_actions
 
 ROOT = Path(__file__).parents[1]
 needs_robosuite = pytest.mark.skipif(
@@ -224,7 +224,7 @@ def test_images(task: Task) -> None:
     """Run in a process of its own: environments that draw do not share one."""
     code = (
         "import sys; from raybc.envs import robosuite; from raybc.types import UserError\n"
-        "from tests.conformance.envs import check_rendering\n"
+        "from raybc.testing.envs import check_rendering\n"
         "try: check_rendering(getattr(robosuite, sys.argv[1]))\n"
         "except UserError as error: print(error)\n"
         "print('checked')\n"

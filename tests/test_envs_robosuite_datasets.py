@@ -14,10 +14,9 @@ import pytest
 from raybc.envs import robosuite_datasets
 from raybc.envs.base import EnvName
 from raybc.envs.robosuite import RobosuiteEnv
+from raybc.testing.envs import check_task
 from raybc.types import UserError
-from tests.conformance.envs import check_task
 
-HUMAN = Path(__file__).parents[2] / "shared" / "data" / "lift_human" / "lift_human_mit8.hdf5"
 needs_robosuite = pytest.mark.skipif(
     importlib.util.find_spec("robosuite") is None, reason="robosuite is missing: pip install 'raybc[robosuite]'"
 )
@@ -49,10 +48,8 @@ def args(name: str = "Lift", version: str = "1.4.1", **kwargs: Any) -> dict[str,
 
 
 @needs_robosuite
-def test_environment_of_a_dataset() -> None:
-    if not HUMAN.exists():
-        pytest.skip(f"{HUMAN} is absent: recorded human demonstrations")
-    name = f"dataset:{HUMAN}"
+def test_environment_of_a_dataset(human_lift: Path) -> None:
+    name = f"dataset:{human_lift}"
     assert robosuite_datasets.parse(name) == EnvName(name, name)
     task = robosuite_datasets.task(name)
     assert task is not None
@@ -60,7 +57,7 @@ def test_environment_of_a_dataset() -> None:
     env = task.make(None)
     assert isinstance(env, RobosuiteEnv)
     assert env.identity()["controller"] == "BASIC/OSC_POSE"
-    with h5py.File(HUMAN) as file:
+    with h5py.File(human_lift) as file:
         demo = file["data/demo_1"]
         obs, _ = env.reset(seed=0)
         assert {key: value.shape for key, value in obs.items()} == {

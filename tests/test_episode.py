@@ -18,8 +18,8 @@ from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMa
 from raybc.inference.agent import Agent, Resolved
 from raybc.rollout import results
 from raybc.rollout.episode import run_episode
+from raybc.testing.envs import check_task
 from raybc.types import EpisodeResult, EpisodeSpec, SampleSetting, UserError
-from tests.conformance.envs import check_task
 from tests.helpers import chunk_of, pointmass_bundle, saved
 
 SETTING = SampleSetting(flow_steps=4)
@@ -61,7 +61,7 @@ class Script:
     def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Any) -> Resolved:
         assert obs_BTO.dtype == noise_BHA.dtype == np.float32
         assert obs_BTO.shape == (1, self.bundle.config.obs_steps, 6)
-        assert noise_BHA.shape == (1, self.bundle.shape.horizon, 2)
+        assert noise_BHA.shape == (1, self.bundle.spec.horizon, 2)
         self.seen.append(obs_BTO[0])
         state_O = obs_BTO[0, -1]
         return Resolved(self.chunk({"state": state_O[:4], "goal": state_O[4:]}, noise_BHA[0], flow_steps)[None])
@@ -164,7 +164,7 @@ def test_the_step_limit_is_kept_and_is_a_timeout(limit: int) -> None:
 
 
 def test_executing_more_than_the_chunk_is_refused(agent: Agent) -> None:
-    assert agent.bundle.shape.horizon == 8
+    assert agent.bundle.spec.horizon == 8
     with pytest.raises(UserError, match="execute_steps: expected at most the 8 steps of this policy's chunk, got 9"):
         row(PointMassEnv(), agent, search(0), SampleSetting(1, 9))
 

@@ -20,11 +20,8 @@ from raybc.data.formats import lerobot_write
 from raybc.data.formats import robomimic as robomimic_format
 from raybc.types import UserError
 from tests.conformance.formats import full_store
-from tests.helpers import ROOT
 
 ORACLES = Path(sys.prefix) / "oracles"
-SHARED = ROOT.parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="real demonstrations are absent: ../shared/data")
 
 
 def episodes(store: EpisodeStore) -> list[slice]:
@@ -314,12 +311,11 @@ def test_lerobot_reads_the_same(version: str, package: str, tmp_path: Path) -> N
 # Real data
 
 
-@needs_shared
-def test_the_published_pusht_is_read_without_its_video() -> None:
+def test_the_published_pusht_is_read_without_its_video(human_pusht: Path) -> None:
     import pyarrow.parquet as pq
 
-    store = formats.read(SHARED / "pusht")
-    table = pq.read_table(SHARED / "pusht" / "data" / "chunk-000" / "file-000.parquet")
+    store = formats.read(human_pusht)
+    table = pq.read_table(human_pusht / "data" / "chunk-000" / "file-000.parquet")
     assert store.num_episodes == 206
     np.testing.assert_array_equal(store.obs["state"], np.array(table["observation.state"].to_pylist(), np.float32))
     np.testing.assert_array_equal(store.actions_NA, np.array(table["action"].to_pylist(), np.float32))
@@ -327,22 +323,20 @@ def test_the_published_pusht_is_read_without_its_video() -> None:
     assert store.terminals_N is not None
     assert store.terminals_N[store.episode_ends - 1].all(), "as recorded: the step before the last is marked, too"
     assert set(store.tasks) == {"Push the T-shaped block onto the T-shaped target."}
-    with pytest.raises(UserError, match=r"file-000\.mp4: expected the video of the images that are asked for"):
-        formats.read(SHARED / "pusht", images=True)
+    with pytest.raises(UserError, match=r"file-000\.mp4: expected the video of the pictures that are asked for"):
+        formats.read(human_pusht, images=True)
 
 
-@needs_shared
-def test_the_same_episodes_as_npz_agree() -> None:
-    theirs = formats.read(SHARED / "pusht")
-    ours = formats.read(SHARED / "pusht" / "pusht_state.npz")
+def test_the_same_episodes_as_npz_agree(human_pusht: Path, human_pusht_npz: Path) -> None:
+    theirs = formats.read(human_pusht)
+    ours = formats.read(human_pusht_npz)
     np.testing.assert_array_equal(ours.episode_ends, theirs.episode_ends)
     np.testing.assert_array_equal(ours.actions_NA, theirs.actions_NA)
     np.testing.assert_allclose(ours.obs["state"][:, :2], theirs.obs["state"], atol=1e-4)
 
 
-@needs_shared
-def test_the_human_lift_demonstrations_are_read() -> None:
-    store = formats.read(SHARED / "lift_human" / "lift_human_mit8.hdf5", states=True)
+def test_the_human_lift_demonstrations_are_read(human_lift: Path) -> None:
+    store = formats.read(human_lift, states=True)
     assert store.fingerprint() == "3be9e10025a5f693dbb498a7b3c72cce85a6b5d8f6bd8fd778b1f8117399f866"
     assert (store.num_episodes, len(store.actions_NA)) == (8, 3746)
     assert store.success_E is not None

@@ -24,17 +24,17 @@ from raybc.envs.pointmass import IMAGE_SIZE, POINTMASS, POINTMASS_PIXELS
 from raybc.envs.spec import spec_of_task
 from raybc.inference.agent import Agent
 from raybc.policies.base import PolicyShape
-from raybc.policies.encoders import IMPALA, PackedImpala, Sizes, halved
+from raybc.policies.encoders.impala import IMPALA, PackedImpala, Sizes, halved
 from raybc.policies.flow import FlowPolicy
 from raybc.rollout.checks import check_fits
 from raybc.rollout.episode import Episode, run_episode
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.space import check_corners
+from raybc.testing.policies import check_policy, generators
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Parallel, Ranks
 from raybc.types import EpisodeSpec, SampleSetting, UserError
-from tests.conformance.policies import check_policy, generators
 from tests.helpers import CPU, demonstrations, run_train, tiny_config
 
 ENCODER = {"env_name": "pointmass-scripted-image", "encoder": "impala_small"}
@@ -195,7 +195,7 @@ def test_a_policy_acts_on_what_it_was_trained_on() -> None:
     batch = windows.gather(torch.tensor([[0, 4]]))
     for i, (obs, _, images) in enumerate((first, later)):
         np.testing.assert_array_equal(images["pixels"], batch.images["p"][0, i].numpy())
-        np.testing.assert_array_equal(obs.ravel(), batch.obs_MBO[0, i].numpy())
+        np.testing.assert_array_equal(obs.ravel(), batch.obs.low_dim[0, i].numpy())
     answer = Agent(bundle).chunks(later[0][None], later[1][None], 3, {"pixels": later[2]["pixels"][None]})
     with torch.no_grad():
         z = trainer.policy.sample(

@@ -98,7 +98,7 @@ def test_without_it_a_run_is_what_it_was() -> None:
     ],
 )
 def test_what_is_unknown_is_refused_in_one_line(text: str, message: str) -> None:
-    config = RunConfig(env_name="pointmass-scripted-low_dim", normalization_keys=text)
+    config = RunConfig.of(env_name="pointmass-scripted-low_dim", normalization_keys=text)
     with pytest.raises(UserError, match=message) as error:
         config.validate("--")
     assert "\n" not in str(error.value)
@@ -110,6 +110,6 @@ def test_keys_that_the_policy_does_not_see_are_refused_in_training() -> None:
 
 
 def test_known_keys_are_let_through(tmp_path: Path) -> None:
-    config = RunConfig(env_name="pointmass-scripted-low_dim", normalization_keys="state=quantile,goal=identity")
+    config = RunConfig.of(env_name="pointmass-scripted-low_dim", normalization_keys="state=quantile,goal=identity")
     config.validate("--")
     dataclasses.replace(config, normalization_keys=" actions = min_max ,").validate("--")

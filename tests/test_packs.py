@@ -120,5 +120,5 @@ def test_packs_go_on_in_other_packs(packed: Path, pointmass_demos: Path, tmp_pat
 
 def test_alike() -> None:
     run = RunConfig()
-    assert alike(RunConfig(lr=1.0, seed=4, weight_decay=0.1)) == alike(run)
-    assert alike(RunConfig(hidden_width=7)) != alike(run)
+    assert alike(RunConfig.of(lr=1.0, seed=4, weight_decay=0.1)) == alike(run)
+    assert alike(RunConfig.of(hidden_width=7)) != alike(run)

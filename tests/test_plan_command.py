@@ -26,8 +26,6 @@ from raybc.report.plan import MAX_COLUMNS, MAX_ROWS, event_shares, heatmap, stag
 from tests.helpers import ROOT, tiny_store
 from tests.plans import plan_of, tiny_plan
 
-HUMAN = ROOT.parent / "shared" / "data" / "lift_human" / "lift_human_mit8.hdf5"
-
 
 def plan_command(*args: object) -> int:
     return cli.run_main(lambda: main([str(a) for a in args]))
@@ -175,20 +173,18 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--out-dir: expected the folder" in capsys.readouterr().err
 
 
-def test_a_plan_of_human_demonstrations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_of_human_demonstrations(human_lift: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """robomimic's own layout: the gripper's fingers close on the cube near the end of each episode."""
-    if not HUMAN.is_file():
-        pytest.skip(f"no human demonstrations at {HUMAN}")
     out = tmp_path / "plan"
     flags = [
-        "--dataset", HUMAN, "--horizon-length=16", "--batch-size=64", "--num-episodes-keep=5", "--stride-S=4",
+        "--dataset", human_lift, "--horizon-length=16", "--batch-size=64", "--num-episodes-keep=5", "--stride-S=4",
         "--state-keys=robot0_eef_pos,robot0_gripper_qpos", "--gripper-event-enabled", "--gripper-dims=3,4",
     ]  # fmt: skip
     assert plan_command("build", *flags, "--out-dir", out) == 0
     assert "3 = robot0_gripper_qpos[0], 4 = robot0_gripper_qpos[1]" in capsys.readouterr().out
-    assert plan_command("verify", out, "--dataset", HUMAN) == 0
+    assert plan_command("verify", out, "--dataset", human_lift) == 0
     assert plan_command("show", out) == 0
-    plan, store = load_plan(out), robomimic.read(HUMAN)
+    plan, store = load_plan(out), robomimic.read(human_lift)
     for row, (begin, length) in enumerate(zip(plan.begins_E, plan.lengths_E, strict=True)):
         frames = plan.events_J[plan.rows_of(plan.events_J) == row] - begin
         grip = np.abs(store.obs["robot0_gripper_qpos"][begin : begin + length]).max(1)

@@ -16,9 +16,8 @@ import torch
 from raybc.policies import nets
 from raybc.policies.base import PolicyShape
 from raybc.policies.flow import FREQUENCIES, FlowPolicy
-from raybc.policies.nets import PackedLinear, PackedMLP, fourier_features
-from raybc.types import Batch
-from tests.conformance.policies import (
+from raybc.policies.packed import PackedLinear, PackedMLP, fourier_features
+from raybc.testing.policies import (
     CLOSE,
     check_policy,
     generators,
@@ -26,6 +25,7 @@ from tests.conformance.policies import (
     random_batch,
     random_observations,
 )
+from raybc.types import Batch
 
 torch.set_num_threads(1)
 SHAPE = PolicyShape(obs_size=5, action_size=2, horizon=4)
@@ -69,7 +69,7 @@ def test_loss_is_the_formula(fourier: bool) -> None:
     policy = make_pack(lambda members: flow(members, use_fourier_features=fourier), [0, 1])
     batch, noise, time = random_batch(policy, 7)
     got = policy.loss(batch, noise, time)
-    obs, actions = batch.obs_MBO.double().numpy(), batch.actions_MBHA.double().numpy()
+    obs, actions = batch.obs.low_dim.double().numpy(), batch.actions_MBHA.double().numpy()
     pads, x_0s = batch.is_pad_MBH.numpy(), noise.view_as(batch.actions_MBHA).double().numpy()
     for m in range(2):
         for b in range(7):
@@ -104,7 +104,7 @@ def test_padded_actions_change_nothing_where_steps_are_apart(monkeypatch: pytest
     monkeypatch.setattr(policy, "velocity", lambda obs, x, t: scale * x + t[..., None])
     batch, noise, time = random_batch(policy, 8)
     pad = batch.is_pad_MBH[..., None]
-    other = Batch(batch.obs_MBO, torch.where(pad, batch.actions_MBHA + 7, batch.actions_MBHA), batch.is_pad_MBH)
+    other = Batch(batch.obs.low_dim, torch.where(pad, batch.actions_MBHA + 7, batch.actions_MBHA), batch.is_pad_MBH)
     results = []
     for b in (batch, other):
         loss = policy.loss(b, noise, time)
@@ -118,7 +118,7 @@ def test_the_perfect_field_has_no_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = flow(1)
     batch, noise, time = random_batch(policy, 8)
     target = batch.actions_MBHA.double()
-    exact = Batch(batch.obs_MBO.double(), target, batch.is_pad_MBH)
+    exact = Batch(batch.obs.low_dim.double(), target, batch.is_pad_MBH)
     monkeypatch.setattr(policy, "velocity", lambda obs, x, t: (target - x) / (1 - t[..., None]))
     assert policy.loss(exact, noise.double(), 0.9 * time.double()).max() < 1e-20
 
@@ -129,7 +129,7 @@ def test_gradient_is_the_numerical_one() -> None:
         lambda members: flow(members, shape, width=3, depth=1, use_fourier_features=True), [0, 1]
     ).double()
     batch, noise, time = random_batch(policy, 3)
-    double = Batch(batch.obs_MBO.double(), batch.actions_MBHA.double(), batch.is_pad_MBH)
+    double = Batch(batch.obs.low_dim.double(), batch.actions_MBHA.double(), batch.is_pad_MBH)
     names = [name for name, _ in policy.named_parameters()]
 
     def loss(*values: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,7 @@ def bundle(pointmass_demos: Path, tmp_path_factory: pytest.TempPathFactory) -> s
     """A policy that solves some starts and not others."""
     store = robomimic.read(pointmass_demos)
     data = TrainingData(store, store.fingerprint(), ("state", "goal"), {})
-    config = RunConfig(env_name="pointmass-scripted-low_dim", training_steps=600, batch_size=128, lr=3e-3,
+    config = RunConfig.of(env_name="pointmass-scripted-low_dim", training_steps=600, batch_size=128, lr=3e-3,
                        action_chunking=True, horizon_length=8, hidden_width=64, hidden_depth=2)  # fmt: skip
     trainer = PackTrainer([config], data, torch.device("cpu"))
     trainer.advance(600)

@@ -92,12 +92,12 @@ def test_each_step_draws_from_the_file_whose_turn_it_is(folder: Path) -> None:
     actions = one.prepared.action_normalizer.apply(store.actions_NA)
     for step in range(150):
         one.step = step
-        turns, picks = one.prepared.turns, one.draws.at(step)[0]
+        turns, picks = one.prepared.rotation, one.draws.at(step)[0]
         rows = (one.windows.starts[picks] + turns.first_row(step)).flatten().tolist()
         assert {file_of(r) for r in rows} == {step // EVERY % 3}
         drawn[step // EVERY % 3] |= set(rows)
         batch = one.windows.gather(picks)
-        np.testing.assert_array_equal(batch.obs_MBO[0].numpy(), normalised[rows])
+        np.testing.assert_array_equal(batch.obs.low_dim[0].numpy(), normalised[rows])
         ends = store.episode_ends[np.searchsorted(store.episode_ends, rows, side="right")]
         for row, end, chunk, pad in zip(rows, ends, batch.actions_MBHA[0], batch.is_pad_MBH[0], strict=True):
             expected = [min(row + k, end - 1) for k in range(4)]
@@ -110,7 +110,7 @@ def test_each_step_draws_from_the_file_whose_turn_it_is(folder: Path) -> None:
 def test_statistics_are_those_of_all_files(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from raybc.train import rotation as turns
 
-    monkeypatch.setattr(turns, "BLOCK", 7)
+    monkeypatch.setattr(turns, "STEPS_PER_BLOCK", 7)
     found, store = trainer(folder, normalization=kind).prepared, formats.read(folder)
     for got, values in ((found.obs_normalizer, store.obs["state"]), (found.action_normalizer, store.actions_NA)):
         expected = Normalizer.fit(values[:40], kind)  # type: ignore[arg-type]
@@ -163,8 +163,8 @@ def test_held_out_episodes_are_looked_at(folder: Path) -> None:
 
 def test_a_proportion_leaves_out_whole_files(folder: Path) -> None:
     one = trainer(folder, dataset_proportion=0.5)  # four of eight episodes: the first two files
-    assert [one.prepared.turns.file_at(s) for s in (0, 5, 10, 15)] == [0, 1, 0, 1]
-    assert one.prepared.turns.total == 21
+    assert [one.prepared.rotation.file_at(s) for s in (0, 5, 10, 15)] == [0, 1, 0, 1]
+    assert one.prepared.rotation.total == 21
 
 
 def test_a_loss_that_is_not_finite_names_the_episode_of_the_set(folder: Path) -> None:
@@ -189,10 +189,10 @@ def test_what_is_one_file_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_ogbench_dataset_dir_is_a_folder_of_files(folder: Path, tmp_path: Path) -> None:
     """As qc calls it: --ogbench_dataset_dir names the folder of a set that is too large for one file."""
     name = "cube-single-play-singletask-task1-v0"
-    config = RunConfig(env_name=name, ogbench_dataset_dir=str(folder), dataset_replace_interval=1000)
+    config = RunConfig.of(env_name=name, ogbench_dataset_dir=str(folder), dataset_replace_interval=1000)
     assert source_of(config, DemosConfig()) == (folder, None)
     with pytest.raises(UserError, match="or a folder of the npz files of one set, found neither"):
-        source_of(RunConfig(env_name=name, ogbench_dataset_dir=str(tmp_path)), DemosConfig())
+        source_of(RunConfig.of(env_name=name, ogbench_dataset_dir=str(tmp_path)), DemosConfig())
 
 
 def test_the_command(

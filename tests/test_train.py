@@ -19,7 +19,7 @@ from raybc.policies.flow import FlowPolicy
 from raybc.train.log import COLUMNS, MemberLog
 from raybc.train.loop import PackTrainer, pick_device
 from raybc.train.schedule import learning_rate
-from raybc.train.step import BLOCK, Draws, NonFiniteLoss, clip_by_member, stream_seed
+from raybc.train.step import STEPS_PER_BLOCK, Draws, NonFiniteLoss, clip_by_member, stream_seed
 from raybc.types import UserError
 from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
 
@@ -63,7 +63,7 @@ def test_members_see_their_own_numbers() -> None:
     def numbers(seeds: list[int], step: int) -> tuple[torch.Tensor, ...]:
         return Draws(trainer.policy, lambda step: 17, 16, seeds, CPU).at(step)
 
-    for step in (0, 1, BLOCK - 1, BLOCK, 5 * BLOCK + 3):
+    for step in (0, 1, STEPS_PER_BLOCK - 1, STEPS_PER_BLOCK, 5 * STEPS_PER_BLOCK + 3):
         torch.manual_seed(step)
         pack = numbers([5, 9], step)
         for x, y, turned in zip(pack, numbers([9], step), numbers([9, 5], step), strict=True):
@@ -75,14 +75,16 @@ def test_members_see_their_own_numbers() -> None:
         assert 0 <= picks.min() <= picks.max() < 17
         assert 0 <= time.min() <= time.max() < 1
     draws = Draws(trainer.policy, lambda step: 17, 16, [5], CPU)
-    seen = [draws.at(step)[1].clone() for step in range(2 * BLOCK)]
-    assert len({tuple(x[0, :4].tolist()) for x in seen}) == 2 * BLOCK, "no step repeats another"
+    seen = [draws.at(step)[1].clone() for step in range(2 * STEPS_PER_BLOCK)]
+    assert len({tuple(x[0, :4].tolist()) for x in seen}) == 2 * STEPS_PER_BLOCK, "no step repeats another"
     assert torch.equal(draws.at(3)[1], seen[3]), "asked for again, after later ones"
 
 
 def test_noise_and_times_are_normal_and_uniform() -> None:
     draws = Draws(tiny_trainer().policy, lambda step: 10, 64, [0], CPU)
-    picks, noise, time = (torch.cat([draws.at(s)[i].flatten() for s in range(BLOCK)]).double() for i in range(3))
+    picks, noise, time = (
+        torch.cat([draws.at(s)[i].flatten() for s in range(STEPS_PER_BLOCK)]).double() for i in range(3)
+    )
     assert abs(noise.mean().item()) < 4 / math.sqrt(len(noise))
     assert noise.std().item() == pytest.approx(1, abs=0.02)
     assert np.histogram(time.numpy(), 10, (0, 1))[0].std() < 3 * math.sqrt(len(time) / 10)
@@ -99,9 +101,18 @@ def test_streams_have_seeds_of_their_own() -> None:
 # Going on
 
 
-@pytest.mark.parametrize("cuts", [[30], [BLOCK - 1], [BLOCK], [BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5]], ids=str)
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        [30],
+        [STEPS_PER_BLOCK - 1],
+        [STEPS_PER_BLOCK],
+        [STEPS_PER_BLOCK + 1, 2 * STEPS_PER_BLOCK, 2 * STEPS_PER_BLOCK + 5],
+    ],
+    ids=str,
+)
 def test_training_goes_on_bit_for_bit(tmp_path: Path, cuts: list[int]) -> None:
-    end, options = 2 * BLOCK + 20 if cuts[-1] > 60 else 60, {"weight_decay": 0.01, "grad_clip": 1.0}
+    end, options = 2 * STEPS_PER_BLOCK + 20 if cuts[-1] > 60 else 60, {"weight_decay": 0.01, "grad_clip": 1.0}
     whole = tiny_trainer([4, 8], **options)
     whole.advance(end)
     trainer = tiny_trainer([4, 8], **options)
@@ -225,7 +236,7 @@ def test_half_a_state_never_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("raybc.train.state.save_file", fails)
+    monkeypatch.setattr("raybc.train.checkpointing.save_file", fails)
     with pytest.raises(OSError, match="No space left"):
         trainer.save_state(path)
     assert path.read_bytes() == before
@@ -268,7 +279,7 @@ def test_validation_episodes_are_never_drawn() -> None:
     trainer = tiny_trainer(data=tiny_data(store))
     assert trainer.windows.starts.tolist() == [*range(5), *range(17, 23)]
     drawn: set[int] = set()
-    for step in range(BLOCK):
+    for step in range(STEPS_PER_BLOCK):
         drawn |= set(trainer.windows.starts[trainer.draws.at(step)[0]].flatten().tolist())
     assert drawn == {*range(5), *range(17, 23)}
     rows = np.array(sorted(drawn))

@@ -40,7 +40,7 @@ def test_ogbench_dataset_dir(tmp_path: Path) -> None:
     rng, steps = np.random.default_rng(0), 20
     names = ("cube-single-play-v0", "cube-single-play-singletask-task1-v0")
     file = tmp_path / "cube-single-play-v0.npz"
-    config = RunConfig(env_name=names[0], ogbench_dataset_dir=str(tmp_path))
+    config = RunConfig.of(env_name=names[0], ogbench_dataset_dir=str(tmp_path))
     with pytest.raises(UserError, match=r"ogbench_dataset_dir: expected the data of .* at .*cube-single-play-v0\.npz"):
         source_of(config, DemosConfig())
     terminals = np.zeros(steps, np.float32)
@@ -48,7 +48,7 @@ def test_ogbench_dataset_dir(tmp_path: Path) -> None:
     np.savez(file, observations=rng.normal(size=(steps, 28)).astype(np.float32),
              actions=rng.uniform(-1, 1, (steps, 5)).astype(np.float32), terminals=terminals)  # fmt: skip
     for name in names:
-        path, plan = source_of(RunConfig(env_name=name, ogbench_dataset_dir=str(tmp_path)), DemosConfig())
+        path, plan = source_of(RunConfig.of(env_name=name, ogbench_dataset_dir=str(tmp_path)), DemosConfig())
         assert (path, plan) == (file, None)
     assert read_for(file, resolve(names[0]).task).num_episodes == 2
 

@@ -22,7 +22,7 @@ LOOP = """
 import sys
 from pathlib import Path
 import torch
-from raybc.train.keep import log_pack, save_checkpoint
+from raybc.train.checkpointing import log_pack, save_checkpoint
 from raybc.train.log import MemberLog
 from tests.helpers import tiny_trainer
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from raybc.config import MEMBER_FIELDS, RunConfig
 from raybc.policies.flow import FlowPolicy
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.loop import PackTrainer
-from raybc.train.schedule import Watch, learning_rate, rates, warmup_steps
+from raybc.train.schedule import LossMonitor, learning_rate, rates, warmup_steps
 from raybc.train.step import NonFiniteLoss
 from raybc.types import UserError
 from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
@@ -120,7 +120,7 @@ def test_a_mixed_pack_goes_on_bit_for_bit(tmp_path: Path) -> None:
         trainer = mixed(**common)
         trainer.load_state(tmp_path / "state")
     trainer.advance(120)
-    assert trainer.watches == whole.watches
+    assert trainer.monitors == whole.watches
     assert any(w.stopped for w in whole.watches)
     for m in range(len(MIXED)):
         for name, value in weights(whole, m).items():
@@ -141,7 +141,7 @@ def test_watching_goes_on_in_the_middle_of_an_interval(tmp_path: Path, held_out:
     trainer = tiny_trainer([0, 1], data, **changes)
     trainer.load_state(tmp_path / "state")
     trainer.advance(95)
-    assert trainer.watches == whole.watches
+    assert trainer.monitors == whole.watches
     assert whole.watches[0].scale < 1
     assert (whole.validation_loss is not None) == held_out
 
@@ -155,7 +155,7 @@ def test_plateaus_are_torchs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     oracle_of = torch.optim.SGD([parameter], lr=0.1)
     oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(oracle_of, factor=0.5, patience=3, min_lr=0.004)
-    watch, seen = Watch(), set()
+    watch, seen = LossMonitor(), set()
     for loss in losses:
         watch.look(config, float(loss))
         oracle.step(float(loss))
@@ -175,7 +175,7 @@ def test_plateaus_are_torchs() -> None:
     ],
 )
 def test_early_stopping(losses: list[float], stops_at: int | None) -> None:
-    config, watch = tiny_config(stop_patience=2, stop_min_delta=0.1), Watch()
+    config, watch = tiny_config(stop_patience=2, stop_min_delta=0.1), LossMonitor()
     stopped = []
     for loss in losses:
         watch.look(config, loss)
@@ -299,15 +299,15 @@ def test_validation_loss() -> None:
     """The mean over the windows of `valid`, whatever the batch, the same at every look; members have their own."""
     data = tiny_data(tiny_store(splits=HELD_OUT))
     trainers = [tiny_trainer([0, 1], data, batch_size=b) for b in (2, 16)]
-    first, second = (t.measure_validation() for t in trainers)
+    first, second = (t.validate() for t in trainers)
     np.testing.assert_allclose(first, second, rtol=1e-5)
-    assert first == trainers[0].measure_validation()
+    assert first == trainers[0].validate()
     assert first[0] != first[1]
     windows = trainers[0].prepared.validation
     assert windows is not None
     assert windows.starts.tolist() == list(range(5, 14))
     trainers[1].advance(150)
-    assert trainers[1].measure_validation() != first
+    assert trainers[1].validate() != first
     everything = tiny_trainer(data=tiny_data(tiny_store()))
     assert everything.prepared.validation is None
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from raybc.bundle import PolicyBundle
-from raybc.train.keep import save_checkpoint
+from raybc.train.checkpointing import save_checkpoint
 from raybc.train.ranks import Parallel, Ranks
 from raybc.types import UserError
 from tests.helpers import read_table, run_train, tiny_config, tiny_trainer

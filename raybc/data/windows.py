@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raybc.types import Batch
+from raybc.types import Batch, Observation
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Windows:
         last_MB1 = (self.ends_N[first_MB] - 1)[..., None]
         back_T = torch.arange(1 - self.obs_steps, 1, device=first_MB.device)
         seen_MBT = torch.maximum(first_MB[..., None] + back_T, self.begins_N[first_MB][..., None])
+        images = {k: v[seen_MBT.to(v.device)].to(first_MB.device) for k, v in self.images.items()}
         return Batch(
-            obs_MBO=self.obs_NO[seen_MBT].flatten(2),
+            obs=Observation(self.obs_NO[seen_MBT], images),
             actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
             is_pad_MBH=steps_MBH > last_MB1,
-            images={k: v[seen_MBT.to(v.device)].to(first_MB.device) for k, v in self.images.items()},
         )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from raybc import __version__
+from raybc._version import __version__
 from raybc.bundle import PolicyBundle
-from raybc.config import RunConfig
+from raybc.config import RunConfig, changed_options
 from raybc.data.episodes import format_shape
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
@@ -114,7 +114,7 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, measured: Meas
         f"---\n{yaml.safe_dump(_front(name, config.env_name, measured), sort_keys=False)}---\n",
         f"# {name.partition('/')[2]}\n",
         f"A policy for `{config.env_name}`, trained by behaviour cloning (flow matching, chunks of "
-        f"{bundle.shape.horizon} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
+        f"{bundle.spec.horizon} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
         f"## Success\n\n{measured.text}",
         "## Use\n",
         "```python\nimport raybc\nfrom huggingface_hub import snapshot_download\n\n"
@@ -154,12 +154,12 @@ def _front(name: str, env_name: str, measured: Measured) -> dict[str, Any]:
 
 def _changed(config: RunConfig) -> dict[str, Any]:
     """Values that are not the defaults; where the trainer kept its files is nobody's business."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(RunConfig)}
+    values = config.to_plain()
     for name in ("dataset", "ogbench_dataset_dir", "sampling_plan_path"):
         if Path(values[name]).is_absolute():
             values[name] = Path(values[name]).name
     hidden = ("save_dir", "device", "keep")
-    return {k: v for k, v in values.items() if k not in hidden and v != getattr(RunConfig(), k)}
+    return {k: values[k] for k in changed_options(config) if k not in hidden}
 
 
 def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -24,7 +24,7 @@ from raybc.extras import require_extra
 from raybc.files import replacing, write_json
 from raybc.inference.agent import Agent
 from raybc.inference.metadata import policy_metadata
-from raybc.types import SampleSetting, UserError
+from raybc.types import Observation, SampleSetting, UserError
 
 NOISE, ACTIONS = "noise", "actions"
 FORMAT = "raybc-onnx-1"
@@ -38,11 +38,11 @@ BATCHES = (1, 3, 64)
 class PhysicalPolicy(nn.Module):
     """A policy with its normalisation; the inputs in the order of `input_shapes`."""
 
-    def __init__(self, bundle: PolicyBundle, flow_steps: int) -> None:
+    def __init__(self, bundle: PolicyBundle, setting: SampleSetting) -> None:
         super().__init__()
         self._policy = bundle.build()
-        self._flow_steps = flow_steps
-        self._numbers, self._images = list(bundle.obs_sizes), list(bundle.images)
+        self._setting = setting
+        self._low_dim, self._images = list(bundle.obs_sizes), list(bundle.images)
         observed, acted = bundle.obs_normalizer, bundle.action_normalizer
         self._obs_offset, self._obs_scale = torch.from_numpy(observed.offset), torch.from_numpy(observed.scale)
         self._action_offset, self._action_scale = torch.from_numpy(acted.offset), torch.from_numpy(acted.scale)
@@ -50,12 +50,12 @@ class PhysicalPolicy(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """(B, T, size) float32 for each observation, (B, T, height, width, channels) uint8 for each kind of image,
         noise (B, H, A) float32 -> (B, H, A) float32."""
-        numbers, images, noise_BHA = inputs[: len(self._numbers)], inputs[len(self._numbers) : -1], inputs[-1]
+        low_dim, images, noise_BHA = inputs[: len(self._low_dim)], inputs[len(self._low_dim) : -1], inputs[-1]
         # Of a policy of images alone: no column for each row.
-        obs_BTO = torch.cat(numbers, dim=-1) if numbers else noise_BHA[:, :1, :0]
-        obs_BO = ((obs_BTO - self._obs_offset) / self._obs_scale).flatten(1)
+        obs_BTO = torch.cat(low_dim, dim=-1) if low_dim else noise_BHA[:, :1, :0]
+        obs_BTO = (obs_BTO - self._obs_offset) / self._obs_scale
         seen = {name: image[None] for name, image in zip(self._images, images, strict=True)}
-        chunk_BHA = self._policy.sample(obs_BO[None], noise_BHA[None], self._flow_steps, seen)[0]
+        chunk_BHA = self._policy.sample(Observation(obs_BTO[None], seen), noise_BHA[None], self._setting)[0]
         return chunk_BHA * self._action_scale + self._action_offset
 
 
@@ -67,7 +67,7 @@ def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
     taken = {NOISE, ACTIONS} & shapes.keys()
     if taken:
         raise UserError(f"--onnx: expected observations of other names than {NOISE} and {ACTIONS}, got {taken.pop()!r}")
-    return shapes | {NOISE: (bundle.shape.horizon, bundle.action_size)}
+    return shapes | {NOISE: (bundle.spec.horizon, bundle.action_size)}
 
 
 def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict
     require_extra("--onnx", "onnx", "onnx", "onnxruntime")
     import onnx
 
-    policy = PhysicalPolicy(bundle, setting.flow_steps).eval()
+    policy = PhysicalPolicy(bundle, setting).eval()
     shapes = input_shapes(bundle)
     example = _draw(bundle, 2, np.random.default_rng(0))
     with replacing(out) as temporary:
@@ -117,11 +117,11 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for rows in BATCHES:
             inputs = _draw(bundle, rows, rng)
-            numbers = [inputs[name] for name in bundle.obs_sizes]
+            low_dim = [inputs[name] for name in bundle.obs_sizes]
             steps = bundle.config.obs_steps
-            obs_BTO = np.concatenate(numbers, -1) if numbers else np.zeros((rows, steps, 0), np.float32)
+            obs_BTO = np.concatenate(low_dim, -1) if low_dim else np.zeros((rows, steps, 0), np.float32)
             images = {name: inputs[name] for name in bundle.images}
-            expected = agent.chunks(obs_BTO, inputs[NOISE], setting.flow_steps, images)
+            expected = agent.chunks(Observation(obs_BTO, images), inputs[NOISE], setting)
             got = session.run([ACTIONS], inputs)[0]
             worst = max(worst, float((np.abs(got - expected) / bundle.action_normalizer.scale).max()))
     except (

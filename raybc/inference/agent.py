@@ -4,14 +4,13 @@ A chunk must not depend on which episodes happen to be asked together with it: t
 depend on the number of workers. Products of matrices do depend on the number of rows (libraries choose another kernel
 for one row than for many), so an `Agent` tries out which batch sizes give bit-identical rows on this machine and pads
 to one of these. Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
-
-Images are name -> uint8 (B, T, height, width, channels), the oldest step first.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Protocol
 
@@ -19,21 +18,15 @@ import numpy as np
 import torch
 
 from raybc.bundle import META, PolicyBundle
-from raybc.policies.flow import FlowPolicy
+from raybc.policies.base import Policy
+from raybc.types import Observation, SampleSetting
 
 #: Bundles that a process keeps in memory: the arms that are measured side by side.
 KEEP = 16
 #: Batch sizes that are tried; larger batches are cut into pieces of the largest.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-#: Outputs are padded to a multiple of this. With few columns (MKL: 5, 6, 7, 9, 10, 11) the last rows of a product take
-#: another kernel than the others, so that a row would depend on its place.
-OUTPUTS = 16
 #: What was found out, for each architecture, device and number of threads (a process asks each only once).
 _known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
-
-
-Images = Mapping[str, np.ndarray]
-NONE: Images = {}
 
 
 class Prediction(Protocol):
@@ -44,14 +37,14 @@ class Prediction(Protocol):
 
 
 class Predictor(Protocol):
-    """Whoever answers with chunks: an `Agent` in this process, or one that is shared by many processes."""
+    """Predicts chunks: an `Agent` in this process, or one that is shared by many processes."""
 
     bundle: PolicyBundle
-    #: Whether asking returns at once, so that simulators can step meanwhile.
+    #: Whether `predict` returns at once, so that simulators can step meanwhile.
     overlaps: bool
 
-    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> Prediction:
-        """The next chunk of each row. obs_BTO: physical observations, the oldest first, float32."""
+    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
+        """The next chunk of each row. obs: physical, leading axis B; noise_BHA: float32."""
 
 
 def bundle_version(path: str) -> int:
@@ -78,30 +71,40 @@ class Agent:
         self.bundle = bundle
         self._device = torch.device(device)
         self._policy = bundle.build().to(self._device)
-        self._policy.field.pad_outputs(OUTPUTS)
-        shape = self._policy.shape
+        self._policy.prepare_for_acting()
         sizes = (tuple(v.shape) for v in self._policy.state_dict().values())
-        architecture = (*astuple(shape), *sizes, device, torch.get_num_threads())  # threads cut products, too
+        kind = bundle.config.policy, bundle.config.encoder
+        architecture: tuple[object, ...] = (
+            *kind,
+            self._policy.spec,
+            *sizes,
+            device,
+            torch.get_num_threads(),
+        )  # threads cut products, too
         if architecture not in _known_sizes:
             _known_sizes[architecture] = invariant_sizes(self._policy, self._device)
         self._sizes = _known_sizes[architecture]
 
-    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> Resolved:
-        return Resolved(self.chunks(obs_BTO, noise_BHA, flow_steps, images))
+    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Resolved:
+        return Resolved(self.chunks(obs, noise_BHA, setting))
 
-    def chunks(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> np.ndarray:
+    def chunks(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> np.ndarray:
         """The next chunk of each row, physical, float32 (B, H, A); a row does not depend on the others."""
-        rows = len(obs_BTO)
-        obs_BO = self.bundle.obs_normalizer.apply(obs_BTO).reshape(rows, -1)
+        rows = len(obs.low_dim)
+        obs = dataclasses.replace(obs, low_dim=self.bundle.obs_normalizer.apply(obs.low_dim))
         pieces = []
         for first in range(0, rows, self._sizes[-1]):
             piece = slice(first, min(first + self._sizes[-1], rows))
             count = piece.stop - piece.start
             size = next(s for s in self._sizes if s >= count)
-            obs, noise = _padded(obs_BO[piece], size), _padded(noise_BHA[piece], size)
-            seen = {name: _padded(array[piece], size) for name, array in images.items()}
-            pieces.append(_sample(self._policy, obs, noise, flow_steps, self._device, seen)[:count])
+            part = obs.map(functools.partial(_piece, rows=piece, size=size))
+            noise = _padded(noise_BHA[piece], size)
+            pieces.append(_sample(self._policy, part, noise, setting, self._device)[:count])
         return self.bundle.action_normalizer.invert(np.concatenate(pieces))
+
+
+def _piece(array: np.ndarray, rows: slice, size: int) -> np.ndarray:
+    return _padded(array[rows], size)
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
@@ -112,35 +115,29 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _sample(
-    policy: FlowPolicy,
-    obs_BO: np.ndarray,
-    noise_BHA: np.ndarray,
-    flow_steps: int,
-    device: torch.device,
-    images: Images,
+    policy: Policy, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting, device: torch.device
 ) -> np.ndarray:
     with torch.inference_mode():
-        obs, noise = torch.from_numpy(obs_BO).to(device), torch.from_numpy(noise_BHA).to(device)
-        seen = {name: torch.from_numpy(array).to(device)[None] for name, array in images.items()}
-        return policy.sample(obs[None], noise[None], flow_steps, seen)[0].cpu().numpy()
+        seen = obs.map(lambda array: torch.from_numpy(array).to(device)[None])
+        noise = torch.from_numpy(noise_BHA).to(device)[None]
+        return policy.sample(seen, noise, setting)[0].cpu().numpy()
 
 
-def invariant_sizes(policy: FlowPolicy, device: torch.device, sizes: Sequence[int] = SIZES) -> tuple[int, ...]:
+def invariant_sizes(policy: Policy, device: torch.device, sizes: Sequence[int] = SIZES) -> tuple[int, ...]:
     """Those of `sizes` at which a row comes out the same bit for bit, wherever it stands and whatever the size.
 
     What matters is which kernels run, not the numbers, so random rows and two flow steps tell. The largest size is the
     measure. Where not even its rows are independent of their place, rows are computed one by one: (1,).
     """
-    shape, largest = policy.shape, sizes[-1]
+    spec, largest = policy.spec, sizes[-1]
     rng = np.random.default_rng(0)
-    obs = rng.standard_normal((largest, shape.obs_size)).astype(np.float32)
-    noise = rng.standard_normal((largest, shape.horizon, shape.action_size)).astype(np.float32)
-    # Channels of all steps together: how they lie in memory is the same.
-    images = {name: rng.integers(0, 256, (largest, 1, *size), np.uint8) for name, size in shape.images}
+    low_dim = rng.standard_normal((largest, spec.obs_steps, spec.low_dim_size)).astype(np.float32)
+    noise = rng.standard_normal((largest, spec.horizon, spec.action_size)).astype(np.float32)
+    images = {name: rng.integers(0, 256, (largest, spec.obs_steps, *size), np.uint8) for name, size in spec.images}
+    obs: Observation[np.ndarray] = Observation(low_dim, images)
 
     def sample(rows: np.ndarray | slice) -> np.ndarray:
-        seen = {name: array[rows] for name, array in images.items()}
-        return _sample(policy, obs[rows], noise[rows], 2, device, seen)
+        return _sample(policy, obs.map(lambda array: array[rows]), noise[rows], SampleSetting(flow_steps=2), device)
 
     wanted = sample(slice(None))
     order = rng.permutation(largest)
@@ -156,7 +153,7 @@ def invariant_sizes(policy: FlowPolicy, device: torch.device, sizes: Sequence[in
 
 
 def stack(observed: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], obs_steps: int) -> np.ndarray:
-    """The last `obs_steps` observations side by side, float32 (T, O); the first stands in for those before it."""
+    """The last `obs_steps` low-dimensional observations, float32 (T, O); the first stands in for those before it."""
     if not keys:
         return np.zeros((obs_steps, 0), np.float32)
     return stack_steps([np.concatenate([obs[k] for k in keys]) for obs in observed[-obs_steps:]], obs_steps).astype(
@@ -168,3 +165,23 @@ def stack_steps(rows: Sequence[np.ndarray], obs_steps: int) -> np.ndarray:
     """The last `obs_steps` of what was seen step by step, (T, ...); the first stands in for those before it."""
     rows = list(rows[-obs_steps:])
     return np.stack([rows[0]] * (obs_steps - len(rows)) + rows)
+
+
+def stack_rows(rows: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
+    """Several observations as one with a leading axis."""
+    texts = tuple(text for row in rows for text in row.instruction or ())
+    return Observation(
+        np.stack([row.low_dim for row in rows]),
+        {name: np.stack([row.images[name] for row in rows]) for name in rows[0].images},
+        texts or None,
+    )
+
+
+def concatenated(parts: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
+    """Observations of several rows each, one after the other."""
+    texts = tuple(text for part in parts for text in part.instruction or ())
+    return Observation(
+        np.concatenate([part.low_dim for part in parts]),
+        {name: np.concatenate([part.images[name] for part in parts]) for name in parts[0].images},
+        texts or None,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from raybc import __version__
+from raybc._version import __version__
 from raybc.bundle import PolicyBundle
 from raybc.registry import get_task, parse_env_name
 from raybc.types import SampleSetting, UserError
@@ -31,7 +31,7 @@ def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, A
         "obs_steps": steps,
         "observations": observations,
         "actions": {
-            "shape": [bundle.shape.horizon, bundle.action_size],
+            "shape": [bundle.spec.horizon, bundle.action_size],
             "dtype": "float32",
             "meaning": "the actions of the next steps, physical units of the training data, not clipped",
             "offset": bundle.action_normalizer.offset.tolist(),

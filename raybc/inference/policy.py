@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from raybc.bundle import PolicyBundle
-from raybc.inference.agent import Agent
+from raybc.inference.agent import Agent, stack_rows
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
 from raybc.inference.session import Session
 from raybc.rollout.checks import find_bundle
@@ -45,6 +45,7 @@ def load_bundle(
     fields."""
     folder, chosen = find_bundle(path, checkpoint)
     bundle = PolicyBundle.load(folder)
+    bundle.config.check_sampling(changes or (), "--")
     setting = dataclasses.replace(chosen or bundle.config.sample_setting, **(changes or {}))
     bundle.config.with_setting(setting).validate("--")
     return bundle, setting
@@ -71,7 +72,7 @@ class Policy:
         shape, or is not finite."""
         self.observe(obs)
         if not self._due:
-            self._due.extend(self._session.plan(self._answer()))
+            self._due.extend(self._session.plan(self._predict()))
         return self._clipped(self._due.popleft())
 
     def chunk(self, obs: Mapping[str, Any]) -> np.ndarray:
@@ -79,16 +80,15 @@ class Policy:
 
         Where the policy sees several steps, tell it those on which no chunk is asked with `observe`."""
         self.observe(obs)
-        return self._clipped(self._answer())
+        return self._clipped(self._predict())
 
     def observe(self, obs: Mapping[str, Any]) -> None:
         """See a step without acting on it."""
         self._session.observe(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
 
-    def _answer(self) -> np.ndarray:
-        obs_TO, noise_HA, images = self._session.question()
-        seen = {name: array[None] for name, array in images.items()}
-        return self._agent.chunks(obs_TO[None], noise_HA[None], self.setting.flow_steps, seen)[0]
+    def _predict(self) -> np.ndarray:
+        obs, noise_HA = self._session.request()
+        return self._agent.chunks(stack_rows([obs]), noise_HA[None], self.setting)[0]
 
     def _clipped(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._range is None else np.clip(actions, *self._range)

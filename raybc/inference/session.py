@@ -13,19 +13,19 @@ import numpy as np
 
 from raybc.bundle import PolicyBundle
 from raybc.inference.agent import stack, stack_steps
-from raybc.types import SampleSetting, UserError
+from raybc.types import Observation, SampleSetting, UserError
 
 
 class Session:
-    """One episode with a receding horizon: `observe` each step, ask the policy `question` when nothing is left of the
-    last chunk, and give the answer to `plan`, which says what to do next."""
+    """One episode with a receding horizon: `observe` each step, `request` a chunk when nothing is left of the
+    last chunk, and give it to `plan`, which says what to do next."""
 
     def __init__(self, bundle: PolicyBundle, setting: SampleSetting, seed: int | None) -> None:
         """seed: of the sampling noise; None draws it from the machine's entropy."""
         self.setting = setting
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.config.obs_steps
         self._images = tuple(bundle.images)
-        self._chunk_shape = (bundle.shape.horizon, bundle.action_size)
+        self._chunk_shape = (bundle.spec.horizon, bundle.action_size)
         horizon = self._chunk_shape[0]
         self.steps_between = setting.steps_between(horizon)
         if self.steps_between > horizon:
@@ -42,13 +42,13 @@ class Session:
         """The latest observation: name -> float32 (size,), or uint8 (height, width, channels); physical."""
         self._observed.append(obs)
 
-    def question(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """What the policy is asked: observations (T, O), physical, and noise (H, A), both float32; images by name,
-        uint8 (T, height, width, channels)."""
+    def request(self) -> tuple[Observation[np.ndarray], np.ndarray]:
+        """What the policy needs for the next chunk: the physical observation, without a batch axis, and noise (H, A),
+        float32."""
         noise_HA = self._rng.standard_normal(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
         seen = list(self._observed)
         images = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._images}
-        return stack(seen, self._keys, self._obs_steps), noise_HA.astype(np.float32), images
+        return Observation(stack(seen, self._keys, self._obs_steps), images), noise_HA.astype(np.float32)
 
     def plan(self, chunk_HA: np.ndarray, most: int | None = None) -> np.ndarray:
         """What is due of a new chunk, physical (steps, A), not clipped: until the next chunk is needed, `most` steps at

@@ -19,7 +19,8 @@ import ray
 from ray.actor import ActorHandle
 
 from raybc.bundle import PolicyBundle
-from raybc.inference.agent import KEEP, NONE, Agent, Images, Prediction, bundle_version
+from raybc.inference.agent import KEEP, Agent, Prediction, bundle_version, concatenated
+from raybc.types import Observation, SampleSetting
 
 #: Parameters above which a policy is asked on a shared GPU rather than on each simulator's core.
 LARGE = 5_000_000
@@ -28,10 +29,9 @@ LARGE = 5_000_000
 @dataclass(eq=False)  # told apart by identity: arrays have no truth value
 class _Request:
     path: str
-    obs_BTO: np.ndarray
+    obs: Observation[np.ndarray]
     noise_BHA: np.ndarray
-    flow_steps: int
-    images: Images
+    setting: SampleSetting
     done: asyncio.Future[np.ndarray]
 
 
@@ -46,11 +46,11 @@ class InferenceServer:
         self.calls, self.rows = 0, 0
 
     async def chunks(
-        self, path: str, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images
+        self, path: str, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting
     ) -> np.ndarray:
         """Chunks of `Agent.chunks`, computed together with what others have asked."""
         loop = asyncio.get_running_loop()
-        request = _Request(path, obs_BTO, noise_BHA, flow_steps, images, loop.create_future())
+        request = _Request(path, obs, noise_BHA, setting, loop.create_future())
         self._requests.append(request)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.ensure_future(self._serve())
@@ -63,7 +63,7 @@ class InferenceServer:
     async def _serve(self) -> None:
         while self._requests:
             first = self._requests[0]
-            together = [r for r in self._requests if (r.path, r.flow_steps) == (first.path, first.flow_steps)]
+            together = [r for r in self._requests if (r.path, r.setting) == (first.path, first.setting)]
             self._requests = [r for r in self._requests if r not in together]
             try:
                 chunks = await asyncio.to_thread(self._compute, together)
@@ -73,16 +73,15 @@ class InferenceServer:
                 continue
             start = 0
             for request in together:
-                request.done.set_result(chunks[start : start + len(request.obs_BTO)])
-                start += len(request.obs_BTO)
+                request.done.set_result(chunks[start : start + len(request.noise_BHA)])
+                start += len(request.noise_BHA)
 
     def _compute(self, requests: list[_Request]) -> np.ndarray:
-        obs_BTO = np.concatenate([r.obs_BTO for r in requests])
         noise_BHA = np.concatenate([r.noise_BHA for r in requests])
-        self.calls, self.rows = self.calls + 1, self.rows + len(obs_BTO)
-        path, flow_steps = requests[0].path, requests[0].flow_steps
-        images = {name: np.concatenate([r.images[name] for r in requests]) for name in requests[0].images}
-        return self._agent(path, bundle_version(path)).chunks(obs_BTO, noise_BHA, flow_steps, images)
+        self.calls, self.rows = self.calls + 1, self.rows + len(noise_BHA)
+        path, setting = requests[0].path, requests[0].setting
+        obs = concatenated([r.obs for r in requests])
+        return self._agent(path, bundle_version(path)).chunks(obs, noise_BHA, setting)
 
     def _load(self, path: str, state: int) -> Agent:
         if self._device == "cpu":
@@ -104,8 +103,8 @@ class SharedActor:
         self.bundle = _bundle(path, bundle_version(path))
         self._server, self._path = server, path
 
-    def predict(self, obs_BTO: np.ndarray, noise_BHA: np.ndarray, flow_steps: int, images: Images = NONE) -> Prediction:
-        return _Remote(self._server.chunks.remote(self._path, obs_BTO, noise_BHA, flow_steps, images))
+    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
+        return _Remote(self._server.chunks.remote(self._path, obs, noise_BHA, setting))
 
 
 class _Remote:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from raybc.config import RunConfig
-from raybc.policies.base import PolicyShape
-from raybc.policies.flow import FlowPolicy
+from raybc.policies.base import Policy, PolicySpec
+from raybc.types import UserError
 
 
-def build_policy(config: RunConfig, shape: PolicyShape, members: int) -> FlowPolicy:
-    """The network of a recipe, with uninitialised weights."""
-    return FlowPolicy(
-        shape,
-        width=config.hidden_width,
-        depth=config.hidden_depth,
-        use_fourier_features=config.use_fourier_features,
-        encoder=config.encoder,
-        members=members,
-    )
+def build_policy(run: RunConfig, spec: PolicySpec, members: int) -> Policy:
+    """The network of a recipe, a pack with uninitialised weights. Raises `UserError` where a policy of one's own is
+    none."""
+    policy = run.policy.build(run, spec, members)
+    if not isinstance(policy, Policy):
+        name = type(run.policy).__name__
+        raise UserError(
+            f"policy {run.policy.kind}: {run.policy.builder}: expected a raybc.policies.base.Policy, got "
+            f"{type(policy).__name__}; check it with raybc.testing.check_config({name})"
+        )
+    return policy

@@ -1,103 +1,114 @@
-"""Flow-matching behaviour cloning with action chunking.
+"""Flow-matching behaviour cloning with action chunking, for any velocity field.
 
     x_t = (1 - t) x_0 + t x_1,   x_0 ~ N(0, I),   x_1 = expert's chunk,   t ~ U[0, 1)
     loss = mean over valid chunk entries of || v(x_t, t | obs) - (x_1 - x_0) ||^2
     sample: x <- x_0;  for i = 0 .. S-1:  x <- x + v(x, i / S | obs) / S
 
 (Lipman et al. 2023, "Flow Matching for Generative Modeling", optimal-transport path; Euler integration.)
-t = 0 is noise, t = 1 is data. Letters: M members, B batch, O observation dim, H chunk, A action dim, F what the field
-is told of an observation: its numbers, then the features of its images.
+t = 0 is noise, t = 1 is data. Letters: M members, B batch, H chunk, A action dim, F features of the observation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from raybc.policies.base import PolicyShape
-from raybc.policies.encoders import IMPALA, PackedImpala
-from raybc.policies.nets import PackedMLP, fourier_features
-from raybc.types import Batch
+from raybc.policies.base import (
+    Draws,
+    DrawShape,
+    ImageEncoders,
+    Loss,
+    Policy,
+    PolicySpec,
+    build_encoders,
+    mean_over_valid,
+)
+from raybc.policies.fields.mlp import MLPField
+from raybc.types import Batch, Observation, SampleSetting
 
-FREQUENCIES = 8
+if TYPE_CHECKING:
+    from raybc.config import RunConfig
 
 
-class FlowPolicy(nn.Module):
-    """A pack of M flow policies whose vector field is an MLP of (obs, x_t, t); each kind of image has an encoder."""
+class VelocityField(nn.Module, ABC):
+    """v(x, t | obs) for a pack of M members."""
 
-    def __init__(
-        self,
-        shape: PolicyShape,
-        *,
-        width: int,
-        depth: int,
-        use_fourier_features: bool,
-        encoder: str = "None",
-        members: int = 1,
-    ) -> None:
-        super().__init__()
-        self.shape = shape
-        self.members = members
-        self.use_fourier_features = use_fourier_features
-        # Names of modules have no dots.
-        self._encoder_of = {name: name.replace(".", "_") for name, _ in shape.images}
-        self.encoders = nn.ModuleDict(
-            {self._encoder_of[name]: PackedImpala(members, size, IMPALA[encoder]) for name, size in shape.images}
-        )
-        chunk = shape.horizon * shape.action_size
-        told = shape.obs_size + len(shape.images) * (IMPALA[encoder].features if shape.images else 0)
-        inputs = told + chunk + (2 * FREQUENCIES if use_fourier_features else 1)
-        self.field = PackedMLP(members, inputs, chunk, width, depth)
-
+    @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         """Initial weights; member m depends on generators[m] alone."""
-        self.field.init_members(generators)
-        for encoder in self.encoders.values():
-            assert isinstance(encoder, PackedImpala)
-            encoder.init_members(generators)
 
-    def draw_size(self, batch_size: int) -> tuple[int, int]:
-        return batch_size * self.shape.horizon * self.shape.action_size, batch_size
+    def condition(self, cond_MBF: Tensor) -> Any:
+        """What the field makes of an encoded observation once per chunk, whatever the number of flow steps."""
+        return cond_MBF
 
-    def observe(self, obs_MBO: Tensor, images: Mapping[str, Tensor]) -> Tensor:
-        """What the field is told of observations, (M, B, F)."""
-        seen = [self.encoders[module](images[name]) for name, module in self._encoder_of.items()]
-        return torch.cat([obs_MBO, *seen], dim=-1) if seen else obs_MBO
+    @abstractmethod
+    def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Any) -> Tensor:
+        """The velocity, (M, B, H, A). t_MB1: (M, 1, 1) where all rows share it. condition: from `condition`."""
 
-    def velocity(self, cond_MBF: Tensor, x_MBHA: Tensor, t_MB1: Tensor) -> Tensor:
-        """v(x, t | obs), (M, B, H, A)."""
-        time = fourier_features(t_MB1, FREQUENCIES) if self.use_fourier_features else t_MB1
-        out = self.field(torch.cat([cond_MBF, x_MBHA.flatten(2), time], dim=-1))
-        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # beyond: padding of `pad_outputs`
+    def prepare_for_acting(self) -> None:
+        """See `Policy.prepare_for_acting`."""
 
-    def loss(self, batch: Batch, noise: Tensor, time: Tensor) -> Tensor:
-        """Flow-matching loss of each example, float32 (M, B).
 
-        noise: standard normal, (M, B*H*A). time: uniform in [0, 1), (M, B). The mean runs over valid entries only.
-        """
-        x_1 = batch.actions_MBHA
-        x_0 = noise.view_as(x_1)
+class FlowPolicy(Policy):
+    """A pack of M flow policies: encoders of images and a velocity field."""
+
+    def __init__(self, spec: PolicySpec, encoders: ImageEncoders, velocity_field: Any, members: int) -> None:
+        super().__init__()
+        self.spec, self.members = spec, members
+        self.encoders = encoders
+        self.velocity_field = velocity_field
+
+    def init_members(self, generators: Sequence[torch.Generator]) -> None:
+        self.velocity_field.init_members(generators)
+        self.encoders.init_members(generators)
+
+    def draws(self) -> Mapping[str, DrawShape]:
+        return {"noise": DrawShape("normal", (self.spec.horizon, self.spec.action_size)), "time": DrawShape("uniform")}
+
+    def encode(self, obs: Observation[Tensor]) -> Tensor:
+        """The encoded observation, (M, B, F)."""
+        return self.encoders.encode(obs)
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
+        """The flow-matching loss; the mean runs over valid entries only. draws: noise (M, B, H, A), time (M, B)."""
+        x_1, x_0, time = batch.actions_MBHA, draws["noise"], draws["time"]
         t_MB11 = time[..., None, None]
         x_t = (1 - t_MB11) * x_0 + t_MB11 * x_1
-        cond_MBF = self.observe(batch.obs_MBO, batch.images)
-        error_MBHA = (self.velocity(cond_MBF, x_t, time[..., None]) - (x_1 - x_0)) ** 2
-        valid_MBH = ~batch.is_pad_MBH
-        # The first step of a chunk is never padding, so no example is without a valid entry.
-        return (error_MBHA.mean(-1) * valid_MBH).sum(-1) / valid_MBH.sum(-1)
+        condition = self.velocity_field.condition(self.encode(batch.obs))
+        error_MBHA = (self.velocity_field(x_t, time[..., None], condition) - (x_1 - x_0)) ** 2
+        loss_MB = mean_over_valid(error_MBHA, batch.is_pad_MBH)
+        return Loss(loss_MB, {"bc_flow_loss": loss_MB})
 
-    def forward(self, batch: Batch, noise: Tensor, time: Tensor) -> Tensor:
-        """`loss`: what wrappers of modules (DistributedDataParallel) call."""
-        return self.loss(batch, noise, time)
-
-    def sample(
-        self, obs_MBO: Tensor, noise_MBHA: Tensor, flow_steps: int, images: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """Integrate the flow from `noise` with `flow_steps` Euler steps; (M, B, H, A), normalised."""
-        cond_MBF = self.observe(obs_MBO, images or {})
+    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+        """Integrate the flow from the noise with `flow_steps` Euler steps."""
+        condition = self.velocity_field.condition(self.encode(obs))
         x = noise_MBHA
-        for i in range(flow_steps):
-            t_MB1 = torch.full_like(x[..., 0, :1], i / flow_steps)
-            x = x + self.velocity(cond_MBF, x, t_MB1) / flow_steps
+        for i in range(setting.flow_steps):
+            t_M11 = x.new_full((x.shape[0], 1, 1), i / setting.flow_steps)
+            x = x + self.velocity_field(x, t_M11, condition) / setting.flow_steps
         return x
+
+    def prepare_for_acting(self) -> None:
+        self.velocity_field.prepare_for_acting()
+
+
+def with_field(run: RunConfig, spec: PolicySpec, members: int, make_field: Callable[[int], Any]) -> FlowPolicy:
+    """A flow policy whose velocity field is `make_field(features of an encoded observation)`."""
+    encoders = build_encoders(run.encoder, spec, members)
+    return FlowPolicy(spec, encoders, make_field(encoders.features), members)
+
+
+def build(run: RunConfig, spec: PolicySpec, members: int) -> FlowPolicy:
+    """`--policy flow`: the velocity field is an MLP."""
+    config: Any = run.policy
+    return with_field(
+        run, spec, members,
+        lambda features: MLPField(
+            members, features, spec.horizon, spec.action_size, width=config.hidden_width, depth=config.hidden_depth,
+            fourier=config.use_fourier_features,
+        ),
+    )  # fmt: skip

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raybc.config import SAMPLE_AXES, DemosConfig, RunConfig
+from raybc.config import SAMPLE_AXES, DemosConfig, changed_options
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.folders import bundle_path
 from raybc.sweep.space import recipe
@@ -24,9 +23,7 @@ def train_command(
     run_ids of the sweep and its bundles, except where the note says otherwise.
     """
     run = recipe(config, params)
-    defaults = RunConfig()
-    changed = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunConfig) if f.name != "seed"}
-    flags = [f"--{k}={value}" for k, value in changed.items() if value != getattr(defaults, k)]
+    flags = [f"--{name}={value}" for name, value in changed_options(run).items() if name != "seed"]
     note = ""
     if config.demos.noise != DemosConfig.noise or config.demos.seed != DemosConfig.seed:
         flags.append(f"--dataset={(facts.get('data') or {}).get('path', 'PATH')}")
@@ -52,7 +49,9 @@ def rollout_command(config: SweepConfig, run_dir: Path, row: Mapping[str, Any], 
         return ""
     asked = row["episodes"] + row["errors"]
     flags = [f"--starts={row['phase']}", f"--episodes={min(asked, 2 * videos) if videos else asked}"]
-    flags += [f"--{k}={row[k]}" for k in SAMPLE_AXES if k == "flow_steps" or row[k] != getattr(config.train, k)]
+    own = config.train.sample_setting
+    wanted = [k for k in SAMPLE_AXES if (row[k] if k == "flow_steps" else row[k] != getattr(own, k))]
+    flags += [f"--{k}={row[k]}" for k in wanted]
     if videos:
         flags.append(f"--videos={min(videos, asked)}")
     return shlex.join(["python", "-m", "raybc.rollout", near_path(bundle), *flags])

@@ -90,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     changes = version_changes(bundle, probe)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
-    out = args.out or Path("runs/rollouts") / f"{bundle.run_id}_step_{bundle.step}_{args.starts}"
+    folders = [Path("runs/rollouts") / f"{run_id}_step_{bundle.step}_{args.starts}" for run_id in bundle.run_ids]
+    out = args.out or next((f for f in folders if f.exists()), folders[0])
     cli.refuse_existing(out, resume=args.resume, overwrite=args.overwrite)
     measurement = EvaluationConfig(
         bundle=path,
@@ -141,13 +142,14 @@ def _check(args: Args) -> int:
 def _settings(args: Args, bundle: PolicyBundle, chosen: SampleSetting | None) -> list[SampleSetting]:
     """The sample settings to measure: the bundle's (or the sweep's choice) with what the flags replace."""
     base = chosen or bundle.config.sample_setting
-    given = {name: getattr(args, name) for name in SAMPLE_AXES if name != "flow_steps"}
-    rest = {name: getattr(base, name) if value is None else value for name, value in given.items()}
+    given = {name: getattr(args, name) for name in SAMPLE_AXES if getattr(args, name) not in (None, "")}
+    bundle.config.check_sampling(given, "--")
+    rest = {name: given.get(name, getattr(base, name)) for name in SAMPLE_AXES if name != "flow_steps"}
     try:
         values = [int(v) for v in args.flow_steps.split(",")] if args.flow_steps else [base.flow_steps]
     except ValueError:
         raise UserError(f"--flow_steps: expected whole numbers such as 1,2,5, got {args.flow_steps!r}") from None
-    if len(set(values)) != len(values) or min(values) < 1:
+    if args.flow_steps and (len(set(values)) != len(values) or min(values) < 1):
         raise UserError(f"--flow_steps: expected different numbers of at least 1, got {args.flow_steps}")
     settings = [SampleSetting(flow_steps=value, **rest) for value in values]
     for setting in settings:

@@ -22,7 +22,7 @@ from raybc.demos.record import demonstrate
 from raybc.envs.base import RenderOptions, SimEnv, Task
 from raybc.inference.agent import Prediction, Predictor
 from raybc.registry import get_task
-from raybc.rollout.episode import Episode, OnStep, answer
+from raybc.rollout.episode import Episode, OnStep, predict_together
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.types import EpisodeSpec, SampleSetting
 
@@ -220,24 +220,24 @@ class Engine:
     # --- policies ---------------------------------------------------------------------------------------------------
 
     def _ask(self) -> None:
-        """Ask for the chunks that are needed: one question for each policy and number of flow steps."""
-        groups: dict[tuple[str, int], list[_Slot]] = {}
+        """Request the chunks that are needed: one prediction for each policy and setting of its network."""
+        groups: dict[tuple[str, SampleSetting], list[_Slot]] = {}
         for slot in self._busy:
             if not slot.asked:
                 assert slot.work is not None
-                groups.setdefault((slot.work.bundle, slot.work.setting.flow_steps), []).append(slot)
-        for (bundle, flow_steps), slots in groups.items():
+                groups.setdefault((slot.work.bundle, slot.work.setting.of_network), []).append(slot)
+        for (bundle, setting), slots in groups.items():
             self._touch(slots[0].number)
-            actor = self._load(bundle)
-            # Halves, so that one half steps while the other is answered.
-            size = math.ceil(len(self._busy) / 2) if actor.overlaps else len(slots)
+            predictor = self._load(bundle)
+            # Halves, so that one half steps while the other is predicted.
+            size = math.ceil(len(self._busy) / 2) if predictor.overlaps else len(slots)
             for first in range(0, len(slots), size):
-                self._ask_together(actor, slots[first : first + size], flow_steps)
+                self._ask_together(predictor, slots[first : first + size], setting)
 
-    def _ask_together(self, actor: Predictor, slots: list[_Slot], flow_steps: int) -> None:
+    def _ask_together(self, predictor: Predictor, slots: list[_Slot], setting: SampleSetting) -> None:
         started = time.perf_counter()
         episodes = [s.episode for s in slots if s.episode is not None]
-        self._questions.append(_Question(answer(actor, episodes, flow_steps), slots))
+        self._questions.append(_Question(predict_together(predictor, episodes, setting), slots))
         share = (time.perf_counter() - started) / len(slots)
         for slot, episode in zip(slots, episodes, strict=True):
             slot.asked = True

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import SimEnv
-from raybc.inference.agent import Predictor
+from raybc.inference.agent import Prediction, Predictor, stack_rows
 from raybc.inference.session import Session
-from raybc.types import EpisodeResult, EpisodeSpec, Outcome, SampleSetting
+from raybc.types import EpisodeResult, EpisodeSpec, Observation, Outcome, SampleSetting
 
 OnStep = Callable[[int, SimEnv], None]
 
@@ -52,9 +51,9 @@ class Episode:
             on_step(0, env)
         self.seconds += time.perf_counter() - started
 
-    def question(self) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """What the policy is asked, as `Session.question` has it."""
-        return self._session.question()
+    def request(self) -> tuple[Observation[np.ndarray], np.ndarray]:
+        """What the policy needs, as `Session.request` has it."""
+        return self._session.request()
 
     def execute(self, chunk_HA: np.ndarray) -> None:
         """Execute what is due of a new chunk, physical (H, A): until the next one is needed or the episode ends."""
@@ -95,23 +94,23 @@ class Episode:
         )
 
 
-def answer(actor: Predictor, episodes: list[Episode], flow_steps: int) -> Any:
-    """Ask for the next chunk of each episode at once."""
-    obs, noise, images = zip(*(episode.question() for episode in episodes), strict=True)
-    seen = {name: np.stack([p[name] for p in images]) for name in images[0]}
-    return actor.predict(np.stack(obs), np.stack(noise), flow_steps, seen)
+def predict_together(predictor: Predictor, episodes: list[Episode], setting: SampleSetting) -> Prediction:
+    """The next chunk of each episode, in one prediction."""
+    requests = [episode.request() for episode in episodes]
+    noise_BHA = np.stack([noise for _, noise in requests])
+    return predictor.predict(stack_rows([obs for obs, _ in requests]), noise_BHA, setting)
 
 
 def run_episode(
     env: SimEnv,
-    actor: Predictor,
+    predictor: Predictor,
     spec: EpisodeSpec,
     setting: SampleSetting,
     max_steps: int,
     on_step: OnStep | None = None,
 ) -> EpisodeResult:
     """Run one start to its end, alone."""
-    episode = Episode(env, actor.bundle, spec, setting, max_steps, on_step)
+    episode = Episode(env, predictor.bundle, spec, setting, max_steps, on_step)
     while episode.outcome is None:
-        episode.execute(answer(actor, [episode], setting.flow_steps).get()[0])
+        episode.execute(predict_together(predictor, [episode], setting).get()[0])
     return episode.result()

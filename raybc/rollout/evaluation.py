@@ -98,9 +98,11 @@ def _open(measurement: EvaluationConfig, bundle: PolicyBundle, out: Path) -> Kno
     record = measurement.record(bundle)
     if (out / RECORD).exists():
         before = read_json(out / RECORD)
+        if before.get("run_id") in bundle.run_ids:  # perhaps the id that an earlier release gave it
+            before["run_id"] = bundle.run_id
         differing = [f"{k}: was {before.get(k)!r}, is {v!r}" for k, v in record.items() if before.get(k) != v]
         if differing:
-            raise UserError(f"{out}: --resume goes on with the same measurement, but {'; '.join(differing)}")
+            raise UserError(f"{out}: --resume continues the same measurement, but {'; '.join(differing)}")
     write_json(out / RECORD, record)
     known: Known = {}
     for name in ("episodes.jsonl", PARTIAL):

@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     max_bytes = int(args.max_request_mb * 2**20)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listening(args.host, args.port))
-        batcher = stack.enter_context(contextlib.closing(Batcher(bundle, setting.flow_steps, device, args.threads)))
+        batcher = stack.enter_context(contextlib.closing(Batcher(bundle, setting, device, args.threads)))
         config = uvicorn.Config(
             make_app(batcher, setting, policy_metadata(bundle, setting), token, max_bytes),
             ws="websockets-sansio",

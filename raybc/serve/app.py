@@ -235,4 +235,4 @@ class Episode:
 
     async def chunk(self) -> np.ndarray:
         """The whole next chunk, (H, A)."""
-        return await self._batcher.predict(self._session.question())
+        return await self._batcher.predict(self._session.request())

@@ -1,7 +1,7 @@
 """One network for all who ask at the same time.
 
 While a batch is computed, those who ask meanwhile become the next one: nobody waits for a batch to fill. A chunk does
-not depend on its companions (`rollout.agent`). Letters: T observation steps, O observation dim, H chunk, A action dim.
+not depend on its companions (`raybc.inference.agent`). Letters: H chunk, A action dim.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from raybc.bundle import PolicyBundle
-from raybc.inference.agent import SIZES, Agent
+from raybc.inference.agent import SIZES, Agent, stack_rows
+from raybc.types import Observation, SampleSetting
 
-#: (observations (T, O), noise (H, A), images by name), as `Session.question` gives them.
-Question = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
+#: (observation, noise (H, A)), as `Session.request` gives them.
+Question = tuple[Observation[np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -29,10 +30,10 @@ class _Batch:
 class Batcher:
     """An `Agent` in a thread of its own. Must be used from one event loop."""
 
-    def __init__(self, bundle: PolicyBundle, flow_steps: int, device: str = "cpu", threads: int = 1) -> None:
+    def __init__(self, bundle: PolicyBundle, setting: SampleSetting, device: str = "cpu", threads: int = 1) -> None:
         """threads: of PyTorch on a CPU."""
         self.bundle = bundle
-        self._flow_steps = flow_steps
+        self._setting = setting
         # The number of threads belongs to the thread that asks, and so do the batch sizes that were found out.
         self._thread = ThreadPoolExecutor(1, "policy", torch.set_num_threads, (threads,))
         self._agent = self._thread.submit(Agent, bundle, device).result()
@@ -61,9 +62,8 @@ class Batcher:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._chunks, batch.questions)
 
     def _chunks(self, questions: list[Question]) -> np.ndarray:
-        obs, noise, images = zip(*questions, strict=True)
-        seen = {name: np.stack([p[name] for p in images]) for name in images[0]}
-        return self._agent.chunks(np.stack(obs), np.stack(noise), self._flow_steps, seen)
+        noise_BHA = np.stack([noise for _, noise in questions])
+        return self._agent.chunks(stack_rows([obs for obs, _ in questions]), noise_BHA, self._setting)
 
     def close(self) -> None:
         self._thread.shutdown()

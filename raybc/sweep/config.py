@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from raybc.config import SAMPLE_AXES, DemosConfig, RunConfig, flag_path
-from raybc.strict import check_type, field_type, type_hints
+from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
+from raybc.config.flat import unknown_option
+from raybc.config.policy import find_kind
+from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, UserError
-
-#: Fields of a run that cannot be searched, with the reason.
-NOT_AXES = {
-    "seed": "seeds are members of a trial: list them under `seeds`",
-    "env_name": "a sweep has one task",
-    "dataset": "a sweep has one dataset",
-    "save_dir": "the sweep owns its run folder",
-    "run_group": "the sweep owns its run folder",
-    "device": "the device is a resource, not a recipe",
-    "training_steps": "pruning compares trials at equal training steps",
-    "log_interval": "it does not change a policy",
-    "eval_interval": "use eval.evaluations",
-    "save_interval": "the sweep saves at every evaluation",
-    "eval_episodes": "use eval.episodes",
-    "video_episodes": "use final.videos",
-    "video_frame_skip": "it does not change a policy",
-    "keep": "it does not change a policy",
-    "sampling_plan_sha256": "it is found in the plan",
-    "num_rounds": "pruning compares trials at equal training steps",
-    "epochs_per_round": "pruning compares trials at equal training steps",
-    "stop_patience": "pruning ends trials, by their success",
-    "stop_min_delta": "pruning ends trials, by their success",
-}
 
 
 @dataclass(frozen=True)
@@ -43,6 +24,12 @@ class Axis:
     low: float | None = None
     high: float | None = None
     log: bool = False
+    when: dict[str, Any] = field(default_factory=dict)
+    """Other axes -> a value or a list of values: the axis is part of a recipe only where all of them hold."""
+
+    def holds(self, params: Mapping[str, Any]) -> bool:
+        """Whether `when` holds for a recipe."""
+        return all(name in params and params[name] in _as_list(wanted) for name, wanted in self.when.items())
 
     def extremes(self) -> tuple[Any, ...]:
         """The values that corners of the space are made of (every one of a list: a list has no order)."""
@@ -74,6 +61,10 @@ class Axis:
             raise UserError(f"{flag_path(where)}low: expected more than 0 on a logarithmic axis, got {self.low}")
         if kind is int and (self.low != int(self.low) or self.high != int(self.high)):
             raise UserError(f"{where}: expected whole numbers, got low {self.low}, high {self.high}")
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 @dataclass(frozen=True)
@@ -203,22 +194,13 @@ class SweepConfig:
         if not self.name or any(c in self.name for c in "/\\ ") or self.name.startswith("."):
             raise UserError(f"name: expected a word without spaces and slashes (it names a folder), got {self.name!r}")
         for name, axis in self.space.items():
-            where = f"space.{name}"
-            if name in NOT_AXES:
-                raise UserError(f"{where}: cannot be searched: {NOT_AXES[name]}")
-            kind = field_type(RunConfig, name, "space")
-            axis.validate(where, kind)
-            for value in axis.extremes():
-                check_type(value, type_hints(RunConfig)[name], where)
-            if name in SAMPLE_AXES and not axis.values:
-                raise UserError(f"{where}: expected `values: [...]` (every value is scored from the same checkpoint)")
+            self._validate_axis(name, axis)
         if self.train.seed != 0:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
         for name in ("epochs_per_round", "stop_patience"):
             if getattr(self.train, name):
-                raise UserError(
-                    f"train.{name}: expected 0 in a sweep ({NOT_AXES[name]}), got {getattr(self.train, name)}"
-                )
+                reason = self.train.options()[name].option.axis
+                raise UserError(f"train.{name}: expected 0 in a sweep ({reason}), got {getattr(self.train, name)}")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds: expected one or more different seeds, got {list(self.seeds)}")
         for seed in self.seeds:
@@ -233,6 +215,42 @@ class SweepConfig:
                 f"got {self.eval.evaluations}"
             )
 
+    def kinds(self, what: str) -> list[str]:
+        """The kinds of policy or encoder (`what`) that recipes may have."""
+        return list(self.space[what].values) if what in self.space else [self.train.get(what)]
+
+    def axis_option(self, name: str) -> OptionInfo:
+        """The declaration of the option that an axis searches. Raises `UserError` where no recipe has it."""
+        for policy, encoder in itertools.product(self.kinds("policy"), self.kinds("encoder")):
+            run = self.train.changed(policy=policy, encoder=encoder)
+            if name in run.options():
+                return run.options()[name]
+        raise UserError(f"space: {unknown_option(name, run.options(), {'policy': run.policy, 'encoder': run.encoder})}")
+
+    def _validate_axis(self, name: str, axis: Axis) -> None:
+        where = f"space.{name}"
+        for what in ("policy", "encoder"):  # a kind that does not exist is refused before its options are
+            for kind in self.kinds(what):
+                find_kind(what, check_type(kind, str, f"space.{what}"), f"space.{what}")
+        info = self.axis_option(name)
+        if info.option.axis is not True:
+            raise UserError(f"{where}: cannot be searched: {info.option.axis}")
+        axis.validate(where, info.plain_type)
+        for value in axis.extremes():
+            check_type(value, info.hint, where)
+        if name in SAMPLE_AXES:
+            if not axis.values:
+                raise UserError(f"{where}: expected `values: [...]` (every value is scored from the same checkpoint)")
+            for kind in self.kinds("policy"):
+                self.train.changed(policy=kind).check_sampling([name], "space")
+        for other, wanted in axis.when.items():
+            if other == name or other not in self.space or other in SAMPLE_AXES or not self.space[other].values:
+                raise UserError(f"{where}.when: expected another train axis with `values`, got {other!r}")
+            for value in _as_list(wanted):
+                if value not in self.space[other].values:
+                    known = list(self.space[other].values)
+                    raise UserError(f"{where}.when.{other}: expected one of {known}, got {value!r}")
+
     def evaluation_step(self, evaluation: int) -> int:
         """Training step at which evaluation 1..evaluations happens."""
         return self.train.training_steps * evaluation // self.eval.evaluations
@@ -244,9 +262,12 @@ class SweepConfig:
 def to_plain(value: Any) -> Any:
     """A dataclass as JSON values; axes without their unused keys."""
     if isinstance(value, Axis):
+        when = {"when": value.when} if value.when else {}
         if value.values:
-            return {"values": list(value.values)}
-        return {"low": value.low, "high": value.high, "log": value.log}
+            return {"values": list(value.values), **when}
+        return {"low": value.low, "high": value.high, "log": value.log, **when}
+    if isinstance(value, RunConfig):
+        return value.to_plain()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):

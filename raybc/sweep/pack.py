@@ -31,7 +31,7 @@ from raybc.sweep.trial import (
 
 if TYPE_CHECKING:  # torch is imported in the processes that train
     from raybc.train.log import MemberLog
-    from raybc.train.loop import OnLog, PackTrainer
+    from raybc.train.loop import OnLog, PackTrainer, Progress
 
 #: Training states and bundles that are kept: the one that is measured now and the one before.
 KEEP = 2
@@ -55,8 +55,7 @@ class Job:
 
 def alike(run: RunConfig) -> RunConfig:
     """What recipes that can be one program have in common."""
-    defaults = RunConfig()
-    return dataclasses.replace(run, **{name: getattr(defaults, name) for name in MEMBER_FIELDS})
+    return run.changed(**{name: getattr(RunConfig, name) for name in MEMBER_FIELDS})
 
 
 def run_pack(
@@ -147,10 +146,10 @@ class _Pack:
 
     def _advance(self, k: int, logs: Sequence[MemberLog]) -> float:
         """Train to evaluation k; how many times as long its members would take one after another."""
+        from raybc.train.log import log_pack
 
-        def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
-            for log, loss, rate in zip(logs, losses, self.trainer.rates, strict=True):
-                log.train(step, loss, steps_per_sec, rate)
+        def on_log(progress: Progress) -> None:
+            log_pack(logs, self.trainer, progress)
 
         until = self.plan.steps[k - 1]
         slower = _one_after_another(self.trainer, until, on_log) if len(logs) > 1 else 1.0

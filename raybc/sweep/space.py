@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raybc.config import SAMPLE_AXES, RunConfig
+from raybc.config.flat import COMPONENTS, common_options
+from raybc.config.options import options_in
+from raybc.config.policy import find_kind
 from raybc.data.episodes import EpisodeStore, check_files
 from raybc.registry import get_task, parse_env_name
-from raybc.strict import check_type, did_you_mean, type_hints
+from raybc.strict import check_type, did_you_mean
 from raybc.sweep.config import Axis, SweepConfig
 from raybc.types import SampleSetting, UserError
 
@@ -19,17 +22,50 @@ MAX_CORNERS = 20_000
 
 
 def train_axes(config: SweepConfig) -> dict[str, Axis]:
-    """Axes that make a new model."""
-    return {name: axis for name, axis in config.space.items() if name not in SAMPLE_AXES}
+    """Axes that make a new model; one that depends on another (`when`, or an option of one kind) stands behind it."""
+    axes = {name: axis for name, axis in config.space.items() if name not in SAMPLE_AXES}
+    if not is_conditional(config):
+        return axes
+    placed: dict[str, Axis] = {}
+    while len(placed) < len(axes):
+        ready = [n for n in axes if n not in placed and all(o in placed for o in _conditions(config, n))]
+        if not ready:
+            raise UserError(f"space: {sorted(axes.keys() - placed)[0]}.when: axes depend on each other in a circle")
+        placed |= {name: axes[name] for name in ready}
+    return placed
+
+
+def is_conditional(config: SweepConfig) -> bool:
+    """Whether some axis is part of some recipes only."""
+    return any(_conditions(config, name) for name in config.space)
+
+
+def _conditions(config: SweepConfig, name: str) -> dict[str, list[Any]]:
+    """Axis -> values it must have for the axis `name` to be part of a recipe."""
+    found: dict[str, list[Any]] = {}
+    for other, wanted in config.space[name].when.items():
+        found[other] = wanted if isinstance(wanted, list) else [wanted]
+    for what in COMPONENTS:
+        if what in config.space and name not in common_options(RunConfig) and name not in COMPONENTS:
+            having = [k for k in config.kinds(what) if name in options_in(find_kind(what, k, f"space.{what}"))]
+            if having and len(having) < len(config.kinds(what)):
+                found.setdefault(what, having)
+    return found
+
+
+def active(config: SweepConfig, params: Mapping[str, Any], name: str) -> bool:
+    """Whether the train axis `name` is part of the recipe that has `params` so far."""
+    return all(other in params and params[other] in wanted for other, wanted in _conditions(config, name).items())
 
 
 def sample_settings(config: SweepConfig) -> list[SampleSetting]:
     """Every value of the sample axes, crossed; all are scored from the same checkpoint."""
-    hints = type_hints(RunConfig)
+    hints = {name: config.train.options()[name].hint for name in SAMPLE_AXES}
+    own = dataclasses.asdict(config.train.sample_setting)
     values = [
         [check_type(value, hints[name], f"space.{name}") for value in config.space[name].values]
         if name in config.space
-        else [getattr(config.train, name)]
+        else [own[name]]
         for name in SAMPLE_AXES
     ]
     return [SampleSetting(*combination) for combination in itertools.product(*values)]
@@ -37,15 +73,25 @@ def sample_settings(config: SweepConfig) -> list[SampleSetting]:
 
 def recipe(config: SweepConfig, params: dict[str, Any]) -> RunConfig:
     """The run that `params` (train axes) stand for; its seed is set per member."""
-    hints = type_hints(RunConfig)
-    values = {name: check_type(value, hints[name], f"space.{name}") for name, value in params.items()}
-    return dataclasses.replace(config.train, **values)
+    return config.train.changed(
+        **{name: check_type(value, config.axis_option(name).hint, f"space.{name}") for name, value in params.items()}
+    )
+
+
+def _full_point(config: SweepConfig, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point of the space: axes that it leaves out take their default."""
+    full: dict[str, Any] = {}
+    run = config.train.changed(**{what: point[what] for what in COMPONENTS if what in point})
+    for name in train_axes(config):
+        if active(config, full, name):
+            full[name] = point.get(name, run.get(name))
+    return full
 
 
 def default_params(config: SweepConfig) -> dict[str, Any] | None:
     """The defaults as a point of the space; None where a default lies outside its axis."""
-    params = {name: getattr(config.train, name) for name in train_axes(config)}
-    inside = all(axis.contains(params[name]) for name, axis in train_axes(config).items())
+    params = _full_point(config, {})
+    inside = all(config.space[name].contains(value) for name, value in params.items())
     return params if inside else None
 
 
@@ -59,11 +105,14 @@ def first_points(config: SweepConfig) -> list[tuple[str, dict[str, Any]]]:
         for name in point:
             if name not in axes:
                 raise UserError(f"{where}: {name!r} is not a train axis of the space: {did_you_mean(name, axes)}")
-        full = {name: point.get(name, getattr(config.train, name)) for name in axes}
-        for name, axis in axes.items():
-            if not axis.contains(full[name]):
-                raise UserError(f"{where}.{name}: expected a value of the axis, got {full[name]!r}")
-            full[name] = check_type(full[name], type_hints(RunConfig)[name], f"{where}.{name}")
+        full = _full_point(config, point)
+        for name, value in full.items():
+            if not axes[name].contains(value):
+                raise UserError(f"{where}.{name}: expected a value of the axis, got {value!r}")
+            full[name] = check_type(value, config.axis_option(name).hint, f"{where}.{name}")
+        unused = sorted(point.keys() - full.keys())
+        if unused:
+            raise UserError(f"{where}.{unused[0]}: has no effect in this recipe (see `when`)")
         if full not in [p for _, p in points]:
             points.append(("point", full))
     return points
@@ -72,15 +121,29 @@ def first_points(config: SweepConfig) -> list[tuple[str, dict[str, Any]]]:
 def corners(config: SweepConfig) -> Iterator[tuple[RunConfig, SampleSetting]]:
     """Every combination of the extremes of the train axes with every sample setting."""
     axes = train_axes(config)
-    count = len(sample_settings(config))
+    settings = sample_settings(config)
+    count = len(settings)
     for axis in axes.values():
         count *= len(axis.extremes())
     if count > MAX_CORNERS:
         raise UserError(f"space: expected at most {MAX_CORNERS} corners, got {count}; use ranges instead of long lists")
-    for combination in itertools.product(*(axis.extremes() for axis in axes.values())):
-        run = recipe(config, dict(zip(axes, combination, strict=True)))
-        for setting in sample_settings(config):
+    for params in _combinations(config, list(axes), {}):
+        run = recipe(config, params)
+        for setting in settings:
             yield run, setting
+
+
+def _combinations(config: SweepConfig, names: list[str], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Extremes of the axes `names`, in their order, beside those of `params`."""
+    if not names:
+        yield params
+        return
+    name, *rest = names
+    if not active(config, params, name):
+        yield from _combinations(config, rest, params)
+        return
+    for value in config.space[name].extremes():
+        yield from _combinations(config, rest, {**params, name: value})
 
 
 def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int:
@@ -93,7 +156,7 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
         raise UserError("space.horizon_length: has no effect while train.action_chunking is off; set it to true")
     images = get_task(parse_env_name(config.train.env_name).task).images
     for run, setting in corners(config):
-        corner = ", ".join(f"{n}={getattr(run, n)}" for n in names)
+        corner = ", ".join(f"{n}={run.get(n)}" for n in names if n in run.options())
         where = f"space (corner {corner}, {setting.label()})"
         run.with_setting(setting).validate(where)
         run.check_encoder(images, where)

@@ -17,12 +17,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
-from raybc.config import RunConfig
 from raybc.files import replacing
-from raybc.strict import type_hints
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState, TrialState
-from raybc.sweep.space import first_points, train_axes
+from raybc.sweep.space import active, first_points, is_conditional, train_axes
 from raybc.types import UserError
 
 #: Optuna's journal: `optuna-dashboard RUN/study.journal --storage-class JournalFileStorage` opens it.
@@ -47,7 +45,7 @@ def distributions(config: SweepConfig) -> dict[str, BaseDistribution]:
             continue
         assert axis.low is not None
         assert axis.high is not None
-        if type_hints(RunConfig)[name] is int:
+        if config.axis_option(name).plain_type is int:
             result[name] = IntDistribution(int(axis.low), int(axis.high), log=axis.log)
         else:
             result[name] = FloatDistribution(axis.low, axis.high, log=axis.log)
@@ -81,7 +79,9 @@ def make_sampler(config: SweepConfig, trial: int, told: list[optuna.trial.Frozen
                 source_trials=told or None,
             )
         waiting = config.search.max_concurrent > 1 or config.search.pack > 1
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=waiting)
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=startup, multivariate=True, group=is_conditional(config), constant_liar=waiting
+        )
 
 
 def check_sampler(config: SweepConfig) -> None:
@@ -104,7 +104,7 @@ def frozen(trial: TrialState, axes: dict[str, BaseDistribution]) -> optuna.trial
         state=_STATES[trial.status],
         value=trial.score if trial.status == "completed" else None,
         params=trial.params,
-        distributions=axes,
+        distributions={name: axes[name] for name in trial.params},
         intermediate_values={e.evaluation: e.score for e in trial.evaluations},
         user_attrs={"origin": trial.origin},
     )
@@ -151,6 +151,15 @@ def _attach(store: FileSystemArtifactStore, trial: optuna.Trial, run_dir: Path, 
         upload_artifact(artifact_store=store, file_path=copy, study_or_trial=trial)
 
 
+def _suggest(trial: optuna.Trial, name: str, axis: BaseDistribution) -> Any:
+    if isinstance(axis, CategoricalDistribution):
+        return trial.suggest_categorical(name, axis.choices)
+    if isinstance(axis, IntDistribution):
+        return trial.suggest_int(name, axis.low, axis.high, log=axis.log)
+    assert isinstance(axis, FloatDistribution)
+    return trial.suggest_float(name, axis.low, axis.high, log=axis.log)
+
+
 class Proposer:
     """An Optuna study told from the ledger, in which Optuna's trial numbers are ours."""
 
@@ -180,14 +189,17 @@ class Proposer:
 
     def _ranges_only(self, trial: TrialState) -> optuna.trial.FrozenTrial:
         """A completed trial as CMA-ES sees it: it searches ranges and refuses trials that have anything else."""
-        ranges = {n: d for n, d in self._distributions.items() if not isinstance(d, CategoricalDistribution)}
+        ranges = {
+            n: d for n, d in self._distributions.items()
+            if not isinstance(d, CategoricalDistribution) and n in trial.params
+        }  # fmt: skip
         return optuna.trial.create_trial(
             value=trial.score, params={n: trial.params[n] for n in ranges}, distributions=ranges
         )
 
     def _ask_fixed(self, number: int, params: dict[str, Any]) -> None:
         self._study.enqueue_trial(params)
-        self._open[number] = self._study.ask(self._distributions)
+        self._open[number] = self._study.ask({name: self._distributions[name] for name in params})
         assert self._open[number].number == number
 
     def propose(self, number: int) -> tuple[str, dict[str, Any]]:
@@ -197,9 +209,17 @@ class Proposer:
             self._ask_fixed(number, params)
             return origin, params
         self._study.sampler = make_sampler(self._config, number, self._told)
-        self._open[number] = self._study.ask(self._distributions)
-        assert self._open[number].number == number
-        return "sampler", dict(self._open[number].params)
+        if not is_conditional(self._config):
+            self._open[number] = self._study.ask(self._distributions)
+            assert self._open[number].number == number
+            return "sampler", dict(self._open[number].params)
+        trial = self._open[number] = self._study.ask()
+        assert trial.number == number
+        chosen: dict[str, Any] = {}
+        for name in self._distributions:  # an axis that depends on another stands behind it
+            if active(self._config, chosen, name):
+                chosen[name] = _suggest(trial, name, self._distributions[name])
+        return "sampler", chosen
 
     def link(self, number: int, tune_trial_id: str) -> None:
         """Let the Optuna trial carry the id of the Tune trial (Tune's config carries the number)."""

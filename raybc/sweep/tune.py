@@ -276,7 +276,7 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
 
 
 def _trainable(config: SweepConfig, plan: TrialContext, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune runs in (re-used) trial processes."""
+    """The function that Tune runs in (reused) trial processes."""
 
     def known() -> SweepState:
         return SweepState.from_events(read_events(Path(plan.run_dir) / FILE))

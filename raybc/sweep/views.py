@@ -105,5 +105,6 @@ def command_line() -> str:
     import shlex
 
     name = Path(sys.argv[0])
-    first = "python -m raybc.sweep" if name.name == "__main__.py" else name.name
+    modules = {"sweep": "python -m raybc.sweep", "raybc": "python -m raybc"}
+    first = modules.get(name.parent.name, name.name) if name.name == "__main__.py" else name.name
     return " ".join([first, *map(shlex.quote, sys.argv[1:])])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
+from raybc.config.command import parse_run
 from raybc.data.episodes import check_matches_task
 from raybc.data.load import read_for
 from raybc.demos.generate import generate
@@ -24,16 +25,21 @@ from raybc.registry import get_task, parse_env_name
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.ranks import Parallel, WorkerConfig
-from raybc.train.run import PackRun, default_folder
+from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
+from raybc.train.run import PackRun
 from raybc.train.trackers.mlflow import MlflowConfig
 from raybc.train.trackers.wandb import Mode, WandbConfig
 from raybc.types import UserError
 
+DESCRIPTION = "Train a recipe with one seed or several side by side; measure each by rollouts on the search starts."
+
 
 @dataclass(frozen=True)
-class Args(RunConfig):
-    """Train a recipe with one seed or several side by side; measure each by rollouts on the search starts."""
+class Args:
+    """This command."""
 
+    config: str = ""
+    """A YAML file with options of the run, as under `train:` of a sweep file; flags override it."""
     seeds: tuple[int, ...] = ()
     """Train these seeds together as a pack, e.g. --seeds 0 1 2 3 (instead of seed)."""
 
@@ -44,7 +50,8 @@ class Args(RunConfig):
     num_workers: int = 1
     """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
     min_workers: int = 0
-    """Train with as few as so many where Ray has no more, and with more again when it has (0: num_workers)."""
+    """Minimum number of workers: training starts when this many are free and grows to num_workers as resources appear
+    (0: num_workers)."""
     parallel: Parallel = "ddp"
     """fsdp: keep a part of the policy on each of num_workers, for one that does not fit a device (FSDP2)."""
     threads: int = 0
@@ -59,8 +66,12 @@ class Args(RunConfig):
     """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a database of one's own."""
     mlflow_experiment: str = "raybc"
     """Experiment there."""
-    resume: bool = False
-    """Go on with the latest state of this very run, or begin it."""
+    resume: Literal["False", "True", "auto"] = "False"
+    """Resume this very run from its latest state, or extend it to more training_steps or num_rounds. auto: resume what
+    is there, and begin otherwise."""
+    extend_schedule: ExtendSchedule = "no"
+    """With --resume and more training_steps: how a cosine continues, at min_lr (hold) or with another fall
+    (restart)."""
     overwrite: bool = False
     """Delete the run folder first."""
     address: str = ""
@@ -68,8 +79,7 @@ class Args(RunConfig):
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = cli.parse(Args, argv, "raybc.train", Args.__doc__ or "")
-    config = RunConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(RunConfig)})
+    config, args = parse_run(Args, sys.argv[1:] if argv is None else argv, "raybc.train", DESCRIPTION)
     config.validate("--")
     seeds = args.seeds or (config.seed,)
     if len(set(seeds)) != len(seeds):
@@ -83,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     for tracker in trackers:
         tracker.check()
     pick_device(config.device)
-    training_workers(args, seeds, gpus=0)
+    training_workers(args, config, seeds, gpus=0)
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
     config.check_encoder(task.images, "--")
@@ -103,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         check_matches_task(store, shapes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
-        training = training_workers(args, seeds, ray.cluster_resources().get("GPU", 0))
+        training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))
         simulators, share = simulator_workers(cpus, args.workers, training)
         pool = stack.enter_context(RolloutPool.start(name.task, simulators, worker_cpus=share))
         if plan is not None and needs_demos:
@@ -112,13 +122,12 @@ def main(argv: list[str] | None = None) -> int:
             store = read_for(dataset, name.task)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store), seeds)
-        out = args.out or default_folder(members, data.fingerprint)
-        cli.refuse_existing(out, args.resume, args.overwrite)
-        free_space_for(out, 200)
-        stack.enter_context(run_folder_lock(out))
+        place = find_place(args, members, data.fingerprint)
+        free_space_for(place.out, 200)
+        stack.enter_context(run_folder_lock(place.out))
         if args.overwrite:
-            empty_folder(out)
-        run = PackRun(members, data, out, pool, trackers)
+            empty_folder(place.out)
+        run = PackRun(place, data, pool, trackers)
         if training.most > 1:
             run.go_with_workers(training, dataset)
         else:
@@ -127,12 +136,35 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def training_workers(args: Args, seeds: Sequence[int], gpus: float) -> WorkerConfig:
+def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:
+    """The run folder: of the run that is resumed or extended, or a new one."""
+    if args.resume != "False" and args.overwrite:
+        raise UserError("expected --resume or --overwrite, got both")
+    if args.resume != "False":
+        out = args.out or find_run(members, fingerprint, args.extend_schedule)
+        place = resumed(members, fingerprint, out, args.extend_schedule) if out is not None else None
+        if place is not None:
+            for member, saved in zip(place.members, place.saved, strict=True):
+                for change in saved.output_changes(member) if saved is place.saved[0] else ():
+                    cli.console.print(f"same run, {change}")
+                if member.training_steps > saved.config.training_steps:
+                    cli.console.print(
+                        f"extending {saved.folder}: {saved.config.training_steps} steps become {member.training_steps}"
+                    )
+            return place
+        if args.resume == "True":
+            raise nothing_to_resume(members, fingerprint, args.out)
+    place = new_place(members, fingerprint, args.out)
+    cli.refuse_existing(place.out, args.resume == "auto", args.overwrite)
+    return place
+
+
+def training_workers(args: Args, config: RunConfig, seeds: Sequence[int], gpus: float) -> WorkerConfig:
     """The training processes that were asked for, on GPUs where Ray has as many."""
     least = args.min_workers or args.num_workers
-    use_gpu = args.device.startswith("cuda") or (args.device == "auto" and gpus >= least)
+    use_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus >= least)
     plan = WorkerConfig(least, args.num_workers, use_gpu, args.parallel)
-    plan.check(with_seeds(args, seeds))
+    plan.check(with_seeds(config, seeds))
     if plan.most > 1 and gpus and use_gpu and gpus < least:
         raise UserError(f"{flag_of(plan)}: {least} processes need {least} GPUs, Ray has {gpus:g}; use --device=cpu")
     return plan

@@ -39,10 +39,10 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Prepared:
-    """turns: the windows of each step. validation: windows (None where the data has no split `valid`, or an empty
+    """rotation: the windows of each step. validation: windows (None where the data has no split `valid`, or an empty
     one)."""
 
-    turns: ShardRotation
+    rotation: ShardRotation
     validation: Windows | None
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
@@ -51,7 +51,7 @@ class Prepared:
     plan: SamplingPlan | None
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        return math.ceil(self.turns.total / batch_size)
+        return math.ceil(self.rotation.total / batch_size)
 
 
 def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
@@ -82,9 +82,9 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         )
     images = tuple(key for key in data.obs_keys if key in store.images)
     config.check_encoder(images)
-    numbers = tuple(key for key in data.obs_keys if key not in images)
-    store.check_has(numbers)
-    obs_sizes = {k: store.obs[k].shape[1] for k in numbers}
+    low_dim = tuple(key for key in data.obs_keys if key not in images)
+    store.check_has(low_dim)
+    obs_sizes = {k: store.obs[k].shape[1] for k in low_dim}
     kinds = config.normalization_of(data.obs_keys)
     obs_kinds = [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
     action_kinds = [kinds[ACTIONS]] * store.actions_NA.shape[1]
@@ -93,10 +93,10 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     _, held_out = _splits(config, store)
     plan = None
     if config.dataset_replace_interval:
-        obs_normalizer = fitted(lambda some: store.observation(numbers, some), rows, obs_kinds)
+        obs_normalizer = fitted(lambda some: store.observation(low_dim, some), rows, obs_kinds)
         action_normalizer = fitted(lambda some: store.actions_NA[some], rows, action_kinds)
-        columns = DatasetView(store, numbers, images, obs_normalizer, action_normalizer)
-        turns = rotation_of(columns, config, episodes, device)
+        columns = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer)
+        rotation = rotation_of(columns, config, episodes, device)
         validation = held_out_windows(columns, config, held_out, device, VALIDATION)
     else:
         plan = plan_of(config)
@@ -105,17 +105,17 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
             check_training(plan, horizon, config.batch_size)
             if config.plan_subset_mode != "all":
                 rows = plan.fit_rows(config.plan_subset_mode)
-        obs_normalizer = Normalizer.fit_columns(store.observation(numbers, rows), obs_kinds)
+        obs_normalizer = Normalizer.fit_columns(store.observation(low_dim, rows), obs_kinds)
         action_normalizer = Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
-        train = DatasetView(store, numbers, images, obs_normalizer, action_normalizer).windows(
+        train = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer).windows(
             slice(None), store.episode_ends, episodes, config, device
         )
         if plan is not None:
             train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
-        turns = ShardRotation.always(train)
+        rotation = ShardRotation.always(train)
         validation = train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None
     return Prepared(
-        turns,
+        rotation,
         validation,
         obs_normalizer,
         action_normalizer,

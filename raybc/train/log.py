@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-COLUMNS = ("step", "train/actor_loss", "train/bc_flow_loss", "train/steps_per_sec", "train/lr", "valid/loss", "round")
+if TYPE_CHECKING:
+    from raybc.train.loop import PackTrainer, Progress
+
+
+@dataclass(frozen=True)
+class TrainRow:
+    """A row of train.csv of one member."""
+
+    step: int
+    loss: float
+    metrics: Mapping[str, float]
+    """What the policy reports beside its loss: columns `train/NAME`."""
+    steps_per_sec: float
+    lr: float
+    validation: float | None = None
+    """The latest loss of the split `valid`; None where there is none."""
+    round: int = 1
+    """Which of num_rounds, from 1."""
+
+    def values(self) -> dict[str, float | None]:
+        """Column -> value, without step and round."""
+        named = {f"train/{name}": value for name, value in self.metrics.items()}
+        first = {"train/actor_loss": self.loss, **named}
+        return {**first, "train/steps_per_sec": self.steps_per_sec, "train/lr": self.lr, "valid/loss": self.validation}
 
 
 class MemberLog:
@@ -21,40 +46,51 @@ class MemberLog:
 
     def __init__(self, folder: Path, tensorboard: Path, resume: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "train.csv"
-        kept = [r for r in _rows(path) if int(r["step"]) <= resume]
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, COLUMNS)
-            writer.writeheader()
-            writer.writerows(kept)
-        os.replace(temporary, path)
-        self._handle = path.open("a", newline="")
-        self._csv = csv.writer(self._handle)
+        self._path = folder / "train.csv"
+        self._columns: list[str] = []
+        self._handle: TextIO | None = None
+        kept = [r for r in _rows(self._path) if int(r["step"]) <= resume]
+        if kept or self._path.exists():
+            self._open(list(kept[0]) if kept else [], kept)
         self._tensorboard = SummaryWriter(str(tensorboard), purge_step=resume + 1)
 
-    def train(
-        self,
-        step: int,
-        loss: float,
-        steps_per_sec: float,
-        lr: float,
-        validation: float | None = None,
-        round_: int = 1,
-    ) -> None:
-        """validation: the latest loss of the split `valid`, None where there is none. round_: of num_rounds, from 1."""
-        values = (loss, loss, steps_per_sec, lr, validation)
-        self._csv.writerow([step, *("" if v is None else f"{v:.6g}" for v in values), round_])
+    def _open(self, columns: list[str], rows: Sequence[Mapping[str, str]]) -> None:
+        """Write the file with these rows, and leave it open for more."""
+        self.close_file()
+        temporary = self._path.with_suffix(".tmp")
+        with temporary.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, columns, restval="")
+            if columns:
+                writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self._path)
+        self._columns, self._handle = columns, self._path.open("a", newline="")
+
+    def train(self, row: TrainRow) -> None:
+        """Add a row; a metric that was not there before adds a column."""
+        values = row.values()
+        columns = ["step", *values, "round"]
+        if self._handle is None or any(c not in self._columns for c in columns):
+            known = [c for c in self._columns if c not in columns]
+            self._open([*columns[:-1], *known, "round"], _rows(self._path))
+        assert self._handle is not None
+        cells = {name: "" if value is None else f"{value:.6g}" for name, value in values.items()}
+        writer = csv.DictWriter(self._handle, self._columns, restval="")
+        writer.writerow({"step": row.step, **cells, "round": row.round})
         self._handle.flush()
-        for name, value in zip(COLUMNS[1:], values, strict=False):
+        for name, value in values.items():
             if value is not None:
-                self._tensorboard.add_scalar(name, value, step)
+                self._tensorboard.add_scalar(name, value, row.step)
 
     def scalar(self, name: str, value: float, step: int) -> None:
         self._tensorboard.add_scalar(name, value, step)
 
+    def close_file(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
     def close(self) -> None:
-        self._handle.close()
+        self.close_file()
         self._tensorboard.close()
 
     def __enter__(self) -> MemberLog:
@@ -77,3 +113,16 @@ def _rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as handle:
         # A torn last row has fewer columns (None) or a step that is no number.
         return [r for r in csv.DictReader(handle) if (r.get("step") or "").isdigit() and None not in r.values()]
+
+
+def log_pack(logs: Sequence[MemberLog], trainer: PackTrainer, progress: Progress) -> None:
+    """A row for each member."""
+    rates, validation = trainer.rates, trainer.validation_loss
+    for m, log in enumerate(logs):
+        held_out = None if validation is None else validation[m]
+        metrics = {name: values[m] for name, values in progress.metrics.items()}
+        log.train(
+            TrainRow(
+                progress.step, progress.losses[m], metrics, progress.steps_per_sec, rates[m], held_out, trainer.round
+            )
+        )

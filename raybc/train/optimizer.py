@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raybc.config import RunConfig
 from raybc.train.dtensor import gather_full, shard_like
-from raybc.train.schedule import is_monitored
+from raybc.train.schedule import is_monitored, warmup_steps
 
 #: What Adam keeps of each parameter; "step" is one number.
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -22,15 +22,22 @@ class PackOptimizer:
     """Where all members have the same rate at every step, the packed parameters are one group. Otherwise each member's
     slices (they share the pack's memory) are a group of their own; what is computed is the same."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], members: Sequence[RunConfig]) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Mapping[str, nn.Parameter], members: Sequence[RunConfig]) -> None:
+        self.names, self.parameters = list(parameters), list(parameters.values())
         self.members = list(members)
-        same = {(c.lr, c.min_lr, c.lr_schedule, c.warmup_steps, c.weight_decay) for c in members}
+        same = {
+            (c.lr, c.min_lr, c.lr_schedule, c.schedule_steps, c.schedule_after, warmup_steps(c), c.weight_decay)
+            for c in members
+        }
         self.split = len(self.members) > 1 and (len(same) > 1 or any(map(is_monitored, members)))
         if self.split:
             self._slices = [[nn.Parameter(p.detach()[m]) for p in self.parameters] for m in range(len(self.members))]
         else:
             self._slices = [self.parameters]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all moments."""
         kind = torch.optim.AdamW if self.members[0].optimizer == "adamw" else torch.optim.Adam
         groups = [
             {"params": params, "lr": c.lr, "weight_decay": c.weight_decay}
@@ -58,27 +65,28 @@ class PackOptimizer:
         self._adam.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """`i/exp_avg`, `i/exp_avg_sq` as parameter i, and `i/step`; nothing for a parameter that had no gradient."""
+        """`NAME/exp_avg`, `NAME/exp_avg_sq` in the shape of the parameter, and `NAME/step`; nothing for a parameter
+        that had no gradient."""
         found: dict[str, Tensor] = {}
-        for i in range(len(self.parameters)):
+        for i, key in enumerate(self.names):
             states = [self._adam.state.get(slices[i], {}) for slices in self._slices]
             if states[0]:
-                found[f"{i}/step"] = states[0]["step"]
+                found[f"{key}/step"] = states[0]["step"]
                 for name in MOMENTS:
                     kept = torch.stack([s[name] for s in states]) if self.split else states[0][name]
-                    found[f"{i}/{name}"] = gather_full(kept)
+                    found[f"{key}/{name}"] = gather_full(kept)
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """The inverse of `tensors`."""
-        for i, parameter in enumerate(self.parameters):
-            if f"{i}/step" not in tensors:
+        for i, (key, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
+            if f"{key}/step" not in tensors:
                 continue
             for m, slices in enumerate(self._slices):
                 # Adam's kernels want the step of a CPU parameter on the CPU, of another beside it.
-                state = {"step": tensors[f"{i}/step"].clone().to(parameter.device)}
+                state = {"step": tensors[f"{key}/step"].clone().to(parameter.device)}
                 for name in MOMENTS:
-                    moment = tensors[f"{i}/{name}"]
+                    moment = tensors[f"{key}/{name}"]
                     state[name] = shard_like(moment[m].clone() if self.split else moment, parameter)
                 self._adam.state[slices[i]] = state
 
@@ -87,8 +95,8 @@ class Ema:
     """Exponential moving averages of the parameters: e <- e + (1 - d_t) (p - e), d_t = min(d, (1 + t) / (10 + t)) at
     step t (from 1), so that the start is forgotten soon (as in TensorFlow's ExponentialMovingAverage)."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decays: Sequence[float]) -> None:
-        self.parameters: list[Tensor] = list(parameters)
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decays: Sequence[float]) -> None:
+        self.names, self.parameters = list(parameters), list(parameters.values())
         self.decays = list(decays)
         self.values = [p.detach().clone() for p in self.parameters]
 
@@ -97,7 +105,7 @@ class Ema:
         ramp = (1 + step) / (10 + step)
         weights = [0.0 if s else 1 - min(d, ramp) for d, s in zip(self.decays, stopped, strict=True)]
         if len(set(weights)) == 1:
-            torch._foreach_lerp_(self.values, self.parameters, weights[0])
+            torch._foreach_lerp_(self.values, list[Tensor](self.parameters), weights[0])
             return
         weight_M = torch.tensor(weights, device=self.values[0].device)
         for value, parameter in zip(self.values, self.parameters, strict=True):

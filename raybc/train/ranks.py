@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raybc.config import RunConfig
-from raybc.policies.nets import PackedLinear
-from raybc.train.step import Numbers, part
+from raybc.train.step import StepDraws
 from raybc.types import UserError
 
 if TYPE_CHECKING:
@@ -93,9 +92,9 @@ class Ranks:
                 "do not fit a device"
             )
 
-    def share(self, numbers: Numbers) -> Numbers:
+    def share(self, drawn: StepDraws) -> StepDraws:
         """This rank's part of a batch."""
-        return numbers if self.world == 1 else part(numbers, self.rank, self.world)
+        return drawn if self.world == 1 else drawn.part(self.rank, self.world)
 
     def wrap(self, policy: nn.Module, device: torch.device) -> nn.Module:
         """What computes losses so that their gradient, averaged over ranks, is on every rank (FSDP: each its part; the
@@ -109,7 +108,7 @@ class Ranks:
 
         mesh = init_device_mesh(device.type, (self.world,))
         for layer in policy.modules():
-            if isinstance(layer, PackedLinear):
+            if getattr(layer, "is_fsdp_unit", False):
                 fully_shard(layer, mesh=mesh, shard_placement_fn=self._cut)
         fully_shard(policy, mesh=mesh, shard_placement_fn=self._cut)
         return policy
@@ -122,7 +121,7 @@ class Ranks:
         return Shard(even[-1] if even else 0)
 
     @contextlib.contextmanager
-    def held(self, wrapped: nn.Module) -> Iterator[None]:
+    def no_sync(self, wrapped: nn.Module) -> Iterator[None]:
         """Gradients of this block stay on their rank, to be averaged with those that are added to them later."""
         if isinstance(wrapped, nn.parallel.DistributedDataParallel):
             with wrapped.no_sync():

@@ -49,6 +49,7 @@ class Job:
     folders: tuple[str, ...]
     state: str
     parallel: Parallel
+    saved_as: tuple[tuple[str, ...], ...] = ()
 
 
 class Workers:
@@ -138,9 +139,9 @@ def _train(job: Job, out: Path) -> None:
 
     from raybc.data.load import read_for
     from raybc.registry import parse_env_name
+    from raybc.train.checkpointing import save_checkpoint
     from raybc.train.data import TrainingData
-    from raybc.train.keep import log_pack, save_checkpoint
-    from raybc.train.log import MemberLog
+    from raybc.train.log import MemberLog, log_pack
     from raybc.train.loop import PackTrainer
     from raybc.train.ranks import Ranks
 
@@ -153,7 +154,7 @@ def _train(job: Job, out: Path) -> None:
     trainer = PackTrainer(job.members, data, device, ranks)
     state = Path(job.state)
     if state.exists():
-        trainer.load_state(state)
+        trainer.load_state(state, saved_as=job.saved_as)
     if ranks.rank == 0:
         elastic.note_start(out, trainer.step, ranks.world)
     folders = [Path(f) for f in job.folders]
@@ -165,7 +166,7 @@ def _train(job: Job, out: Path) -> None:
         for stop in (s for s in job.stops if s > trainer.step):
             if trainer.finished:
                 break
-            trainer.advance(stop, lambda *row: log_pack(logs, trainer, *row))
+            trainer.advance(stop, lambda progress: log_pack(logs, trainer, progress))
             save_checkpoint(trainer, folders, state)
 
 

@@ -73,7 +73,7 @@ class DatasetView:
     """What a policy learns from in a store: the numbers and images that it observes, and their normalisation."""
 
     store: EpisodeStore
-    numbers: tuple[str, ...]
+    low_dim: tuple[str, ...]
     images: tuple[str, ...]
     obs_normalizer: Normalizer
     action_normalizer: Normalizer
@@ -84,7 +84,7 @@ class DatasetView:
         """Of `rows` of the store, which are whole episodes; ends, episodes: counted from the first of them."""
         store = self.store
         return Windows.build(
-            self.obs_normalizer.apply(store.observation(self.numbers, rows)),
+            self.obs_normalizer.apply(store.observation(self.low_dim, rows)),
             self.action_normalizer.apply(store.actions_NA[rows]),
             ends,
             episodes,

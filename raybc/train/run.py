@@ -13,7 +13,6 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,55 +23,37 @@ from raybc import cli
 from raybc.bundle import META
 from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
-from raybc.files import point_to, read_json, replacing, write_json
+from raybc.files import point_to, replacing, write_json
 from raybc.registry import parse_env_name
 from raybc.rollout.checks import best_step, checkpoints
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
 from raybc.statistics import wilson_interval
-from raybc.strict import digest
-from raybc.train import state
+from raybc.train import checkpointing
+from raybc.train.checkpointing import checkpoint_name, save_checkpoint
 from raybc.train.data import TrainingData, prepare
-from raybc.train.keep import checkpoint_name, log_pack, out_of_memory, save_checkpoint
-from raybc.train.log import MemberLog, add_scalars
-from raybc.train.loop import PackTrainer, is_finished, round_of
+from raybc.train.log import MemberLog, add_scalars, log_pack
+from raybc.train.loop import PackTrainer, is_finished
+from raybc.train.loop import Progress as TrainProgress
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerConfig
+from raybc.train.resume import RunPlace
+from raybc.train.schedule import round_of
 from raybc.train.step import NonFiniteLoss
 from raybc.train.trackers.base import Tracker, TrackerConfig
-from raybc.types import EpisodeSpec, UserError
+from raybc.types import EpisodeSpec
 from raybc.versions import versions
 
 EVAL_COLUMNS = ("step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors")
 
 
-def default_folder(members: Sequence[RunConfig], fingerprint: str) -> Path:
-    """SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID, of several members pack_ID."""
-    config = members[0]
-    group = Path(config.save_dir) / "bc_training" / config.run_group / config.env_name
-    if len(members) == 1:
-        return group / member_folder(config, fingerprint)
-    return group / f"pack_{digest([m.run_id(fingerprint) for m in members])[:16]}"
-
-
-def member_folder(config: RunConfig, fingerprint: str) -> str:
-    return f"sd{config.seed:03d}_{config.run_id(fingerprint)}"
-
-
 class MemberRun:
     """The run folder of one member."""
 
-    def __init__(self, config: RunConfig, data: TrainingData, out: Path) -> None:
-        self.config, self.out, self.run_id = config, out, config.run_id(data.fingerprint)
-        flags = asdict(config) | {"run_id": self.run_id, "data_fingerprint": data.fingerprint}
-        existing = out / "flags.json"
-        if existing.exists():
-            before = read_json(existing)
-            differing = [f"{k}: was {before.get(k)!r}, is {v!r}" for k, v in flags.items() if before.get(k) != v]
-            if differing:
-                raise UserError(f"{out}: --resume goes on with the same run, but {'; '.join(differing)}")
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(existing, flags)
+    def __init__(self, config: RunConfig, data: TrainingData, out: Path, tracker_id: str) -> None:
+        self.config, self.out = config, out
+        self.tracker_id = tracker_id
+        """The id under which trackers know it: the first it ever had."""
         write_json(out / "versions.json", versions(data.environment))
 
     def bundle(self, step: int) -> Path:
@@ -96,29 +77,32 @@ class MemberRun:
                 shutil.rmtree(self.bundle(step))
 
 
+def out_of_memory(trainer: PackTrainer, error: torch.cuda.OutOfMemoryError) -> str:
+    """What to do about it."""
+    config = trainer.config
+    return (
+        f"the GPU has not enough memory ({str(error).splitlines()[0]}); resume with a larger --accumulate (now "
+        f"{config.accumulate}: the same training in smaller parts), or begin another run with a smaller --batch_size "
+        f"(now {config.batch_size}) or fewer seeds (now {len(trainer.members)})"
+    )
+
+
 class PackRun:
     """Trains the members side by side and measures each of them on the search starts."""
 
-    def __init__(
-        self,
-        members: Sequence[RunConfig],
-        data: TrainingData,
-        out: Path,
-        pool: Any,
-        trackers: Sequence[TrackerConfig] = (),
-    ) -> None:
-        self.out, self.pool, self.data = out, pool, data
+    def __init__(self, place: RunPlace, data: TrainingData, pool: Any, trackers: Sequence[TrackerConfig] = ()) -> None:
+        self.place, self.out, self.pool, self.data = place, place.out, pool, data
         self._tracker_configs = trackers
         self._trackers: list[tuple[int, Tracker]] = []  # (number of the member, its copy)
-        self.config = members[0]
+        self.config = place.members[0]
         self.task = parse_env_name(self.config.env_name).task
-        alone = len(members) == 1
+        place.write_flags(data.fingerprint)
         self.members = [
-            MemberRun(config, data, out if alone else out / member_folder(config, data.fingerprint))
-            for config in members
+            MemberRun(config, data, folder, (*ids, config.run_id(data.fingerprint))[len(ids) - 1 if ids else 0])
+            for config, folder, ids in zip(place.members, place.folders, place.earlier_ids, strict=True)
         ]
         note_plan(self.config, [m.out for m in self.members])
-        self.state = out / "state.safetensors"
+        self.state = place.state
 
     @property
     def stops(self) -> list[int]:
@@ -135,19 +119,19 @@ class PackRun:
     def go(self, device: torch.device) -> None:
         """Train in this process; each evaluation waits for its turn."""
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
-        if len(self.members) > 1 and self.config.encoder != "None":
+        if len(self.members) > 1 and self.config.encoder.kind != "None":
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
         if self.state.exists():
-            trainer.load_state(self.state)
+            trainer.load_state(self.state, saved_as=self.place.earlier_ids)
         folders = [m.out for m in self.members]
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
             logs = [stack.enter_context(MemberLog(f, f / "tensorboard", resume=trainer.step)) for f in folders]
             show = stack.enter_context(self._progress(trainer.step))
 
-            def on_log(step: int, losses: list[float], steps_per_sec: float) -> None:
-                log_pack(logs, trainer, step, losses, steps_per_sec)
-                show(step, sum(losses) / len(losses), steps_per_sec)
+            def on_log(progress: TrainProgress) -> None:
+                log_pack(logs, trainer, progress)
+                show(progress.step, sum(progress.losses) / len(progress.losses), progress.steps_per_sec)
 
             for stop in (s for s in self.stops if s > trainer.step):
                 if trainer.finished:
@@ -180,12 +164,17 @@ class PackRun:
             folders=tuple(str(m.out.absolute()) for m in self.members),
             state=str(self.state.absolute()),
             parallel=workers.parallel,
+            saved_as=tuple(self.place.earlier_ids),
         )
         step, finished = 0, False
         if self.state.exists():
-            saved = state.joined([state.load(self.state)], [self.state], [m.run_id for m in self.members])
+            known = [
+                {m.config.run_id(self.data.fingerprint), *ids}
+                for m, ids in zip(self.members, self.place.earlier_ids, strict=True)
+            ]
+            saved = checkpointing.joined([checkpointing.load(self.state)], [self.state], known)
             step = saved.step
-            finished = is_finished(self.config, step, saved.watches)
+            finished = is_finished(self.config, step, saved.monitors)
         with contextlib.ExitStack() as stack:
             self._begin(stack, step, finished)
             if not finished:
@@ -209,10 +198,10 @@ class PackRun:
 
     def _begin(self, stack: contextlib.ExitStack, step: int, finished: bool) -> None:
         if step:
-            cli.console.print(f"going on at step {step} of {self.config.training_steps}")
+            cli.console.print(f"resuming at step {step} of {self.config.training_steps} ({self.out})")
         for number, member in enumerate(self.members):
             for config in self._tracker_configs:
-                tracker = config.start(member.out, member.config, member.run_id, step)
+                tracker = config.start(member.out, member.config, member.tracker_id, step)
                 if tracker is not None:
                     stack.callback(tracker.close)
                     self._trackers.append((number, tracker))

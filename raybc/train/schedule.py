@@ -19,7 +19,7 @@ def warmup_steps(config: RunConfig) -> int:
         return config.warmup_steps
     if config.lr_schedule != "cosine":
         return 0
-    total = config.training_steps
+    total = config.schedule_steps or config.training_steps
     wanted = max(config.budget_min_warmup_steps, round(config.budget_warmup_ratio * total))
     return max(1, min(wanted, total // 2))
 
@@ -29,30 +29,43 @@ def learning_rate(config: RunConfig, step: int) -> float:
     training goes on exactly.
 
     In the first W steps lr (step + 1) / W. Then lr, or with cosine
-    min_lr + (lr - min_lr) (1 + cos(pi (step - W) / (N - W))) / 2  (Loshchilov and Hutter 2017, SGDR, without restarts).
+    min_lr + (lr - min_lr) (1 + cos(pi (step - W) / (N - W))) / 2  (Loshchilov and Hutter 2017, SGDR),
+    where N is schedule_steps if that is set; beyond it min_lr, or (`schedule_after` restart) one more
+    cosine to the end.
     """
     warmup = warmup_steps(config)
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.lr_schedule != "cosine":
         return config.lr
-    share = (step - warmup) / max(1, config.training_steps - warmup)
+    end = config.schedule_steps or config.training_steps
+    if step < end:
+        share = (step - warmup) / max(1, end - warmup)
+    elif config.schedule_after == "hold":
+        share = 1.0
+    else:
+        share = (step - end) / max(1, config.training_steps - end)
     return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
 @dataclass
-class Watch:
-    """What one member's monitored loss has done so far. lr_best, stop_best: the lowest that counted; lr_bad, stop_bad:
-    looks since then; scale: what plateaus have made of the learning rate; stopped: it learns no more."""
+class LossMonitor:
+    """What one member's monitored loss has done so far."""
 
     lr_best: float = math.inf
+    """Lowest loss that counted for the plateau."""
     lr_bad: int = 0
+    """Checks since then."""
     scale: float = 1.0
+    """Product of the plateau factors so far."""
     stop_best: float = math.inf
+    """Lowest loss that counted for early stopping."""
     stop_bad: int = 0
+    """Checks since then."""
     stopped: bool = False
+    """The member learns no more."""
 
-    def look(self, config: RunConfig, loss: float) -> None:
+    def update(self, config: RunConfig, loss: float) -> None:
         """ReduceLROnPlateau (relative threshold), and early stopping as Keras has it (`min_delta` absolute)."""
         if self.stopped:
             return
@@ -75,12 +88,17 @@ def is_monitored(config: RunConfig) -> bool:
     return config.lr_schedule == "plateau" or config.stop_patience > 0
 
 
-def rates(members: Sequence[RunConfig], watches: Sequence[Watch], step: int) -> list[float]:
+def rates(members: Sequence[RunConfig], monitors: Sequence[LossMonitor], step: int) -> list[float]:
     """The learning rate of each member at step `step`: 0 for one that has stopped, never below min_lr by plateaus."""
     found = []
-    for config, watch in zip(members, watches, strict=True):
+    for config, monitor in zip(members, monitors, strict=True):
         rate = learning_rate(config, step)
-        if watch.scale < 1:
-            rate = max(rate * watch.scale, min(rate, config.min_lr))
-        found.append(0.0 if watch.stopped else rate)
+        if monitor.scale < 1:
+            rate = max(rate * monitor.scale, min(rate, config.min_lr))
+        found.append(0.0 if monitor.stopped else rate)
     return found
+
+
+def round_of(config: RunConfig, step: int) -> int:
+    """Which of `num_rounds` the step that was done last belongs to, from 1."""
+    return 1 + max(0, step - 1) * config.num_rounds // config.training_steps

@@ -1,8 +1,8 @@
 """One gradient step of a pack, and where its randomness comes from.
 
-Member m's initial weights, data order, noise and times depend on its own seed alone, never on the size of the pack.
-Random numbers are drawn in blocks of steps from a generator seeded with (seed, block): the state of training has no
-generator in it, so resuming at step k needs nothing but k. Letters: M members, B batch.
+Member m's initial weights, data order and draws depend on its own seed alone, never on the size of the pack. Random
+numbers are drawn for blocks of steps from a generator seeded with (seed, block): a training state holds no generator,
+so resuming at step k needs nothing but k. Letters: M members, B batch.
 """
 
 from __future__ import annotations
@@ -10,23 +10,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from raybc.data.plan.sampler import IndexSampler
 from raybc.data.windows import Windows
-from raybc.policies.flow import FlowPolicy
+from raybc.policies.base import Draws, DrawShape, Loss
 from raybc.train.dtensor import gather_full, replicate
 from raybc.types import Batch
 
-BLOCK = 64
+#: Steps whose random numbers are drawn together.
+STEPS_PER_BLOCK = 64
 
-#: (batch, noise, time) -> loss of each example, (M, B); a policy, or what wraps it (compiled, distributed).
-LossOf = Callable[[Batch, Tensor, Tensor], Tensor]
-Numbers = tuple[Tensor, Tensor, Tensor]
+#: (batch, draws) -> loss of each example; a policy, or what wraps it (compiled, distributed).
+LossOf = Callable[[Batch, Draws], Loss]
 
 
 class NonFiniteLoss(RuntimeError):
@@ -47,64 +48,67 @@ def generator(device: torch.device, seed: int, *names: object) -> torch.Generato
     return torch.Generator(device=device).manual_seed(stream_seed(seed, *names))
 
 
-class Draws:
-    """Which windows, noise and times each member sees at each step.
+@dataclass(frozen=True)
+class StepDraws:
+    """What is random in one step."""
 
-    num_starts: how many windows there are at a step.
+    indices_MB: Tensor
+    """int64, which windows are drawn."""
+    draws: Draws
+    """What the learner asks for, each (M, B, ...)."""
+
+    def part(self, index: int, count: int) -> StepDraws:
+        """Part `index` of `count` of the batch: some of its examples with their draws."""
+        batch = self.indices_MB.shape[1]
+        rows = slice(batch * index // count, batch * (index + 1) // count)
+        return StepDraws(self.indices_MB[:, rows], {name: value[:, rows] for name, value in self.draws.items()})
+
+
+class DrawSource:
+    """What each member draws at each step: windows, and what its learner asks for.
+
+    num_starts: gives the number of windows there are at a step. sampler: draws windows by a sampling plan.
     """
 
     def __init__(
         self,
-        policy: FlowPolicy,
+        shapes: Mapping[str, DrawShape],
         num_starts: Callable[[int], int],
         batch_size: int,
         seeds: Sequence[int],
         device: torch.device,
-        picks: IndexSampler | None = None,
+        sampler: IndexSampler | None = None,
     ):
-        self._picks = picks
-        self._sizes = policy.draw_size(batch_size)
+        self._sampler, self._shapes = sampler, dict(shapes)
         self._num_starts, self._batch_size, self._seeds, self._device = num_starts, batch_size, seeds, device
         self._block = -1
-        self._numbers: Numbers | None = None
+        self._drawn: dict[str, Tensor] = {}
 
-    def at(self, step: int) -> Numbers:
-        """(picks int64 (M, B), noise (M, normal size), time (M, uniform size)) of step `step` (from 0)."""
-        if self._block != step // BLOCK or self._numbers is None:
-            self._block = step // BLOCK
+    def at(self, step: int) -> StepDraws:
+        """Of step `step` (from 0)."""
+        if self._block != step // STEPS_PER_BLOCK:
+            self._block = step // STEPS_PER_BLOCK
             members = [self._draw(seed) for seed in self._seeds]
-            self._numbers = (
-                torch.stack([m[0] for m in members], 1),
-                torch.stack([m[1] for m in members], 1),
-                torch.stack([m[2] for m in members], 1),
-            )
-        picks, noise, time = self._numbers
-        row = step % BLOCK
-        return picks[row], noise[row], time[row]
+            self._drawn = {name: torch.stack([m[name] for m in members], 1) for name in members[0]}
+        row = step % STEPS_PER_BLOCK
+        return StepDraws(self._drawn[""][row], {name: self._drawn[name][row] for name in self._shapes})
 
-    def _pick(self, num_starts: int, steps: int, g: torch.Generator) -> Tensor:
-        return torch.randint(num_starts, (steps, self._batch_size), generator=g, device=self._device)
-
-    def _draw(self, seed: int) -> Numbers:
+    def _draw(self, seed: int) -> dict[str, Tensor]:
+        """Name -> (steps of the block, B, ...) of one member; windows under the empty name."""
         g = generator(self._device, seed, "draws", self._block)
-        normal, uniform = self._sizes
-        counts = map(self._num_starts, range(self._block * BLOCK, (self._block + 1) * BLOCK))
-        picks = torch.cat([self._pick(n, len(list(steps)), g) for n, steps in itertools.groupby(counts)])
-        if self._picks is not None:  # after them, so that noise and times are those of the same seed without a plan
-            picks = torch.from_numpy(self._picks.at_block(seed, self._block, BLOCK, self._batch_size)).to(self._device)
-        return (
-            picks,
-            torch.randn(BLOCK, normal, generator=g, device=self._device),
-            torch.rand(BLOCK, uniform, generator=g, device=self._device),
+        first, size = self._block * STEPS_PER_BLOCK, self._batch_size
+        counts = map(self._num_starts, range(first, first + STEPS_PER_BLOCK))
+        indices = torch.cat(
+            [
+                torch.randint(count, (len(list(steps)), size), generator=g, device=self._device)
+                for count, steps in itertools.groupby(counts)
+            ]
         )
-
-
-def part(numbers: Numbers, index: int, count: int) -> Numbers:
-    """Part `index` of `count` of a batch: the same examples with the same noise and times."""
-    picks, noise, time = numbers
-    members, batch = picks.shape
-    rows = slice(batch * index // count, batch * (index + 1) // count)
-    return picks[:, rows], noise.view(members, batch, -1)[:, rows].flatten(1), time[:, rows]
+        if self._sampler is not None:  # after them, so that the other draws are those of the seed without a plan
+            drawn = self._sampler.at_block(seed, self._block, STEPS_PER_BLOCK, size)
+            indices = torch.from_numpy(drawn).to(self._device)
+        shapes = self._shapes.items()
+        return {"": indices} | {name: s.sample((STEPS_PER_BLOCK, size), g, self._device) for name, s in shapes}
 
 
 def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> Tensor:
@@ -123,23 +127,30 @@ def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> T
 def backward(
     loss_of: LossOf,
     windows: Windows,
-    numbers: Numbers,
+    drawn: StepDraws,
     batch_size: float,
     parts: int = 1,
-    held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
-) -> Tensor:
-    """Add the gradient of every member's loss, the sum over its examples / `batch_size`, to `.grad`; returns the loss
-    of each, (M,), detached.
+    no_sync: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    wants_metrics: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Add the gradient of every member's loss, the sum over its examples / `batch_size`, to `.grad`.
 
-    The losses are summed over members, and no parameter is shared, so each member's gradient is its own. `parts`: the
-    batch is computed in so many pieces, which needs less memory and gives the same gradient but for rounding; all but
-    the last in a block `held`.
+    Returns the loss of each member, (M,), detached, and with `wants_metrics` the metrics in the same way. The losses
+    are summed over members, and no parameter is shared, so each member's gradient is its own. parts: the batch is
+    computed in this many pieces, which needs less memory and gives the same gradient but for rounding; all but the
+    last within a block of `no_sync`.
     """
-    losses = []
+    losses: list[Tensor] = []
+    metrics: list[dict[str, Tensor]] = []
     for index in range(parts):
-        picks, noise, time = part(numbers, index, parts) if parts > 1 else numbers
-        with held() if index < parts - 1 else contextlib.nullcontext():
-            loss_M = loss_of(windows.gather(picks), noise, time).sum(1) / batch_size
+        piece = drawn.part(index, parts) if parts > 1 else drawn
+        with no_sync() if index < parts - 1 else contextlib.nullcontext():
+            loss = loss_of(windows.gather(piece.indices_MB), piece.draws)
+            loss_M = loss.value_MB.sum(1) / batch_size
             loss_M.sum().backward()
         losses.append(loss_M.detach())
-    return losses[0] if parts == 1 else torch.stack(losses).sum(0)
+        if wants_metrics:
+            metrics.append({name: value.detach().sum(1) / batch_size for name, value in loss.metrics.items()})
+    total = losses[0] if parts == 1 else torch.stack(losses).sum(0)
+    names = metrics[0] if metrics else ()
+    return total, {name: torch.stack([m[name] for m in metrics]).sum(0) for name in names}

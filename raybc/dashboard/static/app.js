@@ -1,12 +1,20 @@
 // Asks for what is new every two seconds and draws it. Nothing is asked while the page is not looked at.
+import { axisFigure, inBrush, parallel, settingFigure } from "./axes.js";
 import { $, count, duration, h, percent, radios, range, video } from "./dom.js";
 import * as figures from "./figures.js";
+import { plan } from "./plots.js";
 import { drawStatuses, drawTable, parseFilter, resetPage } from "./table.js";
 import { close, open as openTrial } from "./trial.js";
 
 const SECONDS = 2;
-const trials = new Map(), statuses = new Set(["completed", "running", "pruned", "failed"]);
-let run = null, known = { generation: -1, revision: -1 }, brush = new Map(), importanceOf = "", offset = 0, timer = 0;
+const trials = new Map();
+const statuses = new Set(["completed", "running", "pruned", "failed"]);
+let run = null;
+let known = { generation: -1, revision: -1 };
+let brush = new Map();
+let importanceOf = "";
+let offset = 0;
+let timer = 0;
 const videos = { outcome: "all", trial: "all", drawn: "" };
 
 const open = (number) => openTrial(number, run);
@@ -17,7 +25,11 @@ async function poll() {
     if (!document.hidden) await ask();
     problem("");
   } catch (error) {
-    problem(error instanceof TypeError ? "The dashboard does not answer: it was stopped, or its sweep has ended. What is shown is the last that was known. Start it again: python -m raybc.dashboard RUN_DIR" : error.message);
+    problem(
+      error instanceof TypeError
+        ? "The dashboard does not answer: it was stopped, or its sweep has ended. What is shown is the last that was known. Start it again: python -m raybc.dashboard RUN_DIR"
+        : error.message,
+    );
   }
   timer = setTimeout(poll, 1000 * SECONDS);
 }
@@ -48,7 +60,8 @@ function problem(text) {
 
 function since() {
   if (!run) return;
-  const last = run.rate.last, ago = last ? duration(Math.max(0, Date.now() / 1000 + offset - last)) : null;
+  const last = run.rate.last;
+  const ago = last ? duration(Math.max(0, Date.now() / 1000 + offset - last)) : null;
   const live = run.ended === null && trials.size > 0;
   $("state").textContent = live ? "running" : trials.size ? "ended" : "starting";
   $("state").className = `pill ${live ? "live" : ""}`;
@@ -58,12 +71,17 @@ function since() {
 // --- what is shown -------------------------------------------------------------------------------------------------------
 
 function chosen() {
-  const all = [...trials.values()], { test, error } = parseFilter($("filter").value, run);
+  const all = [...trials.values()];
+  const { test, error } = parseFilter($("filter").value, run);
   const passes = test ?? (() => true);
   const filtered = all.filter((t) => statuses.has(t.status) && (!$("with-videos").checked || t.videos) && passes(t));
-  const shown = brush.size ? filtered.filter((t) => figures.inBrush(t, brush, run, all)) : filtered;
+  const shown = brush.size ? filtered.filter((t) => inBrush(t, brush, run, all)) : filtered;
   $("filter").setAttribute("aria-invalid", error ? "true" : "false");
-  $("filter-help").textContent = error ?? (shown.length === all.length ? `${count(all.length)} trials. A click on a heading sorts, on a row opens the trial.` : `${count(shown.length)} of ${count(all.length)} trials; the figures show these.`);
+  $("filter-help").textContent =
+    error ??
+    (shown.length === all.length
+      ? `${count(all.length)} trials. A click on a heading sorts, on a row opens the trial.`
+      : `${count(shown.length)} of ${count(all.length)} trials; the figures show these.`);
   return { all, filtered, shown };
 }
 
@@ -74,7 +92,7 @@ function draw() {
   tiles();
   drawStatuses(run, statuses, drawShown);
   drawShown();
-  figures.plan($("plot-rate"), () => figures.rate(run.rate));
+  plan($("plot-rate"), () => figures.rate(run.rate));
   errors();
   drawVideos();
 }
@@ -82,23 +100,47 @@ function draw() {
 function drawShown() {
   const { all, filtered, shown } = chosen();
   drawTable(shown, all, run, open, drawShown);
-  figures.plan($("plot-curves"), () => figures.curves(shown, run, open));
+  plan($("plot-curves"), () => figures.curves(shown, run, open));
   axes(shown);
-  figures.plan($("plot-parallel"), () => figures.parallel(filtered, run, brush, (ranges) => { brush = ranges; resetPage(); drawShown(); }));
+  plan($("plot-parallel"), () =>
+    parallel(filtered, run, brush, (ranges) => {
+      brush = ranges;
+      resetPage();
+      drawShown();
+    }),
+  );
   $("unbrush").hidden = !brush.size;
-  figures.plan($("plot-importance"), () => void importances());
+  plan($("plot-importance"), () => void importances());
 }
 
 function axes(shown) {
-  const grid = $("axis-grid"), names = [...run.axes, "sample setting"];
+  const grid = $("axis-grid");
+  const names = [...run.axes, "sample setting"];
   if (grid.dataset.names !== names.join()) {
     grid.dataset.names = names.join();
-    grid.replaceChildren(...names.map((name) => h("figure", { class: "chart" }, h("div", { class: "plot", role: "img", style: "height:280px", "data-axis": name, "aria-label": `Success against ${name}` }))));
+    grid.replaceChildren(
+      ...names.map((name) =>
+        h(
+          "figure",
+          { class: "chart" },
+          h("div", {
+            class: "plot",
+            role: "img",
+            style: "height:280px",
+            "data-axis": name,
+            "aria-label": `Success against ${name}`,
+          }),
+        ),
+      ),
+    );
   }
   for (const plot of grid.querySelectorAll(".plot")) {
     const name = plot.dataset.axis;
-    if (name === "sample setting") plot.parentElement.hidden = ![...trials.values()].some((t) => t.by_setting.length > 1);
-    figures.plan(plot, () => (name === "sample setting" ? figures.settingFigure(shown, run, open) : figures.axisFigure(name, shown, run, open)));
+    if (name === "sample setting")
+      plot.parentElement.hidden = ![...trials.values()].some((t) => t.by_setting.length > 1);
+    plan(plot, () =>
+      name === "sample setting" ? settingFigure(shown, run, open) : axisFigure(name, shown, run, open),
+    );
   }
 }
 
@@ -109,7 +151,8 @@ async function importances() {
     const found = await (await fetch("/api/importance")).json();
     importances.found = found;
   }
-  const found = importances.found ?? {}, plot = $("plot-importance");
+  const found = importances.found ?? {};
+  const plot = $("plot-importance");
   const note = found.axes
     ? `Optuna's PED-ANOVA over the ${count(found.trials)} trials that reached evaluation ${found.evaluation} (step ${count(found.step)}), compared there: how much an axis decides whether a trial is among the best ${Math.round(100 * found.best)} %. All trials, whatever the filter.${found.trials < 20 ? " With so few trials, a hint only." : ""}`
     : `Known when at least ${found.minimum ?? 6} trials with different success were measured; ${found.trials ?? 0} so far.`;
@@ -117,63 +160,183 @@ async function importances() {
   plot.hidden = !found.axes;
   if (found.axes) {
     plot.style.height = `${90 + 34 * Object.keys(found.axes).length}px`;
-    figures.plan(plot, () => figures.importance(found));
+    plan(plot, () => figures.importance(found));
   }
 }
 
 function tiles() {
-  const counts = run.counts, best = trials.get(run.winner ?? run.leader), totals = run.totals;
+  const counts = run.counts;
+  const best = trials.get(run.winner ?? run.leader);
+  const totals = run.totals;
   const finished = (counts.completed ?? 0) + (counts.pruned ?? 0) + (counts.failed ?? 0);
-  const tile = (name, value, ...notes) => h("div", { class: "card" }, h("dt", {}, name), h("dd", {}, h("span", { class: "figure" }, value), h("span", { class: "sub" }, ...notes)));
-  const measured = best?.final, recent = run.rate.rate?.slice(-3) ?? [];
+  const tile = (name, value, ...notes) =>
+    h(
+      "div",
+      { class: "card" },
+      h("dt", {}, name),
+      h("dd", {}, h("span", { class: "figure" }, value), h("span", { class: "sub" }, ...notes)),
+    );
+  const measured = best?.final;
+  const recent = run.rate.rate?.slice(-3) ?? [];
   $("tiles").replaceChildren(
-    tile(measured ? "Winner on final starts" : "Best on search starts", best ? percent(measured ? measured.rate : best.score) : "-",
-      best ? `trial ${best.n}, 95 % CI ${range(measured ? measured.interval : best.interval)}` : "no measurement yet", best && !measured ? "; chosen on these starts, so optimistic" : ""),
-    tile("Trials finished", `${count(finished)} / ${count(run.asked)}`, ["completed", "pruned", "failed", "running"].filter((s) => counts[s]).map((s) => `${count(counts[s])} ${s}`).join(", ")),
-    tile("Episodes per second", run.rate.mean === null ? "-" : run.rate.mean.toFixed(1), `while measuring; ${recent.length ? recent.at(-1).toFixed(1) : "-"} lately; ${count(totals.episodes)} episodes`),
-    tile("Simulators", run.workers ?? "-", run.workers ? `processes${run.cpus ? ` on ${run.cpus} cores` : ""}${run.pool.restarts ? `, ${run.pool.restarts} restarts` : ""}` : "not known yet"),
-    tile("Errors", count(totals.errors), totals.errors ? "in no rate; by kind below" : `of ${count(totals.episodes)} episodes`));
+    tile(
+      measured ? "Winner on final starts" : "Best on search starts",
+      best ? percent(measured ? measured.rate : best.score) : "-",
+      best ? `trial ${best.n}, 95 % CI ${range(measured ? measured.interval : best.interval)}` : "no measurement yet",
+      best && !measured ? "; chosen on these starts, so optimistic" : "",
+    ),
+    tile(
+      "Trials finished",
+      `${count(finished)} / ${count(run.asked)}`,
+      ["completed", "pruned", "failed", "running"]
+        .filter((s) => counts[s])
+        .map((s) => `${count(counts[s])} ${s}`)
+        .join(", "),
+    ),
+    tile(
+      "Episodes per second",
+      run.rate.mean === null ? "-" : run.rate.mean.toFixed(1),
+      `while measuring; ${recent.length ? recent.at(-1).toFixed(1) : "-"} lately; ${count(totals.episodes)} episodes`,
+    ),
+    tile(
+      "Simulators",
+      run.workers ?? "-",
+      run.workers
+        ? `processes${run.cpus ? ` on ${run.cpus} cores` : ""}${run.pool.restarts ? `, ${run.pool.restarts} restarts` : ""}`
+        : "not known yet",
+    ),
+    tile(
+      "Errors",
+      count(totals.errors),
+      totals.errors ? "in no rate; by kind below" : `of ${count(totals.episodes)} episodes`,
+    ),
+  );
   const parts = ["completed", "pruned", "failed", "running"].map((status) => [status, counts[status] ?? 0]);
   const all = Math.max(run.asked, trials.size, 1);
   $("progress").setAttribute("aria-label", parts.map(([status, n]) => `${n} ${status}`).join(", ") + ` of ${all}`);
-  $("progress").replaceChildren(...parts.map(([status, n]) => h("span", { class: status, style: `width:${(100 * n) / all}%` })));
+  $("progress").replaceChildren(
+    ...parts.map(([status, n]) => h("span", { class: status, style: `width:${(100 * n) / all}%` })),
+  );
 }
 
 function errors() {
-  const rows = [["success", run.totals.successes], ["failure (ended by the task)", run.totals.failures], ["timeout (step limit)", run.totals.timeouts], ["error (in no rate)", run.totals.errors]];
+  const rows = [
+    ["success", run.totals.successes],
+    ["failure (ended by the task)", run.totals.failures],
+    ["timeout (step limit)", run.totals.timeouts],
+    ["error (in no rate)", run.totals.errors],
+  ];
   const kinds = Object.entries(run.kinds).sort(([, a], [, b]) => b - a);
   const valid = run.totals.successes + run.totals.failures + run.totals.timeouts + run.totals.errors;
-  const table = (head, lines) => h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ...head.map((title, i) => h("th", { scope: "col", class: i ? "num" : null }, title)))),
-    h("tbody", {}, ...lines.map(([name, ...values]) => h("tr", {}, h("th", { scope: "row" }, name), ...values.map((v) => h("td", { class: "num" }, v))))));
+  const table = (head, lines) =>
+    h(
+      "table",
+      { class: "plain" },
+      h("thead", {}, h("tr", {}, ...head.map((title, i) => h("th", { scope: "col", class: i ? "num" : null }, title)))),
+      h(
+        "tbody",
+        {},
+        ...lines.map(([name, ...values]) =>
+          h("tr", {}, h("th", { scope: "row" }, name), ...values.map((v) => h("td", { class: "num" }, v))),
+        ),
+      ),
+    );
   $("errors").replaceChildren(
-    h("h3", {}, "Outcomes"), table(["Episode ended in", "Episodes", "Share"], rows.map(([name, n]) => [name, count(n), valid ? percent(n / valid) : "-"])),
-    h("h3", {}, "Errors by kind"), kinds.length ? table(["Kind", "Episodes"], kinds.map(([kind, n]) => [kind, count(n)])) : h("p", { class: "soft" }, "None."),
-    run.pool.retries ? h("p", { class: "soft small" }, `${count(run.pool.retries)} episodes were tried again, ${count(run.pool.restarts)} processes replaced.`) : "",
-    ...(run.reasons.length ? [h("h3", {}, "Failed trials"), table(["Reason", "Trials"], run.reasons.map(([reason, n]) => [reason.length > 160 ? reason.slice(0, 160) + "\u2026" : reason, count(n)]))] : []));
+    h("h3", {}, "Outcomes"),
+    table(
+      ["Episode ended in", "Episodes", "Share"],
+      rows.map(([name, n]) => [name, count(n), valid ? percent(n / valid) : "-"]),
+    ),
+    h("h3", {}, "Errors by kind"),
+    kinds.length
+      ? table(
+          ["Kind", "Episodes"],
+          kinds.map(([kind, n]) => [kind, count(n)]),
+        )
+      : h("p", { class: "soft" }, "None."),
+    run.pool.retries
+      ? h(
+          "p",
+          { class: "soft small" },
+          `${count(run.pool.retries)} episodes were tried again, ${count(run.pool.restarts)} processes replaced.`,
+        )
+      : "",
+    ...(run.reasons.length
+      ? [
+          h("h3", {}, "Failed trials"),
+          table(
+            ["Reason", "Trials"],
+            run.reasons.map(([reason, n]) => [
+              reason.length > 160 ? reason.slice(0, 160) + "\u2026" : reason,
+              count(n),
+            ]),
+          ),
+        ]
+      : []),
+  );
 }
 
 function drawVideos() {
-  const all = run.videos, select = $("video-trial"), numbers = [...new Set(all.map((v) => v.trial))].sort((a, b) => a - b);
+  const all = run.videos;
+  const select = $("video-trial");
+  const numbers = [...new Set(all.map((v) => v.trial))].sort((a, b) => a - b);
   const drawn = JSON.stringify([all, videos.outcome, videos.trial]);
   if (drawn === videos.drawn) return; // a video that plays is left alone
   videos.drawn = drawn;
   if (!numbers.includes(Number(videos.trial))) videos.trial = "all";
-  select.replaceChildren(h("option", { value: "all" }, "all"), ...numbers.map((n) => h("option", { value: n }, `trial ${n}`)));
+  select.replaceChildren(
+    h("option", { value: "all" }, "all"),
+    ...numbers.map((n) => h("option", { value: n }, `trial ${n}`)),
+  );
   select.value = videos.trial;
-  const here = all.filter((v) => videos.trial === "all" || v.trial === Number(videos.trial)), solved = here.filter((v) => v.outcome === "success");
-  radios($("outcomes"), "outcome", [["all", `all ${here.length}`], ["success", `${solved.length} success`], ["failure", `${here.length - solved.length} failure`]], videos.outcome, (value) => { videos.outcome = value; drawVideos(); });
-  const shown = here.filter((v) => videos.outcome === "all" || (v.outcome === "success") === (videos.outcome === "success"));
+  const here = all.filter((v) => videos.trial === "all" || v.trial === Number(videos.trial));
+  const solved = here.filter((v) => v.outcome === "success");
+  radios(
+    $("outcomes"),
+    "outcome",
+    [
+      ["all", `all ${here.length}`],
+      ["success", `${solved.length} success`],
+      ["failure", `${here.length - solved.length} failure`],
+    ],
+    videos.outcome,
+    (value) => {
+      videos.outcome = value;
+      drawVideos();
+    },
+  );
+  const shown = here.filter(
+    (v) => videos.outcome === "all" || (v.outcome === "success") === (videos.outcome === "success"),
+  );
   $("video-grid").replaceChildren(...shown.map((v) => video(v)));
-  if (!shown.length) $("video-grid").append(h("p", { class: "soft" }, all.length ? "No video of this kind." : "No videos yet: they are made at the end of a sweep. A trial's page has the command that films it."));
+  if (!shown.length)
+    $("video-grid").append(
+      h(
+        "p",
+        { class: "soft" },
+        all.length
+          ? "No video of this kind."
+          : "No videos yet: they are made at the end of a sweep. A trial's page has the command that films it.",
+      ),
+    );
 }
 
 // --- what people do ------------------------------------------------------------------------------------------------------
 
 let typing = 0;
-$("filter").addEventListener("input", () => { clearTimeout(typing); typing = setTimeout(() => { resetPage(); run && drawShown(); }, 150); });
+$("filter").addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => {
+    resetPage();
+    run && drawShown();
+  }, 150);
+});
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("with-videos").addEventListener("change", () => run && drawShown());
-$("video-trial").addEventListener("change", (event) => { videos.trial = event.target.value; drawVideos(); });
+$("video-trial").addEventListener("change", (event) => {
+  videos.trial = event.target.value;
+  drawVideos();
+});
 $("clear").addEventListener("click", () => {
   $("filter").value = "";
   $("with-videos").checked = false;
@@ -182,8 +345,16 @@ $("clear").addEventListener("click", () => {
   resetPage();
   if (run) draw();
 });
-$("unbrush").addEventListener("click", () => { brush = new Map(); drawShown(); });
-addEventListener("hashchange", () => { const wanted = /^#trial-(\d+)$/.exec(location.hash); wanted ? open(Number(wanted[1])) : close(); });
-document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
+$("unbrush").addEventListener("click", () => {
+  brush = new Map();
+  drawShown();
+});
+addEventListener("hashchange", () => {
+  const wanted = /^#trial-(\d+)$/.exec(location.hash);
+  wanted ? open(Number(wanted[1])) : close();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) poll();
+});
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => run && draw());
 poll();

@@ -43,7 +43,12 @@ export function bar(rate, interval) {
     for (const [key, value] of Object.entries({ class: name, x, y, width, height })) rect.setAttribute(key, value);
     svg.append(rect);
   };
-  for (const [key, value] of Object.entries({ class: "bar", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }))
+  for (const [key, value] of Object.entries({
+    class: "bar",
+    viewBox: "0 0 100 10",
+    preserveAspectRatio: "none",
+    "aria-hidden": "true",
+  }))
     svg.setAttribute(key, value);
   part("track", 0, 4, 100, 2);
   if (interval) part("range", 100 * interval[0], 1.5, 100 * (interval[1] - interval[0]), 7);
@@ -68,20 +73,46 @@ export function copyButton(text, label, name = "Copy") {
   return button;
 }
 
-export const command = (text, label) => h("div", { class: "command" }, h("pre", { tabindex: "0" }, text), copyButton(text, label));
+export const command = (text, label) =>
+  h("div", { class: "command" }, h("pre", { tabindex: "0" }, text), copyButton(text, label));
 
 export function video(entry, withTrial = true) {
   const what = `trial ${entry.trial}, seed ${entry.seed}, ${entry.split} start ${entry.index}`;
   const source = "/videos/" + entry.file.split("/").map(encodeURIComponent).join("/");
-  return h("figure", {},
-    h("video", { src: source, controls: true, playsinline: true, preload: "metadata", "aria-label": `${what}: ${entry.outcome}` }),
-    h("figcaption", {}, badge(entry.outcome), ` after ${entry.steps} steps`, h("br"),
-      withTrial ? what : `seed ${entry.seed}, ${entry.split} start ${entry.index}`, `, flow_steps ${entry.flow_steps}`));
+  return h(
+    "figure",
+    {},
+    h("video", {
+      src: source,
+      controls: true,
+      playsinline: true,
+      preload: "metadata",
+      "aria-label": `${what}: ${entry.outcome}`,
+    }),
+    h(
+      "figcaption",
+      {},
+      badge(entry.outcome),
+      ` after ${entry.steps} steps`,
+      h("br"),
+      withTrial ? what : `seed ${entry.seed}, ${entry.split} start ${entry.index}`,
+      `, flow_steps ${entry.flow_steps}`,
+    ),
+  );
 }
 
 /** Radio buttons; `choose(value)` when one is taken. Keeps the choice where it still exists. */
 export function radios(fieldset, name, options, chosen, choose) {
   const legend = fieldset.querySelector("legend");
-  fieldset.replaceChildren(...(legend ? [legend] : []), ...options.map(([value, label]) => h("label", { class: "check" },
-    h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => choose(value) }), ` ${label}`)));
+  fieldset.replaceChildren(
+    ...(legend ? [legend] : []),
+    ...options.map(([value, label]) =>
+      h(
+        "label",
+        { class: "check" },
+        h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => choose(value) }),
+        ` ${label}`,
+      ),
+    ),
+  );
 }

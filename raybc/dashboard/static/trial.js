@@ -1,6 +1,7 @@
 // One trial: recipe, curves, every measurement with its command, episodes, videos.
 import { $, badge, command, copyButton, count, duration, h, percent, radios, range, show, video } from "./dom.js";
-import { lossCurve, plan, trialCurve } from "./figures.js";
+import { lossCurve, trialCurve } from "./figures.js";
+import { plan } from "./plots.js";
 
 const dialog = $("trial");
 let opened = 0; // counts openings: an answer that comes late belongs to none
@@ -16,7 +17,9 @@ dialog.addEventListener("close", () => {
   const row = before === null ? null : document.querySelector(`tr[data-trial="${before}"] .link`);
   row?.focus();
 });
-dialog.addEventListener("click", (event) => { if (event.target === dialog) close(); });
+dialog.addEventListener("click", (event) => {
+  if (event.target === dialog) close();
+});
 
 export async function open(number, run) {
   const mine = ++opened;
@@ -33,58 +36,197 @@ export async function open(number, run) {
 }
 
 const fact = (name, ...value) => h("div", {}, h("dt", {}, name), h("dd", {}, ...value));
-const plot = (name, label) => h("figure", { class: "chart" }, h("div", { class: `plot ${name}`, role: "img", "aria-label": label, style: "height:270px" }));
+const plot = (name, label) =>
+  h(
+    "figure",
+    { class: "chart" },
+    h("div", { class: `plot ${name}`, role: "img", "aria-label": label, style: "height:270px" }),
+  );
 
 function draw(found, run) {
-  const t = found.trial, word = t.n === run.winner ? "winner" : t.status;
+  const t = found.trial;
+  const word = t.n === run.winner ? "winner" : t.status;
   const outcomes = `${count(t.successes)} success, ${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
   dialog.replaceChildren(
-    h("div", { class: "dialog-head" }, h("h2", { id: "trial-title", tabindex: "-1" }, `Trial ${t.n} `, badge(word)),
-      h("button", { type: "button", class: "close", "aria-label": "Close", onclick: close }, "\u2715")),
-    h("ul", { class: "chips", "aria-label": "Recipe" }, ...Object.entries(t.params).map(([k, v]) => h("li", {}, `${k} = ${show(v)}`)), t.setting ? h("li", {}, t.setting) : null),
+    h(
+      "div",
+      { class: "dialog-head" },
+      h("h2", { id: "trial-title", tabindex: "-1" }, `Trial ${t.n} `, badge(word)),
+      h("button", { type: "button", class: "close", "aria-label": "Close", onclick: close }, "\u2715"),
+    ),
+    h(
+      "ul",
+      { class: "chips", "aria-label": "Recipe" },
+      ...Object.entries(t.params).map(([k, v]) => h("li", {}, `${k} = ${show(v)}`)),
+      t.setting ? h("li", {}, t.setting) : null,
+    ),
     t.reason ? h("p", { class: "note" }, t.reason) : "",
-    h("dl", { class: "facts" },
-      fact("Search success, last evaluation", t.score === null ? "not measured" : `${percent(t.score)} (95 % CI ${range(t.interval)})`),
-      fact("Final success", t.final ? `${percent(t.final.rate)} (95 % CI ${range(t.final.interval)}, ${count(t.final.episodes)} episodes)` : "not measured"),
+    h(
+      "dl",
+      { class: "facts" },
+      fact(
+        "Search success, last evaluation",
+        t.score === null ? "not measured" : `${percent(t.score)} (95 % CI ${range(t.interval)})`,
+      ),
+      fact(
+        "Final success",
+        t.final
+          ? `${percent(t.final.rate)} (95 % CI ${range(t.final.interval)}, ${count(t.final.episodes)} episodes)`
+          : "not measured",
+      ),
       t.final?.seeds ? fact("Over seeds (95 % t interval)", range(t.final.seeds)) : null,
-      fact("Proposed by", t.origin), fact("Episodes", outcomes),
-      fact("Training, rollouts", `${duration(t.train)}, ${duration(t.rollout)}`)),
-    h("div", { class: "two" }, t.curve.length ? plot("curve", "Success over training steps") : "", plot("loss", "Training loss")),
-    h("h3", {}, "The same again"), found.note ? h("p", { class: "soft small" }, found.note) : "",
+      fact("Proposed by", t.origin),
+      fact("Episodes", outcomes),
+      fact("Training, rollouts", `${duration(t.train)}, ${duration(t.rollout)}`),
+    ),
+    h(
+      "div",
+      { class: "two" },
+      t.curve.length ? plot("curve", "Success over training steps") : "",
+      plot("loss", "Training loss"),
+    ),
+    h("h3", {}, "The same again"),
+    found.note ? h("p", { class: "soft small" }, found.note) : "",
     command(found.train_command, `Copy the command that trains trial ${t.n} again`),
-    ...videos(found), ...measurements(found));
+    ...videos(found),
+    ...measurements(found),
+  );
 }
 
 function videos(found) {
-  const grid = h("div", { class: "grid videos" }), fieldset = h("fieldset", { class: "radios" }, h("legend", { class: "hidden" }, "Outcome"));
-  const hint = found.film_command ? [h("p", { class: "soft small" }, "Film more of it, which leaves this run as it is:"), command(found.film_command, "Copy the command that films this trial")] : [];
+  const grid = h("div", { class: "grid videos" });
+  const fieldset = h("fieldset", { class: "radios" }, h("legend", { class: "hidden" }, "Outcome"));
+  const hint = found.film_command
+    ? [
+        h("p", { class: "soft small" }, "Film more of it, which leaves this run as it is:"),
+        command(found.film_command, "Copy the command that films this trial"),
+      ]
+    : [];
   if (!found.videos.length) return [h("h3", {}, "Videos"), h("p", { class: "soft" }, "None of this trial."), ...hint];
-  const fill = (outcome) => grid.replaceChildren(...found.videos.filter((v) => outcome === "all" || (v.outcome === "success") === (outcome === "success")).map((v) => video(v, false)));
+  const fill = (outcome) =>
+    grid.replaceChildren(
+      ...found.videos
+        .filter((v) => outcome === "all" || (v.outcome === "success") === (outcome === "success"))
+        .map((v) => video(v, false)),
+    );
   const solved = found.videos.filter((v) => v.outcome === "success").length;
-  radios(fieldset, "trial-outcome", [["all", `all ${found.videos.length}`], ["success", `${solved} success`], ["failure", `${found.videos.length - solved} failure`]], "all", fill);
+  radios(
+    fieldset,
+    "trial-outcome",
+    [
+      ["all", `all ${found.videos.length}`],
+      ["success", `${solved} success`],
+      ["failure", `${found.videos.length - solved} failure`],
+    ],
+    "all",
+    fill,
+  );
   fill("all");
   return [h("h3", {}, "Videos"), fieldset, grid, ...hint];
 }
 
 function measurements(found) {
-  const body = h("tbody"), episodes = h("div", { class: "episodes", "aria-live": "polite" });
+  const body = h("tbody");
+  const episodes = h("div", { class: "episodes", "aria-live": "polite" });
   const some = found.rows.some((r) => !r.chosen);
   const all = h("input", { type: "checkbox", onchange: () => fill() });
-  const strip = (r) => episodes.replaceChildren(
-    h("p", { class: "small" }, `${r.phase} starts, evaluation ${r.evaluation}, seed ${r.seed}, ${r.setting}: each square is an episode, in the order of the starts.`),
-    h("div", { class: "squares" }, ...r.episode_list.map(([index, outcome, steps, total]) => h("span", { class: `square ${outcome}`, title: `start ${index}: ${outcome} after ${steps} steps, return ${show(total)}` }))),
-    h("p", { class: "small soft" }, ...["success", "failure", "timeout", "error"].flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `])));
-  const fill = () => body.replaceChildren(...[...found.rows].reverse().filter((r) => r.chosen || all.checked).map((r) => h("tr", {},
-    h("th", { scope: "row" }, r.phase), h("td", { class: "num" }, count(r.step)), h("td", { class: "num" }, String(r.seed)), h("td", {}, r.setting),
-    h("td", {}, h("strong", {}, percent(r.rate)), ` ${range(r.interval)}`),
-    h("td", { class: "num" }, `${r.successes}/${r.episodes}`), h("td", { class: "num" }, String(r.timeouts)), h("td", { class: "num" }, String(r.errors)),
-    h("td", { class: "num" }, r.mean_steps_success === null ? "-" : r.mean_steps_success.toFixed(1)),
-    h("td", {}, h("button", { type: "button", class: "small-button", onclick: () => strip(r) }, "Episodes"), " ",
-      r.command ? copyButton(r.command, "Copy the command that measures this row again") : h("span", { class: "soft small", title: "Policies of the last two evaluations are kept; train it again first" }, "not kept")))));
+  const strip = (r) =>
+    episodes.replaceChildren(
+      h(
+        "p",
+        { class: "small" },
+        `${r.phase} starts, evaluation ${r.evaluation}, seed ${r.seed}, ${r.setting}: each square is an episode, in the order of the starts.`,
+      ),
+      h(
+        "div",
+        { class: "squares" },
+        ...r.episode_list.map(([index, outcome, steps, total]) =>
+          h("span", {
+            class: `square ${outcome}`,
+            title: `start ${index}: ${outcome} after ${steps} steps, return ${show(total)}`,
+          }),
+        ),
+      ),
+      h(
+        "p",
+        { class: "small soft" },
+        ...["success", "failure", "timeout", "error"].flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
+      ),
+    );
+  const fill = () =>
+    body.replaceChildren(
+      ...[...found.rows]
+        .reverse()
+        .filter((r) => r.chosen || all.checked)
+        .map((r) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, r.phase),
+            h("td", { class: "num" }, count(r.step)),
+            h("td", { class: "num" }, String(r.seed)),
+            h("td", {}, r.setting),
+            h("td", {}, h("strong", {}, percent(r.rate)), ` ${range(r.interval)}`),
+            h("td", { class: "num" }, `${r.successes}/${r.episodes}`),
+            h("td", { class: "num" }, String(r.timeouts)),
+            h("td", { class: "num" }, String(r.errors)),
+            h("td", { class: "num" }, r.mean_steps_success === null ? "-" : r.mean_steps_success.toFixed(1)),
+            h(
+              "td",
+              {},
+              h("button", { type: "button", class: "small-button", onclick: () => strip(r) }, "Episodes"),
+              " ",
+              r.command
+                ? copyButton(r.command, "Copy the command that measures this row again")
+                : h(
+                    "span",
+                    {
+                      class: "soft small",
+                      title: "Policies of the last two evaluations are kept; train it again first",
+                    },
+                    "not kept",
+                  ),
+            ),
+          ),
+        ),
+    );
   fill();
   if (!found.rows.length) return [];
-  const head = ["Starts", "Step", "Seed", "Setting", "Success, 95 % CI", "Solved", "Timeouts", "Errors", "Steps to success", "Again"];
-  return [h("h3", {}, "Measurements"), some ? h("label", { class: "check" }, all, " all sample settings, not the chosen one alone") : "",
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Measurements" }, h("table", {},
-      h("thead", {}, h("tr", {}, ...head.map((title, i) => h("th", { scope: "col", class: [1, 2, 5, 6, 7, 8].includes(i) ? "num" : null }, title)))), body)), episodes];
+  const head = [
+    "Starts",
+    "Step",
+    "Seed",
+    "Setting",
+    "Success, 95 % CI",
+    "Solved",
+    "Timeouts",
+    "Errors",
+    "Steps to success",
+    "Again",
+  ];
+  return [
+    h("h3", {}, "Measurements"),
+    some ? h("label", { class: "check" }, all, " all sample settings, not the chosen one alone") : "",
+    h(
+      "div",
+      { class: "scroll", tabindex: "0", role: "region", "aria-label": "Measurements" },
+      h(
+        "table",
+        {},
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            ...head.map((title, i) =>
+              h("th", { scope: "col", class: [1, 2, 5, 6, 7, 8].includes(i) ? "num" : null }, title),
+            ),
+          ),
+        ),
+        body,
+      ),
+    ),
+    episodes,
+  ];
 }

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,7 +79,7 @@ class MlflowConfig:
         experiment = self._experiment(client)
         tags = {"raybc.run_id": run_id, "raybc.run_group": config.run_group, "raybc.env_name": config.env_name}
         run = client.create_run(experiment, run_name=folder.name, tags=tags).info.run_id
-        _params(client, run, asdict(config))
+        _params(client, run, config.to_plain())
         write_json(note, {"uri": self.uri, "experiment": self.experiment, "run_id": run})
         ui = f"mlflow ui --backend-store-uri {self.uri}" if self._in_folder else self.uri
         write_text(folder / "mlflow_url.txt", f"{ui} (experiment {self.experiment}, run {run})\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,7 +57,7 @@ class WandbTracker(Tracker):
                 reinit="create_new",  # one for each member
                 mode="offline" if plan.mode == "offline" else "online",
                 dir=folder,
-                config=asdict(config),
+                config=config.to_plain(),
                 settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
             )
         except wandb.errors.Error as error:

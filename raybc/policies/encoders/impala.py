@@ -13,31 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from raybc.policies.nets import PackedLinear, gelu
+from raybc.policies.base import Encoder
+from raybc.policies.packed import PackedLinear, gelu
 
 KERNEL = 3
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """channels: of each stack. blocks: residual blocks in a stack. features: what comes out."""
-
-    channels: tuple[int, ...]
-    blocks: int
-    features: int
-
-
-IMPALA = {
-    "impala_small": Sizes((16, 32, 32), blocks=1, features=512),
-    "impala": Sizes((16, 32, 32), blocks=2, features=512),
-    "impala_large": Sizes((64, 128, 128), blocks=2, features=1024),
-}
 
 
 class PackedConv(nn.Module):
@@ -83,18 +68,22 @@ def halved(x: Tensor) -> Tensor:
     return functional.max_pool2d(x, 3, stride=2, padding=odd, ceil_mode=True)
 
 
-class PackedImpala(nn.Module):
+class PackedImpala(Encoder):
     """M encoders of images of one kind."""
 
-    def __init__(self, members: int, image: tuple[int, int, int], sizes: Sizes) -> None:
-        """image: height, width, channels (of all observation steps)."""
+    def __init__(
+        self, members: int, image: tuple[int, int, int], channels: Sequence[int], blocks: int, features: int
+    ) -> None:
+        """image: height, width, channels of all observation steps. channels: of each stack. blocks: residual blocks in
+        a stack. features: what comes out."""
         super().__init__()
         height, width, inputs = image
+        self.features = features
         self.stacks = nn.ModuleList()
-        for outputs in sizes.channels:
-            self.stacks.append(_Stack(members, inputs, outputs, sizes.blocks))
+        for outputs in channels:
+            self.stacks.append(_Stack(members, inputs, outputs, blocks))
             inputs, height, width = outputs, math.ceil(height / 2), math.ceil(width / 2)
-        self.head = PackedLinear(members, inputs * height * width, sizes.features)
+        self.head = PackedLinear(members, inputs * height * width, features)
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         """Initial weights; member m depends on generators[m] alone."""
@@ -114,3 +103,8 @@ class PackedImpala(nn.Module):
         for stack in self.stacks:
             x = stack(x, m)
         return functional.relu(x).flatten(1)
+
+
+def build(config: Any, image: tuple[int, int, int], members: int) -> PackedImpala:
+    """The encoder of an `EncoderConfig` of IMPALA."""
+    return PackedImpala(members, image, config.channels, config.blocks, config.features)

@@ -1,5 +1,10 @@
-"""What every environment adapter keeps. A new one joins with one line: `check_task(MY_TASK)`; what its images must
-keep, `check_rendering(MY_TASK)`, needs a GL library."""
+"""What every environment adapter keeps.
+
+    from raybc.testing import check_task
+    check_task(MY_TASK)
+
+What its rendered images must keep, `check_rendering(MY_TASK)`, needs a GL library.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +81,7 @@ def check_obs(env: SimEnv, obs: Obs) -> None:
     assert set(obs) == set(env.observation_space), f"observed {sorted(obs)}, promised {sorted(env.observation_space)}"
     for key, value in obs.items():
         assert isinstance(value, np.ndarray), f"{key}: expected an array, got {type(value)}"
-        expected = env.observation_space[key].dtype  # type: ignore[index]
+        expected = env.observation_space[key].dtype
         assert value.dtype == expected, f"{key}: expected {expected}, got {value.dtype}"
         assert np.isfinite(value).all(), f"{key}: {value}"
     assert env.observation_space.contains(obs), f"observation outside its space: {obs}"
@@ -157,6 +162,12 @@ def check_determinism(task: Task, env: SimEnv) -> None:
     assert any(not np.array_equal(start[key], first[0][0][key]) for key in start), "seeds 11 and 14 start alike"
 
 
+def _rendered(env: SimEnv) -> np.ndarray:
+    image = env.render()
+    assert isinstance(image, np.ndarray), f"render: expected an array, got {type(image).__name__}"
+    return image
+
+
 def check_rendering(task: Task, steps: int = 8) -> None:
     """Images of the size asked for, of what happens, and an episode that is the same bit for bit without them."""
     plain = task.make(None)
@@ -170,17 +181,17 @@ def check_rendering(task: Task, steps: int = 8) -> None:
     try:
         env.reset(seed=30)  # of which nothing may be left, neither in the episode nor in its first image
         env.step(actions[-1])
-        env.render()
+        _rendered(env)
         obs, info = env.reset(seed=31)
         trace: Trace = [(obs, env.sim_state().copy(), 0.0, bool(info.get("success", False)))]
-        images.append(env.render())
+        images.append(_rendered(env))
         for action in actions:
             obs, reward, _, _, info = env.step(action)
             trace.append((obs, env.sim_state().copy(), reward, info["success"]))
-            images.append(env.render())
+            images.append(_rendered(env))
         again, _ = env.reset(seed=31)
         np.testing.assert_equal(again, trace[0][0])
-        first = env.render()
+        first = _rendered(env)
     finally:
         env.close()
     assert_same(expected, trace, "the same episode with images")

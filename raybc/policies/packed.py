@@ -1,4 +1,4 @@
-"""Networks for a pack of members: every parameter carries a leading member axis M.
+"""Layers for a pack of members: every parameter carries a leading member axis M.
 
 Letters: M members, B batch, I input features, O output features.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 class PackedLinear(nn.Module):
     """M linear layers side by side: y_MBO = x_MBI @ weights_MIO + bias_M1O, one batched product."""
+
+    is_fsdp_unit = True
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class PackedMLP(nn.Module):
                 layer.init_member(m, generator)
 
     def pad_outputs(self, multiple: int) -> None:
-        """Append outputs that are always 0 until their number is a multiple; for inference (see `rollout.agent`)."""
+        """Append outputs that are always 0 until their number is a multiple; for acting."""
         last = self.layers[-1]
         assert isinstance(last, PackedLinear)
         missing = -last.weights_MIO.shape[2] % multiple
@@ -108,3 +110,40 @@ def fourier_features(t: Tensor, frequencies: int) -> Tensor:
     """
     angles = t * (math.pi * 2.0 ** torch.arange(frequencies, device=t.device, dtype=t.dtype))
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class PackedModule(nn.Module):
+    """M copies of an ordinary module side by side, for networks that were not written for packs.
+
+    Each parameter of `make()` becomes one with a leading member axis (dots in its name become `__`); members are run
+    one after another. Modules with buffers that learn (BatchNorm) are refused.
+    """
+
+    is_fsdp_unit = True
+
+    def __init__(self, make: Callable[[], nn.Module], members: int) -> None:
+        super().__init__()
+        self._make = make
+        template = make()
+        if list(template.buffers()):
+            raise ValueError(f"{type(template).__name__}: expected a module without buffers (no BatchNorm)")
+        for name, parameter in template.named_parameters():
+            self.register_parameter(name.replace(".", "__"), nn.Parameter(torch.empty(members, *parameter.shape)))
+        self._names = [name for name, _ in template.named_parameters()]
+        self._template = [template.to("meta")]  # in a list: only its structure, no parameters of ours
+
+    def init_members(self, generators: Sequence[torch.Generator]) -> None:
+        """Initial weights as `make` draws them, from a seed of the member's own generator."""
+        for m, generator in enumerate(generators):
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+                for name, parameter in self._make().named_parameters():
+                    getattr(self, name.replace(".", "__"))[m] = parameter
+
+    def forward(self, *inputs_M: Tensor) -> Tensor:
+        """Member by member on inputs with a leading member axis; outputs (M, ...)."""
+        outputs = []
+        for m, inputs in enumerate(zip(*inputs_M, strict=True)):
+            weights = {name: getattr(self, name.replace(".", "__"))[m] for name in self._names}
+            outputs.append(torch.func.functional_call(self._template[0], weights, inputs))
+        return torch.stack(outputs)

@@ -1,0 +1,27 @@
+import js from "@eslint/js";
+import globals from "globals";
+
+export default [
+  { ignores: [".venv/", "runs/", "build/", "dist/", "tests/golden/"] },
+  js.configs.recommended,
+  {
+    rules: {
+      eqeqeq: "error",
+      "no-implicit-globals": "error",
+      "no-shadow": "error",
+      "one-var": ["error", "never"],
+      "prefer-const": "error",
+    },
+  },
+  {
+    // The page of the dashboard.
+    files: ["raybc/dashboard/static/*.js"],
+    languageOptions: { sourceType: "module", globals: { ...globals.browser, Plotly: "readonly" } },
+    rules: { "no-var": "error" },
+  },
+  {
+    // Part of a document, and a check that a test runs in a page.
+    files: ["raybc/report/*.js", "tests/*.js"],
+    languageOptions: { sourceType: "script", globals: { ...globals.browser, Plotly: "readonly" } },
+  },
+];

@@ -1,0 +1,12 @@
+"""Options of a run: declared once, grouped by component, written flat by users (`raybc.config.options`)."""
+
+from raybc.config.data import ACTIONS, Normalization
+from raybc.config.demos import DemosConfig
+from raybc.config.options import OptionInfo, Role, flag_path, option
+from raybc.config.policy import EncoderConfig, PolicyConfig, register
+from raybc.config.run import MEMBER_FIELDS, SAMPLE_AXES, RunConfig, changed_options
+
+__all__ = [
+    "ACTIONS", "MEMBER_FIELDS", "SAMPLE_AXES", "DemosConfig", "EncoderConfig", "Normalization", "OptionInfo",
+    "PolicyConfig", "Role", "RunConfig", "changed_options", "flag_path", "option", "register",
+]  # fmt: skip

@@ -1,0 +1,125 @@
+"""Options of a run as command-line flags: flat, shown in groups, with values of a YAML file as defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raybc import cli
+from raybc.config import flat
+from raybc.config.data import DataOptions, PlanOptions
+from raybc.config.options import options_in
+from raybc.config.output import OutputOptions
+from raybc.config.policy import find_kind, kind_of
+from raybc.config.run import SAMPLE_AXES, RunConfig
+from raybc.config.sampling import ChunkOptions, SampleOptions
+from raybc.config.training import ArithmeticOptions, BudgetOptions, OptimizerOptions, PhaseOptions
+from raybc.strict import parse_yaml
+from raybc.types import UserError
+
+A = TypeVar("A")
+#: In the order of --help.
+GROUPS: dict[str, type] = {
+    "data": DataOptions, "chunk": ChunkOptions, "sampling": SampleOptions, "budget": BudgetOptions,
+    "optimizer": OptimizerOptions, "phase": PhaseOptions, "arithmetic": ArithmeticOptions,
+    "sampling plan": PlanOptions, "output": OutputOptions,
+}  # fmt: skip
+
+
+def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) -> tuple[RunConfig, A]:
+    """A run and the command's own flags (`own`, a dataclass of other names) from command-line flags.
+
+    `--config FILE.yaml` gives values for flags that are not typed. Raises `UserError` for options of a kind of policy
+    or encoder that is not chosen, and for what has no effect.
+    """
+    argv = _todays_names(list(argv))
+    base = _read_file(_last(argv, "config"))
+    kinds = {what: _last(argv, what) or str(base.pop(what, "")) for what in flat.COMPONENTS}
+    parts = {
+        what: find_kind(what, kind, f"--{what}") if kind else flat.default_kind(RunConfig, what)
+        for what, kind in kinds.items()
+    }
+    start = RunConfig.from_plain(base | {what: kind_of(cls) for what, cls in parts.items()}, "--config")
+    _refuse_foreign(argv, start, own)
+    fields: list[tuple[str, Any, Any]] = []
+    for what, cls in parts.items():
+        names = ", ".join(flat.kinds(what))
+        doc = {"policy": "Kind of policy", "encoder": "Reader of images, where the task observes any"}[what]
+        fields.append((what, cli.described(f"{doc}: {names}, or module:Class of your own."), kind_of(cls)))
+    values = {name: _group_of(start, group) for name, group in GROUPS.items()}
+    values |= {f"{what} {kind_of(cls)}": getattr(start, what) for what, cls in parts.items() if options_in(cls)}
+    places = {name.replace(" ", "_").replace(":", "_").replace(".", "_"): name for name in values}
+    for place, name in places.items():
+        fields.append((place, cli.flat_group(type(values[name])), values[name]))
+    fields.append(("command", cli.flat_group(own), own()))
+    made: Any = dataclasses.make_dataclass("Flags", fields, frozen=True)
+    parsed = cli.parse(made, argv, prog, description)
+    chosen: dict[str, Any] = {}
+    for place in places:
+        part = getattr(parsed, place)
+        chosen |= {name: getattr(part, name) for name in options_in(type(part))}
+    config = RunConfig.from_plain(chosen | {what: getattr(parsed, what) for what in flat.COMPONENTS}, "--")
+    check_effective(config, "--")
+    return config, parsed.command
+
+
+def check_effective(config: RunConfig, where: str) -> None:
+    """Refuse options that a user sets and that have no effect."""
+    place = where if where == "--" else f"{where}."
+    if config.horizon_length != RunConfig.horizon_length and not config.action_chunking:
+        raise UserError(f"{place}horizon_length: has no effect while action_chunking is off; set it to true")
+    config.check_sampling((n for n in SAMPLE_AXES if getattr(config, n) != getattr(RunConfig, n)), where)
+
+
+def _group_of(run: RunConfig, group: type) -> Any:
+    return group(**{name: getattr(run, name) for name in options_in(group)})
+
+
+def _todays_names(argv: list[str]) -> list[str]:
+    """Flags under their names of today (dashes as underscores)."""
+    renamed = flat.aliases(RunConfig)
+    found = []
+    for token in argv:
+        name, equals, value = token.partition("=")
+        bare = name.removeprefix("--").replace("-", "_")
+        found.append(f"--{renamed[bare]}{equals}{value}" if name.startswith("--") and bare in renamed else token)
+    return found
+
+
+def _last(argv: Sequence[str], name: str) -> str:
+    """The value of the flag --name, of several the last; empty without one."""
+    value = ""
+    for token, following in itertools.pairwise([*argv, ""]):
+        flag, equals, rest = token.partition("=")
+        if flag == f"--{name}":
+            value = rest if equals else following
+    return value
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    """The options that a YAML file gives: keys as under `train:` of a sweep, or a whole sweep file's `train:`."""
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: expected a YAML file with options of a run, found none")
+    values = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected keys and values, got {type(values).__name__}")
+    if isinstance(values.get("train"), dict):
+        values = values["train"]
+    renamed = flat.aliases(RunConfig)
+    RunConfig.from_plain(values, path)
+    return {renamed.get(str(name), str(name)): value for name, value in values.items()}
+
+
+def _refuse_foreign(argv: Sequence[str], run: RunConfig, own: type) -> None:
+    """Name the kind that a flag belongs to, where that kind is not chosen."""
+    known = {*run.options(), *(f.name for f in dataclasses.fields(own))}
+    for token in argv:
+        name = token.partition("=")[0].removeprefix("--").replace("-", "_")
+        if token.startswith("--") and name not in known and flat.owners(name):
+            parts = {"policy": run.policy, "encoder": run.encoder}
+            raise UserError(f"--{flat.unknown_option(name, run.options(), parts)}")

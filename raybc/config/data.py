@@ -1,0 +1,71 @@
+"""Options of the task, its data, and the sampling plan that may choose among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from raybc.config.options import Role, option
+
+Normalization = Literal["mean_std", "min_max", "quantile", "identity"]
+#: What the actions are called in `DataOptions.normalization_keys`.
+ACTIONS = "actions"
+
+_BY_THE_PLAN = ("sampling_plan_path", "the plan says which episodes are used")
+_OF_A_PLAN = ("sampling_plan_path", "name a plan there")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Task and data."""
+
+    env_name: str = option("halfcheetah-medium-v2", axis="a sweep has one task")
+    """Task and data: a D4RL name, or TASK-DATA-OBS such as lift-scripted-low_dim."""
+    dataset: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset")
+    """Path or published name of a dataset in any known format (empty: the data that env_name names)."""
+    ogbench_dataset_dir: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset")
+    """Folder with OGBench datasets; env_name names one of them."""
+    obs_steps: int = option(1, at_least=1)
+    """T, the number of observations the policy sees: the current one and those before it."""
+    normalization: Normalization = "mean_std"
+    """Statistics for observations and actions, fitted on the training split."""
+    normalization_keys: str = ""
+    """Other statistics for some observations or for `actions`, e.g. robot0_eef_pos=min_max,actions=quantile."""
+    dataset_proportion: float = option(1.0, above=0, at_most=1, excluded_by=_BY_THE_PLAN)
+    """Fraction of the training episodes to use."""
+    dataset_proportion_seed: int = option(-1, at_least=-1, excluded_by=_BY_THE_PLAN)
+    """Which fraction: the first episodes (-1), or a random choice with this seed; smaller ones are nested in larger."""
+    only_successful: bool = option(False, excluded_by=_BY_THE_PLAN)
+    """Use only episodes that reached the goal, where the data say so."""
+    top_percent: float = option(100.0, above=0, at_most=100, excluded_by=_BY_THE_PLAN)
+    """Use only this percentage of the episodes, those with the highest return."""
+    holdout_seed: int = option(-1, at_least=-1, excluded_by=_BY_THE_PLAN)
+    """Hold out 20 % of all episodes, chosen with this seed, as the split `valid` (-1: the data's own splits)."""
+    dataset_replace_interval: int = option(0, at_least=0, excluded_by=_BY_THE_PLAN)
+    """Steps after which training moves to the next file of a multi-file dataset (0: all files at once)."""
+    sparse: bool = option(False, role=Role.OUTPUT, axis="behaviour cloning does not look at rewards")
+    """Sparse rewards (recorded in flags.json; behaviour cloning does not look at rewards)."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Sampling plan: which windows are drawn, and how often."""
+
+    sampling_plan_path: str = option("", role=Role.OUTPUT)
+    """A sampling plan made by `raybc plan build` (empty: all windows equally often)."""
+    sampling_plan_sha256: str = option("", needs=_OF_A_PLAN, axis="it is found in the plan")
+    """The plan that is meant; any other is refused (empty: any; recorded when training starts)."""
+    sampler_seed_override: int = option(-1, at_least=-1, needs=_OF_A_PLAN)
+    """Sampler seed instead of the plan's (-1: the plan's)."""
+    sampler_replacement_override: Literal["plan", "True", "False"] = option("plan", needs=_OF_A_PLAN)
+    """Draw with replacement (True), every anchor once per epoch (False), or as the plan says."""
+    plan_subset_mode: Literal["all", "anchors", "episodes", "episodes_valid"] = option("all", needs=_OF_A_PLAN)
+    """Fit normalisation on all training episodes, or on a part of the plan's."""
+    plan_aware_lr_scale: bool = option(False, needs=_OF_A_PLAN)
+    """Lower the learning rate where the plan repeats its windows often."""
+    plan_target_effective_repeat: float = option(50.0, above=0, needs=_OF_A_PLAN)
+    """Effective repeats (draws / ESS) up to which the learning rate is kept."""
+    plan_lr_scale_power: float = option(0.5, at_least=0, needs=_OF_A_PLAN)
+    """The learning rate is scaled by (target / effective repeats)^power."""
+    plan_lr_min_scale: float = option(0.05, above=0, at_most=1, needs=_OF_A_PLAN)
+    """Lowest scale of the learning rate."""

@@ -1,0 +1,139 @@
+"""Options as users write them: flat, whatever group they belong to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from raybc.config.options import Option, OptionInfo, flag_path, options_in
+from raybc.config.policy import Component, find_kind, kind_of, kinds
+from raybc.strict import check_type, did_you_mean
+from raybc.types import UserError
+
+if TYPE_CHECKING:
+    from raybc.config.run import RunConfig
+
+R = TypeVar("R", bound="RunConfig")
+#: The options that choose a kind.
+COMPONENTS = ("policy", "encoder")
+
+
+def common_options(cls: type) -> dict[str, OptionInfo]:
+    """Options of every run."""
+    return {name: info for name, info in options_in(cls).items() if name not in COMPONENTS}
+
+
+def default_kind(cls: type, what: str) -> type[Component]:
+    """The class of a kind that is not chosen."""
+    default: Component = cls.__dataclass_fields__[what].default  # type: ignore[attr-defined]
+    return type(default)
+
+
+def kind_option(what: str, default: type[Component]) -> OptionInfo:
+    """The option that chooses a kind, as text."""
+    names = ", ".join(kinds(what))
+    doc = {"policy": "Kind of policy", "encoder": "Network that reads images, where the task observes any"}[what]
+    return OptionInfo(what, str, kind_of(default), Option(), f"{doc}: {names}, or module:Class.", default.__name__)
+
+
+def options_of(run: RunConfig) -> dict[str, OptionInfo]:
+    """Name -> option of a run: those of every run, the kinds, and those of the kinds that are chosen."""
+    found = common_options(type(run))
+    for what in COMPONENTS:
+        found[what] = kind_option(what, default_kind(type(run), what))
+        found |= options_in(type(getattr(run, what)))
+    return found
+
+
+def owners(name: str) -> list[str]:
+    """The kinds of raybc that have an option of this name, as `policy flow` or `encoder impala`."""
+    return [f"{what} {kind}" for what in COMPONENTS for kind, cls in kinds(what).items() if name in options_in(cls)]
+
+
+def aliases(cls: type) -> dict[str, str]:
+    """Names of earlier releases -> names of today, of all options of raybc."""
+    groups = [cls, *(c for what in COMPONENTS for c in kinds(what).values())]
+    return {old: name for group in groups for name, info in options_in(group).items() for old in info.option.aliases}
+
+
+def write(run: RunConfig) -> dict[str, Any]:
+    values: dict[str, Any] = {name: getattr(run, name) for name in common_options(type(run))}
+    for what in COMPONENTS:
+        part = getattr(run, what)
+        values |= {what: part.kind, **{name: getattr(part, name) for name in options_in(type(part))}}
+    return values
+
+
+def get(run: RunConfig, name: str) -> Any:
+    if name in COMPONENTS:
+        return getattr(run, name).kind
+    for part in (run, run.policy, run.encoder):
+        if name in options_in(type(part)):
+            return getattr(part, name)
+    raise KeyError(name)
+
+
+def read(cls: type[R], values: Any, where: str) -> R:
+    """See `RunConfig.from_plain`."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where or 'file'}: expected a mapping of keys, got {type(values).__name__}")
+    renamed = aliases(cls)
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = renamed.get(str(key), str(key))
+        if name in given:
+            raise UserError(f"{where}.{key}: stands twice: {key} is an earlier name of {name}")
+        given[name] = value
+    parts: dict[str, Any] = {}
+    known = common_options(cls)
+    for what in COMPONENTS:
+        kind = check_type(given.pop(what, kind_of(default_kind(cls, what))), str, f"{flag_path(where)}{what}")
+        component = find_kind(what, kind, f"{flag_path(where)}{what}")
+        own = options_in(component)
+        hidden = [name for name in own if name in known or name in COMPONENTS]
+        if hidden:
+            raise UserError(
+                f"{flag_path(where)}{what}: {kind!r}: there is an option {hidden[0]!r} already; choose another name"
+            )
+        chosen = {name: given.pop(name) for name in own if name in given}
+        parts[what] = component(
+            **{name: check_type(value, own[name].hint, f"{flag_path(where)}{name}") for name, value in chosen.items()}
+        )
+        known |= own
+    for name in given:
+        if name not in known:
+            raise UserError(f"{flag_path(where)}{unknown_option(name, known, parts)}")
+    own = common_options(cls)
+    checked = {name: check_type(value, own[name].hint, f"{flag_path(where)}{name}") for name, value in given.items()}
+    return cls(**checked, **parts)
+
+
+def unknown_option(name: str, known: Mapping[str, OptionInfo], parts: Mapping[str, Component]) -> str:
+    """Why `name` is refused: it belongs to another kind, or nobody knows it."""
+    belongs = owners(name)
+    if belongs:
+        what = belongs[0].split()[0]
+        others = ", ".join(owner.split(" ", 1)[1] for owner in belongs)
+        return f"{name}: has no effect with {what} {parts[what].kind}; it belongs to {others}"
+    return f"{name}: unknown key {name!r}: {did_you_mean(name, [*known, *COMPONENTS])}"
+
+
+def replace(run: R, values: Mapping[str, Any]) -> R:
+    """See `RunConfig.changed`."""
+    current = write(run)
+    for what in COMPONENTS:
+        if values.get(what, current[what]) != current[what]:
+            new = options_in(find_kind(what, values[what], what))
+            for name in options_in(type(getattr(run, what))):
+                if name not in new:
+                    del current[name]
+    own, parts = dict(current | dict(values)), dict[str, Component]()
+    for what in COMPONENTS:
+        component = find_kind(what, own.pop(what), what)
+        parts[what] = component(**{name: own.pop(name) for name in options_in(component) if name in own})
+    unknown = [name for name in own if name not in common_options(type(run))]
+    if unknown:
+        raise UserError(unknown_option(unknown[0], options_of(run), parts))
+    changes: dict[str, Any] = {**own, **parts}
+    return dataclasses.replace(run, **changes)

@@ -1,0 +1,191 @@
+"""How an option of a run is declared: default, bounds, role and whether it may be searched stand at its field.
+
+    lr: float = option(3e-4, role=Role.MEMBER, above=0)
+    "Learning rate."
+
+Everything that used to be a table beside the fields (bounds, sample axes, what members of a pack may differ in, what
+belongs to a sampling plan, what a sweep may not search) is computed from these declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import math
+import textwrap
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from raybc.strict import type_hints
+from raybc.types import UserError
+
+_KEY = "raybc_option"
+
+
+class Role(Enum):
+    """What a change of an option means."""
+
+    MODEL = "model"
+    """Another model."""
+    MEMBER = "member"
+    """Another model, which may be trained in the same pack: no network's shape and no batch changes."""
+    SAMPLE = "sample"
+    """The same checkpoint, used differently: a sweep scores every value without new training."""
+    OUTPUT = "output"
+    """The same model: where results go, how often something is written, how fast. No part of a run's identity."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """The declaration that stands at a field."""
+
+    role: Role = Role.MODEL
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    also: tuple[Any, ...] = ()
+    """Values that are allowed although they lie outside the bounds, e.g. -1 for "off"."""
+    off: str = ""
+    """What the values in `also` mean, for messages."""
+    axis: bool | str = True
+    """Whether a sweep may search it; a text is the reason why not."""
+    needs: tuple[str, str] = ("", "")
+    """(another option, what to do): without it, this one has no effect."""
+    excluded_by: tuple[str, str] = ("", "")
+    """(another option, why): with it, this one must keep its default."""
+    aliases: tuple[str, ...] = ()
+    """Names of earlier releases that still work."""
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """One option as commands, sweeps and documents see it."""
+
+    name: str
+    hint: Any
+    """Type, resolved."""
+    default: Any
+    option: Option
+    doc: str
+    group: str
+    """Name of the class that declares it."""
+
+    @property
+    def plain_type(self) -> type:
+        """int, float, bool or str (of a Literal, the type of its values)."""
+        return self.hint if isinstance(self.hint, type) else type(typing.get_args(self.hint)[0])
+
+
+def option(default: Any, **declaration: Any) -> Any:
+    """A dataclass field with its `Option`; the keyword arguments are those of `Option`."""
+    return dataclasses.field(default=default, metadata={_KEY: Option(**declaration)})
+
+
+_OPTIONS: dict[type, Mapping[str, OptionInfo]] = {}
+
+
+def options_in(cls: type) -> Mapping[str, OptionInfo]:
+    """Name -> option of a dataclass of options, in the order of declaration. A plain field is a MODEL option."""
+    if cls not in _OPTIONS:
+        _OPTIONS[cls] = _read_options(cls)
+    return _OPTIONS[cls]
+
+
+def _read_options(cls: type) -> dict[str, OptionInfo]:
+    hints = type_hints(cls)
+    docs: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(base):
+            own = _docs(base)
+            docs |= own
+            owners |= dict.fromkeys(inspect.get_annotations(base), base.__name__)
+    return {
+        f.name: OptionInfo(
+            f.name, hints[f.name], f.default, f.metadata.get(_KEY, Option()), docs.get(f.name, ""), owners[f.name]
+        )
+        for f in dataclasses.fields(cls)
+        if f.metadata.get(_KEY) is not None or f.default is not dataclasses.MISSING
+    }
+
+
+def _docs(cls: type) -> dict[str, str]:
+    """The docstring under each field; none where the source is not at hand."""
+    import ast
+
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    found: dict[str, str] = {}
+    body = tree.body[0].body  # type: ignore[attr-defined]
+    for before, after in itertools.pairwise(body):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
+            value = after.value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                found[before.target.id] = " ".join(value.value.split())
+    return found
+
+
+def flag_path(where: str) -> str:
+    """The place of a key, to be followed by its name: `space.lr.`, or `--` for the flags of a command."""
+    return where if where == "--" else f"{where}."
+
+
+def check_bounds(values: Any, where: str) -> None:
+    """Raise `UserError` for the first option of `values` (a dataclass of options) outside of its bounds."""
+    for name, info in options_in(type(values)).items():
+        value = getattr(values, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value in info.option.also:
+            continue
+        expected = _violated(info.option, value)
+        if expected:
+            allowed = " or ".join(f"{v:g}" for v in info.option.also)
+            special = f"{allowed} ({info.option.off}) or " if info.option.off else ""
+            raise UserError(f"{flag_path(where)}{name}: expected {special}{expected}, got {value}")
+
+
+def _violated(option: Option, value: float) -> str:
+    """What was expected, where `value` breaks a bound; otherwise nothing."""
+    low, above, below, high = option.at_least, option.above, option.below, option.at_most
+    number = "a finite number " if isinstance(value, float) else ""
+    broken = (
+        not math.isfinite(value)
+        or (low is not None and value < low)
+        or (above is not None and value <= above)
+        or (below is not None and value >= below)
+        or (high is not None and value > high)
+    )
+    if not broken:
+        return ""
+    if above is not None and high is not None:
+        return f"more than {above:g} and at most {high:g}"
+    if low is not None and below is not None:
+        if isinstance(value, int) and value >= below:
+            return f"less than {below:.0f}"
+        return f"at least {low:g} and below {below:g}"
+    if above is not None:
+        return f"{number}above {above:g}"
+    if low is not None:
+        return f"{number and number + 'of '}at least {low:g}"
+    return "a finite number"
+
+
+def check_relations(values: Any, flat: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` for the first option that has no effect, or must not be set, beside another one."""
+    for name, info in options_in(type(values)).items():
+        if getattr(values, name) == info.default:
+            continue
+        other, what = info.option.needs
+        if other and not flat[other]:
+            raise UserError(f"{flag_path(where)}{name}: has no effect without {other}; {what}")
+        other, why = info.option.excluded_by
+        if other and flat[other]:
+            raise UserError(
+                f"{flag_path(where)}{name}: expected {info.default} with {other} ({why}), got {getattr(values, name)}"
+            )

@@ -1,0 +1,39 @@
+"""Options of where results go, how often they are written and on what device: no part of a run's identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raybc.config.options import Role, option
+
+_OWN_FOLDER = "the sweep owns its run folder"
+_NO_CHANGE = "it does not change a policy"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Evaluation and output."""
+
+    run_group: str = option("BC", role=Role.OUTPUT, axis=_OWN_FOLDER)
+    """Folder (and tracker group) that collects related runs."""
+    save_dir: str = option("runs/fbc/", role=Role.OUTPUT, axis=_OWN_FOLDER)
+    """Where run folders are created."""
+    log_interval: int = option(1000, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE)
+    """Steps between rows of train.csv."""
+    eval_interval: int = option(50_000, role=Role.OUTPUT, at_least=1, axis="use eval.evaluations")
+    """Steps between rollout evaluations."""
+    eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")
+    """Episodes of an evaluation during training."""
+    save_interval: int = option(
+        100_000, role=Role.OUTPUT, at_least=1, also=(-1,), off="only the last",
+        axis="the sweep saves at every evaluation",
+    )  # fmt: skip
+    """Steps between checkpoints (-1: only the last)."""
+    keep: int = option(0, role=Role.OUTPUT, at_least=0, axis=_NO_CHANGE)
+    """Checkpoints to keep besides the latest and the best (0: all)."""
+    video_episodes: int = option(0, role=Role.OUTPUT, at_least=0, axis="use final.videos")
+    """Episodes of the last evaluation to film."""
+    video_frame_skip: int = option(3, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE)
+    """Film every n-th environment step."""
+    device: str = option("auto", role=Role.OUTPUT, axis="the device is a resource, not a recipe")
+    """cpu, cuda, cuda:N, or auto (cuda where there is one)."""

@@ -1,0 +1,167 @@
+"""`RunConfig`: one policy trained with one seed. The only defaults of a run, and what makes it valid.
+
+Options are grouped by component; the policy's and the encoder's group is chosen by kind. Users write all of them flat:
+`flat()` and `of()` translate. `validate()` raises `UserError` with what was expected, what was got, where, and what to
+do; nothing is repaired silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raybc.config import flat, identity
+from raybc.config.data import ACTIONS, DataOptions, Normalization, PlanOptions
+from raybc.config.options import OptionInfo, Role, check_bounds, check_relations, flag_path, options_in
+from raybc.config.output import OutputOptions
+from raybc.config.policy import EncoderConfig, FlowConfig, NoEncoder, PolicyConfig, kinds
+from raybc.config.sampling import ChunkOptions, SampleOptions
+from raybc.config.training import ArithmeticOptions, BudgetOptions, OptimizerOptions, PhaseOptions
+from raybc.strict import check_type, did_you_mean
+from raybc.types import SampleSetting, UserError
+
+
+@dataclass(frozen=True)
+class RunConfig(
+    OutputOptions, ArithmeticOptions, SampleOptions, PlanOptions, PhaseOptions, OptimizerOptions, BudgetOptions,
+    ChunkOptions, DataOptions,
+):  # fmt: skip
+    """One policy, one seed. (Fields are in the reverse order of the bases.)"""
+
+    policy: PolicyConfig = FlowConfig()  # noqa: RUF009 (frozen)
+    """Which policy, and its options."""
+    encoder: EncoderConfig = NoEncoder()  # noqa: RUF009
+    """Which encoder of images, and its options (docs/training.md)."""
+
+    # --- flat spelling ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def of(cls, **values: Any) -> RunConfig:
+        """From options written flat: RunConfig.of(lr=1e-3, policy="flow", hidden_width=64)."""
+        return cls.from_plain(values, "run")
+
+    @classmethod
+    def from_plain(cls, values: Any, where: str) -> RunConfig:
+        """From a flat mapping (YAML, JSON). Unknown options and wrong types raise `UserError` with their place."""
+        return flat.read(cls, values, where)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Every option, flat, as JSON values; `policy` and `encoder` are the kinds."""
+        return flat.write(self)
+
+    def options(self) -> dict[str, OptionInfo]:
+        """Name -> declaration of every option of this run, flat."""
+        return flat.options_of(self)
+
+    def get(self, name: str) -> Any:
+        """The value of an option by its flat name."""
+        return flat.get(self, name)
+
+    def changed(self, **values: Any) -> RunConfig:
+        """A copy with other values, written flat. Another kind keeps what both kinds have in common."""
+        return flat.replace(self, values)
+
+    # --- what it stands for -----------------------------------------------------------------------------------------
+
+    @property
+    def sample_setting(self) -> SampleSetting:
+        """How actions are drawn; options without an effect on this policy are 0."""
+        setting = SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES})
+        return setting if "flow_steps" in self.policy.sample_axes else dataclasses.replace(setting, flow_steps=0)
+
+    def with_setting(self, setting: SampleSetting) -> RunConfig:
+        values = dataclasses.asdict(setting)
+        if "flow_steps" not in self.policy.sample_axes:
+            values["flow_steps"] = values["flow_steps"] or self.flow_steps
+        return dataclasses.replace(self, **values)
+
+    def check_sampling(self, names: Iterable[str], where: str) -> None:
+        """Refuse sampling options that somebody sets and that have no effect on this policy."""
+        for name in names:
+            if name not in self.policy.sample_axes:
+                raise UserError(f"{flag_path(where)}{name}: has no effect with policy {self.policy.kind}")
+
+    def normalization_of(self, obs_keys: Sequence[str], where: str = "run") -> dict[str, Normalization]:
+        """The kind of statistics of each of `obs_keys` and of `ACTIONS`; an unknown key or kind is refused."""
+        found: dict[str, Normalization] = dict.fromkeys((*obs_keys, ACTIONS), self.normalization)
+        place, named = f"{flag_path(where)}normalization_keys", set()
+        for entry in filter(None, self.normalization_keys.split(",")):
+            key, _, kind = map(str.strip, entry.partition("="))
+            if key not in found:
+                raise UserError(
+                    f"{place}: expected KEY=KIND with keys of the policy, got {entry!r}: {did_you_mean(key, found)}"
+                )
+            if key in named:
+                raise UserError(f"{place}: {key}: expected one kind, got two")
+            named.add(key)
+            found[key] = check_type(kind, Normalization, f"{place}: {key}")
+        return found
+
+    def check_encoder(self, images: Sequence[str], where: str = "run") -> None:
+        """Images (the names of those that the task observes) need an encoder, and an encoder needs images."""
+        kind = self.encoder.kind
+        if images and kind == "None":
+            known = ", ".join(name for name in kinds("encoder") if name != "None")
+            raise UserError(
+                f"{flag_path(where)}encoder: expected one of {known}, since {self.env_name} observes images "
+                f"({', '.join(images)}), got None"
+            )
+        if kind != "None" and not images:
+            raise UserError(
+                f"{flag_path(where)}encoder: expected None, since {self.env_name} observes no images, got {kind}"
+            )
+
+    def validate(self, where: str = "run") -> None:
+        """Raise `UserError` for the first impossible value."""
+        place = flag_path(where)
+        if self.normalization_keys:
+            from raybc.registry import get_task, parse_env_name  # adapters: only where names of observations matter
+
+            self.normalization_of(get_task(parse_env_name(self.env_name).task).obs_keys, where)
+        check_bounds(self, where)
+        if self.accumulate > self.batch_size:
+            raise UserError(
+                f"{place}accumulate: expected at most batch_size = {self.batch_size}, got {self.accumulate}"
+            )
+        if self.num_rounds > 1 and self.epochs_per_round == 0:
+            raise UserError(f"{place}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}")
+        if self.ogbench_dataset_dir and self.dataset:
+            raise UserError(f"{place}ogbench_dataset_dir: expected either this or dataset, got both")
+        if self.min_lr > self.lr and self.lr_schedule != "constant":
+            raise UserError(f"{place}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
+        if self.schedule_steps and self.lr_schedule != "cosine":
+            raise UserError(f"{place}schedule_steps: has no effect with lr_schedule {self.lr_schedule}; use cosine")
+        if self.schedule_steps > self.training_steps:
+            raise UserError(
+                f"{place}schedule_steps: expected at most training_steps = {self.training_steps}, "
+                f"got {self.schedule_steps}"
+            )
+        check_relations(self, vars(self), where)
+        if self.execute_steps > self.chunk_length:
+            hint = "" if self.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
+            raise UserError(
+                f"{place}execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
+                f"got {self.execute_steps}{hint}"
+            )
+        self.policy.validate(self, where)
+        self.encoder.validate(self, where)
+
+    # --- identity ---------------------------------------------------------------------------------------------------
+
+    def run_id(self, data_fingerprint: str) -> str:
+        """16 hex digits that name this training: what changes the model, the seed, and the data (`config.identity`)."""
+        return identity.run_id(self, data_fingerprint)
+
+
+#: Options that do not make a new model: every value is scored from the same checkpoint.
+SAMPLE_AXES = tuple(name for name, info in options_in(RunConfig).items() if info.option.role is Role.SAMPLE)
+#: Options that members of a pack may differ in: they change no network's shape and no batch.
+MEMBER_FIELDS = tuple(name for name, info in options_in(RunConfig).items() if info.option.role is Role.MEMBER)
+
+
+def changed_options(run: RunConfig) -> Mapping[str, Any]:
+    """The options of `run` that are not at their default, flat."""
+    values = run.to_plain()
+    return {name: values[name] for name, info in run.options().items() if values[name] != info.default}

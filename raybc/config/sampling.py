@@ -1,0 +1,36 @@
+"""Options of the action chunk and of how actions are drawn from a trained policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raybc.config.options import Role, option
+
+
+@dataclass(frozen=True)
+class ChunkOptions:
+    """Action chunks."""
+
+    horizon_length: int = option(5, at_least=1)
+    """H, the steps of an action chunk (used with action_chunking)."""
+    action_chunking: bool = False
+    """Predict chunks of horizon_length steps; otherwise single actions."""
+
+    @property
+    def chunk_length(self) -> int:
+        """H of the policy: horizon_length with action chunking, else 1."""
+        return self.horizon_length if self.action_chunking else 1
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Sampling: needs no new training."""
+
+    flow_steps: int = option(10, role=Role.SAMPLE, at_least=1)
+    """Euler steps of the flow."""
+    execute_steps: int = option(0, role=Role.SAMPLE, at_least=0)
+    """Steps of a chunk that are executed before the next one is sampled (0: all)."""
+    eval_temperature: float = option(0.0, role=Role.SAMPLE, at_least=0)
+    """Scale of the initial noise (0: deterministic)."""
+    temporal_ensemble: float = option(-1.0, role=Role.SAMPLE, at_least=0, also=(-1,), off="off")
+    """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off)."""

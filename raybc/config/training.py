@@ -1,0 +1,91 @@
+"""Options of the training engine: budget, optimiser, learning rate, early stopping, phases, arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from raybc.config.options import Role, option
+
+_EQUAL_STEPS = "pruning compares trials at equal training steps"
+_PRUNED = "pruning ends trials, by their success"
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """Budget and batches."""
+
+    seed: int = option(
+        0, role=Role.MEMBER, at_least=0, below=2**31, axis="seeds are members of a trial: list them under `seeds`"
+    )
+    """Decides initial weights, training noise and data order."""
+    training_steps: int = option(1_000_000, at_least=1, axis=_EQUAL_STEPS)
+    """Gradient steps."""
+    batch_size: int = option(256, at_least=1)
+    """Examples in a gradient step."""
+    num_rounds: int = option(1, at_least=1, axis=_EQUAL_STEPS)
+    """Rounds of training; with epochs_per_round, each ends with a checkpoint named after it."""
+    epochs_per_round: int = option(0, at_least=0, axis=_EQUAL_STEPS)
+    """Passes over the data per round; training_steps is then num_rounds x epochs_per_round epochs (0: no rounds)."""
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Optimiser and learning rate."""
+
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    """adamw decays weights apart from the gradient, adam adds the decay to it (equal without weight_decay)."""
+    lr: float = option(3e-4, role=Role.MEMBER, above=0)
+    """Learning rate."""
+    lr_schedule: Literal["constant", "cosine", "plateau"] = option("constant", role=Role.MEMBER)
+    """cosine: falls to min_lr. plateau: multiplied by plateau_factor when the monitored loss stops falling."""
+    schedule_steps: int = option(0, role=Role.MEMBER, at_least=0, axis=_EQUAL_STEPS)
+    """Steps over which cosine falls (0: training_steps)."""
+    schedule_after: Literal["hold", "restart"] = option("hold", role=Role.MEMBER, axis=_EQUAL_STEPS)
+    """After schedule_steps: hold min_lr, or restart at lr and fall again over the remaining steps."""
+    warmup_steps: int = option(-1, role=Role.MEMBER, at_least=-1)
+    """Steps of linear warm-up (-1: 3 % of training_steps, at least 50, with cosine; otherwise none)."""
+    budget_warmup_ratio: float = option(0.03, role=Role.MEMBER, at_least=0)
+    """Fraction of training_steps that cosine warms up in, where warmup_steps is -1."""
+    budget_min_warmup_steps: int = option(50, role=Role.MEMBER, at_least=0)
+    """Minimum of such a warm-up (but at most half of training_steps)."""
+    min_lr: float = option(1e-6, role=Role.MEMBER, at_least=0)
+    """Where the cosine ends; no plateau goes below it."""
+    plateau_factor: float = option(0.5, role=Role.MEMBER, above=0, at_most=1)
+    """Factor by which a plateau multiplies the learning rate."""
+    plateau_patience: int = option(3, role=Role.MEMBER, at_least=0)
+    """Checks without improvement (0.01 % of the loss) before a plateau lowers the rate."""
+    stop_patience: int = option(0, role=Role.MEMBER, at_least=0, axis=_PRUNED)
+    """Early stopping: checks without improvement after which a member stops learning (0: never)."""
+    stop_min_delta: float = option(0.0, role=Role.MEMBER, at_least=0, axis=_PRUNED)
+    """Smallest decrease of the monitored loss that counts for stop_patience."""
+    monitor_interval: int = option(0, at_least=0, aliases=("watch_interval",))
+    """Steps between checks of the loss (of the split `valid`, or else the mean training loss); 0: one epoch."""
+    weight_decay: float = option(0.0, role=Role.MEMBER, at_least=0)
+    """Weight decay."""
+    grad_clip: float = option(0.0, role=Role.MEMBER, at_least=0)
+    """Largest gradient norm of a member (0: no clipping)."""
+    ema_decay: float = option(0.0, role=Role.MEMBER, at_least=0, below=1, off="")
+    """Evaluate an exponential moving average of the weights with this decay (0: the weights themselves)."""
+
+
+@dataclass(frozen=True)
+class PhaseOptions:
+    """Phases of training."""
+
+    freeze: str = ""
+    """Parameters that do not learn, by the beginnings of their names, comma-separated, e.g. velocity_field.layers.0."""
+    freeze_steps: int = option(-1, at_least=-1)
+    """Steps after which they learn, too (-1: never)."""
+
+
+@dataclass(frozen=True)
+class ArithmeticOptions:
+    """Arithmetic and memory."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16 (autocast); parameters and optimiser stay in float32."""
+    compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option("auto", role=Role.OUTPUT)
+    """Mode of torch.compile. auto: reduce-overhead (CUDA graphs) on a GPU, off on a CPU."""
+    accumulate: int = option(1, role=Role.OUTPUT, at_least=1)
+    """Parts in which the gradient of a batch is computed: less memory, the same step."""

@@ -1,0 +1,240 @@
+// Figures of what was searched: a chart for each axis, and all of them as parallel coordinates.
+import { h, percent, show } from "./dom.js";
+import { ACCENT, REST, escape, rateAxis, variable } from "./plots.js";
+
+/** Trials with one value of a list stand beside each other. */
+const SPREAD = [0, 0.09, -0.09, 0.18, -0.18, 0.045, -0.045, 0.135, -0.135, 0.225, -0.225];
+
+/** Where the values of an axis lie: numbers as they are, lists side by side. */
+function scale(axis, run, values) {
+  const spec = run.space[axis] ?? {};
+  const numeric = !spec.values && values.every((v) => typeof v === "number");
+  if (numeric)
+    return { place: (v) => v, log: Boolean(spec.log) && Math.min(...values) > 0, low: spec.low, high: spec.high };
+  const names = [...new Set([...(spec.values ?? []), ...values].map(show))];
+  return { names, place: (v) => names.indexOf(show(v)) };
+}
+
+export function axisFigure(axis, trials, run, open) {
+  const list = trials.filter((t) => t.score !== null && t.params[axis] !== undefined);
+  if (!list.length) return null;
+  const points = list.map((t) => ({ t, value: t.params[axis], rate: t.score }));
+  return scatter(
+    axis,
+    points,
+    scale(
+      axis,
+      run,
+      points.map((p) => p.value),
+    ),
+    run,
+    open,
+  );
+}
+
+export function settingFigure(trials, run, open) {
+  const points = trials.flatMap((t) => t.by_setting.map(([value, success]) => ({ t, value, rate: success })));
+  const plain = points.every((p) => /^flow_steps=\d+$/.test(p.value)); // the one sample axis of most sweeps
+  if (plain) points.forEach((p) => (p.value = p.value.slice("flow_steps=".length)));
+  const names = [...new Set(points.map((p) => p.value))].sort(new Intl.Collator("en", { numeric: true }).compare);
+  return names.length > 1
+    ? scatter(plain ? "flow_steps" : "sample setting", points, { names, place: (v) => names.indexOf(v) }, run, open)
+    : null;
+}
+
+function scatter(axis, points, { place, log, low, high, names }, run, open) {
+  const groups = new Map();
+  const used = new Map();
+  const top = run.winner ?? run.leader;
+  for (const point of points) {
+    const key = point.t.n === top ? "best" : point.t.status;
+    groups.set(key, [...(groups.get(key) ?? []), point]);
+  }
+  const spread = (value) => {
+    if (!names) return place(value);
+    const before = used.get(place(value)) ?? 0;
+    used.set(place(value), before + 1);
+    return place(value) + SPREAD[before % SPREAD.length];
+  };
+  const size = points.length > 200 ? 5 : 8;
+  const look = {
+    best: { color: ACCENT, symbol: "star", size: 15 },
+    completed: { color: REST, size },
+    running: { color: "#2a9d78", size },
+    pruned: { color: REST, symbol: "circle-open", size, opacity: 0.6 },
+    failed: { color: "#c8523b", symbol: "x", size },
+  };
+  const data = ["pruned", "failed", "running", "completed", "best"]
+    .filter((key) => groups.has(key))
+    .map((key) => {
+      const some = groups.get(key);
+      return {
+        x: some.map((p) => spread(p.value)),
+        y: some.map((p) => p.rate),
+        customdata: some.map((p) => p.t.n),
+        mode: "markers",
+        marker: { opacity: 0.85, ...look[key] },
+        showlegend: false,
+        text: some.map(
+          (p) =>
+            `trial ${p.t.n} (${key === "best" ? "best" : p.t.status})<br>${escape(axis)} = ${escape(show(p.value))}<br>${percent(p.rate)}`,
+        ),
+        hoverinfo: "text",
+      };
+    });
+  const x = { title: { text: escape(axis) } };
+  if (names)
+    Object.assign(x, {
+      tickvals: names.map((_, i) => i),
+      ticktext: names.map(escape),
+      range: [-0.5, names.length - 0.5],
+    });
+  if (log) {
+    const ends = [Math.log10(low), Math.log10(high)];
+    const room = 0.05 * (ends[1] - ends[0]);
+    Object.assign(x, {
+      type: "log",
+      range: [ends[0] - room, ends[1] + room],
+      dtick: ends[1] - ends[0] < 1.6 ? "D2" : 1,
+      tickformat: "~g",
+    });
+  }
+  return {
+    data,
+    x,
+    y: rateAxis("success"),
+    click: open,
+    label: `Scatter chart: success on search starts against ${axis}, ${points.length} points.`,
+  };
+}
+
+/** brush: axis -> ranges in the figure's numbers, kept over redraws; `changed` when people draw one. */
+export function parallel(trials, run, brush, changed) {
+  const list = trials.filter((t) => t.score !== null);
+  if (!list.length || !run.axes.length) return null;
+  if (!webgl())
+    return {
+      data: [],
+      label: "not drawn",
+      extra: {
+        annotations: [
+          {
+            text: "This browser has no WebGL, which this figure needs.<br>The filter above the table does the same.",
+            showarrow: false,
+            x: 0.5,
+            y: 0.5,
+            xref: "paper",
+            yref: "paper",
+          },
+        ],
+        xaxis: { visible: false },
+        yaxis: { visible: false },
+      },
+    };
+  const dimensions = run.axes.map((axis) => dimension(axis, list, run));
+  dimensions.push({
+    key: "score",
+    label: "success",
+    values: list.map((t) => t.score),
+    range: [0, 1],
+    tickformat: ".0%",
+  });
+  for (const one of dimensions) if (brush.has(one.key)) one.constraintrange = brush.get(one.key);
+  const font = { color: variable("--ink"), family: getComputedStyle(document.body).fontFamily };
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const data = [
+    {
+      type: "parcoords",
+      dimensions: dimensions.map(({ key, ...rest }) => ({ ...rest, name: key })),
+      line: {
+        color: list.map((t) => t.score),
+        cmin: 0,
+        cmax: 1,
+        colorscale: dark
+          ? [
+              [0, "#4a4f58"],
+              [0.5, "#3f7fc0"],
+              [1, "#a8dcff"],
+            ]
+          : [
+              [0, "#d5d9df"],
+              [0.5, "#7fb0e6"],
+              [1, "#0b3d78"],
+            ],
+        showscale: true,
+        colorbar: { thickness: 10, tickformat: ".0%", tickfont: font, outlinewidth: 0 },
+      },
+      labelfont: { ...font, size: 12 },
+      tickfont: { ...font, size: 11 },
+      rangefont: { ...font, size: 10 },
+      unselected: { line: { opacity: 0.08 } },
+    },
+  ];
+  const after = (plot) => {
+    if (plot.dataset.brushes) return;
+    plot.dataset.brushes = "1";
+    plot.on("plotly_restyle", () =>
+      changed(
+        new Map(plot.data[0].dimensions.filter((d) => d.constraintrange).map((d) => [d.name, d.constraintrange])),
+      ),
+    );
+  };
+  return {
+    data,
+    after,
+    extra: { margin: { l: 70, r: 30, t: 44, b: 20 } },
+    label: `Parallel coordinates of ${list.length} trials over ${run.axes.join(", ")} and success.`,
+  };
+}
+
+function dimension(axis, list, run) {
+  const raw = list.map((t) => t.params[axis]);
+  const { place, log, low, high, names } = scale(axis, run, raw);
+  const label = escape(axis);
+  if (names)
+    return {
+      key: axis,
+      label,
+      values: raw.map(place),
+      tickvals: names.map((_, i) => i),
+      ticktext: names,
+      range: [-0.2, names.length - 0.8],
+    };
+  if (!log) return { key: axis, label, values: raw };
+  const ticks = [];
+  for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++)
+    for (const m of [1, 3]) if (m * 10 ** e >= low * 0.999 && m * 10 ** e <= high * 1.001) ticks.push(m * 10 ** e);
+  return {
+    key: axis,
+    label,
+    values: raw.map(Math.log10),
+    range: [Math.log10(low), Math.log10(high)],
+    tickvals: ticks.map(Math.log10),
+    ticktext: ticks.map((v) => String(Number(v.toPrecision(2)))),
+  };
+}
+
+/** Whether a trial lies in all ranges of a brush. */
+export function inBrush(t, brush, run, all) {
+  for (const [key, ranges] of brush) {
+    const value = key === "score" ? t.score : position(key, t, run, all);
+    if (value === null || Number.isNaN(value)) return false;
+    const pairs = Array.isArray(ranges[0]) ? ranges : [ranges];
+    if (!pairs.some(([low, high]) => value >= low && value <= high)) return false;
+  }
+  return true;
+}
+
+function position(axis, t, run, all) {
+  const { place, log } = scale(
+    axis,
+    run,
+    all.map((other) => other.params[axis]),
+  );
+  return log ? Math.log10(t.params[axis]) : place(t.params[axis]);
+}
+
+function webgl() {
+  webgl.known ??= Boolean(h("canvas").getContext("webgl"));
+  return webgl.known;
+}

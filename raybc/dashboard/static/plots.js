@@ -1,0 +1,116 @@
+// Drawing: a figure is drawn when it is near the screen and what it shows has changed. And what figures share.
+import { $ } from "./dom.js";
+
+export const ACCENT = "#2878d0";
+export const COLOURS = [ACCENT, "#c9790b", "#2a9d78", "#b0559e", "#c8523b", "#7b76d9"];
+export const REST = "#868c95";
+export const escape = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
+export const variable = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const alpha = (colour, a) =>
+  `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)).join(",")},${a})`;
+
+const waiting = new Map();
+const seen = new Set();
+const makers = new Map();
+const near = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) {
+      const plot = target.querySelector(".plot"); // its frame is observed: a figure without data is hidden
+      isIntersecting ? seen.add(plot) : seen.delete(plot);
+      if (isIntersecting) soon(plot);
+    }
+  },
+  { rootMargin: "200px" },
+);
+
+// One figure a frame, the first of the page first: the page answers in between.
+const queue = new Set();
+function soon(plot) {
+  if (!queue.size) requestAnimationFrame(next);
+  queue.add(plot);
+}
+
+function next() {
+  const first = [...queue].sort((a, b) =>
+    a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1,
+  )[0];
+  queue.delete(first);
+  if (seen.has(first)) flush(first);
+  if (queue.size) setTimeout(() => requestAnimationFrame(next));
+}
+
+$("plotly").addEventListener("load", () => seen.forEach(soon)); // the table need not wait for it
+
+function flush(plot) {
+  const make = waiting.get(plot);
+  if (!make || !window.Plotly) return;
+  waiting.delete(plot);
+  makers.set(plot, make);
+  const spec = make();
+  if (spec === undefined) return; // it comes later
+  plot.hidden = !spec;
+  if (!spec) return;
+  plot.setAttribute("aria-label", spec.label);
+  Plotly.react(plot, spec.data, layout(spec), { responsive: true, displayModeBar: false });
+  plot.dataset.width ??= plot.clientWidth;
+  if (spec.click && !plot.dataset.clicks) {
+    plot.dataset.clicks = "1";
+    plot.on("plotly_click", (event) => {
+      const trial = event.points[0]?.customdata;
+      if (trial !== undefined && trial !== null) spec.click(trial);
+    });
+  }
+  spec.after?.(plot);
+}
+
+// Another width: drawn again, since a legend that wrapped once keeps its place otherwise.
+let pause = 0;
+addEventListener("resize", () => {
+  clearTimeout(pause);
+  pause = setTimeout(() => {
+    for (const [plot, make] of makers) {
+      if (!plot.isConnected) makers.delete(plot);
+      else if (plot._fullLayout && Math.abs(plot._fullLayout.width - Number(plot.dataset.width)) > 60) {
+        Plotly.purge(plot);
+        for (const key of ["clicks", "brushes", "width"]) delete plot.dataset[key];
+        plan(plot, make);
+      }
+    }
+  }, 250);
+});
+
+/** Draw what `make` gives ({data, x, y, label, ...}, null: nothing) in `plot` as soon as it is looked at. */
+export function plan(plot, make) {
+  waiting.set(plot, make);
+  near.observe(plot.parentElement);
+  if (seen.has(plot)) soon(plot);
+}
+
+export function layout({ x = {}, y = {}, extra = {} }) {
+  const grid = variable("--grid");
+  const ink = variable("--ink");
+  const soft = variable("--soft");
+  const line = variable("--line");
+  const axis = (own) => ({
+    automargin: true,
+    zeroline: false,
+    gridcolor: grid,
+    linecolor: line,
+    ...own,
+    title: { standoff: 10, font: { color: ink }, ...own.title },
+  });
+  return {
+    margin: { l: 56, r: 16, t: 12, b: 44 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    hovermode: "closest",
+    font: { color: soft, family: getComputedStyle(document.body).fontFamily, size: 12 },
+    legend: { orientation: "h", yanchor: "bottom", y: 1.01, x: 0, bgcolor: "rgba(0,0,0,0)", font: { color: ink } },
+    hoverlabel: { bgcolor: variable("--card"), bordercolor: line, font: { color: ink } },
+    xaxis: axis(x),
+    yaxis: axis(y),
+    ...extra,
+  };
+}
+
+export const rateAxis = (title) => ({ title: { text: title }, range: [-0.04, 1.04], tickformat: ".0%", dtick: 0.2 });

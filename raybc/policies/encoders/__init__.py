@@ -1,0 +1,1 @@
+"""Encoders of images for packs of members."""

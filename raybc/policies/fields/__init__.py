@@ -1,0 +1,1 @@
+"""Velocity fields: networks v(x, t | obs) for packs of members."""

@@ -1,0 +1,41 @@
+"""The velocity field as a multilayer perceptron of (observation, x_t, t).
+
+Letters: M members, B batch, H chunk, A action dim, F features of the observation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from raybc.policies.packed import PackedMLP, fourier_features
+
+#: Fourier features of the flow time: cos and sin of this many frequencies.
+FREQUENCIES = 8
+#: For acting, outputs are padded to a multiple of this. With few columns (MKL: 5, 6, 7, 9, 10, 11) the last rows of a
+#: product take another kernel than the others, so that a row would depend on its place in the batch.
+OUTPUTS = 16
+
+
+class MLPField(PackedMLP):
+    """A pack of M fields; `fourier`: the time comes as Fourier features instead of a scalar."""
+
+    def __init__(
+        self, members: int, features: int, horizon: int, action_size: int, *, width: int, depth: int, fourier: bool
+    ) -> None:
+        chunk = horizon * action_size
+        super().__init__(members, features + chunk + (2 * FREQUENCIES if fourier else 1), chunk, width, depth)
+        self.fourier = fourier
+
+    def condition(self, cond_MBF: Tensor) -> Tensor:
+        return cond_MBF
+
+    def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        """v(x, t | obs), (M, B, H, A)."""
+        t_MB1 = t_MB1.expand(-1, x_MBHA.shape[1], -1)
+        time = fourier_features(t_MB1, FREQUENCIES) if self.fourier else t_MB1
+        out = super().forward(torch.cat([condition, x_MBHA.flatten(2), time], dim=-1))
+        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # beyond: padding for acting
+
+    def prepare_for_acting(self) -> None:
+        self.pad_outputs(OUTPUTS)

@@ -1,0 +1,87 @@
+"""Behaviour cloning by regression: the chunk itself is predicted, in one evaluation of the network.
+
+    loss = mean over valid chunk entries of (p(obs) - x_1)^2, or of |p(obs) - x_1|,   x_1 = expert's chunk
+
+Letters: M members, B batch, H chunk, A action dim, F features of the observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from raybc.policies.base import (
+    Draws,
+    DrawShape,
+    ImageEncoders,
+    Loss,
+    Policy,
+    PolicySpec,
+    build_encoders,
+    mean_over_valid,
+)
+from raybc.policies.fields.mlp import OUTPUTS
+from raybc.policies.packed import PackedMLP
+from raybc.types import Batch, Observation, SampleSetting
+
+if TYPE_CHECKING:
+    from raybc.config import RunConfig
+
+
+class RegressionPolicy(Policy):
+    """A pack of M policies that predict the chunk with a multilayer perceptron."""
+
+    sample_axes = ("execute_steps", "temporal_ensemble")
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        encoders: ImageEncoders,
+        members: int,
+        *,
+        width: int,
+        depth: int,
+        error: Literal["mse", "l1"],
+    ) -> None:
+        super().__init__()
+        self.spec, self.members, self.error = spec, members, error
+        self.encoders = encoders
+        self.network = PackedMLP(members, encoders.features, spec.horizon * spec.action_size, width, depth)
+
+    def init_members(self, generators: Sequence[torch.Generator]) -> None:
+        self.network.init_members(generators)
+        self.encoders.init_members(generators)
+
+    def draws(self) -> Mapping[str, DrawShape]:
+        return {}
+
+    def predict(self, obs: Observation[Tensor]) -> Tensor:
+        """The chunk, (M, B, H, A)."""
+        spec = self.spec
+        out = self.network(self.encoders.encode(obs))[..., : spec.horizon * spec.action_size]
+        return out.unflatten(-1, (spec.horizon, spec.action_size))
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
+        difference = self.predict(batch.obs) - batch.actions_MBHA
+        error_MBHA = difference**2 if self.error == "mse" else difference.abs()
+        loss_MB = mean_over_valid(error_MBHA, batch.is_pad_MBH)
+        return Loss(loss_MB, {f"bc_{self.error}_loss": loss_MB})
+
+    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+        """The prediction; it has no noise. (Zero times the noise keeps it an input of exported graphs.)"""
+        return self.predict(obs) + 0 * noise_MBHA
+
+    def prepare_for_acting(self) -> None:
+        self.network.pad_outputs(OUTPUTS)
+
+
+def build(run: RunConfig, spec: PolicySpec, members: int) -> RegressionPolicy:
+    """`--policy regression`."""
+    config: Any = run.policy
+    return RegressionPolicy(
+        spec, build_encoders(run.encoder, spec, members), members,
+        width=config.hidden_width, depth=config.hidden_depth, error=config.regression_loss,
+    )  # fmt: skip

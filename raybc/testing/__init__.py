@@ -1,0 +1,7 @@
+"""Checks of what one adds to raybc: a policy, an encoder, an environment, a format (docs/extending.md)."""
+
+from raybc.testing.envs import check_rendering, check_task
+from raybc.testing.formats import check_format
+from raybc.testing.policies import check_config, check_encoder, check_policy
+
+__all__ = ["check_config", "check_encoder", "check_format", "check_policy", "check_rendering", "check_task"]

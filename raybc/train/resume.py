@@ -1,0 +1,227 @@
+"""Where a training lies on the disk, and what it means to resume or to extend one.
+
+A run is found by what it is (its identity), not by the name of its folder: an option that only decides where results
+go or how often they are written may change, the budget may grow, and runs of earlier releases are found as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from raybc._version import __version__
+from raybc.config import Role, RunConfig
+from raybc.config.identity import SCHEMA, extends, identity
+from raybc.files import read_json, write_json
+from raybc.strict import digest
+from raybc.types import UserError
+
+FLAGS = "flags.json"
+#: What flags.json says beside the options.
+_FACTS = ("schema", "raybc", "run_id", "earlier_run_ids", "data_fingerprint")
+ExtendSchedule = Literal["no", "hold", "restart"]
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A member's run folder as flags.json describes it."""
+
+    folder: Path
+    config: RunConfig
+    data_fingerprint: str
+    run_ids: tuple[str, ...]
+    """Every id that its files may carry, today's first."""
+
+    @classmethod
+    def read(cls, folder: Path) -> SavedRun:
+        flags = read_json(folder / FLAGS)
+        place = f"{folder / FLAGS}"
+        if not isinstance(flags, dict) or "run_id" not in flags:
+            raise UserError(f"{place}: expected the options of a training run, got another JSON file")
+        if int(flags.get("schema", 1)) > SCHEMA:
+            raise UserError(
+                f"{place}: expected schema {SCHEMA} or older, got {flags['schema']}, made by raybc "
+                f"{flags.get('raybc', 'of a newer release')}; install that release or a newer one"
+            )
+        fingerprint = str(flags["data_fingerprint"])
+        config = RunConfig.from_plain({k: v for k, v in flags.items() if k not in _FACTS}, place)
+        ids = (config.run_id(fingerprint), str(flags["run_id"]), *map(str, flags.get("earlier_run_ids", [])))
+        return cls(folder, config, fingerprint, tuple(dict.fromkeys(ids)))
+
+    def differences(self, config: RunConfig, fingerprint: str) -> list[str]:
+        """What makes `config` another run than this one."""
+        was, now = identity(self.config), identity(config)
+        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+        found = [f"{name}: was {_get(self.config, name)!r}, is {_get(config, name)!r}" for name in names]
+        data = self.data_fingerprint != fingerprint
+        return found + ([f"the data: was {self.data_fingerprint[:12]}, is {fingerprint[:12]}"] if data else [])
+
+    def output_changes(self, config: RunConfig) -> list[str]:
+        """Options that change no identity and are not as they were."""
+        was, now = self.config.to_plain(), config.to_plain()
+        outputs = [n for n, info in config.options().items() if info.option.role is Role.OUTPUT and n in was]
+        return [f"{name}: was {was[name]}, is {now[name]}" for name in outputs if was[name] != now[name]]
+
+
+def _get(config: RunConfig, name: str) -> Any:
+    return config.get(name) if name in config.options() else None
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where the members of a training lie."""
+
+    out: Path
+    """The run folder; of one member its own, of several the one around theirs."""
+    folders: tuple[Path, ...]
+    """Of each member."""
+    members: tuple[RunConfig, ...]
+    saved: tuple[SavedRun, ...] = ()
+    """What is resumed; () for a new run."""
+
+    @property
+    def earlier_ids(self) -> list[tuple[str, ...]]:
+        """Ids that files of each member may carry besides today's."""
+        return [run.run_ids for run in self.saved] or [()] * len(self.members)
+
+    @property
+    def state(self) -> Path:
+        return self.out / "state.safetensors"
+
+    def write_flags(self, fingerprint: str) -> None:
+        """flags.json of each member."""
+        for config, folder, earlier in zip(self.members, self.folders, self.earlier_ids, strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            run_id = config.run_id(fingerprint)
+            facts = {
+                "schema": SCHEMA,
+                "raybc": __version__,
+                "run_id": run_id,
+                "earlier_run_ids": [other for other in earlier if other != run_id],
+                "data_fingerprint": fingerprint,
+            }
+            write_json(folder / FLAGS, config.to_plain() | facts)
+
+
+def group_folder(config: RunConfig) -> Path:
+    """SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME."""
+    return Path(config.save_dir) / "bc_training" / config.run_group / config.env_name
+
+
+def new_place(members: Sequence[RunConfig], fingerprint: str, out: Path | None) -> RunPlace:
+    """Of a run that begins: `out`, or GROUP/sdSEED_RUNID, or of several members GROUP/pack_ID."""
+    names = [f"sd{config.seed:03d}_{config.run_id(fingerprint)}" for config in members]
+    if out is None:
+        pack = f"pack_{digest([m.run_id(fingerprint) for m in members])[:16]}"
+        out = group_folder(members[0]) / (names[0] if len(members) == 1 else pack)
+    folders = (out,) if len(members) == 1 else tuple(out / name for name in names)
+    return RunPlace(out, folders, tuple(members))
+
+
+def saved_in(folder: Path) -> list[SavedRun]:
+    """The members of the run folder `folder`; none where it is no run folder."""
+    if (folder / FLAGS).is_file():
+        return [SavedRun.read(folder)]
+    return [SavedRun.read(path.parent) for path in sorted(folder.glob(f"sd*/{FLAGS}"))]
+
+
+def find_run(members: Sequence[RunConfig], fingerprint: str, extend: ExtendSchedule) -> Path | None:
+    """The folder below the group of `members` that holds this very run, or one that it extends; None without one."""
+    extended: Path | None = None
+    for folder in sorted(p for p in group_folder(members[0]).glob("*") if p.is_dir()):
+        try:
+            place = resumed(members, fingerprint, folder, extend)
+        except UserError:  # another run, or one that this release cannot read
+            if _is_extended(members, fingerprint, folder):
+                extended = folder  # found, but refused: the reason is worth more than "nothing to resume"
+            continue
+        if place is None:
+            continue
+        if not any(extends(new, old.config) for new, old in zip(members, place.saved, strict=True)):
+            return folder
+        extended = folder
+    return extended
+
+
+def _is_extended(members: Sequence[RunConfig], fingerprint: str, folder: Path) -> bool:
+    try:
+        saved = {run.config.seed: run for run in saved_in(folder)}
+    except UserError:
+        return False
+    return saved.keys() == {m.seed for m in members} and all(
+        extends(new, saved[new.seed].config) and saved[new.seed].data_fingerprint == fingerprint for new in members
+    )
+
+
+def resumed(
+    members: Sequence[RunConfig], fingerprint: str, out: Path, extend: ExtendSchedule = "no"
+) -> RunPlace | None:
+    """The place of the run in `out` that `members` resume or extend; None where nothing is there.
+
+    Raises `UserError` where something else is there, or where it cannot be extended. extend: how the learning rate of
+    a cosine schedule continues beyond its end.
+    """
+    saved = {run.config.seed: run for run in saved_in(out)}
+    if not saved:
+        return None
+    if sorted(saved) != sorted(m.seed for m in members):
+        raise UserError(
+            f"{out}: holds the seeds {sorted(saved)}, expected {sorted(m.seed for m in members)}; use another --out"
+        )
+    runs = tuple(saved[m.seed] for m in members)
+    new = tuple(_continued(m, run, fingerprint, extend) for m, run in zip(members, runs, strict=True))
+    return RunPlace(out, tuple(run.folder for run in runs), new, runs)
+
+
+def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: ExtendSchedule) -> RunConfig:
+    """`member` as the continuation of `saved`, or `UserError`."""
+    old = saved.config
+    if extend != "no" and old.schedule_steps and not member.schedule_steps:  # extended in this way before
+        member = dataclasses.replace(member, schedule_steps=old.schedule_steps, schedule_after=old.schedule_after)
+    if saved.data_fingerprint == fingerprint and extends(member, old):
+        if old.plan_aware_lr_scale:
+            raise UserError(
+                f"{saved.folder}: training_steps: cannot be extended with plan_aware_lr_scale: the learning rate of "
+                "every step depends on the number of steps"
+            )
+        if old.lr_schedule == "cosine" and not member.schedule_steps:
+            if extend == "no":
+                raise UserError(
+                    f"{saved.folder}: training_steps: the cosine schedule ended at step {old.training_steps}; say how "
+                    "the learning rate continues with --extend_schedule hold (at min_lr) or --extend_schedule restart "
+                    "(one more cosine from lr)"
+                )
+            member = dataclasses.replace(member, schedule_steps=old.training_steps, schedule_after=extend)
+        return member
+    differing = saved.differences(member, fingerprint)
+    if differing:
+        raise UserError(
+            f"{saved.folder}: --resume continues the same run, but {'; '.join(differing)}; use another --out, or "
+            "--overwrite to start again"
+        )
+    return member
+
+
+def nothing_to_resume(members: Sequence[RunConfig], fingerprint: str, out: Path | None) -> UserError:
+    """Says where was looked, and what lies nearest."""
+    where = out or group_folder(members[0])
+    nearest = ""
+    folders = [out] if out is not None else [p for p in where.glob("*") if p.is_dir()]
+    found: list[tuple[int, str]] = []
+    for folder in folders:
+        try:
+            runs = [run for run in saved_in(folder) if run.config.seed == members[0].seed]
+        except UserError:
+            continue
+        for run in runs:
+            differing = run.differences(members[0], fingerprint)
+            found.append((len(differing), f"{run.folder} ({'; '.join(differing[:3])})"))
+    if found:
+        nearest = f"; the nearest run is {min(found)[1]}"
+    return UserError(
+        f"--resume: nothing to resume in {where}{nearest}; leave --resume out to begin, or use --resume=auto to resume "
+        "what is there and begin otherwise"
+    )
