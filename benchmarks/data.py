@@ -242,7 +242,7 @@ def training_memory(folder: Path, megabytes: int) -> dict[str, int]:
 def memory(folder: Path, megabytes: int) -> dict[str, Any]:
     """Read a mapped set of so many MB in a process that may allocate 3/4 of it, PyTorch's own memory not counted."""
     rows = megabytes * 2**20 // 4 // 32
-    length = base.BLOCK // 8
+    length = base.ROWS_PER_READ // 8
     rows -= rows % length
     path = folder / "large"
     actions = np.random.default_rng(0).random((rows, 31), np.float32)

@@ -2,7 +2,7 @@
 
 The module shares its last name with the package, so inside it `metaworld` is imported in functions only.
 
-Episodes. Meta-World's benchmarks draw 50 goals from a seed and then choose among them with a generator of their own,
+Episodes. Meta-World's benchmarks draw 50 goals from a seed and then choose among them with another generator,
 and its `reset(seed=...)` ignores the seed. Here each reset draws object and goal from the task's own distribution with
 a generator that is seeded with the reset's seed (`seeded_rand_vec`). The goal is observed (`_partially_observable` is
 what hides it in the meta-learning benchmarks). Observation `state` (39,): [hand (3), gripper opening, objects (14)] now

@@ -268,7 +268,7 @@ class CanExpert(PlaceExpert):
     def _grasp_yaw(self, position: np.ndarray, axes: np.ndarray, hand: float) -> float:
         if abs(axes[2, 2]) > 0.7:
             return self._yaw
-        return wrap(yaw_of(axes[:, [2, 0, 1]]), np.pi)  # the hand's x along the can, its fingers beside it
+        return wrap(yaw_of(axes[:, [2, 0, 1]]), np.pi)  # the hand's x along the can, its fingers on both sides
 
     def _goal(self) -> np.ndarray:
         return self._place

@@ -161,7 +161,7 @@ def test_damage_is_a_finding(tmp_path: Path, capsys: Capture) -> None:
         (("verify", "{demos}", "--env_name", "pointmas"), "did you mean 'pointmass"),
         (("verify", "{demos}", "--replay=-1"), "--replay: expected at least 0, got -1"),
         (("verify", "{demos}", "--horizon_length=-4"), "--horizon_length: expected at least 0, got -4"),
-        (("verify", "{tiny}", "--replay=1"), "the data name no environment that is known here"),
+        (("verify", "{tiny}", "--replay=1"), "the data name no known environment"),
         (("convert", "{demos}"), "--out: expected the file or folder to write"),
         (("convert", "{demos}", "--out", "{tiny}"), "exists; delete it or choose another place"),
         (("convert", "{demos}", "--out", "x", "--format", "robomimik"), "did you mean 'robomimic'"),
@@ -178,7 +178,7 @@ def test_mistakes(args: tuple[str, ...], words: str, pointmass_demos: Path, tmp_
 
 
 def test_help(capsys: Capture) -> None:
-    assert "convert  write it anew" in printed(capsys, "--help")
+    assert "convert  write it in another format" in printed(capsys, "--help")
     with pytest.raises(SystemExit) as stop:
         main(["verify", "--help"])
     assert stop.value.code == 0

@@ -57,7 +57,7 @@ def test_the_data_name_their_task(pointmass_demos: Path) -> None:
     assert task_of_data(source, {"env_name": "PointMass", "type": 3}) is POINTMASS
     assert task_of_data(dataclasses.replace(source, task="lift"), {"env_name": "PointMass"}) is get_task("lift")
     for args in ({}, {"env_name": "Tiny"}):
-        with pytest.raises(UserError, match=r"--replay: the data name no environment .* name the task with --env_name"):
+        with pytest.raises(UserError, match=r"--replay: the data name no known environment .* with --env_name"):
             task_of_data(source, args)
 
 
@@ -70,11 +70,11 @@ class Fixed(SimEnv):
 def test_what_cannot_be_replayed_is_said(pointmass_demos: Path, tmp_path: Path) -> None:
     source = converted(pointmass_demos, tmp_path)
     assert not issubclass(Fixed, Restorable)
-    with pytest.raises(UserError, match=r"--replay: this adapter \(Fixed\) cannot begin in a recorded state"):
+    with pytest.raises(UserError, match=r"--replay: this adapter \(Fixed\) cannot start from a recorded state"):
         replay(source, POINTMASS, Fixed(), SOME, None)  # type: ignore[abstract]
     data = dataclasses.replace(formats.read(pointmass_demos), source=tmp_path)
     formats.get("episode_ends").write_store(tmp_path / "a.npz", data)
-    with pytest.raises(UserError, match=r"a\.npz: --replay: nothing says how an episode began: .* \(got goal, state\)"):
+    with pytest.raises(UserError, match=r"a\.npz: --replay: the data do not contain how .* \(got goal, state\)"):
         replay(source_of(str(tmp_path / "a.npz")), POINTMASS, POINTMASS.make(None), SOME, None)
     cut = dataclasses.replace(data, actions_NA=data.actions_NA[:, :1])
     formats.get("store").write_store(tmp_path / "cut", cut)
@@ -166,7 +166,7 @@ def test_pusht_from_corners(tmp_path: Path) -> None:
         replay(source, task, env, np.arange(2), None)
     del arrays["environment_state"]
     np.savez(tmp_path / "a.npz", **arrays)
-    with pytest.raises(UserError, match="nothing says how an episode began"):
+    with pytest.raises(UserError, match="the data do not contain how an episode began"):
         replay(source, task, env, np.arange(2), None)
 
 

@@ -109,7 +109,7 @@ def test_d4rl_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "--replay: episode 0: states: expected finite numbers, got nan or inf" in capsys.readouterr().err
     write_d4rl(path, episodes, {})
     assert verify() == 2
-    assert "nothing says how an episode began" in capsys.readouterr().err
+    assert "the data do not contain how an episode began" in capsys.readouterr().err
 
 
 def test_d4rl_antmaze(tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ def test_minari_from_seeds(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"episode 1: expected that a reset to the recorded seed leads to the recorded"):
         replayed_as_named(other, 2)
     unknown = minari_set(tmp_path / "c", env, [episodes[0] | {"seed": None}])
-    with pytest.raises(UserError, match="nothing says how an episode began"):
+    with pytest.raises(UserError, match="the data do not contain how an episode began"):
         replayed_as_named(unknown, 1)
 
 
@@ -357,6 +357,6 @@ def test_what_we_write_as_minari(tmp_path: Path) -> None:
 def test_data_do_not_say_what_is_imported(tmp_path: Path) -> None:
     source = Source(tmp_path, "minari")
     for name in ("os:system", "no_such_package/Env-v0", "module:Env-v0"):
-        with pytest.raises(UserError, match="the data name no environment that is known here"):
+        with pytest.raises(UserError, match="the data name no known environment"):
             task_of_data(source, {"env_name": name, "env_kwargs": {}})
     assert task_of_data(source, {"env_name": "hopper", "type": 2}) is get_task("hopper")

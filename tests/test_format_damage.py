@@ -309,7 +309,7 @@ def test_a_missing_video_is_an_error_where_its_frames_are_asked_for(lerobot: Pat
         refused(lerobot, "lerobot", ".mp4", images=True)
     video.unlink()
     assert formats.read(lerobot).num_episodes == 3
-    refused(lerobot, "lerobot", "expected the video of the images that are asked for, found none", images=True)
+    refused(lerobot, "lerobot", "expected the video of the requested images, found none", images=True)
 
 
 def test_images_in_the_table(lerobot: Path, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_unknown_files_list_what_was_looked_for(tmp_path: Path) -> None:
     for name in formats.FORMATS:
         assert f"\n  {name}: " in str(error.value)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="not in a format that is known"):
+    with pytest.raises(UserError, match="not in a known format"):
         formats.read(tmp_path / "empty")
 
 

@@ -266,7 +266,7 @@ def test_weights_that_vanish_are_refused() -> None:
         ({"gripper_event_enabled": True}, "gripper_dims: expected the dimensions of the state that are grippers"),
         (
             {"gripper_event_enabled": True, "gripper_dims": "1,-2"},
-            "gripper_dims: expected dimensions of the state from 0",
+            "gripper_dims: expected dimensions of the state, from 0",
         ),
         ({"gripper_event_enabled": True, "gripper_dims": "5"}, r"state, 0..4 \(arm 3, cube 2\), got 5"),
         ({"stage_strategy": "change_point_state", "state_keys": "leg"}, "expected observation 'leg'"),

@@ -90,7 +90,7 @@ def test_folders_are_not_lost_by_accident(folder: Path, tmp_path: Path) -> None:
     assert same(load_plan(folder), other)
     assert not (folder / PAGE).exists()
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds 'notes.txt', which is no part of a plan"):
+    with pytest.raises(UserError, match=r"contains 'notes.txt', which is not part of a plan"):
         save_plan(plan, folder, overwrite=True)
     with pytest.raises(UserError, match="expected a folder for the plan, got a file"):
         save_plan(plan, folder / "notes.txt", overwrite=True)
@@ -169,7 +169,7 @@ def set_value(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (lambda meta: meta.pop("plan_sha256"), "plan_sha256: expected"),
         (set_value("format", to="x"), "expected a raybc sampling plan"),
         (set_value("version", to=2), "expected version 1, got 2"),
-        (rehashed(set_value("sampler_seed", to=5)), "sampler_seed: expected 0 as the rest of it says, got 5"),
+        (rehashed(set_value("sampler_seed", to=5)), "sampler_seed: expected 0, which follows from the rest, got 5"),
         (rehashed(set_value("episodes_keep", to=[0])), "episodes_keep: expected"),
         (rehashed(set_value("valid_start_rule", "tail_keep", to=2)), "valid_start_rule: expected"),
         (rehashed(set_value("parameters", "stride", to=3)), "unknown key 'stride'"),
@@ -180,7 +180,7 @@ def set_value(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (rehashed(set_value("dataset_len", to=40)), "expected episodes inside the 40 transitions"),
         (rehashed(set_value("dataset_len", to="88")), "dataset_len: expected int, got '88'"),
         (rehashed(set_value("arrays", to={})), "expected the arrays []"),
-        (rehashed(set_value("arrays", "weights", "sha256", to="0")), "weights: differs from what plan_meta.json says"),
+        (rehashed(set_value("arrays", "weights", "sha256", to="0")), "weights: differs from its description"),
     ],
 )
 def test_edited_meta_is_refused(folder: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
@@ -200,7 +200,7 @@ def test_edited_meta_is_refused(folder: Path, change: Callable[[dict[str, Any]],
 def test_edited_arrays_are_refused(folder: Path, name: str) -> None:
     arrays = load_plan(folder).arrays()
     np.savez(folder / ARRAYS, **{**arrays, name: arrays[name] + 1})
-    assert f"{folder / ARRAYS}: {name}: differs from what plan_meta.json says of it" in refused(folder)
+    assert f"{folder / ARRAYS}: {name}: differs from its description in plan_meta.json" in refused(folder)
     np.savez(folder / ARRAYS, **{k: v for k, v in arrays.items() if k != name})
     assert "expected the arrays" in refused(folder)
 
@@ -245,7 +245,7 @@ def test_other_data_is_refused() -> None:
     check_dataset(plan, ["renamed.hdf5"], right, 88)
     with pytest.raises(UserError) as error:
         check_dataset(plan, ["tiny", "tiny.hdf5"], "f" * 64, 88)
-    message = f"Sampling plan dataset_fingerprint mismatch: expected {right}, got {'f' * 64}: the data changed"
+    message = f"Sampling plan dataset_fingerprint mismatch: expected {right}, got {'f' * 64}: the data have changed"
     assert str(error.value).startswith(message)
     assert "build the plan again" in str(error.value)
     with pytest.raises(

@@ -39,8 +39,8 @@ def assert_is_numpys(found: Summary, rows: np.ndarray) -> None:
 
 @pytest.mark.parametrize("format", ["robomimic", "store", "episode_ends"])
 def test_statistics_are_numpys(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "BLOCK", 100)  # many blocks, and parts of one step
-    monkeypatch.setattr(stats, "BLOCK", 100)
+    monkeypatch.setattr(base, "ROWS_PER_READ", 100)  # many blocks, and parts of one step
+    monkeypatch.setattr(stats, "ROWS_PER_READ", 100)
     data = tiny_store(LENGTHS)
     data = dataclasses.replace(data, obs={**data.obs, "far": large_offsets(len(data.actions_NA))})
     path = tmp_path / {"robomimic": "a.hdf5", "store": "a", "episode_ends": "a.npz"}[format]
@@ -54,7 +54,7 @@ def test_statistics_are_numpys(format: str, tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("count", [1, 2, 3, 50, 99, 100, 101, 102, 1000, 4321])
 def test_quantiles_of_any_count(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "BLOCK", 64)
+    monkeypatch.setattr(stats, "ROWS_PER_READ", 64)
     rows = large_offsets(count)
     tails = Tails(count)
     for block in np.array_split(rows, max(1, count // 17)):

@@ -55,7 +55,7 @@ def test_conversion_is_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "a.hdf5"
     formats.get("d4rl").write_store(path, full_store())
     whole = stores.convert(path, tmp_path / "whole")
-    monkeypatch.setattr(base, "BLOCK", 3)
+    monkeypatch.setattr(base, "ROWS_PER_READ", 3)
     parts = list(formats.get("d4rl").parts(path, base.ReadOptions()))
     assert [p.lengths for p in parts] == [(5,), (9,), (3,)]
     assert stores.convert(path, tmp_path / "parts").fingerprint() == whole.fingerprint()
@@ -249,7 +249,7 @@ def test_what_is_only_looked_at_is_not_in_the_fingerprint() -> None:
 
 def test_images_are_no_numbers() -> None:
     store = full_store(images=True)
-    with pytest.raises(UserError, match="'camera': expected numbers, got images"):
+    with pytest.raises(UserError, match="'camera': expected low-dimensional ones, got images"):
         store.observation(("arm", "camera"))
 
 

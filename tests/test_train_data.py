@@ -57,7 +57,7 @@ def test_a_large_file_is_converted_once(pointmass_demos: Path, tmp_path: Path, m
     from raybc.data import load
 
     monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
-    monkeypatch.setattr(load, "LARGE", os.path.getsize(pointmass_demos) - 1)
+    monkeypatch.setattr(load, "MAX_BYTES_IN_MEMORY", os.path.getsize(pointmass_demos) - 1)
     small = formats.read(pointmass_demos)
     large = read_for(pointmass_demos, "pointmass")
     converted = list((tmp_path / "converted").iterdir())

@@ -1,6 +1,6 @@
 """Data sets: `python -m raybc.data verify demos.hdf5 --env_name lift-human-low_dim`.
 
-info says what a data set is, stats what its numbers are, verify what is wrong with it; convert writes it anew.
+info summarises a data set, stats its values, verify finds what is wrong with it; convert writes it in another format.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class InfoArgs:
-    """Say what a data set is: sizes, names, splits, instructions, environment, fingerprint."""
+    """Summarise a data set: sizes, names, splits, instructions, environment, fingerprint."""
 
     data: tyro.conf.Positional[str]
     """A path in any known format, or a published name."""
     env_name: str = ""
-    """Read it as a training of this task does, with the observations that the task adds."""
+    """Read it as training on this task does, with the observations that the task adds."""
     images: bool = False
-    """Also images (the fingerprint is then another one)."""
+    """Also images (which changes the fingerprint)."""
     json: bool = False
     """Print JSON."""
 
@@ -56,36 +56,37 @@ class StatsArgs:
     env_name: str = ""
     """Also the observations that this task adds to what was recorded."""
     split: str = ""
-    """Only of the episodes of this split (info names them), e.g. train: what a normalisation is fitted on."""
+    """Only the episodes of this split (info lists them), e.g. train, which normalisation is fitted to."""
     images: bool = False
-    """Also of images, for each channel."""
+    """Also images, by channel."""
     states: bool = False
-    """Also of the simulator's states."""
+    """Also the simulator's states."""
     json: bool = False
     """Print JSON."""
 
 
 @dataclass(frozen=True)
 class VerifyArgs:
-    """Find what is wrong with a data set. Status 0: no errors, 1: errors, 2: a mistake in what was asked."""
+    """Find what is wrong with a data set. Status 0: no errors, 1: errors, 2: a mistake in the command."""
 
     data: tyro.conf.Positional[str]
     """A path in any known format, or a published name."""
     env_name: str = ""
     """Compare with this task's action space, observations and starts (its simulator is started)."""
     horizon_length: int = 0
-    """Episodes should be as long as a chunk of so many steps (0: not checked)."""
+    """Steps of an action chunk, which episodes should have at least (0: not checked)."""
     replay: int = 0
-    """Play the recorded actions of so many episodes, spread evenly, and compare successes, returns, observations."""
+    """Number of episodes, evenly spaced, whose recorded actions are replayed to compare success, returns,
+    observations."""
     images: bool = False
-    """Read images, too, every frame of them."""
+    """Also read images, every frame of them."""
     json: bool = False
     """Print JSON."""
 
 
 @dataclass(frozen=True)
 class ConvertArgs:
-    """Write a data set in another format: whole, or not at all."""
+    """Write a data set in another format, completely or not at all."""
 
     data: tyro.conf.Positional[str]
     """A path in any known format, or a published name."""
@@ -100,6 +101,7 @@ class ConvertArgs:
 
 
 def info(argv: list[str]) -> int:
+    """Run `python -m raybc.data info`."""
     args = cli.parse(InfoArgs, argv, "raybc.data info", InfoArgs.__doc__ or "")
     path = obtain(args.data)
     found = describe(path, read_for(path, task_of(args.data, args.env_name), images=args.images, states=True))
@@ -111,6 +113,7 @@ def info(argv: list[str]) -> int:
 
 
 def stats(argv: list[str]) -> int:
+    """Run `python -m raybc.data stats`."""
     args = cli.parse(StatsArgs, argv, "raybc.data stats", StatsArgs.__doc__ or "")
     wanted = ReadOptions(images=args.images, states=args.states)
     found = statistics(source_of(args.data, args.env_name), wanted, args.split)
@@ -122,6 +125,7 @@ def stats(argv: list[str]) -> int:
 
 
 def verify_command(argv: list[str]) -> int:
+    """Run `python -m raybc.data verify`."""
     args = cli.parse(VerifyArgs, argv, "raybc.data verify", VerifyArgs.__doc__ or "")
     for name in ("horizon_length", "replay"):
         if getattr(args, name) < 0:
@@ -129,9 +133,9 @@ def verify_command(argv: list[str]) -> int:
     path, task = obtain(args.data), task_of(args.data, args.env_name)
     try:
         source = Source(path, formats.detect(path), task)
-    except UserError as error:  # a file that is there and is no data: damaged, most likely
+    except UserError as error:  # a file in no known format: most likely damaged
         report = Report(Source(path, "", task), 0, 0, (unreadable(path, str(error)),))
-        return _tell(report, None, args.json)
+        return _print(report, None, args.json)
     view = _look_at(get_task(task)) if args.env_name else None
     report = verify(source, view, args.horizon_length, args.images)
     played = None
@@ -139,10 +143,10 @@ def verify_command(argv: list[str]) -> int:
         played = _replay(report, args.replay, quiet=args.json)
     if played is not None:
         report = report.with_findings(replay_findings.findings(source.path, played))
-    return _tell(report, played, args.json)
+    return _print(report, played, args.json)
 
 
-def _tell(report: Report, played: Replay | None, as_json: bool) -> int:
+def _print(report: Report, played: Replay | None, as_json: bool) -> int:
     if as_json:
         print(json.dumps(report.as_json() | {"replay": None if played is None else played.as_json()}))
     else:
@@ -156,8 +160,8 @@ def _look_at(task: Task) -> TaskView:
 
 
 def _replay(report: Report, count: int, quiet: bool) -> Replay | None:
-    """`count` episodes, spread evenly, or as many as there are; those with actions that are not finite are left out (a
-    finding says so), and None comes where no others are left."""
+    """Replay `count` episodes, evenly spaced, or all if there are fewer. Episodes whose actions are not finite are left
+    out (there is a finding about them); None where no others are left."""
     broken = [e for f in report.findings if (f.kind, f.key) == ("not_finite", "actions") for e in f.episodes]
     whole = np.setdiff1d(np.arange(report.episodes), broken)
     if not len(whole):
@@ -170,7 +174,7 @@ def _replay(report: Report, count: int, quiet: bool) -> Replay | None:
 
 @contextlib.contextmanager
 def _progress(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar, to be told how many episodes are done."""
+    """A progress bar; call the function with the number of finished episodes."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
     with Progress(*columns, console=cli.console, disable=quiet) as progress:
         bar = progress.add_task(what, total=total)
@@ -178,6 +182,7 @@ def _progress(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[i
 
 
 def convert(argv: list[str]) -> int:
+    """Run `python -m raybc.data convert`."""
     args = cli.parse(ConvertArgs, argv, "raybc.data convert", ConvertArgs.__doc__ or "")
     if args.out is None:
         raise UserError("--out: expected the file or folder to write, e.g. --out converted/lift")
@@ -214,10 +219,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }  # fmt: skip
 USAGE = """usage: python -m raybc.data {info,stats,verify,convert} PATH_OR_NAME [flags]
 
-  info     what a data set is                demos.hdf5 [--json]
-  stats    what its numbers are              demos.hdf5 [--split train] [--json]
+  info     summary of a data set             demos.hdf5 [--json]
+  stats    statistics of its values          demos.hdf5 [--split train] [--json]
   verify   what is wrong with it             demos.hdf5 [--env-name lift-human-low_dim] [--replay 8]
-  convert  write it anew                     demos.hdf5 --out FOLDER [--format lerobot]
+  convert  write it in another format        demos.hdf5 --out FOLDER [--format lerobot]
 
 python -m raybc.data verify --help lists every flag with its default.
 """

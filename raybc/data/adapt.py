@@ -1,4 +1,4 @@
-"""Recorded observations under the names that a task's environment gives them, where the two differ."""
+"""Recorded observations by the names that a task's environment uses, where the two differ."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ ADAPTERS: dict[str, Callable[[Observations], dict[str, np.ndarray]]] = {"pusht":
 
 
 def added(obs: Observations, task: str) -> dict[str, np.ndarray]:
-    """The observations of `task` that are to be made from the recorded ones, row by row."""
+    """The observations of `task` that can be computed from the recorded ones (n, ...), row by row, and are missing."""
     adapter = ADAPTERS.get(task)
     return {k: v for k, v in adapter(obs).items() if k not in obs} if adapter is not None else {}
 
 
 def for_task(store: EpisodeStore, task: str) -> EpisodeStore:
-    """`store` with the observations of `task` added; as it is where nothing is to be added."""
+    """`store` with the missing observations of `task` added; `store` itself where there are none to add."""
     more = added(store.obs, task)
     return dataclasses.replace(store, obs={**store.obs, **more}, checked=True) if more else store

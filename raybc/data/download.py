@@ -95,7 +95,7 @@ def download(
             _attempt(url, part, state, on_progress, headers or {})
             break
         except urllib.error.HTTPError as error:
-            if error.code == 416 and before:  # what is there is not (or no longer) the beginning of that file
+            if error.code == 416 and before:  # the part is not (or no longer) the beginning of that file
                 part.unlink()
             elif error.code < 500 and error.code not in (408, 429):
                 raise Unreachable(f"{url}: {error.code} {error.reason}") from None

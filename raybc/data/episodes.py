@@ -19,36 +19,39 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class EpisodeStore:
-    """Demonstrations, in physical units.
+    """Demonstrations in physical units, as read-only arrays of all episodes one after another.
 
-    obs: name -> float32 (N, size), or uint8 (N, H, W, C) for images. actions_NA: float32. rewards_N: float32.
-    episode_ends: int64 (E,), the exclusive end of each episode in the flat arrays. splits: name -> episode numbers
-    (e.g. "train", "valid"). env_args: the environment that the data was made in (robomimic's layout). source: where it
-    was read from.
-
-    What not every format tells: terminals_N, bool, true where the environment ended the episode (not a time limit);
-    states_NS, float64, the simulator's state before each action; tasks, an instruction in words for each episode;
-    success_E, bool; action_range, the declared lowest and highest action, float32 (A,) each; files, of a set in several
-    files the exclusive end of each among the episodes (of those for training).
-
-    checked: whether the numbers are known to be finite already, as those of a converted store are; otherwise every
-    array is looked through here.
+    Raises `UserError` for arrays that do not fit each other, and for nan and inf.
     """
 
     obs: Mapping[str, np.ndarray]
+    """Name -> float32 (N, size), or uint8 (N, H, W, C) for images."""
     actions_NA: np.ndarray
+    """float32 (N, A)."""
     rewards_N: np.ndarray
+    """float32 (N,); zeros where the format has no rewards."""
     episode_ends: np.ndarray
+    """int64 (E,): the exclusive end of each episode in the flat arrays."""
     splits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name ("train", "valid") -> episode numbers, int64."""
     env_args: Mapping[str, Any] = field(default_factory=dict)
+    """The environment that the data were recorded in, in robomimic's layout (JSON); {} where it is not recorded."""
     source: Path = Path()
+    """Where the data were read from, for messages."""
     terminals_N: np.ndarray | None = None
+    """bool (N,): whether the environment (not a time limit) ended the episode; None where it is not recorded."""
     states_NS: np.ndarray | None = None
+    """float64 (N, S): the simulator's state before each action; None where it is not recorded, or not read."""
     tasks: tuple[str, ...] = ()
+    """An instruction for each episode, or ()."""
     success_E: np.ndarray | None = None
+    """bool (E,); None where success is not known."""
     action_range: tuple[np.ndarray, np.ndarray] | None = None
+    """Lowest and highest action that the data set declares, float32 (A,) each."""
     files: tuple[int, ...] = ()
+    """Of a data set in several files: the exclusive end of each, as a number of training episodes."""
     checked: InitVar[bool] = False
+    """Whether all values are already known to be finite, as in a converted store; otherwise they are checked here."""
 
     def __post_init__(self, checked: bool) -> None:
         n = len(self.actions_NA)
@@ -74,19 +77,21 @@ class EpisodeStore:
 
     @property
     def num_episodes(self) -> int:
+        """E."""
         return len(self.episode_ends)
 
     @property
     def episode_starts(self) -> np.ndarray:
+        """int64 (E,): the first transition of each episode."""
         return np.concatenate([[0], self.episode_ends[:-1]])
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The observations that are images."""
+        """Names of the observations that are images."""
         return tuple(name for name, array in self.obs.items() if array.dtype == np.uint8)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything that has a row for each transition, by the name it has in messages and on disk."""
+        """Every array with a row for each transition, by its name in messages and on disk ("obs/arm", "actions")."""
         more = {"terminals": self.terminals_N, "states": self.states_NS}
         return {
             **{f"obs/{name}": array for name, array in self.obs.items()},
@@ -96,7 +101,7 @@ class EpisodeStore:
         }
 
     def check_has(self, keys: Sequence[str]) -> None:
-        """Refuse observations that are not there."""
+        """Raise `UserError` for the first of `keys` that is not an observation."""
         missing = [k for k in keys if k not in self.obs]
         if missing:
             raise UserError(f"{self.source}: expected observation {missing[0]!r}, got {sorted(self.obs)}")
@@ -110,20 +115,20 @@ class EpisodeStore:
         self.check_has(keys)
         images = [k for k in keys if k in self.images]
         if images:
-            raise UserError(f"{self.source}: observation {images[0]!r}: expected numbers, got images")
+            raise UserError(f"{self.source}: observation {images[0]!r}: expected low-dimensional ones, got images")
         if not keys:
             return np.zeros((len(self.actions_NA if rows is None else self.actions_NA[rows]), 0), np.float32)
         parts = [self.obs[k] if rows is None else self.obs[k][rows] for k in keys]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def split(self, name: str) -> np.ndarray:
-        """Episode numbers of a split; every episode when the data has no such split."""
+        """Episode numbers of a split; all episodes where the data set has no such split."""
         return np.asarray(self.splits.get(name, np.arange(self.num_episodes)))
 
     def fingerprint(self) -> str:
         """sha256 (hex) of what a policy learns from: observations, actions, rewards, episode ends, splits and tasks.
 
-        It depends neither on the file's name or date nor on what is only looked at (states, terminals, success).
+        It depends neither on the format nor on the file's name or date, nor on states, terminals and success.
         """
         h = hashlib.sha256()
         parts = {f"obs/{k}": v for k, v in self.obs.items()} | {
@@ -142,7 +147,11 @@ class EpisodeStore:
 
 
 def check_finite(source: Path, name: str, array: np.ndarray, episode_ends: np.ndarray, first: int = 0) -> None:
-    """Refuse nan and inf in `array`, whose rows `episode_ends` cuts into the episodes `first`, `first + 1`, ..."""
+    """Raise `UserError` for nan and inf in `array` (n, ...).
+
+    name: of the array, for the message. episode_ends: exclusive end of each episode in `array`. first: number of the
+    first of these episodes.
+    """
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return
     row = np.argwhere(~np.isfinite(array))[0][0]
@@ -152,13 +161,13 @@ def check_finite(source: Path, name: str, array: np.ndarray, episode_ends: np.nd
 
 
 def check_files(store: EpisodeStore, where: str) -> None:
-    """Refuse a set that is not in several files, which cannot take turns."""
+    """Raise `UserError`, beginning with `where`, for data in a single file, which cannot be rotated through."""
     if len(store.files) < 2:
         raise UserError(f"{where}: expected 0, since {store.source} is no folder of several files (OGBench's npz)")
 
 
 def image_size(shape: Sequence[int]) -> tuple[int, int, int]:
-    """(height, width, channels), checked to be that."""
+    """`shape` as (height, width, channels); `ValueError` for another number of dimensions."""
     height, width, channels = map(int, shape)
     return height, width, channels
 
@@ -171,8 +180,10 @@ def format_shape(shape: tuple[int, ...]) -> str:
 def check_matches_task(
     store: EpisodeStore, obs_shapes: Mapping[str, tuple[int, ...]], action_size: int, task: str
 ) -> None:
-    """Refuse data whose observations or actions do not have the environment's sizes. obs_shapes: (size,) of numbers,
-    (height, width, channels) of images."""
+    """Raise `UserError` for data whose observations or actions do not have the shapes of the environment `task`.
+
+    obs_shapes: observation -> (size,), or (height, width, channels) of an image.
+    """
     for name, shape in obs_shapes.items():
         if name not in store.obs:
             raise UserError(

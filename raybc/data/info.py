@@ -1,4 +1,4 @@
-"""What a data set is, in a few lines: sizes, names, splits, instructions, environment."""
+"""A summary of a data set: sizes, names, splits, instructions, environment."""
 
 from __future__ import annotations
 
@@ -15,27 +15,38 @@ from raybc.data.load import size_on_disk
 
 @dataclass(frozen=True)
 class Info:
-    """lengths: shortest, median, mean and longest episode, in steps. arrays: name -> shape (rows first) and dtype.
-    splits: name -> episodes in it. tasks: instruction -> episodes with it. successes: episodes that succeeded, None
-    where the data do not say. environment: name and version. bytes: on disk."""
+    """What `python -m raybc.data info` prints."""
 
     path: str
+    """File or folder."""
     format: str
+    """A key of `raybc.data.formats.FORMATS`."""
     episodes: int
+    """Number of episodes."""
     transitions: int
+    """Number of transitions of all episodes."""
     lengths: tuple[float, float, float, float]
+    """Steps of the shortest, the median, the mean and the longest episode."""
     arrays: dict[str, tuple[tuple[int, ...], str]]
+    """Name -> shape (rows first) and dtype."""
     splits: dict[str, int]
+    """Name -> number of episodes."""
     tasks: dict[str, int]
+    """Instruction -> number of episodes."""
     successes: int | None
+    """Number of successful episodes; None where success is not known."""
     environment: str
+    """Name and version; "" where it is not recorded."""
     action_range: tuple[list[float], list[float]] | None
+    """Lowest and highest action that the data set declares."""
     fingerprint: str
+    """`EpisodeStore.fingerprint`."""
     bytes: int
+    """Size on disk."""
 
 
 def describe(path: Path, store: EpisodeStore) -> Info:
-    """Of the data at `path`, which were read as `store`."""
+    """The summary of the data at `path`, which were read as `store`."""
     steps = store.episode_ends - store.episode_starts
     args: dict[str, Any] = dict(store.env_args)
     words, counts = np.unique(np.array(store.tasks, dtype=str), return_counts=True)

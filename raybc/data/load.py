@@ -1,4 +1,4 @@
-"""From what users call data to a store whose observations have the names of the task."""
+"""Loading data by name, with the observations that a task expects."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from raybc.data.names import obtain, resolve
 from raybc.data.store import cached
 from raybc.registry import get_task
 
-#: Bytes from which on data are converted once and mapped afterwards, instead of read into the memory of every process.
-LARGE = 256 * 2**20
+#: Data sets with more bytes are converted once and memory-mapped, instead of read into the memory of every process.
+MAX_BYTES_IN_MEMORY = 256 * 2**20
 
 
 def load(
@@ -23,10 +23,10 @@ def load(
     states: bool = False,
     download: bool = True,
 ) -> EpisodeStore:
-    """The demonstrations called `name` (see `raybc.data.names`), for `task` (by default the one that the name tells).
+    """The demonstrations called `name` (see `raybc.data.names`), for `task` (by default the one that the name implies).
 
-    images: as for `read_for`. states: see `raybc.data.formats.read`. download: whether what is not on disk may be
-    fetched.
+    images, states: as for `read_for`. download: whether data that are not on disk may be downloaded. Raises `UserError`
+    for unknown names, data that cannot be had, and whatever reading refuses.
     """
     return read_for(obtain(name, download), task or resolve(name).task, images=images, states=states)
 
@@ -34,20 +34,23 @@ def load(
 def read_for(
     path: Path, task: str, *, images: bool | tuple[str, ...] | None = None, states: bool = False
 ) -> EpisodeStore:
-    """The demonstrations at `path`, for `task` ("": as they are). Large ones are memory-mapped from a converted copy in
-    raybc's cache. images: see `raybc.data.formats.read`; None: if the task observes any."""
+    """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
+
+    Large data sets are memory-mapped from a converted copy in raybc's cache. images: as for `raybc.data.formats.read`;
+    None: those that the task observes, if any. states: whether to read the simulator's states.
+    """
     if images is None:
         images = bool(task and get_task(task).images)
     format = formats.detect(path)
-    large = format != "store" and size_on_disk(path) > LARGE
+    large = format != "store" and size_on_disk(path) > MAX_BYTES_IN_MEMORY
     read = cached if large else formats.read
     limit = step_limit_of(task, format)
     return for_task(read(path, format=format, images=images, states=states, step_limit=limit), task)
 
 
 def step_limit_of(task: str, format: str) -> int:
-    """What `ReadOptions.step_limit` is for data of `format` that were recorded in `task` ("": not known); 0 for formats
-    that say themselves where an episode was cut off."""
+    """`ReadOptions.step_limit` for data of `format` that were recorded in `task` ("": unknown); 0 for formats that mark
+    where an episode was cut off."""
     if format != "d4rl" or not task:
         return 0
     return get_task(task).max_steps

@@ -1,4 +1,4 @@
-"""Normalisation: fitted once on the training split, applied in `Normalizer.apply`, inverted in `Normalizer.invert`.
+"""Normalisation: fitted once on the training split, applied by `Normalizer.apply`, inverted by `Normalizer.invert`.
 
 Physical units outside, normalised units inside: `normalised = (x - offset) / scale`. Letters: O observation dim,
 A action dim; any leading dimensions.
@@ -18,18 +18,20 @@ from raybc.types import UserError
 if TYPE_CHECKING:
     from raybc.data.stats import Summary
 
-#: Spread below which a dimension counts as constant; it is shifted and not scaled (dividing by it would blow up noise).
+#: Scale below which a dimension counts as constant; it is shifted but not scaled, which would only amplify noise.
 CONSTANT = 1e-6
-#: What `quantile` makes -1 and 1, and what statistics list.
+#: The quantiles that the kind `quantile` maps to -1 and 1, and that statistics contain.
 QUANTILES = (0.01, 0.99)
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """An affine map for each dimension; offset and scale are float32 (D,)."""
+    """An affine map for each dimension."""
 
     offset: np.ndarray
+    """float32 (D,), in the units of the data."""
     scale: np.ndarray
+    """float32 (D,), above 0, in the units of the data."""
 
     def __post_init__(self) -> None:
         if self.offset.shape != self.scale.shape or self.offset.ndim != 1:
@@ -39,11 +41,11 @@ class Normalizer:
 
     @classmethod
     def fit(cls, values: np.ndarray, kind: Normalization) -> Normalizer:
-        """Statistics of `values` (N, D).
+        """Fit to `values` (N, D).
 
-        mean_std: zero mean, unit standard deviation. min_max: the range becomes [-1, 1]. quantile: what lies between
-        the quantiles 0.01 and 0.99 becomes [-1, 1], and what lies outside passes it (nothing is clipped). identity:
-        nothing. Constant dimensions (quantile: those with equal quantiles) are shifted to 0 and not scaled.
+        mean_std: mean 0, standard deviation 1. min_max: the range becomes [-1, 1]. quantile: the range between the
+        quantiles 0.01 and 0.99 becomes [-1, 1], and values outside exceed it (nothing is clipped). identity: no change.
+        Constant dimensions (quantile: those with equal quantiles) are shifted to 0 and not scaled.
         """
         values = values.astype(np.float64)
         if kind == "mean_std":
@@ -57,7 +59,7 @@ class Normalizer:
 
     @classmethod
     def from_summary(cls, summary: Summary, kinds: Sequence[str]) -> Normalizer:
-        """As `fit_columns`, from statistics that were taken a block at a time; a kind for each of their D columns."""
+        """As `fit_columns`, from statistics instead of values; a kind for each of the D dimensions."""
         means = {"mean_std": summary.mean, "identity": np.zeros(len(kinds))}
         scales = {"mean_std": summary.std, "identity": np.ones(len(kinds))}
         for kind, low, high in (("min_max", summary.min, summary.max), ("quantile", summary.q01, summary.q99)):
@@ -72,9 +74,9 @@ class Normalizer:
 
     @classmethod
     def fit_columns(cls, values: np.ndarray, kinds: Sequence[Normalization]) -> Normalizer:
-        """As `fit`, with a kind for each of the D columns."""
+        """As `fit`, with a kind for each of the D dimensions of `values` (N, D)."""
         offset, scale = np.zeros(values.shape[1], np.float32), np.ones(values.shape[1], np.float32)
-        for kind in dict.fromkeys(kinds):  # all columns at once: sums do not depend on how columns are grouped
+        for kind in dict.fromkeys(kinds):  # each over all dimensions: so sums do not depend on how they are grouped
             fitted, chosen = cls.fit(values, kind), np.array(kinds) == kind
             offset[chosen], scale[chosen] = fitted.offset[chosen], fitted.scale[chosen]
         return cls(offset, scale)

@@ -1,12 +1,13 @@
-"""Recorded actions played again: do episodes in the simulator that is installed here go as they went?
+"""Replaying recorded actions: do episodes in the installed simulator take the course that was recorded?
 
-What is compared is what data and task know: successes; returns (the measure where a task has no notion of success, or
-the data do not mark it); and observations, which tell even where the data know neither, as OGBench's.
+Compared is whatever data and task define: success; returns (where the task has no success, or the data do not mark it);
+and observations, which remain where the data have neither, as OGBench's.
 
-Contacts are chaotic: what D4RL rounded to float32 goes its own way after some hundred steps, though simulator and
-actions are those of the recording. So where states are recorded at every step, single steps are played as well, each
-from its recorded state. They tell the one from the other: 1e-7 standard deviations away as they should be, 0.2 to 1.3
-with turned actions. Letters: E episodes, T steps, A action dim, D numbers of an observation.
+Contacts are chaotic: D4RL's states are rounded to float32, and episodes that start from them diverge after some hundred
+steps, even with the simulator and the actions of the recording. So where states are recorded at every step, single
+steps are replayed as well, each from its recorded state. They distinguish the cases: 1e-7 standard deviations from the
+recording if all is well, 0.2 to 1.3 with negated actions. Letters: E episodes, T steps, A action dim, D observation
+dim.
 """
 
 from __future__ import annotations
@@ -30,99 +31,111 @@ from raybc.envs.robosuite import ROBOSUITE_TYPE
 from raybc.registry import TASKS, get_task
 from raybc.types import UserError
 
-#: Relative difference of returns from which on an episode did not go as recorded.
+#: Relative difference of returns above which an episode differs from the recording.
 RETURN_TOLERANCE = 0.05
-#: Of observations, in standard deviations, where neither success nor returns are known.
+#: The same for observations, in standard deviations, where neither success nor returns are known.
 DRIFT_TOLERANCE = 0.5
-#: Of observations after a single step from its recorded state (median), and how many steps of an episode are tried.
-STEP_TOLERANCE, STEPS = 0.05, 50
-#: Names of observations that are a goal. Success is not comparable where the recorded goal is another, or not known.
+#: The same for observations after a single step from a recorded state (median over the steps of an episode).
+STEP_TOLERANCE = 0.05
+#: Number of single steps of an episode.
+SINGLE_STEPS = 50
+#: Names of observations that are a goal. Success cannot be compared where the recorded goal differs or is not recorded.
 GOALS = ("goal", "desired_goal")
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """One episode. recorded: whether the data say that it succeeded (None: they do not say). success: whether it did
-    again, at any step (None: the task knows no success, or not the goal of the recording). max_reward: the highest of a
-    step (PushT's score). steps: of the recording that were played. recorded_return, replayed_return: sums of rewards
-    (recorded None: the data have none). drift: how far observations went from the recorded ones at most, root mean
-    square over their numbers, in standard deviations of the data (None: no observation is in both). step_drift: the
-    same after single steps, in the median (None: no states, or success is known and says it)."""
+    """One replayed episode."""
 
     episode: int
+    """Its number in the data set."""
     recorded: bool | None
+    """Whether it succeeded when it was recorded; None where success is not known."""
     success: bool | None
+    """Whether it succeeded here, at any step; None where the task has no success or another goal than the recording."""
     max_reward: float
+    """The highest reward of a step (PushT's score)."""
     steps: int
+    """Number of recorded actions that were replayed."""
     recorded_return: float | None = None
+    """Sum of the recorded rewards; None where the data have none."""
     replayed_return: float = 0.0
+    """Sum of the rewards here."""
     drift: float | None = None
+    """The largest distance of an observation from the recorded one: root mean square over its dimensions, in standard
+    deviations of the data. None where data and environment share no observation."""
     step_drift: float | None = None
+    """The same after single steps from recorded states, median. None without states, and where success is compared."""
 
     @property
     def judged(self) -> bool:
-        """Whether success says how the replay went. Of an episode that failed, and fails, it says nothing."""
+        """Whether success can be compared. It says nothing about an episode that failed and fails again."""
         return self.recorded is not None and self.success is not None and (self.recorded or self.success)
 
 
 @dataclass(frozen=True)
 class Replay:
-    """task: where. start: how the episodes were begun."""
+    """All replayed episodes of a data set."""
 
     task: str
+    """The task they were replayed in."""
     start: str
+    """How the episodes were started, such as "the recorded seed"."""
     episodes: tuple[Replayed, ...]
+    """In the order in which they were replayed."""
 
     @property
     def successes(self) -> int | None:
-        """None where success is known of no episode."""
+        """Number of successes here; None where success is known for no episode."""
         known = [e.success for e in self.episodes if e.success is not None]
         return sum(known) if known else None
 
     @property
     def mean_max_reward(self) -> float:
+        """Mean of `Replayed.max_reward`."""
         return fmean(e.max_reward for e in self.episodes)
 
     @property
     def returns(self) -> tuple[float, float] | None:
         """The mean return when recorded and here; None where the data have no rewards."""
-        told = [(e.recorded_return, e.replayed_return) for e in self.episodes if e.recorded_return is not None]
-        return (fmean(r for r, _ in told), fmean(r for _, r in told)) if told else None
+        known = [(e.recorded_return, e.replayed_return) for e in self.episodes if e.recorded_return is not None]
+        return (fmean(r for r, _ in known), fmean(r for _, r in known)) if known else None
 
     @property
     def return_difference(self) -> float | None:
-        """Of the means, relative to the recorded one; None where there is none or it is 0."""
+        """Difference of the mean returns, relative to the recorded one; None where that is missing or 0."""
         means = self.returns
         return None if means is None or means[0] == 0 else (means[1] - means[0]) / abs(means[0])
 
     @property
     def drifts(self) -> tuple[float, float] | None:
         """`Replayed.drift` of the median and of the worst episode."""
-        return _middle_and_worst(e.drift for e in self.episodes)
+        return _median_and_worst(e.drift for e in self.episodes)
 
     @property
     def step_drifts(self) -> tuple[float, float] | None:
         """`Replayed.step_drift` of the median and of the worst episode."""
-        return _middle_and_worst(e.step_drift for e in self.episodes)
+        return _median_and_worst(e.step_drift for e in self.episodes)
 
     def as_json(self) -> dict[str, object]:
+        """What `verify --json` prints under "replay"."""
         names = ("successes", "mean_max_reward", "returns", "return_difference", "drifts", "step_drifts")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in names}
 
     def lost(self) -> tuple[int, ...]:
-        """Episodes that succeeded when they were recorded and do not here."""
+        """Episodes that succeeded when they were recorded and do not succeed here."""
         return tuple(e.episode for e in self.episodes if e.recorded and e.success is False)
 
     def elsewhere(self) -> tuple[int, ...]:
-        """Episodes in which single steps lead elsewhere, where successes cannot be compared."""
+        """Episodes whose single steps lead elsewhere, where success cannot be compared."""
         return self._where(lambda e: e.step_drift is not None and e.step_drift > STEP_TOLERANCE)
 
     def other_returns(self) -> tuple[int, ...]:
-        """Episodes whose returns are others, where nothing else says that they went well."""
+        """Episodes whose returns differ, where nothing else shows that they went well."""
         return self._where(lambda e: e.step_drift is None and e.success is not True and _other_return(e))
 
     def drifted(self) -> tuple[int, ...]:
-        """Episodes whose observations went elsewhere, where nothing else can be compared."""
+        """Episodes whose observations drift away, where nothing else can be compared."""
         return self._where(
             lambda e: e.step_drift is None and e.recorded_return is None and (e.drift or 0) > DRIFT_TOLERANCE
         )
@@ -131,9 +144,9 @@ class Replay:
         return tuple(e.episode for e in self.episodes if not e.judged and odd(e))
 
 
-def _middle_and_worst(numbers: Iterable[float | None]) -> tuple[float, float] | None:
-    told = [x for x in numbers if x is not None]
-    return (median(told), max(told)) if told else None
+def _median_and_worst(values: Iterable[float | None]) -> tuple[float, float] | None:
+    known = [x for x in values if x is not None]
+    return (median(known), max(known)) if known else None
 
 
 def _other_return(episode: Replayed) -> bool:
@@ -142,7 +155,10 @@ def _other_return(episode: Replayed) -> bool:
 
 
 def task_of_data(source: Source, env_args: Mapping[str, Any]) -> Task:
-    """The task in which data were recorded: the one that is named, or else the one that they name themselves."""
+    """The task to replay a data set in: that of `source`, else the one that `env_args` (robomimic's layout) name.
+
+    Raises `UserError` where neither names a known environment.
+    """
     if source.task:
         return get_task(source.task)
     name, kind = str(env_args.get("env_name", "")), env_args.get("type")
@@ -150,7 +166,7 @@ def task_of_data(source: Source, env_args: Mapping[str, Any]) -> Task:
         return get_task(f"dataset:{source.path}")
     if name.lower() in TASKS:
         return get_task(name.lower())
-    # What raybc.demos names (type 2, as robomimic's), or Minari (no type). Never a module: data run no code.
+    # Recorded by raybc.demos (type 2, as in robomimic) or Minari (no type). Never a module: data sets run no code.
     kwargs = env_args.get("env_kwargs")
     found = _task_named(name) if kind == GYM_TYPE else None
     if found is None and name and kind in (None, GYM_TYPE):
@@ -158,8 +174,8 @@ def task_of_data(source: Source, env_args: Mapping[str, Any]) -> Task:
     if found is not None:
         return found
     raise UserError(
-        f"{source.path}: --replay: the data name no environment that is known here (env_args: {name or 'none'}); name "
-        "the task with --env_name"
+        f"{source.path}: --replay: the data name no known environment (env_args: {name or 'none'}); name the task "
+        "with --env_name"
     )
 
 
@@ -175,9 +191,11 @@ def replay(
     success_E: np.ndarray | None,
     on_episode: Callable[[int, int], None] | None = None,
 ) -> Replay:
-    """Play the recorded actions of `episodes` in `env`. on_episode: how many are played, and how many succeeded.
+    """Replay the recorded actions of `episodes` (numbers, int64) in `env`, a simulator of `task`.
 
-    Raises `UserError` where nothing says how an episode began, and where actions or states are not finite.
+    success_E: whether each episode of the data set succeeded when it was recorded, bool (E,). on_episode: called with
+    the number of replayed episodes and of successes. Raises `UserError` where the data do not contain how an episode
+    began, and for actions or states that are not finite.
     """
     recorded = _recordings(source, set(episodes.tolist()))
     size = recorded[int(episodes[0])].actions.shape[1:]
@@ -187,8 +205,8 @@ def replay(
             "task that the data were recorded in with --env_name"
         )
     for episode, recording in recorded.items():
-        for what, numbers in (("actions", recording.actions), ("states", recording.states)):
-            if numbers is not None and not np.isfinite(numbers).all():
+        for what, values in (("actions", recording.actions), ("states", recording.states)):
+            if values is not None and not np.isfinite(values).all():
                 raise UserError(
                     f"{source.path}: --replay: episode {episode}: {what}: expected finite numbers, got nan or inf"
                 )
@@ -197,12 +215,12 @@ def replay(
     rewarded = any(r.rewards.any() for r in recorded.values())  # formats without rewards are read as zeros
     played: list[Replayed] = []
     for episode in episodes.tolist():
-        said = None if success_E is None else bool(success_E[episode])
+        succeeded = None if success_E is None else bool(success_E[episode])
         one = _play(task, env, starts, episode, recorded[episode], spread)
-        if said is None and one.success is not None:
-            said = _judge(env, recorded[episode])
+        if succeeded is None and one.success is not None:
+            succeeded = _judge(env, recorded[episode])
         was = float(recorded[episode].rewards.sum(dtype=np.float64)) if rewarded else None
-        one = dataclasses.replace(one, recorded=said, recorded_return=was)
+        one = dataclasses.replace(one, recorded=succeeded, recorded_return=was)
         if not one.judged and starts.states:
             one = dataclasses.replace(one, step_drift=_single_steps(env, recorded[episode], spread))
         played.append(one)
@@ -226,7 +244,7 @@ def _recordings(source: Source, wanted: set[int]) -> dict[int, Recording]:
 
 
 def _spread(recorded: Mapping[int, Recording]) -> dict[str, np.ndarray]:
-    """The standard deviation (D,) of each observation; 1 where it does not vary. nan and inf are passed over."""
+    """The standard deviation (D,) of each observation; 1 where it does not vary. Rows with nan and inf are ignored."""
     found = {}
     for key in next(iter(recorded.values())).obs:
         rows = np.concatenate([r.obs[key] for r in recorded.values()])
@@ -243,7 +261,7 @@ def _play(
     known = task.has_success and (starts.seeded or _same_goal(obs, recorded))
     success, rewards, drifts = False, [], []
     for step, action in enumerate(recorded.actions):
-        drifts.append(_apart(obs, recorded, step, spread))
+        drifts.append(_distance(obs, recorded, step, spread))
         obs, reward, terminated, _, info = env.step(action)
         success = success or bool(info["success"])
         rewards.append(float(reward))
@@ -260,34 +278,34 @@ def _play(
     )
 
 
-def _apart(obs: Obs, recorded: Recording, step: int, spread: Mapping[str, np.ndarray]) -> float | None:
-    """How far `obs` are from those recorded at `step`: the observation that is farthest. None: they share none that is
-    finite."""
-    apart = [
+def _distance(obs: Obs, recorded: Recording, step: int, spread: Mapping[str, np.ndarray]) -> float | None:
+    """The largest distance of an observation from that recorded at `step`, as `Replayed.drift`; None where they share
+    no finite one."""
+    distances = [
         (obs[key].astype(np.float64) - recorded.obs[key][step]) / std
         for key, std in spread.items()
         if key in obs and obs[key].shape == std.shape and np.isfinite(recorded.obs[key][step]).all()
     ]
-    return max((float(np.sqrt((x**2).mean())) for x in apart), default=None)
+    return max((float(np.sqrt((x**2).mean())) for x in distances), default=None)
 
 
 def _single_steps(env: SimEnv, recorded: Recording, spread: Mapping[str, np.ndarray]) -> float | None:
-    """How far single steps from recorded states lead from where they led, in the median of `STEPS` of them."""
+    """`Replayed.step_drift`, of `SINGLE_STEPS` steps."""
     if recorded.states is None or len(recorded.actions) < 2:
         return None
     if not (isinstance(env, Restorable) and env.complete_state):
-        return None  # robosuite's controllers and clocks remember more than a state holds
-    told = []
-    for step in np.unique(np.linspace(0, len(recorded.actions) - 2, STEPS).round().astype(int)).tolist():
+        return None  # robosuite's controllers and clocks hold more than a state
+    distances = []
+    for step in np.unique(np.linspace(0, len(recorded.actions) - 2, SINGLE_STEPS).round().astype(int)).tolist():
         env.start_at(recorded.states[step])
         obs, *_ = env.step(recorded.actions[step])
-        told.append(_apart(obs, recorded, step + 1, spread))
-    known = [x for x in told if x is not None]
+        distances.append(_distance(obs, recorded, step + 1, spread))
+    known = [x for x in distances if x is not None]
     return float(np.median(known)) if known else None
 
 
 def _same_goal(obs: Obs, recorded: Recording) -> bool:
-    """Whether the goal that is observed, if one is, is the recorded one."""
+    """Whether the observed goal, if any, is the recorded one."""
     for key, value in obs.items():
         if any(part in GOALS for part in key.split("/")):
             was = recorded.obs.get(key)

@@ -1,4 +1,4 @@
-"""What a replay says about a data set. The data are as they were, so these are warnings."""
+"""What a replay shows about a data set. Nothing is wrong with the data themselves, so these are warnings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from raybc.data.verify import Finding
 
 
 def findings(path: Path, played: Replay) -> list[Finding]:
-    """That recorded successes are none any more; where none are known, that single steps, returns or
-    observations are others."""
+    """Episodes that no longer succeed and, where success is not known, whose single steps, returns or observations
+    differ. path: of the data set."""
     advice = (
-        "see in which version of the simulator they were recorded, and whether the actions are those that were "
-        "executed; data of other versions may still train"
+        "check in which version of the simulator they were recorded, and whether the actions are those that were "
+        "executed; data of other versions may still be good for training"
     )
     kinds = (
         (played.lost(), f"success in {played.task}, as recorded", "no success"),

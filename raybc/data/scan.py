@@ -1,4 +1,4 @@
-"""Going through a data set a block at a time, for what needs to look at everything and must not hold it in memory."""
+"""Reading a data set in blocks, for what has to see everything without holding it in memory."""
 
 from __future__ import annotations
 
@@ -22,38 +22,43 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class Block:
-    """Whole episodes, n transitions in all. first: the number of the first. lengths: of each. arrays: name -> rows
-    (n, ...), by the names of `EpisodeStore.arrays`; numbers in them may be nan or inf."""
+    """Whole episodes, n transitions in all."""
 
     first: int
+    """Number of the first episode."""
     lengths: tuple[int, ...]
+    """Steps of each episode."""
     arrays: Mapping[str, np.ndarray]
+    """Name, as in `EpisodeStore.arrays`, -> rows (n, ...); values may be nan or inf."""
 
     def episodes(self) -> Iterator[tuple[int, slice]]:
-        """The number of each episode, and its rows in this block."""
+        """(number, rows in this block) of each episode."""
         end = 0
         for i, length in enumerate(self.lengths):
             yield self.first + i, slice(end, end + length)
             end += length
 
     def rows_of(self, episodes: Container[int]) -> np.ndarray:
-        """Which rows (n,) are of these episodes."""
+        """Which rows belong to `episodes`, bool (n,)."""
         kept = [number in episodes for number in range(self.first, self.first + len(self.lengths))]
         return np.repeat(np.array(kept, bool), self.lengths)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set on disk. task: whose observations are wanted ("": as recorded)."""
+    """A data set on disk."""
 
     path: Path
+    """File or folder."""
     format: str
+    """A key of `raybc.data.formats.FORMATS`."""
     task: str = ""
+    """The task whose observations are added to the recorded ones; "" for none."""
 
     def scan(self, each: Callable[[Block], None], wanted: ReadOptions | None = None) -> tuple[Gathered, DatasetInfo]:
-        """Call `each` with every block in order; what is known of the whole set comes last.
+        """Call `each` with every block in order, and return what is known about the whole data set.
 
-        Names and shapes are checked as in reading (`UserError`); whether numbers are finite is not.
+        Names and shapes are checked as in reading (`UserError`); whether values are finite is not.
         """
         chosen = formats.get(self.format)
         wanted = wanted or ReadOptions()
@@ -63,7 +68,8 @@ class Source:
         return gathered, chosen.about(self.path)
 
     def split(self, name: str) -> frozenset[int]:
-        """The episodes of a split; `UserError` where there is none of that name, with the near ones, or it is empty."""
+        """Episode numbers of a split. Raises `UserError` for an empty split and, with similar names, for an unknown
+        one."""
         splits = formats.get(self.format).about(self.path).splits
         if name not in splits:
             known = did_you_mean(name, splits) if splits else "the data have no splits"
@@ -74,20 +80,23 @@ class Source:
 
 
 def source_of(name: str, env_name: str = "", download: bool = True) -> Source:
-    """The data called `name`, for the task of `env_name`, else for the one that the name tells. download: whether what
-    is published and not here may be fetched."""
+    """The data called `name`, for the task of `env_name` (by default the one that the name implies).
+
+    download: whether data that are not on disk may be downloaded.
+    """
     path = obtain(name, download)
     return Source(path, formats.detect(path), task_of(name, env_name))
 
 
 def task_of(name: str, env_name: str) -> str:
+    """The task of `env_name` or, where that is "", of the data called `name`; "" where neither names one."""
     if not env_name:
         return resolve(name).task
     return parse_env_name(env_name).task
 
 
 class _Blocks:
-    """A `base.Sink`: holds the rows of one part until the next is asked for."""
+    """A `base.Sink` that holds the rows of one part until the next one is requested."""
 
     def __init__(self, task: str, each: Callable[[Block], None]) -> None:
         self._task, self._each = task, each
@@ -97,7 +106,7 @@ class _Blocks:
         self._rows[name] = rows
 
     def watch(self, parts: Iterator[EpisodeChunk]) -> Iterator[EpisodeChunk]:
-        """The same parts; when the next is asked for, the rows of the last one have all come."""
+        """Yield the same parts; when the next one is requested, all rows of the last one have been appended."""
         first = 0
         for part in parts:
             self._rows = {}

@@ -1,6 +1,7 @@
-"""Parts of a store, as lists of episode numbers: nothing is copied. `sparse_rewards` changes rewards only.
+"""Parts of a store, as arrays of episode numbers: nothing is copied. `sparse_rewards` changes rewards only.
 
-Every function takes the episodes to choose from and returns some of them in rising order, at least one.
+Functions take the episodes to choose from, int64, and return at least one of them in ascending order. They raise
+`UserError` for proportions outside (0, 1].
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ def first_part(episodes: np.ndarray, proportion: float) -> np.ndarray:
 
 
 def random_part(episodes: np.ndarray, proportion: float, seed: int) -> np.ndarray:
-    """`proportion` of the episodes at random; with the same seed a smaller part lies within a larger one."""
+    """A random `proportion` of the episodes; with the same seed, smaller parts are subsets of larger ones."""
     order = np.random.default_rng(seed).permutation(len(episodes))
     return np.sort(np.sort(episodes)[order[: _count(len(episodes), proportion)]])
 
 
 def hold_out(episodes: np.ndarray, seed: int, proportion: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
-    """Two parts at random, for training and for validation; `proportion` (0.2: 80/20) is the second. Both have at least
-    one episode, so two are needed."""
+    """A random split into episodes for training and for validation, the latter `proportion` of all (0.2: 80/20).
+
+    Both have at least one episode; raises `UserError` for fewer than two episodes.
+    """
     if len(episodes) < 2:
         raise UserError(f"a split by episode: expected at least two episodes, got {len(episodes)}")
     held = random_part(episodes, proportion, seed)[: len(episodes) - 1]
@@ -34,7 +37,7 @@ def hold_out(episodes: np.ndarray, seed: int, proportion: float = 0.2) -> tuple[
 
 
 def successful(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
-    """Those that reached the goal, where the format says so."""
+    """The successful episodes. Raises `UserError` where success is not known, and where none succeeded."""
     chosen = np.sort(episodes)
     chosen = chosen[_success(store)[chosen]]
     if not len(chosen):
@@ -43,7 +46,7 @@ def successful(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
 
 
 def best_by_return(store: EpisodeStore, episodes: np.ndarray, percent: float) -> np.ndarray:
-    """The `percent` (0 < p <= 100) of highest return; of equal ones the earlier."""
+    """The `percent` (0 < p <= 100) of the episodes with the highest returns; of equal ones the earlier."""
     chosen = np.sort(episodes)
     order = np.argsort(-returns(store)[chosen], kind="stable")
     return np.sort(chosen[order[: _count(len(chosen), percent / 100)]])

@@ -1,4 +1,4 @@
-"""What the commands of raybc.data print for people."""
+"""What the commands of raybc.data print as text."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from raybc.data.replay import Replay
 from raybc.data.stats import Summary
 from raybc.data.verify import Finding, Report
 
-#: Episode numbers and instructions that are listed; of more, how many more there are.
-LISTED = 8
+#: Number of episodes or instructions to list; of the others only the number is printed.
+MAX_LISTED = 8
 
 
 def _print(table: Table, width: int = 240) -> None:
-    """At most so many columns wide, also on a narrower terminal, where numbers and checksums would lose digits."""
+    """Print up to `width` characters wide, also on a narrower terminal, which would cut off numbers and checksums."""
     Console(highlight=False, markup=False, width=max(width, cli.console.width)).print(table)
 
 
 def info(found: Info) -> None:
+    """Print what `python -m raybc.data info` found."""
     cli.console.print(found.path)
     table = Table(show_header=False)
     shortest, median, mean, longest = found.lengths
@@ -49,17 +50,19 @@ def _range(low: list[float], high: list[float]) -> str:
 
 
 def stats(found: Mapping[str, Summary]) -> None:
+    """Print what `python -m raybc.data stats` found."""
     table = Table()
     for name in ("key", "mean", "std", "min", "q01", "q99", "max"):
         table.add_column(name, justify="left" if name == "key" else "right", no_wrap=True)
     for key, s in found.items():
         for d in range(len(s.mean)):
-            numbers = (s.mean[d], s.std[d], s.min[d], s.q01[d], s.q99[d], s.max[d])
-            table.add_row(f"{key}[{d}]", *(f"{x:.5g}" for x in numbers))
+            values = (s.mean[d], s.std[d], s.min[d], s.q01[d], s.q99[d], s.max[d])
+            table.add_row(f"{key}[{d}]", *(f"{x:.5g}" for x in values))
     _print(table)
 
 
 def report(found: Report, played: Replay | None) -> None:
+    """Print what `python -m raybc.data verify` found."""
     cli.console.print(f"{found.source.path}: {found.episodes:,} episodes, {found.transitions:,} transitions")
     if found.findings:
         table = Table(show_lines=True)
@@ -105,5 +108,5 @@ def _row(finding: Finding, path: str) -> tuple[str, ...]:
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

@@ -1,6 +1,6 @@
-"""How a recorded episode is begun again: at its seed, in its state, or where its first observation says.
+"""Starting a simulator where a recorded episode began: by its seed, its state, or its first observation.
 
-Letters: T steps, S numbers of a state, D of an observation.
+Letters: T steps, A action dim, S state dim, D observation dim.
 """
 
 from __future__ import annotations
@@ -17,37 +17,45 @@ from raybc.data.scan import Source
 from raybc.envs.base import Obs, Observed, Restorable, SimEnv
 from raybc.types import UserError
 
-#: What an array of an npz file with the start of each episode is called, for `start_at`.
+#: Name of the array (E, S) of an npz file with the first state of each episode.
 STARTS = "seed_state"
-#: How far a number may be from the recorded one after a reset to the recorded seed. Versions that differ draw anew.
-SAME = 1e-3
+#: Relative difference from the recorded observation that is allowed after a reset to the recorded seed: other versions
+#: of a simulator draw other starts.
+RESET_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One episode. actions (T, A), rewards (T,), obs: name -> numbers (T, D), states (T, S) or None."""
+    """One recorded episode."""
 
     actions: np.ndarray
+    """float32 (T, A)."""
     rewards: np.ndarray
+    """float32 (T,)."""
     obs: Mapping[str, np.ndarray]
+    """Low-dimensional observation -> float32 (T, D)."""
     states: np.ndarray | None
+    """float64 (T, S), or None where the data contain none."""
 
 
 @dataclass(frozen=True)
 class Starts:
-    """how: for people. begin: starts an episode by its number and gives the first observation. seeded: whether that is
-    a reset, which sets the goal as it was, too. states: whether the recorded states are such that `start_at` takes."""
+    """How episodes are started."""
 
     how: str
+    """Description for reports, such as "the recorded seed"."""
     begin: Callable[[int], Obs]
+    """Starts the episode of a number and returns its first observation. Raises `UserError` where that fails."""
     seeded: bool = False
+    """Whether it is started by a reset, which also restores the goal."""
     states: bool = False
+    """Whether `Recording.states` are states for `start_at`."""
 
 
 def starts_of(source: Source, env: SimEnv, recorded: Mapping[int, Recording]) -> Starts:
-    """How the episodes of `recorded` begin, by the best that the data hold.
+    """How to start the episodes of `recorded`, by the most exact information in the data.
 
-    Raises `UserError` where nothing says it, or where the adapter cannot be set to a state.
+    Raises `UserError` where the data contain none, or where the adapter cannot be reset to a state.
     """
     path = source.path
     if source.format == robomimic.NAME:
@@ -66,27 +74,27 @@ def starts_of(source: Source, env: SimEnv, recorded: Mapping[int, Recording]) ->
     if states:
         return _state(source, env, states, f"the recorded {STARTS}")
     if isinstance(env, Observed):
-        told = {e: env.state_of({k: v[0] for k, v in r.obs.items()}) for e, r in recorded.items()}
-        states = {e: state for e, state in told.items() if state is not None}
-        if len(states) == len(told):
+        computed = {e: env.state_of({k: v[0] for k, v in r.obs.items()}) for e, r in recorded.items()}
+        states = {e: state for e, state in computed.items() if state is not None}
+        if len(states) == len(computed):
             return _state(source, env, states, "the first observation, at rest")
     raise UserError(
-        f"{path}: --replay: nothing says how an episode began: expected states of the simulator, seeds of raybc.demos "
-        f"or Minari, an array {STARTS} beside episode_ends, or observations that tell the state "
-        f"(got {', '.join(sorted(next(iter(recorded.values())).obs)) or 'no numbers'})"
+        f"{path}: --replay: the data do not contain how an episode began: expected states of the simulator, seeds of "
+        f"raybc.demos or Minari, an array {STARTS} next to episode_ends, or observations that determine the state "
+        f"(got {', '.join(sorted(next(iter(recorded.values())).obs)) or 'images only'})"
     )
 
 
 def _state(source: Source, env: SimEnv, states: Mapping[int, np.ndarray], how: str) -> Starts:
     if not isinstance(env, Restorable):
         raise UserError(
-            f"{source.path}: --replay: this adapter ({type(env).__name__}) cannot begin in a recorded state"
+            f"{source.path}: --replay: this adapter ({type(env).__name__}) cannot start from a recorded state"
         )
-    at = env.start_at
+    start_at = env.start_at
 
     def begin(episode: int) -> Obs:
         try:
-            return at(states[episode])
+            return start_at(states[episode])
         except UserError as error:
             raise UserError(f"{source.path}: --replay: episode {episode}: {error}") from None
 
@@ -96,7 +104,7 @@ def _state(source: Source, env: SimEnv, states: Mapping[int, np.ndarray], how: s
 def _reset(
     source: Source, env: SimEnv, recorded: Mapping[int, Recording], resets: list[minari.Reset], how: str
 ) -> Starts:
-    """By `reset`, which must lead to the recorded observation: another version may draw other numbers."""
+    """By `reset`, which has to lead to the recorded observation: other versions may draw other starts."""
 
     def begin(episode: int) -> Obs:
         obs, _ = env.reset(seed=resets[episode].seed, options=resets[episode].options or None)
@@ -105,10 +113,10 @@ def _reset(
             if was is None or was.shape[1:] != value.shape:
                 continue
             far = float(np.abs(was[0] - value).max(initial=0))
-            if far > SAME * (1 + float(np.abs(was[0]).max(initial=0))):
+            if far > RESET_TOLERANCE * (1 + float(np.abs(was[0]).max(initial=0))):
                 raise UserError(
                     f"{source.path}: --replay: episode {episode}: expected that a reset to {how} leads to the recorded "
-                    f"observation, got {key} that differs by {far:.3g}: another version, or another task than recorded"
+                    f"observation, got {key} that differs by {far:.3g}: another version, or another task"
                 )
         return obs
 
@@ -116,7 +124,7 @@ def _reset(
 
 
 def _npz(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
-    """The starts that an npz file with `episode_ends` holds beside its rows, if it does."""
+    """Episode -> its first state (S,), where `path` is an npz file with an array `STARTS`."""
     if STARTS not in base.npz_names(path):
         return {}
     starts = base.Npz(path)[STARTS]

@@ -1,4 +1,4 @@
-"""Statistics of a data set, read a block at a time: what normalisation is fitted from, and what `verify` looks at.
+"""Statistics of a data set, read in blocks: what normalisation is fitted to and what `verify` compares.
 
 Letters: N values, D dimensions.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from raybc.data.episodes import check_finite
-from raybc.data.formats.base import BLOCK, ReadOptions
+from raybc.data.formats.base import ROWS_PER_READ, ReadOptions
 from raybc.data.normalize import QUANTILES
 from raybc.data.scan import Block, Source
 from raybc.types import UserError
@@ -20,26 +20,35 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class Summary:
-    """Of each dimension, float64 (D,), in the units of the data. count: values that were looked at. std is that of the
-    values themselves (divided by N); quantiles lie between the two nearest values, as numpy's do."""
+    """Statistics of each dimension, float64 (D,), in the units of the data."""
 
     count: int
+    """N, the number of values of each dimension."""
     mean: np.ndarray
+    """Mean."""
     std: np.ndarray
+    """Standard deviation of these values (the sum of squares is divided by N)."""
     min: np.ndarray
+    """Lowest value."""
     max: np.ndarray
+    """Highest value."""
     q01: np.ndarray
+    """Quantile 0.01, interpolated between the two nearest values, as numpy does."""
     q99: np.ndarray
+    """Quantile 0.99."""
 
     def as_json(self) -> dict[str, object]:
         return {k: v if k == "count" else v.tolist() for k, v in vars(self).items()}
 
 
 class Moments:
-    """Count, mean, variance and range of rows (n, D) that come a block at a time.
+    """Count, mean, standard deviation and range of rows (n, D) that are added in blocks.
 
-    Blocks are merged with Chan's formula in float64: the mean of the squares minus the square of the mean would lose
-    everything where an offset is large beside the spread.
+    Blocks are merged with Chan's formula in float64: the mean of squares minus the square of the mean loses all digits
+    where the mean is large compared with the standard deviation.
+
+    Source: T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", COMPSTAT 1982, pp. 30-41.
     """
 
     def __init__(self, size: int) -> None:
@@ -66,9 +75,9 @@ class Moments:
 
 
 class Tails:
-    """The exact quantiles `QUANTILES` of `count` rows (n, D) that come a block at a time.
+    """The exact quantiles `QUANTILES` of `count` rows (n, D) that are added in blocks.
 
-    As many of the lowest and of the highest values are kept as a quantile can lie among: two in a hundred.
+    Only the lowest and the highest hundredth of the values are kept.
     """
 
     def __init__(self, count: int) -> None:
@@ -84,7 +93,7 @@ class Tails:
         self._low.append(rows)
         self._high.append(rows)
         self._waiting += len(rows)
-        if self._waiting >= max(BLOCK, *self._keep):  # not for each short episode anew
+        if self._waiting >= max(ROWS_PER_READ, *self._keep):  # not for every short episode
             self._shrink()
 
     def _shrink(self) -> None:
@@ -95,7 +104,7 @@ class Tails:
         self._waiting = 0
 
     def quantiles(self) -> tuple[np.ndarray, np.ndarray]:
-        """Both, float64 (D,)."""
+        """Both quantiles, float64 (D,) each."""
         self._shrink()
         low, high = (np.sort(tail[0].astype(np.float64), axis=0) for tail in (self._low, self._high))
         first = self._count - len(high)  # the place of high[0] among all values
@@ -108,8 +117,8 @@ def _between(sorted_ND: np.ndarray, place: float) -> np.ndarray:
     return sorted_ND[below] + (place - below) * (sorted_ND[above] - sorted_ND[below])
 
 
-class _Levels:
-    """Statistics of images, for each channel: how often each of the 256 values occurs tells all of them."""
+class _Histograms:
+    """Statistics of images for each channel, from a histogram of the 256 values."""
 
     def __init__(self, channels: int) -> None:
         self._counts = np.zeros((channels, 256), np.int64)
@@ -136,8 +145,8 @@ class _Levels:
 
 
 def summary_of(blocks: Callable[[], Iterable[np.ndarray]]) -> Summary:
-    """Of the columns of finite rows (n, D) that `blocks()` gives, which is called twice. As `numpy` on the whole, to
-    rounding."""
+    """Statistics of the finite rows (n, D) that `blocks()` yields; it is called twice. Equal to numpy's on all rows at
+    once, up to rounding."""
     moments: Moments | None = None
     for rows_ND in blocks():
         moments = moments or Moments(rows_ND.shape[1])
@@ -150,19 +159,19 @@ def summary_of(blocks: Callable[[], Iterable[np.ndarray]]) -> Summary:
 
 
 def statistics(source: Source, wanted: ReadOptions | None = None, split: str = "") -> dict[str, Summary]:
-    """Of observations, actions and rewards (and states, images by channel, where they are wanted). split: only of the
-    episodes in it. The data are read twice: quantiles need to know how many values there are.
+    """Statistics of observations, actions and rewards, by name; of states, and images by channel, where `wanted`.
 
-    Raises `UserError` for nan and inf, with key and episode, and for a split that is not there or has no episodes.
+    split: "" for all episodes. The data are read twice, since quantiles depend on the number of values. Raises
+    `UserError` for nan and inf, with key and episode, and for a split that is missing or empty.
     """
     episodes = source.split(split) if split else None
     moments: dict[str, Moments] = {}
-    images: dict[str, _Levels] = {}
+    images: dict[str, _Histograms] = {}
 
     def first_pass(block: Block) -> None:
-        for name, rows in _columns(block, episodes).items():
+        for name, rows in _rows(block, episodes).items():
             if rows.dtype == np.uint8:
-                images.setdefault(name, _Levels(rows.shape[-1])).add(rows)
+                images.setdefault(name, _Histograms(rows.shape[-1])).add(rows)
                 continue
             if not np.isfinite(rows).all():
                 _refuse_not_finite(source.path, block, name, episodes)
@@ -174,17 +183,17 @@ def statistics(source: Source, wanted: ReadOptions | None = None, split: str = "
     tails = {name: Tails(m.count) for name, m in moments.items()}
 
     def second_pass(block: Block) -> None:
-        for name, rows in _columns(block, episodes).items():
+        for name, rows in _rows(block, episodes).items():
             if name in tails:
                 tails[name].add(rows)
 
     source.scan(second_pass, wanted)
     found = {k: Summary(m.count, m.mean, m.std, m.min, m.max, *tails[k].quantiles()) for k, m in moments.items()}
-    return found | {name: levels.summary() for name, levels in images.items()}
+    return found | {name: histograms.summary() for name, histograms in images.items()}
 
 
-def _columns(block: Block, episodes: Container[int] | None = None) -> Mapping[str, np.ndarray]:
-    """What has statistics, as rows (n, D), those of `episodes` where they are given; images as they are."""
+def _rows(block: Block, episodes: Container[int] | None = None) -> Mapping[str, np.ndarray]:
+    """The arrays that have statistics, as rows (n, D), images as they are; only those of `episodes`, if given."""
     arrays = {k: v for k, v in block.arrays.items() if k != "terminals"}
     if episodes is not None:
         kept = block.rows_of(episodes)

@@ -1,7 +1,7 @@
-"""A converted set on disk: a folder of .npy files and `store.json`, opened memory-mapped.
+"""A converted data set on disk: a folder of .npy files and `store.json`, opened memory-mapped.
 
-Every number was checked when it was converted, so opening looks at sizes only; `verify` reads everything. The folder is
-whole or absent: it is written under a temporary name and renamed.
+Values are checked when they are converted, so opening only checks sizes; `verify` reads everything. The folder is
+complete or absent: it is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ NAME = "store"
 DESCRIPTION = "a folder with store.json, made by raybc.data.store"
 META = "store.json"
 VERSION = 2
-#: Bytes that a .npy header takes here, enough for any shape, so that the rows can be counted after they are written.
-HEADER = 256
+#: Size of a .npy header here, enough for any shape, so that the number of rows can be filled in after they are written.
+HEADER_BYTES = 256
 
 
 class _Files:
-    """A `base.Sink`: each array goes to a file as it comes, and what is written was checked."""
+    """A `base.Sink` that checks arrays and appends each to its file."""
 
     def __init__(self, folder: Path, source: Path, on_episodes: Callable[[int], None] | None = None) -> None:
         self._folder, self._source, self._on_episodes = folder, source, on_episodes
         self._open: dict[str, BinaryIO] = {}
         self._rows: dict[str, int] = {}
         self._kind: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
-        #: Set by `ends_of` before the rows of a part come, for messages.
-        self._ends = np.zeros(0, np.int64)
-        self._first = 0
+        self._ends = np.zeros(0, np.int64)  # of the episodes of the current part, for messages
+        self._first = 0  # number of its first episode
 
     def watch(self, parts: Iterator[EpisodeChunk]) -> Iterator[EpisodeChunk]:
-        """The same parts; keeps count of episodes."""
+        """Yield the same parts and count their episodes."""
         for part in parts:
             self._ends = np.cumsum(part.lengths or (len(part.actions),))
             yield part
@@ -56,7 +55,7 @@ class _Files:
         if name not in self._open:
             path = self._folder / file_of(name)
             self._open[name] = path.open("w+b")
-            self._open[name].write(b" " * HEADER)
+            self._open[name].write(b" " * HEADER_BYTES)
             self._rows[name], self._kind[name] = 0, (rows.dtype, rows.shape[1:])
         self._open[name].write(np.ascontiguousarray(rows).data)
         self._rows[name] += len(rows)
@@ -66,9 +65,9 @@ class _Files:
             dtype, shape = self._kind[name]
             shape = (self._rows[name], *shape)
             text = repr({"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
-            head = np.lib.format.magic(1, 0) + (HEADER - 10).to_bytes(2, "little")
+            head = np.lib.format.magic(1, 0) + (HEADER_BYTES - 10).to_bytes(2, "little")
             handle.seek(0)
-            handle.write(head + text.ljust(HEADER - len(head) - 1).encode() + b"\n")
+            handle.write(head + text.ljust(HEADER_BYTES - len(head) - 1).encode() + b"\n")
             handle.close()
 
     def close(self) -> None:
@@ -77,7 +76,7 @@ class _Files:
 
 
 def file_of(name: str) -> str:
-    """The file of an array; "%" stands for the "/" in names of observations ("obs/achieved/x")."""
+    """The file of an array: its name with "/" as "%2F" and "%" as "%25"."""
     return name.replace("%", "%25").replace("/", "%2F") + ".npy"
 
 
@@ -85,9 +84,10 @@ def convert(
     source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
     step_limit: int = 0, on_episodes: Callable[[int], None] | None = None,
 ) -> EpisodeStore:  # fmt: skip
-    """Write `source` as a store to `target`, which must not exist, and open it. At most a part of the set is in memory.
+    """Write the data set at `source` as a store to `target` and open it. Only a part of it is in memory at a time.
 
-    on_episodes: called with the episodes that are written so far; the others are those of `raybc.data.formats.read`.
+    on_episodes: called with the number of episodes written so far. The other arguments are those of
+    `raybc.data.formats.read`. Raises `UserError` if `target` exists, and for whatever reading refuses.
     """
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
@@ -113,10 +113,10 @@ def cached(
     states: bool = False,
     step_limit: int = 0,
 ) -> EpisodeStore:
-    """`source` as a converted set in raybc's cache, made at the first call.
+    """`source` as a converted data set in raybc's cache, converted by the first call.
 
-    Its place is named by the files' paths, sizes and dates and by what is read, so a file that was written anew is
-    converted anew.
+    The name in the cache depends on paths, sizes and dates of the files and on the arguments, so a file that was
+    rewritten is converted again. The arguments are those of `raybc.data.formats.read`.
     """
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
     stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
@@ -128,11 +128,12 @@ def cached(
 
 
 def _with_companions(source: Path) -> list[Path]:
-    """A file and those beside it that belong to it (OGBench's `-val.npz`)."""
+    """A file and those that belong to it (OGBench's `-val.npz`)."""
     return sorted(source.parent.glob(f"{glob.escape(source.stem)}*{source.suffix}"))
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
+    """Write the folder `path`. Raises `UserError` if it exists."""
     refuse_existing(path)
     with replacing(path) as temporary:
         temporary.mkdir()
@@ -142,7 +143,7 @@ def write_store(path: Path, store: EpisodeStore) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """What is converted replaces nothing."""
+    """Raise `UserError` if `path` exists: a conversion replaces nothing."""
     if path.exists():
         raise UserError(f"{path}: exists; delete it or choose another place for the converted data")
 
@@ -168,6 +169,7 @@ def _write_meta(folder: Path, store: EpisodeStore) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """sha256 (hex) of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -181,6 +183,7 @@ def _meta(path: Path) -> dict[str, Any]:
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is a converted data set."""
     return (path / META).is_file()
 
 
@@ -194,15 +197,16 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
 
 
 def open_store(path: Path) -> EpisodeStore:
-    """The set, memory-mapped; a missing file or one of another size is refused."""
+    """The data set, memory-mapped. Raises `UserError` for missing files and for sizes that `store.json` does not
+    have."""
     meta = _meta(path)
-    with base.readable(path / META, "the description of a converted set"):
-        for name, said in cast(Mapping[str, Any], meta["arrays"]).items():
+    with base.readable(path / META, "the description of a converted data set"):
+        for name, recorded in cast(Mapping[str, Any], meta["arrays"]).items():
             file = path / name
             size = file.stat().st_size if file.is_file() and Path(name).name == name else None
-            if size != said["bytes"]:
+            if size != recorded["bytes"]:
                 got = "no such file" if size is None else f"{size} bytes"
-                raise UserError(f"{file}: expected {said['bytes']} bytes, got {got}; convert the data again")
+                raise UserError(f"{file}: expected {recorded['bytes']} bytes, got {got}; convert the data again")
         arrays = {k: v for k, v in _mapped(path).items() if file_of(k) in meta["arrays"]}
         ends = np.array(arrays.pop("episode_ends"))
         success = None if meta["success"] is None else np.array(meta["success"], bool)
@@ -218,15 +222,16 @@ def open_store(path: Path) -> EpisodeStore:
 
 
 def fingerprint(path: Path) -> str:
-    """The fingerprint that was stored at conversion, without reading the arrays."""
+    """`EpisodeStore.fingerprint` as recorded in `store.json`, without reading the arrays."""
     return str(_meta(path).get("fingerprint"))
 
 
 def verify(path: Path) -> None:
-    """Read everything: refuse a store whose bytes, numbers or fingerprint are not what was converted."""
+    """Read everything. Raises `UserError` where bytes or fingerprint are not what was converted, or values not
+    finite."""
     store, meta = open_store(path), _meta(path)
-    for name, said in meta["arrays"].items():
-        if sha256_of(path / name) != said["sha256"]:
+    for name, recorded in meta["arrays"].items():
+        if sha256_of(path / name) != recorded["sha256"]:
             raise UserError(f"{path / name}: damaged: its sha256 is not what was converted; convert the data again")
     for name, array in store.arrays().items():
         check_finite(path, name, array, store.episode_ends)
@@ -235,16 +240,18 @@ def verify(path: Path) -> None:
 
 
 def count(path: Path) -> int:
+    """Number of episodes."""
     return open_store(path).num_episodes
 
 
 def about(path: Path) -> DatasetInfo:
+    """Splits, environment, action range and files."""
     store = open_store(path)
     return DatasetInfo(store.splits, store.env_args, store.action_range, files=store.files)
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
-    """For converting again; a store is otherwise opened."""
+    """Its episodes in blocks, to convert them again; otherwise a store is opened."""
     store = open_store(path)
     done = 0
     for start, end, lengths in base.blocks(store.episode_ends):

@@ -74,7 +74,7 @@ def build(features: Mapping[str, Values]) -> bytes:
 @functools.cache
 def _example_class() -> Any:
     """`tf.train.Example` as TensorFlow publishes it in example.proto and feature.proto. Built here because no
-    dependency ships its generated code; it is in a pool of its own, so TensorFlow may be imported beside it."""
+    dependency ships its generated code; it is in a separate pool, so TensorFlow may be imported, too."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="raybc/example.proto", package=PACKAGE, syntax="proto3")
     lists = (("BytesList", field.TYPE_BYTES), ("FloatList", field.TYPE_FLOAT), ("Int64List", field.TYPE_INT64))

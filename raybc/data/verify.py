@@ -1,4 +1,4 @@
-"""What is wrong with a data set: everything is looked at once, a block at a time, and every fault becomes a `Finding`.
+"""What is wrong with a data set: one pass over all of it, in blocks, in which every fault becomes a `Finding`.
 
 Letters: N transitions, E episodes, A action dim, D dimensions of a key.
 """
@@ -27,56 +27,75 @@ from raybc.envs.spec import EnvSpec, observation_shapes
 from raybc.types import UserError
 
 Severity = Literal["error", "warning"]
-#: Share of a range by which an action may pass it: float32 and recorders round.
+#: Share of a range by which an action may exceed it: float32 and recorders round.
 ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault. key: the array ("obs/arm[2]": its dimension), "" where it is not of one. episodes: those that have it,
-    () where it is of the whole set."""
+    """One fault of a data set."""
 
     severity: Severity
+    """Errors make training pointless or impossible; warnings may be intended."""
     kind: str
+    """One of the kinds in docs/data.md, e.g. "not_finite"."""
     file: str
+    """The file, or the folder of the data set."""
     key: str
+    """The array, with its dimension if it is about one ("arm[2]"); "" if it is about none."""
     episodes: tuple[int, ...]
+    """Numbers of the episodes that have the fault; () if it concerns the whole data set."""
     expected: str
+    """What was expected."""
     found: str
+    """What was found."""
     advice: str
+    """What to do."""
 
 
 @dataclass(frozen=True)
 class TaskView:
-    """The environment that data are meant for: what data are compared with."""
+    """The environment that a data set is compared with."""
 
     task: Task
+    """The task that the data are for."""
     probe: EnvSpec
+    """Sizes, action space and starts of its simulator."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """findings: errors first. success_E: bool (E,), None where the data do not say."""
+    """All findings of a data set."""
 
     source: Source
+    """The data set."""
     episodes: int
+    """Number of episodes that were read."""
     transitions: int
+    """Number of transitions that were read."""
     findings: tuple[Finding, ...]
+    """Errors first."""
     success_E: np.ndarray | None = None
+    """bool (E,); None where success is not known."""
     env_args: Mapping[str, Any] = field(default_factory=dict)
+    """`EpisodeStore.env_args`."""
 
     @property
     def errors(self) -> int:
+        """Number of errors."""
         return sum(f.severity == "error" for f in self.findings)
 
     @property
     def readable(self) -> bool:
+        """Whether the data set could be read to its end."""
         return all(f.kind != "unreadable" for f in self.findings)
 
     def with_findings(self, more: Iterable[Finding]) -> Report:
+        """A copy with more findings at the end."""
         return dataclasses.replace(self, findings=(*self.findings, *more))
 
     def as_json(self) -> dict[str, Any]:
+        """What `verify --json` prints."""
         return {
             "path": str(self.source.path),
             "format": self.source.format,
@@ -89,11 +108,11 @@ class Report:
 
 
 def verify(source: Source, view: TaskView | None = None, horizon: int = 0, images: bool = False) -> Report:
-    """Look through everything.
+    """Check a whole data set; nothing is raised for what is wrong with it.
 
-    view: the task whose action space, names and starts the data must fit. horizon: the steps of an action chunk that
-    episodes should be as long as (0: not checked). images: decode images, too; otherwise the frames of videos are
-    only counted.
+    view: the task whose action space, names and starts the data have to fit (None: not checked). horizon: the steps of
+    an action chunk, which episodes should have at least (0: not checked). images: also decode images; otherwise the
+    frames of videos are only counted.
     """
     seen = _Seen(source.path)
     try:
@@ -121,13 +140,13 @@ def verify(source: Source, view: TaskView | None = None, horizon: int = 0, image
 
 
 def unreadable(path: Path, text: str) -> Finding:
-    """The finding that what is at `path` cannot be read; text: what reading it said."""
-    expected, advice = "data that can be read to the end", "fetch or make the data again"
+    """The finding that `path` cannot be read. text: the message of the error."""
+    expected, advice = "data that can be read to the end", "download or generate the data again"
     return Finding("error", "unreadable", str(path), "", (), expected, text, advice)
 
 
 class _Seen:
-    """What is remembered of the blocks: a few numbers for each episode and key."""
+    """What is kept of the blocks: a few values for each episode and key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -167,7 +186,7 @@ class _Seen:
                 self.starts.setdefault(name, []).append(np.array(rows[0]))
         self.lowest.append(actions.min(axis=0))
         self.highest.append(actions.max(axis=0))
-        # Three different rewards tell as well as all of them whether they are only 0 and 1.
+        # Three different rewards are enough to know that they are not only 0 and 1.
         self.some_rewards.append(np.unique(rewards)[:3])
         if "terminals" in arrays:
             early = np.flatnonzero(arrays["terminals"][:-1])
@@ -198,16 +217,14 @@ class _Seen:
         ]
 
     def constant(self) -> list[Finding]:
-        advice = "leave it out of the observations, if it should not be constant look at how it was recorded"
+        advice = "leave it out of the observations; if it should vary, check how it was recorded"
         found = []
         for name, moments in self.moments.items():
             if moments.count < 2:
                 continue
             for d in np.flatnonzero(moments.std < CONSTANT):
                 value = f"{moments.mean[d]:g} at every step"
-                found.append(
-                    self.finding("warning", "constant", f"{name}[{d}]", (), "numbers that vary", value, advice)
-                )
+                found.append(self.finding("warning", "constant", f"{name}[{d}]", (), "values that vary", value, advice))
         return found
 
     def lengths(self, horizon: int) -> list[Finding]:
@@ -221,7 +238,7 @@ class _Seen:
         return [self.finding(severity, "short", "", short, expected, found, advice)]
 
     def done_flags(self, success_E: np.ndarray | None) -> list[Finding]:
-        """Flags within an episode, except where robomimic sets them: at every step with the reward of success."""
+        """Flags before the last step, except where robomimic sets them: at every step with the reward of success."""
         found = []
         early = [(e, step) for e, step, rewarded in self._early if not (rewarded and success_E is not None)]
         if early:
@@ -229,7 +246,7 @@ class _Seen:
             at = f"set at step {early[0][1]} of {self._lengths[early[0][0]]} (episode {early[0][0]})"
             expected = "set at the last step only"
             found.append(self.finding("error", "done_early", "terminals", (e for e, _ in early), expected, at, advice))
-        # Where no success ends an episode, the environment goes on after it, and nothing is missing.
+        # Where no episode ends at success, the environment continues after it, and no flag is missing.
         if success_E is not None and self._last and (np.array(self._last) & success_E).any():
             missing = np.flatnonzero(success_E & ~np.array(self._last))
             if len(missing):
@@ -242,7 +259,7 @@ class _Seen:
 
     def duplicates(self, about: DatasetInfo) -> list[Finding]:
         found = []
-        advice = "keep one of them: what is there twice counts twice"
+        advice = "keep one of them: an episode that occurs twice counts twice"
         for same in (episodes for episodes in self._digests.values() if len(episodes) > 1):
             sides = [set(about.splits.get(name, np.zeros(0, int)).tolist()) for name in ("train", "valid")]
             leaks = all(any(e in side for e in same) for side in sides)
@@ -252,7 +269,7 @@ class _Seen:
         return found
 
     def outside(self, low_A: np.ndarray, high_A: np.ndarray) -> list[tuple[int, list[int], float]]:
-        """Each action that passes its range: the dimension, the episodes, and the number farthest away."""
+        """(dimension, episodes, value farthest away) of each action dimension that exceeds its range."""
         lowest, highest = np.stack(self.lowest), np.stack(self.highest)
         slack = ROUNDING * (high_A - low_A)
         over = np.maximum(low_A - lowest, highest - high_A)
@@ -264,23 +281,23 @@ class _Seen:
         return found
 
     def usual_actions(self) -> tuple[np.ndarray, np.ndarray]:
-        """What an episode's lowest and highest action are in the median (A,)."""
+        """Median over episodes of the lowest and of the highest action, float64 (A,) each."""
         return np.nanmedian(np.stack(self.lowest), axis=0), np.nanmedian(np.stack(self.highest), axis=0)
 
 
 def _action_findings(
     seen: _Seen, low_A: np.ndarray, high_A: np.ndarray, whose: str, severity: Severity
 ) -> list[Finding]:
-    """Actions of other units than a range, or else those that pass it."""
+    """Actions in other units than a range, or else those that exceed it."""
     usual_low, usual_high = seen.usual_actions()
-    other = units.other_actions(usual_low, usual_high, low_A, high_A, units.WIDTHS)
+    other = units.other_actions(usual_low, usual_high, low_A, high_A, units.MAX_SPAN)
     if other is not None:
         looks = "look normalised" if max(abs(usual_low[other]), abs(usual_high[other])) < 5 else "look not normalised"
-        advice = "bring the actions into the units of that range; trained on as they are they would solve nothing"
+        advice = "convert the actions to the units of that range; a policy trained on these would solve nothing"
         expected = f"{low_A[other]:g} to {high_A[other]:g}, the range of {whose}"
         found = f"{usual_low[other]:g} to {usual_high[other]:g} in most episodes: these {looks}"
         return [seen.finding("error", "action_units", f"actions[{other}]", (), expected, found, advice)]
-    advice = "look at the recorder's units; an environment clips or refuses such actions"
+    advice = "check the recorder's units; an environment clips or refuses such actions"
     return [
         seen.finding(
             severity, "action_range", f"actions[{a}]", episodes, f"{low_A[a]:g} to {high_A[a]:g}, the range of {whose}",
@@ -298,13 +315,13 @@ def _declared(seen: _Seen, about: DatasetInfo) -> list[Finding]:
 
 
 def _environment(seen: _Seen, view: TaskView) -> list[Finding]:
-    """Names, sizes and units of the task. Actions beyond the space are a warning: people record them, and simulators
-    clip them."""
+    """Names, sizes and units compared with the task. Actions outside its space are a warning: people record them, and
+    simulators clip them."""
     name, probe = view.task.name, view.probe
     block = seen.first_block
     assert block is not None
     obs = {k.removeprefix("obs/"): v for k, v in block.arrays.items() if k.startswith("obs/")}
-    # Images are there only if they are looked at.
+    # Images were read only if they are checked.
     shapes = {
         k: s for k, s in observation_shapes(probe, view.task.obs_keys).items() if k in obs or k not in probe.images
     }
@@ -325,45 +342,45 @@ def _environment(seen: _Seen, view: TaskView) -> list[Finding]:
 
 def _observation_findings(seen: _Seen, key: str, starts: np.ndarray, name: str) -> list[Finding]:
     moments, recorded = seen.moments[f"obs/{key}"], np.stack(seen.starts[f"obs/{key}"])
-    advice = "bring the observations into the environment's units, or name another task"
+    advice = "convert the observations to the environment's units, or name another task"
     far = units.far_starts(starts, moments.mean, np.where(moments.std < CONSTANT, 1.0, moments.std))
     if far is not None:
         d, distance = far
-        expected = f"numbers as at a start of {name}, {starts[0, d]:g}"
-        got = f"{moments.mean[d]:g} with standard deviation {moments.std[d]:g}: {distance:.0f} of these away"
+        expected = f"values as at a start of {name}, {starts[0, d]:g}"
+        got = f"{moments.mean[d]:g} with standard deviation {moments.std[d]:g}: {distance:.0f} standard deviations away"
     else:
         spread = units.other_spread(starts, recorded)
         if spread is None:
             return []
         d, ratio = spread
-        expected = f"starts that spread as those of {name}, {starts[:, d].std():g} (standard deviation)"
+        expected = f"starts that vary like those of {name}, standard deviation {starts[:, d].std():g}"
         got = f"{recorded[:, d].std():g}, {ratio:.3g} times as much"
     return [seen.finding("error", "observation_units", f"{key}[{d}]", (), expected, got, advice)]
 
 
 def _videos(source: Source, images: bool) -> list[Finding]:
-    """Frames of LeRobot's videos against the rows of its episodes."""
+    """LeRobot's videos whose number of frames differs from the rows of their episodes."""
     if source.format != lerobot.NAME:
         return []
     try:
         uses = lerobot.video_uses(source.path)
     except UserError:
-        return []  # what meta/ lacks was found in reading the numbers
+        return []  # reading the arrays has already reported what is wrong with meta/
     return [found for use in uses if (found := _video(use, images)) is not None]
 
 
 def _video(use: lerobot.VideoUse, images: bool) -> Finding | None:
-    """A video that is not there is an error only where its images are asked for."""
+    """The finding about one video, if any. A missing video is an error only where images are requested."""
     severity: Severity = "error"
     episodes, last = tuple(use.ends), max(use.ends.values())
     if not use.path.is_file():
         severity = "error" if images else "warning"
-        found, advice = "no such file", "fetch it, if images are wanted"
+        found, advice = "no such file", "download it, if images are wanted"
     else:
         try:
             frames = count_frames(use.path)
         except UserError as error:
-            found, advice = str(error), "fetch or encode the video again"
+            found, advice = str(error), "download or encode the video again"
         else:
             if frames == last:
                 return None
@@ -371,6 +388,6 @@ def _video(use: lerobot.VideoUse, images: bool) -> Finding | None:
             episodes = tuple(e for e, end in use.ends.items() if end > frames)
             advice = "encode the video again, or leave these episodes out"
             if frames > last:
-                severity, advice = "warning", "see whether rows are missing, or the video belongs elsewhere"
+                severity, advice = "warning", "check whether rows are missing, or the video belongs elsewhere"
     expected = f"{last} frames, as the rows of its episodes"
     return Finding(severity, "video", str(use.path), use.feature, episodes, expected, found, advice)

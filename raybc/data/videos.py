@@ -1,4 +1,4 @@
-"""Images in videos and image files, by way of PyAV."""
+"""Images in videos and image files, decoded and encoded by PyAV."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from raybc.types import UserError
 
 
 class Video:
-    """The frames of a video in order; reading goes on where the last reading stopped, or from the start again.
+    """The frames of a video. Reading forwards continues where the last read stopped; reading backwards starts again.
 
-    fps: frames a second that the data set declares; frame k is expected at k / fps. Raises `UserError` where frames are
-    missing or the file is damaged.
+    fps: frame rate (Hz) that the data set declares; frame k is expected at k / fps. Raises `UserError` for missing
+    frames and damaged files.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         if not path.is_file():
-            raise UserError(f"{path}: expected the video of the images that are asked for, found none")
+            raise UserError(f"{path}: expected the video of the requested images, found none")
         self.path, self.fps = path, fps
         self._frames = self._decode()
         self._next = 0
@@ -66,7 +66,7 @@ class Video:
 
 
 def count_frames(path: Path) -> int:
-    """The frames that a video file holds, counted without decoding them. Raises `UserError` where it is damaged."""
+    """Number of frames of a video file, without decoding them. Raises `UserError` for a damaged file."""
     try:
         with av.open(str(path), "r") as container:
             if not container.streams.video:
@@ -77,7 +77,7 @@ def count_frames(path: Path) -> int:
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
-    """A PNG or JPEG as uint8 (H, W, 3)."""
+    """A PNG or JPEG file as uint8 (H, W, 3). Raises `UserError`, beginning with `where`, for damaged ones."""
     try:
         with av.open(io.BytesIO(data), "r") as container:
             return next(container.decode(video=0)).to_ndarray(format="rgb24")
@@ -86,7 +86,7 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """uint8 (H, W, 3) as PNG."""
+    """The image, uint8 (H, W, 3), as a PNG file."""
     codec = av.CodecContext.create("png", "w")
     codec.width, codec.height, codec.pix_fmt = image.shape[1], image.shape[0], "rgb24"
     codec.time_base = Fraction(1)
@@ -95,7 +95,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def write_lossless(path: Path, frames: np.ndarray, fps: int) -> None:
-    """uint8 (n, H, W, 3) as H.264 without loss, so that the same frames are read again."""
+    """Write frames, uint8 (n, H, W, 3), as lossless H.264 at `fps` Hz."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264rgb", rate=fps, options={"qp": "0", "preset": "ultrafast"})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "rgb24"

@@ -19,22 +19,25 @@ from raybc.types import Batch, Observation
 
 @dataclass(frozen=True)
 class Windows:
-    """Normalised training data on one device, and which starts may be drawn.
-
-    obs_NO, actions_NA: float32. begins_N, ends_N: int64, the first transition and the exclusive end of the episode of
-    each transition. starts: int64, the transitions a window may begin at. obs_steps: observations of a window, its
-    first transition's and those before it. images: name -> uint8 (N, height, width, channels), on the same device or,
-    where they are too many for it, in the main memory (perhaps mapped from a file).
-    """
+    """Normalised training data on one device, and the windows that may be drawn."""
 
     obs_NO: Tensor
+    """float32 (N, O), normalised."""
     actions_NA: Tensor
+    """float32 (N, A), normalised."""
     begins_N: Tensor
+    """int64 (N,): the first transition of the episode of each transition."""
     ends_N: Tensor
+    """int64 (N,): the exclusive end of the episode of each transition."""
     starts: Tensor
+    """int64: the transitions at which a window may begin."""
     horizon: int
+    """H, the actions of a window."""
     obs_steps: int = 1
+    """T, the observations of a window: that of its first transition and those before it."""
     images: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name -> uint8 (N, height, width, channels), on the same device or, if they do not fit, in main memory (possibly
+    mapped from a file)."""
 
     @classmethod
     def build(
@@ -48,7 +51,10 @@ class Windows:
         obs_steps: int = 1,
         images: Mapping[str, np.ndarray] | None = None,
     ) -> Windows:
-        """Every transition of `episodes` is a start; a chunk that passes the end of its episode is padded."""
+        """Windows that begin at every transition of `episodes`; a chunk beyond the end of its episode is padded.
+
+        obs_NO, actions_NA: normalised, float32. images: name -> uint8 (N, height, width, channels).
+        """
         lengths = np.diff(episode_ends, prepend=0)
         ends_N = np.repeat(episode_ends, lengths)
         begins = episode_ends - lengths
@@ -64,15 +70,15 @@ class Windows:
         )
 
     def of_episodes(self, episodes: np.ndarray, episode_ends: np.ndarray, most: int) -> Windows:
-        """The windows of other episodes of the same arrays; where there are more than `most`, so many evenly spread."""
+        """The windows of other episodes of the same arrays, or `most` of them, evenly spaced, if there are more."""
         starts = _starts(episodes, episode_ends)
         if len(starts) > most:
             starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
         return dataclasses.replace(self, starts=torch.from_numpy(starts).to(self.starts.device))
 
     def gather(self, indices_MB: Tensor) -> Batch:
-        """The windows that begin at `starts[indices]`. Padding repeats the last action of the episode; before the
-        episode's first observation stands that observation, as it does in a rollout."""
+        """The windows that begin at `starts[indices_MB]`. Padding repeats the last action of the episode; observations
+        before the first one repeat it, as in a rollout."""
         first_MB = self.starts[indices_MB]
         steps_MBH = first_MB[..., None] + torch.arange(self.horizon, device=first_MB.device)
         last_MB1 = (self.ends_N[first_MB] - 1)[..., None]
@@ -87,9 +93,9 @@ class Windows:
 
 
 def to_device_if_it_fits(images: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """On the device where they fill at most half of what is free there, else as they are; a CPU copies nothing."""
+    """Images as tensors, on a GPU if they take at most half of its free memory, else in main memory without a copy."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable")  # nobody writes into them
+        warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to them
         tensors = {name: torch.from_numpy(array) for name, array in images.items()}
     if device.type == "cuda" and sum(t.nbytes for t in tensors.values()) < torch.cuda.mem_get_info(device)[0] / 2:
         return {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -97,6 +103,6 @@ def to_device_if_it_fits(images: Mapping[str, np.ndarray], device: torch.device)
 
 
 def _starts(episodes: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:
-    """Every transition of `episodes`, int64."""
+    """Indices of every transition of `episodes`, int64."""
     begins = np.concatenate([[0], episode_ends[:-1]])
     return np.concatenate([np.arange(begins[e], episode_ends[e]) for e in episodes])

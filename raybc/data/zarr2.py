@@ -1,7 +1,7 @@
 """Arrays of zarr (format 2) in a folder or a zip file, read only.
 
-The zarr package would decode what a file tells it to, also with codecs that run code (pickle); here only those of
-`CODECS` are let through, and numcodecs decodes them.
+The zarr package would decode with any codec that a file names, including those that run code (pickle); here only those
+in `CODECS` are allowed, and numcodecs decodes them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ META = ".zarray"
 
 
 class Zarr:
-    """The arrays below `path`, by name ("data/action"). Raises `UserError`, or what zipfile raises for damage."""
+    """The arrays below `path`, by name ("data/action"). Raises `UserError`, or what zipfile raises for damaged
+    files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,7 +51,7 @@ class Zarr:
         return self._zip.read(name) if name in self._zip.NameToInfo else None
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The whole array."""
+        """A whole array, decoded. Raises `UserError` for unknown names, other dtypes than numbers and other codecs."""
         text = self._get(f"{name}/{META}") if name in self.names else None
         if text is None:
             raise UserError(f"{self.path}: expected the array {name!r}, got {sorted(self.names)}")
@@ -66,7 +67,7 @@ class Zarr:
         for index in itertools.product(*(range(math.ceil(n / c)) for n, c in zip(shape, chunks, strict=True))):
             key = separator.join(map(str, index))
             data: Any = self._get(f"{name}/{key}")
-            if data is None:  # zarr leaves out chunks that hold nothing but the fill value
+            if data is None:  # zarr does not store chunks that contain only the fill value
                 continue
             for codec in decoders:
                 data = codec.decode(data)

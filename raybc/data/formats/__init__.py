@@ -1,6 +1,6 @@
-"""Formats of demonstrations. `read` recognises a file or folder by its contents; `FORMATS` names the readers.
+"""Formats of demonstrations. `read` recognises a file or folder by its contents; `FORMATS` lists the readers.
 
-To add a format: a module with what `raybc.data.formats.base` lists, and a line here.
+To add a format: a module with the members of `raybc.data.formats.base.Format`, and a line here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raybc.data.formats.base import Format
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
-#: Name -> module, in the order in which they are asked: those that look closer come first.
+#: Name -> module, in the order in which they are tried: the more specific ones come first.
 FORMATS = {
     "store": "raybc.data.store",
     "libero": "raybc.data.formats.libero",
@@ -30,14 +30,14 @@ FORMATS = {
 
 
 def get(name: str) -> Format:
-    """The reader called `name`, or `UserError` with the near matches."""
+    """The reader called `name`. Raises `UserError`, with similar names, for unknown ones."""
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}: {did_you_mean(name, FORMATS)}")
     return cast("Format", importlib.import_module(FORMATS[name]))
 
 
 def detect(path: Path) -> str:
-    """The name of the format of a file or folder, or `UserError` that lists what was looked for."""
+    """The name of the format of a file or folder. Raises `UserError`, with a list of the known formats, for others."""
     if not path.exists():
         raise UserError(f"{path}: expected demonstrations, found no such file or folder")
     for name in FORMATS:
@@ -51,12 +51,12 @@ def detect(path: Path) -> str:
     else:
         hint = " The file is empty." if path.is_file() and not start else ""
     looks = "".join(f"\n  {name}: {get(name).DESCRIPTION}" for name in FORMATS)
-    raise UserError(f"{path}: not in a format that is known.{hint} Looked for{looks}")
+    raise UserError(f"{path}: not in a known format.{hint} Known formats:{looks}")
 
 
 def count(path: Path, format: str) -> int | None:
-    """How many episodes a set has, where its format tells that cheaply: without reading observations or actions. None
-    elsewhere, and of damaged sets: these say so when they are read."""
+    """Number of episodes, where the format knows it without reading observations or actions; None elsewhere, and for
+    damaged data (reading them raises)."""
     chosen = get(format)
     if not hasattr(chosen, "count"):
         return None
@@ -75,11 +75,11 @@ def read(
     states: bool = False,
     step_limit: int = 0,
 ) -> EpisodeStore:
-    """Demonstrations in memory, those of a converted store memory-mapped.
+    """The demonstrations at `path`, in memory, or memory-mapped from a converted store.
 
-    format: a name of `FORMATS`; by default it is recognised. images: images to read: none, all, or those of these
-    names. states: whether to read the simulator's states. step_limit: see `base.ReadOptions`. Raises `UserError` with
-    file, episode and key for what is missing, damaged or inconsistent.
+    format: a key of `FORMATS`; "" to recognise it. images: no images, all of them, or those of these names. states:
+    whether to read the simulator's states. step_limit: see `base.ReadOptions`. Raises `UserError` with file, episode
+    and key for what is missing, damaged or inconsistent.
     """
     path = Path(path).expanduser()
     chosen = get(format or detect(path))

@@ -1,16 +1,7 @@
-"""What every format gives: the `DatasetInfo` of a set and its episodes as `EpisodeChunk`s; how these become one
-`EpisodeStore`.
+"""What every format provides, and how its episodes become one `EpisodeStore`.
 
-A format is a module of this package with
-
-    NAME, DESCRIPTION                     its name, and what it is recognised by, for messages
-    matches(path) -> bool           by contents; never raises
-    about(path) -> DatasetInfo            what is said of the set as a whole
-    parts(path, wanted)             its episodes in order, one or several at a time (an iterator of `EpisodeChunk`)
-    write_store(path, store)        whole or not at all
-    count(path) -> int | None       how many episodes, before they are read; may be left out
-
-and a line in `raybc.data.formats.FORMATS`. What a part holds is checked here, once for all formats.
+A format is a module with the members of `Format` and a line in `raybc.data.formats.FORMATS`. Names, shapes, lengths and
+dtypes of its episodes are checked here, once for all formats.
 """
 
 from __future__ import annotations
@@ -30,75 +21,103 @@ import numpy as np
 from raybc.data.episodes import EpisodeStore
 from raybc.types import UserError
 
-#: Rows that a reader of a flat format takes from the disk at a time, in whole episodes.
-BLOCK = 1 << 16
+#: Rows that a reader of a flat format reads at a time, rounded to whole episodes.
+ROWS_PER_READ = 1 << 16
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What to read beside numbers. images: no images, all, or those of these names. states: the simulator's.
-    step_limit: of the environment, for formats that do not say where it cut an episode off (old D4RL files)."""
+    """What to read in addition to low-dimensional observations, actions and rewards."""
 
     images: bool | tuple[str, ...] = False
+    """No images, all of them, or those of these names."""
     states: bool = False
+    """Whether to read the simulator's states."""
     step_limit: int = 0
+    """Step limit of the environment, for formats that do not mark where it cut an episode off (old D4RL files)."""
 
     def image(self, name: str) -> bool:
+        """Whether to read the image observation `name`."""
         return self.images if isinstance(self.images, bool) else name in self.images
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """splits: name -> episode numbers. env_args: the environment, robomimic's layout. action_range: the declared lowest
-    and highest action (A,). reward_is_success: whether rewards that are only 0 and 1 are 1 at success. files: as in
-    `EpisodeStore`."""
+    """What a data set declares as a whole."""
 
     splits: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name -> episode numbers, int64."""
     env_args: Mapping[str, Any] = field(default_factory=dict)
+    """The environment, in robomimic's layout (JSON)."""
     action_range: tuple[np.ndarray, np.ndarray] | None = None
+    """Lowest and highest action, float32 (A,) each."""
     reward_is_success: bool = False
+    """Whether a reward of 1 means success, in data sets whose rewards are all 0 or 1."""
     files: tuple[int, ...] = ()
+    """As in `EpisodeStore`."""
 
 
 @dataclass(frozen=True)
 class EpisodeChunk:
-    """Whole episodes, n transitions in all.
-
-    name: where they stand, for messages ("demo_3"). obs: name -> numbers (n, ...), or uint8 (n, H, W, C). actions
-    (n, A). lengths: of each episode; () where the part is one episode. rewards (n,), None: zeros. terminals (n,).
-    states (n, S). tasks: one an episode or none. success: one an episode.
-    """
+    """Whole episodes, n transitions in all, as they are in the file: any numeric dtype, in physical units."""
 
     name: str
+    """Where they are in the data set ("demo_3"), for messages."""
     obs: Mapping[str, np.ndarray]
+    """Name -> (n, ...), or uint8 (n, H, W, C) for images."""
     actions: np.ndarray
+    """(n, A)."""
     lengths: tuple[int, ...] = ()
+    """Steps of each episode; () for a single one."""
     rewards: np.ndarray | None = None
+    """(n,); None: zeros."""
     terminals: np.ndarray | None = None
+    """(n,): nonzero where the environment ended the episode; None where it is not recorded."""
     states: np.ndarray | None = None
+    """(n, ...): the simulator's state before each action; None where it is not recorded, or not wanted."""
     tasks: tuple[str, ...] = ()
+    """An instruction for each episode, or ()."""
     success: tuple[bool, ...] = ()
+    """Whether each episode succeeded; () where the format does not mark it."""
 
 
 class Format(Protocol):
-    NAME: str
-    DESCRIPTION: str
+    """A module that reads and writes a format. It may also have `count(path) -> int | None`, the number of episodes
+    where that is known before they are read.
 
-    def matches(self, path: Path) -> bool: ...
-    def about(self, path: Path) -> DatasetInfo: ...
-    def parts(self, path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]: ...
-    def write_store(self, path: Path, store: EpisodeStore) -> None: ...
+    All but `matches` raise `UserError` with file, episode and key for what is missing, damaged or inconsistent.
+    """
+
+    NAME: str
+    """Its key in `FORMATS`."""
+    DESCRIPTION: str
+    """How it is recognised, for messages."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether `path` has this format, by its contents. Never raises."""
+
+    def about(self, path: Path) -> DatasetInfo:
+        """What the data set declares as a whole."""
+
+    def parts(self, path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+        """Its episodes in order, one or several at a time."""
+
+    def write_store(self, path: Path, store: EpisodeStore) -> None:
+        """Write `store` to `path`, completely or not at all."""
 
 
 class Sink(Protocol):
-    """Where the rows of an array go: to memory or to a file."""
+    """Where arrays go: to memory or to files."""
 
-    def append(self, name: str, rows: np.ndarray) -> None: ...
+    def append(self, name: str, rows: np.ndarray) -> None:
+        """Add rows to the array `name`, a name of `EpisodeStore.arrays`."""
 
 
 class Memory:
+    """A `Sink` that keeps all rows."""
+
     def __init__(self) -> None:
         self._rows: dict[str, list[np.ndarray]] = {}
 
@@ -106,22 +125,26 @@ class Memory:
         self._rows.setdefault(name, []).append(rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that were appended, by name."""
         return {name: rows[0] if len(rows) == 1 else np.concatenate(rows) for name, rows in self._rows.items()}
 
 
 @dataclass
 class Gathered:
-    """What is known of a set beside its arrays when its last part has been seen."""
+    """What is known about a data set, besides its arrays, after its last part."""
 
     episode_ends: np.ndarray
+    """int64 (E,)."""
     tasks: tuple[str, ...]
+    """An instruction for each episode, or ()."""
     success_E: np.ndarray | None
+    """bool (E,); None where the format does not mark success."""
 
 
 def gather(parts: Iterator[EpisodeChunk], path: Path, sink: Sink, wanted: ReadOptions) -> Gathered:
-    """Check every part, and put its rows into `sink`, as they are called in `EpisodeStore.arrays`.
+    """Check every part and append its rows to `sink`, in the dtypes of `EpisodeStore`.
 
-    Raises `UserError` with file, episode and key where parts do not agree or are not numbers.
+    Raises `UserError` with file, episode and key where parts do not agree or are not numeric.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     ends: list[int] = []
@@ -149,7 +172,7 @@ def gather(parts: Iterator[EpisodeChunk], path: Path, sink: Sink, wanted: ReadOp
 
 
 def _rows(part: EpisodeChunk, path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a part as they are stored."""
+    """The arrays of a part in the dtypes of `EpisodeStore`, by the names of `EpisodeStore.arrays`."""
     n = len(part.actions)
     named = {f"obs/{k}": v for k, v in part.obs.items()}
     named |= {"actions": part.actions, "rewards": np.zeros(n, np.float32) if part.rewards is None else part.rewards}
@@ -189,8 +212,8 @@ def is_image(array: Any) -> bool:
 
 
 def _has_wanted(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> None:
-    asked = wanted.images if isinstance(wanted.images, tuple) else ()
-    missing = [name for name in asked if name not in part.obs]
+    names = wanted.images if isinstance(wanted.images, tuple) else ()
+    missing = [name for name in names if name not in part.obs]
     if missing:
         raise UserError(f"{path}: {part.name}: expected the images {missing[0]!r}, got {sorted(part.obs)}")
 
@@ -205,7 +228,7 @@ def _same_names(part: EpisodeChunk, path: Path, expected: set[str], got: set[str
     if observations(expected) != observations(got):
         raise UserError(f"{path}: {part.name}: expected observations {observations(expected)}, got {observations(got)}")
     odd = sorted(expected ^ got)[0]
-    raise UserError(f"{path}: {part.name}: {odd}: there for some episodes and missing for others")
+    raise UserError(f"{path}: {part.name}: {odd}: present in some episodes and missing in others")
 
 
 def _same_shape(part: EpisodeChunk, path: Path, name: str, shape: tuple[int, ...], before: tuple[int, ...]) -> None:
@@ -217,16 +240,20 @@ def _same_shape(part: EpisodeChunk, path: Path, name: str, shape: tuple[int, ...
 
 
 def collect(fmt: Format, path: Path, wanted: ReadOptions) -> EpisodeStore:
-    """The whole set in memory."""
+    """The data set at `path`, in memory."""
     memory = Memory()
     gathered = gather(fmt.parts(path, wanted), path, memory, wanted)
-    # The arrays first: reading attributes of a damaged HDF5 file may never end, and damage shows in the arrays.
+    # Arrays first: reading attributes of a damaged HDF5 file may never end, and reading arrays detects the damage.
     return assemble(memory.arrays(), gathered, fmt.about(path), path)
 
 
 def assemble(
     arrays: Mapping[str, np.ndarray], gathered: Gathered, about: DatasetInfo, source: Path, checked: bool = False
 ) -> EpisodeStore:
+    """The store of `arrays`, by the names of `EpisodeStore.arrays`. checked: whether all values are known to be finite.
+
+    Raises `UserError` for splits that name episodes that do not exist, and as `EpisodeStore` does.
+    """
     for name, episodes in about.splits.items():
         if len(episodes) and (episodes.min() < 0 or episodes.max() >= len(gathered.episode_ends)):
             raise UserError(
@@ -254,14 +281,14 @@ def assemble(
 
 
 def sparse_success(rewards_N: np.ndarray, episode_ends: np.ndarray) -> np.ndarray | None:
-    """Whether each episode has a reward of 1; None where rewards are others than 0 and 1, or all 0."""
+    """Whether each episode contains a reward of 1, bool (E,); None where rewards are not all 0 or 1, or all are 0."""
     if not rewards_N.any() or not np.isin(rewards_N, (0, 1)).all():
         return None
     return np.maximum.reduceat(rewards_N, np.concatenate([[0], episode_ends[:-1]])) == 1
 
 
 def magic(path: Path, count: int = 8) -> bytes:
-    """The first bytes of a file; none where there is no file."""
+    """The first `count` bytes of a file; b"" where there is none."""
     try:
         with path.open("rb") as handle:
             return handle.read(count)
@@ -271,7 +298,10 @@ def magic(path: Path, count: int = 8) -> bytes:
 
 @contextlib.contextmanager
 def opened_hdf5(path: Path, what: str) -> Iterator[Any]:
-    """An `h5py.File`; what h5py raises for a damaged one becomes a `UserError`. what: for "expected a ... file"."""
+    """An `h5py.File` that is open for reading. Raises `UserError` for missing and damaged files.
+
+    what: the kind of file, for messages.
+    """
     if not path.is_file():
         raise UserError(f"{path}: expected a {what} file, found none")
     with readable(path, "HDF5"), h5py.File(path, "r") as file:
@@ -280,7 +310,8 @@ def opened_hdf5(path: Path, what: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
-    """What libraries raise for truncated or damaged files depends on which byte is hit; here it becomes `UserError`."""
+    """Turns whatever libraries raise for truncated or damaged files, which depends on the bytes that are damaged, into
+    `UserError`. what: the kind of file, for messages."""
     try:
         yield
     except UserError:
@@ -295,7 +326,8 @@ def readable(path: Path, what: str) -> Iterator[None]:
 
 
 def hdf5_array(group: Any, key: str, where: str) -> Any:
-    """The HDF5 data set `group[key]`, unread, or `UserError`; what lies in other files is refused."""
+    """The `h5py.Dataset` `group[key]`, not read yet. Raises `UserError`, beginning with `where`, if it is missing, not
+    numeric, or stored in another file."""
     found = group
     for name in key.split("/"):
         link = found.get(name, getlink=True) if isinstance(found, h5py.Group) else None
@@ -312,7 +344,7 @@ def hdf5_array(group: Any, key: str, where: str) -> Any:
 
 
 def hdf5_names(path: Path) -> set[str]:
-    """The names at the top of an HDF5 file; none where it is no (whole) HDF5 file."""
+    """The top-level names of an HDF5 file; an empty set for other or damaged files."""
     if magic(path) != HDF5_MAGIC:
         return set()
     try:
@@ -323,13 +355,16 @@ def hdf5_names(path: Path) -> set[str]:
 
 
 def hdf5_names_in(group: Any, name: str) -> set[str]:
-    """The paths "name/..." of what the group `name` within `group` holds; none where it is no group."""
+    """The paths "name/..." of the members of the group `name` in `group`; an empty set where it is no group."""
     inner = group.get(name)
     return {f"{name}/{key}" for key in inner} if isinstance(inner, h5py.Group) else set()
 
 
 class Npz:
-    """The arrays of an npz file, by name, each read when it is asked for; objects are refused, never unpickled."""
+    """The arrays of an npz file, by name, each read on access. Python objects are refused, never unpickled.
+
+    Raises `UserError` for missing and damaged files and arrays.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -356,7 +391,7 @@ class Npz:
 
 
 def npz_names(path: Path) -> set[str]:
-    """The arrays of an npz file; none where it is no (whole) zip."""
+    """The names of the arrays of an npz file; an empty set for other or damaged files."""
     if magic(path, 4) != ZIP_MAGIC:
         return set()
     try:
@@ -366,11 +401,14 @@ def npz_names(path: Path) -> set[str]:
 
 
 def blocks(episode_ends: np.ndarray) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """Whole episodes of flat arrays, about `BLOCK` rows at a time: the first row, the end, the lengths."""
+    """(first row, exclusive end, steps of each episode) of blocks of whole episodes, of about `ROWS_PER_READ` rows.
+
+    episode_ends: int64 (E,), exclusive.
+    """
     starts = np.concatenate([[0], episode_ends[:-1]])
     first = 0
     while first < len(episode_ends):
-        last = int(np.searchsorted(episode_ends, starts[first] + BLOCK, side="right"))
+        last = int(np.searchsorted(episode_ends, starts[first] + ROWS_PER_READ, side="right"))
         last = min(max(last, first + 1), len(episode_ends))
         lengths = np.diff(episode_ends[first:last], prepend=starts[first])
         yield int(starts[first]), int(episode_ends[last - 1]), tuple(lengths.tolist())
@@ -378,5 +416,5 @@ def blocks(episode_ends: np.ndarray) -> Iterator[tuple[int, int, tuple[int, ...]
 
 
 def named(first: int, count: int) -> str:
-    """What messages call the episodes `first`, `first + 1`, ..."""
+    """The name of `count` episodes from `first` on, for messages."""
     return f"episode {first}" if count == 1 else f"episodes {first} to {first + count - 1}"

@@ -1,8 +1,9 @@
 """D4RL's HDF5 layout: flat `observations, actions, rewards, terminals, timeouts`.
 
-An episode ends where `terminals` or `timeouts` says so. Rows after the last end are dropped, as `d4rl.sequence_dataset`
-does (`d4rl.qlearning_dataset` keeps them as transitions). Files without `timeouts` (some of version 0) were cut at the
-environment's step limit, which they do not say: `ReadOptions.step_limit`.
+https://github.com/Farama-Foundation/D4RL. An episode ends where `terminals` or `timeouts` is 1. Rows after the last end
+are dropped, as `d4rl.sequence_dataset` does (`d4rl.qlearning_dataset` keeps them as transitions). Files without
+`timeouts` (some of version 0) were cut at the environment's step limit, which they do not contain:
+`ReadOptions.step_limit`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ NAME = "d4rl"
 DESCRIPTION = "an HDF5 file with observations, actions, rewards, terminals"
 KEYS = ("observations", "actions", "rewards", "terminals")
 STATES = ("infos/qpos", "infos/qvel")
-#: What decides an episode beside positions and velocities, by task: the first of these that is there whole. (The
-#: hammer's `target_pos` follows from `board_pos`.)
-OWN = (
+#: State of the task besides positions and velocities, by task: the first of these that is complete. (The hammer's
+#: `target_pos` follows from `board_pos`.)
+TASK_STATES = (
     ("infos/goal",),
     ("infos/desired_orien",),
     ("infos/door_body_pos",),
@@ -36,21 +37,24 @@ OWN = (
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is an HDF5 file with observations and actions."""
     return {"observations", "actions"} <= base.hdf5_names(path)
 
 
 def count(path: Path) -> int | None:
-    """None of old files, whose episodes are known by the environment's step limit."""
+    """Number of episodes; None for old files, where it depends on the environment's step limit."""
     with base.opened_hdf5(path, "D4RL HDF5") as file:
         flags = [base.hdf5_array(file, key, str(path))[()] for key in ("terminals", "timeouts") if key in file]
         return int(np.logical_or(*flags).sum()) if len(flags) == 2 else None
 
 
 def about(path: Path) -> DatasetInfo:
+    """Rewards of 0 and 1 are success; the format declares nothing."""
     return DatasetInfo(reward_is_success=True)
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     with base.opened_hdf5(path, "D4RL HDF5") as file:
         arrays = {key: base.hdf5_array(file, key, str(path)) for key in KEYS}
         rows = len(arrays["observations"])
@@ -88,21 +92,21 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
 
 
 def _states(file: Any, path: Path, observations: Any) -> list[Any]:
-    """The arrays (n, ...), unread, that make a row of states: qpos, qvel and the task's own numbers."""
-    there = base.hdf5_names_in(file, "infos")
-    own = next((keys for keys in OWN if set(keys) <= there), ())
-    states = [base.hdf5_array(file, key, str(path)) for key in (*STATES, *own) if key in there]
-    for key, array in zip((k for k in (*STATES, *own) if k in there), states, strict=True):
+    """The arrays (n, ...), not read yet, that make up states: qpos, qvel and the state of the task."""
+    present = base.hdf5_names_in(file, "infos")
+    own = next((keys for keys in TASK_STATES if set(keys) <= present), ())
+    states = [base.hdf5_array(file, key, str(path)) for key in (*STATES, *own) if key in present]
+    for key, array in zip((k for k in (*STATES, *own) if k in present), states, strict=True):
         if len(array) != len(observations):
             raise UserError(f"{path}: {key}: expected {len(observations)} rows as in observations, got {len(array)}")
-    # Mazes: there the observations are qpos and qvel, and the recorder of the ant's wrote infos after the step.
+    # In mazes the observations are qpos and qvel, and the ant's recorder wrote infos after the step.
     if "infos/goal" in own and len(states) == 3 and observations.shape[1] == sum(s.shape[1] for s in states[:2]):
         return [observations, states[2]]
     return states
 
 
 def _column(array: np.ndarray) -> np.ndarray:
-    """Some files have (n, 1) where d4rl wants (n,)."""
+    """(n, 1), as some files have it, as (n,)."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
@@ -123,6 +127,7 @@ def _cut_at(cuts: np.ndarray, limit: int) -> np.ndarray:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
+    """Write an HDF5 file. Observations are concatenated; splits, instructions and success are lost."""
     n = len(store.actions_NA)
     terminals = store.terminals_N if store.terminals_N is not None else np.zeros(n, bool)
     last = np.zeros(n, bool)

@@ -1,7 +1,8 @@
 """Arrays of all episodes one after another and `episode_ends`: Diffusion Policy's zarr (folder or zip), and npz.
 
-zarr: `data/{action, ...}` and `meta/episode_ends`; npz: the same names without folders. `action` (or `actions`) is the
-action, `reward` (or `rewards`) the reward; every other array with a row for each step is an observation.
+https://github.com/real-stanford/diffusion_policy. zarr: `data/{action, ...}` and `meta/episode_ends`; npz: the same
+names without folders. `action` (or `actions`) is the action, `reward` (or `rewards`) the reward; every other array with
+a row for each step is an observation.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class _Arrays:
         self.names = sorted(self._full)
 
     def first(self, names: tuple[str, ...]) -> str | None:
+        """The first of `names` that is an array; None where there is none."""
         return next((n for n in names if n in self._full), None)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -68,18 +70,22 @@ def _is_zarr(path: Path) -> bool:
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is an npz or zarr file with `episode_ends`."""
     return _is_zarr(path) or ENDS in base.npz_names(path)
 
 
 def count(path: Path) -> int:
+    """Number of episodes."""
     return len(_Arrays(path)[ENDS])
 
 
 def about(path: Path) -> DatasetInfo:
+    """Nothing: the format declares nothing."""
     return DatasetInfo()
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     arrays = _Arrays(path)
     ends = arrays[ENDS]
     action, reward = arrays.first(ACTION), arrays.first(REWARD)
@@ -102,7 +108,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
             image = _image(array)
             if image is None or wanted.image(name):
                 obs[name] = array if image is None else image
-        elif not array.ndim or len(array) != len(ends):  # an array with a row for each episode is no observation
+        elif not array.ndim or len(array) != len(ends):  # arrays with a row for each episode are ignored
             raise UserError(f"{path}: {name}: expected {len(actions)} rows as in {action}, got shape {array.shape}")
     rewards = arrays[reward] if reward is not None else None
     done = 0
@@ -118,7 +124,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
 
 
 def _image(array: np.ndarray) -> np.ndarray | None:
-    """Images as uint8; None where the array holds none. Diffusion Policy's are floats from 0 to 255."""
+    """Images as uint8 (n, H, W, C); None for arrays of another kind. Diffusion Policy's are floats from 0 to 255."""
     if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
         return None
     if array.dtype == np.uint8:
@@ -128,7 +134,8 @@ def _image(array: np.ndarray) -> np.ndarray | None:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """As npz, or as a zarr folder without compression where the name ends so."""
+    """Write an npz file, or an uncompressed zarr folder where the name ends in .zarr. Splits, instructions, success and
+    states are lost."""
     arrays = {**store.obs, "action": store.actions_NA, "reward": store.rewards_N, ENDS: store.episode_ends}
     with replacing(path) as temporary:
         if path.suffix != ".zarr":

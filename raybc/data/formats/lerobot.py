@@ -34,16 +34,20 @@ PREFIXES = ("observation.images.", "observation.")
 
 @dataclass(frozen=True)
 class _Episode:
-    """data: its parquet file. videos: feature -> file and first frame. length: steps."""
+    """One episode, as `meta/` describes it."""
 
     number: int
+    """episode_index."""
     length: int
+    """Steps."""
     data: Path
+    """Its parquet file."""
     videos: Mapping[str, tuple[Path, int]]
+    """Feature -> (video file, first frame in it)."""
 
 
 class _Set:
-    """What `meta/` says."""
+    """The contents of `meta/`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -69,7 +73,8 @@ class _Set:
         return self.info[key]
 
     def file(self, template: str, **values: Any) -> Path:
-        """A file of the set, by a path of `info.json`; one that leaves the folder is refused."""
+        """A file of the data set, by the key of its path template in `info.json`. Raises `UserError` if it is outside
+        the folder."""
         try:
             path = self.root / str(self.get(template, str)).format(**values)
         except (LookupError, ValueError, AttributeError) as error:
@@ -129,6 +134,7 @@ class _Set:
 
 
 def inside(root: Path, path: Path, what: str) -> Path:
+    """`path`, or `UserError` (about `what`) if it is outside `root`."""
     if not path.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{root}: {what}: expected a file of this folder, got {path}")
     return path
@@ -166,15 +172,18 @@ def _table(path: Path, columns: list[str] | None) -> Any:
 
 @dataclass(frozen=True)
 class VideoUse:
-    """A video file of `feature`. ends: episode -> the frame behind its last one."""
+    """A video file and the episodes in it."""
 
     path: Path
+    """The file."""
     feature: str
+    """The image feature, such as "observation.images.top"."""
     ends: Mapping[int, int]
+    """Episode number -> exclusive end of its frames in the file."""
 
 
 def video_uses(path: Path) -> list[VideoUse]:
-    """Which frames of which videos the episodes of a set are, as `meta/` says."""
+    """The videos of a data set and the frames of its episodes in them, as `meta/` describes them."""
     ends: dict[tuple[Path, str], dict[int, int]] = {}
     for place, episode in enumerate(_Set(path).episodes()):
         for feature, (file, first) in episode.videos.items():
@@ -183,6 +192,7 @@ def video_uses(path: Path) -> list[VideoUse]:
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is a folder with LeRobot's meta/info.json."""
     try:
         return "codebase_version" in read_json(path / INFO)
     except (UserError, OSError, TypeError):
@@ -190,10 +200,12 @@ def matches(path: Path) -> bool:
 
 
 def count(path: Path) -> int:
+    """Number of episodes, as meta/info.json declares it."""
     return int(_Set(path).get("total_episodes", int))
 
 
 def about(path: Path) -> DatasetInfo:
+    """The splits of meta/info.json."""
     found = _Set(path)
     splits = {}
     for name, text in (found.info.get("splits") or {}).items():
@@ -205,6 +217,7 @@ def about(path: Path) -> DatasetInfo:
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     found = _Set(path)
     episodes, tasks = found.episodes(), found.tasks()
     total = found.get("total_episodes", int)
@@ -233,16 +246,16 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
             elif found.features[feature]["dtype"] == "image":
                 obs[name] = _images(table.column(feature, rows), path, f"{where}: {feature}")
             else:
-                obs[name] = table.numbers(feature, rows, where)
-        number = table.numbers("task_index", rows, where)[0]
+                obs[name] = table.numeric(feature, rows, where)
+        number = table.numeric("task_index", rows, where)[0]
         if int(number) not in tasks:
             raise UserError(f"{where}: task_index: expected one of {sorted(tasks)}, got {number}")
-        optional = {n: table.numbers(f"next.{n}", rows, where) for n in ("reward", "done", "success") if
+        optional = {n: table.numeric(f"next.{n}", rows, where) for n in ("reward", "done", "success") if
                     f"next.{n}" in columns}  # fmt: skip
         yield EpisodeChunk(
             name=f"episode {episode.number}",
             obs=obs,
-            actions=table.numbers("action", rows, where).reshape(episode.length, -1),
+            actions=table.numeric("action", rows, where).reshape(episode.length, -1),
             rewards=optional["reward"].reshape(-1) if "reward" in optional else None,
             terminals=optional["done"].reshape(-1) if "done" in optional else None,
             tasks=(tasks[int(number)],),
@@ -251,22 +264,22 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
 
 
 def _observations(features: Mapping[str, Mapping[str, Any]], wanted: ReadOptions) -> dict[str, str]:
-    """Feature -> what the observation is called here, of those that are to be read."""
+    """Feature -> name of the observation here, of those to read."""
     names: dict[str, str] = {}
-    for feature, said in features.items():
-        if not feature.startswith("observation.") or said["dtype"] == "string":
+    for feature, declared in features.items():
+        if not feature.startswith("observation.") or declared["dtype"] == "string":
             continue
         prefix = next(p for p in PREFIXES if feature.startswith(p))
         name = feature.removeprefix(prefix)
         if name in names.values():
             name = feature.removeprefix("observation.")
-        if said["dtype"] not in ("video", "image") or wanted.image(name):
+        if declared["dtype"] not in ("video", "image") or wanted.image(name):
             names[feature] = name
     return names
 
 
 class _Table:
-    """A parquet file, and where its episodes are."""
+    """A parquet file and the rows of its episodes."""
 
     def __init__(self, table: Any, path: Path) -> None:
         self._table, self._path = table, path
@@ -284,8 +297,8 @@ class _Table:
     def column(self, name: str, rows: slice) -> Any:
         return self._table[name].slice(rows.start, rows.stop - rows.start)
 
-    def numbers(self, name: str, rows: slice, where: str) -> np.ndarray:
-        """(n, ...) of a column of numbers or of lists of one length."""
+    def numeric(self, name: str, rows: slice, where: str) -> np.ndarray:
+        """A column of numbers (n,), or of lists of equal length (n, size). Raises `UserError` for others."""
         column = self.column(name, rows).combine_chunks()
         shape = [len(column)]
         while hasattr(column, "flatten") and "list" in str(column.type):

@@ -26,7 +26,7 @@ VIDEO = {
 
 
 def write_store(path: Path, store: EpisodeStore, version: str = "v3.0", fps: int = 10) -> None:
-    """version: "v3.0" or "v2.1". fps: control rate, which a store does not know."""
+    """Write a LeRobotDataset of `version` "v3.0" or "v2.1". fps: control rate (Hz), which a store does not contain."""
     if version not in DATA:
         raise UserError(f"version: expected one of {', '.join(DATA)}, got {version!r}")
     with replacing(path) as temporary:
@@ -111,7 +111,7 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
     _parquet(folder / DATA["v3.0"].format(**at), _table(_columns(store, 0, store.num_episodes, fps)))
     tasks = _tasks(store)
     words = {"task_index": list(range(len(tasks))), "__index_level_0__": tasks}
-    # What pandas says of its index, from which LeRobot takes the instructions.
+    # pandas' description of its index, from which LeRobot takes the instructions.
     columns = [
         {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": dtype, "metadata": None}
         for name, field, kind, dtype in (
@@ -158,7 +158,7 @@ def _stats(store: EpisodeStore, rows: slice) -> dict[str, Any]:
 
 
 def _stats_of(array: np.ndarray) -> dict[str, Any]:
-    """Of numbers for each dimension; of images for each channel, from 0 to 1, shaped (3, 1, 1)."""
+    """LeRobot's statistics: of each dimension or, for images, of each channel, from 0 to 1, shape (3, 1, 1)."""
     count = [len(array)]
     if array.dtype == np.uint8:
         array = array.reshape(-1, array.shape[-1]) / 255

@@ -1,7 +1,8 @@
 """LIBERO's HDF5 layout: robomimic's, with the instruction in `data.attrs["problem_info"]`; a folder is a suite.
 
-Images are as LIBERO stores them (OpenGL's convention: upside down). Where a file has no `problem_info` (data that
-others have filtered), the instruction is read from the name of the BDDL file or of the file itself, as LIBERO does.
+https://github.com/Lifelong-Robot-Learning/LIBERO. Images are as LIBERO stores them (OpenGL's convention: upside down).
+Where a file has no `problem_info` (data that others have filtered), the instruction is read from the name of the BDDL
+file or of the file itself, as LIBERO does.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ ATTRIBUTES = ("problem_info", "bddl_file_name")
 
 
 def files(path: Path) -> list[Path]:
-    """The files of a suite, one a task, in order; the file itself where it is one."""
+    """The files of a suite, one for each task, in order; the file itself where `path` is one."""
     return sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is a LIBERO file, or a folder of such files."""
     first = files(path)[:1]
     if not first or "data" not in base.hdf5_names(first[0]):
         return False
@@ -46,10 +48,12 @@ def matches(path: Path) -> bool:
 
 
 def count(path: Path) -> int:
+    """Number of episodes of all files."""
     return sum(robomimic.count(each) for each in _files(path))
 
 
 def about(path: Path) -> DatasetInfo:
+    """Environment of the first file; rewards of 0 and 1 are success."""
     with base.opened_hdf5(_files(path)[0], "LIBERO HDF5") as file:
         data, _ = robomimic.demos_of(file, path)
         env_args = robomimic.env_args_of(data, path)
@@ -58,6 +62,7 @@ def about(path: Path) -> DatasetInfo:
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     for each in _files(path):
         with base.opened_hdf5(each, "LIBERO HDF5") as file:
             data, names = robomimic.demos_of(file, each)
@@ -83,7 +88,7 @@ def _text(value: Any) -> str:
 
 
 def instruction(data: h5py.Group, path: Path) -> str:
-    """What the robot is told to do in the demonstrations of a file."""
+    """The instruction of all demonstrations of a file, from the attributes of its group `data` or from its name."""
     text = _text(data.attrs.get("problem_info"))
     if text:
         try:
@@ -96,7 +101,7 @@ def instruction(data: h5py.Group, path: Path) -> str:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """The episodes of one task."""
+    """Write one file. Raises `UserError` for episodes with different instructions, or none."""
     if len(set(store.tasks)) != 1:
         raise UserError(f"{path}: expected episodes with one instruction, got {sorted(set(store.tasks))}")
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:

@@ -1,7 +1,8 @@
-"""Minari's local data sets, by way of the `minari` package.
+"""Minari's local data sets, read and written by the `minari` package.
 
-Observations in dicts are flattened: "/" between the keys, as in environments (`raybc.envs.gym`); a bare array is
-`state`, a bare image `pixels`. The observation after the last action is left out.
+https://minari.farama.org/main/content/dataset_standards. Observations in dicts are flattened: "/" between the keys, as
+in environments (`raybc.envs.gym`); a bare array is `state`, a bare image `pixels`. The observation after the last
+action is left out.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def _folder(path: Path) -> Path:
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is a folder with Minari's metadata."""
     try:
         return "total_episodes" in read_json(_folder(path) / METADATA)
     except (UserError, OSError, TypeError):
@@ -52,10 +54,12 @@ def _open(path: Path) -> Any:
 
 
 def count(path: Path) -> int:
+    """Number of episodes, as the metadata declare it."""
     return int(read_json(_folder(path) / METADATA)["total_episodes"])
 
 
 def about(path: Path) -> DatasetInfo:
+    """The environment and the bounds of its action space."""
     dataset = _open(path)
     space = dataset.action_space
     bounded = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.is_bounded()
@@ -67,6 +71,7 @@ def about(path: Path) -> DatasetInfo:
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     dataset = _open(path)
     for number in range(int(dataset.total_episodes)):
         with base.readable(_folder(path), "a Minari data set"):
@@ -100,23 +105,25 @@ def _states(infos: Mapping[str, Any], steps: int, where: str) -> np.ndarray | No
     """The states (T, S) before each step, where `infos` have positions; their first row is that of the reset."""
     if not isinstance(infos.get("qpos"), np.ndarray):
         return None
-    there = {key: infos[key] for key in STATES if isinstance(infos.get(key), np.ndarray) and infos[key].ndim == 2}
-    for key, array in there.items():
+    present = {key: infos[key] for key in STATES if isinstance(infos.get(key), np.ndarray) and infos[key].ndim == 2}
+    for key, array in present.items():
         if len(array) != steps + 1:
             raise UserError(f"{where}: infos/{key}: expected {steps + 1} rows, one more than actions, got {len(array)}")
-    return np.concatenate([array[:-1] for array in there.values()], axis=1) if "qpos" in there else None
+    return np.concatenate([array[:-1] for array in present.values()], axis=1) if "qpos" in present else None
 
 
 @dataclass(frozen=True)
 class Reset:
-    """How an episode was begun: arguments of `reset`. seed: None where none was recorded. options: {} where none."""
+    """The arguments of `reset` that an episode was started with."""
 
     seed: int | None
+    """None where it was not recorded."""
     options: dict[str, Any]
+    """{} where there were none."""
 
 
 def recorded_resets(path: Path) -> list[Reset]:
-    """Of each episode; Minari's collector draws and records a seed where the user gave none."""
+    """The reset of each episode. Minari's collector draws and records a seed where the user gave none."""
     dataset = _open(path)
     with base.readable(_folder(path), "a Minari data set"):
         found = list(dataset.storage.get_episode_metadata(range(int(dataset.total_episodes))))
@@ -137,7 +144,7 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """The state after the last action is not in a store; the last observation stands in its place."""
+    """Write the folder. The observation after the last action, which a store does not have, is the last one again."""
     minari = require("minari", "minari")
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -158,7 +165,7 @@ def write_store(path: Path, store: EpisodeStore) -> None:
             last[-1] = True
             terminals = last & False if store.terminals_N is None else store.terminals_N[start:end]
             infos = {} if store.success_E is None else {"success": np.append(last & store.success_E[i], False)}
-            if store.states_NS is not None:  # whole, under the name that reading looks for
+            if store.states_NS is not None:  # the complete state under one name that reading knows
                 infos["qpos"] = store.states_NS[[*range(start, end), end - 1]]
             buffers.append(
                 EpisodeBuffer(

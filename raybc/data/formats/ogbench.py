@@ -1,8 +1,9 @@
 """OGBench's npz layout: flat `observations, actions, terminals [, qpos, qvel, button_states]`.
 
-The last row of a trajectory, where `terminals` is 1, is the state after the last action and no transition; it is left
-out, as `ogbench.utils.load_dataset` does. `NAME-val.npz` beside `NAME.npz` is the split `valid`. A folder of such files
-is read as one set; `shards` lists them for those who train on one at a time.
+https://github.com/seohongpark/ogbench. The last row of a trajectory, where `terminals` is 1, is the state after the
+last action and no transition; it is left out, as `ogbench.utils.load_dataset` does. `NAME-val.npz` next to `NAME.npz`
+is the split `valid`. A folder of such files is read as one data set; `shards` lists its files, for training on one at a
+time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ VALID = "-val.npz"
 
 
 def shards(path: Path) -> list[Path]:
-    """The training files of a set, in order: the file itself, or all of a folder."""
+    """The training files in order: the file itself, or all of a folder."""
     if not path.is_dir():
         return [path]
     return sorted(p for p in path.glob("*.npz") if not p.name.endswith(VALID))
@@ -44,15 +45,18 @@ def _files(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is an npz file with observations, actions and terminals, or a folder of such files."""
     first = shards(path)[:1]
     return bool(first) and base.npz_names(first[0]) >= KEYS
 
 
 def count(path: Path) -> int:
+    """Number of episodes, for training and for validation."""
     return sum(len(_cuts(Npz(p))[0]) for files in _files(path) for p in files)
 
 
 def about(path: Path) -> DatasetInfo:
+    """The split `valid`, if there are files for it, and the files of a folder."""
     train, valid = _files(path)
     if not valid and len(train) == 1:
         return DatasetInfo()
@@ -63,7 +67,7 @@ def about(path: Path) -> DatasetInfo:
 
 
 def _cuts(file: Npz) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the trajectories, and which rows are transitions."""
+    """The exclusive ends of the trajectories, int64 (E,), and which rows are transitions, bool (n,)."""
     terminals = file["terminals"]
     if terminals.ndim != 1 or not np.isin(terminals, (0, 1)).all():
         raise UserError(f"{file.path}: terminals: expected zeros and ones (n,), got shape {terminals.shape}")
@@ -77,6 +81,7 @@ def _cuts(file: Npz) -> tuple[np.ndarray, np.ndarray]:
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     train, valid = _files(path)
     done = 0
     for shard in [*train, *valid]:
@@ -89,7 +94,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
             rows = np.flatnonzero(keep[start:end]) + start
             yield EpisodeChunk(
                 name=base.named(done, len(lengths)) + (f" ({shard.name})" if path.is_dir() else ""),
-                # Where observations are images there is nothing else, so they are read whether asked for or not.
+                # Image observations are the only ones, so they are read whether they are wanted or not.
                 obs={"pixels" if base.is_image(observations) else "state": observations[rows]},
                 actions=arrays["actions"][rows],
                 lengths=tuple(n - 1 for n in lengths),
@@ -106,7 +111,8 @@ def _rows(file: Npz, key: str, count: int) -> np.ndarray:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """The state after the last action is not in a store; the last observation stands in its place."""
+    """Write an npz file, and one for the split `valid`. The state after the last action, which a store does not have,
+    is the last observation again; rewards, instructions and success are lost."""
     valid = store.splits.get("valid", np.zeros(0, np.int64))
     train = np.setdiff1d(np.arange(store.num_episodes), valid)
     for target, episodes in ((path, train), (_valid(path), valid)):

@@ -1,7 +1,8 @@
 """RLDS as TensorFlow Datasets stores it: `dataset_info.json`, `features.json`, TFRecord shards; an Example an episode.
 
-`steps/observation/X` is `X`; the splits `val` and `validation` are `valid`. The instruction is that of the first step.
-Every step is kept, also the last, whose action RLDS leaves open and robot data fill in.
+https://www.tensorflow.org/datasets/external_tfrecord. `steps/observation/X` is `X`; the splits `val` and `validation`
+are `valid`. The instruction is that of the first step. Every step is kept, also the last, whose action RLDS leaves open
+and robot data fill in.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ RENAMED = {"val": "valid", "validation": "valid"}
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is a folder of TensorFlow Datasets."""
     return (path / INFO).is_file() and (path / FEATURES).is_file()
 
 
 def _splits(path: Path) -> list[tuple[str, list[Path], int]]:
-    """Name, shards and episodes of each split."""
+    """(name, shards, number of episodes) of each split."""
     found = []
     with base.readable(path / INFO, "the description of an RLDS set"):
         for split in read_json(path / INFO)["splits"]:
@@ -53,10 +55,12 @@ def _splits(path: Path) -> list[tuple[str, list[Path], int]]:
 
 
 def count(path: Path) -> int:
+    """Number of episodes, as dataset_info.json declares it."""
     return sum(count for _, _, count in _splits(path))
 
 
 def about(path: Path) -> DatasetInfo:
+    """The splits; rewards of 0 and 1 are success."""
     splits, first = {}, 0
     for name, _, count in _splits(path):
         splits[RENAMED.get(name, name)] = np.arange(first, first + count)
@@ -65,7 +69,7 @@ def about(path: Path) -> DatasetInfo:
 
 
 def _features(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Name -> what `features.json` says of it: a mapping with `tensor`, `image` or `text`."""
+    """Name of a feature -> its description in `features.json`: a mapping with `tensor`, `image` or `text`."""
 
     def walk(prefix: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if "featuresDict" in node:
@@ -81,15 +85,16 @@ def _features(path: Path) -> dict[str, Mapping[str, Any]]:
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     features = _features(path)
     if ACTION not in features:
         raise UserError(f"{path / FEATURES}: expected the feature {ACTION!r}, got {sorted(features)}")
     names = {
         feature: feature.removeprefix(OBSERVATION)
-        for feature, said in features.items()
+        for feature, declared in features.items()
         if feature.startswith(OBSERVATION)
-        and ("tensor" in said or ("image" in said and wanted.image(feature.removeprefix(OBSERVATION))))
-        and said.get("tensor", {}).get("dtype") != "string"
+        and ("tensor" in declared or ("image" in declared and wanted.image(feature.removeprefix(OBSERVATION))))
+        and declared.get("tensor", {}).get("dtype") != "string"
     }
     number = 0
     for split, shards, count in _splits(path):
@@ -135,7 +140,8 @@ def _part(
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """One shard for each split; episodes of no split are the split `train`. Images as PNG."""
+    """Write one shard for each split (`train` where there are no splits), images as PNG. States and success are
+    lost."""
     given = {n: np.asarray(e) for n, e in store.splits.items()} or {"train": np.arange(store.num_episodes)}
     steps: dict[str, Any] = {"action": _tensor(store.actions_NA), "reward": _tensor(store.rewards_N)}
     steps["observation"] = _dict({k: _tensor(v) for k, v in store.obs.items()})

@@ -27,21 +27,31 @@ DESCRIPTION = "an HDF5 file with groups data/demo_0, data/demo_1, ..."
 
 @dataclass(frozen=True)
 class Demo:
-    """One demonstration of T steps: obs name -> float32 (T, O_name), actions (T, A), rewards (T,), dones (T,), and
-    states (T, D): the simulator's state before each action. `seed` is its start."""
+    """One demonstration of T steps."""
 
     obs: Mapping[str, np.ndarray]
+    """Name -> float32 (T, size), before each action."""
     next_obs: Mapping[str, np.ndarray]
+    """Name -> float32 (T, size), after each action."""
     actions: np.ndarray
+    """float32 (T, A), in the controller's units."""
     rewards: np.ndarray
+    """float32 (T,)."""
     dones: np.ndarray
+    """int64 (T,): 1 where the episode ends or the task is solved."""
     states: np.ndarray
+    """float64 (T, S): the simulator's state before each action."""
     seed: int
+    """Seed of the reset that it began with."""
     model_xml: str = ""
+    """The simulator's model (MJCF); "" where it has none."""
 
 
 def write(path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
-    """Write demonstrations; whole or not at all. One in ten (at least one, where there are two) is in `mask/valid`."""
+    """Write demonstrations, completely or not at all. One in ten (at least one, if there are two) is in `mask/valid`.
+
+    env_args: the environment, in robomimic's layout (JSON). attributes: further attributes of the group `data`.
+    """
     valid = [i for i in range(len(demos)) if i % 10 == 9] or ([len(demos) - 1] if len(demos) > 1 else [])
     train = [i for i in range(len(demos)) if i not in set(valid)]
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
@@ -66,13 +76,15 @@ def write(path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attrib
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
+    """Write an HDF5 file. Success, declared action ranges and instructions are lost."""
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         write_episodes(file, store)
         _write_masks(file, store.splits)
 
 
 def write_episodes(file: h5py.File, store: EpisodeStore, obs_names: Mapping[str, str] | None = None) -> h5py.Group:
-    """The group `data`; obs_names: what observations are called in the file where it is another name."""
+    """Write all episodes into the group `data` and return it. obs_names: observation -> its name in the file, where the
+    two differ."""
     data = file.create_group("data")
     data.attrs["env_args"] = json.dumps(dict(store.env_args))
     data.attrs["total"] = len(store.actions_NA)
@@ -92,30 +104,34 @@ def _write_masks(file: h5py.File, splits: Mapping[str, Sequence[int] | np.ndarra
 
 
 def read(path: Path, images: bool | tuple[str, ...] = False, states: bool = False) -> EpisodeStore:
-    """Read a robomimic file; a missing, truncated or inconsistent one raises `UserError` with file, episode and key.
+    """The demonstrations of a robomimic file, in memory.
 
-    images: images to read, too: all, or those of these names. states: whether to read the simulator's states.
+    images: no images, all of them, or those of these names. states: whether to read the simulator's states. Raises
+    `UserError` with file, episode and key for a missing, truncated or inconsistent file.
     """
     return base.collect(cast(base.Format, sys.modules[__name__]), path, ReadOptions(images, states))
 
 
 def matches(path: Path) -> bool:
+    """Whether `path` is an HDF5 file with a group `data`."""
     return "data" in base.hdf5_names(path)
 
 
 def count(path: Path) -> int:
+    """Number of demonstrations."""
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         return len(demos_of(file, path)[1])
 
 
 def about(path: Path) -> DatasetInfo:
+    """The splits `mask/*` and the environment; rewards of 0 and 1 are success."""
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         return DatasetInfo(splits=_masks(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
 
 
 def recorded_seeds(path: Path) -> list[int] | None:
-    """The seed of each episode's start, of files that raybc.demos made; None of others."""
+    """The seed that each episode began with, in files of raybc.demos; None for other files."""
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         if "raybc_key" not in data.attrs:
@@ -124,6 +140,7 @@ def recorded_seeds(path: Path) -> list[int] | None:
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     with base.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         for name in names:
@@ -131,7 +148,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
 
 
 def demos_of(file: h5py.File, path: Path) -> tuple[h5py.Group, list[str]]:
-    """The group `data` and the names of its episodes, in order."""
+    """The group `data` and the names of its episodes in order. Raises `UserError` where there are none."""
     if not isinstance(file.get("data"), h5py.Group):
         raise UserError(f"{path}: expected the group 'data' of the robomimic layout, got {sorted(file)}")
     data = file["data"]
@@ -145,7 +162,10 @@ def demos_of(file: h5py.File, path: Path) -> tuple[h5py.Group, list[str]]:
 
 
 def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> EpisodeChunk:
-    """One episode. Arrays of more than two dimensions are read if they are images that are wanted."""
+    """One episode. Arrays of more than two dimensions are only read if they are wanted images.
+
+    name, path: for messages.
+    """
     where = f"{path}: {name}"
     actions = base.hdf5_array(demo, "actions", where)[()]
     if not isinstance(demo.get("obs"), h5py.Group):
@@ -191,6 +211,7 @@ def _masks(file: h5py.File, names: list[str], path: Path) -> dict[str, np.ndarra
 
 
 def env_args_of(data: h5py.Group, path: Path) -> dict[str, Any]:
+    """The JSON of the attribute `env_args`; {} where it is missing. Raises `UserError` for anything but a mapping."""
     text = data.attrs.get("env_args")
     if text is None:
         return {}

@@ -1,1 +1,1 @@
-"""Sampling plans: which windows a training draws and how often, decided before it starts and kept in two files."""
+"""Sampling plans: which windows training draws and how often, decided before it starts and saved in two files."""

@@ -1,6 +1,6 @@
-"""Making a plan of a data set: which episodes, which starts, which stage, which weight.
+"""Building the plan of a data set: which episodes, which starts, which stages, which weights.
 
-Every step is a function of the parameters and the data alone; chance comes from sha256, which is the same in every
+Every step is a function of the parameters and the data alone; randomness comes from sha256, which is the same in every
 process, on every platform and with every version of numpy. Letters: `raybc.data.plan.plan`; L frames of an episode.
 """
 
@@ -20,13 +20,13 @@ from raybc.types import UserError
 
 
 def stable_hash(*parts: str | int) -> int:
-    """A number 0..2^64 - 1 that these parts alone decide."""
+    """An integer 0..2^64 - 1: the first 16 hex digits of the digest of `parts`, on every platform and version."""
     return int(digest(list(parts))[:16], 16)
 
 
 def keep_episodes(episodes: np.ndarray, count: int, seed: int, source: str) -> np.ndarray:
-    """`count` of `episodes` (0: all), ascending, int64. Episodes stand in an order that the seed decides and the first
-    `count` are kept, so that 5 are a part of 10 and 10 of 20. Raises `UserError` where there are not so many."""
+    """`count` of `episodes` (0: all), int64, ascending: the first ones in an order that `seed` determines, so that 5
+    are a subset of 10 and 10 of 20. source: for messages. Raises `UserError` where there are fewer."""
     if not len(episodes):
         raise UserError(f"{source}: mask/train: expected at least one episode to plan for, got none")
     if count > len(episodes):
@@ -38,8 +38,8 @@ def keep_episodes(episodes: np.ndarray, count: int, seed: int, source: str) -> n
 
 
 def anchor_frames(lengths_E: np.ndarray, episodes_E: np.ndarray, stride: int, config: PlanConfig) -> list[np.ndarray]:
-    """The anchors of each episode, frames: valid starts f with (f - offset) mod stride = 0, where the offset is
-    hash(plan_seed, episode) mod stride."""
+    """The anchors of each episode, frames, int64: valid starts f with (f - offset) mod stride = 0, where offset is
+    hash(plan_seed, episode) mod stride. lengths_E: frames of each episode. episodes_E: their numbers."""
     offsets = [stable_hash("offset", config.plan_seed, e) % stride for e in episodes_E.tolist()]
     return [
         np.arange(offset, last + 1, stride)
@@ -48,8 +48,9 @@ def anchor_frames(lengths_E: np.ndarray, episodes_E: np.ndarray, stride: int, co
 
 
 def time_stages(frames: np.ndarray, length: int, config: PlanConfig) -> np.ndarray:
-    """clip(floor(K f / (L - H)), 0, K - 1). Where L <= H there is one whole window at most: frame 0 is stage 0, later
-    frames are the last stage (the limit of the formula, whose denominator would be 0 or below)."""
+    """clip(floor(K f / (L - H)), 0, K - 1) of each frame f, int64. Where L <= H there is at most one complete window:
+    frame 0 is stage 0 and later frames are stage K - 1 (the limit of the formula, whose denominator would not be
+    positive). length: L."""
     share = config.num_stages_K * frames // max(length - config.horizon_length, 1)
     return np.clip(share, 0, config.num_stages_K - 1)
 
@@ -57,9 +58,9 @@ def time_stages(frames: np.ndarray, length: int, config: PlanConfig) -> np.ndarr
 def build_plan(store: EpisodeStore, config: PlanConfig, repo_id: str, fingerprint: str | None = None) -> SamplingPlan:
     """The plan of the training episodes of `store` (its split `train`, or all where there is none).
 
-    repo_id: the name of the data set that the plan notes. fingerprint: `store.fingerprint()` where it is known.
-    Raises `UserError` for impossible parameters, more episodes than there are, a state that the data does not have, or
-    fewer anchors than are needed.
+    repo_id: the name of the data set to record in the plan. fingerprint: `store.fingerprint()`, if it is already known.
+    Raises `UserError` for impossible parameters, more episodes than there are, state keys that the data do not have,
+    and fewer anchors than required.
     """
     config.validate()
     config = dataclasses.replace(config, state_keys=",".join(_state_keys(store, config)))
@@ -99,19 +100,20 @@ def build_plan(store: EpisodeStore, config: PlanConfig, repo_id: str, fingerprin
 
 
 def _enough_anchors(lengths_E: np.ndarray, episodes_E: np.ndarray, config: PlanConfig) -> tuple[int, list[np.ndarray]]:
-    """The largest of S, S / 2, S / 4, ..., 1 (rounded down) with enough anchors, and these anchors."""
+    """The largest stride of S, S / 2, S / 4, ..., 1 (rounded down) with enough anchors, and these anchors."""
     stride = config.stride_S
     while True:
         frames = anchor_frames(lengths_E, episodes_E, stride, config)
         count = sum(map(len, frames))
-        if count >= config.least_anchors:
+        if count >= config.required_anchors:
             return stride, frames
         if stride == 1:
-            raise not_enough_anchors(config.least_anchors, count, "with stride_S = 1")
+            raise not_enough_anchors(config.required_anchors, count, "with stride_S = 1")
         stride //= 2
 
 
 def not_enough_anchors(expected: int, got: int, where: str) -> UserError:
+    """The error that `where` there are too few anchors for a batch."""
     return UserError(
         f"Not enough anchors for one batch: expected at least {expected}, got {got} {where}; raise num_episodes_keep "
         "or valid_start_tail_keep, or lower stride_S, min_anchors or batch_size"
@@ -119,16 +121,16 @@ def not_enough_anchors(expected: int, got: int, where: str) -> UserError:
 
 
 def _state_keys(store: EpisodeStore, config: PlanConfig) -> tuple[str, ...]:
-    """The observations that the state is made of: those asked for, or every one of numbers, by name."""
+    """The observations that make up the state: those of the parameters, or all low-dimensional ones, sorted."""
     return config.keys or tuple(sorted(k for k, v in store.obs.items() if v.ndim == 2 and v.dtype.kind == "f"))
 
 
 def _states(store: EpisodeStore, config: PlanConfig, begins_E: np.ndarray, lengths_E: np.ndarray) -> list[np.ndarray]:
-    """The state (L, D) of each kept episode; nothing where neither stages nor events look at it."""
+    """The state, float32 (L, D), of each kept episode; [] where neither stages nor events use it."""
     if config.stage_strategy != "change_point_state" and not config.gripper_event_enabled:
         return []
     if not config.keys:
-        raise UserError(f"{store.source}: state_keys: expected observations of numbers, got {sorted(store.obs)}")
+        raise UserError(f"{store.source}: state_keys: expected low-dimensional observations, got {sorted(store.obs)}")
     parts = [store.observation((key,)) for key in config.keys]
     size = sum(p.shape[1] for p in parts)
     if config.gripper_event_enabled and max(config.dims) >= size:

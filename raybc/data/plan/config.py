@@ -16,44 +16,44 @@ EventMode = Literal["soft_exp", "hard"]
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """How a plan is made of the training episodes of a data set."""
+    """How a plan is built from the training episodes of a data set."""
 
     horizon_length: int = RunConfig.horizon_length
-    """H, the steps of a window: the chunk of the training (1 for a training without action chunking)."""
+    """H, the steps of a window: the chunk length of the training (1 without action chunking)."""
     batch_size: int = RunConfig.batch_size
-    """Examples of a training step: the plan must fill one batch, and exposure is counted with it."""
+    """Examples of a training step: the plan has to fill a batch, and exposure is computed with it."""
     num_episodes_keep: int = 0
-    """Training episodes to keep (0: all). With the same seed, fewer are a part of more."""
+    """Number of training episodes to keep (0: all). With the same seed, fewer are a subset of more."""
     episode_selection_seed: int = 0
-    """Decides which episodes are kept."""
+    """Seed of the choice of episodes."""
     valid_start_tail_keep: int = 0
-    """Starts kept behind the last whole window of an episode (0: none, H - 1: all; cut to 0..H - 1)."""
+    """Starts kept after the last complete window of an episode (0: none, H - 1: all; clamped to 0..H - 1)."""
     stride_S: int = 2
     """Steps between anchors (starts that may be drawn) of an episode; halved while there are fewer than min_anchors."""
     plan_seed: int = 0
-    """Decides the first anchor of each episode."""
+    """Seed of the first anchor of each episode."""
     min_anchors: int = 0
-    """Anchors that there must be at least (0: batch_size)."""
+    """Minimum number of anchors (0: batch_size)."""
     stage_strategy: StageStrategy = "time_quantile"
     """time_quantile: equal shares of the time of each episode; change_point_state: cut where the state jumps."""
     num_stages_K: int = 4
-    """K, the stages of an episode (change_point_state: at most so many)."""
+    """K, the number of stages of an episode (change_point_state: the maximum)."""
     change_point_delta: int = 3
-    """Steps over which the state's change is measured."""
+    """Steps over which the change of the state is measured."""
     change_point_min_gap: int = 10
-    """Least steps between two boundaries."""
+    """Minimum number of steps between two boundaries."""
     stage_balance: StageBalance = "uniform_over_stage"
     """uniform_over_stage: all stages are drawn equally often; inv_freq: weights 1 / count^inv_freq_power."""
     inv_freq_power: float = 1.0
-    """p of inv_freq (0: stages do not matter, 1: as uniform_over_stage, more: rare stages come more often)."""
+    """p of inv_freq (0: stages do not matter, 1: as uniform_over_stage, larger: rare stages are drawn more often)."""
     clip_ratio: float = 10.0
-    """Weights are cut to [median / clip_ratio, median x clip_ratio]."""
+    """Weights are clipped to [median / clip_ratio, median x clip_ratio]."""
     epsilon_mix: float = 0.05
-    """Share of the mean weight in every weight (0: none, 1: all weights are equal)."""
+    """Share of the mean weight in every weight (0: none, 1: all weights equal)."""
     gripper_event_enabled: bool = False
-    """Draw windows near the opening and closing of a gripper more often."""
+    """Whether to draw windows near the opening and closing of a gripper more often."""
     gripper_dims: str = ""
-    """Dimensions of the state that are grippers, with commas between, e.g. 6,13."""
+    """Dimensions of the state that are grippers, separated by commas, e.g. 6,13."""
     gripper_smooth_window: int = 5
     """Steps of the median filter against jitter (odd)."""
     gripper_delta1: int = 1
@@ -61,40 +61,42 @@ class PlanConfig:
     gripper_delta2: int = 5
     """Steps of the second difference."""
     gripper_quantile_q: float = 0.95
-    """Part of an episode's differences that is too small for an event."""
+    """Quantile of an episode's differences below which there is no event."""
     gripper_min_gap: int = 10
-    """Least steps between two events."""
+    """Minimum number of steps between two events."""
     gripper_event_mode: EventMode = "soft_exp"
-    """soft_exp: the nearer, the more; hard: equally within gripper_window_w."""
+    """soft_exp: weights decay with the distance to an event; hard: equal weights within gripper_window_w."""
     gripper_sigma: float = 10.0
-    """Steps after which soft_exp has fallen to 1/e."""
+    """Steps in which soft_exp decays to 1/e."""
     gripper_window_w: int = 10
-    """Steps from an event that count with hard."""
+    """Steps around an event that count in mode hard."""
     gripper_gamma: float = 2.0
-    """Weight of a window is times 1 + gamma at an event."""
+    """The weight of a window at an event is multiplied by 1 + gamma."""
     state_keys: str = ""
-    """Observations that are the state, with commas between (empty: those of env_name's task, or all by name)."""
+    """Observations that make up the state, separated by commas (empty: those of env_name's task, or all, sorted)."""
     sampler_seed: int = 0
-    """Decides the order of draws in training (together with the seed of the training)."""
+    """Seed of the draws in training (together with the seed of the training)."""
     replacement: bool = True
-    """Draw with replacement; otherwise every anchor once before any comes again, heavy ones earlier."""
+    """Whether to draw with replacement; otherwise every anchor is drawn once before any is drawn again, heavy ones
+    earlier."""
 
     @property
     def tail_keep(self) -> int:
-        """clamp(valid_start_tail_keep, 0, H - 1)"""
+        """clamp(valid_start_tail_keep, 0, H - 1)."""
         return min(max(self.valid_start_tail_keep, 0), self.horizon_length - 1)
 
     @property
-    def least_anchors(self) -> int:
+    def required_anchors(self) -> int:
+        """Minimum number of anchors."""
         return self.min_anchors or self.batch_size
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """gripper_dims as numbers."""
+        """gripper_dims as integers. Raises `UserError` for anything else."""
         parts = [p.strip() for p in self.gripper_dims.split(",")] if self.gripper_dims.strip() else []
         if not all(p.isascii() and p.isdigit() for p in parts):
             raise UserError(
-                f"gripper_dims: expected dimensions of the state from 0 on with commas between, e.g. 6,13, "
+                f"gripper_dims: expected dimensions of the state, from 0 on and separated by commas, e.g. 6,13, "
                 f"got {self.gripper_dims!r}"
             )
         return tuple(int(p) for p in parts)
@@ -105,7 +107,7 @@ class PlanConfig:
         return tuple(k.strip() for k in self.state_keys.split(",") if k.strip())
 
     def validate(self, where: str = "plan") -> None:
-        """Raise `UserError` for the first impossible value."""
+        """Raise `UserError`, with `where` before the name of the parameter, for the first impossible value."""
         at_least = {
             "horizon_length": 1, "batch_size": 1, "num_episodes_keep": 0, "episode_selection_seed": 0,
             "stride_S": 1, "plan_seed": 0, "min_anchors": 0, "num_stages_K": 1, "change_point_delta": 1,

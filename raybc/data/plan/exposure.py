@@ -1,4 +1,4 @@
-"""How often a training sees what a plan holds, known before it starts. Letters: P anchors, n draws of a training."""
+"""How often training draws the anchors of a plan, known before it starts. Letters: P anchors, n draws of a training."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class Exposure:
-    """What n draws mean, with p_i = w_i / sum_j w_j.
-
-    anchors: P. draws: n. ess: effective sample size, 1 / sum_i p_i^2. expected_unique: anchors that are drawn at least
-    once, sum_i (1 - (1 - p_i)^n), without replacement min(P, n). expected_coverage: expected_unique / P. avg_repeat:
-    n / expected_unique. repeat_eff: n / ess.
-    """
+    """What n draws with probabilities p_i = w_i / sum_j w_j amount to."""
 
     anchors: int
+    """P."""
     draws: int
+    """n."""
     ess: float
+    """Effective sample size, 1 / sum_i p_i^2."""
     expected_unique: float
+    """Expected number of anchors drawn at least once: sum_i (1 - (1 - p_i)^n); min(P, n) without replacement."""
     expected_coverage: float
+    """expected_unique / P."""
     avg_repeat: float
+    """n / expected_unique."""
     repeat_eff: float
+    """n / ess."""
 
 
 def exposure(weights_P: np.ndarray, draws: int, replacement: bool) -> Exposure:
@@ -45,9 +47,10 @@ def exposure(weights_P: np.ndarray, draws: int, replacement: bool) -> Exposure:
 
 
 def plan_lr_scale(repeat_eff: float, target_repeat: float, power: float, min_scale: float) -> float:
-    """clip((target_repeat / repeat_eff)^power, min_scale, 1): what plan-aware scaling makes of a learning rate.
+    """Factor of the learning rate, clip((target_repeat / repeat_eff)^power, min_scale, 1).
 
-    1 where anchors are repeated no more than the target, less where a long training has few of them.
+    1 where anchors are repeated no more often than the target, smaller where a long training has few of them. Raises
+    `UserError` for arguments out of range.
     """
     if not (math.isfinite(target_repeat) and target_repeat > 0):
         raise UserError(f"plan_target_effective_repeat: expected a finite number above 0, got {target_repeat}")

@@ -1,7 +1,7 @@
 """A plan as two files of a folder: plan_meta.json (parameters, origin, checksums) and plan_arrays.npz.
 
-The folder is written whole or not at all. Nothing is unpickled. `plan_sha256` names the plan: it depends on its
-contents alone, not on where, when or by which version of a library it was written.
+The folder is written completely or not at all. Nothing is unpickled. `plan_sha256` identifies the plan: it depends on
+its contents alone, not on where, when or by which version of a library it was written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DAMAGE = (
 
 
 def save_plan(plan: SamplingPlan, folder: Path, overwrite: bool = False) -> None:
-    """Write the folder. One that exists is refused, or with `overwrite` replaced if nothing but a plan is in it."""
+    """Write the folder. Raises `UserError` if it exists; with `overwrite` only if it contains anything but a plan."""
     if folder.exists():
         _check_replaceable(folder, overwrite)
     with replacing(folder) as temporary:
@@ -47,13 +47,14 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     inside = {p.name for p in folder.iterdir()}
     foreign = sorted(inside - {META, ARRAYS, PAGE})
     if foreign:
-        raise UserError(f"{folder}: holds {foreign[0]!r}, which is no part of a plan; choose another --out-dir")
+        raise UserError(f"{folder}: contains {foreign[0]!r}, which is not part of a plan; choose another --out-dir")
     if inside and not overwrite:
         raise UserError(f"{folder}: a plan is there; replace it with --overwrite, or choose another --out-dir")
 
 
 def plan_folder(path: Path) -> Path:
-    """The folder of a plan that is named by itself, by its plan_meta.json or by its plan_arrays.npz."""
+    """The folder of a plan, given that folder, its plan_meta.json or its plan_arrays.npz. Raises `UserError` for other
+    paths."""
     if path.name in (META, ARRAYS):
         return path.parent
     if not path.is_dir():
@@ -62,19 +63,20 @@ def plan_folder(path: Path) -> Path:
 
 
 def load_plan(path: Path) -> SamplingPlan:
-    """Read a plan; a missing, damaged, edited or inconsistent one raises `UserError` that names the file."""
+    """The plan at `path` (see `plan_folder`). Raises `UserError`, with the file, for a missing, damaged, edited or
+    inconsistent one."""
     folder = plan_folder(path)
     meta = _read_meta(folder / META)
     arrays = _read_arrays(folder / ARRAYS)
-    told = meta["arrays"]
-    if set(arrays) != set(told):
-        raise UserError(f"{folder / ARRAYS}: expected the arrays {sorted(told)}, got {sorted(arrays)}")
+    recorded = meta["arrays"]
+    if set(arrays) != set(recorded):
+        raise UserError(f"{folder / ARRAYS}: expected the arrays {sorted(recorded)}, got {sorted(arrays)}")
     for name, array in arrays.items():
         got = {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(array)}
-        if got != told[name]:
+        if got != recorded[name]:
             raise UserError(
-                f"{folder / ARRAYS}: {name}: differs from what {META} says of it (expected {told[name]}, got {got}); "
-                "it was damaged or edited: build the plan again"
+                f"{folder / ARRAYS}: {name}: differs from its description in {META} (expected {recorded[name]}, "
+                f"got {got}); it was damaged or edited: build the plan again"
             )
     config = from_mapping(PlanConfig, meta["parameters"], f"{folder / META}: parameters")
     try:
@@ -85,7 +87,7 @@ def load_plan(path: Path) -> SamplingPlan:
     for key, value in meta.items():
         if restated.get(key) != value:
             raise UserError(
-                f"{folder / META}: {key}: expected {restated.get(key)!r} as the rest of it says, got {value!r}"
+                f"{folder / META}: {key}: expected {restated.get(key)!r}, which follows from the rest, got {value!r}"
             )
     return plan
 

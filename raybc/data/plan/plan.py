@@ -1,4 +1,4 @@
-"""`SamplingPlan`: the windows that a training may draw and their weights, with all that they were made from.
+"""`SamplingPlan`: the windows that training may draw, their weights, and everything that they were computed from.
 
 Letters: N transitions of the data set, E kept episodes, P anchors, J gripper events, Q boundaries of stages, K stages,
 H steps of a window. Frames count from 0 in their episode; indices count from 0 in the flat arrays of the data set.
@@ -23,34 +23,44 @@ FORMAT = "raybc sampling plan"
 VERSION = 1
 VALID_START_FORMULA = "f <= min(L - H + tail_keep, L - 1)"
 
-#: Part of the data that normalisation is fitted on. anchors: the transitions that windows begin at; episodes: every
-#: transition of the kept episodes; episodes_valid: those of them that are valid starts.
+#: Part of the data that normalisation is fitted to. anchors: the transitions that windows begin at; episodes: all
+#: transitions of the kept episodes; episodes_valid: those of them that are valid starts.
 SubsetMode = Literal["anchors", "episodes", "episodes_valid"]
 
 
 @dataclass(frozen=True)
 class SamplingPlan:
-    """Arrays are little-endian int64, ascending and without repeats, but for weights (float64) and stages.
+    """A plan. Arrays are little-endian int64; indices and episode numbers are ascending and without repeats.
 
-    repo_id: name of the data set. dataset_fingerprint: sha256 of its contents (`EpisodeStore.fingerprint`).
-    dataset_len: N. stride_used: stride_S after halving. anchors_P: indices of the transitions that windows may begin
-    at. weights_P: above 0, not normalised. stages_P: 0..K - 1. events_J, boundaries_Q: indices. episodes_E: numbers of
-    the kept episodes in the data set; begins_E, lengths_E: their first transition's index and their frames.
+    Raises `UserError` for arrays that do not fit each other or the parameters.
     """
 
     config: PlanConfig
+    """The parameters."""
     repo_id: str
+    """Name of the data set."""
     dataset_fingerprint: str
+    """`EpisodeStore.fingerprint` of the data set."""
     dataset_len: int
+    """N."""
     stride_used: int
+    """stride_S after halving."""
     anchors_P: np.ndarray
+    """Indices of the transitions that windows may begin at."""
     weights_P: np.ndarray
+    """float64, above 0, not normalised."""
     stages_P: np.ndarray
+    """0..K - 1, the stage of each anchor."""
     events_J: np.ndarray
+    """Indices of the gripper events."""
     boundaries_Q: np.ndarray
+    """Indices of the first transitions of stages other than the first."""
     episodes_E: np.ndarray
+    """Numbers of the kept episodes in the data set."""
     begins_E: np.ndarray
+    """Index of the first transition of each kept episode."""
     lengths_E: np.ndarray
+    """Frames of each kept episode."""
 
     def __post_init__(self) -> None:
         self.config.validate("plan")
@@ -88,7 +98,7 @@ class SamplingPlan:
             raise UserError(f"plan: anchor_indices: expected valid starts ({VALID_START_FORMULA})")
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What plan_arrays.npz holds."""
+        """The contents of plan_arrays.npz."""
         return {
             "anchor_indices": self.anchors_P,
             "weights": self.weights_P,
@@ -101,7 +111,8 @@ class SamplingPlan:
         }
 
     def meta(self) -> dict[str, Any]:
-        """What plan_meta.json holds; `plan_sha256` is over all the rest, and so over every byte of the arrays."""
+        """The contents of plan_meta.json. `plan_sha256` is computed over all the rest, which contains the checksums of
+        the arrays."""
         meta: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
@@ -124,11 +135,12 @@ class SamplingPlan:
 
     @functools.cached_property
     def plan_sha256(self) -> str:
+        """sha256 (hex) of the parameters and arrays, which identifies the plan."""
         return str(self.meta()["plan_sha256"])
 
     @property
     def last_starts_E(self) -> np.ndarray:
-        """Last valid start of each episode, a frame; below 0 where there is none."""
+        """Last valid start of each kept episode, a frame; negative where there is none."""
         return last_starts(self.lengths_E, self.config)
 
     @property
@@ -137,22 +149,23 @@ class SamplingPlan:
         return self.anchors_P - self.begins_E[self.rows_of(self.anchors_P)]
 
     def rows_of(self, indices: np.ndarray) -> np.ndarray:
-        """Which of the kept episodes (0..E - 1) each index lies in; -1 before the first."""
+        """Position among the kept episodes (0..E - 1) of the episode that contains each index; -1 before the first."""
         return np.searchsorted(self.begins_E, indices, side="right") - 1
 
     def fit_rows(self, mode: SubsetMode) -> np.ndarray:
-        """Indices of the transitions that normalisation is to be fitted on, int64 ascending."""
+        """Indices of the transitions to fit normalisation to, int64, ascending."""
         if mode == "anchors":
             return self.anchors_P
         counts_E = self.lengths_E if mode == "episodes" else np.maximum(self.last_starts_E + 1, 0)
         return np.concatenate([b + np.arange(n) for b, n in zip(self.begins_E, counts_E, strict=True)])
 
     def notes(self) -> list[str]:
-        """What a user may not expect of this plan, a sentence each."""
+        """What a user may not expect of this plan, one sentence each."""
         config, found = self.config, []
         if self.stride_used < config.stride_S:
             found.append(
-                f"stride_S was halved: {config.stride_S} to {self.stride_used}, to have {config.least_anchors} anchors"
+                f"stride_S was halved: {config.stride_S} to {self.stride_used}, to have {config.required_anchors} "
+                "anchors"
             )
         if len(self.anchors_P) < config.batch_size:
             found.append(
@@ -183,16 +196,17 @@ class SamplingPlan:
 
 
 def last_starts(lengths_E: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """min(L - H + tail_keep, L - 1): the last frame that a window may begin at; below 0 where there is none."""
+    """min(L - H + tail_keep, L - 1): the last frame that a window may begin at; negative where there is none."""
     return np.minimum(lengths_E - config.horizon_length + config.tail_keep, lengths_E - 1)
 
 
 def sha256(array: np.ndarray) -> str:
+    """sha256 (hex) of the bytes of an array."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def from_arrays(meta: Mapping[str, Any], config: PlanConfig, arrays: Mapping[str, np.ndarray]) -> SamplingPlan:
-    """The plan whose parts these are."""
+    """The plan of the contents of plan_meta.json and plan_arrays.npz."""
     return SamplingPlan(
         config=config,
         repo_id=meta["repo_id"],

@@ -1,4 +1,4 @@
-"""Which anchors each training step draws: a function of (weights, seeds, step), so that a training goes on exactly.
+"""Which anchors each training step draws: a function of (weights, seeds, step), so that training resumes exactly.
 
 Letters: P anchors, B batch.
 """
@@ -14,16 +14,16 @@ from raybc.data.plan.plan import SamplingPlan
 
 
 class IndexSampler(Protocol):
-    """Where the examples of a block of steps come from."""
+    """Draws the examples of training steps, in blocks of steps."""
 
     def at_block(self, seed: int, block: int, steps: int, batch_size: int) -> np.ndarray:
-        """Positions among the anchors, int64 (steps, B), of the steps block * steps, ..., block * steps + steps - 1 of
-        the member whose seed this is."""
+        """Positions among the anchors, int64 (steps, B), for the steps block * steps, ..., block * steps + steps - 1 of
+        the pack member with this seed."""
         ...
 
 
 class WeightedSampler:
-    """With replacement: every draw is anchor i with probability w_i / sum_j w_j, whatever was drawn before."""
+    """With replacement: every draw is anchor i with probability w_i / sum_j w_j, independently of the others."""
 
     def __init__(self, weights_P: np.ndarray, sampler_seed: int) -> None:
         self._sampler_seed = sampler_seed
@@ -38,13 +38,16 @@ class WeightedSampler:
 class EpochSampler:
     """Without replacement: every anchor once in each epoch of P draws, heavy ones earlier; a batch may span epochs.
 
-    The order of an epoch is what drawing with the weights among those that are left gives: ascending E_i / w_i with
-    E_i ~ Exp(1) (Efraimidis and Spirakis 2006), as `torch.multinomial(weights, P, replacement=False)`.
+    The order of an epoch is that of successive draws, with the weights, among the remaining anchors: ascending E_i /
+    w_i with E_i ~ Exp(1), as `torch.multinomial(weights, P, replacement=False)` does it.
+
+    Source: P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", Information Processing
+    Letters 97 (5), 2006, pp. 181-185.
     """
 
     def __init__(self, weights_P: np.ndarray, sampler_seed: int) -> None:
         self._weights_P, self._sampler_seed = weights_P, sampler_seed
-        #: seed -> (epoch, its order): the next block mostly begins in the epoch in which this one ended.
+        # Seed -> (epoch, its order): most blocks begin in the epoch in which the previous one ended.
         self._last: dict[int, tuple[int, np.ndarray]] = {}
 
     def at_block(self, seed: int, block: int, steps: int, batch_size: int) -> np.ndarray:
@@ -65,8 +68,7 @@ class EpochSampler:
 
 
 def plan_sampler(plan: SamplingPlan, sampler_seed: int | None = None, replacement: bool | None = None) -> IndexSampler:
-    """How a training draws from a plan; `sampler_seed` and `replacement` override what the plan says (None: they do
-    not)."""
+    """The sampler of a plan. sampler_seed, replacement: override the plan's own parameters, unless they are None."""
     seed = plan.config.sampler_seed if sampler_seed is None else sampler_seed
     with_replacement = plan.config.replacement if replacement is None else replacement
     return (WeightedSampler if with_replacement else EpochSampler)(plan.weights_P, seed)

@@ -11,17 +11,18 @@ from raybc.data.plan.config import PlanConfig
 
 
 def back(values: np.ndarray, delta: int) -> np.ndarray:
-    """`values[t - delta]` (L, ...); before the first frame stands the first frame, as it does in a window."""
+    """`values[t - delta]` for each frame t, (L, ...); the first frame is repeated before the beginning, as in
+    windows."""
     return values[np.maximum(np.arange(len(values)) - delta, 0)]
 
 
 def peaks(score_L: np.ndarray, gap: int, most: int | None = None, floor: float = 0.0) -> np.ndarray:
-    """Frames of the highest local maxima of a score, in order, int64; at most `most` (None: all).
+    """Frames of the highest local maxima of a score, int64, ascending; at most `most` of them (None: all).
 
     A local maximum is a run of equal scores with lower ones on both sides (the ends of the episode count as lower); its
-    frame is the run's first, where a jump begins. Only scores above 0 and not below `floor` count, and a score that
-    never changes has none. Non-maximum suppression: from the highest on (of equals the earliest), a maximum less than
-    `gap` frames from one that was taken is dropped.
+    frame is the first of the run, where a jump begins. Only scores above 0 and at least `floor` count, and a constant
+    score has no maximum. Non-maximum suppression: from the highest on (the earliest of equal ones), maxima less than
+    `gap` frames from an accepted one are dropped.
     """
     first_C = np.flatnonzero(np.diff(score_L, prepend=np.nan) != 0)
     if len(first_C) < 2:
@@ -30,28 +31,28 @@ def peaks(score_L: np.ndarray, gap: int, most: int | None = None, floor: float =
     around = np.concatenate([[-np.inf], run_C, [-np.inf]])
     is_peak_C = (run_C > around[:-2]) & (run_C > around[2:]) & (run_C > 0) & (run_C >= floor)
     frames_C, heights_C = first_C[is_peak_C], run_C[is_peak_C]
-    taken: list[int] = []
+    accepted: list[int] = []
     free_L = np.ones(len(score_L), bool)
     for frame in frames_C[np.argsort(-heights_C, kind="stable")]:
-        if len(taken) == most:
+        if len(accepted) == most:
             break
         if free_L[frame]:
-            taken.append(int(frame))
+            accepted.append(int(frame))
             free_L[max(0, frame - gap + 1) : frame + gap] = False
-    return np.array(sorted(taken), np.int64)
+    return np.array(sorted(accepted), np.int64)
 
 
 def change_points(state_LD: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """Boundaries between the stages of an episode, int64 frames in order: at most K - 1, fewer where the state has
-    fewer peaks. score[t] = ||s[t] - s[t - delta]||_2 (units of the state)."""
+    """Boundaries between the stages of an episode, frames, int64, ascending: K - 1, or fewer where the state has fewer
+    peaks. score[t] = ||s[t] - s[t - delta]||_2 (units of the state)."""
     state_LD = state_LD.astype(np.float64)
     score_L = np.linalg.norm(state_LD - back(state_LD, config.change_point_delta), axis=1)
     return peaks(score_L, config.change_point_min_gap, config.num_stages_K - 1)
 
 
 def gripper_events(state_LD: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """Frames at which a gripper begins to open or close, int64 in order; none in an episode of no more than
-    max(delta1, delta2) frames, or whose gripper does not move.
+    """Frames at which a gripper begins to open or close, int64, ascending; none in an episode of at most
+    max(delta1, delta2) frames, and none if the gripper does not move.
 
         g[t] = max_d |s[t, d]|, d in gripper_dims; smoothed by a running median
         d[t] = max(|g[t] - g[t - delta1]|, |g[t] - g[t - delta2]|)
@@ -70,7 +71,7 @@ def gripper_events(state_LD: np.ndarray, config: PlanConfig) -> np.ndarray:
 
 
 def median_filter(values_L: np.ndarray, window: int) -> np.ndarray:
-    """Running median over an odd window; the ends are continued with their values."""
+    """Running median over an odd window, float64 (L,); beyond the ends their values are repeated."""
     padded = np.pad(values_L, window // 2, mode="edge")
     return np.median(np.lib.stride_tricks.sliding_window_view(padded, window), axis=1)
 

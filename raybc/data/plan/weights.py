@@ -1,4 +1,4 @@
-"""How often each anchor is drawn. Letters: P anchors."""
+"""Weights of the anchors: how often each is drawn. Letters: P anchors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from raybc.data.plan.config import PlanConfig
 
 
 def stage_weights(stages_P: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """1 / count of the anchor's stage, with `inv_freq` 1 / count^p; float64 (P,)."""
+    """1 / (number of anchors in the stage), with `inv_freq` to the power p; float64 (P,). stages_P: int64 (P,)."""
     power = config.inv_freq_power if config.stage_balance == "inv_freq" else 1.0
     counts = np.bincount(stages_P)[stages_P].astype(np.float64)
     return counts**-power
 
 
 def event_weights(distances_P: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """1 + gamma m, m = exp(-dist / sigma) or with `hard` 1 where dist <= w; float64 (P,), 1 without an event."""
+    """1 + gamma m, float64 (P,), with m = exp(-dist / sigma) or, in mode `hard`, m = 1 where dist <= w.
+
+    distances_P: steps to the nearest event, float64; inf without events (m = 0).
+    """
     if config.gripper_event_mode == "soft_exp":
         near_P = np.exp(-distances_P / config.gripper_sigma)
     else:
@@ -24,7 +27,7 @@ def event_weights(distances_P: np.ndarray, config: PlanConfig) -> np.ndarray:
 
 
 def tempered(weights_P: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """Cut to [median / clip_ratio, median x clip_ratio], then (1 - epsilon) w + epsilon mean(w)."""
+    """Weights clipped to [median / clip_ratio, median x clip_ratio], then (1 - epsilon) w + epsilon mean(w)."""
     median = np.median(weights_P)
     cut_P = np.clip(weights_P, median / config.clip_ratio, median * config.clip_ratio)
     return (1 - config.epsilon_mix) * cut_P + config.epsilon_mix * cut_P.mean()
