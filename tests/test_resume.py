@@ -104,7 +104,7 @@ def test_a_cosine_run_asks_how_the_rate_continues(tmp_path: Path) -> None:
     folder = saved(tmp_path, run)
     longer = run.changed(training_steps=400)
     assert find_run([longer], DATA, "no") == folder
-    with pytest.raises(UserError, match="the cosine schedule ended at step 200; .*--extend_schedule hold"):
+    with pytest.raises(UserError, match=r"the cosine schedule ended at step 200; .*--extend_schedule hold"):
         resumed([longer], DATA, folder)
     for how, end in (("hold", 1e-5), ("restart", 1e-5)):
         place = resumed([longer], DATA, folder, how)  # type: ignore[arg-type]
@@ -199,13 +199,12 @@ NEW_OPTION = '''
 def test_a_new_option_changes_nothing_that_is_saved(tmp_path: Path, group: str) -> None:
     """The golden tests hold in a copy of raybc whose options have one more, with a neutral default."""
     shutil.copytree(ROOT / "raybc", tmp_path / "raybc", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     (source,) = [p for p in (tmp_path / "raybc/config").glob("*.py") if group in p.read_text()]
     lines = source.read_text().split("\n")
     at = next(i for i, line in enumerate(lines) if group in line)
-    first = next(
-        i for i in range(at, len(lines)) if lines[i].startswith("    ") and "= " in lines[i] and '"""' not in lines[i]
-    )
+    fields = (i for i in range(at, len(lines)) if "= " in lines[i] and '"""' not in lines[i])
+    first = next(fields)
     lines.insert(first, NEW_OPTION.strip("\n"))
     source.write_text("\n".join(lines))
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
