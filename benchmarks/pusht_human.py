@@ -43,7 +43,7 @@ def main() -> None:
     for seed in range(args.seeds):
         folder = args.out / f"seed_{seed}"
         words = [f"--{k}={v}" for k, v in flags.items()]
-        run("raybc.train", *words, f"--seed={seed}", f"--dataset={args.data}", f"--out={folder}", "--resume",
+        run("raybc.train", *words, f"--seed={seed}", f"--dataset={args.data}", f"--out={folder}", "--resume=auto",
             "--save_interval=-1", "--eval_episodes=20")  # fmt: skip
         run("raybc.rollout", folder, f"--episodes={args.episodes}", f"--out={folder / 'final'}", "--overwrite")
         rows.append(json.loads((folder / "final/metrics.json").read_text())["settings"][0])

@@ -32,14 +32,14 @@ from raybc.data.normalize import Normalizer
 from raybc.envs.base import SimEnv
 from raybc.envs.spec import spec_of_task
 from raybc.inference.agent import Agent
-from raybc.policies.base import PolicyShape
+from raybc.policies.base import PolicySpec
 from raybc.policies.build import build_policy
 from raybc.registry import get_task
 from raybc.rollout.engine import Engine, Rollout, _Slot
 from raybc.rollout.episode import run_episode
 from raybc.rollout.worker import load_agent
 from raybc.train.step import generator
-from raybc.types import EpisodeSpec, SampleSetting
+from raybc.types import EpisodeSpec, Observation, SampleSetting
 
 SETTING = SampleSetting(flow_steps=10)
 #: Episodes of one measurement: long enough that starting and ending a job do not count.
@@ -51,14 +51,14 @@ def make_bundle(task: str, folder: Path) -> Path:
     config = RunConfig.of(env_name=task, action_chunking=True, horizon_length=5, hidden_width=512, hidden_depth=4)
     probe = spec_of_task(get_task(task))
     sizes = {k: probe.obs_sizes[k] for k in get_task(task).obs_keys}
-    shape = PolicyShape(sum(sizes.values()), probe.action_size, 5)
-    policy = build_policy(config, shape, members=1)
+    spec = PolicySpec.of(sizes, {}, probe.action_size, config.chunk_length, config.obs_steps)
+    policy = build_policy(config, spec, members=1)
     policy.init_members([generator(torch.device("cpu"), 0, "init")])
     starts = np.concatenate([probe.starts[k] for k in sizes], axis=1)
     middle, half = (probe.action_low + probe.action_high) / 2, (probe.action_high - probe.action_low) / 4
     bundle = PolicyBundle(
         config, 0, sizes, probe.action_size,
-        Normalizer(starts.mean(0).astype(np.float32), np.ones(shape.obs_size, np.float32)),
+        Normalizer(starts.mean(0).astype(np.float32), np.ones(spec.low_dim_size, np.float32)),
         Normalizer(middle.astype(np.float32), half.astype(np.float32)),
         dict(policy.state_dict()), "0" * 64, probe.identity,
     )  # fmt: skip
@@ -198,7 +198,7 @@ def vector(task: str, bundle: PolicyBundle, count: int, steps: int) -> float:
         nonlocal obs
         for _ in range(steps // 5):
             obs_BTO = np.concatenate([obs[k] for k in keys], axis=1)[:, None].astype(np.float32)
-            chunks_BHA = np.clip(agent.chunks(obs_BTO, noise, 10), low, high)
+            chunks_BHA = np.clip(agent.chunks(Observation(obs_BTO), noise, SETTING), low, high)
             for h in range(5):
                 obs, *_ = envs.step(chunks_BHA[:, h])
 
