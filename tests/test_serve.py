@@ -341,7 +341,7 @@ def test_impossible_flags(bundles: Path, tmp_path: Path, capsys: pytest.CaptureF
     short.write_text("123")
     short.chmod(0o600)
     for flags, words in (
-        (["--host=0.0.0.0"], "--host 0.0.0.0: other machines could ask; expected --token_file"),
+        (["--host=0.0.0.0"], "--host 0.0.0.0: other machines could connect; expected --token_file"),
         ([f"--token_file={open_file}"], f"can be read by others; run: chmod 600 {open_file}"),
         ([f"--token_file={short}"], "expected at least 16 ASCII characters"),
         ([f"--token_file={tmp_path / 'no'}"], "expected a file, found none"),
