@@ -118,11 +118,24 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def click(self, selector: str) -> None:
-        """Press and let go the mouse in the middle of an element, as a person would."""
+        """Press and let go the mouse in the middle of an element, as a person would: when it has stopped moving."""
         box = self.js(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            "e.scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'});"
-            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2] })()"
+            f"""(async () => {{
+              const e = document.querySelector({json.dumps(selector)});
+              const place = () => {{
+                e.scrollIntoView({{block: "center", inline: "center", behavior: "instant"}});
+                const r = e.getBoundingClientRect();
+                return [r.x + r.width / 2, r.y + r.height / 2, scrollY];
+              }};
+              let box = place();  // figures that are drawn above it move it
+              for (let still = 0; still < 10; still++) {{
+                await new Promise(requestAnimationFrame);
+                const now = place();
+                if (String(now) !== String(box)) still = 0;
+                box = now;
+              }}
+              return box;
+            }})()"""
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
