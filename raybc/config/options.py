@@ -166,8 +166,8 @@ def _violated(option: Option, value: float) -> str:
     if above is not None and high is not None:
         return f"more than {above:g} and at most {high:g}"
     if low is not None and below is not None:
-        if isinstance(value, int) and value >= below:
-            return f"less than {below:.0f}"
+        if isinstance(value, int):
+            return f"less than {below:.0f}" if value >= below else f"at least {low:g}"
         return f"at least {low:g} and below {below:g}"
     if above is not None:
         return f"{number}above {above:g}"
