@@ -136,10 +136,12 @@ def test_a_sweep_over_policies(pointmass_demos: Path, tmp_path: Path, ray_cpus: 
         "name": "kinds",
         "train": {
             "env_name": "pointmass-scripted-low_dim", "dataset": str(pointmass_demos), "training_steps": 40,
-            "batch_size": 32, "action_chunking": True, "horizon_length": 8, "device": "cpu", "hidden_width": 16, "lr": 3e-3,
+            "batch_size": 32, "action_chunking": True, "horizon_length": 8, "device": "cpu",
+            "hidden_width": 16, "lr": 3e-3,
         },
         "space": {
-            "policy": {"values": ["flow", "regression"]}, "lr": {"low": 1e-3, "high": 1e-1, "log": True},
+            "policy": {"values": ["flow", "regression"]},
+            "lr": {"low": 1e-3, "high": 1e-1, "log": True},
             "regression_loss": {"values": ["mse", "l1"]},
         },
         "seeds": [0],

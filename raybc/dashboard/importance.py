@@ -38,7 +38,9 @@ def importances(config: SweepConfig, state: SweepState) -> dict[str, Any]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     axes = distributions(config)
     study = optuna.create_study(direction="maximize")
-    study.add_trials([optuna.trial.create_trial(value=v, params=p, distributions=axes) for p, v in measured])
+    for params, value in measured:  # axes that only some recipes have are left out by Optuna
+        own = {name: axes[name] for name in params}
+        study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=own))
     quantile = max(0.1, 3 / len(measured))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -359,7 +359,8 @@ def _read_trials(path: Path) -> tuple[TrialRow, ...]:
                 key: kind(float(raw[key])) if raw.get(key) else None for key, kind in _TRIAL_NUMBERS.items()
             }
             words: dict[str, Any] = {key: raw.get(key) or "" for key in ("origin", "reason")}
-            params = {key.removeprefix("params."): _value(raw[key] or "") for key in raw if key.startswith("params.")}
+            # An empty cell: the axis is no part of this recipe.
+            params = {k.removeprefix("params."): _value(v) for k, v in raw.items() if k.startswith("params.") and v}
             trials.append(TrialRow(int(raw["trial"]), raw["status"], params=params, **numbers, **words))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, row {number}: expected a trial, got {raw!r} ({error!r})") from None

@@ -54,7 +54,7 @@ class LiveTable:
 
     def _render(self) -> RenderableType:
         trials = sorted(self._state.trials.values(), key=lambda t: (t.status != "running", -(t.score or 0), t.number))
-        axes = list(trials[0].params) if trials else []
+        axes = list(dict.fromkeys(axis for trial in trials for axis in trial.params))
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         for column in ("trial", "status", "evaluation", "success", *axes):
             table.add_column(column, justify="left" if column == "status" else "right")
@@ -65,7 +65,7 @@ class LiveTable:
                 trial.status,
                 f"{len(trial.evaluations)}/{self._evaluations}",
                 success,
-                *(_short(trial.params[a]) for a in axes),
+                *(_short(trial.params.get(a, "")) for a in axes),
                 style=STYLE[trial.status],
             )
         done = len(self._state.finished())

@@ -37,7 +37,7 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
     writer = csv.writer(text)
     writer.writerow(columns + [f"params.{a}" for a in axes])
     for trial in trials:
-        writer.writerow(_trial_row(trial) + [trial.params[a] for a in axes])
+        writer.writerow(_trial_row(trial) + [trial.params.get(a, "") for a in axes])
     write_text(folder.trials_csv, text.getvalue())
     rows = [r for t in trials for r in [*(r for e in t.evaluations for r in e.rows), *t.final_rows]]
     results, episodes = [], []
