@@ -226,7 +226,7 @@ def test_rollout_refuses_what_does_not_fit(run: Path, tmp_path: Path, capsys: py
 
 def readme_commands() -> list[str]:
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    return sorted({c.split()[2] for b in blocks for c in b.splitlines() if c.startswith("python -m raybc")})
+    return sorted({f"raybc.{c.split()[1]}" for b in blocks for c in b.splitlines() if c.startswith("raybc ")})
 
 
 @pytest.mark.parametrize("module", readme_commands())
@@ -241,8 +241,8 @@ def test_commands_of_the_readme_have_a_readable_help(module: str) -> None:
 def test_flags_of_the_readme_exist() -> None:
     """Every --flag that the README shows for a command is one of that command's."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    for line in (c.split("#")[0] for b in blocks for c in b.splitlines() if c.startswith("python -m raybc")):
-        module = line.split()[2]
+    for line in (c.split("#")[0] for b in blocks for c in b.splitlines() if c.startswith("raybc ")):
+        module = f"raybc.{line.split()[1]}"
         text = subprocess.run(
             [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
         ).stdout
