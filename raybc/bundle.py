@@ -1,9 +1,9 @@
-"""`PolicyBundle`: a trained policy as a folder that a fresh process can act with, knowing only its path.
+"""`PolicyBundle`: a trained policy as a self-contained folder.
 
     bundle.json           configuration, sizes, statistics, identity of data and environment, sha256 of the weights
     policy.safetensors    parameters (one member)
 
-Nothing is unpickled. A missing, damaged or mismatched part is refused.
+Nothing is unpickled. Missing, damaged or mismatched files raise `UserError`.
 """
 
 from __future__ import annotations
@@ -28,38 +28,41 @@ from raybc.data.normalize import Normalizer
 from raybc.files import read_json, replacing, write_json
 from raybc.policies.base import Policy, PolicySpec
 from raybc.policies.build import build_policy
+from raybc.run_folder import BUNDLE_FILE
 from raybc.strict import digest
 from raybc.types import UserError
 
 #: Release 0.1.0 wrote raybc-bundle-1, which is still read.
 FORMAT, FORMAT_1 = "raybc-bundle-2", "raybc-bundle-1"
 WEIGHTS = "policy.safetensors"
-META = "bundle.json"
+META = BUNDLE_FILE
 
 
 @dataclass(frozen=True)
 class PolicyBundle:
-    """One policy and all that it needs to act."""
+    """One policy with everything that it needs to act."""
 
     config: RunConfig
     step: int
-    """Gradient steps that were done."""
+    """Gradient steps of training so far."""
     obs_sizes: dict[str, int]
-    """Low-dimensional observation -> size, in the order in which they are joined."""
+    """Low-dimensional observation -> size, in the order in which they are concatenated."""
     action_size: int
+    """A."""
     obs_normalizer: Normalizer
+    """Of the concatenated low-dimensional observations."""
     action_normalizer: Normalizer
     weights: Mapping[str, torch.Tensor]
     """Parameter name -> tensor with a member axis of 1."""
     data_fingerprint: str
     environment: dict[str, str]
-    """`SimEnv.identity()` where the policy was trained."""
+    """`SimEnv.identity()` at training time: the versions of the simulator."""
     data_env: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What the dataset says about the environment it was recorded in (robomimic's `env_args`)."""
+    """robomimic's `env_args`: the environment that the dataset was recorded in."""
     images: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
     """Image -> (height, width, channels)."""
     saved_as: str = ""
-    """The run_id under which it was saved, where an earlier release made ids otherwise."""
+    """The run_id in the file, if an earlier release computed it by other rules; otherwise empty."""
 
     @property
     def run_id(self) -> str:
@@ -67,11 +70,11 @@ class PolicyBundle:
 
     @property
     def run_ids(self) -> tuple[str, ...]:
-        """Today's run_id, and the one it was saved under where that is another."""
+        """The current run_id, and `saved_as` if that differs."""
         return (self.run_id, self.saved_as) if self.saved_as else (self.run_id,)
 
     def build(self) -> Policy:
-        """The network (a pack of one) with these weights, on the CPU, ready to sample."""
+        """The network (a pack of one member) with these weights, on the CPU, in evaluation mode."""
         policy = build_policy(self.config, self.spec, members=1)
         policy.load_state_dict(dict(self.weights), strict=True)
         return policy.eval().requires_grad_(False)
@@ -82,7 +85,7 @@ class PolicyBundle:
         return PolicySpec.of(self.obs_sizes, self.images, self.action_size, config.chunk_length, config.obs_steps)
 
     def save(self, folder: Path) -> None:
-        """Write the bundle; whole or not at all. An existing one is replaced."""
+        """Write the bundle to `folder` atomically; an existing bundle is replaced."""
         with replacing(folder) as temporary:
             temporary.mkdir(parents=True)
             save_file({k: v.contiguous() for k, v in self.weights.items()}, temporary / WEIGHTS)
@@ -111,7 +114,10 @@ class PolicyBundle:
 
     @classmethod
     def load(cls, folder: Path) -> PolicyBundle:
-        """Read a bundle, or `UserError` that says which part is missing, damaged or does not fit."""
+        """Read a bundle.
+
+        Raises `UserError` that names the file if something is missing, damaged or inconsistent.
+        """
         if not folder.is_dir():
             raise UserError(f"{folder}: expected a policy bundle (a folder with {META} and {WEIGHTS}), found none")
         saved = read_json(folder / META)
@@ -119,7 +125,7 @@ class PolicyBundle:
             sha256 = saved["sha256"]
             if sha256 != digest({k: v for k, v in saved.items() if k != "sha256"}):
                 raise UserError(f"{folder / META}: sha256 differs from its contents: the file was edited or damaged")
-            meta = _today(saved, folder / META)
+            meta = _current_format(saved, folder / META)
             run_id = str(meta["run_id"])
             config = _config(meta, folder / META)
             weights = _read_weights(folder / WEIGHTS, meta["weights_sha256"])
@@ -168,8 +174,8 @@ class PolicyBundle:
             )
 
 
-def _today(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The contents of bundle.json as this release writes them. Pure; raises `UserError` for what it cannot read."""
+def _current_format(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The contents of bundle.json, converted to the current format. Raises `UserError` for an unknown format."""
     meta = dict(saved)
     if meta["format"] == FORMAT:
         return meta | {"saved_as": ""}

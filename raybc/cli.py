@@ -1,6 +1,6 @@
-"""What all command lines share: one clear message and a meaningful exit status.
+"""Shared parts of all command lines: parsing, error messages and exit statuses.
 
-0 well; 1 something failed on the way (results so far are kept); 2 a mistake in what was asked; 130 Ctrl-C.
+0 success; 1 a failure at run time (results so far are kept); 2 a mistake of the user; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 class Failed(RuntimeError):
-    """The work could not be done, though nothing was wrong with what was asked (status 1)."""
+    """A failure at run time that is not a mistake of the user (status 1)."""
 
 
 class Interrupted(RuntimeError):
-    """Stopped by Ctrl-C; the message says how to go on (status 130)."""
+    """Stopped by Ctrl-C; the message says how to continue (status 130)."""
 
 
 def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: str) -> Args:
-    """`cls` (a dataclass) from command-line flags: --flag=value and --flag value, dashes or underscores.
+    """Parse command-line flags into `cls`, a dataclass.
 
-    Switches are given as --resume as well as --resume=True, and --no-resume is --resume=False.
+    Flags are --flag=value or --flag value, with dashes or underscores. A switch is --resume or --resume=True, and
+    --no-resume is --resume=False. Exits with status 2 for unknown flags or wrong values.
+
+    Args:
+        cls: one field per flag; the docstring under a field is its help.
+        argv: the arguments; None: those of this process.
+        prog: the module, as in `python -m PROG`.
+        description: the first line of --help.
     """
     return tyro.cli(
         cls,
@@ -48,17 +55,17 @@ def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: s
 
 
 def described(text: str) -> Any:
-    """The type of a text flag with its help."""
+    """The type of a string flag with the help `text`."""
     return Annotated[str, tyro.conf.arg(help=text)]
 
 
 def flat_group(cls: type) -> Any:
-    """A dataclass as a group of flags: a box of its own in --help, and no prefix before its flags."""
+    """A dataclass as a group of flags: a separate box in --help, and flags without a prefix."""
     return Annotated[cls, tyro.conf.OmitArgPrefixes]
 
 
 def as_typed(text: str) -> str:
-    """`text` with every `python -m raybc.X` written the way this process was started, e.g. `raybc X`."""
+    """`text` with every `python -m raybc.X` replaced by the way this process was started, e.g. `raybc X`."""
     program = Path(sys.argv[0])
     if program.name == "raybc":
         return text.replace("python -m raybc.", "raybc ")
@@ -68,11 +75,11 @@ def as_typed(text: str) -> str:
 
 
 def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
-    """--flag, --no-flag and true/false in any case as tyro wants them: --flag=True."""
+    """Rewrite --flag, --no-flag and true/false in any case as --flag=True, which tyro expects."""
     switches = _switches(cls)
 
     def values_of(token: str, prefix: str = "--") -> frozenset[str]:
-        """What the switch `token` may be set to; nothing where it is no switch."""
+        """Allowed values of the switch `token`; empty if it is not a switch."""
         name = token.removeprefix(prefix).replace("-", "_") if token.startswith(prefix) else ""
         return switches.get(name, frozenset())
 
@@ -100,7 +107,7 @@ def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
 
 
 def _switches(cls: type) -> dict[str, frozenset[str]]:
-    """The flags that are true or false (or auto), also those of groups -> what they may be set to, in lower case."""
+    """Switch -> its allowed values in lower case, including the switches of groups."""
     found: dict[str, frozenset[str]] = {}
     for name, hint in typing.get_type_hints(cls).items():
         values = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
@@ -112,7 +119,10 @@ def _switches(cls: type) -> dict[str, frozenset[str]]:
 
 
 def run_command(commands: Mapping[str, Callable[[list[str]], int]], usage: str, argv: list[str]) -> int:
-    """Of a command line that begins with the name of a command: run that one with the rest, or print `usage`."""
+    """Run the command that argv[0] names with the other arguments, or print `usage`.
+
+    Returns the exit status. Raises `UserError` for an unknown command.
+    """
     if argv[:1] in (["--help"], ["-h"]):
         print(as_typed(usage), end="")
         return 0
@@ -122,7 +132,7 @@ def run_command(commands: Mapping[str, Callable[[list[str]], int]], usage: str, 
 
 
 def run_main(main: Callable[[], int | None]) -> int:
-    """Run a command; turn what users can cause into one line on stderr and an exit status."""
+    """Run a command and return its exit status; expected errors become one line on stderr."""
     try:
         return main() or 0
     except UserError as error:
@@ -147,21 +157,27 @@ def run_main(main: Callable[[], int | None]) -> int:
         raise
 
 
-#: Of --resume. auto: resume what is there, and begin otherwise.
+#: Values of --resume. auto: resume if there is a saved run, otherwise start a new one.
 Resume = Literal["False", "True", "auto"]
 
 
 def check_folder(folder: Path, begun: Path, resume: Resume, overwrite: bool) -> None:
-    """A run folder that is there is neither continued nor lost by accident, and nothing is resumed that never began.
+    """Raise `UserError` if the flags do not fit the state of a run folder.
 
-    begun: a file in it that is there when a run has begun.
+    An existing run is neither continued nor overwritten by accident, and only a run that was started can be resumed.
+
+    Args:
+        folder: the run folder.
+        begun: a file that exists in the folder of every started run.
+        resume: the value of --resume.
+        overwrite: the value of --overwrite.
     """
     if resume != "False" and overwrite:
         raise UserError("expected --resume or --overwrite, got both")
     if resume == "True" and not begun.exists():
         raise UserError(
-            f"--resume: nothing to resume in {folder}; leave --resume out to begin, or use --resume=auto to resume "
-            "what is there and begin otherwise"
+            f"--resume: nothing to resume in {folder}; leave --resume out to start a new run, or use "
+            "--resume=auto to resume only if there is a saved run"
         )
     if resume == "False" and not overwrite and folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise UserError(

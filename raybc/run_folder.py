@@ -51,6 +51,31 @@ class TrainingFolder:
         return self.path / "state.safetensors"
 
     @property
+    def workers_csv(self) -> Path:
+        """Starts of the group of training workers, see `raybc.train.elastic`."""
+        return self.path / "workers.csv"
+
+    @property
+    def failure(self) -> Path:
+        """Why training workers stopped early."""
+        return self.path / "failed.json"
+
+    @property
+    def ray_train(self) -> Path:
+        """Ray Train's own files, while workers train."""
+        return self.path / "ray_train"
+
+    @property
+    def plan(self) -> Path:
+        """A copy of the sampling plan, if the run uses one."""
+        return self.path / "sampling_plan"
+
+    @property
+    def plan_summary(self) -> Path:
+        """How the run uses its sampling plan."""
+        return self.path / "run_summary.json"
+
+    @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
@@ -288,13 +313,3 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
         return steps[int(checkpoint)], None
     known = ", ".join(map(str, sorted(steps)))
     raise UserError(f"--checkpoint: expected latest, best, -1 or one of the steps {known}; got {checkpoint!r}")
-
-
-def checkpoints(run: Path) -> dict[int, Path]:
-    """`TrainingFolder.checkpoints`."""
-    return TrainingFolder(run).checkpoints()
-
-
-def best_step(run: Path) -> int | None:
-    """`TrainingFolder.best_step`."""
-    return TrainingFolder(run).best_step()

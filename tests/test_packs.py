@@ -12,7 +12,7 @@ import torch
 
 from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
-from raybc.run_folder import checkpoints
+from raybc.run_folder import SweepFolder
 from raybc.sweep.ledger import SweepState, read_events
 from raybc.sweep.pack import alike
 from tests.helpers import read_table
@@ -43,7 +43,7 @@ def packed(ray_cpus: float, pointmass_demos: Path, tmp_path_factory: pytest.Temp
 
 
 def weights_of(out: Path, trial: int, seed: int) -> dict[str, torch.Tensor]:
-    steps = checkpoints(out / "trials" / f"{trial:04d}" / f"seed_{seed}")
+    steps = SweepFolder(out).member(trial, seed).checkpoints()
     return dict(PolicyBundle.load(steps[max(steps)]).weights)
 
 

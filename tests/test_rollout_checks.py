@@ -21,7 +21,7 @@ from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
 from raybc.rollout.stop import Race, UntilHalfwidth
 from raybc.rollout.video import VideoWriter, episode_name, write_grid
-from raybc.run_folder import checkpoints, find_bundle
+from raybc.run_folder import TrainingFolder, find_bundle
 from raybc.statistics import halfwidth_reached
 from raybc.types import EpisodeResult, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
@@ -49,7 +49,7 @@ def run_folder(tmp_path: Path, steps: dict[int, float | None]) -> Path:
 def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     run = run_folder(tmp_path, {100: 0.5, 200: 0.9, 300: 0.9, 1000: None})
     (run / "checkpoint_half").mkdir()  # not a checkpoint
-    assert sorted(checkpoints(run)) == [100, 200, 300, 1000]
+    assert sorted(TrainingFolder(run).checkpoints()) == [100, 200, 300, 1000]
     for name, step in (("", 1000), ("latest", 1000), ("-1", 1000), ("best", 300), ("200", 200)):
         path, setting = find_bundle(run, name)
         assert PolicyBundle.load(path).step == step

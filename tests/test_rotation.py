@@ -110,7 +110,7 @@ def test_each_step_draws_from_the_file_whose_turn_it_is(folder: Path) -> None:
 def test_statistics_are_those_of_all_files(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from raybc.train import rotation
 
-    monkeypatch.setattr(rotation, "BLOCK", 7)
+    monkeypatch.setattr(rotation, "ROWS_PER_BLOCK", 7)
     found, store = trainer(folder, normalization=kind).prepared, formats.read(folder)
     for got, values in ((found.obs_normalizer, store.obs["state"]), (found.action_normalizer, store.actions_NA)):
         expected = Normalizer.fit(values[:40], kind)  # type: ignore[arg-type]

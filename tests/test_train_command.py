@@ -14,7 +14,6 @@ from raybc.bundle import META, PolicyBundle
 from raybc.config import RunConfig
 from raybc.config.flat import aliases
 from raybc.files import read_json
-from raybc.run_folder import best_step, checkpoints
 from raybc.train.__main__ import Args
 from raybc.train.run import MemberRun, append_row
 from tests.helpers import read_table, run_train, stop_training_at, tiny_config, tiny_data
@@ -103,11 +102,11 @@ def test_the_best_and_the_latest_are_kept(tmp_path: Path) -> None:
         (run.bundle(step) / META).touch()
     for step, success in ((10, 0.5), (20, 0.9), (30, 0.9), (40, 0.2)):
         append_row(tmp_path / "eval.csv", ("step", "eval/success"), (step, success))
-    assert best_step(tmp_path) == 30, "of equals the latest"
+    assert run.folder.best_step() == 30, "of equals the latest"
     run.drop_old(30)  # those from 40 on are still to be measured
-    assert len(checkpoints(tmp_path)) == 6
+    assert len(run.folder.checkpoints()) == 6
     run.drop_old(60)
-    assert sorted(checkpoints(tmp_path)) == [30, 40, 50, 60]
+    assert sorted(run.folder.checkpoints()) == [30, 40, 50, 60]
     run.point(60, finished=False)
     assert {p.name: p.resolve().name for p in tmp_path.iterdir() if p.is_symlink()} == {
         "latest": "checkpoint_60", "best": "checkpoint_30",

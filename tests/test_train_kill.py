@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from raybc.bundle import PolicyBundle
-from raybc.run_folder import checkpoints
+from raybc.run_folder import TrainingFolder
 from tests.helpers import TRAIN_FLAGS, read_table
 
 #: Trains two members and saves at every fifth step, as `raybc.train` does between its evaluations.
@@ -43,7 +43,7 @@ for stop in range(trainer.step + 5, 401, 5):
 def ended(folder: Path) -> tuple[bytes, list[list[str]]]:
     """The weights at the end, and the rows of the log but for the times."""
     rows = [[v for k, v in r.items() if k != "train/steps_per_sec"] for r in read_table(folder / "train.csv")]
-    steps = checkpoints(folder)
+    steps = TrainingFolder(folder).checkpoints()
     return (steps[max(steps)] / "policy.safetensors").read_bytes(), rows
 
 

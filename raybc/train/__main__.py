@@ -1,4 +1,4 @@
-"""`python -m raybc.train --env_name=lift-scripted-low_dim --training_steps=2000`: one recipe, one seed or several."""
+"""`python -m raybc.train --env_name=lift-scripted-low_dim --training_steps=2000`: train one recipe with some seeds."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import empty_folder, free_space_for, run_folder_lock
 from raybc.registry import get_task, parse_env_name
+from raybc.run_folder import TrainingFolder
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.ranks import Parallel, WorkerConfig
-from raybc.train.resume import FLAGS, ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
+from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
 from raybc.train.run import PackRun
 from raybc.train.trackers.mlflow import MlflowConfig
 from raybc.train.trackers.wandb import Mode, WandbConfig
@@ -43,33 +44,33 @@ class Args:
     """Train these seeds together as a pack, e.g. --seeds 0 1 2 3 (instead of seed)."""
 
     demos: int = 100
-    """Demonstrations that the scripted expert makes where env_name asks for them."""
+    """Demonstrations to record with the scripted expert, if env_name uses scripted data."""
     out: Path | None = None
-    """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID; of several seeds pack_ID)."""
+    """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID; pack_ID for several seeds)."""
     num_workers: int = 1
     """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
     min_workers: int = 0
-    """Minimum number of workers: training starts when this many are free and grows to num_workers as resources appear
+    """Minimum number of workers: training starts with this many and grows to num_workers as resources become free
     (0: num_workers)."""
     parallel: Parallel = "ddp"
-    """fsdp: keep a part of the policy on each of num_workers, for one that does not fit a device (FSDP2)."""
+    """fsdp: shard the policy over num_workers, for policies that do not fit on one device (FSDP2)."""
     threads: int = 0
-    """Threads of PyTorch on a CPU (0: one for each core that this process may use; 1 beside other busy processes)."""
+    """PyTorch threads on a CPU (0: one per available core; use 1 if other processes are busy on this machine)."""
     workers: int = 0
-    """Simulator processes (0: one for each core that training leaves)."""
+    """Simulator processes (0: one for each core that training does not use)."""
     wandb: Mode = "off"
     """Copy metrics and videos to Weights & Biases; offline: into the run folder, for `wandb sync`."""
     wandb_project: str = "raybc"
-    """Project there."""
+    """Weights & Biases project."""
     mlflow: str = ""
-    """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a database of one's own."""
+    """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a local database."""
     mlflow_experiment: str = "raybc"
-    """Experiment there."""
+    """MLflow experiment."""
     resume: cli.Resume = "False"
-    """Resume this very run from its latest state, or extend it to more training_steps or num_rounds. auto: resume what
-    is there, and begin otherwise."""
+    """Resume this run from its latest state, or extend it to more training_steps or num_rounds. auto: resume if there
+    is a saved run, otherwise start a new one."""
     extend_schedule: ExtendSchedule = "no"
-    """With --resume and more training_steps: how a cosine continues, at min_lr (hold) or with another fall
+    """With --resume and more training_steps: a cosine schedule stays at min_lr (hold) or starts again from lr
     (restart)."""
     overwrite: bool = False
     """Delete the run folder first."""
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.overwrite:
             empty_folder(place.out)
         run = PackRun(place, data, pool, trackers)
-        if training.most > 1:
+        if training.max_workers > 1:
             run.go_with_workers(training, dataset)
         else:
             torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
@@ -136,7 +137,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:
-    """The run folder: of the run that is resumed or extended, or a new one."""
+    """The run folder: of the run to resume or extend, or a new one.
+
+    Raises `UserError` if there is nothing to resume, or if the folder holds another run.
+    """
     if args.resume != "False" and not args.overwrite:
         out = args.out or find_run(members, fingerprint, args.extend_schedule)
         place = resumed(members, fingerprint, out, args.extend_schedule) if out is not None else None
@@ -152,41 +156,49 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
         if args.resume == "True":
             raise nothing_to_resume(members, fingerprint, args.out)
     place = new_place(members, fingerprint, args.out)
-    cli.check_folder(place.out, place.folders[0] / FLAGS, args.resume, args.overwrite)
+    cli.check_folder(place.out, TrainingFolder(place.folders[0]).flags, args.resume, args.overwrite)
     return place
 
 
 def training_workers(args: Args, config: RunConfig, seeds: Sequence[int], gpus: float) -> WorkerConfig:
-    """The training processes that were asked for, on GPUs where Ray has as many."""
-    least = args.min_workers or args.num_workers
-    use_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus >= least)
-    plan = WorkerConfig(least, args.num_workers, use_gpu, args.parallel)
-    plan.check(with_seeds(config, seeds))
-    if plan.most > 1 and gpus and use_gpu and gpus < least:
-        raise UserError(f"{flag_of(plan)}: {least} processes need {least} GPUs, Ray has {gpus:g}; use --device=cpu")
-    return plan
+    """The training processes that the flags request, on GPUs if Ray has enough.
+
+    gpus: GPUs that Ray has; 0 also before Ray has started. Raises `UserError` for impossible numbers.
+    """
+    minimum = args.min_workers or args.num_workers
+    use_gpu = config.device.startswith("cuda") or (config.device == "auto" and gpus >= minimum)
+    workers = WorkerConfig(minimum, args.num_workers, use_gpu, args.parallel)
+    workers.check(with_seeds(config, seeds))
+    if workers.max_workers > 1 and gpus and use_gpu and gpus < minimum:
+        raise UserError(
+            f"{flag_of(workers)}: {minimum} processes need {minimum} GPUs, Ray has {gpus:g}; use --device=cpu"
+        )
+    return workers
 
 
 def simulator_workers(cpus: float, workers: int, training: WorkerConfig) -> tuple[int, float]:
-    """How many simulator processes, and the CPUs that each reserves."""
+    """The number of simulator processes, and the CPUs that each reserves in Ray.
+
+    Raises `UserError` if the training workers alone need more than `cpus`.
+    """
     from raybc.cluster.session import allocate_workers
 
-    if training.most == 1:
+    if training.max_workers == 1:
         return allocate_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
-    if cpus < training.least:
+    if cpus < training.min_workers:
         raise UserError(
-            f"{flag_of(training)}: {training.least} processes need {training.least} CPUs, Ray has {cpus:g}: they would "
-            "wait for ever"
+            f"{flag_of(training)}: {training.min_workers} processes need {training.min_workers} CPUs, Ray has {cpus:g}: they "
+            "would wait for ever"
         )
-    # Workers train while simulators measure: what they leave is the simulators', who share cores where that is nothing.
-    left = max(0, int(cpus) - training.most)
+    # Training and evaluation run at the same time. Simulators get the remaining cores and share one if none is left.
+    left = max(0, int(cpus) - training.max_workers)
     count = workers or max(1, left)
-    # Where workers come and go, a CPU of a simulator would be one that a worker waits for, or the other way round.
+    # An elastic group must never wait for a CPU that a simulator reserves, so simulators then reserve none.
     return count, 0.0 if training.elastic else min(1.0, left / count)
 
 
 def flag_of(training: WorkerConfig) -> str:
-    """Where the smallest number of workers was asked for."""
+    """The flag that set the minimum number of workers, for error messages."""
     return "--min_workers" if training.elastic else "--num_workers"
 
 

@@ -1,7 +1,7 @@
-"""What a training leaves at its stops, written and read here alone: bundles, and the state that it resumes from.
+"""Checkpoints: bundles, and the training state for a bit-exact resume.
 
-A state is one safetensors file, whole or absent, from which training resumes bit for bit. Its tensors are
-`policy/NAME`, `optimizer/NAME/exp_avg` ..., `ema/NAME` and `loss_sum`; release 0.1.0 numbered the parameters instead.
+A state is one safetensors file, written atomically. Its tensors are `policy/NAME`, `optimizer/NAME/exp_avg` ...,
+`ema/NAME` and `loss_sum`. Release 0.1.0 used the index of a parameter instead of NAME.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 from raybc._version import __version__
 from raybc.config import RunConfig, migrate
 from raybc.files import replacing
+from raybc.run_folder import TrainingFolder
 from raybc.train.schedule import LossMonitor, round_of
 from raybc.types import UserError
 
@@ -28,33 +29,35 @@ if TYPE_CHECKING:
     from raybc.train.loop import PackTrainer
 
 
-#: The format of a state. 1: release 0.1.0, which did not write it down.
+#: Version of the file format. Release 0.1.0 wrote version 1, without this number.
 FORMAT = 2
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything that a training resumes from."""
+    """The state of a training run."""
 
     step: int
-    """Gradient steps that are done."""
+    """Gradient steps so far."""
     runs: list[str]
-    """The run_id of each member, as it was when the state was saved."""
+    """The run_id of each member when the state was saved."""
     tensors: Mapping[str, Tensor]
-    """See `is_shared`."""
+    """Name -> tensor, with the member axis first unless `is_shared`."""
     monitors: Sequence[LossMonitor]
-    """Of each member."""
+    """One per member."""
     validation_loss: list[float] | None
-    """Of each member; None where there is no validation split."""
+    """The latest validation loss of each member; None without a validation split."""
     format: int = FORMAT
+    """Version of the file that the state was read from."""
 
 
 def is_shared(name: str) -> bool:
-    """Whether a tensor of a state is one for all members; the others have the member axis first."""
+    """Whether all members share a tensor of a state; other tensors have the member axis first."""
     return name.endswith("/step")
 
 
 def save(path: Path, state: State) -> None:
+    """Write a state to `path` atomically."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}
     rest = {"monitors": [asdict(m) for m in state.monitors], "validation_loss": state.validation_loss}
     metadata = {
@@ -66,7 +69,7 @@ def save(path: Path, state: State) -> None:
 
 
 def load(path: Path) -> State:
-    """Raises `UserError` for a file that is damaged."""
+    """Read a state. Raises `UserError` for a damaged file, or one of a newer format."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -89,19 +92,22 @@ def load(path: Path) -> State:
 
 
 def migrated(state: State, names: Sequence[str], renamed: Mapping[str, str]) -> State:
-    """A state with the parameter names of today.
+    """A state with the current parameter names.
 
-    names: of the parameters, in their order. renamed: beginnings of earlier names (`PolicyConfig.renamed_weights`).
+    Args:
+        state: as it was saved.
+        names: current names of the parameters, in their order.
+        renamed: old prefix -> new prefix (`PolicyConfig.renamed_weights`).
     """
     if state.format == FORMAT and not renamed:
         return state
     weights = [key.removeprefix("policy/") for key in state.tensors if key.startswith("policy/")]
-    today = migrate.renamed(weights, renamed)
+    current = migrate.renamed(weights, renamed)
 
     def key_of(key: str) -> str:
         kind, _, rest = key.partition("/")
         if kind == "policy":
-            return f"policy/{today[rest]}"
+            return f"policy/{current[rest]}"
         first, slash, last = rest.partition("/")
         if state.format == 1 and kind in ("optimizer", "ema"):
             return f"{kind}/{names[int(first)]}{slash}{last}"
@@ -111,10 +117,14 @@ def migrated(state: State, names: Sequence[str], renamed: Mapping[str, str]) -> 
 
 
 def joined(states: Sequence[State], paths: Sequence[Path], runs: Sequence[Collection[str]]) -> State:
-    """The state of a pack from those of its parts.
+    """The state of a pack from the states of its parts.
 
-    paths: where they were read. runs: the ids under which each member may have been saved. Raises `UserError` where
-    the states are not of these runs, or not of one step.
+    Args:
+        states: the parts, in the order of the members.
+        paths: the file of each state, for error messages.
+        runs: the run_ids that are accepted for each member.
+
+    Raises `UserError` if the states belong to other runs, or to different steps.
     """
     first = states[0]
     got = [run for state in states for run in state.runs]
@@ -139,7 +149,7 @@ def joined(states: Sequence[State], paths: Sequence[Path], runs: Sequence[Collec
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """sha256 over everything in the file."""
+    """sha256 (hex) of all tensors and metadata."""
     h = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -148,22 +158,26 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return h.hexdigest()
 
 
-def checkpoint_name(config: RunConfig, step: int) -> str:
-    """checkpoint_STEP; at the end of a round checkpoint_STEP_round_R."""
-    name = f"checkpoint_{step}"
+def checkpoint_path(folder: Path, config: RunConfig, step: int) -> Path:
+    """The bundle after `step` steps in the run folder `folder`; its name includes the round that ends there."""
     ends_round = config.epochs_per_round and step % (config.training_steps // config.num_rounds) == 0
-    return f"{name}_round_{round_of(config, step)}" if ends_round else name
+    return TrainingFolder(folder).checkpoint(step, round_of(config, step) if ends_round else 0)
 
 
 def save_checkpoint(trainer: PackTrainer, folders: Sequence[Path], path: Path) -> None:
-    """The bundle of each member, then the state that resumes from there: a state means that its bundles are there.
+    """Save the bundle of each member, then the state, so that a state implies its bundles.
 
-    Called on every rank, written by the first.
+    Must be called on all ranks; rank 0 writes.
+
+    Args:
+        trainer: what to save.
+        folders: the run folder of each member.
+        path: the file of the state.
     """
     if trainer.ranks.rank and not trainer.ranks.sharded:
         return
     bundles, state = [trainer.bundle(m) for m in range(len(folders))], trainer.state()
     if trainer.ranks.rank == 0:
         for bundle, folder in zip(bundles, folders, strict=True):
-            bundle.save(folder / checkpoint_name(trainer.config, trainer.step))
+            bundle.save(checkpoint_path(folder, trainer.config, trainer.step))
         save(path, state)

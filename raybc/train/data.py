@@ -1,4 +1,4 @@
-"""What a recipe trains on: the chosen part of a store, its statistics and its windows on the training device.
+"""Training data of a recipe: the selected episodes of a store, their statistics and their windows on the device.
 
 Letters: N transitions, O observation dim, A action dim.
 """
@@ -23,40 +23,52 @@ from raybc.train.plans import plan_of
 from raybc.train.rotation import DatasetView, ShardRotation, fitted, held_out_windows, rotation_of, rows_of
 from raybc.types import UserError
 
-#: Windows that a validation loss is taken over at most, spread evenly.
-VALIDATION = 2048
+#: Maximum number of windows for the validation loss, evenly spaced.
+VALIDATION_WINDOWS = 2048
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A store together with what the environment says about it."""
+    """A dataset, and the task that it is for."""
 
     store: EpisodeStore
     fingerprint: str
+    """`EpisodeStore.fingerprint`."""
     obs_keys: tuple[str, ...]
+    """The observations that the policy sees, in the order of the task."""
     environment: dict[str, str]
+    """`SimEnv.identity()`: the versions of the simulator."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """rotation: the windows of each step. validation: windows (None where the data has no split `valid`, or an empty
-    one)."""
+    """The data of a run, ready for training."""
 
     rotation: ShardRotation
+    """The training windows of each step."""
     validation: Windows | None
+    """The validation windows; None if the split `valid` is missing or empty."""
     obs_normalizer: Normalizer
+    """Of the low-dimensional observations, concatenated in the order of `obs_sizes`."""
     action_normalizer: Normalizer
     obs_sizes: dict[str, int]
+    """Low-dimensional observation -> size."""
     images: dict[str, tuple[int, int, int]]
+    """Image -> (height, width, channels)."""
     plan: SamplingPlan | None
+    """The sampling plan; None: every window is drawn equally often."""
 
     def steps_per_epoch(self, batch_size: int) -> int:
+        """Gradient steps in one pass over the training windows."""
         return math.ceil(self.rotation.total / batch_size)
 
 
 def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
-    """What the data decides filled in: of a sampling plan its sha256; with rounds, the gradient steps that they are,
-    num_rounds x epochs_per_round x steps of an epoch. Raises `UserError` where the data are not what it asks for."""
+    """`config` with the values that depend on the data.
+
+    sampling_plan_sha256 is that of the plan. With rounds, training_steps is num_rounds x epochs_per_round x steps per
+    epoch. Raises `UserError` if the data do not fit the options.
+    """
     if config.dataset_replace_interval:
         check_files(store, "dataset_replace_interval")
     plan = plan_of(config)
@@ -71,8 +83,11 @@ def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
 
 
 def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prepared:
-    """Statistics are fitted on what is trained on. Raises `UserError` where nothing is left to train on, or where no
-    episode is as long as a chunk."""
+    """Select episodes, fit statistics on the training data, and build the windows on `device`.
+
+    Raises `UserError` if no training episode is left, if no episode is as long as a chunk, or if the store does not
+    have the observations or does not match the sampling plan.
+    """
     store = data.store
     horizon = config.chunk_length
     longest = int((store.episode_ends - store.episode_starts).max())
@@ -95,9 +110,9 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     if config.dataset_replace_interval:
         obs_normalizer = fitted(lambda some: store.observation(low_dim, some), rows, obs_kinds)
         action_normalizer = fitted(lambda some: store.actions_NA[some], rows, action_kinds)
-        columns = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer)
-        rotation = rotation_of(columns, config, episodes, device)
-        validation = held_out_windows(columns, config, held_out, device, VALIDATION)
+        view = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer)
+        rotation = rotation_of(view, config, episodes, device)
+        validation = held_out_windows(view, config, held_out, device, VALIDATION_WINDOWS)
     else:
         plan = plan_of(config)
         if plan is not None:
@@ -113,7 +128,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
         if plan is not None:
             train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
         rotation = ShardRotation.always(train)
-        validation = train.of_episodes(held_out, store.episode_ends, VALIDATION) if len(held_out) else None
+        validation = train.of_episodes(held_out, store.episode_ends, VALIDATION_WINDOWS) if len(held_out) else None
     return Prepared(
         rotation,
         validation,
@@ -126,7 +141,10 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
 
 
 def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
-    """The episodes that a recipe trains on, at least one: of the training split those that it asks for."""
+    """Indices of the training episodes, int64: the training split, filtered by the data options.
+
+    Raises `UserError` if the training split is empty.
+    """
     episodes, _ = _splits(config, store)
     if not len(episodes):
         raise UserError(f"{store.source}: mask/train: expected at least one episode to train on, got none")
@@ -140,7 +158,7 @@ def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
 
 
 def _splits(config: RunConfig, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes for training, and those held out for validation (perhaps none)."""
+    """Episodes for training and for validation (possibly none), int64."""
     if config.holdout_seed >= 0:
         return select.hold_out(np.arange(store.num_episodes), config.holdout_seed)
     return store.split("train"), store.split("valid") if "valid" in store.splits else np.zeros(0, np.int64)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
+from raybc.run_folder import TrainingFolder
+
 if TYPE_CHECKING:
     from raybc.train.loop import PackTrainer, Progress
 
@@ -21,15 +23,17 @@ class TrainRow:
     """A row of train.csv of one member."""
 
     step: int
+    """Gradient steps so far."""
     loss: float
+    """Loss of the batch at this step."""
     metrics: Mapping[str, float]
-    """What the policy reports beside its loss: columns `train/NAME`."""
+    """Further metrics of the policy; columns `train/NAME`."""
     steps_per_sec: float
     lr: float
     validation: float | None = None
-    """The latest loss of the split `valid`; None where there is none."""
+    """The latest loss on the split `valid`; None without that split."""
     round: int = 1
-    """Which of num_rounds, from 1."""
+    """The current round, 1 .. num_rounds."""
 
     def values(self) -> dict[str, float | None]:
         """Column -> value, without step and round."""
@@ -41,12 +45,18 @@ class TrainRow:
 class MemberLog:
     """train.csv of one member and its TensorBoard events.
 
-    Opened at step `resume`, rows of later steps (of a process that was killed) are dropped: no step stands twice.
+    A context manager; closing it closes both files.
     """
 
     def __init__(self, folder: Path, tensorboard: Path, resume: int) -> None:
+        """
+        Args:
+            folder: the member's run folder.
+            tensorboard: folder for the events.
+            resume: the step that training resumes from. Later rows, left by a killed process, are dropped.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "train.csv"
+        self._path = TrainingFolder(folder).train_csv
         self._columns: list[str] = []
         self._handle: TextIO | None = None
         kept = [r for r in _rows(self._path) if int(r["step"]) <= resume]
@@ -55,7 +65,7 @@ class MemberLog:
         self._tensorboard = SummaryWriter(str(tensorboard), purge_step=resume + 1)
 
     def _open(self, columns: list[str], rows: Sequence[Mapping[str, str]]) -> None:
-        """Write the file with these rows, and leave it open for more."""
+        """Rewrite the file with these rows and keep it open for appending."""
         self.close_file()
         temporary = self._path.with_suffix(".tmp")
         with temporary.open("w", newline="") as handle:
@@ -67,7 +77,7 @@ class MemberLog:
         self._columns, self._handle = columns, self._path.open("a", newline="")
 
     def train(self, row: TrainRow) -> None:
-        """Add a row; a metric that was not there before adds a column."""
+        """Add a row; a new metric adds a column."""
         values = row.values()
         columns = ["step", *values, "round"]
         if self._handle is None or any(c not in self._columns for c in columns):
@@ -101,7 +111,7 @@ class MemberLog:
 
 
 def add_scalars(tensorboard: Path, values: Mapping[str, float], step: int) -> None:
-    """Values of an evaluation, in a file of their own: another process may be writing the losses."""
+    """Write scalars of an evaluation to a separate events file, because another process may be writing the losses."""
     with SummaryWriter(str(tensorboard), filename_suffix=".eval") as writer:
         for name, value in values.items():
             writer.add_scalar(name, value, step)
@@ -111,18 +121,24 @@ def _rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as handle:
-        # A torn last row has fewer columns (None) or a step that is no number.
+        # A torn last row has fewer columns (None) or a step that is not a number.
         return [r for r in csv.DictReader(handle) if (r.get("step") or "").isdigit() and None not in r.values()]
 
 
 def log_pack(logs: Sequence[MemberLog], trainer: PackTrainer, progress: Progress) -> None:
-    """A row for each member."""
+    """Add a row to the log of each member."""
     rates, validation = trainer.rates, trainer.validation_loss
     for m, log in enumerate(logs):
-        held_out = None if validation is None else validation[m]
+        validation_loss = None if validation is None else validation[m]
         metrics = {name: values[m] for name, values in progress.metrics.items()}
         log.train(
             TrainRow(
-                progress.step, progress.losses[m], metrics, progress.steps_per_sec, rates[m], held_out, trainer.round
+                progress.step,
+                progress.losses[m],
+                metrics,
+                progress.steps_per_sec,
+                rates[m],
+                validation_loss,
+                trainer.round,
             )
         )

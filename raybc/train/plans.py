@@ -1,4 +1,4 @@
-"""A sampling plan in a training: what a recipe makes of it, and what its run folder says about it."""
+"""How a training run uses its sampling plan, and what the run folder records about it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from raybc.data.plan.files import load_plan, save_plan
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.sampler import IndexSampler, plan_sampler
 from raybc.files import write_json
+from raybc.run_folder import TrainingFolder
 from raybc.types import UserError
 
 
 def plan_of(config: RunConfig) -> SamplingPlan | None:
-    """The recipe's plan, where it has one. Raises `UserError` where the file is another plan than was meant."""
+    """The sampling plan of a recipe, or None.
+
+    Raises `UserError` if the file is not readable, or if it is not the plan `sampling_plan_sha256`.
+    """
     if not config.sampling_plan_path:
         return None
     plan = load_plan(Path(config.sampling_plan_path))
     if config.sampling_plan_sha256 not in ("", plan.plan_sha256):
         raise UserError(
             f"{config.sampling_plan_path}: expected the plan {config.sampling_plan_sha256}, got {plan.plan_sha256}: "
-            "the plan was built anew; begin another run, or build it as it was"
+            "the plan was rebuilt with other options; start a new run, or rebuild the plan with its old options"
         )
     return plan
 
 
 def sampler_of(config: RunConfig, plan: SamplingPlan | None) -> IndexSampler | None:
-    """How steps draw from the plan, with the recipe's overrides; None: every window equally."""
+    """The sampler of the plan, with the recipe's overrides; None: every window is drawn equally often."""
     if plan is None:
         return None
     seed = config.sampler_seed_override
@@ -37,16 +41,18 @@ def sampler_of(config: RunConfig, plan: SamplingPlan | None) -> IndexSampler | N
 
 
 def replaces(config: RunConfig, plan: SamplingPlan) -> bool:
+    """Whether the run draws with replacement."""
     override = config.sampler_replacement_override
     return plan.config.replacement if override == "plan" else override == "True"
 
 
 def exposure_of(config: RunConfig, plan: SamplingPlan) -> Exposure:
+    """How often the run draws the plan's windows."""
     return exposure(plan.weights_P, config.training_steps * config.batch_size, replaces(config, plan))
 
 
 def lr_scale_of(config: RunConfig, plan: SamplingPlan | None) -> float:
-    """What the learning rates are multiplied by; 1 without `plan_aware_lr_scale`."""
+    """Factor on the learning rates; 1 without `plan_aware_lr_scale`."""
     if plan is None or not config.plan_aware_lr_scale:
         return 1.0
     limits = (config.plan_target_effective_repeat, config.plan_lr_scale_power, config.plan_lr_min_scale)
@@ -54,7 +60,7 @@ def lr_scale_of(config: RunConfig, plan: SamplingPlan | None) -> float:
 
 
 def note_plan(config: RunConfig, folders: Sequence[Path]) -> None:
-    """Write run_summary.json and a copy of the plan, sampling_plan/, to each run folder; nothing without a plan."""
+    """Write a summary and a copy of the plan to each run folder; no effect without a plan."""
     plan = plan_of(config)
     if plan is None:
         return
@@ -67,6 +73,6 @@ def note_plan(config: RunConfig, folders: Sequence[Path]) -> None:
         "lr_scale": lr_scale_of(config, plan),
         **asdict(exposure_of(config, plan)),
     }
-    for folder in folders:
-        write_json(folder / "run_summary.json", summary)
-        save_plan(plan, folder / "sampling_plan", overwrite=True)
+    for folder in map(TrainingFolder, folders):
+        write_json(folder.plan_summary, summary)
+        save_plan(plan, folder.plan, overwrite=True)

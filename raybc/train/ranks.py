@@ -1,9 +1,9 @@
-"""Several processes that train one pack together, each on its part of every batch (data parallelism).
+"""Data parallelism: several processes train one pack, each on its part of every batch.
 
-Rank r of W computes the gradient of examples r B / W .. (r + 1) B / W of the very batch that one process would see, and
-the gradients are averaged, so all ranks take the step that one process would take. PyTorch does the averaging: DDP
-keeps the whole policy on every rank, FSDP2 (`fully_shard`) a part of each parameter and of what the optimiser keeps of
-it, for policies that do not fit a device. The process group is made by who starts the processes (Ray Train, torchrun):
+Rank r of W computes the gradient of examples r B / W .. (r + 1) B / W of the batch that a single process would see.
+The gradients are averaged, so all ranks take the same step as a single process. PyTorch does the averaging. DDP keeps
+the whole policy on every rank. FSDP2 (`fully_shard`) shards each parameter and its optimiser state over the ranks, for
+policies that do not fit on one device. Whatever starts the processes (Ray Train, torchrun) creates the process group:
 nccl on GPUs, gloo on CPUs.
 """
 
@@ -29,53 +29,66 @@ Parallel = Literal["ddp", "fsdp"]
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """How many training processes there may be, and how they share."""
+    """How many training processes to use, and how they split the work."""
 
-    least: int
-    most: int
+    min_workers: int
+    """Training starts as soon as this many workers have resources."""
+    max_workers: int
+    """The group grows to this many workers when resources become free."""
     use_gpu: bool
+    """Reserve one GPU for each worker."""
     parallel: Parallel
+    """ddp: the whole policy on every rank. fsdp: parameters sharded over the ranks."""
 
     @property
     def elastic(self) -> bool:
-        """Their number may change while they train."""
-        return self.least < self.most
+        """Whether the number of workers may change during training."""
+        return self.min_workers < self.max_workers
 
     def check(self, members: Sequence[RunConfig]) -> None:
-        """Raises `UserError` for what they cannot share; fewer can share what the most can."""
-        if self.most < 1:
-            raise UserError(f"--num_workers: expected at least 1, got {self.most}")
-        if not 1 <= self.least <= self.most:
+        """Raise `UserError` if `members` cannot be trained by this many workers.
+
+        The check at `max_workers` also covers smaller groups.
+        """
+        if self.max_workers < 1:
+            raise UserError(f"--num_workers: expected at least 1, got {self.max_workers}")
+        if not 1 <= self.min_workers <= self.max_workers:
             raise UserError(
-                f"--min_workers: expected 1 to num_workers = {self.most}, or 0 for as many, got {self.least}"
+                f"--min_workers: expected 1 to num_workers = {self.max_workers}, or 0 for as many, "
+                f"got {self.min_workers}"
             )
-        Ranks(0, self.most, self.parallel).check(members)
+        Ranks(0, self.max_workers, self.parallel).check(members)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that train together."""
+    """The rank of this process and the size of its group."""
 
     rank: int = 0
+    """0 .. world - 1."""
     world: int = 1
+    """Number of processes; 1: no process group."""
     parallel: Parallel = "ddp"
+    """See `WorkerConfig.parallel`."""
 
     @classmethod
     def here(cls, parallel: Parallel = "ddp") -> Ranks:
-        """Those of the process group that this process is in; alone without one."""
+        """The rank in the current process group, or `Ranks()` if there is none."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return cls(torch.distributed.get_rank(), torch.distributed.get_world_size(), parallel)
         return cls()
 
     @property
     def sharded(self) -> bool:
-        """Parameters are in parts: what reads them whole has to be called on every rank."""
+        """Whether parameters are sharded. Gathering a full parameter is then a collective call on all ranks."""
         return self.world > 1 and self.parallel == "fsdp"
 
     def check(self, members: Sequence[RunConfig]) -> None:
-        """Refuse what cannot be shared: a rank without an example, parameters that begin to learn later (what is
-        averaged is settled at the start), and with FSDP members with rates of their own (their slices of a parameter
-        may be on any rank)."""
+        """Raise `UserError` for a run that cannot be split over the ranks.
+
+        Every rank needs an example. Frozen parameters cannot start to learn later, because DDP and FSDP fix the set of
+        trained parameters at the start. FSDP trains one member only: the slices of a member may be on any rank.
+        """
         config = members[0]
         if self.world == 1:
             return
@@ -97,8 +110,10 @@ class Ranks:
         return drawn if self.world == 1 else drawn.part(self.rank, self.world)
 
     def wrap(self, policy: nn.Module, device: torch.device) -> nn.Module:
-        """What computes losses so that their gradient, averaged over ranks, is on every rank (FSDP: each its part; the
-        parameters of `policy` are replaced)."""
+        """`policy` wrapped so that `backward` averages gradients over the ranks.
+
+        With FSDP each rank keeps its shard of the gradients, and the parameters of `policy` are replaced.
+        """
         assert self.world > 1
         if self.parallel == "ddp":
             ids = [device] if device.type == "cuda" else None
@@ -114,7 +129,7 @@ class Ranks:
         return policy
 
     def _cut(self, parameter: nn.Parameter) -> Shard:
-        """The last dimension that divides evenly; the member axis, which need not, where none does."""
+        """Shard along the last dimension that divides evenly, or along the member axis if none does."""
         from torch.distributed.tensor import Shard
 
         even = [d for d in range(1, parameter.ndim) if parameter.shape[d] % self.world == 0]
@@ -122,19 +137,19 @@ class Ranks:
 
     @contextlib.contextmanager
     def no_sync(self, wrapped: nn.Module) -> Iterator[None]:
-        """Gradients of this block stay on their rank, to be averaged with those that are added to them later."""
+        """Accumulate gradients locally in this block; the next backward pass outside of it averages them."""
         if isinstance(wrapped, nn.parallel.DistributedDataParallel):
             with wrapped.no_sync():
                 yield
         elif self.sharded:
-            wrapped.set_requires_gradient_sync(False)  # type: ignore[operator]  # of an FSDPModule
+            wrapped.set_requires_gradient_sync(False)  # type: ignore[operator]  # FSDPModule has it
             yield
             wrapped.set_requires_gradient_sync(True)  # type: ignore[operator]
         else:
             yield
 
     def mean(self, values_M: Tensor) -> Tensor:
-        """The mean over ranks, the same on each."""
+        """The mean over ranks, (M,); the same on every rank."""
         if self.world > 1:
             values_M = values_M.clone()
             torch.distributed.all_reduce(values_M)

@@ -1,10 +1,10 @@
-"""Training with several workers through Ray Train; beside `elastic.py` the only file that knows it.
+"""Training with several workers through Ray Train. Only this file and `elastic.py` import Ray Train.
 
-The workers run the loop of `PackTrainer` and write the same files as one process does: rank 0 logs, saves bundles at
-every stop and then the state of all. Nothing is reported to Ray: a report is a barrier that moves every 2 seconds. When
-a worker dies, Ray starts the group anew and everyone goes on from the state. So the run folder must be on a disk that
-all machines see. Ranks never wait for an evaluation: the driver measures bundles as they appear. workers.csv has a row
-for each start of a group.
+The workers run the loop of `PackTrainer` and write the same files as a single process: rank 0 writes logs, and at each
+stop the bundles and then the state. Workers report nothing to Ray, because a report is a barrier that is polled every 2
+seconds. When a worker dies, Ray restarts the group, and all workers continue from the saved state. The run folder must
+therefore be on a disk that all machines share. Workers never wait for an evaluation: the driver evaluates bundles as
+they appear. workers.csv has a row for each start of a group.
 """
 
 from __future__ import annotations
@@ -26,55 +26,62 @@ from ray.train.torch import TorchTrainer
 from raybc.cli import Failed
 from raybc.config import RunConfig
 from raybc.files import read_json, write_json
+from raybc.run_folder import TrainingFolder
 from raybc.train import elastic
 from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.types import UserError
 
-#: Times that the group of workers is started anew from the last state after one of them died.
+#: Number of restarts of the worker group from the last state after a worker died.
 MAX_FAILURES = 3
-FAILURE = "failed.json"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told. stops: steps after which bundles and the state are saved, in order, the last at the
-    end. folders: the run folder of each member."""
+    """Everything that a worker needs to train. Paths are absolute."""
 
     members: tuple[RunConfig, ...]
     dataset: str
+    """Path of the dataset, readable on every machine."""
     fingerprint: str
+    """See `TrainingData`."""
     obs_keys: tuple[str, ...]
+    """See `TrainingData`."""
     environment: dict[str, str]
+    """See `TrainingData`."""
     stops: tuple[int, ...]
+    """Steps after which bundles and the state are saved, ascending; the last one is the end of training."""
     folders: tuple[str, ...]
+    """The run folder of each member."""
     state: str
+    """Path of the training state."""
     parallel: Parallel
     saved_as: tuple[tuple[str, ...], ...] = ()
+    """Further run_ids that the state of each member may carry, see `PackTrainer.load_state`."""
 
 
 class Workers:
-    """Training in other processes for as long as the block lasts; `join` waits for its end."""
+    """A context manager that trains in worker processes; `join` waits for the end of training."""
 
     def __init__(self, job: Job, workers: WorkerConfig, out: Path) -> None:
         scaling = ScalingConfig(
-            num_workers=(workers.least, workers.most) if workers.elastic else workers.most,
+            num_workers=(workers.min_workers, workers.max_workers) if workers.elastic else workers.max_workers,
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if workers.use_gpu else {"CPU": 1},
             elastic_resize_monitor_interval_s=elastic.GROW_SECONDS,
         )
         self._out = out
-        # A name of its own for every start: Ray Train goes on with a run of the same name, whatever it was.
-        self._folder = out / "ray_train"
+        # Ray Train would continue any earlier run of the same name, so every start gets a new name.
+        self._folder = TrainingFolder(out).ray_train
         run = RayRunConfig(
             name=uuid.uuid4().hex,
             storage_path=str(self._folder.absolute()),
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
         )
-        (out / FAILURE).unlink(missing_ok=True)
-        self._told = len(elastic.starts(out))
-        told = {"job": job, "out": str(out.absolute())}
+        TrainingFolder(out).failure.unlink(missing_ok=True)
+        self._reported_starts = len(elastic.starts(out))
+        loop_config = {"job": job, "out": str(out.absolute())}
         make = partial(elastic.ElasticTrainer, state=Path(job.state)) if workers.elastic else TorchTrainer
-        self._trainer = make(train_loop, train_loop_config=told, scaling_config=scaling, run_config=run)
+        self._trainer = make(train_loop, train_loop_config=loop_config, scaling_config=scaling, run_config=run)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, daemon=True, name="ray-train")
 
@@ -84,12 +91,12 @@ class Workers:
 
     def __exit__(self, *exc: object) -> None:
         if not self.alive:
-            shutil.rmtree(self._folder, ignore_errors=True)  # only Ray's own notes: our files are beside it
+            shutil.rmtree(self._folder, ignore_errors=True)  # only Ray's own files
 
     def _fit(self) -> None:
         try:
             self._trainer.fit()
-        except BaseException as error:  # raised in the thread that waits
+        except BaseException as error:  # `join` reports it
             self._error = error
 
     @property
@@ -97,13 +104,16 @@ class Workers:
         return self._thread.is_alive()
 
     def news(self) -> list[str]:
-        """What happened to the group since this was asked last."""
-        rows = elastic.starts(self._out)[self._told :]
-        self._told += len(rows)
+        """Messages about starts of the group since the last call."""
+        rows = elastic.starts(self._out)[self._reported_starts :]
+        self._reported_starts += len(rows)
         return [f"from step {step}: workers {n}" if n else "waiting for room for more workers" for step, n in rows]
 
     def join(self) -> str:
-        """Wait for the end; gives why the workers gave up, empty when they did not. Raises `Failed` when they died."""
+        """Wait for the end of training.
+
+        Returns why the workers stopped early, or "" on success. Raises `cli.Failed` if they died too often.
+        """
         self._thread.join()
         reason = _read_failure(self._out)
         if self._error is not None and not reason:
@@ -115,20 +125,23 @@ class Workers:
         return reason
 
 
-def train_loop(told: dict[str, Any]) -> None:
-    """What each worker runs. Why training cannot go on is written down, since to try again would end there again."""
+def train_loop(loop_config: dict[str, Any]) -> None:
+    """Entry point of each worker.
+
+    loop_config: `job` (`Job`) and `out` (the run folder). A failure that a restart would repeat is written to a file.
+    """
     import torch
 
     from raybc.train.step import NonFiniteLoss
 
-    job, out = told["job"], Path(told["out"])
+    job, out = loop_config["job"], Path(loop_config["out"])
     if _read_failure(out):
         return
     try:
         _train(job, out)
-    except (NonFiniteLoss, UserError) as error:  # on every rank alike
+    except (NonFiniteLoss, UserError) as error:  # the same on every rank
         _write_failure(out, str(error))
-    except torch.cuda.OutOfMemoryError as error:  # perhaps on this one only: ended by dying, and not begun again
+    except torch.cuda.OutOfMemoryError as error:  # maybe on this rank only: raise, so that the others end, too
         _write_failure(out, f"a worker's GPU has not enough memory ({str(error).splitlines()[0]}); raise --accumulate")
         raise
 
@@ -160,7 +173,7 @@ def _train(job: Job, out: Path) -> None:
     folders = [Path(f) for f in job.folders]
     with contextlib.ExitStack() as stack:
         logs = [
-            stack.enter_context(MemberLog(f, f / "tensorboard", resume=trainer.step))
+            stack.enter_context(MemberLog(f, TrainingFolder(f).tensorboard, resume=trainer.step))
             for f in (folders if ranks.rank == 0 else ())
         ]
         for stop in (s for s in job.stops if s > trainer.step):
@@ -171,9 +184,10 @@ def _train(job: Job, out: Path) -> None:
 
 
 def _write_failure(out: Path, reason: str) -> None:
-    write_json(out / FAILURE, {"reason": reason})
+    write_json(TrainingFolder(out).failure, {"reason": reason})
 
 
 def _read_failure(out: Path) -> str:
-    """Why the workers gave up; empty when they did not."""
-    return str(read_json(out / FAILURE)["reason"]) if (out / FAILURE).exists() else ""
+    """Why the workers stopped early; "" if they did not."""
+    path = TrainingFolder(out).failure
+    return str(read_json(path)["reason"]) if path.exists() else ""

@@ -1,7 +1,7 @@
-"""Where a training lies on the disk, and what it means to resume or to extend one.
+"""Find, resume and extend the run folders of training runs.
 
-A run is found by what it is (its identity), not by the name of its folder: an option that only decides where results
-go or how often they are written may change, the budget may grow, and runs of earlier releases are found as well.
+A run is found by its identity, not by the name of its folder. Output options may change, the budget may grow, and runs
+of earlier releases are found, too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from raybc._version import __version__
 from raybc.config import Role, RunConfig
 from raybc.config.identity import SCHEMA, extends, identity
 from raybc.files import read_json, write_json
+from raybc.run_folder import TrainingFolder
 from raybc.strict import digest
 from raybc.types import UserError
 
-FLAGS = "flags.json"
-#: What flags.json says beside the options.
+#: Keys of flags.json in addition to the options.
 _FACTS = ("schema", "raybc", "run_id", "earlier_run_ids", "data_fingerprint")
 ExtendSchedule = Literal["no", "hold", "restart"]
 
@@ -32,13 +32,15 @@ class SavedRun:
     folder: Path
     config: RunConfig
     data_fingerprint: str
+    """`EpisodeStore.fingerprint` of the training data."""
     run_ids: tuple[str, ...]
-    """Every id that its files may carry, today's first."""
+    """The current run_id, then those of earlier releases that its files may carry."""
 
     @classmethod
     def read(cls, folder: Path) -> SavedRun:
-        flags = read_json(folder / FLAGS)
-        place = f"{folder / FLAGS}"
+        """Raises `UserError` if flags.json is missing, damaged or from a newer release."""
+        path = TrainingFolder(folder).flags
+        flags, place = read_json(path), f"{path}"
         if not isinstance(flags, dict) or "run_id" not in flags:
             raise UserError(f"{place}: expected the options of a training run, got another JSON file")
         if int(flags.get("schema", 1)) > SCHEMA:
@@ -52,7 +54,7 @@ class SavedRun:
         return cls(folder, config, fingerprint, tuple(dict.fromkeys(ids)))
 
     def differences(self, config: RunConfig, fingerprint: str) -> list[str]:
-        """What makes `config` another run than this one."""
+        """Descriptions of what makes `config` a different run; empty for the same run."""
         was, now = identity(self.config), identity(config)
         names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
         found = [f"{name}: was {_get(self.config, name)!r}, is {_get(config, name)!r}" for name in names]
@@ -60,7 +62,7 @@ class SavedRun:
         return found + ([f"the data: was {self.data_fingerprint[:12]}, is {fingerprint[:12]}"] if data else [])
 
     def output_changes(self, config: RunConfig) -> list[str]:
-        """Options that change no identity and are not as they were."""
+        """Descriptions of output options that differ; they do not change the identity."""
         was, now = self.config.to_plain(), config.to_plain()
         outputs = [n for n, info in config.options().items() if info.option.role is Role.OUTPUT and n in was]
         return [f"{name}: was {was[name]}, is {now[name]}" for name in outputs if was[name] != now[name]]
@@ -72,27 +74,27 @@ def _get(config: RunConfig, name: str) -> Any:
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where the members of a training lie."""
+    """The run folders of a pack."""
 
     out: Path
-    """The run folder; of one member its own, of several the one around theirs."""
+    """The run folder; with several members the parent of their folders."""
     folders: tuple[Path, ...]
-    """Of each member."""
+    """The folder of each member."""
     members: tuple[RunConfig, ...]
     saved: tuple[SavedRun, ...] = ()
-    """What is resumed; () for a new run."""
+    """The runs to resume; () for a new run."""
 
     @property
     def earlier_ids(self) -> list[tuple[str, ...]]:
-        """Ids that files of each member may carry besides today's."""
+        """For each member, all run_ids that its saved files may carry; () for a new run."""
         return [run.run_ids for run in self.saved] or [()] * len(self.members)
 
     @property
     def state(self) -> Path:
-        return self.out / "state.safetensors"
+        return TrainingFolder(self.out).state
 
     def write_flags(self, fingerprint: str) -> None:
-        """flags.json of each member."""
+        """Write flags.json of each member. fingerprint: of the training data."""
         for config, folder, earlier in zip(self.members, self.folders, self.earlier_ids, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             run_id = config.run_id(fingerprint)
@@ -103,7 +105,7 @@ class RunPlace:
                 "earlier_run_ids": [other for other in earlier if other != run_id],
                 "data_fingerprint": fingerprint,
             }
-            write_json(folder / FLAGS, config.to_plain() | facts)
+            write_json(TrainingFolder(folder).flags, config.to_plain() | facts)
 
 
 def group_folder(config: RunConfig) -> Path:
@@ -112,7 +114,7 @@ def group_folder(config: RunConfig) -> Path:
 
 
 def new_place(members: Sequence[RunConfig], fingerprint: str, out: Path | None) -> RunPlace:
-    """Of a run that begins: `out`, or GROUP/sdSEED_RUNID, or of several members GROUP/pack_ID."""
+    """The folders of a new run: `out`, or by default GROUP/sdSEED_RUNID, for several members GROUP/pack_ID."""
     names = [f"sd{config.seed:03d}_{config.run_id(fingerprint)}" for config in members]
     if out is None:
         pack = f"pack_{digest([m.run_id(fingerprint) for m in members])[:16]}"
@@ -122,21 +124,21 @@ def new_place(members: Sequence[RunConfig], fingerprint: str, out: Path | None) 
 
 
 def saved_in(folder: Path) -> list[SavedRun]:
-    """The members of the run folder `folder`; none where it is no run folder."""
-    if (folder / FLAGS).is_file():
+    """The members of the run folder `folder`; empty if it is not a run folder."""
+    if TrainingFolder(folder).flags.is_file():
         return [SavedRun.read(folder)]
-    return [SavedRun.read(path.parent) for path in sorted(folder.glob(f"sd*/{FLAGS}"))]
+    return [SavedRun.read(path) for path in sorted(folder.glob("sd*")) if TrainingFolder(path).flags.is_file()]
 
 
 def find_run(members: Sequence[RunConfig], fingerprint: str, extend: ExtendSchedule) -> Path | None:
-    """The folder below the group of `members` that holds this very run, or one that it extends; None without one."""
+    """The folder in the group of `members` with the same run, or with a run that it extends; None without one."""
     extended: Path | None = None
     for folder in sorted(p for p in group_folder(members[0]).glob("*") if p.is_dir()):
         try:
             place = resumed(members, fingerprint, folder, extend)
         except UserError:  # another run, or one that this release cannot read
             if _is_extended(members, fingerprint, folder):
-                extended = folder  # found, but refused: the reason is worth more than "nothing to resume"
+                extended = folder  # found, but refused: that reason helps more than "nothing to resume"
             continue
         if place is None:
             continue
@@ -159,10 +161,15 @@ def _is_extended(members: Sequence[RunConfig], fingerprint: str, folder: Path) -
 def resumed(
     members: Sequence[RunConfig], fingerprint: str, out: Path, extend: ExtendSchedule = "no"
 ) -> RunPlace | None:
-    """The place of the run in `out` that `members` resume or extend; None where nothing is there.
+    """The folders of the run in `out` that `members` resume or extend; None if `out` holds no run.
 
-    Raises `UserError` where something else is there, or where it cannot be extended. extend: how the learning rate of
-    a cosine schedule continues beyond its end.
+    Args:
+        members: the runs as requested.
+        fingerprint: of the training data.
+        out: the run folder.
+        extend: how a cosine schedule continues after its end.
+
+    Raises `UserError` if `out` holds another run, or if the run cannot be extended.
     """
     saved = {run.config.seed: run for run in saved_in(out)}
     if not saved:
@@ -177,7 +184,7 @@ def resumed(
 
 
 def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: ExtendSchedule) -> RunConfig:
-    """`member` as the continuation of `saved`, or `UserError`."""
+    """`member` as the continuation of `saved`. Raises `UserError` if it is another run."""
     old = saved.config
     if extend != "no" and old.schedule_steps and not member.schedule_steps:  # extended in this way before
         member = dataclasses.replace(member, schedule_steps=old.schedule_steps, schedule_after=old.schedule_after)
@@ -206,7 +213,7 @@ def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: Ext
 
 
 def nothing_to_resume(members: Sequence[RunConfig], fingerprint: str, out: Path | None) -> UserError:
-    """Says where was looked, and what lies nearest."""
+    """An error that names the searched folder and the most similar run."""
     where = out or group_folder(members[0])
     nearest = ""
     folders = [out] if out is not None else [p for p in where.glob("*") if p.is_dir()]
@@ -222,6 +229,6 @@ def nothing_to_resume(members: Sequence[RunConfig], fingerprint: str, out: Path 
     if found:
         nearest = f"; the nearest run is {min(found)[1]}"
     return UserError(
-        f"--resume: nothing to resume in {where}{nearest}; leave --resume out to begin, or use --resume=auto to resume "
-        "what is there and begin otherwise"
+        f"--resume: nothing to resume in {where}{nearest}; leave --resume out to start a new run, or use "
+        "--resume=auto to resume only if there is a saved run"
     )

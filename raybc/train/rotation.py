@@ -1,10 +1,10 @@
-"""Which windows are drawn from at which step.
+"""The windows that each training step draws from.
 
-Of a set in several files those of one file after the other, so that never more than one has to be in memory
-(`dataset_replace_interval`); of any other set always the same.
+With `dataset_replace_interval`, training rotates through the files of a multi-file dataset, so that only one file has
+to be in memory. Otherwise every step draws from the same windows.
 
-The file is a function of the step alone, like everything that is random, so a run that was stopped goes on with it.
-Letters: N transitions, D columns.
+The current file depends on the step alone, so a resumed run continues with the right file.
+Letters: N transitions, D feature dim.
 """
 
 from __future__ import annotations
@@ -22,26 +22,32 @@ from raybc.data.normalize import Normalizer
 from raybc.data.stats import summary_of
 from raybc.data.windows import Windows
 
-#: Rows that are looked at together, and held-out episodes that are kept beside a file.
-BLOCK, HELD_OUT = 65_536, 64
+#: Rows that are read at a time to fit statistics.
+ROWS_PER_BLOCK = 65_536
+#: Maximum number of held-out episodes that stay in memory in addition to the current file.
+VALIDATION_EPISODES = 64
 
 
 class ShardRotation:
-    """The windows of each file, built when their turn comes and dropped when it is over.
-
-    builds: gives the windows of each file. counts: how many there are. first_rows: where each file begins in the set.
-    interval: steps of a turn.
-    """
+    """The windows of one file at a time, built on first use and dropped when the next file is due."""
 
     def __init__(
         self, builds: Sequence[Callable[[], Windows]], counts: Sequence[int], first_rows: Sequence[int], interval: int
     ) -> None:
+        """
+        Args:
+            builds: functions that build the windows of each file.
+            counts: number of windows in each file.
+            first_rows: first row of each file in the dataset.
+            interval: training steps before the next file.
+        """
         self._builds, self._counts, self._first_rows, self._interval = builds, counts, first_rows, interval
         self._file = -1
         self._windows: Windows | None = None
 
     @classmethod
     def always(cls, windows: Windows) -> ShardRotation:
+        """No rotation: every step draws from `windows`."""
         return cls([lambda: windows], [len(windows.starts)], [0], 1)
 
     @property
@@ -50,38 +56,49 @@ class ShardRotation:
         return sum(self._counts)
 
     def file_at(self, step: int) -> int:
+        """Index of the file at `step`."""
         return step // self._interval % len(self._builds)
 
     def count_at(self, step: int) -> int:
-        """Windows that there are to draw from."""
+        """Number of windows to draw from at `step`."""
         return self._counts[self.file_at(step)]
 
     def first_row(self, step: int) -> int:
-        """The row of the set that is row 0 of the windows."""
+        """The row of the dataset that is row 0 of the windows at `step`."""
         return self._first_rows[self.file_at(step)]
 
     def at(self, step: int) -> Windows:
+        """The windows at `step`."""
         file = self.file_at(step)
         if self._windows is None or file != self._file:
-            self._windows = None  # before the next is built: there is room for one
+            self._windows = None  # free the old windows first: memory may hold only one file
             self._windows, self._file = self._builds[file](), file
         return self._windows
 
 
 @dataclass(frozen=True)
 class DatasetView:
-    """What a policy learns from in a store: the numbers and images that it observes, and their normalisation."""
+    """The observations of a store that a policy uses, and their normalisation."""
 
     store: EpisodeStore
     low_dim: tuple[str, ...]
+    """Names of the low-dimensional observations, in the order in which they are concatenated."""
     images: tuple[str, ...]
+    """Names of the images."""
     obs_normalizer: Normalizer
+    """Of the concatenated low-dimensional observations."""
     action_normalizer: Normalizer
 
     def windows(
         self, rows: slice | np.ndarray, ends: np.ndarray, episodes: np.ndarray, config: RunConfig, device: torch.device
     ) -> Windows:
-        """Of `rows` of the store, which are whole episodes; ends, episodes: counted from the first of them."""
+        """The normalised windows of some rows of the store, on `device`.
+
+        Args:
+            rows: rows of whole episodes.
+            ends: end of each of these episodes, int64 (E,), relative to the first row.
+            episodes: indices into `ends` of the episodes to draw windows from, int64.
+        """
         store = self.store
         return Windows.build(
             self.obs_normalizer.apply(store.observation(self.low_dim, rows)),
@@ -95,52 +112,58 @@ class DatasetView:
         )
 
 
-def rotation_of(columns: DatasetView, config: RunConfig, episodes: np.ndarray, device: torch.device) -> ShardRotation:
-    """A turn for each file of the set that has some of `episodes`, which are those that are trained on."""
-    store = columns.store
+def rotation_of(view: DatasetView, config: RunConfig, episodes: np.ndarray, device: torch.device) -> ShardRotation:
+    """Rotate through the files of `view.store` that contain some of `episodes` (int64, the training episodes)."""
+    store = view.store
     builds, counts, first_rows = [], [], []
     for first, end in zip((0, *store.files[:-1]), store.files, strict=True):
         mine = episodes[(episodes >= first) & (episodes < end)]
         if len(mine):
-            builds.append(functools.partial(_file, columns, config, device, first, end, mine))
+            builds.append(functools.partial(_file_windows, view, config, device, first, end, mine))
             first_rows.append(int(store.episode_starts[first]))
             counts.append(int((store.episode_ends - store.episode_starts)[mine].sum()))
     return ShardRotation(builds, counts, first_rows, config.dataset_replace_interval)
 
 
-def _file(
-    columns: DatasetView, config: RunConfig, device: torch.device, first: int, end: int, episodes: np.ndarray
+def _file_windows(
+    view: DatasetView, config: RunConfig, device: torch.device, first: int, end: int, episodes: np.ndarray
 ) -> Windows:
-    store = columns.store
+    """The windows of `episodes` in the file with episodes `first` .. `end` - 1."""
+    store = view.store
     row = int(store.episode_starts[first])
     rows = slice(row, int(store.episode_ends[end - 1]))
-    return columns.windows(rows, store.episode_ends[first:end] - row, episodes - first, config, device)
+    return view.windows(rows, store.episode_ends[first:end] - row, episodes - first, config, device)
 
 
 def held_out_windows(
-    columns: DatasetView, config: RunConfig, episodes: np.ndarray, device: torch.device, most: int
+    view: DatasetView, config: RunConfig, episodes: np.ndarray, device: torch.device, max_windows: int
 ) -> Windows | None:
-    """At most `most` windows of held-out episodes, of at most `HELD_OUT` of them, spread evenly; None without any."""
+    """At most `max_windows` windows of at most `VALIDATION_EPISODES` held-out episodes, evenly spaced.
+
+    episodes: int64. Returns None if there are none.
+    """
     if not len(episodes):
         return None
-    if len(episodes) > HELD_OUT:
-        episodes = episodes[np.linspace(0, len(episodes) - 1, HELD_OUT).round().astype(np.int64)]
-    rows = rows_of(columns.store, episodes)
-    ends = np.cumsum((columns.store.episode_ends - columns.store.episode_starts)[episodes])
+    if len(episodes) > VALIDATION_EPISODES:
+        episodes = episodes[np.linspace(0, len(episodes) - 1, VALIDATION_EPISODES).round().astype(np.int64)]
+    rows = rows_of(view.store, episodes)
+    ends = np.cumsum((view.store.episode_ends - view.store.episode_starts)[episodes])
     every = np.arange(len(episodes))
-    return columns.windows(rows, ends, every, config, device).of_episodes(every, ends, most)
+    return view.windows(rows, ends, every, config, device).of_episodes(every, ends, max_windows)
 
 
 def fitted(take: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, kinds: Sequence[str]) -> Normalizer:
-    """`Normalizer.fit_columns` on `take(rows)`, float32 (N, D), some rows at a time: as many as that may be more than
-    there is memory for."""
+    """`Normalizer.fit_columns` on `take(rows)`, float32 (N, D), in blocks, because all rows may not fit in memory.
+
+    kinds: the statistics of each of the D columns.
+    """
 
     def blocks() -> Iterator[np.ndarray]:
-        return (take(rows[first : first + BLOCK]) for first in range(0, len(rows), BLOCK))
+        return (take(rows[first : first + ROWS_PER_BLOCK]) for first in range(0, len(rows), ROWS_PER_BLOCK))
 
     return Normalizer.from_summary(summary_of(blocks), kinds)
 
 
 def rows_of(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
-    """The rows of some episodes, in their order."""
+    """The rows of `episodes`, int64, in the given order."""
     return np.concatenate([np.arange(store.episode_starts[e], store.episode_ends[e]) for e in episodes])

@@ -1,8 +1,7 @@
-"""A pack's run folders: training with logs, checkpoints, evaluations and videos, going on where it was stopped.
+"""Training runs on disk: logs, checkpoints, evaluations and videos, with resume.
 
-One seed: a folder with flags.json, versions.json, train.csv, eval.csv, checkpoint_STEP/, the links latest, best and (at
-the end) final_model, videos/ and state.safetensors. Several: a folder with the state of all, and such a folder (without
-a state) for each seed.
+See `raybc.run_folder.TrainingFolder` for the files. With several seeds, the run folder holds the training state of all
+members, and a folder without a state for each seed.
 """
 
 from __future__ import annotations
@@ -20,17 +19,16 @@ import torch
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
-from raybc.bundle import META
 from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import point_to, replacing, write_json
 from raybc.registry import parse_env_name
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
-from raybc.run_folder import best_step, checkpoints
+from raybc.run_folder import BUNDLE_FILE, TrainingFolder
 from raybc.statistics import wilson_interval
 from raybc.train import checkpointing
-from raybc.train.checkpointing import checkpoint_name, save_checkpoint
+from raybc.train.checkpointing import checkpoint_path, save_checkpoint
 from raybc.train.data import TrainingData, prepare
 from raybc.train.log import MemberLog, add_scalars, log_pack
 from raybc.train.loop import PackTrainer, is_finished
@@ -52,48 +50,50 @@ class MemberRun:
 
     def __init__(self, config: RunConfig, data: TrainingData, out: Path, tracker_id: str) -> None:
         self.config, self.out = config, out
+        self.folder = TrainingFolder(out)
         self.tracker_id = tracker_id
-        """The id under which trackers know it: the first it ever had."""
-        write_json(out / "versions.json", versions(data.environment))
+        """The first run_id of this run; trackers know the run by it."""
+        write_json(self.folder.versions, versions(data.environment))
 
     def bundle(self, step: int) -> Path:
-        return self.out / checkpoint_name(self.config, step)
+        """The bundle after `step` steps."""
+        return checkpoint_path(self.out, self.config, step)
 
     def point(self, latest: int, finished: bool) -> None:
-        """Let the links latest, best and final_model show what they say."""
-        point_to(self.out / "latest", self.bundle(latest))
-        best = best_step(self.out)
+        """Update the links latest, best and final_model. latest: step of the newest checkpoint."""
+        point_to(self.folder.latest, self.bundle(latest))
+        best = self.folder.best_step()
         if best is not None:
-            point_to(self.out / "best", self.bundle(best))
+            point_to(self.folder.best, self.bundle(best))
         if finished:
-            point_to(self.out / "final_model", self.bundle(latest))
+            point_to(self.folder.final_model, self.bundle(latest))
 
     def drop_old(self, latest: int) -> None:
-        """Of the checkpoints before `latest`, keep the best and the newest `keep` others (0: all)."""
+        """Delete checkpoints before step `latest`, except the best and the newest `keep` others (0: keep all)."""
         if self.config.keep:
-            best = best_step(self.out)
-            old = sorted(step for step in checkpoints(self.out) if step < latest and step != best)
+            best = self.folder.best_step()
+            old = sorted(step for step in self.folder.checkpoints() if step < latest and step != best)
             for step in old[: -self.config.keep]:
                 shutil.rmtree(self.bundle(step))
 
 
 def out_of_memory(trainer: PackTrainer, error: torch.cuda.OutOfMemoryError) -> str:
-    """What to do about it."""
+    """Error message with advice."""
     config = trainer.config
     return (
         f"the GPU has not enough memory ({str(error).splitlines()[0]}); resume with a larger --accumulate (now "
-        f"{config.accumulate}: the same training in smaller parts), or begin another run with a smaller --batch_size "
+        f"{config.accumulate}: the same training in smaller parts), or start a new run with a smaller --batch_size "
         f"(now {config.batch_size}) or fewer seeds (now {len(trainer.members)})"
     )
 
 
 class PackRun:
-    """Trains the members side by side and measures each of them on the search starts."""
+    """Trains a pack of members and evaluates each of them on the search starts."""
 
     def __init__(self, place: RunPlace, data: TrainingData, pool: Any, trackers: Sequence[TrackerConfig] = ()) -> None:
         self.place, self.out, self.pool, self.data = place, place.out, pool, data
         self._tracker_configs = trackers
-        self._trackers: list[tuple[int, Tracker]] = []  # (number of the member, its copy)
+        self._trackers: list[tuple[int, Tracker]] = []  # (member index, tracker)
         self.config = place.members[0]
         self.task = parse_env_name(self.config.env_name).task
         place.write_flags(data.fingerprint)
@@ -106,8 +106,10 @@ class PackRun:
 
     @property
     def stops(self) -> list[int]:
-        """Steps after which bundles and the state are saved: the intervals of evaluations and checkpoints, the ends of
-        rounds, and the last."""
+        """Steps after which bundles and the state are saved, ascending.
+
+        These are the multiples of the evaluation and checkpoint intervals, the ends of rounds, and the last step.
+        """
         config = self.config
         intervals = [config.eval_interval]
         if config.save_interval > 0:
@@ -117,7 +119,7 @@ class PackRun:
         return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
 
     def go(self, device: torch.device) -> None:
-        """Train in this process; each evaluation waits for its turn."""
+        """Train in this process; training pauses during evaluations."""
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
         if len(self.members) > 1 and self.config.encoder.kind != "None":
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
@@ -126,7 +128,7 @@ class PackRun:
         folders = [m.out for m in self.members]
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
-            logs = [stack.enter_context(MemberLog(f, f / "tensorboard", resume=trainer.step)) for f in folders]
+            logs = [stack.enter_context(MemberLog(m.out, m.folder.tensorboard, trainer.step)) for m in self.members]
             show = stack.enter_context(self._progress(trainer.step))
 
             def on_log(progress: TrainProgress) -> None:
@@ -143,13 +145,15 @@ class PackRun:
                 except torch.cuda.OutOfMemoryError as error:
                     raise self._failed(out_of_memory(trainer, error)) from None
                 save_checkpoint(trainer, folders, self.state)
-                self._measure(trainer.step, trainer.finished)
+                self._finish_stop(trainer.step, trainer.finished)
         self._end(trainer.step)
 
     def go_with_workers(self, workers: WorkerConfig, dataset: Path) -> None:
-        """Train in Ray Train's workers, which never wait for an evaluation: bundles are measured here as they appear.
+        """Train in Ray Train workers; this process evaluates bundles as they appear, so workers never wait.
 
-        What would be refused by every worker is refused here (`UserError`)."""
+        dataset: path of the dataset, readable on every machine. Raises `UserError` if the data do not fit the options,
+        and `cli.Failed` if the workers fail.
+        """
         from raybc.train.ray_train import Job, Workers
 
         members = [m.config for m in self.members]
@@ -188,12 +192,12 @@ class PackRun:
                         time.sleep(0.2)
                     if not self._saved(stop):
                         break
-                    self._measure(stop, stop == self.config.training_steps)
+                    self._finish_stop(stop, stop == self.config.training_steps)
                 reason = running.join()
                 if reason:
                     raise self._failed(reason)
-            last = max(checkpoints(self.members[0].out))
-            self._measure_what_is_missing(last, finished=True)
+            last = max(self.members[0].folder.checkpoints())
+            self._evaluate_missing(last, finished=True)
         self._end(last)
 
     def _begin(self, stack: contextlib.ExitStack, step: int, finished: bool) -> None:
@@ -205,7 +209,7 @@ class PackRun:
                 if tracker is not None:
                     stack.callback(tracker.close)
                     self._trackers.append((number, tracker))
-        self._measure_what_is_missing(step, finished)
+        self._evaluate_missing(step, finished)
 
     def _failed(self, reason: str) -> cli.Failed:
         return cli.Failed(f"{reason}; the last good checkpoint is in {self.out}")
@@ -216,15 +220,15 @@ class PackRun:
 
     @contextlib.contextmanager
     def _progress(self, step: int) -> Iterator[Callable[[int, float, float], None]]:
-        """A bar; gives what moves it: (step, loss, steps per second)."""
+        """A progress bar; yields a function (step, loss, steps per second) that updates it."""
         config = self.config
-        columns = [
+        parts = [
             *Progress.get_default_columns()[:2],
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
         ]
-        with Progress(*columns, console=cli.console) as progress:
+        with Progress(*parts, console=cli.console) as progress:
             bar = progress.add_task("training", total=config.training_steps, completed=step, speed="")
 
             def show(step: int, loss: float, steps_per_sec: float) -> None:
@@ -236,23 +240,27 @@ class PackRun:
 
             yield show
 
-    # --- measuring --------------------------------------------------------------------------------------------------
+    # --- evaluation -------------------------------------------------------------------------------------------------
 
     def _saved(self, step: int) -> bool:
-        return all((member.bundle(step) / META).is_file() for member in self.members)
+        """Whether the bundles of all members at `step` are complete."""
+        return all((member.bundle(step) / BUNDLE_FILE).is_file() for member in self.members)
 
-    def _is_measured(self, step: int, finished: bool) -> bool:
+    def _is_evaluated(self, step: int, finished: bool) -> bool:
+        """Whether the checkpoint at `step` is one to evaluate."""
         return finished or step % self.config.eval_interval == 0
 
-    def _measure_what_is_missing(self, step: int, finished: bool) -> None:
-        """Measure checkpoints that a run which was stopped had saved and not measured."""
-        done = {int(r["step"]) for r in read_rows(self.members[-1].out / "eval.csv")}
-        for earlier in sorted(s for s in checkpoints(self.members[-1].out) if s <= step and s not in done):
-            if self._saved(earlier) and self._is_measured(earlier, finished and earlier == step):
-                self._measure(earlier, finished and earlier == step)
+    def _evaluate_missing(self, step: int, finished: bool) -> None:
+        """Evaluate saved checkpoints up to `step` that were not evaluated before the run was stopped."""
+        folder = self.members[-1].folder
+        done = {int(r["step"]) for r in read_rows(folder.eval_csv)}
+        for earlier in sorted(s for s in folder.checkpoints() if s <= step and s not in done):
+            if self._saved(earlier) and self._is_evaluated(earlier, finished and earlier == step):
+                self._finish_stop(earlier, finished and earlier == step)
 
-    def _measure(self, step: int, finished: bool) -> None:
-        if self._is_measured(step, finished):
+    def _finish_stop(self, step: int, finished: bool) -> None:
+        """Evaluate the checkpoint at `step` if it is due, update links, and delete old checkpoints."""
+        if self._is_evaluated(step, finished):
             self._evaluate(step, finished)
         for member in self.members:
             member.point(step, finished)
@@ -272,24 +280,22 @@ class PackRun:
             length = sum(e["steps"] for e in episodes) / len(episodes)
             values = (step, rate, low, high, counts["mean_return"], length, counts["episodes"],
                       counts["errors"])  # fmt: skip
-            append_row(member.out / "eval.csv", EVAL_COLUMNS, values)
+            append_row(member.folder.eval_csv, EVAL_COLUMNS, values)
             scalars = {n: float(v) for n, v in zip(EVAL_COLUMNS, values, strict=True) if n.startswith("eval/")}
-            add_scalars(member.out / "tensorboard", scalars, step)
+            add_scalars(member.folder.tensorboard, scalars, step)
             who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
             cli.console.print(
                 f"step {step}: {who}success {100 * rate:.1f} % ({counts['successes']}/"
                 f"{counts['episodes']}, 95 % interval {100 * low:.1f} - {100 * high:.1f} %), length {length:.1f}"
             )
         if finished and config.video_episodes:
-            self._film(step, works, specs[: config.video_episodes])
+            self._record_videos(step, works, specs[: config.video_episodes])
 
-    def _film(self, step: int, works: Sequence[Rollout], specs: list[EpisodeSpec]) -> None:
+    def _record_videos(self, step: int, works: Sequence[Rollout], specs: list[EpisodeSpec]) -> None:
         from raybc.rollout.pool import RolloutPool
 
         films = [
-            dataclasses.replace(
-                work, video=str((m.out / "videos").absolute()), video_frame_skip=m.config.video_frame_skip
-            )
+            dataclasses.replace(work, video=str(m.folder.videos.absolute()), video_frame_skip=m.config.video_frame_skip)
             for work, m in zip(works, self.members, strict=True)
         ]
         with RolloutPool.start(self.task, 1, worker_cpus=0.01, render=RenderOptions()) as cameras:
@@ -304,15 +310,16 @@ class PackRun:
 
 
 def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:
-    """Move the bar to the last row of train.csv, which another process writes."""
-    rows = [read_rows(m.out / "train.csv")[-1:] for m in members]
-    with contextlib.suppress(ValueError, TypeError, IndexError):  # no row yet, or half of one
+    """Update the progress bar from the last row of train.csv, which another process writes."""
+    rows = [read_rows(m.folder.train_csv)[-1:] for m in members]
+    with contextlib.suppress(ValueError, TypeError, IndexError):  # no row yet, or an incomplete one
         last = [r[0] for r in rows]
         losses = [float(r["train/actor_loss"]) for r in last]
         show(int(last[0]["step"]), sum(losses) / len(losses), float(last[0]["train/steps_per_sec"]))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, column -> text; empty if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as handle:
@@ -320,7 +327,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def append_row(path: Path, columns: tuple[str, ...], values: tuple[Any, ...]) -> None:
-    """Add a row, replacing one of the same step (an evaluation that was interrupted and done again)."""
+    """Add a row, replacing a row of the same step (from an interrupted evaluation)."""
     rows = [[r[c] for c in columns] for r in read_rows(path) if r["step"] != str(values[0])]
     with replacing(path) as temporary, temporary.open("w", newline="") as handle:
         writer = csv.writer(handle)
