@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raybc.data.formats import base, minari, robomimic
+from raybc.data.formats import containers, minari, robomimic
 from raybc.data.scan import Source
 from raybc.envs.base import Obs, Observed, Restorable, SimEnv
 from raybc.types import UserError
@@ -125,7 +125,7 @@ def _reset(
 
 def _npz(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
     """Episode -> its first state (S,), where `path` is an npz file with an array `STARTS`."""
-    if STARTS not in base.npz_names(path):
+    if STARTS not in containers.npz_names(path):
         return {}
-    starts = base.Npz(path)[STARTS]
+    starts = containers.Npz(path)[STARTS]
     return {episode: starts[episode] for episode in wanted if episode < len(starts)}

@@ -16,7 +16,7 @@ import numpy as np
 
 from raybc.data import formats
 from raybc.data.episodes import EpisodeStore, check_finite
-from raybc.data.formats import base
+from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import home, read_json, replacing, write_json
 from raybc.strict import digest
@@ -191,7 +191,7 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for file in sorted(path.glob("*.npy")):
         name = file.name.removesuffix(".npy").replace("%2F", "/").replace("%25", "%")
-        with base.readable(file, "npy"):
+        with containers.readable(file, "npy"):
             arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
     return arrays
 
@@ -200,7 +200,7 @@ def open_store(path: Path) -> EpisodeStore:
     """The data set, memory-mapped. Raises `UserError` for missing files and for sizes that `store.json` does not
     have."""
     meta = _meta(path)
-    with base.readable(path / META, "the description of a converted data set"):
+    with containers.readable(path / META, "the description of a converted data set"):
         for name, recorded in cast(Mapping[str, Any], meta["arrays"]).items():
             file = path / name
             size = file.stat().st_size if file.is_file() and Path(name).name == name else None

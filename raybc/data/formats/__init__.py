@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base
+from raybc.data.formats import base, containers
 from raybc.data.formats.base import Format
 from raybc.strict import did_you_mean
 from raybc.types import UserError
@@ -43,8 +43,8 @@ def detect(path: Path) -> str:
     for name in FORMATS:
         if get(name).matches(path):
             return name
-    start = base.magic(path)
-    for mark, what in ((base.HDF5_MAGIC, "an HDF5"), (base.ZIP_MAGIC, "a zip")):
+    start = containers.magic(path)
+    for mark, what in ((containers.HDF5_MAGIC, "an HDF5"), (containers.ZIP_MAGIC, "a zip")):
         if start.startswith(mark):
             hint = f" It begins as {what} file: it may be damaged or truncated."
             break
@@ -61,7 +61,7 @@ def count(path: Path, format: str) -> int | None:
     if not hasattr(chosen, "count"):
         return None
     try:
-        with base.readable(path, format):
+        with containers.readable(path, format):
             return cast("int | None", chosen.count(path))
     except UserError:
         return None

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base
+from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import replacing
 from raybc.types import UserError
@@ -38,13 +38,13 @@ TASK_STATES = (
 
 def matches(path: Path) -> bool:
     """Whether `path` is an HDF5 file with observations and actions."""
-    return {"observations", "actions"} <= base.hdf5_names(path)
+    return {"observations", "actions"} <= containers.hdf5_names(path)
 
 
 def count(path: Path) -> int | None:
     """Number of episodes; None for old files, where it depends on the environment's step limit."""
-    with base.opened_hdf5(path, "D4RL HDF5") as file:
-        flags = [base.hdf5_array(file, key, str(path))[()] for key in ("terminals", "timeouts") if key in file]
+    with containers.opened_hdf5(path, "D4RL HDF5") as file:
+        flags = [containers.hdf5_array(file, key, str(path))[()] for key in ("terminals", "timeouts") if key in file]
         return int(np.logical_or(*flags).sum()) if len(flags) == 2 else None
 
 
@@ -55,8 +55,8 @@ def about(path: Path) -> DatasetInfo:
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
-    with base.opened_hdf5(path, "D4RL HDF5") as file:
-        arrays = {key: base.hdf5_array(file, key, str(path)) for key in KEYS}
+    with containers.opened_hdf5(path, "D4RL HDF5") as file:
+        arrays = {key: containers.hdf5_array(file, key, str(path)) for key in KEYS}
         rows = len(arrays["observations"])
         for key, array in arrays.items():
             if array.ndim == 0 or len(array) != rows:
@@ -64,7 +64,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
         terminals = _flags(arrays["terminals"][()], path, "terminals")
         cuts = terminals.copy()
         if "timeouts" in file:
-            timeouts = _flags(base.hdf5_array(file, "timeouts", str(path))[()], path, "timeouts")
+            timeouts = _flags(containers.hdf5_array(file, "timeouts", str(path))[()], path, "timeouts")
             if len(timeouts) != rows:
                 raise UserError(f"{path}: timeouts: expected {rows} rows as in observations, got {len(timeouts)}")
             cuts |= timeouts
@@ -93,9 +93,9 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
 
 def _states(file: Any, path: Path, observations: Any) -> list[Any]:
     """The arrays (n, ...), not read yet, that make up states: qpos, qvel and the state of the task."""
-    present = base.hdf5_names_in(file, "infos")
+    present = containers.hdf5_names_in(file, "infos")
     own = next((keys for keys in TASK_STATES if set(keys) <= present), ())
-    states = [base.hdf5_array(file, key, str(path)) for key in (*STATES, *own) if key in present]
+    states = [containers.hdf5_array(file, key, str(path)) for key in (*STATES, *own) if key in present]
     for key, array in zip((k for k in (*STATES, *own) if k in present), states, strict=True):
         if len(array) != len(observations):
             raise UserError(f"{path}: {key}: expected {len(observations)} rows as in observations, got {len(array)}")

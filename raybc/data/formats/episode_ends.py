@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base
-from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Npz, ReadOptions
+from raybc.data.formats import base, containers
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
+from raybc.data.formats.containers import Npz
 from raybc.data.zarr2 import META, Zarr
 from raybc.files import replacing, write_json
 from raybc.types import UserError
@@ -33,7 +34,7 @@ class _Arrays:
         self.path = path
         self.source: Npz | Zarr
         if _is_zarr(path):
-            with base.readable(path, "zarr"):
+            with containers.readable(path, "zarr"):
                 self.source = Zarr(path)
             self._full = {n.split("/")[-1]: n for n in self.source.names if n.split("/")[0] in ("data", "meta")}
         elif path.exists():
@@ -50,7 +51,7 @@ class _Arrays:
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._full:
             raise UserError(f"{self.path}: expected the array {name!r}, got {self.names}")
-        with base.readable(self.path, "zarr or npz"):
+        with containers.readable(self.path, "zarr or npz"):
             array = self.source[self._full[name]]
         if array.dtype.kind not in "fiub":
             raise UserError(f"{self.path}: {name}: expected numbers, got dtype {array.dtype}")
@@ -60,7 +61,7 @@ class _Arrays:
 def _is_zarr(path: Path) -> bool:
     if path.is_dir():
         return any((path / name / META).is_file() for name in (f"meta/{ENDS}", ENDS))
-    if base.magic(path, 4) != base.ZIP_MAGIC:
+    if containers.magic(path, 4) != containers.ZIP_MAGIC:
         return False
     try:
         with zipfile.ZipFile(path) as file:
@@ -71,7 +72,7 @@ def _is_zarr(path: Path) -> bool:
 
 def matches(path: Path) -> bool:
     """Whether `path` is an npz or zarr file with `episode_ends`."""
-    return _is_zarr(path) or ENDS in base.npz_names(path)
+    return _is_zarr(path) or ENDS in containers.npz_names(path)
 
 
 def count(path: Path) -> int:

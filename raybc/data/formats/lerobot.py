@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 
-from raybc.data.formats import base
+from raybc.data.formats import containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.formats.lerobot_write import write_store
 from raybc.data.videos import Video, decode_image
@@ -159,7 +159,7 @@ def _lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 def _table(path: Path, columns: list[str] | None) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: expected a parquet file of the data set, found none")
-    with base.readable(path, "parquet"):
+    with containers.readable(path, "parquet"):
         try:
             file = pq.ParquetFile(path)
             missing = [c for c in columns or () if c not in file.schema_arrow.names]

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base, robomimic
+from raybc.data.formats import containers, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import replacing
 from raybc.types import UserError
@@ -36,7 +36,7 @@ def files(path: Path) -> list[Path]:
 def matches(path: Path) -> bool:
     """Whether `path` is a LIBERO file, or a folder of such files."""
     first = files(path)[:1]
-    if not first or "data" not in base.hdf5_names(first[0]):
+    if not first or "data" not in containers.hdf5_names(first[0]):
         return False
     try:
         with h5py.File(first[0], "r") as file:
@@ -54,7 +54,7 @@ def count(path: Path) -> int:
 
 def about(path: Path) -> DatasetInfo:
     """Environment of the first file; rewards of 0 and 1 are success."""
-    with base.opened_hdf5(_files(path)[0], "LIBERO HDF5") as file:
+    with containers.opened_hdf5(_files(path)[0], "LIBERO HDF5") as file:
         data, _ = robomimic.demos_of(file, path)
         env_args = robomimic.env_args_of(data, path)
         bddl = _text(data.attrs.get("bddl_file_name"))
@@ -64,7 +64,7 @@ def about(path: Path) -> DatasetInfo:
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     for each in _files(path):
-        with base.opened_hdf5(each, "LIBERO HDF5") as file:
+        with containers.opened_hdf5(each, "LIBERO HDF5") as file:
             data, names = robomimic.demos_of(file, each)
             for i, name in enumerate(names):
                 part = robomimic.demo_part(data[name], name, each, wanted)

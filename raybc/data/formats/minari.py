@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base
+from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.envs.base import require
 from raybc.files import read_json, replacing, write_json
@@ -49,7 +49,7 @@ def _open(path: Path) -> Any:
     if missing:  # without its spaces Minari would build the environment that the file names
         raise UserError(f"{folder / METADATA}: expected the key {missing[0]!r}, got {sorted(metadata)}")
     minari = require("minari", "minari")
-    with base.readable(folder, "a Minari data set"):
+    with containers.readable(folder, "a Minari data set"):
         return minari.MinariDataset(folder)
 
 
@@ -74,7 +74,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     dataset = _open(path)
     for number in range(int(dataset.total_episodes)):
-        with base.readable(_folder(path), "a Minari data set"):
+        with containers.readable(_folder(path), "a Minari data set"):
             episode = next(iter(dataset.iterate_episodes([number])))
         name = f"episode {number}"
         if not isinstance(episode.actions, np.ndarray):
@@ -125,7 +125,7 @@ class Reset:
 def recorded_resets(path: Path) -> list[Reset]:
     """The reset of each episode. Minari's collector draws and records a seed where the user gave none."""
     dataset = _open(path)
-    with base.readable(_folder(path), "a Minari data set"):
+    with containers.readable(_folder(path), "a Minari data set"):
         found = list(dataset.storage.get_episode_metadata(range(int(dataset.total_episodes))))
     resets = []
     for said in found:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base
-from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Npz, ReadOptions
+from raybc.data.formats import base, containers
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
+from raybc.data.formats.containers import Npz
 from raybc.files import replacing
 from raybc.types import UserError
 
@@ -47,7 +48,7 @@ def _files(path: Path) -> tuple[list[Path], list[Path]]:
 def matches(path: Path) -> bool:
     """Whether `path` is an npz file with observations, actions and terminals, or a folder of such files."""
     first = shards(path)[:1]
-    return bool(first) and base.npz_names(first[0]) >= KEYS
+    return bool(first) and containers.npz_names(first[0]) >= KEYS
 
 
 def count(path: Path) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base
+from raybc.data.formats import containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.tfrecord import Values, build, parse, records
 from raybc.data.videos import decode_image, encode_png
@@ -43,7 +43,7 @@ def matches(path: Path) -> bool:
 def _splits(path: Path) -> list[tuple[str, list[Path], int]]:
     """(name, shards, number of episodes) of each split."""
     found = []
-    with base.readable(path / INFO, "the description of an RLDS set"):
+    with containers.readable(path / INFO, "the description of an RLDS set"):
         for split in read_json(path / INFO)["splits"]:
             name = str(split["name"])
             shards = sorted(path.glob(f"*-{re.sub(r'[^a-zA-Z0-9_]', '?', name)}.tfrecord-*-of-*"))
@@ -80,7 +80,7 @@ def _features(path: Path) -> dict[str, Mapping[str, Any]]:
         else:
             yield prefix, node
 
-    with base.readable(path / FEATURES, "the features of an RLDS set"):
+    with containers.readable(path / FEATURES, "the features of an RLDS set"):
         return dict(walk("", read_json(path / FEATURES)))
 
 
@@ -101,7 +101,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
         before = number
         for shard in shards:
             for record in records(shard):
-                with base.readable(shard, f"an Example (episode {number})"):
+                with containers.readable(shard, f"an Example (episode {number})"):
                     yield _part(parse(record), features, names, f"{shard.name}: episode {number}", path)
                 number += 1
         if number - before != count:

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base
+from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import replacing
 from raybc.types import UserError
@@ -114,25 +114,25 @@ def read(path: Path, images: bool | tuple[str, ...] = False, states: bool = Fals
 
 def matches(path: Path) -> bool:
     """Whether `path` is an HDF5 file with a group `data`."""
-    return "data" in base.hdf5_names(path)
+    return "data" in containers.hdf5_names(path)
 
 
 def count(path: Path) -> int:
     """Number of demonstrations."""
-    with base.opened_hdf5(path, "robomimic HDF5") as file:
+    with containers.opened_hdf5(path, "robomimic HDF5") as file:
         return len(demos_of(file, path)[1])
 
 
 def about(path: Path) -> DatasetInfo:
     """The splits `mask/*` and the environment; rewards of 0 and 1 are success."""
-    with base.opened_hdf5(path, "robomimic HDF5") as file:
+    with containers.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         return DatasetInfo(splits=_masks(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
 
 
 def recorded_seeds(path: Path) -> list[int] | None:
     """The seed that each episode began with, in files of raybc.demos; None for other files."""
-    with base.opened_hdf5(path, "robomimic HDF5") as file:
+    with containers.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         if "raybc_key" not in data.attrs:
             return None
@@ -141,7 +141,7 @@ def recorded_seeds(path: Path) -> list[int] | None:
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
-    with base.opened_hdf5(path, "robomimic HDF5") as file:
+    with containers.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         for name in names:
             yield demo_part(data[name], name, path, wanted)
@@ -167,7 +167,7 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
     name, path: for messages.
     """
     where = f"{path}: {name}"
-    actions = base.hdf5_array(demo, "actions", where)[()]
+    actions = containers.hdf5_array(demo, "actions", where)[()]
     if not isinstance(demo.get("obs"), h5py.Group):
         raise UserError(f"{where}: expected the group 'obs', got {sorted(demo)}")
     obs = {}
@@ -179,14 +179,14 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
                 raise UserError(f"{where}: obs/{key}: {expected}, got {found.dtype} {found.shape}")
             if not (wanted.image(key) and base.is_image(found)):  # depths and the like are not read
                 continue
-        obs[key] = base.hdf5_array(demo, f"obs/{key}", where)[()]
+        obs[key] = containers.hdf5_array(demo, f"obs/{key}", where)[()]
     return EpisodeChunk(
         name=name,
         obs=obs,
         actions=actions,
-        rewards=base.hdf5_array(demo, "rewards", where)[()] if "rewards" in demo else None,
-        terminals=base.hdf5_array(demo, "dones", where)[()] if "dones" in demo else None,
-        states=base.hdf5_array(demo, "states", where)[()] if wanted.states and "states" in demo else None,
+        rewards=containers.hdf5_array(demo, "rewards", where)[()] if "rewards" in demo else None,
+        terminals=containers.hdf5_array(demo, "dones", where)[()] if "dones" in demo else None,
+        states=containers.hdf5_array(demo, "states", where)[()] if wanted.states and "states" in demo else None,
     )
 
 

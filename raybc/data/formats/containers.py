@@ -1,0 +1,132 @@
+"""Reading HDF5 and npz files so that damage is an error which names the file and the key."""
+
+from __future__ import annotations
+
+import contextlib
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from raybc.types import UserError
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZIP_MAGIC = b"PK\x03\x04"
+
+
+def magic(path: Path, count: int = 8) -> bytes:
+    """The first `count` bytes of a file; b"" where there is none."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(count)
+    except OSError:
+        return b""
+
+
+@contextlib.contextmanager
+def opened_hdf5(path: Path, what: str) -> Iterator[Any]:
+    """An `h5py.File` that is open for reading. Raises `UserError` for missing and damaged files.
+
+    what: the kind of file, for messages.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: expected a {what} file, found none")
+    with readable(path, "HDF5"), h5py.File(path, "r") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever libraries raise for truncated or damaged files, which depends on the bytes that are damaged, into
+    `UserError`. what: the kind of file, for messages."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        *(OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+        *(MemoryError, EOFError, NotImplementedError, AssertionError, zlib.error, zipfile.BadZipFile),
+        tokenize.TokenError,  # numpy, of a damaged header
+    ) as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: not readable as {what} (damaged or truncated): {text}") from None
+
+
+def hdf5_array(group: Any, key: str, where: str) -> Any:
+    """The `h5py.Dataset` `group[key]`, not read yet. Raises `UserError`, beginning with `where`, if it is missing, not
+    numeric, or stored in another file."""
+    found = group
+    for name in key.split("/"):
+        link = found.get(name, getlink=True) if isinstance(found, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise UserError(f"{where}: {key}: expected data, got a link to the file {link.filename!r}")
+        found = found.get(name) if isinstance(found, h5py.Group) else None
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"{where}: expected the array {key!r}, got {sorted(group)}")
+    if found.external or found.is_virtual:
+        raise UserError(f"{where}: {key}: expected data, got a reference to other files")
+    if found.dtype.kind not in "fiub":
+        raise UserError(f"{where}: {key}: expected numbers, got dtype {found.dtype}")
+    return found
+
+
+def hdf5_names(path: Path) -> set[str]:
+    """The top-level names of an HDF5 file; an empty set for other or damaged files."""
+    if magic(path) != HDF5_MAGIC:
+        return set()
+    try:
+        with h5py.File(path, "r") as file:
+            return set(file)
+    except (OSError, RuntimeError, ValueError, LookupError):
+        return set()
+
+
+def hdf5_names_in(group: Any, name: str) -> set[str]:
+    """The paths "name/..." of the members of the group `name` in `group`; an empty set where it is no group."""
+    inner = group.get(name)
+    return {f"{name}/{key}" for key in inner} if isinstance(inner, h5py.Group) else set()
+
+
+class Npz:
+    """The arrays of an npz file, by name, each read on access. Python objects are refused, never unpickled.
+
+    Raises `UserError` for missing and damaged files and arrays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if magic(path, 4) != ZIP_MAGIC:
+            raise UserError(f"{path}: expected an npz file, found {'another' if path.is_file() else 'none'}")
+        with readable(path, "npz"):
+            self._file = np.load(path, allow_pickle=False)
+            self.names = set(self._file.files)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise UserError(f"{self.path}: expected the array {name!r}, got {sorted(self.names)}")
+        with readable(self.path, "npz"):
+            try:
+                array = self._file[name]
+            except ValueError as error:
+                if "Object arrays" not in str(error):
+                    raise
+                expected = "expected numbers, got Python objects (they are never unpickled)"
+                raise UserError(f"{self.path}: {name}: {expected}") from None
+            if not isinstance(array, np.ndarray):  # a member that is no .npy
+                raise UserError(f"{self.path}: {name}: expected an array, got {type(array).__name__}")
+            return array
+
+
+def npz_names(path: Path) -> set[str]:
+    """The names of the arrays of an npz file; an empty set for other or damaged files."""
+    if magic(path, 4) != ZIP_MAGIC:
+        return set()
+    try:
+        return Npz(path).names
+    except UserError:
+        return set()
