@@ -89,7 +89,7 @@ class Agent:
         return Resolved(self.chunks(obs, noise_BHA, setting))
 
     def chunks(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> np.ndarray:
-        """The next chunk of each row, physical, float32 (B, H, A); rows do not depend on each other. Arguments: `predict`."""
+        """The next chunk of each row, physical, float32 (B, H, A). Arguments: see `Predictor.predict`."""
         rows = len(obs.low_dim)
         obs = dataclasses.replace(obs, low_dim=self.bundle.obs_normalizer.apply(obs.low_dim))
         pieces = []

@@ -88,7 +88,7 @@ class MlflowConfig:
         return MlflowTracker(client, run, folder, dict.fromkeys(FILES, 0))
 
     def _done(self, client: Any, run: str) -> dict[str, int]:
-        """The last copied step of each file, read from MLflow, because a killed process may have copied more or less."""
+        """The last copied step of each file, read from MLflow, since a killed process may have copied more or less."""
         steps = {file: [m.step for m in client.get_metric_history(run, mark)] for file, mark in MARKS.items()}
         return {file: max(of, default=0) for file, of in steps.items()}
 
