@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or absent, and locking a run folder."""
+"""Atomic writes, and the lock of a run folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from raybc.types import UserError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to `path` when the block ends well and removed when it does not."""
+    """A temporary path next to `path`, which replaces `path` at the end of the block and is removed on an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
         yield temporary
         if temporary.is_dir():
-            if path.exists():  # a folder cannot be replaced in one step; the old one is set aside first
+            if path.exists():  # a folder cannot be replaced atomically, so the old one is moved away first
                 aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.old"
                 os.rename(path, aside)
                 try:
@@ -47,24 +47,25 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def point_to(link: Path, target: Path) -> None:
-    """Make `link` a symbolic link to `target` in the same folder, in one step."""
+    """Make `link` a symbolic link to `target` in the same folder, atomically."""
     temporary = link.parent / f".{link.name}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.symlink_to(target.name)
     os.replace(temporary, link)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or nothing."""
+    """Write a text file atomically, in UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically. Raises `ValueError` for nan and inf."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """A JSON value, or `UserError` that names the file."""
+    """The value in a JSON file. Raises `UserError` if the file is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -74,7 +75,7 @@ def read_json(path: Path) -> Any:
 
 
 def empty_folder(folder: Path) -> None:
-    """Delete what is in a run folder, except the lock that this process holds."""
+    """Delete the contents of a run folder, except the lock, which this process holds."""
     for path in folder.iterdir():
         if path.name == ".lock":
             continue
@@ -85,7 +86,7 @@ def empty_folder(folder: Path) -> None:
 
 
 def free_space_for(folder: Path, megabytes: int) -> None:
-    """Refuse to start where there is clearly no room."""
+    """Raise `UserError` if the disk of `folder` has less than this free space, in MB."""
     probe = folder
     while not probe.exists():
         probe = probe.parent
@@ -98,7 +99,10 @@ def free_space_for(folder: Path, megabytes: int) -> None:
 
 @contextlib.contextmanager
 def run_folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a run folder: a second process on the same folder is refused. Released by the kernel on any death."""
+    """Lock a run folder. The kernel releases the lock when the process ends.
+
+    Raises `UserError` if another process holds it, or if the folder cannot be written.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".lock").open("w")
@@ -115,7 +119,7 @@ def run_folder_lock(folder: Path) -> Iterator[None]:
 
 
 def home() -> Path:
-    """Where generated demonstrations are kept: $RAYBC_HOME, else $XDG_CACHE_HOME/raybc, else ~/.cache/raybc."""
+    """The folder for generated demonstrations: $RAYBC_HOME, else $XDG_CACHE_HOME/raybc, else ~/.cache/raybc."""
     if "RAYBC_HOME" in os.environ:
         return Path(os.environ["RAYBC_HOME"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raybc"

@@ -1,6 +1,6 @@
 """Sampling plans: `python -m raybc.plan build --dataset demos.hdf5 --num-episodes-keep 10 --out-dir plans/ten`.
 
-build makes a plan of a data set, verify checks one, show prints what is in it and draws it.
+build creates a plan for a dataset, verify checks a plan, show prints it and writes a page.
 """
 
 from __future__ import annotations
@@ -26,22 +26,26 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, as a user names it."""
+    """A dataset with its names."""
 
     store: EpisodeStore
     names: tuple[str, ...]
+    """env_name if given, and the name of the file."""
     state_keys: tuple[str, ...]
+    """The observations of the task; empty if no task is given."""
 
 
 def open_data(env_name: str, dataset: str, demos: int) -> Data:
-    """The data set of `env_name`, or the one called `dataset`. Its names: env_name and the file's. state_keys: the
-    task's observations, none where no task is named."""
+    """Open the dataset of `env_name`, or the file or published name `dataset`.
+
+    demos: number of demonstrations, if env_name uses scripted data. Raises `UserError` if there is no such dataset.
+    """
     if not env_name:
         if not dataset:
             raise UserError("expected --dataset PATH or --env_name NAME, which say what the plan is of; got neither")
         path = obtain(dataset)
         return Data(load(dataset), (path.name,), ())
-    from raybc.demos.spec import source_of  # a simulator's adapter: only where a task is named
+    from raybc.demos.spec import source_of  # imports the adapter of a simulator, so only if a task is given
     from raybc.registry import get_task, parse_env_name
 
     task = parse_env_name(env_name).task
@@ -55,18 +59,18 @@ def open_data(env_name: str, dataset: str, demos: int) -> Data:
 
 @dataclass(frozen=True)
 class BuildArgs(PlanConfig):
-    """Decide which windows of a data set a training draws and how often; write plan_meta.json and plan_arrays.npz."""
+    """Decide which windows of a dataset training draws, and how often; write plan_meta.json and plan_arrays.npz."""
 
     dataset: str = ""
-    """The data set's file."""
+    """File of the dataset."""
     env_name: str = ""
-    """The task and data instead, as a training names them, e.g. lift-scripted-low_dim (or beside --dataset)."""
+    """Task and data as in raybc.train, e.g. lift-scripted-low_dim (instead of --dataset, or together with it)."""
     demos: int = DemosConfig.episodes
-    """Demonstrations of the scripted expert that env_name stands for."""
+    """Number of demonstrations of the scripted expert, if env_name uses scripted data."""
     out_dir: Path | None = None
     """Folder of the plan."""
     overwrite: bool = False
-    """Replace a plan that is there."""
+    """Replace an existing plan."""
 
 
 @dataclass(frozen=True)
@@ -76,25 +80,25 @@ class VerifyArgs:
     plan_path: Path
     """The plan's folder, its plan_meta.json or its plan_arrays.npz."""
     dataset: str = ""
-    """The data set's file."""
+    """File of the dataset."""
     env_name: str = ""
-    """The task and data instead, or beside it."""
+    """Task and data as in raybc.train (instead of --dataset, or together with it)."""
     demos: int = DemosConfig.episodes
-    """Demonstrations of the scripted expert that env_name stands for."""
+    """Number of demonstrations of the scripted expert, if env_name uses scripted data."""
     horizon_length: int = 0
-    """Also check that the plan is for chunks of so many steps (0: not checked)."""
+    """Also check that the plan is for chunks of this many steps (0: not checked)."""
     batch_size: int = 0
-    """Also check that the plan fills a batch of so many examples (0: not checked)."""
+    """Also check that the plan fills a batch of this many examples (0: not checked)."""
 
 
 @dataclass(frozen=True)
 class ShowArgs:
-    """Print what a plan holds and what a training sees of it; draw it on a page."""
+    """Print the contents of a plan and how often training draws them; write a page with figures."""
 
     plan_path: Path
     """The plan's folder, its plan_meta.json or its plan_arrays.npz."""
     training_steps: tuple[int, ...] = (3000, 6000, 30_000)
-    """Lengths of training that exposure is told for, e.g. --training_steps 3000 6000."""
+    """Training lengths for which to print the exposure, e.g. --training_steps 3000 6000."""
     out: Path | None = None
     """The HTML page (default: plan.html in the plan's folder)."""
 
@@ -119,7 +123,7 @@ def build(argv: list[str]) -> int:
 
 
 def _dimension_names(plan: SamplingPlan, store: EpisodeStore) -> list[str]:
-    """What the gripper's dimensions are called, e.g. robot0_gripper_qpos[1]: a wrong number is seen here."""
+    """Names of the gripper's dimensions, e.g. robot0_gripper_qpos[1], which reveal a wrong index."""
     names = [f"{key}[{i}]" for key in plan.config.keys for i in range(store.obs[key].shape[1])]
     return [f"{d} = {names[d]}" for d in plan.config.dims]
 
@@ -158,9 +162,9 @@ def show(argv: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"build": build, "verify": verify, "show": show}
 USAGE = """usage: python -m raybc.plan {build,verify,show} [flags]
 
-  build   make a plan of a data set           --dataset PATH --out-dir FOLDER [--num-episodes-keep 10 ...]
+  build   create a plan for a dataset         --dataset PATH --out-dir FOLDER [--num-episodes-keep 10 ...]
   verify  check a plan, alone or with data    FOLDER [--dataset PATH]
-  show    print and draw a plan               FOLDER [--training_steps 6000]
+  show    print a plan, write a page          FOLDER [--training_steps 6000]
 
 python -m raybc.plan build --help lists every flag with its default.
 """
@@ -169,7 +173,7 @@ python -m raybc.plan build --help lists every flag with its default.
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["verify"], ["show"]) and len(argv) > 1 and not argv[1].startswith("-"):
-        argv.insert(1, "--plan-path")  # a plan may be named without its flag
+        argv.insert(1, "--plan-path")  # the path of the plan may come without its flag
     return cli.run_command(COMMANDS, USAGE, argv)
 
 

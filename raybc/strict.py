@@ -1,4 +1,4 @@
-"""Strict reading of plain values (YAML, JSON) into dataclasses: what is unknown or of the wrong type is refused."""
+"""Strict conversion of plain values (YAML, JSON) to dataclasses. Unknown keys and wrong types raise `UserError`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """ "did you mean ...?" or the list of what is known."""
+    """The text "did you mean ...?", or a list of the known words if none is similar."""
     known = list(known)
     matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if matches:
@@ -34,11 +34,12 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
 
 
 def type_hints(cls: type) -> dict[str, Any]:
+    """Field -> resolved type."""
     return typing.get_type_hints(cls)
 
 
 def field_type(cls: type, name: str, where: str) -> type:
-    """The plain type of a field, or `UserError` with near matches."""
+    """The plain type of a field. Raises `UserError` with similar names for an unknown field."""
     hints = type_hints(cls)
     if name not in hints:
         raise UserError(f"{where}: unknown key {name!r}: {did_you_mean(name, hints)}")
@@ -47,7 +48,10 @@ def field_type(cls: type, name: str, where: str) -> type:
 
 
 def from_mapping(cls: type[T], mapping: Any, where: str) -> T:
-    """Build dataclass `cls` from a mapping; unknown keys and wrong types are refused with their place."""
+    """Build dataclass `cls` from a mapping. Raises `UserError` for unknown or missing keys and wrong types.
+
+    where: the place of the mapping in its file, for messages, e.g. `train.policy`.
+    """
     reader = getattr(cls, "from_plain", None)
     if reader is not None:
         return typing.cast(T, reader(mapping, where))
@@ -84,7 +88,10 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def check_type(value: Any, hint: Any, where: str) -> Any:
-    """`value` as `hint` (a whole float is an int, an int is a float), or `UserError`."""
+    """`value` converted to the type `hint`. Whole floats become int, and int becomes float.
+
+    Raises `UserError` for any other type. where: the place of the value, for the message.
+    """
     origin = typing.get_origin(hint)
     if hint is Any:
         return value
@@ -108,7 +115,7 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML reads 1e-4 as text."""
+    """A safe loader that refuses repeated keys and reads 1e-4 as a number, as in YAML 1.2; PyYAML reads a string."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(k, deep=True) for k, _ in node.value]
@@ -123,9 +130,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_EXPONENT), 
 
 
 def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text. Raises `UserError`; where: the name of the file."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader: plain values only
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise UserError(f"{where}: not readable as YAML: {' '.join(str(error).split())}") from None

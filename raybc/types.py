@@ -1,6 +1,6 @@
-"""The values that travel between the stages of the pipeline.
+"""Shared data types.
 
-Shape letters, used here and everywhere: B batch, M members of a pack (seeds), T observation steps, O observation
+Shape letters, used in all modules: B batch, M members of a pack (seeds), T observation steps, O observation
 dim, H horizon_length (chunk), A action dim, N transitions, E episodes.
 """
 
@@ -10,21 +10,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-if TYPE_CHECKING:  # torch is imported by the trainer, not by everyone who needs a type
+if TYPE_CHECKING:  # importing these types must not import torch
     from torch import Tensor
 
 Outcome = Literal["success", "failure", "timeout", "error"]
 Split = Literal["demos", "search", "final"]
 
-#: First seed of each set of starts. The ranges cannot meet as long as no set is longer than `SPLIT_SIZE`.
+#: Maximum number of starts in a set, so that the seeds of different sets do not overlap.
 SPLIT_SIZE = 1_000_000
+#: Set of starts -> its first seed.
 SPLIT_BASE: dict[str, int] = {"demos": 0, "search": SPLIT_SIZE, "final": 2 * SPLIT_SIZE}
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave us; the message says expected, got, where and what to do.
+    """A mistake in the user's input. The message says what was expected, what was found, where, and what to do.
 
-    Command lines print it as one line and exit with status 2; it never means a defect of raybc.
+    Command lines print it as one line and exit with status 2. It never means a bug in raybc.
     """
 
 
@@ -33,20 +34,20 @@ Array = TypeVar("Array")
 
 @dataclass(frozen=True)
 class Observation(Generic[Array]):
-    """What a policy sees: the last T steps, the oldest first, of one or many examples (leading axes `...`).
+    """What a policy sees: the last T steps, oldest first, of one or more examples (leading axes `...`).
 
-    Arrays are numpy's outside of networks and PyTorch's inside; physical units outside of networks, normalised inside.
+    Outside of networks: numpy arrays in physical units. Inside: PyTorch tensors, normalised.
     """
 
     low_dim: Array
-    """float32 (..., T, O): the low-dimensional observations side by side; O = 0 without any."""
+    """float32 (..., T, O), the concatenated low-dimensional observations; O = 0 if there are none."""
     images: Mapping[str, Array] = field(default_factory=dict)
     """Name -> uint8 (..., T, height, width, channels)."""
     instruction: tuple[str, ...] | None = None
-    """One text per example, or None (no policy of raybc reads it yet)."""
+    """One text per example, or None (no policy in raybc uses it yet)."""
 
     def map(self, change: Callable[[Array], Any]) -> Observation[Any]:
-        """The same observation with `change` applied to each array."""
+        """A copy with `change` applied to each array."""
         return Observation(
             change(self.low_dim), {name: change(array) for name, array in self.images.items()}, self.instruction
         )
@@ -61,24 +62,25 @@ class Batch:
     actions_MBHA: Tensor
     """float32, normalised chunks."""
     is_pad_MBH: Tensor
-    """bool, True where a chunk runs past the end of its episode; such steps carry no loss."""
+    """bool, True where a chunk extends beyond the end of its episode; such steps have no loss."""
     rewards_MBH: Tensor | None = None
-    """float32, where a learner asks for rewards."""
+    """float32, for learners that need rewards."""
     next_obs: Observation[Tensor] | None = None
-    """The observation after the chunk, where a learner asks for it."""
+    """The observation after the chunk, for learners that need it."""
 
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """One start of one task. Owned by the harness: the environment counts nothing.
+    """One start of one task.
 
-    seed decides the start state *and* the policy's sampling noise, so the result of an episode depends on the spec,
-    the policy and the sample setting alone.
+    Its seed determines the start state and the sampling noise. The result of an episode therefore depends only on the
+    spec, the policy and the sample setting.
     """
 
     task: str
     split: Split
     index: int
+    """Position in the split, from 0."""
 
     def __post_init__(self) -> None:
         if self.split not in SPLIT_BASE:
@@ -88,12 +90,13 @@ class EpisodeSpec:
 
     @property
     def seed(self) -> int:
+        """The seed of the start state and of the sampling noise."""
         return SPLIT_BASE[self.split] + self.index
 
 
 @dataclass(frozen=True)
 class SampleSetting:
-    """How actions are drawn from a trained policy; changing it needs no new training."""
+    """How actions are sampled from a trained policy; changing it needs no new training."""
 
     flow_steps: int = 10
     """Euler steps of the flow; 0 for a policy without a flow."""
@@ -102,21 +105,21 @@ class SampleSetting:
     eval_temperature: float = 0.0
     """Scale of the initial noise (0: zero noise, deterministic)."""
     temporal_ensemble: float = -1.0
-    """m >= 0 averages what all chunks so far say about a step, with weights exp(-m i), i = 0 the oldest (Zhao et al.
-    2023, ACT, section IV.B; there m = 0.01); a chunk is then sampled every `execute_steps` steps, every step where
-    that is 0. -1: off."""
+    """m >= 0: average the predictions of all chunks for a step, with weights exp(-m i), i = 0 the oldest (Zhao et al.
+    2023, ACT, section IV.B, where m = 0.01). A chunk is then sampled every `execute_steps` steps, or every step if that
+    is 0. -1: off."""
 
     @property
     def of_network(self) -> SampleSetting:
-        """What of it a network sees: the rest is the business of the episode that asks."""
+        """The part that affects the network; the other fields concern only the episode."""
         return replace(self, execute_steps=0, eval_temperature=0.0, temporal_ensemble=-1.0)
 
     def steps_between(self, horizon: int) -> int:
-        """Steps that are executed before the next chunk of `horizon` steps is sampled."""
+        """Steps to execute before the next chunk of `horizon` steps is sampled."""
         return self.execute_steps or (horizon if self.temporal_ensemble < 0 else 1)
 
     def label(self) -> str:
-        """For people: what differs from the defaults, flow_steps always where the policy has them."""
+        """Text for people: the fields that differ from the defaults, and flow_steps if the policy has a flow."""
         parts = [f"flow_steps={self.flow_steps}"] if self.flow_steps else []
         parts += [f"execute_steps={self.execute_steps}"] if self.execute_steps else []
         parts += [f"eval_temperature={self.eval_temperature:g}"] if self.eval_temperature else []
@@ -126,27 +129,32 @@ class SampleSetting:
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What happened in one episode.
-
-    `timeout` means that the task's step limit was reached: the task was not solved, and it counts as such. `error`
-    means that the simulator failed even after retries in a fresh process: it is reported and never averaged.
-    max_reward: the highest reward of a step (PushT's score). seconds: time of a core that the episode took.
-    """
+    """The result of one episode."""
 
     index: int
+    """`EpisodeSpec.index`."""
     seed: int
+    """`EpisodeSpec.seed`."""
     outcome: Outcome
+    """timeout: the step limit was reached, which counts as not solved. error: the simulator failed even after retries
+    in a new process; it is reported, but not part of success rates."""
     episode_return: float
+    """Sum of the rewards."""
     steps: int
+    """Environment steps."""
     seconds: float
+    """Core time of the episode."""
     max_reward: float = 0.0
+    """Highest reward of a step (PushT's score)."""
     retries: int = 0
+    """Attempts before this one."""
     message: str = ""
+    """Description of an error."""
     kind: str = ""
-    """Of an error: see `raybc.rollout.faults`."""
+    """Kind of an error, see `raybc.rollout.faults`."""
 
     def to_row(self) -> dict[str, Any]:
-        """`raybc.rows.EpisodeRow`."""
+        """The result as a `raybc.rows.EpisodeRow`."""
         row = {
             "index": self.index,
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""Versions of everything that a result depends on besides its configuration."""
+"""Versions of the software that results depend on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = (
 
 
 def versions(simulator: dict[str, str]) -> dict[str, Any]:
-    """Python, packages and `simulator` (`SimEnv.identity()`), as versions.json has them."""
+    """The contents of versions.json: Python, packages and `simulator` (`SimEnv.identity()`)."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:

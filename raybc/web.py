@@ -1,4 +1,4 @@
-"""What the servers here (`raybc.dashboard`, `raybc.serve`) have in common."""
+"""Shared by the servers `raybc.dashboard` and `raybc.serve`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REASONS = {errno.EADDRINUSE: "is in use", errno.EACCES: "may not be used by thi
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens (port 0: on any that is free), or `UserError` where that cannot be."""
+    """A listening socket; port 0: any free port. Raises `UserError` if it cannot listen there."""
     if not 0 <= port < 2**16:
         raise UserError(f"--port: expected 0..65535, got {port}")
     try:

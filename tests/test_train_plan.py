@@ -134,7 +134,7 @@ def test_the_plan_is_a_part_of_the_run(tmp_path: Path) -> None:
     ids = [t.members[0].run_id(fingerprint) for t in trainers]
     assert ids[0] == ids[1] != ids[2]
     assert trainers[0].members[0].sampling_plan_sha256 == plan.plan_sha256
-    with pytest.raises(UserError, match=r"expected the plan abc, got .*; begin another run"):
+    with pytest.raises(UserError, match=r"expected the plan abc, got .*; start a new run"):
         trainer_of(path, sampling_plan_sha256="abc")
 
 

@@ -1,1 +1,1 @@
-"""Acting with a trained policy: in rollouts, in a program, behind a server."""
+"""Inference with a trained policy, in rollouts, in programs and on a server."""

@@ -1,9 +1,9 @@
-"""Acting with a bundle, for many simulators at once: physical observations in, physical actions out.
+"""Batched inference with a bundle: physical observations in, physical actions out.
 
-A chunk must not depend on which episodes happen to be asked together with it: the result of an episode would then
-depend on the number of workers. Products of matrices do depend on the number of rows (libraries choose another kernel
-for one row than for many), so an `Agent` tries out which batch sizes give bit-identical rows on this machine and pads
-to one of these. Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
+A chunk must not depend on the other rows of its batch; otherwise the result of an episode would depend on the number
+of workers. Matrix products do depend on the number of rows, because libraries use different kernels for one row and for
+many. An `Agent` therefore measures which batch sizes give bit-identical rows on this machine, and pads to one of these.
+Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from raybc.bundle import META, PolicyBundle
 from raybc.policies.base import Policy
 from raybc.types import Observation, SampleSetting
 
-#: Bundles that a process keeps in memory: the arms that are measured side by side.
+#: Number of bundles that a process keeps in memory.
 KEEP = 16
-#: Batch sizes that are tried; larger batches are cut into pieces of the largest.
+#: Candidate batch sizes; larger batches are split into pieces of the largest size.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-#: What was found out, for each architecture, device and number of threads (a process asks each only once).
+#: Cached results of `invariant_sizes` for each architecture, device and number of threads.
 _known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
 
 
 class Prediction(Protocol):
-    """Chunks that were asked for; physical, float32 (B, H, A)."""
+    """A future of chunks; physical, float32 (B, H, A)."""
 
     def get(self) -> np.ndarray:
-        """Wait for them."""
+        """Wait for the chunks."""
 
 
 class Predictor(Protocol):
-    """Predicts chunks: an `Agent` in this process, or one that is shared by many processes."""
+    """Predicts chunks: an `Agent` in this process, or a network that many processes share."""
 
     bundle: PolicyBundle
-    #: Whether `predict` returns at once, so that simulators can step meanwhile.
     overlaps: bool
+    """Whether `predict` returns at once, so that simulators can step in the meantime."""
 
     def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
-        """The next chunk of each row. obs: physical, leading axis B; noise_BHA: float32."""
+        """The next chunk of each row. obs: physical, leading axis B. noise_BHA: float32, already scaled."""
 
 
 def bundle_version(path: str) -> int:
-    """What changes when the bundle at `path` is replaced; loaders keep bundles by path and this."""
+    """A number that changes when the bundle at `path` is replaced; part of the key of caches of bundles."""
     return (Path(path) / META).stat().st_mtime_ns
 
 
 class Resolved:
-    """An answer that is there already."""
+    """A `Prediction` that is already available."""
 
     def __init__(self, chunks_BHA: np.ndarray) -> None:
         self._chunks_BHA = chunks_BHA
@@ -63,7 +63,7 @@ class Resolved:
 
 
 class Agent:
-    """A bundle's network in this process."""
+    """The network of a bundle in this process."""
 
     overlaps = False
 
@@ -80,7 +80,7 @@ class Agent:
             *sizes,
             device,
             torch.get_num_threads(),
-        )  # threads cut products, too
+        )  # the number of threads also changes how products are computed
         if architecture not in _known_sizes:
             _known_sizes[architecture] = invariant_sizes(self._policy, self._device)
         self._sizes = _known_sizes[architecture]
@@ -89,7 +89,7 @@ class Agent:
         return Resolved(self.chunks(obs, noise_BHA, setting))
 
     def chunks(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> np.ndarray:
-        """The next chunk of each row, physical, float32 (B, H, A); a row does not depend on the others."""
+        """The next chunk of each row, physical, float32 (B, H, A). Arguments: see `Predictor.predict`."""
         rows = len(obs.low_dim)
         obs = dataclasses.replace(obs, low_dim=self.bundle.obs_normalizer.apply(obs.low_dim))
         pieces = []
@@ -108,7 +108,7 @@ def _piece(array: np.ndarray, rows: slice, size: int) -> np.ndarray:
 
 
 def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    """With rows of zeros behind them, `size` in all."""
+    """`rows`, padded with zeros to `size` rows."""
     padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
     return padded
@@ -124,10 +124,10 @@ def _sample(
 
 
 def invariant_sizes(policy: Policy, device: torch.device, sizes: Sequence[int] = SIZES) -> tuple[int, ...]:
-    """Those of `sizes` at which a row comes out the same bit for bit, wherever it stands and whatever the size.
+    """The batch sizes at which each row has bit-identical results, independent of its position and of the batch size.
 
-    What matters is which kernels run, not the numbers, so random rows and two flow steps tell. The largest size is the
-    measure. Where not even its rows are independent of their place, rows are computed one by one: (1,).
+    Results depend on the kernels, not on the inputs, so random rows and two flow steps are a sufficient test. The
+    largest size is the reference. Returns (1,) if even its results depend on the position of a row.
     """
     spec, largest = policy.spec, sizes[-1]
     rng = np.random.default_rng(0)
@@ -153,7 +153,7 @@ def invariant_sizes(policy: Policy, device: torch.device, sizes: Sequence[int] =
 
 
 def stack(observed: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], obs_steps: int) -> np.ndarray:
-    """The last `obs_steps` low-dimensional observations, float32 (T, O); the first stands in for those before it."""
+    """The last `obs_steps` low-dimensional observations, float32 (T, O), padded by repeating the first one."""
     if not keys:
         return np.zeros((obs_steps, 0), np.float32)
     return stack_steps([np.concatenate([obs[k] for k in keys]) for obs in observed[-obs_steps:]], obs_steps).astype(
@@ -162,13 +162,13 @@ def stack(observed: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], obs
 
 
 def stack_steps(rows: Sequence[np.ndarray], obs_steps: int) -> np.ndarray:
-    """The last `obs_steps` of what was seen step by step, (T, ...); the first stands in for those before it."""
+    """The last `obs_steps` arrays, (T, ...), padded by repeating the first one."""
     rows = list(rows[-obs_steps:])
     return np.stack([rows[0]] * (obs_steps - len(rows)) + rows)
 
 
 def stack_rows(rows: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
-    """Several observations as one with a leading axis."""
+    """Stack observations along a new leading axis."""
     texts = tuple(text for row in rows for text in row.instruction or ())
     return Observation(
         np.stack([row.low_dim for row in rows]),
@@ -178,7 +178,7 @@ def stack_rows(rows: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarra
 
 
 def concatenated(parts: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
-    """Observations of several rows each, one after the other."""
+    """Concatenate observations along their leading axis."""
     texts = tuple(text for part in parts for text in part.instruction or ())
     return Observation(
         np.concatenate([part.low_dim for part in parts]),

@@ -1,4 +1,4 @@
-"""What one must know to act with a policy, as plain values: ONNX files, servers and model cards say it."""
+"""Description of a policy's inputs and outputs as JSON values, for ONNX files, servers and model cards."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from raybc.types import SampleSetting, UserError
 
 
 def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
-    """JSON values: identity, observations by name (shape of T steps, dtype, meaning), actions (shape of a chunk, and
-    the statistics of the training data), sample setting, steps in a second (None where the task is not known here)."""
+    """Describe a policy as JSON values.
+
+    observations: name -> shape with T steps, dtype and meaning. actions: shape of a chunk, and the statistics of the
+    training data. fps: control steps per second (None if the task is not installed). Also run_id and sample setting.
+    """
     steps = bundle.config.obs_steps
     when = f"; the last {steps} steps, the oldest first" if steps > 1 else ""
     observations = {
@@ -46,7 +49,7 @@ def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, A
 
 
 def control_rate(bundle: PolicyBundle) -> float | None:
-    """Steps in a second, where the task is known here."""
+    """Control steps per second; None if the task is not installed."""
     try:
         return float(get_task(parse_env_name(bundle.config.env_name).task).fps)
     except UserError:

@@ -1,4 +1,4 @@
-"""What goes into a policy and comes out of it, in physical units: checked where a user gives it. Needs numpy alone.
+"""Checks of observations and action ranges from users, in physical units. Needs only numpy.
 
 Letters: A action dim.
 """
@@ -14,11 +14,12 @@ from raybc.data.episodes import format_shape
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
+#: (lowest, highest) action; each a number or (A,).
 ActionRange = tuple[Any, Any]
 
 
 def validate_action_range(action_range: ActionRange, action_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lowest and the highest action, float32 (A,) each; `UserError` where they are none."""
+    """The lowest and the highest action, float32 (A,) each. Raises `UserError` for an invalid range."""
     try:
         low, high = (np.broadcast_to(np.asarray(end, np.float32), (action_size,)) for end in action_range)
     except (ValueError, TypeError):
@@ -34,8 +35,15 @@ def validate_action_range(action_range: ActionRange, action_size: int) -> tuple[
 def validate_observation(
     obs_sizes: Mapping[str, int], images: Mapping[str, tuple[int, int, int]], obs: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Of `obs` (arrays, or lists of numbers) what a policy sees: name -> float32 (size,), or uint8 (height, width,
-    channels) of images; `UserError` with what was expected and got. Other names are left out."""
+    """The observations that a policy sees: name -> float32 (size,), or uint8 (height, width, channels) for images.
+
+    Args:
+        obs_sizes: low-dimensional observation -> size.
+        images: image -> (height, width, channels).
+        obs: name -> array or nested lists; other names are ignored.
+
+    Raises `UserError` for a missing observation, a wrong shape or dtype, and for nan or inf.
+    """
     if not isinstance(obs, Mapping):
         raise UserError(f"observations: expected name -> numbers, got {type(obs).__name__}")
     shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in obs_sizes.items()}
@@ -58,7 +66,7 @@ def _checked(name: str, shape: tuple[int, ...], obs: Mapping[str, Any], image: b
         if value.dtype != np.uint8 and not ((value >= 0) & (value <= 255)).all():
             raise UserError(f"{expected}, got {value.min()}..{value.max()}")
         return value.astype(np.uint8, copy=False)
-    with np.errstate(over="ignore"):  # beyond float32: inf, which is refused
+    with np.errstate(over="ignore"):  # values beyond float32 become inf, which is refused below
         value = value.astype(np.float32, copy=False)
     if not np.isfinite(value).all():
         raise UserError(f"{expected}, got nan or inf")

@@ -1,10 +1,10 @@
-"""Acting with a trained policy outside of rollouts: what `raybc.load` gives, and what it takes.
+"""`raybc.load`: inference with a trained policy outside of rollouts.
 
-    policy.reset(seed=0)              # an episode begins
-    action_A = policy.act(obs)        # the next action; the policy is asked once a chunk
+    policy.reset(seed=0)              # start an episode
+    action_A = policy.act(obs)        # the next action; the network runs once per chunk
 
-Letters: H chunk, A action dim. Observations are name -> numbers (size,) or images uint8 (height, width, channels), in
-physical units: those of the data that the policy was trained on.
+Letters: H chunk, A action dim. Observations are name -> low-dimensional (size,) or image uint8 (height, width,
+channels), in the physical units of the training data.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def load(
     action_range: ActionRange | None = None,
     device: str = "cpu",
 ) -> Policy:
-    """`raybc.load`; changes: fields of the sample setting to replace."""
+    """See `raybc.load`. changes: fields of the sample setting to replace."""
     bundle, setting = load_bundle(Path(path), checkpoint, changes)
     return Policy(Agent(bundle, device), setting, action_range)
 
@@ -41,8 +41,15 @@ def load(
 def load_bundle(
     path: Path, checkpoint: str = "", changes: Mapping[str, Any] | None = None
 ) -> tuple[PolicyBundle, SampleSetting]:
-    """The policy at `path` (a bundle, a training run or a sweep) and its sample setting, of which `changes` replaces
-    fields."""
+    """The policy at `path` and its sample setting.
+
+    Args:
+        path: a bundle, or the folder of a training run or a sweep.
+        checkpoint: see `raybc.run_folder.find_bundle`.
+        changes: fields of the sample setting to replace.
+
+    Raises `UserError` if there is no readable policy, or if a change is impossible or has no effect.
+    """
     folder, chosen = find_bundle(path, checkpoint)
     bundle = PolicyBundle.load(folder)
     bundle.config.check_sampling(changes or (), "--")
@@ -52,7 +59,7 @@ def load_bundle(
 
 
 class Policy:
-    """A policy and the episode it is in: history, what is left of its chunk, sampling noise."""
+    """A policy and the state of the current episode: history, remaining actions of the chunk, sampling noise."""
 
     def __init__(self, agent: Agent, setting: SampleSetting, action_range: ActionRange | None = None) -> None:
         self.bundle, self.setting = agent.bundle, setting
@@ -61,29 +68,31 @@ class Policy:
         self.reset()
 
     def reset(self, seed: int | None = None) -> None:
-        """An episode begins. seed: of the sampling noise, as an episode's start has one in rollouts; None: any."""
+        """Start an episode. seed: of the sampling noise, as in rollouts; None: random."""
         self._session = Session(self.bundle, self.setting, seed)
         self._due: deque[np.ndarray] = deque()
 
     def act(self, obs: Mapping[str, Any]) -> np.ndarray:
-        """The next action (A,), physical, float32. obs: what is observed now; each step of the episode once.
+        """The next action (A,), physical, float32. obs: the current observation; pass each step of the episode once.
 
-        Observations that the policy does not know are left alone; `UserError` where one is missing, or has another
-        shape, or is not finite."""
+        Observations that the policy does not use are ignored. Raises `UserError` if one is missing, has another shape,
+        or is not finite.
+        """
         self.observe(obs)
         if not self._due:
             self._due.extend(self._session.plan(self._predict()))
         return self._clipped(self._due.popleft())
 
     def chunk(self, obs: Mapping[str, Any]) -> np.ndarray:
-        """The whole chunk (H, A) that follows `obs`, physical, float32, for callers who execute it themselves.
+        """The whole chunk (H, A) that follows `obs`, physical, float32, for callers that execute it themselves.
 
-        Where the policy sees several steps, tell it those on which no chunk is asked with `observe`."""
+        If the policy sees several observation steps, pass the steps in between to `observe`. Raises as `act`.
+        """
         self.observe(obs)
         return self._clipped(self._predict())
 
     def observe(self, obs: Mapping[str, Any]) -> None:
-        """See a step without acting on it."""
+        """Observe a step without acting. Raises as `act`."""
         self._session.observe(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
 
     def _predict(self) -> np.ndarray:

@@ -17,11 +17,14 @@ from raybc.types import Observation, SampleSetting, UserError
 
 
 class Session:
-    """One episode with a receding horizon: `observe` each step, `request` a chunk when nothing is left of the
-    last chunk, and give it to `plan`, which says what to do next."""
+    """One episode with a receding horizon.
+
+    Call `observe` on each step. When no action is left, pass `request()` to the network and the chunk to `plan`, which
+    returns the next actions.
+    """
 
     def __init__(self, bundle: PolicyBundle, setting: SampleSetting, seed: int | None) -> None:
-        """seed: of the sampling noise; None draws it from the machine's entropy."""
+        """seed: of the sampling noise; None: random. Raises `UserError` if execute_steps is longer than a chunk."""
         self.setting = setting
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.config.obs_steps
         self._images = tuple(bundle.images)
@@ -32,28 +35,34 @@ class Session:
             raise UserError(
                 f"execute_steps: expected at most the {horizon} steps of this policy's chunk, got {self.steps_between}"
             )
-        # The noise belongs to the start, not to the setting: settings are compared on the same draws.
+        # The noise depends on the start, not on the setting, so that settings are compared on the same noise.
         self._rng = np.random.default_rng(None if seed is None else [seed, 1])
-        self._chunks: deque[tuple[int, np.ndarray]] = deque()  # (step at which it begins, chunk), the oldest first
+        self._chunks: deque[tuple[int, np.ndarray]] = deque()  # (first step, chunk), oldest first
         self._planned = 0
         self._observed: deque[Mapping[str, np.ndarray]] = deque(maxlen=self._obs_steps)
 
     def observe(self, obs: Mapping[str, np.ndarray]) -> None:
-        """The latest observation: name -> float32 (size,), or uint8 (height, width, channels); physical."""
+        """Add an observation: name -> float32 (size,), or uint8 (height, width, channels); physical."""
         self._observed.append(obs)
 
     def request(self) -> tuple[Observation[np.ndarray], np.ndarray]:
-        """What the policy needs for the next chunk: the physical observation, without a batch axis, and noise (H, A),
-        float32."""
+        """Inputs of the network for the next chunk: the physical observation without a batch axis, and noise (H, A).
+
+        The noise is float32 and already scaled by eval_temperature.
+        """
         noise_HA = self._rng.standard_normal(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
         seen = list(self._observed)
         images = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._images}
         return Observation(stack(seen, self._keys, self._obs_steps), images), noise_HA.astype(np.float32)
 
-    def plan(self, chunk_HA: np.ndarray, most: int | None = None) -> np.ndarray:
-        """What is due of a new chunk, physical (steps, A), not clipped: until the next chunk is needed, `most` steps at
-        most."""
-        count = self.steps_between if most is None else min(self.steps_between, most)
+    def plan(self, chunk_HA: np.ndarray, max_steps: int | None = None) -> np.ndarray:
+        """The actions to execute before the next chunk, physical (steps, A), float32, not clipped.
+
+        Args:
+            chunk_HA: the new chunk, physical.
+            max_steps: maximum number of actions.
+        """
+        count = self.steps_between if max_steps is None else min(self.steps_between, max_steps)
         first_step = self._planned
         self._planned += count
         if self.setting.temporal_ensemble < 0:
@@ -63,7 +72,7 @@ class Session:
             self._chunks.popleft()
         actions = []
         for step in range(first_step, first_step + count):
-            said = np.stack([c[step - first] for first, c in self._chunks if step - first < len(c)])
-            weights = np.exp(-self.setting.temporal_ensemble * np.arange(len(said)))
-            actions.append((weights / weights.sum()) @ said)
+            predicted = np.stack([c[step - first] for first, c in self._chunks if step - first < len(c)])
+            weights = np.exp(-self.setting.temporal_ensemble * np.arange(len(predicted)))
+            actions.append((weights / weights.sum()) @ predicted)
         return np.array(actions, np.float32)

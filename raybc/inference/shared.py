@@ -1,6 +1,6 @@
-"""A policy that many simulator processes ask: one actor (on a GPU where there is one) batches over all of them.
+"""A network that many simulator processes share: one actor, on a GPU if there is one, batches their requests.
 
-Requests that arrive while the network is busy are answered together next; nobody waits for a batch to fill.
+Requests that arrive while the network is busy form the next batch, so no request waits for a batch to fill.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from raybc.bundle import PolicyBundle
 from raybc.inference.agent import KEEP, Agent, Prediction, bundle_version, concatenated
 from raybc.types import Observation, SampleSetting
 
-#: Parameters above which a policy is asked on a shared GPU rather than on each simulator's core.
+#: Policies with more parameters run on a shared GPU, smaller ones in each simulator process.
 LARGE = 5_000_000
 
 
-@dataclass(eq=False)  # told apart by identity: arrays have no truth value
+@dataclass(eq=False)  # compared by identity, because arrays have no truth value
 class _Request:
     path: str
     obs: Observation[np.ndarray]
@@ -36,7 +36,7 @@ class _Request:
 
 
 class InferenceServer:
-    """An asyncio actor that holds networks."""
+    """An asyncio actor with the networks of up to `KEEP` bundles."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -48,7 +48,7 @@ class InferenceServer:
     async def chunks(
         self, path: str, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting
     ) -> np.ndarray:
-        """Chunks of `Agent.chunks`, computed together with what others have asked."""
+        """`Agent.chunks` of the bundle at `path`, batched with concurrent requests."""
         loop = asyncio.get_running_loop()
         request = _Request(path, obs, noise_BHA, setting, loop.create_future())
         self._requests.append(request)
@@ -57,7 +57,7 @@ class InferenceServer:
         return await request.done
 
     async def stats(self) -> dict[str, int]:
-        """calls of the network and rows in them."""
+        """calls: batches so far. rows: rows in them."""
         return {"calls": self.calls, "rows": self.rows}
 
     async def _serve(self) -> None:
@@ -67,7 +67,7 @@ class InferenceServer:
             self._requests = [r for r in self._requests if r not in together]
             try:
                 chunks = await asyncio.to_thread(self._compute, together)
-            except Exception as error:  # the askers' business: raised where it was asked
+            except Exception as error:  # raised in the processes that sent the requests
                 for request in together:
                     request.done.set_exception(error)
                 continue
@@ -85,7 +85,7 @@ class InferenceServer:
 
     def _load(self, path: str, state: int) -> Agent:
         if self._device == "cpu":
-            torch.set_num_threads(1)  # the same sums as in a simulator's process
+            torch.set_num_threads(1)  # for the same rounding as in a simulator process
         return Agent(PolicyBundle.load(Path(path)), self._device)
 
 
@@ -95,7 +95,7 @@ def _bundle(path: str, state: int) -> PolicyBundle:
 
 
 class SharedActor:
-    """A bundle whose network is asked in an `InferenceServer`."""
+    """A `Predictor` that sends requests to an `InferenceServer`."""
 
     overlaps = True
 
@@ -116,7 +116,7 @@ class _Remote:
 
 
 class SharedLoader:
-    """Gives simulator processes their `SharedActor`s; it can be sent to them."""
+    """Picklable function: path of a bundle -> `SharedActor`."""
 
     def __init__(self, server: ActorHandle) -> None:
         self._server = server
@@ -126,6 +126,9 @@ class SharedLoader:
 
 
 def start_server(gpus: float) -> Any:
-    """An inference actor; on a GPU when a share of one is given. It comes back when it dies, and is asked again."""
+    """Start an `InferenceServer`, which Ray restarts if it dies; lost requests are repeated.
+
+    gpus: fraction of a GPU to reserve; 0: the CPU.
+    """
     remote = ray.remote(InferenceServer).options(num_cpus=0, num_gpus=gpus, max_restarts=-1, max_task_retries=-1)
     return remote.remote("cuda" if gpus else "cpu")

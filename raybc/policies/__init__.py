@@ -1,1 +1,1 @@
-"""Policies: mathematics only (no optimiser, logging, environment or Ray)."""
+"""Policies: networks and losses only (no optimiser, logging, environment or Ray)."""

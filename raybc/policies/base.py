@@ -1,8 +1,9 @@
-"""What a policy is. Letters: M members, B batch, T observation steps, O observation dim, H chunk, A action dim,
-F features of an encoded observation.
+"""Interfaces of policies and image encoders.
 
-A policy is a *pack*: M policies side by side that share nothing, every parameter with a leading member axis M. No
-optimiser, logging, environment or Ray inside, and nothing random: what is random is named by `draws` and passed in.
+A policy is a *pack*: M independent policies in one module, in which every parameter has a leading member axis M. It
+contains no optimiser, logging, environment or Ray, and draws no random numbers: `draws` declares them, and the caller
+passes them in. Letters: M members, B batch, T observation steps, O observation dim, H chunk, A action dim, F features
+of an encoded observation.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from torch import Tensor, nn
 
 from raybc.types import Batch, Observation, SampleSetting
 
-#: Name -> what was drawn for each example, (M, B, ...).
+#: Name -> random numbers of each example, float32 (M, B, ...).
 Draws = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """The sizes that a task and a run give to a policy."""
+    """Sizes of the inputs and outputs of a policy."""
 
     low_dim_size: int
-    """O, the low-dimensional observations of one step."""
+    """O, the size of the concatenated low-dimensional observations of one step."""
     action_size: int
     """A."""
     horizon: int
     """H, the steps of a chunk."""
     obs_steps: int = 1
-    """T, the observations that are seen."""
+    """T, the number of observation steps."""
     images: tuple[tuple[str, tuple[int, int, int]], ...] = ()
     """(name, (height, width, channels of one step)) of each image."""
 
@@ -50,7 +51,7 @@ class PolicySpec:
 
     @property
     def obs_size(self) -> int:
-        """T * O, the low-dimensional observations of all steps."""
+        """T * O, the size of the low-dimensional observations of all steps."""
         return self.obs_steps * self.low_dim_size
 
     def stacked_image(self, name: str) -> tuple[int, int, int]:
@@ -61,69 +62,69 @@ class PolicySpec:
 
 @dataclass(frozen=True)
 class DrawShape:
-    """Random numbers of one kind that `Policy.loss` needs for an example."""
+    """Declares random numbers that `Policy.loss` needs."""
 
     distribution: Literal["normal", "uniform"]
     """Standard normal, or uniform in [0, 1)."""
     shape: tuple[int, ...] = ()
-    """Of one example."""
+    """Shape for one example."""
 
     def sample(self, leading: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
-        """float32 (*leading, *shape)."""
+        """Draw float32 (*leading, *shape) on `device`."""
         draw = torch.randn if self.distribution == "normal" else torch.rand
         return draw(*leading, *self.shape, generator=generator, device=device)
 
 
 class Loss(NamedTuple):
-    """What `Policy.loss` gives. (A named tuple: wrappers such as FSDP look for tensors in it.)"""
+    """Result of `Policy.loss`. It is a named tuple because wrappers such as FSDP search it for tensors."""
 
     value_MB: Tensor
-    """Loss of each example, float32; padded chunk steps carry none."""
+    """Loss of each example, float32 (M, B); padded chunk steps do not contribute."""
     metrics: Mapping[str, Tensor]
-    """Name -> (M, B), for people: the mean over the batch is the column `train/NAME` of train.csv."""
+    """Name -> (M, B), only for logging: the mean over the batch is the column `train/NAME` of train.csv."""
 
 
 class Policy(nn.Module, ABC):
-    """A pack of M policies. Layers with `is_fsdp_unit = True` are those that FSDP gathers one at a time."""
+    """A pack of M policies. FSDP gathers layers with `is_fsdp_unit = True` one at a time."""
 
     spec: PolicySpec
     members: int
     sample_axes: ClassVar[tuple[str, ...]] = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble")
-    """Sampling options that have an effect; the same as the `sample_axes` of its configuration."""
+    """Sampling options that have an effect; must equal `sample_axes` of its configuration."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
-        """Initial weights; member m depends on generators[m] alone, not on the pack or on PyTorch's own generator."""
+        """Initialise the weights; member m depends only on generators[m], not on the pack or any global generator."""
 
     @abstractmethod
     def draws(self) -> Mapping[str, DrawShape]:
-        """What `loss` needs that is random, in the order in which it is drawn."""
+        """Name -> random numbers that `loss` needs, in the order in which they are drawn."""
 
     @abstractmethod
     def loss(self, batch: Batch, draws: Draws) -> Loss:
-        """The loss of each example; a function of its inputs alone, by example."""
+        """The loss of each example, which depends only on that example and its draws."""
 
     @abstractmethod
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """Normalised chunks, float32 (M, B, H, A). noise_MBHA: standard normal times `eval_temperature`."""
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
-        """`loss`: what wrappers of modules (DistributedDataParallel, FSDP) call."""
+        """The same as `loss`; wrappers (DistributedDataParallel, FSDP) call it."""
         return self.loss(batch, draws)
 
     def prepare_for_acting(self) -> None:
-        """Change the weights' layout for inference, once, without changing what `sample` computes."""
+        """Optimise the weights for inference; called once. The results of `sample` do not change."""
 
 
 class Encoder(nn.Module, ABC):
     """A pack of M encoders of one kind of image."""
 
     features: int
-    """F, the size of what comes out."""
+    """F, the size of the output."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
-        """As for a policy."""
+        """See `Policy.init_members`."""
 
     @abstractmethod
     def forward(self, images_MBTHWC: Tensor) -> Tensor:
@@ -131,35 +132,35 @@ class Encoder(nn.Module, ABC):
 
 
 class ImageEncoders(nn.ModuleDict):
-    """One encoder for each image that a policy sees; turns an observation into one vector."""
+    """One encoder per image; encodes an observation as one vector."""
 
     def __init__(self, spec: PolicySpec, encoders: Mapping[str, Encoder]) -> None:
-        # Names of modules have no dots.
+        # Module names cannot contain dots.
         super().__init__({name.replace(".", "_"): encoder for name, encoder in encoders.items()})
         self.names = tuple(encoders)
         self.features = spec.obs_size + sum(encoder.features for encoder in encoders.values())
-        """F: the low-dimensional observations of all steps, then the features of each image."""
+        """F: the size of the low-dimensional observations of all steps plus the features of each image."""
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         for encoder in self.values():
             encoder.init_members(generators)  # type: ignore[operator]  # an Encoder
 
     def encode(self, obs: Observation[Tensor]) -> Tensor:
-        """(M, B, F)."""
+        """The low-dimensional observations followed by the features of each image, float32 (M, B, F)."""
         low_dim = obs.low_dim.flatten(2)
         seen = [self[name.replace(".", "_")](obs.images[name]) for name in self.names]
         return torch.cat([low_dim, *seen], dim=-1) if seen else low_dim
 
 
 def mean_over_valid(error_MBHA: Tensor, is_pad_MBH: Tensor) -> Tensor:
-    """The mean of an error over the chunk entries that are not padding, (M, B)."""
+    """The mean of an error over the chunk steps that are not padding, (M, B)."""
     valid_MBH = ~is_pad_MBH
-    # The first step of a chunk is never padding, so no example is without a valid entry.
+    # The first step of a chunk is never padding, so every example has a valid step.
     return (error_MBHA.mean(-1) * valid_MBH).sum(-1) / valid_MBH.sum(-1)
 
 
 def build_encoders(config: Any, spec: PolicySpec, members: int) -> ImageEncoders:
-    """The encoders of a policy. config: its `EncoderConfig`."""
+    """The encoders of a policy. config: an `EncoderConfig`."""
     return ImageEncoders(
         spec, {name: config.build(config, spec.stacked_image(name), members) for name, _ in spec.images}
     )

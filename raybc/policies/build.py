@@ -1,4 +1,4 @@
-"""From a recipe to its network."""
+"""Build the network of a recipe."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from raybc.types import UserError
 
 
 def build_policy(run: RunConfig, spec: PolicySpec, members: int) -> Policy:
-    """The network of a recipe, a pack with uninitialised weights. Raises `UserError` where a policy of one's own is
-    none."""
+    """The network of a recipe, a pack with uninitialised weights.
+
+    Raises `UserError` if the builder of a custom policy is missing or returns something else.
+    """
     policy = run.policy.build(run, spec, members)
     if not isinstance(policy, Policy):
         name = type(run.policy).__name__

@@ -39,22 +39,22 @@ class VelocityField(nn.Module, ABC):
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
-        """Initial weights; member m depends on generators[m] alone."""
+        """Initialise the weights; member m depends on generators[m] alone."""
 
     def condition(self, cond_MBF: Tensor) -> Any:
-        """What the field makes of an encoded observation once per chunk, whatever the number of flow steps."""
+        """Preprocess an encoded observation, (M, B, F), once per chunk instead of once per flow step."""
         return cond_MBF
 
     @abstractmethod
     def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Any) -> Tensor:
-        """The velocity, (M, B, H, A). t_MB1: (M, 1, 1) where all rows share it. condition: from `condition`."""
+        """The velocity, (M, B, H, A). t_MB1: (M, 1, 1) if all rows share it. condition: result of `condition`."""
 
     def prepare_for_acting(self) -> None:
         """See `Policy.prepare_for_acting`."""
 
 
 class FlowPolicy(Policy):
-    """A pack of M flow policies: encoders of images and a velocity field."""
+    """A pack of M flow policies: image encoders and a velocity field."""
 
     def __init__(self, spec: PolicySpec, encoders: ImageEncoders, velocity_field: Any, members: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class FlowPolicy(Policy):
         return self.encoders.encode(obs)
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
-        """The flow-matching loss; the mean runs over valid entries only. draws: noise (M, B, H, A), time (M, B)."""
+        """The flow-matching loss, averaged over valid entries. draws: noise (M, B, H, A), time (M, B)."""
         x_1, x_0, time = batch.actions_MBHA, draws["noise"], draws["time"]
         t_MB11 = time[..., None, None]
         x_t = (1 - t_MB11) * x_0 + t_MB11 * x_1
@@ -84,7 +84,7 @@ class FlowPolicy(Policy):
         return Loss(loss_MB, {"bc_flow_loss": loss_MB})
 
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
-        """Integrate the flow from the noise with `flow_steps` Euler steps."""
+        """Integrate the flow from the noise with `flow_steps` Euler steps; float32 (M, B, H, A)."""
         condition = self.velocity_field.condition(self.encode(obs))
         x = noise_MBHA
         for i in range(setting.flow_steps):
@@ -103,7 +103,7 @@ def with_field(run: RunConfig, spec: PolicySpec, members: int, make_field: Calla
 
 
 def build(run: RunConfig, spec: PolicySpec, members: int) -> FlowPolicy:
-    """`--policy flow`: the velocity field is an MLP."""
+    """Builder of `--policy flow`, with an MLP as velocity field."""
     config: Any = run.policy
     return with_field(
         run, spec, members,

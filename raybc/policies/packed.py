@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 
 class PackedLinear(nn.Module):
-    """M linear layers side by side: y_MBO = x_MBI @ weights_MIO + bias_M1O, one batched product."""
+    """M linear layers: y_MBO = x_MBI @ weights_MIO + bias_M1O, one batched product."""
 
     is_fsdp_unit = True
 
@@ -26,7 +26,7 @@ class PackedLinear(nn.Module):
         self.bias_M1O = nn.Parameter(torch.empty(members, 1, outputs))
 
     def init_member(self, m: int, generator: torch.Generator) -> None:
-        """Lecun-normal weights, zero bias; drawn from the member's own generator, whatever the size of the pack."""
+        """LeCun-normal weights and zero bias for member m, independent of the size of the pack."""
         inputs, outputs = self.weights_MIO.shape[1:]
         with torch.no_grad():
             self.weights_MIO[m] = torch.randn(inputs, outputs, generator=generator) / math.sqrt(inputs)
@@ -44,8 +44,8 @@ _CUBIC = 0.044715 * _LINEAR
 def gelu(x: Tensor) -> Tensor:
     """x Phi(x) in its tanh form (Hendrycks and Gimpel 2016); also x sigmoid(2 c (x + 0.044715 x^3)), c = sqrt(2 / pi).
 
-    PyTorch computes the first form; on a CPU the second takes about half the time, since its tanh is slow there. A
-    compiler fuses what it is given, and is given PyTorch's own.
+    PyTorch uses the first form. On a CPU its tanh is slow, and the second form takes about half the time. Under
+    torch.compile this is PyTorch's own function, which the compiler fuses.
     """
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return nn.functional.gelu(x, approximate="tanh")
@@ -76,7 +76,7 @@ class _SigmoidGelu(torch.autograd.Function):
 
 
 class PackedMLP(nn.Module):
-    """`depth` hidden layers of `width` GELU units, for M members at once."""
+    """M perceptrons with `depth` hidden layers of `width` GELU units."""
 
     def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class PackedMLP(nn.Module):
                 layer.init_member(m, generator)
 
     def pad_outputs(self, multiple: int) -> None:
-        """Append outputs that are always 0 until their number is a multiple; for acting."""
+        """Append outputs that are always 0 until their number is a multiple of `multiple`, for inference."""
         last = self.layers[-1]
         assert isinstance(last, PackedLinear)
         missing = -last.weights_MIO.shape[2] % multiple
@@ -114,7 +114,7 @@ def fourier_features(t: Tensor, frequencies: int) -> Tensor:
 
 
 class PackedModule(nn.Module):
-    """M copies of an ordinary module side by side, for networks that were not written for packs.
+    """M copies of an ordinary module, for networks that were not written for packs.
 
     Each parameter of `make()` becomes one with a leading member axis (dots in its name become `__`); members are run
     one after another. Modules with buffers that learn (BatchNorm) are refused.
@@ -125,17 +125,17 @@ class PackedModule(nn.Module):
     def __init__(self, make: Callable[[], nn.Module], members: int) -> None:
         super().__init__()
         self._make = make
-        with torch.device("meta"):  # only its structure: no memory, nothing random
+        with torch.device("meta"):  # structure only: no memory, no random numbers
             template = make()
         if list(template.buffers()):
             raise ValueError(f"{type(template).__name__}: expected a module without buffers (no BatchNorm)")
         for name, parameter in template.named_parameters():
             self.register_parameter(name.replace(".", "__"), nn.Parameter(torch.empty(members, *parameter.shape)))
         self._names = [name for name, _ in template.named_parameters()]
-        self._template = [template]  # in a list: its parameters are not ours
+        self._template = [template]  # in a list, so that its parameters are not registered
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
-        """Initial weights as `make` draws them, from a seed of the member's own generator."""
+        """Initialise the weights as `make` does, with a seed from the member's generator."""
         for m, generator in enumerate(generators):
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
@@ -143,11 +143,11 @@ class PackedModule(nn.Module):
                     getattr(self, name.replace(".", "__"))[m] = parameter
 
     def _call(self, weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-        """The module with these weights."""
+        """Call the module with these weights, name -> tensor."""
         if not torch.jit.is_tracing():
             output: Tensor = torch.func.functional_call(self._template[0], dict(weights), inputs)
             return output
-        module = copy.deepcopy(self._template[0])  # an exporter that traces cannot look into functional calls
+        module = copy.deepcopy(self._template[0])  # tracing exporters do not support functional calls
         for name, weight in weights.items():
             path, _, leaf = name.rpartition(".")
             parent = module.get_submodule(path)
@@ -157,7 +157,7 @@ class PackedModule(nn.Module):
         return output
 
     def forward(self, *inputs_M: Tensor) -> Tensor:
-        """Member by member on inputs with a leading member axis; outputs (M, ...)."""
+        """Run each member on its slice of the inputs, (M, ...); outputs (M, ...)."""
         outputs = []
         for m, inputs in enumerate(zip(*inputs_M, strict=True)):
             weights = {name: getattr(self, name.replace(".", "__"))[m] for name in self._names}

@@ -1,4 +1,4 @@
-"""Behaviour cloning by regression: the chunk itself is predicted, in one evaluation of the network.
+"""Behaviour cloning by regression: one evaluation of the network predicts the chunk.
 
     loss = mean over valid chunk entries of (p(obs) - x_1)^2, or of |p(obs) - x_1|,   x_1 = expert's chunk
 
@@ -59,7 +59,7 @@ class RegressionPolicy(Policy):
         return {}
 
     def predict(self, obs: Observation[Tensor]) -> Tensor:
-        """The chunk, (M, B, H, A)."""
+        """The normalised chunk, float32 (M, B, H, A)."""
         spec = self.spec
         out = self.network(self.encoders.encode(obs))[..., : spec.horizon * spec.action_size]
         return out.unflatten(-1, (spec.horizon, spec.action_size))
@@ -71,7 +71,7 @@ class RegressionPolicy(Policy):
         return Loss(loss_MB, {f"bc_{self.error}_loss": loss_MB})
 
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
-        """The prediction; it has no noise. (Zero times the noise keeps it an input of exported graphs.)"""
+        """The predicted chunk, float32 (M, B, H, A). Adding 0 * noise keeps the noise an input of exported graphs."""
         return self.predict(obs) + 0 * noise_MBHA
 
     def prepare_for_acting(self) -> None:
@@ -79,7 +79,7 @@ class RegressionPolicy(Policy):
 
 
 def build(run: RunConfig, spec: PolicySpec, members: int) -> RegressionPolicy:
-    """`--policy regression`."""
+    """Builder of `--policy regression`."""
     config: Any = run.policy
     return RegressionPolicy(
         spec, build_encoders(run.encoder, spec, members), members,

@@ -187,8 +187,8 @@ def simulator_workers(cpus: float, workers: int, training: WorkerConfig) -> tupl
         return allocate_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
     if cpus < training.min_workers:
         raise UserError(
-            f"{flag_of(training)}: {training.min_workers} processes need {training.min_workers} CPUs, Ray has {cpus:g}: "
-            "they would wait for ever"
+            f"{flag_of(training)}: {training.min_workers} processes need {training.min_workers} CPUs, "
+            f"Ray has {cpus:g}: they would wait for ever"
         )
     # Training and evaluation run at the same time. Simulators get the remaining cores and share one if none is left.
     left = max(0, int(cpus) - training.max_workers)

@@ -1,6 +1,6 @@
-"""Tensors that FSDP2 keeps in parts on several ranks (DTensor), beside ordinary ones, with which these do nothing.
+"""Helpers for tensors that FSDP2 shards over ranks (DTensor). They leave ordinary tensors unchanged.
 
-PyTorch's module for them takes a second to import, so it is imported where there is one.
+Importing `torch.distributed.tensor` takes a second, so it is imported only if there is a DTensor.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ def _is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
 
 
 def gather_full(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be in parts on several ranks (then every rank has to ask)."""
+    """The full tensor. For a sharded tensor this is a collective call on all ranks."""
     return tensor.full_tensor() if _is_sharded(tensor) else tensor
 
 
 def shard_like(value: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor on the device of `model`, cut as that is."""
+    """A full tensor, moved to the device of `model` and sharded like it."""
     if not _is_sharded(model):
         return value.to(model.device)
     from torch.distributed.tensor import distribute_tensor
@@ -32,7 +32,7 @@ def shard_like(value: Tensor, model: Tensor) -> Tensor:
 
 
 def replicate(value: Tensor, model: Tensor) -> Tensor:
-    """A tensor that every rank has whole, for arithmetic with one that may be cut."""
+    """A full tensor as a replicated DTensor if `model` is sharded, for arithmetic with `model`."""
     if not _is_sharded(model):
         return value
     from torch.distributed.tensor import DTensor, Replicate

@@ -1,6 +1,6 @@
-"""What is trained: it stands between the trainer and the policy, so that more than a policy can learn (critics).
+"""Learners: the interface between the trainer and the networks, which may include more than a policy (critics).
 
-The trainer knows modules, draws, losses and phases, and nothing of what they mean.
+The trainer handles modules, draws, losses and phases without knowing the algorithm.
 """
 
 from __future__ import annotations
@@ -22,41 +22,42 @@ class Learner(ABC):
     """A pack of M learners."""
 
     policy: Policy
-    """What acts, and what a bundle holds."""
+    """The policy; bundles contain its weights."""
     module: nn.Module
-    """Everything that is trained and saved; called with (batch, draws) it gives a `Loss`. Every parameter has the
-    member axis first."""
+    """All networks to train and save. Called with (batch, draws) it returns a `Loss`. Every parameter has the member
+    axis first."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
-        """Initial weights; member m depends on generators[m] alone."""
+        """Initialise the weights; member m depends on generators[m] alone."""
 
     @abstractmethod
     def draws(self) -> Mapping[str, DrawShape]:
-        """What `module` needs that is random, in the order in which it is drawn."""
+        """Name -> random numbers that `module` needs, in the order in which they are drawn."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter of everything that learns."""
+        """Name -> parameter of `module`."""
         return dict(self.module.named_parameters())
 
     def phases(self, run: RunConfig) -> list[Phase]:
-        """Who learns when; by default what the options say."""
+        """The phases of training; by default those of the options."""
         return phases_of(run, list(self.parameters()))
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
+        """The loss of each example, outside of any wrapper."""
         loss: Loss = self.module(batch, draws)
         return loss
 
     def after_step(self, step: int) -> None:  # noqa: B027 (nothing to do by default)
-        """Called after each gradient step, e.g. to let target networks follow."""
+        """Called after each gradient step, e.g. to update target networks. step: gradient steps so far."""
 
     def policy_weights(self) -> dict[str, Tensor]:
-        """The policy's part of the module's state, under the policy's own names."""
+        """Name -> weight of the policy, with the names of `policy.state_dict()`."""
         return dict(self.policy.state_dict())
 
 
 class BehaviourCloning(Learner):
-    """The policy alone, by its own loss."""
+    """Trains the policy with its own loss."""
 
     def __init__(self, run: RunConfig, spec: PolicySpec, members: int) -> None:
         self.module = self.policy = build_policy(run, spec, members)

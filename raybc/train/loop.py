@@ -1,4 +1,4 @@
-"""`PackTrainer`: members of one recipe, trained together; knows nothing of Ray or of simulators.
+"""`PackTrainer` trains the members of one recipe together. It needs neither Ray nor a simulator.
 
 Letters: M members, N transitions, O observation dim, A action dim, B batch.
 """
@@ -38,21 +38,23 @@ from raybc.train.step import (
 )
 from raybc.types import Batch, UserError
 
-if TYPE_CHECKING:  # files are for those who keep something: a bare GPU machine can train without safetensors
+if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
     from raybc.train.checkpointing import State
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a trainer reports every log_interval steps."""
+    """A report, every log_interval steps."""
 
     step: int
+    """Gradient steps so far."""
     losses: list[float]
-    """Of each member."""
+    """Loss of each member at this step."""
     metrics: dict[str, list[float]]
-    """Name -> of each member, see `Loss.metrics`."""
+    """Name -> value of each member, see `Loss.metrics`."""
     steps_per_sec: float
+    """Since the previous report."""
 
 
 OnLog = Callable[[Progress], None]
@@ -64,10 +66,9 @@ def with_seeds(config: RunConfig, seeds: Sequence[int]) -> list[RunConfig]:
 
 
 class PackTrainer:
-    """Trains M members side by side; they may differ in `MEMBER_FIELDS`.
+    """Trains a pack of M members, which may differ in `MEMBER_FIELDS`.
 
-    Member m is the run `members[m]`: its weights, data order, noise, rates and stopping are what they are when it is
-    trained alone.
+    Member m has the same weights, data order, noise, learning rates and early stopping as if it were trained alone.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class PackTrainer:
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
         spec = PolicySpec.of(seen.obs_sizes, seen.images, action_size, config.chunk_length, config.obs_steps)
         self.learner = BehaviourCloning(config, spec, len(self.members))
-        # Weights are drawn on the CPU: the same start on every device.
+        # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
         self.learner.module.to(device)
         self.step = 0
@@ -111,17 +112,17 @@ class PackTrainer:
 
     @property
     def policy(self) -> Policy:
-        """The pack of policies that is trained."""
+        """The pack of policies in training."""
         return self.learner.policy
 
     @property
     def finished(self) -> bool:
-        """The budget is spent, or every member has stopped early."""
+        """Whether the budget is used up, or every member has stopped early."""
         return is_finished(self.config, self.step, self.monitors)
 
     @property
     def windows(self) -> Windows:
-        """What the next step draws from."""
+        """The windows that the next step draws from."""
         return self.prepared.rotation.at(self.step)
 
     @property
@@ -132,18 +133,20 @@ class PackTrainer:
 
     @property
     def round(self) -> int:
-        """Which of `num_rounds` the step that was done last belongs to, from 1."""
+        """The round of the latest step, 1 .. num_rounds."""
         return round_of(self.config, self.step)
 
     def advance(self, until: int, on_log: OnLog | None = None) -> None:
-        """Train to step `until`, or until every member has stopped; `on_log` every log_interval steps. Raises
-        `NonFiniteLoss`; the weights are then those before that step."""
+        """Train to step `until`, or until every member has stopped; call `on_log` every log_interval steps.
+
+        Raises `NonFiniteLoss`; the weights are then those before the failed step.
+        """
         started, done = time.perf_counter(), self.step
         self._checked, self._good = self.step, torch.zeros_like(self._good)
         while self.step < until and not self.finished:
             logs = on_log is not None and ((self.step + 1) % self.config.log_interval == 0 or self.step + 1 == until)
             loss_M, metrics = self._update(logs)
-            # On a GPU to look at a number is to wait for all that was queued, so it is looked at now and then.
+            # Reading a value waits for all queued GPU work, so on a GPU it is checked only now and then.
             if self.device.type == "cpu" or logs or self.step == until or self.step % STEPS_PER_BLOCK == 0:
                 self._check()
             if self._monitored and self.step % self._monitor_interval() == 0:
@@ -156,16 +159,15 @@ class PackTrainer:
                 started, done = now, self.step
 
     def _gradient(self, wants_metrics: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Leave the clipped gradient of the step to come; gives the loss of each member, the norm that the gradient
-        had, (M,), and metrics."""
+        """Compute the clipped gradients of the next step; returns losses, norms before clipping, metrics, each (M,)."""
         config = self.config
         for parameter in self.parameters:
             parameter.grad = None
         drawn = self.ranks.share(self.draws.at(self.step))
-        mean_of = config.batch_size / self.ranks.world  # gradients and losses are averaged over ranks then
+        examples = config.batch_size / self.ranks.world  # per rank; gradients and losses are averaged over ranks
         no_sync = functools.partial(self.ranks.no_sync, self._wrapped)
         loss_M, metrics = backward(
-            self._loss_of, self.windows, drawn, mean_of, config.accumulate, no_sync, wants_metrics
+            self._loss_of, self.windows, drawn, examples, config.accumulate, no_sync, wants_metrics
         )
         metrics = {name: self.ranks.mean(value_M) for name, value_M in metrics.items()}
         return self.ranks.mean(loss_M), clip_by_member(self.parameters, self._clip_M), metrics
@@ -185,7 +187,7 @@ class PackTrainer:
         return loss_M, metrics
 
     def _enter_phase(self) -> None:
-        """Let those learn whose phase it is, with what the phase begins afresh."""
+        """Set the trainable parameters of the current phase, and reset the optimiser if the phase asks for it."""
         phase = phase_at(self.phases, self.step)
         if phase is not self._phase:
             self._phase = phase
@@ -200,7 +202,7 @@ class PackTrainer:
         module = self._wrapped = self.learner.module
         self.phases = self.learner.phases(self.config)
         if self.ranks.world > 1:
-            for name, parameter in self.learner.parameters().items():  # what learns is what is averaged
+            for name, parameter in self.learner.parameters().items():  # DDP and FSDP average these
                 parameter.requires_grad_(name in self.phases[0].learning)
             self._wrapped = self.ranks.wrap(module, self.device)
         policy: LossOf = self._wrapped
@@ -219,7 +221,7 @@ class PackTrainer:
 
         return in_half
 
-    # --- numbers that are not finite --------------------------------------------------------------------------------
+    # --- non-finite losses ------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         if bool(self._bad):
@@ -229,7 +231,7 @@ class PackTrainer:
             raise NonFiniteLoss(f"step {self.step + 1}: {self._blame(members)}; lower lr or set grad_clip", members)
 
     def _blame(self, members: Sequence[int]) -> str:
-        """Which examples of the step to come have a loss that is not finite."""
+        """Describe the examples of the next step whose loss is not finite."""
         drawn = self.draws.at(self.step)
         with torch.no_grad():
             loss_MB = self.learner.loss(self.windows.gather(drawn.indices_MB), drawn.draws).value_MB
@@ -272,7 +274,7 @@ class PackTrainer:
 
     @torch.no_grad()
     def validate(self) -> list[float]:
-        """Loss of each member on the split `valid`, in evaluation mode, with draws that are the same every time."""
+        """Validation loss of each member, in evaluation mode, with the same random draws every time."""
         windows = self.prepared.validation
         assert windows is not None
         total, count = len(windows.starts), len(self.members)
@@ -292,10 +294,10 @@ class PackTrainer:
             self.learner.module.train()
         return torch.cat(losses, 1).mean(1).tolist()
 
-    # --- what is kept -----------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------------------------
 
     def bundle(self, m: int) -> PolicyBundle:
-        """Member m as it is now; with ema_decay its averaged weights."""
+        """Member m with its current weights, or with ema_decay its averaged weights."""
         from raybc.bundle import PolicyBundle
 
         weights = self.learner.policy_weights()
@@ -319,7 +321,7 @@ class PackTrainer:
         return [config.run_id(self.data.fingerprint) for config in self.members]
 
     def state(self, members: slice = slice(None)) -> State:
-        """Everything that training resumes from; of some members, so that they can resume in another pack."""
+        """The training state; of some members only, so that they can continue in another pack."""
         from raybc.train.checkpointing import State, is_shared
 
         tensors = {f"policy/{k}": v for k, v in self.learner.module.state_dict().items()}
@@ -332,16 +334,16 @@ class PackTrainer:
         return State(self.step, self._run_ids()[members], tensors, self.monitors[members], losses)
 
     def save_state(self, path: Path, members: slice = slice(None)) -> None:
-        """`state` in one safetensors file, whole or absent."""
+        """Write `state` to a safetensors file, atomically."""
         from raybc.train import checkpointing
 
         checkpointing.save(path, self.state(members))
 
     def load_state(self, *paths: Path, saved_as: Sequence[Collection[str]] | None = None) -> None:
-        """Resume from a saved state bit for bit, or from the states of parts of this pack, in the order of its members.
+        """Resume bit for bit from a saved state, or from the states of the parts of this pack in member order.
 
-        saved_as: ids under which each member may have been saved besides its own. A state of another configuration or
-        data, or of another step than the first, raises `UserError`.
+        saved_as: further run_ids that are accepted for each member. Raises `UserError` for a damaged file, another
+        configuration or other data, or states of different steps.
         """
         from raybc.train import checkpointing
 
@@ -369,7 +371,7 @@ class PackTrainer:
 
 
 def is_finished(config: RunConfig, step: int, monitors: Sequence[LossMonitor]) -> bool:
-    """The budget is spent, or every member has stopped early."""
+    """Whether the budget is used up, or every member has stopped early."""
     return step >= config.training_steps or all(m.stopped for m in monitors)
 
 
@@ -385,7 +387,7 @@ def _check_alike(members: Sequence[RunConfig]) -> None:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one; a device that is not there is refused."""
+    """The PyTorch device `name`; auto: cuda if available. Raises `UserError` if the device is not available."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,6 +1,6 @@
-"""AdamW for a pack whose members may have learning rates and weight decays of their own, and averages of weights.
+"""Adam(W) for a pack with a learning rate and weight decay per member, and moving averages of weights.
 
-The kernels are PyTorch's fused ones. Letters: M members, P parameters of the pack (each with a leading member axis).
+Uses PyTorch's fused kernels. Every parameter has a leading member axis M.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from raybc.config import RunConfig
 from raybc.train.dtensor import gather_full, shard_like
 from raybc.train.schedule import is_monitored, warmup_steps
 
-#: What Adam keeps of each parameter; "step" is one number.
+#: Adam's moments of each parameter; in addition it keeps a scalar "step".
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class PackOptimizer:
-    """Where all members have the same rate at every step, the packed parameters are one group. Otherwise each member's
-    slices (they share the pack's memory) are a group of their own; what is computed is the same."""
+    """Adam or AdamW on the packed parameters.
+
+    If all members have the same learning rate at every step, the packed parameters are one parameter group. Otherwise
+    there is one group per member, with slices that share the pack's memory. Both give the same result.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], members: Sequence[RunConfig]) -> None:
         self.names, self.parameters = list(parameters), list(parameters.values())
@@ -37,7 +40,7 @@ class PackOptimizer:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all moments."""
+        """Discard all moments."""
         kind = torch.optim.AdamW if self.members[0].optimizer == "adamw" else torch.optim.Adam
         groups = [
             {"params": params, "lr": c.lr, "weight_decay": c.weight_decay}
@@ -47,13 +50,15 @@ class PackOptimizer:
 
     @property
     def rates(self) -> list[float]:
-        """The rates of the latest step, one for each group."""
+        """Learning rates of the latest step, one per parameter group."""
         return [group["lr"] for group in self._adam.param_groups]
 
     def step(self, rates: Sequence[float], bad: Tensor) -> None:
-        """Update with the gradients of the packed parameters. A parameter without a gradient stays as it is.
+        """Update the parameters with their gradients; parameters without a gradient do not change.
 
-        bad: float32 scalar on the device; where it is 1, nothing is changed, and nobody had to wait for its value.
+        Args:
+            rates: learning rate of each member.
+            bad: float32 scalar on the device; 1 skips the update, without a synchronisation of the GPU.
         """
         if self.split:
             for i, parameter in enumerate(self.parameters):
@@ -65,8 +70,10 @@ class PackOptimizer:
         self._adam.step()
 
     def tensors(self) -> dict[str, Tensor]:
-        """`NAME/exp_avg`, `NAME/exp_avg_sq` in the shape of the parameter, and `NAME/step`; nothing for a parameter
-        that had no gradient."""
+        """The optimiser state: `NAME/exp_avg` and `NAME/exp_avg_sq` in the shape of the parameter, and `NAME/step`.
+
+        Parameters that never had a gradient are left out.
+        """
         found: dict[str, Tensor] = {}
         for i, key in enumerate(self.names):
             states = [self._adam.state.get(slices[i], {}) for slices in self._slices]
@@ -78,12 +85,12 @@ class PackOptimizer:
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
+        """Restore a state from `tensors`."""
         for i, (key, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             if f"{key}/step" not in tensors:
                 continue
             for m, slices in enumerate(self._slices):
-                # Adam's kernels want the step of a CPU parameter on the CPU, of another beside it.
+                # The fused kernels need `step` on the device of the parameter.
                 state = {"step": tensors[f"{key}/step"].clone().to(parameter.device)}
                 for name in MOMENTS:
                     moment = tensors[f"{key}/{name}"]
@@ -92,8 +99,11 @@ class PackOptimizer:
 
 
 class Ema:
-    """Exponential moving averages of the parameters: e <- e + (1 - d_t) (p - e), d_t = min(d, (1 + t) / (10 + t)) at
-    step t (from 1), so that the start is forgotten soon (as in TensorFlow's ExponentialMovingAverage)."""
+    """Exponential moving averages of the parameters, as in TensorFlow's ExponentialMovingAverage.
+
+    At step t (from 1), e <- e + (1 - d_t) (p - e) with d_t = min(d, (1 + t) / (10 + t)), so that the initial weights
+    lose their influence early.
+    """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decays: Sequence[float]) -> None:
         self.names, self.parameters = list(parameters), list(parameters.values())
@@ -102,6 +112,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int, stopped: Sequence[bool]) -> None:
+        """Update the averages. step: from 1. stopped: members that do not change any more."""
         ramp = (1 + step) / (10 + step)
         weights = [0.0 if s else 1 - min(d, ramp) for d, s in zip(self.decays, stopped, strict=True)]
         if len(set(weights)) == 1:

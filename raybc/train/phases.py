@@ -1,4 +1,4 @@
-"""Phases of training: who learns, and at which rate, as a function of the step."""
+"""Phases of training: the trainable parameters and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ from dataclasses import dataclass
 from raybc.config import RunConfig
 from raybc.types import UserError
 
-#: Beginnings of parameter names in release 0.1.0, which `freeze` still knows.
+#: Prefixes of parameter names in release 0.1.0 -> current prefixes; `freeze` accepts both.
 _RENAMED = {"field": "velocity_field"}
 
 
 @dataclass(frozen=True)
 class Phase:
-    """From step `begin` on."""
+    """A phase lasts until the next one begins."""
 
     begin: int
     """First gradient step of the phase, from 0."""
     learning: frozenset[str]
-    """Names of the parameters that learn."""
+    """Names of the trainable parameters."""
     rate: float = 1.0
     """Factor on the learning rate."""
     restart: bool = False
-    """Begin with a new optimiser and new monitors (plateaus, early stopping)."""
+    """Reset the optimiser, plateau detection and early stopping at the start of the phase."""
 
 
 def phase_at(phases: Sequence[Phase], step: int) -> Phase:
-    """The phase of gradient step `step`. phases: in the order of their first steps, the first at 0."""
+    """The phase of gradient step `step` (from 0). phases: sorted by `begin`; the first begins at 0."""
     return next(phase for phase in reversed(phases) if phase.begin <= step)
 
 
 def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
-    """What `freeze` and `freeze_steps` say of the parameters `names`."""
+    """The phases that `freeze` and `freeze_steps` define. names: of all parameters.
+
+    Raises `UserError` as `frozen_names` does.
+    """
     frozen = frozen_names(run, names)
     everything = frozenset(names)
     if not frozen or run.freeze_steps == 0:
@@ -42,7 +45,10 @@ def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
 
 
 def frozen_names(run: RunConfig, names: Sequence[str]) -> frozenset[str]:
-    """Parameters whose names begin with one of `freeze`, those that learn later or never."""
+    """The parameters whose names begin with one of the prefixes in `freeze`.
+
+    Raises `UserError` if a prefix matches nothing, or if all parameters match.
+    """
     found: set[str] = set()
     for prefix in (p.strip() for p in run.freeze.split(",") if p.strip()):
         first, dot, rest = prefix.partition(".")

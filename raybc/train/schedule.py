@@ -1,4 +1,4 @@
-"""Learning rates, and when a member has learned enough. Letters: M members."""
+"""Learning-rate schedules and early stopping."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ THRESHOLD = 1e-4
 
 
 def warmup_steps(config: RunConfig) -> int:
-    """W: `warmup_steps`, or with cosine a share of the budget N: clamp(max(least, round(ratio N)), 1, N / 2), where
-    ratio is `budget_warmup_ratio` and least `budget_min_warmup_steps`."""
+    """W, the number of warm-up steps: `warmup_steps`, or with cosine a fraction of the N steps of the schedule.
+
+    That fraction is clamp(max(minimum, round(ratio N)), 1, N / 2), where ratio is `budget_warmup_ratio` and minimum is
+    `budget_min_warmup_steps`.
+    """
     if config.warmup_steps >= 0:
         return config.warmup_steps
     if config.lr_schedule != "cosine":
@@ -25,13 +28,12 @@ def warmup_steps(config: RunConfig) -> int:
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
-    """Learning rate of gradient step `step` (from 0) of N = training_steps; a function of the step alone, so that
-    training goes on exactly.
+    """Learning rate of gradient step `step` (from 0). It depends on the step alone, so a resume is exact.
 
-    In the first W steps lr (step + 1) / W. Then lr, or with cosine
+    The first W steps have lr (step + 1) / W. Later steps have lr, or with cosine
     min_lr + (lr - min_lr) (1 + cos(pi (step - W) / (N - W))) / 2  (Loshchilov and Hutter 2017, SGDR),
-    where N is schedule_steps if that is set; beyond it min_lr, or (`schedule_after` restart) one more
-    cosine to the end.
+    where N is schedule_steps if set, else training_steps. After step N the rate is min_lr, or, if `schedule_after` is
+    restart, it follows another cosine until training ends.
     """
     warmup = warmup_steps(config)
     if step < warmup:
@@ -50,23 +52,23 @@ def learning_rate(config: RunConfig, step: int) -> float:
 
 @dataclass
 class LossMonitor:
-    """What one member's monitored loss has done so far."""
+    """State of plateau detection and early stopping for one member."""
 
     lr_best: float = math.inf
-    """Lowest loss that counted for the plateau."""
+    """Best loss for plateau detection."""
     lr_bad: int = 0
-    """Checks since then."""
+    """Checks since `lr_best` or the latest reduction."""
     scale: float = 1.0
-    """Product of the plateau factors so far."""
+    """Product of all plateau factors so far."""
     stop_best: float = math.inf
-    """Lowest loss that counted for early stopping."""
+    """Best loss for early stopping."""
     stop_bad: int = 0
-    """Checks since then."""
+    """Checks since `stop_best`."""
     stopped: bool = False
-    """The member learns no more."""
+    """Whether the member has stopped early."""
 
     def update(self, config: RunConfig, loss: float) -> None:
-        """ReduceLROnPlateau (relative threshold), and early stopping as Keras has it (`min_delta` absolute)."""
+        """Process one check: ReduceLROnPlateau (relative threshold) and early stopping as in Keras (absolute delta)."""
         if self.stopped:
             return
         if config.lr_schedule == "plateau":
@@ -100,5 +102,5 @@ def rates(members: Sequence[RunConfig], monitors: Sequence[LossMonitor], step: i
 
 
 def round_of(config: RunConfig, step: int) -> int:
-    """Which of `num_rounds` the step that was done last belongs to, from 1."""
+    """The round of the latest step, 1 .. num_rounds; `step` steps are done."""
     return 1 + max(0, step - 1) * config.num_rounds // config.training_steps

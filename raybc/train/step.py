@@ -1,8 +1,8 @@
-"""One gradient step of a pack, and where its randomness comes from.
+"""One gradient step of a pack, and its random draws.
 
-Member m's initial weights, data order and draws depend on its own seed alone, never on the size of the pack. Random
-numbers are drawn for blocks of steps from a generator seeded with (seed, block): a training state holds no generator,
-so resuming at step k needs nothing but k. Letters: M members, B batch.
+The initial weights, data order and draws of member m depend only on its own seed, not on the size of the pack. Random
+numbers are drawn for blocks of steps from a generator seeded with (seed, block). A training state therefore contains no
+generator state: the step is enough to resume. Letters: M members, B batch.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from raybc.types import Batch
 #: Steps whose random numbers are drawn together.
 STEPS_PER_BLOCK = 64
 
-#: (batch, draws) -> loss of each example; a policy, or what wraps it (compiled, distributed).
+#: (batch, draws) -> loss of each example; a policy, possibly compiled or wrapped by DDP or FSDP.
 LossOf = Callable[[Batch, Draws], Loss]
 
 
 class NonFiniteLoss(RuntimeError):
-    """The loss or its gradient became nan or inf, of the members `members`; no parameter was changed by that step."""
+    """The loss or the gradient of `members` (indices) is nan or inf. That step changed no parameter."""
 
     def __init__(self, message: str, members: Sequence[int] = ()) -> None:
         super().__init__(message)
@@ -45,30 +45,28 @@ def stream_seed(seed: int, *names: object) -> int:
 
 
 def generator(device: torch.device, seed: int, *names: object) -> torch.Generator:
+    """A generator on `device`, seeded with `stream_seed`."""
     return torch.Generator(device=device).manual_seed(stream_seed(seed, *names))
 
 
 @dataclass(frozen=True)
 class StepDraws:
-    """What is random in one step."""
+    """The random draws of one step."""
 
     indices_MB: Tensor
-    """int64, which windows are drawn."""
+    """int64, indices of the drawn windows."""
     draws: Draws
-    """What the learner asks for, each (M, B, ...)."""
+    """Name -> random numbers for the loss, float32 (M, B, ...)."""
 
     def part(self, index: int, count: int) -> StepDraws:
-        """Part `index` of `count` of the batch: some of its examples with their draws."""
+        """Part `index` of the batch, cut into `count` parts."""
         batch = self.indices_MB.shape[1]
         rows = slice(batch * index // count, batch * (index + 1) // count)
         return StepDraws(self.indices_MB[:, rows], {name: value[:, rows] for name, value in self.draws.items()})
 
 
 class DrawSource:
-    """What each member draws at each step: windows, and what its learner asks for.
-
-    num_starts: gives the number of windows there are at a step. sampler: draws windows by a sampling plan.
-    """
+    """The random draws of each member at each step: windows, and random numbers for the loss."""
 
     def __init__(
         self,
@@ -79,13 +77,22 @@ class DrawSource:
         device: torch.device,
         sampler: IndexSampler | None = None,
     ):
+        """
+        Args:
+            shapes: the random numbers that the loss needs.
+            num_starts: step -> number of windows to draw from.
+            batch_size: B.
+            seeds: the seed of each member.
+            device: where to draw.
+            sampler: draws windows by a sampling plan; None: uniformly with replacement.
+        """
         self._sampler, self._shapes = sampler, dict(shapes)
         self._num_starts, self._batch_size, self._seeds, self._device = num_starts, batch_size, seeds, device
         self._block = -1
         self._drawn: dict[str, Tensor] = {}
 
     def at(self, step: int) -> StepDraws:
-        """Of step `step` (from 0)."""
+        """The draws of step `step` (from 0)."""
         if self._block != step // STEPS_PER_BLOCK:
             self._block = step // STEPS_PER_BLOCK
             members = [self._draw(seed) for seed in self._seeds]
@@ -94,7 +101,7 @@ class DrawSource:
         return StepDraws(self._drawn[""][row], {name: self._drawn[name][row] for name in self._shapes})
 
     def _draw(self, seed: int) -> dict[str, Tensor]:
-        """Name -> (steps of the block, B, ...) of one member; windows under the empty name."""
+        """Draws of one member for a block: name -> (STEPS_PER_BLOCK, B, ...); windows under the empty name."""
         g = generator(self._device, seed, "draws", self._block)
         first, size = self._block * STEPS_PER_BLOCK, self._batch_size
         counts = map(self._num_starts, range(first, first + STEPS_PER_BLOCK))
@@ -104,7 +111,9 @@ class DrawSource:
                 for count, steps in itertools.groupby(counts)
             ]
         )
-        if self._sampler is not None:  # after them, so that the other draws are those of the seed without a plan
+        if (
+            self._sampler is not None
+        ):  # drawn after the indices above, so that the other draws do not depend on the plan
             drawn = self._sampler.at_block(seed, self._block, STEPS_PER_BLOCK, size)
             indices = torch.from_numpy(drawn).to(self._device)
         shapes = self._shapes.items()
@@ -112,8 +121,10 @@ class DrawSource:
 
 
 def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> Tensor:
-    """Scale each member's gradient to at most its `max_norm` (None, inf: as it is); returns the norm it had, (M,): the
-    2-norm over all of its parameters."""
+    """Clip the gradient of each member to its maximum norm, float32 (M,); None or inf: no clipping.
+
+    Returns the norms before clipping, (M,): the 2-norm over all parameters of a member.
+    """
     grads = [p.grad for p in parameters if p.grad is not None]
     norms = [gather_full(torch.linalg.vector_norm(g, dim=tuple(range(1, g.ndim)))) for g in grads]
     norm_M = torch.stack(norms).norm(dim=0)
@@ -133,12 +144,21 @@ def backward(
     no_sync: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     wants_metrics: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Add the gradient of every member's loss, the sum over its examples / `batch_size`, to `.grad`.
+    """Add the gradient of each member's loss to `.grad`. The loss is the sum over its examples / `batch_size`.
 
-    Returns the loss of each member, (M,), detached, and with `wants_metrics` the metrics in the same way. The losses
-    are summed over members, and no parameter is shared, so each member's gradient is its own. parts: the batch is
-    computed in this many pieces, which needs less memory and gives the same gradient but for rounding; all but the
-    last within a block of `no_sync`.
+    The losses are summed over members for the backward pass. Members share no parameters, so each member gets its own
+    gradient.
+
+    Args:
+        loss_of: the policy.
+        windows: the windows to draw from.
+        drawn: the draws of this step.
+        batch_size: divisor of the sum over examples.
+        parts: number of pieces in which the batch is computed; more pieces need less memory and change only rounding.
+        no_sync: context manager for all pieces except the last.
+        wants_metrics: also return metrics.
+
+    Returns the detached losses, (M,), and name -> metric, (M,), which is empty without `wants_metrics`.
     """
     losses: list[Tensor] = []
     metrics: list[dict[str, Tensor]] = []

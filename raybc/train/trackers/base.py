@@ -1,6 +1,6 @@
-"""Trackers: what stands in a member's train.csv and eval.csv, and its videos, as a run of a tracker.
+"""Trackers copy train.csv, eval.csv and the videos of a member to an experiment tracker.
 
-The files are the truth and a `Tracker` copies them, so it does not matter which process trains.
+A `Tracker` reads the files, so it does not matter which process trains.
 """
 
 from __future__ import annotations
@@ -13,37 +13,39 @@ from pathlib import Path
 from typing import Protocol
 
 from raybc.config import RunConfig
+from raybc.run_folder import TrainingFolder
 
-#: Seconds between looks at the files.
+#: Seconds between two reads of the files.
 INTERVAL = 10.0
-FILES = ("train.csv", "eval.csv")
+#: The files that trackers copy.
+FILES = tuple(path.name for path in (TrainingFolder(Path()).train_csv, TrainingFolder(Path()).eval_csv))
 #: (step, column -> value)
 Row = tuple[int, dict[str, float]]
 
 
 class TrackerConfig(Protocol):
-    """Whether and where runs are copied to."""
+    """Settings of a tracker."""
 
     def check(self) -> None:
-        """Raises `UserError` where that cannot work; called before anything is started."""
+        """Raise `UserError` for impossible settings; called before anything is started."""
 
     def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Tracker | None:
-        """Of the run in `folder`, which goes on after `step`; None where nothing is copied."""
+        """A tracker of the run in `folder`, which continues after `step`; None if the tracker is off."""
 
 
 class Tracker(ABC):
     """The copy of one member's run folder."""
 
     def __init__(self, folder: Path, done: dict[str, int]) -> None:
-        """done: of each of `FILES` the last step that was copied before."""
+        """done: file of `FILES` -> the last step that was copied before."""
         self._folder, self._done = folder, done
-        self._looked = time.monotonic()
+        self._synced_at = time.monotonic()
 
     def sync(self, at_once: bool = False) -> None:
-        """Copy the rows that are new, now and then."""
-        if not at_once and time.monotonic() < self._looked + INTERVAL:
+        """Copy new rows, at most every `INTERVAL` seconds unless `at_once`."""
+        if not at_once and time.monotonic() < self._synced_at + INTERVAL:
             return
-        self._looked = time.monotonic()
+        self._synced_at = time.monotonic()
         for name, done in self._done.items():
             new = [row for row in _rows(self._folder / name) if row[0] > done]
             if new and self._copy(new):
@@ -51,18 +53,18 @@ class Tracker(ABC):
 
     @abstractmethod
     def _copy(self, rows: list[Row]) -> bool:
-        """Copy rows of one file; False: not now, try again at the next look."""
+        """Copy rows of one file; False: failed for now, try again at the next sync."""
 
     @abstractmethod
     def videos(self, step: int, paths: Iterable[Path]) -> None: ...
 
     @abstractmethod
     def close(self) -> None:
-        """Copy what is left, and end the run there."""
+        """Copy the remaining rows and end the tracker's run."""
 
 
 def _rows(path: Path) -> list[Row]:
-    """Rows that are whole: another process may be writing the last."""
+    """All complete rows; another process may be writing the last one."""
     if not path.exists():
         return []
     text = path.read_text()

@@ -18,20 +18,22 @@ from raybc.files import read_json, write_json, write_text
 from raybc.train.trackers.base import FILES, Row, Tracker
 from raybc.types import UserError
 
-#: Which run of MLflow a run folder is copied to.
+#: File in a run folder that names its MLflow run.
 NOTE = "mlflow.json"
-#: A column of each of `FILES` that every row has.
-MARKS = {"train.csv": "train/actor_loss", "eval.csv": "eval/success"}
-#: Metrics, and parameters, of one request.
-MOST_METRICS, MOST_PARAMS = 1000, 100
+#: File of `FILES` -> a column that every row has.
+MARKS = dict(zip(FILES, ("train/actor_loss", "eval/success"), strict=True))
+#: MLflow's limits for one request.
+MAX_METRICS, MAX_PARAMS = 1000, 100
 
 
 @dataclass(frozen=True)
 class MlflowConfig:
-    """where: the URI of a tracking server or database, or a folder ("": nothing is copied)."""
+    """Settings of MLflow."""
 
     where: str = ""
+    """URI of a tracking server or database, or a folder; empty: off."""
     experiment: str = "raybc"
+    """Name of the experiment."""
 
     @property
     def _in_folder(self) -> bool:
@@ -39,7 +41,7 @@ class MlflowConfig:
 
     @property
     def uri(self) -> str:
-        # MLflow's own files in a folder are in maintenance and refused; a database in it is not.
+        # MLflow no longer accepts a folder of files as a store, but it accepts a database in a folder.
         return f"sqlite:///{Path(self.where).absolute() / 'mlflow.db'}" if self._in_folder else self.where
 
     def check(self) -> None:
@@ -56,7 +58,7 @@ class MlflowConfig:
             raise UserError(f"--mlflow {self.where}: {_line(error)}") from None
 
     def _experiment(self, client: Any) -> str:
-        """The id of the experiment, which is made where there is none."""
+        """The id of the experiment, which is created if it does not exist."""
         mlflow = _mlflow()
         try:
             known = client.get_experiment_by_name(self.experiment)
@@ -86,13 +88,13 @@ class MlflowConfig:
         return MlflowTracker(client, run, folder, dict.fromkeys(FILES, 0))
 
     def _done(self, client: Any, run: str) -> dict[str, int]:
-        """What the run has: a process that was killed may have copied more than it kept, or less."""
+        """The last copied step of each file, read from MLflow, since a killed process may have copied more or less."""
         steps = {file: [m.step for m in client.get_metric_history(run, mark)] for file, mark in MARKS.items()}
         return {file: max(of, default=0) for file, of in steps.items()}
 
 
 class MlflowTracker(Tracker):
-    """A run of MLflow. Where its server does not answer, training goes on and rows are copied later."""
+    """A run of MLflow. If its server does not answer, training continues and rows are copied later."""
 
     def __init__(self, client: Any, run: str, folder: Path, done: dict[str, int]) -> None:
         super().__init__(folder, done)
@@ -105,8 +107,8 @@ class MlflowTracker(Tracker):
         now = int(1000 * time.time())
         metrics = [Metric(key, value, now, step) for step, values in rows for key, value in values.items()]
         try:
-            for first in range(0, len(metrics), MOST_METRICS):
-                self._client.log_batch(self._run, metrics=metrics[first : first + MOST_METRICS])
+            for first in range(0, len(metrics), MAX_METRICS):
+                self._client.log_batch(self._run, metrics=metrics[first : first + MAX_METRICS])
         except self._exceptions.MlflowException as error:
             return self._failed(error)
         return True
@@ -133,7 +135,7 @@ class MlflowTracker(Tracker):
 
 
 def _mlflow() -> ModuleType:
-    """The package, which reports nothing home, is quiet about its database, and does not wait minutes for a server."""
+    """The package mlflow, without telemetry, without log messages of its database, and with short timeouts."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -146,8 +148,8 @@ def _params(client: Any, run: str, config: dict[str, Any]) -> None:
     from mlflow.entities import Param
 
     params = [Param(key, str(value)) for key, value in config.items()]
-    for first in range(0, len(params), MOST_PARAMS):
-        client.log_batch(run, params=params[first : first + MOST_PARAMS])
+    for first in range(0, len(params), MAX_PARAMS):
+        client.log_batch(run, params=params[first : first + MAX_PARAMS])
 
 
 def _line(error: Exception) -> str:

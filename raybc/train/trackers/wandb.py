@@ -18,13 +18,14 @@ Mode = Literal["off", "offline", "online"]
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Whether and where runs are copied to. offline: into the run folder, for `wandb sync`."""
+    """Settings of Weights & Biases."""
 
     mode: Mode = "off"
+    """offline: copy to the run folder, for `wandb sync`."""
     project: str = "raybc"
 
     def check(self) -> None:
-        """Raises `UserError` where the package is missing, or no account is known."""
+        """Raise `UserError` if the package is missing, or if no account is configured."""
         if self.mode == "off":
             return
         (wandb,) = require_extra(f"--wandb {self.mode}", "wandb", "wandb")
