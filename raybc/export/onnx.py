@@ -84,16 +84,20 @@ def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict
     with replacing(out) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns that it is the older one
-            torch.onnx.export(
-                policy,
-                tuple(torch.from_numpy(example[name]) for name in shapes),
-                str(temporary),
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=list(shapes),
-                output_names=[ACTIONS],
-                dynamic_axes={name: {0: "B"} for name in (*shapes, ACTIONS)},
-            )
+            try:
+                torch.onnx.export(
+                    policy,
+                    tuple(torch.from_numpy(example[name]) for name in shapes),
+                    str(temporary),
+                    dynamo=False,
+                    opset_version=OPSET,
+                    input_names=list(shapes),
+                    output_names=[ACTIONS],
+                    dynamic_axes={name: {0: "B"} for name in (*shapes, ACTIONS)},
+                )
+            except RuntimeError as error:  # also its own errors, which describe the graph at length
+                reason = str(error).strip().splitlines()[0]
+                raise Failed(f"--onnx: PyTorch cannot export this policy, so nothing was written: {reason}") from error
         model = onnx.load(str(temporary))
         facts = metadata(bundle, setting) | {"largest_difference": compare(bundle, setting, temporary)}
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}

@@ -42,12 +42,12 @@ class PackedPointwise(UniformLinear):
     """Convolutions of kernel 1: (M, B, L, I) -> (M, B, L, O)."""
 
     def forward(self, x_MBLI: Tensor) -> Tensor:
-        return super().forward(x_MBLI.flatten(1, 2)).unflatten(1, x_MBLI.shape[1:3])
+        return super().forward(x_MBLI.flatten(1, 2)).unflatten(1, (-1, int(x_MBLI.shape[2])))
 
 
 def _on_eager_cpu(x: Tensor) -> bool:
     """Whether to compute by hand what PyTorch has a name for; a compiler or exporter is given the name."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 def mish(x: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class PackedBlock(nn.Module):
             return _Normed.apply(x, *affine, *film, self.groups, with_grad)
         rows_NO1L = x.flatten(0, 1).unsqueeze(1).permute(0, 3, 1, 2)
         normed_NO1L = nn.functional.group_norm(rows_NO1L, self.groups, eps=EPS)
-        normed_MBLO = normed_NO1L.permute(0, 2, 3, 1).squeeze(1).unflatten(0, x.shape[:2])
+        normed_MBLO = normed_NO1L.permute(0, 2, 3, 1).squeeze(1).unflatten(0, (self.gain_M11O.shape[0], -1))
         y = mish(torch.addcmul(self.bias_M11O, normed_MBLO, self.gain_M11O))
         return y if scale_MB1O is None or shift_MB1O is None else torch.addcmul(shift_MB1O, y, scale_MB1O)
 
