@@ -43,8 +43,8 @@ class DataOptions:
     """Hold out 20 % of all episodes, chosen with this seed, as the split `valid` (-1: the data's own splits)."""
     dataset_replace_interval: int = option(0, at_least=0, excluded_by=_BY_THE_PLAN)
     """Steps after which training moves to the next file of a multi-file dataset (0: all files at once)."""
-    sparse: bool = option(False, role=Role.OUTPUT, axis="behaviour cloning does not look at rewards")
-    """Sparse rewards (recorded in flags.json; behaviour cloning does not look at rewards)."""
+    sparse: bool = option(False, role=Role.OUTPUT, axis="behaviour cloning does not use rewards")
+    """Sparse rewards (recorded in flags.json; behaviour cloning does not use rewards)."""
 
 
 @dataclass(frozen=True)

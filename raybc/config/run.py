@@ -65,7 +65,7 @@ class RunConfig(
         """
         return flat.replace(self, values)
 
-    # --- what it stands for -----------------------------------------------------------------------------------------
+    # --- sampling, data, checks -------------------------------------------------------------------------------------
 
     @property
     def sample_setting(self) -> SampleSetting:
