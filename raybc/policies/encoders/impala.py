@@ -1,8 +1,8 @@
 """Encoders of images for a pack of members.
 
-`impala_small`, `impala` and `impala_large`: the residual network of IMPALA (Espeholt et al. 2018, figure 3, right), with
-the sizes and features that have these names in OGBench and qc. Each stack is a 3 x 3 convolution, a pooling
-that halves the image, and residual blocks `x + conv(relu(conv(relu(x))))`; a linear layer with GELU follows.
+`impala_small`, `impala` and `impala_large`: the residual network of IMPALA (Espeholt et al. 2018, figure 3, right) with
+the sizes and features that have these names in OGBench and qc. Each stack is a 3 x 3 convolution, a pooling that halves
+the image, and residual blocks `x + conv(relu(conv(relu(x))))`. A linear layer with GELU follows.
 
 Every parameter has a leading member axis. Convolutions run member by member, because grouped convolutions take 1.0 to 3
 times as long on a CPU, depending on the size. Letters: M members, B batch,
