@@ -147,7 +147,7 @@ class EpisodeResult:
     max_reward: float = 0.0
     """Highest reward of a step (PushT's score)."""
     retries: int = 0
-    """Attempts before this one."""
+    """Retries after failures of the simulator."""
     message: str = ""
     """Description of an error."""
     kind: str = ""

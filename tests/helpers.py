@@ -131,6 +131,9 @@ def tiny_config(**changes: Any) -> RunConfig:
         "lr": 1e-3, "action_chunking": True, "horizon_length": 4, "hidden_width": 16, "hidden_depth": 2,
         "flow_steps": 2, "device": "cpu",
     }  # fmt: skip
+    if changes.get("policy", "flow") != "flow":
+        of_flow = ("hidden_width", "hidden_depth", "flow_steps")
+        values = {name: value for name, value in values.items() if name not in of_flow}
     return RunConfig.of(**{**values, **changes})
 
 

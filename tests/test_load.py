@@ -187,7 +187,7 @@ def test_lists_and_more_than_is_needed_are_taken(folder: Path) -> None:
         ({"goal": None}, r"'goal': expected finite numbers, 2, got a single value of object"),
         ({"goal": [1, 2, 3]}, r"'goal': expected finite numbers, 2, got 3 of int64"),
         ({"goal": [[1, 2]]}, r"got 1 x 2 of int64"),
-        ({"goal": [1, [2]]}, r"got what is no array of numbers"),
+        ({"goal": [1, [2]]}, r"got something that is not a numeric array"),
         ({"goal": ["a", "b"]}, r"got 2 of str"),
         ({"goal": [1, float("nan")]}, r"got nan or inf"),
         ({"goal": [1, 1e39]}, r"got nan or inf"),
@@ -204,7 +204,7 @@ def test_a_missing_observation_is_named(folder: Path) -> None:
     policy = raybc.load(folder)
     with pytest.raises(UserError, match=r"'goal': expected .*none of that name; did you mean 'goals'\?"):
         policy.act({"state": GOOD["state"], "goals": [1, 2]})
-    with pytest.raises(UserError, match="expected name -> numbers, got list"):
+    with pytest.raises(UserError, match="expected name -> array, got list"):
         policy.act([1, 2])  # type: ignore[arg-type]
     policy.act(GOOD)
 

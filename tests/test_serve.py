@@ -245,7 +245,7 @@ def test_health_and_metadata(server: str) -> None:
         ([1], 422, "expected {"),
         ({"obs": GOOD, "more": 1}, 422, "expected {"),
         ({"obs": []}, 422, "expected one observation or a list of 1..1, got 0"),
-        ({"obs": 3}, 422, "expected name -> numbers, got int"),
+        ({"obs": 3}, 422, "expected name -> array, got int"),
         ({"obs": {"state": GOOD["state"], "goals": [0, 0]}}, 422, "'goal': expected finite numbers, 2, got none"),
         ({"obs": {**GOOD, "goal": [0, 0, 0]}}, 422, "'goal': expected finite numbers, 2, got 3 of int64"),
         ({"obs": {**GOOD, "goal": [0, 1e400]}}, 400, "expected finite numbers, got Infinity"),

@@ -1,4 +1,4 @@
-"""Options of a run: declared once, grouped by component, written flat by users (`raybc.config.options`)."""
+"""Options of a run, grouped by component; users write them flat (`raybc.config.options`)."""
 
 from raybc.config.data import ACTIONS, Normalization
 from raybc.config.demos import DemosConfig

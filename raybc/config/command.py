@@ -1,4 +1,4 @@
-"""Options of a run as command-line flags: flat, shown in groups, with values of a YAML file as defaults."""
+"""Options of a run as command-line flags, in groups; a YAML file can give their defaults."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raybc.strict import parse_yaml
 from raybc.types import UserError
 
 A = TypeVar("A")
-#: In the order of --help.
+#: Title of a group -> its options, in the order of --help.
 GROUPS: dict[str, type] = {
     "data": DataOptions, "chunk": ChunkOptions, "sampling": SampleOptions, "budget": BudgetOptions,
     "optimizer": OptimizerOptions, "phase": PhaseOptions, "arithmetic": ArithmeticOptions,
@@ -30,12 +30,18 @@ GROUPS: dict[str, type] = {
 
 
 def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) -> tuple[RunConfig, A]:
-    """A run and the command's own flags (`own`, a dataclass of other names) from command-line flags.
+    """Parse the options of a run and the command's own flags.
 
-    `--config FILE.yaml` gives values for flags that are not typed. Raises `UserError` for options of a kind of policy
-    or encoder that is not chosen, and for what has no effect.
+    `--config FILE.yaml` gives values for options that are not on the command line. Raises `UserError` for options of a
+    policy or encoder that is not chosen, and for options that have no effect.
+
+    Args:
+        own: dataclass of the command's own flags; no field may have the name of an option.
+        argv: the arguments.
+        prog: see `cli.parse`.
+        description: see `cli.parse`.
     """
-    argv = _todays_names(list(argv))
+    argv = _current_names(list(argv))
     base = _read_file(_last(argv, "config"))
     kinds = {what: _last(argv, what) or str(base.pop(what, "")) for what in flat.COMPONENTS}
     parts = {
@@ -67,7 +73,7 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
 
 
 def check_effective(config: RunConfig, where: str) -> None:
-    """Refuse options that a user sets and that have no effect."""
+    """Raise `UserError` for options that are set but have no effect."""
     place = where if where == "--" else f"{where}."
     for name, why in without_effect(config).items():
         if config.get(name) != config.options()[name].default:
@@ -75,7 +81,7 @@ def check_effective(config: RunConfig, where: str) -> None:
 
 
 def without_effect(config: RunConfig) -> dict[str, str]:
-    """Options that have no effect on this run, which a command refuses to set -> why."""
+    """Option without an effect on this run -> reason."""
     found = {}
     if not config.action_chunking:
         found["horizon_length"] = "while action_chunking is off; set it to true"
@@ -87,8 +93,8 @@ def _group_of(run: RunConfig, group: type) -> Any:
     return group(**{name: getattr(run, name) for name in options_in(group)})
 
 
-def _todays_names(argv: list[str]) -> list[str]:
-    """Flags under their names of today (dashes as underscores)."""
+def _current_names(argv: list[str]) -> list[str]:
+    """Replace old names of flags by their current names; flags may have dashes."""
     renamed = flat.aliases(RunConfig)
     found = []
     for token in argv:
@@ -99,7 +105,7 @@ def _todays_names(argv: list[str]) -> list[str]:
 
 
 def _last(argv: Sequence[str], name: str) -> str:
-    """The value of the flag --name, of several the last; empty without one."""
+    """The last value of the flag --name; empty without one."""
     value = ""
     for token, following in itertools.pairwise([*argv, ""]):
         flag, equals, rest = token.partition("=")
@@ -109,7 +115,7 @@ def _last(argv: Sequence[str], name: str) -> str:
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    """The options that a YAML file gives: keys as under `train:` of a sweep, or a whole sweep file's `train:`."""
+    """The options in a YAML file: a mapping of options, or a sweep file, of which `train:` is read."""
     if not path:
         return {}
     if not Path(path).is_file():
@@ -125,7 +131,7 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def _refuse_foreign(argv: Sequence[str], run: RunConfig, own: type) -> None:
-    """Name the kind that a flag belongs to, where that kind is not chosen."""
+    """Raise `UserError` for a flag of a kind that is not chosen, naming that kind."""
     known = {*run.options(), *(f.name for f in dataclasses.fields(own))}
     for token in argv:
         name = token.partition("=")[0].removeprefix("--").replace("-", "_")

@@ -8,7 +8,7 @@ from typing import Literal
 from raybc.config.options import Role, option
 
 Normalization = Literal["mean_std", "min_max", "quantile", "identity"]
-#: What the actions are called in `DataOptions.normalization_keys`.
+#: The name of the actions in `DataOptions.normalization_keys`.
 ACTIONS = "actions"
 
 _BY_THE_PLAN = ("sampling_plan_path", "the plan says which episodes are used")
@@ -43,8 +43,8 @@ class DataOptions:
     """Hold out 20 % of all episodes, chosen with this seed, as the split `valid` (-1: the data's own splits)."""
     dataset_replace_interval: int = option(0, at_least=0, excluded_by=_BY_THE_PLAN)
     """Steps after which training moves to the next file of a multi-file dataset (0: all files at once)."""
-    sparse: bool = option(False, role=Role.OUTPUT, axis="behaviour cloning does not look at rewards")
-    """Sparse rewards (recorded in flags.json; behaviour cloning does not look at rewards)."""
+    sparse: bool = option(False, role=Role.OUTPUT, axis="behaviour cloning does not use rewards")
+    """Sparse rewards (recorded in flags.json; behaviour cloning does not use rewards)."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class PlanOptions:
     sampling_plan_path: str = option("", role=Role.OUTPUT)
     """A sampling plan made by `raybc plan build` (empty: all windows equally often)."""
     sampling_plan_sha256: str = option("", needs=_OF_A_PLAN, axis="it is found in the plan")
-    """The plan that is meant; any other is refused (empty: any; recorded when training starts)."""
+    """Required sha256 of the plan (empty: any plan; recorded when training starts)."""
     sampler_seed_override: int = option(-1, at_least=-1, needs=_OF_A_PLAN)
     """Sampler seed instead of the plan's (-1: the plan's)."""
     sampler_replacement_override: Literal["plan", "True", "False"] = option("plan", needs=_OF_A_PLAN)
     """Draw with replacement (True), every anchor once per epoch (False), or as the plan says."""
     plan_subset_mode: Literal["all", "anchors", "episodes", "episodes_valid"] = option("all", needs=_OF_A_PLAN)
-    """Fit normalisation on all training episodes, or on a part of the plan's."""
+    """Fit normalisation on all training episodes, or on this part of the plan."""
     plan_aware_lr_scale: bool = option(False, needs=_OF_A_PLAN)
     """Lower the learning rate where the plan repeats its windows often."""
     plan_target_effective_repeat: float = option(50.0, above=0, needs=_OF_A_PLAN)

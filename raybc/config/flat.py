@@ -1,4 +1,4 @@
-"""Options as users write them: flat, whatever group they belong to."""
+"""Options as users write them: flat, without their groups."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def common_options(cls: type) -> dict[str, OptionInfo]:
 
 
 def default_kind(cls: type, what: str) -> type[Component]:
-    """The class of a kind that is not chosen."""
+    """The default class of a component."""
     default: Component = cls.__dataclass_fields__[what].default  # type: ignore[attr-defined]
     return type(default)
 
 
 def kind_option(what: str, default: type[Component]) -> OptionInfo:
-    """The option that chooses a kind, as text."""
+    """The option that chooses the kind of a component."""
     names = ", ".join(kinds(what))
     doc = {"policy": "Kind of policy", "encoder": "Network that reads images, where the task observes any"}[what]
     return OptionInfo(what, str, kind_of(default), Option(), f"{doc}: {names}, or module:Class.", default.__name__)
 
 
 def options_of(run: RunConfig) -> dict[str, OptionInfo]:
-    """Name -> option of a run: those of every run, the kinds, and those of the kinds that are chosen."""
+    """Name -> option of a run: the common ones, the kinds, and those of the chosen kinds."""
     found = common_options(type(run))
     for what in COMPONENTS:
         found[what] = kind_option(what, default_kind(type(run), what))
@@ -47,18 +47,18 @@ def options_of(run: RunConfig) -> dict[str, OptionInfo]:
 
 
 def owners(name: str) -> list[str]:
-    """The kinds of raybc that have an option of this name, as `policy flow` or `encoder impala`."""
+    """The built-in kinds with an option of this name, e.g. `policy flow` or `encoder impala`."""
     return [f"{what} {kind}" for what in COMPONENTS for kind, cls in kinds(what).items() if name in options_in(cls)]
 
 
 def aliases(cls: type) -> dict[str, str]:
-    """Names of earlier releases -> names of today, of all options of raybc."""
+    """Old name -> current name of all options that were renamed."""
     groups = [cls, *(c for what in COMPONENTS for c in kinds(what).values())]
     return {old: name for group in groups for name, info in options_in(group).items() for old in info.option.aliases}
 
 
 def todays_names(cls: type, values: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """`values` under the names of today. Raises `UserError` for an option that stands twice, under two names."""
+    """`values` with current option names. Raises `UserError` if an option has both its old and its current name."""
     renamed = aliases(cls)
     found: dict[str, Any] = {}
     for key, value in values.items():
@@ -71,6 +71,7 @@ def todays_names(cls: type, values: Mapping[Any, Any], where: str) -> dict[str, 
 
 
 def write(run: RunConfig) -> dict[str, Any]:
+    """See `RunConfig.to_plain`."""
     values: dict[str, Any] = {name: getattr(run, name) for name in common_options(type(run))}
     for what in COMPONENTS:
         part = getattr(run, what)
@@ -79,6 +80,7 @@ def write(run: RunConfig) -> dict[str, Any]:
 
 
 def get(run: RunConfig, name: str) -> Any:
+    """See `RunConfig.get`. Raises `KeyError` for an unknown option."""
     if name in COMPONENTS:
         return getattr(run, name).kind
     for part in (run, run.policy, run.encoder):
@@ -117,7 +119,7 @@ def read(cls: type[R], values: Any, where: str) -> R:
 
 
 def unknown_option(name: str, known: Mapping[str, OptionInfo], parts: Mapping[str, Component]) -> str:
-    """Why `name` is refused: it belongs to another kind, or nobody knows it."""
+    """Error message for an option that belongs to another kind or does not exist."""
     belongs = owners(name)
     if belongs:
         what = belongs[0].split()[0]

@@ -1,9 +1,8 @@
-"""What names a run, so that a name survives releases.
+"""The identity of a run, which stays the same across releases.
 
-The run_id covers what changes the model or its use (MODEL, MEMBER and SAMPLE options) where it differs from its
-default, the kinds of policy and encoder, and the data. A new option whose default changes nothing changes no run_id,
-and an OUTPUT option never does. Where a default itself must change, `FORMER` keeps the value that identities leave out,
-so that the ids of saved runs stay.
+The run_id covers MODEL, MEMBER and SAMPLE options that differ from their defaults, the kinds of policy and encoder, and
+the data. New options therefore do not change the run_id of existing runs, and OUTPUT options never do. If a default has
+to change, `FORMER` keeps the default that identities leave out, so that the ids of saved runs stay valid.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from raybc.strict import check_type, digest
 if TYPE_CHECKING:
     from raybc.config.run import RunConfig
 
-#: The rules by which ids are made. Release 0.1.0 (schema 1) hashed every option with its value.
+#: Version of the rules for ids. Release 0.1.0 (schema 1) hashed the values of all options.
 SCHEMA = 2
-#: Option -> the default that identities of this schema leave out, where it is no longer today's.
+#: Option -> the default that identities of this schema leave out, if it differs from the current default.
 FORMER: dict[str, Any] = {}
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
-    """The options that name a run, with their values."""
+    """Option -> value of the options in the identity of a run."""
     values = flat.write(run)
     found = {}
     for name, info in flat.options_of(run).items():
@@ -38,12 +37,12 @@ def identity(run: RunConfig) -> dict[str, Any]:
 
 
 def run_id(run: RunConfig, data_fingerprint: str) -> str:
-    """16 hex digits."""
+    """16 hex digits. data_fingerprint: `EpisodeStore.fingerprint`."""
     return digest({"schema": SCHEMA, "options": identity(run), "data": data_fingerprint})[:16]
 
 
 def extends(longer: RunConfig, shorter: RunConfig) -> bool:
-    """Whether the one is the other with a larger budget and nothing else that counts."""
+    """Whether `longer` differs from `shorter` only in a larger budget, apart from OUTPUT options."""
     budget = ("training_steps", "num_rounds", "schedule_steps", "schedule_after")
 
     def rest(run: RunConfig) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
-"""Reading what earlier releases saved. Pure functions: what is on the disk stays as it is.
+"""Conversion of data from earlier releases. Pure functions; files on disk do not change.
 
-Release 0.1.0 (schema 1) named a run by a hash of every option with its value, so the id of a saved run can be computed
-only from the options as they were saved.
+The run_id of release 0.1.0 (schema 1) is a hash of the values of all options, so it can be computed only from the
+options as they were saved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raybc.types import UserError
 if TYPE_CHECKING:
     from raybc.config.run import RunConfig
 
-#: The options of release 0.1.0 by their type. Nothing may be added to or taken from this table.
+#: The options of release 0.1.0 by their type. This table must not change.
 _OF_TYPE_1: dict[type, str] = {
     str: """
         env_name dataset run_group save_dir optimizer lr_schedule freeze precision compile normalization
@@ -41,12 +41,12 @@ _OF_TYPE_1: dict[type, str] = {
     """,
 }
 OPTIONS_1: dict[str, type] = {name: kind for kind, names in _OF_TYPE_1.items() for name in names.split()}
-#: Options of release 0.1.0 that were no part of an id.
+#: Options of release 0.1.0 that were not part of the id.
 _PLACES_1 = ("save_dir", "run_group", "device", "keep", "sampling_plan_path")
 
 
 def run_id_1(values: Mapping[str, Any], data_fingerprint: str) -> str:
-    """The run_id that release 0.1.0 gave to a run with these options (all of them, under their names of then)."""
+    """The run_id of release 0.1.0. values: all options, with their names in that release. Raises `UserError`."""
     missing = [name for name in OPTIONS_1 if name not in values]
     if missing:
         raise UserError(f"expected the option {missing[0]!r}, which is missing")
@@ -55,7 +55,7 @@ def run_id_1(values: Mapping[str, Any], data_fingerprint: str) -> str:
 
 
 def options_1(run: RunConfig) -> dict[str, Any] | None:
-    """The options of a run under their names of release 0.1.0; None for a run that it did not know."""
+    """The options of a run with their names in release 0.1.0; None if that release did not support the run."""
     today = {old: new for old, new in flat.aliases(type(run)).items() if old in OPTIONS_1}
     values, new = flat.write(run), {}
     for name, info in flat.options_of(run).items():
@@ -69,8 +69,10 @@ def options_1(run: RunConfig) -> dict[str, Any] | None:
 
 
 def known_ids(run: RunConfig, data_fingerprint: str, saved: Iterable[Mapping[str, Any]] = ()) -> set[str]:
-    """Every id that this run may have been saved under: today's, and that of release 0.1.0 with the options of today
-    or with what `saved` says of output options then (they were part of an id)."""
+    """All run_ids that this run may have been saved with: the current one and those of release 0.1.0.
+
+    In release 0.1.0 output options were part of the id. saved: their values in earlier runs.
+    """
     found = {run.run_id(data_fingerprint)}
     values = options_1(run)
     if values is not None:
@@ -86,7 +88,7 @@ def _outputs(run: RunConfig) -> set[str]:
 
 
 def renamed(names: Iterable[str], table: Mapping[str, str]) -> dict[str, str]:
-    """Saved parameter name -> name of today, where `table` maps beginnings (`PolicyConfig.renamed_weights`)."""
+    """Saved parameter name -> current name. table: old prefix -> new prefix (`PolicyConfig.renamed_weights`)."""
     found = {}
     for name in names:
         old = next((old for old in table if name.startswith(old)), "")

@@ -1,10 +1,10 @@
-"""How an option of a run is declared: default, bounds, role and whether it may be searched stand at its field.
+"""Declarations of options: default, bounds, role, and whether a sweep may search the option.
 
     lr: float = option(3e-4, role=Role.MEMBER, above=0)
     "Learning rate."
 
-Everything that used to be a table beside the fields (bounds, sample axes, what members of a pack may differ in, what
-belongs to a sampling plan, what a sweep may not search) is computed from these declarations.
+All tables are computed from these declarations: bounds, sample axes, options in which members of a pack may differ,
+options of a sampling plan, and options that a sweep may not search.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _KEY = "raybc_option"
 
 
 class Role(Enum):
-    """What a change of an option means."""
+    """What a change of an option affects."""
 
     MODEL = "model"
-    """Another model."""
+    """Changes the model."""
     MEMBER = "member"
-    """Another model, which may be trained in the same pack: no network's shape and no batch changes."""
+    """Changes the model, but not the shape of the network or the batch, so members of a pack may differ in it."""
     SAMPLE = "sample"
-    """The same checkpoint, used differently: a sweep scores every value without new training."""
+    """Changes how a checkpoint is used: a sweep evaluates all values without new training."""
     OUTPUT = "output"
-    """The same model: where results go, how often something is written, how fast. No part of a run's identity."""
+    """Does not change the model: output, logging, speed. Not part of the identity of a run."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """The declaration that stands at a field."""
+    """The declaration of an option."""
 
     role: Role = Role.MODEL
     at_least: float | None = None
@@ -49,26 +49,26 @@ class Option:
     below: float | None = None
     at_most: float | None = None
     also: tuple[Any, ...] = ()
-    """Values that are allowed although they lie outside the bounds, e.g. -1 for "off"."""
+    """Allowed values outside the bounds, e.g. -1 for "off"."""
     off: str = ""
-    """What the values in `also` mean, for messages."""
+    """Meaning of the values in `also`, for messages."""
     axis: bool | str = True
-    """Whether a sweep may search it; a text is the reason why not."""
+    """Whether a sweep may search the option; a text is the reason why not."""
     needs: tuple[str, str] = ("", "")
-    """(another option, what to do): without it, this one has no effect."""
+    """(other option, advice): this option has no effect without the other one."""
     excluded_by: tuple[str, str] = ("", "")
-    """(another option, why): with it, this one must keep its default."""
+    """(other option, reason): this option must keep its default if the other one is set."""
     aliases: tuple[str, ...] = ()
-    """Names of earlier releases that still work."""
+    """Names in earlier releases, which still work."""
 
 
 @dataclass(frozen=True)
 class OptionInfo:
-    """One option as commands, sweeps and documents see it."""
+    """One option, for commands, sweeps and documentation."""
 
     name: str
     hint: Any
-    """Type, resolved."""
+    """Resolved type."""
     default: Any
     option: Option
     doc: str
@@ -77,7 +77,7 @@ class OptionInfo:
 
     @property
     def plain_type(self) -> type:
-        """int, float, bool or str (of a Literal, the type of its values)."""
+        """int, float, bool or str; for a Literal the type of its values."""
         return self.hint if isinstance(self.hint, type) else type(typing.get_args(self.hint)[0])
 
 
@@ -115,7 +115,7 @@ def _read_options(cls: type) -> dict[str, OptionInfo]:
 
 
 def _docs(cls: type) -> dict[str, str]:
-    """The docstring under each field; none where the source is not at hand."""
+    """Field -> the docstring below it; empty if the source is not available."""
     import ast
 
     try:
@@ -133,12 +133,12 @@ def _docs(cls: type) -> dict[str, str]:
 
 
 def flag_path(where: str) -> str:
-    """The place of a key, to be followed by its name: `space.lr.`, or `--` for the flags of a command."""
+    """Prefix for the name of an option in messages: `--` for flags of a command, otherwise e.g. `space.`."""
     return where if where == "--" else f"{where}."
 
 
 def check_bounds(values: Any, where: str) -> None:
-    """Raise `UserError` for the first option of `values` (a dataclass of options) outside of its bounds."""
+    """Raise `UserError` for the first option of `values` (a dataclass of options) that is out of bounds."""
     for name, info in options_in(type(values)).items():
         value = getattr(values, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or value in info.option.also:
@@ -151,7 +151,7 @@ def check_bounds(values: Any, where: str) -> None:
 
 
 def _violated(option: Option, value: float) -> str:
-    """What was expected, where `value` breaks a bound; otherwise nothing."""
+    """What was expected if `value` is out of bounds, else ""."""
     low, above, below, high = option.at_least, option.above, option.below, option.at_most
     number = "a finite number " if isinstance(value, float) else ""
     broken = (
@@ -177,7 +177,10 @@ def _violated(option: Option, value: float) -> str:
 
 
 def check_relations(values: Any, flat: Mapping[str, Any], where: str) -> None:
-    """Raise `UserError` for the first option that has no effect, or must not be set, beside another one."""
+    """Raise `UserError` for the first option that violates `Option.needs` or `Option.excluded_by`.
+
+    flat: name -> value of all options of the run.
+    """
     for name, info in options_in(type(values)).items():
         if getattr(values, name) == info.default:
             continue

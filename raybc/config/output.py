@@ -1,4 +1,4 @@
-"""Options of where results go, how often they are written and on what device: no part of a run's identity."""
+"""Options of output and device, which are not part of the identity of a run."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class OutputOptions:
     video_frame_skip: int = option(3, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE)
     """Film every n-th environment step."""
     device: str = option("auto", role=Role.OUTPUT, axis="the device is a resource, not a recipe")
-    """cpu, cuda, cuda:N, or auto (cuda where there is one)."""
+    """cpu, cuda, cuda:N, or auto (cuda if available)."""

@@ -1,6 +1,6 @@
-"""Which policy is trained: one dataclass of options per kind. Nothing here imports PyTorch.
+"""Options of policies and image encoders: one dataclass per kind. This module does not import PyTorch.
 
-A kind is a name (`flow`), or `module:Class` for a policy of one's own outside of this package (docs/extending.md).
+A kind is a name (`flow`), or `module:Class` for a custom policy outside of this package (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ C = TypeVar("C", bound="type[Component]")
 
 @dataclass(frozen=True)
 class Component:
-    """A group of options that is chosen by kind."""
+    """Options of a policy or an encoder, chosen by kind."""
 
     what: ClassVar[str] = "component"
     """The option that chooses the kind."""
     builder: ClassVar[str] = ""
-    """`module:function` that builds it; imported where it is built."""
+    """`module:function` that builds the network; imported only when it is called."""
 
     @property
     def kind(self) -> str:
-        """The name it is chosen by."""
+        """The name that chooses this class."""
         return kind_of(type(self))
 
     def validate(self, run: RunConfig, where: str) -> None:
-        """Raise `UserError` for the first impossible value; `run` is the run it belongs to."""
+        """Raise `UserError` for the first impossible value. run: the run that these options belong to."""
         check_bounds(self, where)
 
     def build(self, *inputs: Any) -> Any:
-        """What `builder` makes of `inputs`. Raises `UserError` where there is no such function."""
+        """Call `builder` with `inputs`. Raises `UserError` if there is no such function."""
         module, _, name = self.builder.partition(":")
         build = getattr(importlib.import_module(module), name, None) if name else None
         if not callable(build):
@@ -64,7 +64,7 @@ class PolicyConfig(Component):
     sample_axes: ClassVar[tuple[str, ...]] = SAMPLE_OPTIONS
     """Sampling options that have an effect on this policy."""
     renamed_weights: ClassVar[Mapping[str, str]] = {}
-    """Beginnings of parameter names in earlier releases -> their beginnings today."""
+    """Prefix of parameter names in earlier releases -> current prefix."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def register(kind: str) -> Callable[[C], C]:
 
 
 def kinds(what: str) -> Mapping[str, type[Component]]:
-    """Name -> class of the kinds that come with raybc; what: policy or encoder."""
+    """Name -> class of the built-in kinds. what: policy or encoder."""
     return _KINDS[what]
 
 
@@ -103,7 +103,13 @@ def kind_of(cls: type[Component]) -> str:
 
 
 def find_kind(what: str, kind: str, where: str) -> type[Component]:
-    """The class that `kind` names, or `UserError`."""
+    """The class that `kind` names. Raises `UserError` if there is none.
+
+    Args:
+        what: policy or encoder.
+        kind: a built-in name, or module:Class.
+        where: the option, for messages.
+    """
     known = _KINDS[what]
     if kind in known:
         return known[kind]
@@ -126,7 +132,7 @@ def _own_kind(what: str, kind: str, where: str) -> type[Component]:
         raise UserError(f"{where}: {kind!r}: there is no module {module!r} (is its folder in PYTHONPATH?)") from None
     except (AttributeError, ValueError):
         raise UserError(f"{where}: {kind!r}: module {module!r} has no {name!r}") from None
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except Exception as error:  # anything that the user's module raises during import
         raise UserError(f"{where}: {kind!r}: importing {module} raised {type(error).__name__}: {error}") from error
     check = f"check it with raybc.testing.check_config({name})"
     if not (isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)):
@@ -175,7 +181,7 @@ class FlowUNetConfig(PolicyConfig):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """unet_channels as numbers."""
+        """unet_channels as integers."""
         return tuple(int(c) for c in self.unet_channels.split(","))
 
     def validate(self, run: RunConfig, where: str) -> None:

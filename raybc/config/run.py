@@ -1,8 +1,7 @@
-"""`RunConfig`: one policy trained with one seed. The only defaults of a run, and what makes it valid.
+"""`RunConfig`: one policy trained with one seed. All defaults and checks of a run are here.
 
-Options are grouped by component; the policy's and the encoder's group is chosen by kind. Users write all of them flat:
-`flat()` and `of()` translate. `validate()` raises `UserError` with what was expected, what was got, where, and what to
-do; nothing is repaired silently.
+Options are grouped by component; the kinds of policy and encoder choose their groups. Users write all options flat:
+`of()` and `to_plain()` convert. `validate()` raises `UserError` and never repairs a value silently.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class RunConfig(
         return flat.read(cls, values, where)
 
     def to_plain(self) -> dict[str, Any]:
-        """Every option, flat, as JSON values; `policy` and `encoder` are the kinds."""
+        """Option -> JSON value, flat; `policy` and `encoder` are the kinds."""
         return flat.write(self)
 
     def options(self) -> dict[str, OptionInfo]:
@@ -60,14 +59,17 @@ class RunConfig(
         return flat.get(self, name)
 
     def changed(self, **values: Any) -> RunConfig:
-        """A copy with other values, written flat. Another kind keeps what both kinds have in common."""
+        """A copy with other values, written flat. A new kind keeps the options that both kinds have.
+
+        Raises `UserError` for an unknown option.
+        """
         return flat.replace(self, values)
 
-    # --- what it stands for -----------------------------------------------------------------------------------------
+    # --- sampling, data, checks -------------------------------------------------------------------------------------
 
     @property
     def sample_setting(self) -> SampleSetting:
-        """How actions are drawn; options without an effect on this policy are 0."""
+        """How actions are sampled; flow_steps is 0 for a policy without a flow."""
         setting = SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES})
         return setting if "flow_steps" in self.policy.sample_axes else dataclasses.replace(setting, flow_steps=0)
 
@@ -78,13 +80,13 @@ class RunConfig(
         return dataclasses.replace(self, **values)
 
     def check_sampling(self, names: Iterable[str], where: str) -> None:
-        """Refuse sampling options that somebody sets and that have no effect on this policy."""
+        """Raise `UserError` for the first of these sampling options that has no effect on this policy."""
         for name in names:
             if name not in self.policy.sample_axes:
                 raise UserError(f"{flag_path(where)}{name}: has no effect with policy {self.policy.kind}")
 
     def normalization_of(self, obs_keys: Sequence[str], where: str = "run") -> dict[str, Normalization]:
-        """The kind of statistics of each of `obs_keys` and of `ACTIONS`; an unknown key or kind is refused."""
+        """Name -> kind of statistics for `obs_keys` and `ACTIONS`. Raises `UserError` for an unknown key or kind."""
         found: dict[str, Normalization] = dict.fromkeys((*obs_keys, ACTIONS), self.normalization)
         place, named = f"{flag_path(where)}normalization_keys", set()
         for entry in filter(None, self.normalization_keys.split(",")):
@@ -100,7 +102,10 @@ class RunConfig(
         return found
 
     def check_encoder(self, images: Sequence[str], where: str = "run") -> None:
-        """Images (the names of those that the task observes) need an encoder, and an encoder needs images."""
+        """Raise `UserError` if there are images without an encoder, or an encoder without images.
+
+        images: names of the images that the task observes.
+        """
         kind = self.encoder.kind
         if images and kind == "None":
             known = ", ".join(name for name in kinds("encoder") if name != "None")
@@ -117,7 +122,10 @@ class RunConfig(
         """Raise `UserError` for the first impossible value."""
         place = flag_path(where)
         if self.normalization_keys:
-            from raybc.registry import get_task, parse_env_name  # adapters: only where names of observations matter
+            from raybc.registry import (
+                get_task,
+                parse_env_name,
+            )  # imports adapters, so only if names of observations matter
 
             self.normalization_of(get_task(parse_env_name(self.env_name).task).obs_keys, where)
         check_bounds(self, where)
@@ -151,17 +159,17 @@ class RunConfig(
     # --- identity ---------------------------------------------------------------------------------------------------
 
     def run_id(self, data_fingerprint: str) -> str:
-        """16 hex digits that name this training: what changes the model, the seed, and the data (`config.identity`)."""
+        """16 hex digits that identify the run by its options, seed and data (`config.identity`)."""
         return identity.run_id(self, data_fingerprint)
 
 
-#: Options that do not make a new model: every value is scored from the same checkpoint.
+#: Options of sampling: all values can be evaluated with the same checkpoint.
 SAMPLE_AXES = tuple(name for name, info in options_in(RunConfig).items() if info.option.role is Role.SAMPLE)
-#: Options that members of a pack may differ in: they change no network's shape and no batch.
+#: Options in which members of a pack may differ: they change neither network shapes nor batches.
 MEMBER_FIELDS = tuple(name for name, info in options_in(RunConfig).items() if info.option.role is Role.MEMBER)
 
 
 def changed_options(run: RunConfig) -> Mapping[str, Any]:
-    """The options of `run` that are not at their default, flat."""
+    """Option -> value of the options that differ from their defaults, flat."""
     values = run.to_plain()
     return {name: values[name] for name, info in run.options().items() if values[name] != info.default}

@@ -34,7 +34,7 @@ class OptimizerOptions:
     """Optimiser and learning rate."""
 
     optimizer: Literal["adamw", "adam"] = "adamw"
-    """adamw decays weights apart from the gradient, adam adds the decay to it (equal without weight_decay)."""
+    """adamw: decoupled weight decay. adam: adds the decay to the gradient. Equal without weight_decay."""
     lr: float = option(3e-4, role=Role.MEMBER, above=0)
     """Learning rate."""
     lr_schedule: Literal["constant", "cosine", "plateau"] = option("constant", role=Role.MEMBER)
@@ -46,11 +46,11 @@ class OptimizerOptions:
     warmup_steps: int = option(-1, role=Role.MEMBER, at_least=-1)
     """Steps of linear warm-up (-1: 3 % of training_steps, at least 50, with cosine; otherwise none)."""
     budget_warmup_ratio: float = option(0.03, role=Role.MEMBER, at_least=0)
-    """Fraction of training_steps that cosine warms up in, where warmup_steps is -1."""
+    """Warm-up of a cosine schedule as a fraction of training_steps, if warmup_steps is -1."""
     budget_min_warmup_steps: int = option(50, role=Role.MEMBER, at_least=0)
-    """Minimum of such a warm-up (but at most half of training_steps)."""
+    """Minimum number of these warm-up steps (limited to half of training_steps)."""
     min_lr: float = option(1e-6, role=Role.MEMBER, at_least=0)
-    """Where the cosine ends; no plateau goes below it."""
+    """Minimum learning rate of cosine and plateau schedules."""
     plateau_factor: float = option(0.5, role=Role.MEMBER, above=0, at_most=1)
     """Factor by which a plateau multiplies the learning rate."""
     plateau_patience: int = option(3, role=Role.MEMBER, at_least=0)
@@ -60,7 +60,7 @@ class OptimizerOptions:
     stop_min_delta: float = option(0.0, role=Role.MEMBER, at_least=0, axis=_PRUNED)
     """Smallest decrease of the monitored loss that counts for stop_patience."""
     monitor_interval: int = option(0, at_least=0, aliases=("watch_interval",))
-    """Steps between checks of the loss (of the split `valid`, or else the mean training loss); 0: one epoch."""
+    """Steps between checks of the loss (on the split `valid` if there is one, else in training); 0: one epoch."""
     weight_decay: float = option(0.0, role=Role.MEMBER, at_least=0)
     """Weight decay."""
     grad_clip: float = option(0.0, role=Role.MEMBER, at_least=0)
@@ -74,9 +74,9 @@ class PhaseOptions:
     """Phases of training."""
 
     freeze: str = ""
-    """Parameters that do not learn, by the beginnings of their names, comma-separated, e.g. velocity_field.layers.0."""
+    """Parameters to freeze: prefixes of their names, comma-separated, e.g. velocity_field.layers.0."""
     freeze_steps: int = option(-1, at_least=-1)
-    """Steps after which they learn, too (-1: never)."""
+    """Steps after which frozen parameters start to learn (-1: never)."""
 
 
 @dataclass(frozen=True)
@@ -88,4 +88,4 @@ class ArithmeticOptions:
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option("auto", role=Role.OUTPUT)
     """Mode of torch.compile. auto: reduce-overhead (CUDA graphs) on a GPU, off on a CPU."""
     accumulate: int = option(1, role=Role.OUTPUT, at_least=1)
-    """Parts in which the gradient of a batch is computed: less memory, the same step."""
+    """Compute the gradient of a batch in this many parts: less memory, the same step."""

@@ -1,1 +1,1 @@
-"""Exporting a policy as one ONNX file, or as a repository on the Hugging Face Hub."""
+"""Export of policies as ONNX files and as repositories on the Hugging Face Hub."""

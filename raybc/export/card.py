@@ -30,9 +30,9 @@ class Evidence:
     text: str
     """Paragraphs of Markdown."""
     rate: float | None = None
-    """On final starts at the sample setting that is shared; None if that was not evidence."""
+    """Success rate on final starts with the shared sample setting; None if it was not measured."""
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """As in versions.json."""
+    """The contents of versions.json."""
 
 
 def evidence_for(
@@ -41,7 +41,14 @@ def evidence_for(
     """The best evidence for a policy: its evaluation by `raybc.rollout` if there is one, else its sweep, else its
     training run.
 
-    path: what the user named; source: the folder of the bundle.
+    Args:
+        path: the path that the user gave.
+        source: the folder of the bundle.
+        bundle: the policy.
+        setting: its sample setting.
+        evaluation: where an evaluation may be.
+
+    Raises `UserError` if the evaluation is of another policy.
     """
     if evaluation.metrics.is_file():
         return _of_rollouts(evaluation, bundle, setting)
@@ -120,7 +127,7 @@ def _of_training(run: TrainingFolder, step: int) -> Evidence:
 
 
 def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence) -> str:
-    """README.md of the repository `name` (OWNER/NAME)."""
+    """The contents of README.md for the repository `name` (OWNER/NAME)."""
     config, described = bundle.config, policy_metadata(bundle, setting)
     parts = [
         f"---\n{yaml.safe_dump(_front(name, config.env_name, evidence), sort_keys=False)}---\n",
@@ -182,6 +189,6 @@ def _flat(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table."""
+    """A Markdown table. columns: the header cells."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)

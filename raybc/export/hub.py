@@ -25,6 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_name(name: str) -> None:
+    """Raise `UserError` if `name` is not OWNER/NAME."""
     if not _NAME.fullmatch(name):
         raise UserError(f"--push_to_hub: expected OWNER/NAME, got {name!r}")
 
@@ -32,7 +33,7 @@ def check_name(name: str) -> None:
 def write_folder(
     folder: Path, name: str, source: Path, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence
 ) -> None:
-    """Write the repository's files: all or none. source: the folder of the bundle."""
+    """Write the files of the repository `name` to `folder`, atomically. source: the folder of the bundle."""
     with replacing(folder) as temporary:
         shutil.copytree(source, temporary / "policy")
         winner = {"bundle": "policy", "setting": dataclasses.asdict(setting), "run_id": bundle.run_id}
@@ -41,7 +42,7 @@ def write_folder(
 
 
 def check_account() -> None:
-    """`UserError` if the package is missing or no account is known."""
+    """Raise `UserError` if the package is missing or no account is configured."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     (hub,) = require_extra("--push_to_hub", "hub", "huggingface_hub")
     if hub.get_token() is None:
@@ -51,8 +52,9 @@ def check_account() -> None:
 def push(folder: Path, name: str, public: bool, message: str) -> str:
     """Create the repository if it does not exist and add `folder` to it; returns the URL of the commit.
 
-    The visibility of an existing repository does not change. `cli.Failed` if the Hub refuses."""
-    # Here, because they come with the extra that `check_account` checks.
+    The visibility of an existing repository does not change. Raises `cli.Failed` if the Hub refuses.
+    """
+    # Imported here, because they belong to the extra that `check_account` checks.
     import httpx2
     from huggingface_hub import HfApi
 

@@ -31,7 +31,7 @@ FORMAT = "raybc-onnx-1"
 OPSET = 17
 #: Maximum difference from `Agent`, as a fraction of the action's scale in the training data.
 TOLERANCE = 1e-5
-#: Sizes of the batches that are compared: one row, few, many.
+#: Batch sizes to compare: one row, a few, many.
 BATCHES = (1, 3, 64)
 
 
@@ -48,10 +48,13 @@ class PhysicalPolicy(nn.Module):
         self._action_offset, self._action_scale = torch.from_numpy(acted.offset), torch.from_numpy(acted.scale)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(B, T, size) float32 for each observation, (B, T, height, width, channels) uint8 for each image,
-        noise (B, H, A) float32 -> (B, H, A) float32."""
+        """The physical chunk (B, H, A), float32.
+
+        inputs: (B, T, size) float32 for each low-dimensional observation, (B, T, height, width, channels) uint8 for
+        each image, and noise (B, H, A) float32.
+        """
         low_dim, images, noise_BHA = inputs[: len(self._low_dim)], inputs[len(self._low_dim) : -1], inputs[-1]
-        # Of a policy of images alone: no column for each row.
+        # Without low-dimensional observations: (B, 1, 0).
         obs_BTO = torch.cat(low_dim, dim=-1) if low_dim else noise_BHA[:, :1, :0]
         obs_BTO = (obs_BTO - self._obs_offset) / self._obs_scale
         seen = {name: image[None] for name, image in zip(self._images, images, strict=True)}
@@ -60,7 +63,7 @@ class PhysicalPolicy(nn.Module):
 
 
 def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of each input without the batch axis, in order."""
+    """Name -> shape of each input without the batch axis, in order. Raises `UserError` for a reserved name."""
     steps = bundle.config.obs_steps
     shapes: dict[str, tuple[int, ...]] = {name: (steps, size) for name, size in bundle.obs_sizes.items()}
     shapes |= {name: (steps, *size) for name, size in bundle.images.items()}
@@ -71,10 +74,11 @@ def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
 
 
 def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict[str, Any]:
-    """Write `out` and a JSON file with its metadata beside it: both or none.
+    """Write the ONNX file `out` and a JSON file of the same name with its metadata.
 
-    Returns the metadata. `UserError` if the package is missing; `cli.Failed` if onnxruntime cannot run the policy or
-    its results differ."""
+    Returns the metadata. Raises `UserError` if a package is missing, and `cli.Failed` if onnxruntime cannot run the
+    policy or gives other results; nothing is written then.
+    """
     require_extra("--onnx", "onnx", "onnx", "onnxruntime")
     import onnx  # here and in `compare`: the extra was just checked
 
@@ -109,8 +113,10 @@ def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict
 
 
 def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
-    """The maximum difference between onnxruntime and `Agent` on observations like the training data, as a fraction of
-    the action's scale; `cli.Failed` above `TOLERANCE`."""
+    """The maximum difference between onnxruntime and `Agent`, as a fraction of the action's scale.
+
+    Inputs are random with the statistics of the training data. Raises `cli.Failed` for a difference above `TOLERANCE`.
+    """
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
@@ -145,7 +151,7 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
 
 
 def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random inputs with the statistics of the training data; images of noise."""
+    """Random inputs with the statistics of the training data; images are noise."""
     inputs: dict[str, np.ndarray] = {}
     shapes, first = input_shapes(bundle), 0
     for name, shape in shapes.items():
@@ -161,7 +167,7 @@ def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str
 
 
 def metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
-    """What a user of the file must know, as JSON values."""
+    """The metadata of the file, as JSON values: `policy_metadata`, and its inputs and outputs."""
     described = policy_metadata(bundle, setting)
     seen = described["observations"]
     inputs = {name: {**seen.get(name, {}), "shape": ["B", *shape]} for name, shape in input_shapes(bundle).items()}

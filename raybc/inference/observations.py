@@ -45,7 +45,7 @@ def validate_observation(
     Raises `UserError` for a missing observation, a wrong shape or dtype, and for nan or inf.
     """
     if not isinstance(obs, Mapping):
-        raise UserError(f"observations: expected name -> numbers, got {type(obs).__name__}")
+        raise UserError(f"observations: expected name -> array, got {type(obs).__name__}")
     shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in obs_sizes.items()}
     shapes |= images
     return {name: _checked(name, shape, obs, name in images) for name, shape in shapes.items()}
@@ -59,7 +59,7 @@ def _checked(name: str, shape: tuple[int, ...], obs: Mapping[str, Any], image: b
     try:
         value = np.asarray(obs[name])
     except (ValueError, TypeError, OverflowError):  # lists of different lengths
-        raise UserError(f"{expected}, got what is no array of numbers") from None
+        raise UserError(f"{expected}, got something that is not a numeric array") from None
     if value.shape != shape or value.dtype.kind not in ("ui" if image else "uif"):
         raise UserError(f"{expected}, got {format_shape(value.shape) or 'a single value'} of {value.dtype.name}")
     if image:

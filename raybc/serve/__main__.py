@@ -47,7 +47,7 @@ class Args:
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto (cuda if available)."""
     threads: int = 1
-    """Threads of PyTorch on a CPU."""
+    """PyTorch threads on a CPU."""
     max_request_mb: float = 16.0
     """Maximum size of a request or message, in megabytes."""
     max_connections: int = 256
@@ -57,7 +57,7 @@ class Args:
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.serve", Args.__doc__ or "")
     require_extra("raybc.serve", "serve", "starlette", "uvicorn", "websockets", "msgpack")
-    # Here, because they need the packages that were just checked.
+    # Imported here, because they need the packages that were just checked.
     import uvicorn
 
     from raybc.serve.app import is_loopback, make_app
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             make_app(batcher, setting, policy_metadata(bundle, setting), token, max_bytes),
             ws="websockets-sansio",
             ws_max_size=max_bytes,
-            ws_per_message_deflate=False,  # numbers hardly compress, and compressing takes longer than sending
+            ws_per_message_deflate=False,  # arrays hardly compress, and compression takes longer than sending
             lifespan="off",
             log_level="warning",
             access_log=False,
@@ -101,7 +101,7 @@ def _check(args: Args) -> None:
 
 
 def read_token(path: Path) -> str:
-    """The token in a file that only its owner can read."""
+    """The token in a file. Raises `UserError` if it is too short or if other users can read the file."""
     if not path.is_file():
         raise UserError(f"--token_file: expected a file, found none: {path}")
     if path.stat().st_mode & 0o077:

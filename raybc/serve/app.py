@@ -4,7 +4,7 @@
     POST /act    {"obs": OBS or [OBS, ...], "seed": N}  ->  {"actions": (H, A)}    stateless
     WS /ws       {"obs": OBS}  ->  {"action": (A,)}    an episode; the server keeps history and chunk
 
-OBS is name -> numbers. Letters: H chunk, A action dim.
+OBS is name -> low-dimensional observation or image, as in /metadata. Letters: H chunk, A action dim.
 """
 
 from __future__ import annotations
@@ -40,8 +40,15 @@ BODY_TIMEOUT = 30.0
 def make_app(
     batcher: Batcher, setting: SampleSetting, described: Mapping[str, Any], token: str, max_bytes: int
 ) -> Starlette:
-    """token: clients must send it ("": none, and only programs on this machine are served). max_bytes: maximum size of
-    a request's body (that of a WebSocket message is uvicorn's `ws_max_size`)."""
+    """The server as an ASGI application.
+
+    Args:
+        batcher: the network.
+        setting: sample setting of all sessions.
+        described: the answer to /metadata.
+        token: clients must send it; empty: no token, and only programs on this machine are admitted.
+        max_bytes: maximum size of a request body (uvicorn's `ws_max_size` limits WebSocket messages).
+    """
     server = _Server(batcher, setting, described, max_bytes)
     return Starlette(
         routes=[
@@ -65,8 +72,11 @@ def _answer(value: Any, kind: str = JSON, status: int = 200) -> Response:
 
 
 class Guard:
-    """Admits requests that send the token. Without a token the server listens on this machine only, and refuses
-    requests that a browser sends for a page of another site: those with an Origin or another host name."""
+    """Middleware that admits requests with the token.
+
+    Without a token the server listens on this machine only. It then refuses requests that a browser sends for a page of
+    another site, which have an Origin header or another host name.
+    """
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app, self._token = app, token.encode()
@@ -139,8 +149,8 @@ class _Server:
         episode = Episode(self._batcher, self._setting, _seed(message.get("seed")))
         steps = message["obs"] if isinstance(message["obs"], list) else [message["obs"]]
         if not 1 <= len(steps) <= self._batcher.bundle.config.obs_steps:
-            most = self._batcher.bundle.config.obs_steps
-            raise UserError(f"obs: expected one observation or a list of 1..{most}, got {len(steps)}")
+            obs_steps = self._batcher.bundle.config.obs_steps
+            raise UserError(f"obs: expected one observation or a list of 1..{obs_steps}, got {len(steps)}")
         for obs in steps:
             episode.observe(obs)
         return episode
@@ -159,8 +169,11 @@ class _Server:
         return b"".join(pieces)
 
     async def talk(self, socket: WebSocket) -> None:
-        """One episode after another. The first message is the answer of /metadata, in msgpack; then each message gets
-        one answer in its own format, and errors are text."""
+        """Serve a WebSocket: one episode after another.
+
+        The first message to the client is the answer to /metadata, in msgpack. Each message from the client gets one
+        answer in the same format, and errors are text.
+        """
         await socket.accept()
         self._sessions += 1
         episode = Episode(self._batcher, self._setting, None)
@@ -230,11 +243,11 @@ class Episode:
         self._session.observe(validate_observation(bundle.obs_sizes, bundle.images, obs))
 
     async def act(self) -> np.ndarray:
-        """The next action, (A,)."""
+        """The next action, (A,), physical, float32."""
         if not self._due:
             self._due.extend(self._session.plan(await self.chunk()))
         return self._due.popleft()
 
     async def chunk(self) -> np.ndarray:
-        """The whole next chunk, (H, A)."""
+        """The whole next chunk, (H, A), physical, float32."""
         return await self._batcher.predict(self._session.request())

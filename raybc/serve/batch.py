@@ -19,13 +19,13 @@ from raybc.bundle import PolicyBundle
 from raybc.inference.agent import SIZES, Agent, stack_rows
 from raybc.types import Observation, SampleSetting
 
-#: (observation, noise (H, A)), as `Session.request` gives them.
-Question = tuple[Observation[np.ndarray], np.ndarray]
+#: (observation, noise (H, A)), the result of `Session.request`.
+Request = tuple[Observation[np.ndarray], np.ndarray]
 
 
 @dataclass
 class _Batch:
-    questions: list[Question] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     answer: asyncio.Task[np.ndarray] | None = None
 
 
@@ -33,7 +33,7 @@ class Batcher:
     """An `Agent` in a separate thread. Must be used from one event loop."""
 
     def __init__(self, bundle: PolicyBundle, setting: SampleSetting, device: str = "cpu", threads: int = 1) -> None:
-        """threads: of PyTorch on a CPU."""
+        """threads: PyTorch threads on a CPU."""
         self.bundle = bundle
         self._setting = setting
         # PyTorch's number of threads, and so the batch sizes that `Agent` finds, belong to the calling thread.
@@ -43,14 +43,14 @@ class Batcher:
         self._open = _Batch()
         self.asked, self.batches = 0, 0
 
-    async def predict(self, question: Question) -> np.ndarray:
-        """The chunk, physical (H, A)."""
+    async def predict(self, request: Request) -> np.ndarray:
+        """The next chunk of a session, physical, float32 (H, A)."""
         self.asked += 1
-        batch, place = self._open, len(self._open.questions)
-        batch.questions.append(question)
+        batch, place = self._open, len(self._open.requests)
+        batch.requests.append(request)
         if batch.answer is None:
             batch.answer = asyncio.create_task(self._run(batch))
-        if len(batch.questions) == SIZES[-1]:
+        if len(batch.requests) == SIZES[-1]:
             self._open = _Batch()
         # If a client disconnects, the others still get their chunks.
         chunks_BHA = await asyncio.shield(batch.answer)
@@ -61,11 +61,11 @@ class Batcher:
             if self._open is batch:
                 self._open = _Batch()
             self.batches += 1
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._chunks, batch.questions)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._chunks, batch.requests)
 
-    def _chunks(self, questions: list[Question]) -> np.ndarray:
-        noise_BHA = np.stack([noise for _, noise in questions])
-        return self._agent.chunks(stack_rows([obs for obs, _ in questions]), noise_BHA, self._setting)
+    def _chunks(self, requests: list[Request]) -> np.ndarray:
+        noise_BHA = np.stack([noise for _, noise in requests])
+        return self._agent.chunks(stack_rows([obs for obs, _ in requests]), noise_BHA, self._setting)
 
     def close(self) -> None:
         self._thread.shutdown()

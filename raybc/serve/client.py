@@ -32,8 +32,13 @@ class RemotePolicy:
     def __init__(
         self, url: str, token: str = "", action_range: ActionRange | None = None, timeout: float = 30.0
     ) -> None:
-        """url: http://HOST:PORT of the server. action_range: as for `raybc.load`. timeout: seconds to wait for an
-        answer."""
+        """
+        Args:
+            url: http://HOST:PORT of the server.
+            token: the token of the server, if it has one.
+            action_range: see `raybc.load`.
+            timeout: seconds to wait for an answer.
+        """
         scheme, separator, place = url.rstrip("/").partition("://")
         if not separator or scheme not in ("http", "https", "ws", "wss"):
             raise UserError(f"url: expected http://HOST:PORT, got {url!r}")
@@ -101,7 +106,7 @@ class RemotePolicy:
 def _plain(obs: Mapping[str, Any]) -> dict[str, Any]:
     """Lists as arrays, which are much smaller on the wire. Other values are sent unchanged; the server refuses them."""
     if not isinstance(obs, Mapping):
-        raise UserError(f"observations: expected name -> numbers, got {type(obs).__name__}")
+        raise UserError(f"observations: expected name -> array, got {type(obs).__name__}")
     return {str(name): _as_array(value) for name, value in obs.items()}
 
 

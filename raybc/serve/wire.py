@@ -21,7 +21,7 @@ DTYPES = ("|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", 
 
 
 def pack(value: Any) -> bytes:
-    """Encode as msgpack; `UserError` for values that msgpack cannot represent."""
+    """Encode as msgpack. Raises `UserError` for values that msgpack cannot represent."""
     packed: bytes = msgpack.packb(value, default=_array)
     return packed
 
@@ -36,6 +36,7 @@ def _array(value: Any) -> Any:
 
 
 def unpack(data: bytes) -> Any:
+    """Decode msgpack. Raises `UserError` for anything that is not a message."""
     try:
         return msgpack.unpackb(data, object_hook=_value)
     except UserError:
@@ -64,11 +65,12 @@ def _value(found: dict[Any, Any]) -> Any:
 
 
 def to_json(value: Any) -> str:
-    """Arrays become lists."""
+    """Encode as JSON; arrays become lists. Raises `ValueError` for nan and inf."""
     return json.dumps(value, default=lambda array: array.tolist(), allow_nan=False)
 
 
 def from_json(text: str | bytes) -> Any:
+    """Decode JSON. Raises `UserError` for anything else, also for nan and inf."""
     try:
         return json.loads(text, parse_constant=_no_number)
     except UserError:

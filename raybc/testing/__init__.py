@@ -1,4 +1,4 @@
-"""Checks of what one adds to raybc: a policy, an encoder, an environment, a format (docs/extending.md)."""
+"""Conformance checks for extensions: policies, encoders, environments and formats (docs/extending.md)."""
 
 from raybc.testing.envs import check_rendering, check_task
 from raybc.testing.formats import check_format

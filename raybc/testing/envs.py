@@ -1,9 +1,9 @@
-"""What every environment adapter keeps.
+"""Conformance checks for environment adapters.
 
     from raybc.testing import check_task
     check_task(MY_TASK)
 
-What its rendered images must keep, `check_rendering(MY_TASK)`, needs a GL library.
+`check_rendering(MY_TASK)` checks rendered images; it needs a GL library.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import numpy as np
 
 from raybc.envs.base import Obs, RenderOptions, SimEnv, Task
 
-#: What importing an adapter must not load: torch never, a simulator only when an environment is made.
+#: Packages that importing an adapter must not load; a simulator is loaded only when an environment is created.
 HEAVY = (
     *("torch", "ray", "robosuite", "mujoco", "OpenGL", "numba", "ogbench", "gymnasium_robotics", "metaworld"),
     *("libero", "minari", "gym_pusht", "pymunk", "pygame", "dm_control"),
 )
 
-Trace = list[tuple[Obs, np.ndarray, float, bool]]  # observations, sim_state, reward, success; the start comes first
+#: (observation, sim_state, reward, success) of each step, from the start state on.
+Trace = list[tuple[Obs, np.ndarray, float, bool]]
 
 
 def check_task(task: Task) -> None:
-    """Fails with an AssertionError that names the promise of `raybc.envs.base` which `task` breaks."""
+    """Raise an AssertionError that names the first requirement of `raybc.envs.base` that `task` violates."""
     assert task.max_steps > 0
     assert task.fps > 0
     if task.reference_returns is not None:
@@ -58,6 +59,7 @@ def check_light_import(task: Task) -> None:
 
 
 def check_spaces(task: Task, env: SimEnv) -> None:
+    """Check the types, shapes and dtypes of the spaces."""
     space = env.observation_space
     assert isinstance(space, gymnasium.spaces.Dict), f"observation_space is a Dict, got {space}"
     for key, box in space.items():
@@ -95,7 +97,7 @@ def check_state(env: SimEnv) -> None:
 
 
 def check_step(task: Task, env: SimEnv) -> None:
-    """Observations, info and flags of a few steps; what an environment hands out it does not change afterwards."""
+    """Check observations, info and flags of a few steps; later steps must not modify returned arrays."""
     obs, _ = env.reset(seed=0)
     check_obs(env, obs)
     check_state(env)
@@ -109,7 +111,7 @@ def check_step(task: Task, env: SimEnv) -> None:
         assert truncated is False, "truncated: the harness owns the step limit"
         assert type(info["success"]) is bool, f"info['success']: expected bool, got {type(info['success'])}"
         assert task.has_success or not info["success"], "info['success'] is true, but the task knows no success"
-    np.testing.assert_equal(kept, copied, err_msg="an array that was handed out has been changed by later steps")
+    np.testing.assert_equal(kept, copied, err_msg="a returned array was changed by later steps")
 
 
 def check_json(env: SimEnv) -> None:
@@ -130,7 +132,7 @@ def random_actions(env: SimEnv, seed: int, steps: int) -> np.ndarray:
 
 
 def play(env: SimEnv, seed: int, actions: np.ndarray) -> Trace:
-    """Everything that can be seen of the episode `seed` under `actions` (T, A)."""
+    """The trace of the episode `seed` with `actions` (steps, A), float32."""
     obs, info = env.reset(seed=seed)
     trace: Trace = [(obs, env.sim_state().copy(), 0.0, bool(info.get("success", False)))]
     for action in actions:
@@ -140,14 +142,14 @@ def play(env: SimEnv, seed: int, actions: np.ndarray) -> Trace:
 
 
 def assert_same(a: Trace, b: Trace, message: str) -> None:
-    """Bit for bit, not nearly."""
+    """Raise an AssertionError with `message` unless two traces are bit-identical."""
     assert len(a) == len(b)
     for step, (x, y) in enumerate(zip(a, b, strict=True)):
         np.testing.assert_equal(x, y, err_msg=f"{message}: step {step} differs")
 
 
 def check_determinism(task: Task, env: SimEnv) -> None:
-    """`reset(seed)` alone decides an episode: not what ran before, not which instance runs it."""
+    """Check that an episode depends only on its seed, not on earlier episodes or on the instance."""
     actions = random_actions(env, seed=1, steps=20)
     other = task.make(None)
     try:
@@ -169,7 +171,10 @@ def _rendered(env: SimEnv) -> np.ndarray:
 
 
 def check_rendering(task: Task, steps: int = 8) -> None:
-    """Images of the size asked for, of what happens, and an episode that is the same bit for bit without them."""
+    """Check that images have the requested size and show motion, and that rendering does not change the episode.
+
+    Raises an AssertionError otherwise. steps: length of the episode.
+    """
     plain = task.make(None)
     try:
         actions = random_actions(plain, seed=4, steps=steps)
@@ -179,7 +184,7 @@ def check_rendering(task: Task, steps: int = 8) -> None:
     env = task.make(RenderOptions(width=96, height=64))
     images = []
     try:
-        env.reset(seed=30)  # of which nothing may be left, neither in the episode nor in its first image
+        env.reset(seed=30)  # must not affect the next episode or its first image
         env.step(actions[-1])
         _rendered(env)
         obs, info = env.reset(seed=31)
@@ -201,11 +206,11 @@ def check_rendering(task: Task, steps: int = 8) -> None:
         assert image.flags.c_contiguous, "render: expected a contiguous array"
         assert image.std() > 5, "render: a blank image"
     assert any(not np.array_equal(images[0], image) for image in images), "nothing moves in the images"
-    np.testing.assert_array_equal(images[0], first, err_msg="the first image depends on what was before")
+    np.testing.assert_array_equal(images[0], first, err_msg="the first image depends on the previous episode")
 
 
 def check_expert(task: Task, env: SimEnv) -> None:
-    """Actions inside the space; the same generator gives the same demonstration, another one another."""
+    """Check that actions are inside the space, and that the demonstration depends on the generator alone."""
     assert task.make_expert is not None
 
     def demonstrate(seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What every format of demonstrations keeps.
+"""Conformance checks for dataset formats.
 
 from raybc.testing import check_format
 check_format(my_module, tmp_path)
@@ -31,9 +31,11 @@ def random_store(seed: int = 0) -> EpisodeStore:
 
 
 def check_format(module: Any, folder: Path) -> None:
-    """What `module` writes it recognises and reads back, and what is damaged is refused with the file's name.
+    """Check that `module` recognises and reads back what it writes. Raises an AssertionError otherwise.
 
-    module: see `raybc.data.formats.base`. folder: an empty folder to write to.
+    Args:
+        module: a format, see `raybc.data.formats.base`.
+        folder: an empty folder to write to.
     """
     for name in ("NAME", "DESCRIPTION", "matches", "about", "parts", "write_store"):
         assert hasattr(module, name), f"{module.__name__}: expected {name}, see raybc.data.formats.base"
@@ -42,7 +44,7 @@ def check_format(module: Any, folder: Path) -> None:
     written = path if path.exists() else next(iter(sorted(folder.iterdir())), path)
     assert written.exists(), f"write_store wrote nothing to {path}"
     assert module.matches(written), f"{module.NAME} does not recognise what it wrote: {written}"
-    assert not module.matches(folder / "nothing"), f"{module.NAME} recognises what is not there"
+    assert not module.matches(folder / "nothing"), f"{module.NAME} recognises a file that does not exist"
     read = base.collect(module, written, ReadOptions())
     assert read.num_episodes == len(LENGTHS), f"expected {len(LENGTHS)} episodes, got {read.num_episodes}"
     np.testing.assert_array_equal(read.episode_ends, store.episode_ends)

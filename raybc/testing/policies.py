@@ -1,9 +1,9 @@
-"""What every policy and every encoder keeps.
+"""Conformance checks for policies and encoders.
 
     from raybc.testing import check_config
     check_config(MyPolicyConfig)             # or with options: check_config(MyPolicyConfig, my_width=8)
 
-A promise that is broken raises an AssertionError that names it. Letters: M members, B batch, T observation steps,
+A violated requirement raises an AssertionError that names it. Letters: M members, B batch, T observation steps,
 O observation dim, H chunk, A action dim.
 """
 
@@ -34,10 +34,10 @@ SPECS = (
 
 
 def check_config(config: type[PolicyConfig] | type[EncoderConfig], **options: Any) -> None:
-    """Everything that raybc asks of a policy or an encoder of one's own, given by its options class.
+    """Check a custom policy or encoder, given by its options class.
 
-    options: values of its options, to make the networks small. Raises `UserError` where the class cannot be found by
-    its name, and `AssertionError` with the promise that is broken.
+    options: values of its options, e.g. to keep the networks small. Raises `UserError` if the class cannot be imported
+    by its name, and AssertionError for a violated requirement.
     """
     assert dataclasses.is_dataclass(config), f"{config.__name__}: expected a frozen dataclass"
     kind = kind_of(config)
@@ -61,7 +61,7 @@ def check_config(config: type[PolicyConfig] | type[EncoderConfig], **options: An
 
 
 def check_encoder(make: Callable[[int], Encoder], image: tuple[int, int, int]) -> None:
-    """A pack of encoders of images (height, width, channels)."""
+    """Check `make(members)`, a pack of encoders. image: (height, width, channels). Raises AssertionError."""
 
     def built(seeds: Sequence[int]) -> Encoder:
         encoder = make(len(seeds))
@@ -100,7 +100,7 @@ def make_pack(make: MakePolicy, seeds: Sequence[int]) -> Policy:
 
 
 def random_observation(policy: Policy, size: int, seed: int) -> Observation[Tensor]:
-    """Leading axes (M, `size`)."""
+    """A random observation with leading axes (M, `size`)."""
     g = torch.Generator().manual_seed(seed)
     spec, m = policy.spec, policy.members
     low_dim = torch.randn(m, size, spec.obs_steps, spec.low_dim_size, generator=g)
@@ -112,7 +112,7 @@ def random_observation(policy: Policy, size: int, seed: int) -> Observation[Tens
 
 
 def random_batch(policy: Policy, size: int, seed: int = 0) -> tuple[Batch, dict[str, Tensor]]:
-    """(batch, draws) with chunks that are whole, partly padded, and padded but for their first step."""
+    """(batch, draws); chunks are unpadded, partly padded, or padded after their first step."""
     g = torch.Generator().manual_seed(seed)
     m, (a, h) = policy.members, (policy.spec.action_size, policy.spec.horizon)
     valid_MB = torch.randint(1, h + 1, (m, size), generator=g)
@@ -126,14 +126,14 @@ def random_batch(policy: Policy, size: int, seed: int = 0) -> tuple[Batch, dict[
 
 
 def random_request(policy: Policy, size: int, seed: int = 5) -> tuple[Observation[Tensor], Tensor]:
-    """(observation, noise)."""
+    """(observation, noise) for `Policy.sample`; `size` rows per member."""
     g = torch.Generator().manual_seed(seed)
     noise = torch.randn(policy.members, size, policy.spec.horizon, policy.spec.action_size, generator=g)
     return random_observation(policy, size, seed + 1), noise
 
 
 def part_of(batch: Batch, index: Any) -> Batch:
-    """Some members, or some rows, of a batch."""
+    """Members or rows of a batch."""
     return Batch(batch.obs.map(operator.itemgetter(index)), batch.actions_MBHA[index], batch.is_pad_MBH[index])
 
 
@@ -146,8 +146,10 @@ def flow(steps: int) -> SampleSetting:
 
 
 def check_policy(make: MakePolicy) -> None:
-    """`make(members)` builds a pack with uninitialised weights. Fails with an AssertionError that names the promise of
-    `raybc.policies.base.Policy` which is broken."""
+    """Check the requirements of `raybc.policies.base.Policy`; a violation raises an AssertionError that names it.
+
+    make: number of members -> pack with uninitialised weights.
+    """
     check_shapes(make)
     check_init(make)
     check_loss_is_a_function(make)
@@ -177,7 +179,7 @@ def check_shapes(make: MakePolicy) -> None:
 
 
 def check_init(make: MakePolicy) -> None:
-    """Weights of a member come from its own generator: not from its neighbours or torch's global state."""
+    """Check that initial weights depend only on the member's generator, not on other members or global state."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
     pack = dict(make_pack(make, [3, 4, 3]).named_parameters())
@@ -192,7 +194,7 @@ def check_init(make: MakePolicy) -> None:
 
 
 def check_loss_is_a_function(make: MakePolicy) -> None:
-    """Of batch and draws alone, by example."""
+    """Check that the loss of an example depends only on that example and its draws."""
     policy = make_pack(make, [0, 1])
     batch, draws = random_batch(policy, 5)
     given = (batch.obs.low_dim, batch.actions_MBHA, *draws.values())
@@ -208,7 +210,7 @@ def check_loss_is_a_function(make: MakePolicy) -> None:
 
 
 def check_pack(make: MakePolicy) -> None:
-    """Member m of a pack is the same member alone, in loss, gradient and sample."""
+    """Check that a member of a pack has the same loss, gradients and samples as alone."""
     seeds = [5, 6, 7]
     pack = make_pack(make, seeds)
     batch, draws = random_batch(pack, 8)
@@ -231,9 +233,9 @@ def check_pack(make: MakePolicy) -> None:
 
 
 def check_padding_carries_no_loss(make: MakePolicy) -> None:
-    """The target of a padded step has no gradient: it is an input of the network and nothing else.
+    """Check that padded actions are not targets of the loss; they may be inputs of the network.
 
-    With the network's weights at zero, what is put into it does not matter, and padded actions change nothing.
+    With all weights at zero the inputs have no effect, so padded actions must not change the loss.
     """
     policy = make_pack(make, [0])
     with torch.no_grad():
@@ -248,7 +250,7 @@ def check_padding_carries_no_loss(make: MakePolicy) -> None:
     assert torch.equal(first, policy.loss(other, draws).value_MB), "padded actions are part of the loss"
     valid = dataclasses.replace(batch, actions_MBHA=torch.where(pad, actions, actions + 1))
     changed = policy.loss(valid, draws).value_MB
-    assert not torch.isclose(first, changed).any(), "valid actions are no part of the loss"
+    assert not torch.isclose(first, changed).any(), "valid actions are not part of the loss"
 
 
 def check_sample_is_a_function(make: MakePolicy) -> None:
@@ -261,7 +263,7 @@ def check_sample_is_a_function(make: MakePolicy) -> None:
     assert torch.equal(start, kept), "sample changes the noise it was given"
     zero = torch.zeros_like(start)
     assert torch.equal(policy.sample(obs, zero, flow(4)), policy.sample(obs, -zero, flow(4))), "zero noise has no sign"
-    for i in range(4):  # an example does not depend on the others of its batch
+    for i in range(4):  # an example must not depend on the rest of its batch
         one = (slice(None), slice(i, i + 1))
         seen = obs.map(operator.itemgetter(one))
         torch.testing.assert_close(policy.sample(seen, start[one], flow(4)), first[one], rtol=1e-4, atol=1e-5)
@@ -278,7 +280,7 @@ def check_every_parameter_learns(make: MakePolicy) -> None:
 
 
 def check_acting(make: MakePolicy) -> None:
-    """`prepare_for_acting` changes no chunk, and evaluation mode none either where nothing is random."""
+    """Check that `prepare_for_acting` does not change samples."""
     policy = make_pack(make, [0]).eval()
     obs, start = random_request(policy, 4)
     with torch.inference_mode():

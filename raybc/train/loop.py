@@ -395,5 +395,5 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise UserError(f"device: expected cpu, cuda, cuda:N or auto, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: {name!r} asked for, but this PyTorch sees no CUDA device; use --device=cpu")
+        raise UserError(f"device: {name!r} was requested, but this PyTorch sees no CUDA device; use --device=cpu")
     return device

@@ -1,11 +1,11 @@
 """Encoders of images for a pack of members.
 
-`impala_small` and its larger relatives: the residual network of IMPALA (Espeholt et al. 2018, figure 3, right), with
-the sizes and the 512 features that OGBench and qc call by these names. Each stack is a 3 x 3 convolution, a pooling
-that halves the image, and residual blocks `x + conv(relu(conv(relu(x))))`; a linear layer with GELU follows.
+`impala_small`, `impala` and `impala_large`: the residual network of IMPALA (Espeholt et al. 2018, figure 3, right) with
+the sizes and features that have these names in OGBench and qc. Each stack is a 3 x 3 convolution, a pooling that halves
+the image, and residual blocks `x + conv(relu(conv(relu(x))))`. A linear layer with GELU follows.
 
-Every parameter has a leading member axis, as everywhere, but convolutions run member by member: grouped convolutions,
-which would be one program, take longer than that on a CPU (1.0 to 3 times, by size). Letters: M members, B batch,
+Every parameter has a leading member axis. Convolutions run member by member, because grouped convolutions take 1.0 to 3
+times as long on a CPU, depending on the size. Letters: M members, B batch,
 T observation steps, C channels, I, O channels in and out, K kernel size, F features.
 """
 
@@ -26,7 +26,7 @@ KERNEL = 3
 
 
 class PackedConv(nn.Module):
-    """M convolutions of 3 x 3 that keep the size of the image; `forward` is that of one member."""
+    """M 3 x 3 convolutions that keep the size of the image; `forward` runs one member."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PackedConv(nn.Module):
 
 
 class _Stack(nn.Module):
-    """One stack of one size of channels."""
+    """One stack of convolution, pooling and residual blocks."""
 
     def __init__(self, members: int, inputs: int, outputs: int, blocks: int) -> None:
         super().__init__()
@@ -62,8 +62,10 @@ class _Stack(nn.Module):
 
 
 def halved(x: Tensor) -> Tensor:
-    """The largest of 3 x 3 at every second place, (..., h, w) -> (..., ceil(h / 2), ceil(w / 2)); what lies outside the
-    image is left out, on the right and below first (TensorFlow's and JAX's padding "SAME")."""
+    """3 x 3 max pooling with stride 2, (..., h, w) -> (..., ceil(h / 2), ceil(w / 2)).
+
+    Padding is "SAME" as in TensorFlow and JAX: odd padding goes to the right and the bottom.
+    """
     odd = (int(x.shape[-2]) % 2, int(x.shape[-1]) % 2)  # int: sizes are constants of an exported graph
     return functional.max_pool2d(x, 3, stride=2, padding=odd, ceil_mode=True)
 
@@ -74,8 +76,14 @@ class PackedImpala(Encoder):
     def __init__(
         self, members: int, image: tuple[int, int, int], channels: Sequence[int], blocks: int, features: int
     ) -> None:
-        """image: height, width, channels of all observation steps. channels: of each stack. blocks: residual blocks in
-        a stack. features: what comes out."""
+        """
+        Args:
+            members: M.
+            image: (height, width, channels of all observation steps).
+            channels: channels of each stack.
+            blocks: residual blocks per stack.
+            features: F, the size of the output.
+        """
         super().__init__()
         height, width, inputs = image
         self.features = features
@@ -86,7 +94,7 @@ class PackedImpala(Encoder):
         self.head = PackedLinear(members, inputs * height * width, features)
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
-        """Initial weights; member m depends on generators[m] alone."""
+        """Initialise the weights; member m depends on generators[m] alone."""
         for m, generator in enumerate(generators):
             for layer in self.modules():
                 if isinstance(layer, (PackedConv, PackedLinear)):
@@ -98,7 +106,7 @@ class PackedImpala(Encoder):
         return gelu(self.head(seen))
 
     def _seen(self, images_BTHWC: Tensor, m: int) -> Tensor:
-        # Channels stay the fastest axis in memory, as they come: so convolutions are fastest, too.
+        # Keep channels last in memory, which is also the fastest layout for convolutions.
         x = images_BTHWC.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2).float() / 255
         for stack in self.stacks:
             x = stack(x, m)
@@ -106,5 +114,5 @@ class PackedImpala(Encoder):
 
 
 def build(config: Any, image: tuple[int, int, int], members: int) -> PackedImpala:
-    """The encoder of an `EncoderConfig` of IMPALA."""
+    """Builder of the IMPALA encoders. config: an `EncoderConfig`."""
     return PackedImpala(members, image, config.channels, config.blocks, config.features)

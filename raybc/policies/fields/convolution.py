@@ -16,21 +16,22 @@ from raybc.policies.packed import PackedLinear
 
 #: Added to variances in GroupNorm.
 EPS = 1e-5
-#: On a CPU, from these numbers of a member's entries on, Mish by a sigmoid pays, and so do fused blocks; below, the
-#: number of calls costs more than the arithmetic. Up to this batch, windows of steps and one product beat convolutions.
+#: Minimum numbers of entries per member for which Mish as a sigmoid, and fused blocks, are faster on a CPU. For smaller
+#: tensors the number of calls costs more than the arithmetic.
 SIGMOID_FROM = 1 << 12
 FUSED_FROM = 1 << 15
+#: Maximum batch size for which one product of windows is faster than convolutions on a CPU.
 WINDOWS_TO = 16
 
 
 def init_uniform(parameter: Tensor, fan_in: int, generator: torch.Generator) -> None:
-    """PyTorch's default of linear and convolutional layers, weights and biases: U(-1, 1) / sqrt(fan_in)."""
+    """PyTorch's default initialisation of weights and biases: U(-1, 1) / sqrt(fan_in)."""
     draw = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)
     parameter.copy_((2 * draw - 1) / math.sqrt(fan_in))
 
 
 class UniformLinear(PackedLinear):
-    """M linear layers with PyTorch's own initial weights."""
+    """M linear layers with PyTorch's default initialisation."""
 
     @torch.no_grad()
     def init_member(self, m: int, generator: torch.Generator) -> None:
@@ -46,7 +47,7 @@ class PackedPointwise(UniformLinear):
 
 
 def _on_eager_cpu(x: Tensor) -> bool:
-    """Whether to compute by hand what PyTorch has a name for; a compiler or exporter is given the name."""
+    """Whether to use hand-written CPU code instead of PyTorch's operators, which compilers and exporters need."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
@@ -66,13 +67,13 @@ def _mish_gate(s: Tensor) -> Tensor:
 def packed_conv(x_MBLI: Tensor, weights_MOKI: Tensor, bias_MO: Tensor, stride: int, padding: int) -> Tensor:
     """M convolutions along L, channels last: (M, B, L, I) -> (M, B, L', O).
 
-    Either by PyTorch's convolution, a member at a time (an image of height 1, channels last, is the layout it is
-    fastest in on a CPU, and grouped convolutions are slower); or with windows of K steps as the rows of one batched
-    product, better for small batches, and on a GPU, where the number of launches shall not grow with the pack.
+    There are two implementations. PyTorch's convolution runs member by member, on images of height 1 with channels
+    last, which is the fastest layout on a CPU; grouped convolutions are slower. One batched product of windows of K
+    steps is faster for small batches, and on a GPU, where it keeps the number of launches independent of the pack.
     """
     members = x_MBLI.shape[0]
     by_windows = members > 1
-    if _on_eager_cpu(x_MBLI):  # elsewhere the batch may be a symbol
+    if _on_eager_cpu(x_MBLI):  # otherwise the batch size may be symbolic
         by_windows = x_MBLI.shape[1] <= WINDOWS_TO and x_MBLI.shape[:2] != (1, 1)
     if not by_windows:
         outs_BLO = []
@@ -89,7 +90,7 @@ def packed_conv(x_MBLI: Tensor, weights_MOKI: Tensor, bias_MO: Tensor, stride: i
 
 
 class PackedConv1d(nn.Module):
-    """M convolutions along L of an odd kernel, zeros beyond the ends: (M, B, L, I) -> (M, B, L / stride, O)."""
+    """M convolutions along L with an odd kernel and zero padding: (M, B, L, I) -> (M, B, L / stride, O)."""
 
     is_fsdp_unit = True
 
@@ -212,7 +213,7 @@ class PackedBlock(nn.Module):
 
 
 class PackedResidual(nn.Module):
-    """Two blocks with FiLM between them, beside a skip: (M, B, L, I) -> (M, B, L, O)."""
+    """Two convolution blocks with FiLM and a skip connection: (M, B, L, I) -> (M, B, L, O)."""
 
     def __init__(self, members: int, inputs: int, outputs: int, kernel: int, groups: int) -> None:
         super().__init__()

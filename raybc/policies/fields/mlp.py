@@ -12,13 +12,13 @@ from raybc.policies.packed import PackedMLP, fourier_features
 
 #: Fourier features of the flow time: cos and sin of this many frequencies.
 FREQUENCIES = 8
-#: For acting, outputs are padded to a multiple of this. With few columns (MKL: 5, 6, 7, 9, 10, 11) the last rows of a
-#: product take another kernel than the others, so that a row would depend on its place in the batch.
+#: For inference, the number of outputs is padded to a multiple of this. With few columns (MKL: 5, 6, 7, 9, 10, 11) the
+#: last rows of a product use another kernel, so that a row would depend on its position in the batch.
 OUTPUTS = 16
 
 
 class MLPField(PackedMLP):
-    """A pack of M fields; `fourier`: the time comes as Fourier features instead of a scalar."""
+    """A pack of M fields. fourier: encode the time as Fourier features instead of a scalar."""
 
     def __init__(
         self, members: int, features: int, horizon: int, action_size: int, *, width: int, depth: int, fourier: bool
@@ -35,7 +35,7 @@ class MLPField(PackedMLP):
         t_MB1 = t_MB1.expand(-1, x_MBHA.shape[1], -1)
         time = fourier_features(t_MB1, FREQUENCIES) if self.fourier else t_MB1
         out = super().forward(torch.cat([condition, x_MBHA.flatten(2), time], dim=-1))
-        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # beyond: padding for acting
+        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # the rest is padding for inference
 
     def prepare_for_acting(self) -> None:
         self.pad_outputs(OUTPUTS)

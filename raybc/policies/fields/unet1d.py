@@ -44,7 +44,7 @@ from raybc.policies.flow import FlowPolicy, VelocityField, with_field
 if TYPE_CHECKING:
     from raybc.config import RunConfig
 
-#: The sinusoids were made for step numbers of diffusion, 0 .. 999 or so; a flow time in [0, 1) is stretched to these.
+#: The sinusoids were designed for diffusion steps, about 0 .. 999; a flow time in [0, 1) is scaled to that range.
 TIME_SCALE = 1000.0
 
 
@@ -96,7 +96,7 @@ class UNetField(VelocityField):
 
     @torch.no_grad()
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
-        """Initial weights, distributed as PyTorch's own; member m depends on generators[m] alone."""
+        """Initialise as PyTorch does by default; member m depends on generators[m] alone."""
         seen = self.film_time_MES.shape[1] + self.film_obs.weights_MIO.shape[1]
         for m, generator in enumerate(generators):
             for module in self.modules():
@@ -106,11 +106,11 @@ class UNetField(VelocityField):
                 init_uniform(parameter[m], seen, generator)
 
     def condition(self, cond_MBF: Tensor) -> Tensor:
-        """The part of all scales and shifts that the observations have, (M, B, S); once per chunk."""
+        """The contribution of the observations to all scales and shifts, (M, B, S); computed once per chunk."""
         return self.film_obs(mish(cond_MBF))
 
     def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Tensor) -> Tensor:
-        """v(x, t | obs), (M, B, H, A). A time that all rows share may come as (M, 1, 1)."""
+        """v(x, t | obs), (M, B, H, A). t_MB1: (M, 1, 1) if all rows share it."""
         time_MBE = self.time_out(mish(self.time_in(sinusoids(t_MB1, self.time_size))))
         film_MBS = condition + torch.bmm(mish(time_MBE), self.film_time_MES)
         films = iter(film_MBS.unsqueeze(2).split(self.film_sizes, dim=-1))
@@ -129,7 +129,7 @@ class UNetField(VelocityField):
 
 
 def build(run: RunConfig, spec: PolicySpec, members: int) -> FlowPolicy:
-    """`--policy flow_unet`: flow matching with the U-Net."""
+    """Builder of `--policy flow_unet`."""
     config: Any = run.policy
     return with_field(
         run, spec, members,
