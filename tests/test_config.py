@@ -671,7 +671,7 @@ def test_an_option_of_another_kind_names_the_kind() -> None:
         RunConfig.from_plain({"beta_depth": 3}, "train")
     with pytest.raises(UserError, match=message):
         RunConfig().changed(beta_depth=3)
-    message = "hidden_depth: has no effect with policy beta; it belongs to flow"
+    message = "hidden_depth: has no effect with policy beta; it belongs to flow, regression"
     assert refused_flags("--hidden_depth", "3", "--policy=beta") == f"--{message}"
     with pytest.raises(UserError, match=message):
         RunConfig.of(policy="beta", hidden_depth=3)

@@ -312,7 +312,7 @@ def test_a_session_survives_what_is_wrong(server: str) -> None:
         chunk = policy.chunk(GOOD)
         for obs, words in (
             ({"state": GOOD["state"]}, "'goal': expected finite numbers, 2, got none of that name"),
-            ({**GOOD, "goal": [[1], [2, 3]]}, "what is no array"),
+            ({**GOOD, "goal": [[1], [2, 3]]}, "not a numeric array"),
             ({**GOOD, "goal": [0.0, float("nan")]}, "got nan or inf"),
             ({**GOOD, "goal": [0, 10**400]}, "got one of more than 64 bits"),
             ({**GOOD, "goal": object()}, "expected numbers, texts"),
