@@ -147,7 +147,7 @@ def test_two_sweeps_in_one_folder(sweep_file: str, tmp_path: Path, capsys: pytes
     with run_folder_lock(out):
         said = refused(capsys, sweep_file, "--out", str(out))
         assert "another process is writing to this run folder" in said
-        assert "another process" in refused(capsys, sweep_file, "--out", str(out), "--resume")
+        assert "another process" in refused(capsys, sweep_file, "--out", str(out), "--resume=auto")
 
 
 def test_a_disk_that_is_not_shared_is_named(tmp_path: Path) -> None:

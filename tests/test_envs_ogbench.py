@@ -332,4 +332,4 @@ def test_missing_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "ogbench", None)
     with pytest.raises(UserError) as error:
         task_of("cube-single-v0").make(None)
-    assert "pip install 'raybc[ogbench]'" in str(error.value).splitlines()
+    assert "pip install 'raybc[ogbench]'" in str(error.value)

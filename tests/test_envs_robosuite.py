@@ -318,7 +318,7 @@ def test_missing_package_names_the_install_line(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "robosuite", None)  # what import does then is what it does when it is missing
     with pytest.raises(UserError) as error:
         LIFT.make(None)
-    assert "pip install 'raybc[robosuite]'" in str(error.value).splitlines()
+    assert "pip install 'raybc[robosuite]'" in str(error.value)
 
 
 @needs_robosuite

@@ -323,7 +323,7 @@ def test_the_published_pusht_is_read_without_its_video(human_pusht: Path) -> Non
     assert store.terminals_N is not None
     assert store.terminals_N[store.episode_ends - 1].all(), "as recorded: the step before the last is marked, too"
     assert set(store.tasks) == {"Push the T-shaped block onto the T-shaped target."}
-    with pytest.raises(UserError, match=r"file-000\.mp4: expected the video of the pictures that are asked for"):
+    with pytest.raises(UserError, match=r"file-000\.mp4: expected the video of the requested images"):
         formats.read(human_pusht, images=True)
 
 

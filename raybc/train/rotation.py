@@ -19,7 +19,6 @@ import torch
 from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
-from raybc.data.stats import summary_of
 from raybc.data.windows import Windows
 
 #: Rows that are read at a time to fit statistics.
@@ -157,6 +156,8 @@ def fitted(take: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, kinds: Se
 
     kinds: the statistics of each of the D columns.
     """
+
+    from raybc.data.stats import summary_of  # readers of all formats, which most trainings do without
 
     def blocks() -> Iterator[np.ndarray]:
         return (take(rows[first : first + ROWS_PER_BLOCK]) for first in range(0, len(rows), ROWS_PER_BLOCK))
