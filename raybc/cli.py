@@ -177,7 +177,7 @@ def check_folder(folder: Path, begun: Path, resume: Resume, overwrite: bool) -> 
     if resume == "True" and not begun.exists():
         raise UserError(
             f"--resume: nothing to resume in {folder}; leave --resume out to start a new run, or use "
-            "--resume=auto to resume only if there is a saved run"
+            "--resume=auto to resume a saved run or else start one"
         )
     if resume == "False" and not overwrite and folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
         raise UserError(

@@ -391,7 +391,7 @@ def test_gradients_are_clipped_by_member(max_norm: float) -> None:
 def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match=r"'cuda:0' asked for.*no CUDA device; use --device=cpu"):
+    with pytest.raises(UserError, match=r"'cuda:0' was requested.*no CUDA device; use --device=cpu"):
         pick_device("cuda:0")
     with pytest.raises(UserError, match="expected cpu, cuda, cuda:N or auto, got 'gpu'"):
         pick_device("gpu")

@@ -60,7 +60,7 @@ def test_resume_needs_something_to_resume(
     out, short, long = tmp_path / "run", "--training_steps=20", "--training_steps=40"
     assert run_train(pointmass_demos, out, short, "--resume") == 2
     error = capsys.readouterr().err
-    assert f"--resume: nothing to resume in {out}; leave --resume out to begin, or use --resume=auto" in error
+    assert f"--resume: nothing to resume in {out}; leave --resume out" in error
     assert len(error.splitlines()) == 1
     assert run_train(pointmass_demos, out, short, "--resume=auto") == 0
     assert "resuming" not in capsys.readouterr().out

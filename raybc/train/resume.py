@@ -230,5 +230,5 @@ def nothing_to_resume(members: Sequence[RunConfig], fingerprint: str, out: Path 
         nearest = f"; the nearest run is {min(found)[1]}"
     return UserError(
         f"--resume: nothing to resume in {where}{nearest}; leave --resume out to start a new run, or use "
-        "--resume=auto to resume only if there is a saved run"
+        "--resume=auto to resume a saved run or else start one"
     )
