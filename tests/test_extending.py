@@ -26,7 +26,7 @@ def files_of(section: str) -> dict[str, str]:
 
 
 def commands_of(section: str) -> list[str]:
-    """The commands of a section, one each; a line that ends in a backslash, or an open quote, goes on."""
+    """The commands of a section, one each; a line that ends in a backslash, or an open quote, continues."""
     found: list[str] = []
     for block in re.findall(r"```sh\n(.*?)```", SECTIONS[section], re.S):
         pending = ""

@@ -147,13 +147,13 @@ def test_training_goes_on_bit_for_bit(tmp_path: Path, cuts: list[int]) -> None:
 
 def test_where_one_stops_to_log_changes_nothing() -> None:
     a, b = tiny_trainer(log_interval=7), tiny_trainer()
-    told: list[Progress] = []
-    a.advance(31, told.append)
+    reported: list[Progress] = []
+    a.advance(31, reported.append)
     for until in range(1, 32):
         b.advance(until)
     assert_equal(parameters(a), parameters(b))
-    assert [progress.step for progress in told] == [7, 14, 21, 28, 31]
-    for progress in told:
+    assert [progress.step for progress in reported] == [7, 14, 21, 28, 31]
+    for progress in reported:
         assert progress.metrics == {"bc_flow_loss": progress.losses}, "the loss of this policy has one part"
         assert progress.steps_per_sec > 0
     a.advance(31)
