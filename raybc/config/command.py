@@ -52,9 +52,7 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
     _refuse_foreign(argv, start, own)
     fields: list[tuple[str, Any, Any]] = []
     for what, cls in parts.items():
-        names = ", ".join(flat.kinds(what))
-        doc = {"policy": "Kind of policy", "encoder": "Reader of images, where the task observes any"}[what]
-        fields.append((what, cli.described(f"{doc}: {names}, or module:Class of your own."), kind_of(cls)))
+        fields.append((what, cli.described(flat.kind_option(what, cls).doc), kind_of(cls)))
     values = {name: _group_of(start, group) for name, group in GROUPS.items()}
     values |= {f"{what} {kind_of(cls)}": getattr(start, what) for what, cls in parts.items() if options_in(cls)}
     places = {name.replace(" ", "_").replace(":", "_").replace(".", "_"): name for name in values}

@@ -34,7 +34,8 @@ def kind_option(what: str, default: type[Component]) -> OptionInfo:
     """The option that chooses the kind of a component."""
     names = ", ".join(kinds(what))
     doc = {"policy": "Kind of policy", "encoder": "Network that reads images, where the task observes any"}[what]
-    return OptionInfo(what, str, kind_of(default), Option(), f"{doc}: {names}, or module:Class.", default.__name__)
+    text = f"{doc}: {names}, or module:Class of your own."
+    return OptionInfo(what, str, kind_of(default), Option(), text, default.__name__)
 
 
 def options_of(run: RunConfig) -> dict[str, OptionInfo]:
