@@ -130,6 +130,18 @@ def test_a_download_resumes_where_it_broke_off(server: Server, tmp_path: Path) -
     assert [p.name for p in target.parent.iterdir()] == ["a.bin"]
 
 
+def test_proxies_are_read_at_every_download(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    server.files["/a.bin"] = CONTENT
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port}")
+    with pytest.raises(Unreachable, match="refused"):
+        download(f"{server.url}/a.bin", tmp_path / "a.bin")
+    monkeypatch.delenv("http_proxy")
+    download(f"{server.url}/a.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
 def test_a_later_process_resumes(server: Server, tmp_path: Path) -> None:
     server.files["/a.bin"] = CONTENT
     target = tmp_path / "a.bin"

@@ -62,13 +62,14 @@ def _open(url: str, first: int, tag: str, headers: Mapping[str, str]) -> _Answer
     if first:
         request.add_header("Range", f"bytes={first}-")
         request.add_header("If-Range", tag)
-    response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    # `urlopen` would keep the proxies of its first call in this process.
+    response = urllib.request.build_opener().open(request, timeout=TIMEOUT)
     said = response.headers
     total = int(said["Content-Length"]) if said["Content-Length"] else None
     if response.status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", said.get("Content-Range", ""))
         if match is None or int(match[1]) != first:
-            raise Unreachable(f"{url}: expected the bytes from {first} on, got {headers.get('Content-Range')!r}")
+            raise Unreachable(f"{url}: expected the bytes from {first} on, got {said.get('Content-Range')!r}")
         total = int(match[2])
     etag = said.get("ETag") or ""
     # A weak tag does not promise the same bytes.
