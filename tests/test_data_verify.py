@@ -13,9 +13,11 @@ import pytest
 
 from raybc.data import formats, units
 from raybc.data.episodes import EpisodeStore
+from raybc.data.findings import Finding
+from raybc.data.fit import TaskView
 from raybc.data.formats import lerobot_write
 from raybc.data.scan import source_of
-from raybc.data.verify import Finding, TaskView, verify
+from raybc.data.verify import verify
 from raybc.data.videos import write_lossless
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import spec_of_task

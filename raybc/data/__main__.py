@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from raybc import cli
 from raybc.data import formats, replay_findings, show, store
+from raybc.data.findings import Report, unreadable
+from raybc.data.fit import TaskView
 from raybc.data.formats.base import ReadOptions
 from raybc.data.info import describe
 from raybc.data.load import read_for, step_limit_of
@@ -26,7 +28,7 @@ from raybc.data.names import obtain
 from raybc.data.replay import Replay, replay, task_of_data
 from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
-from raybc.data.verify import Report, TaskView, unreadable, verify
+from raybc.data.verify import verify
 from raybc.envs.base import Task
 from raybc.envs.spec import spec_of_env
 from raybc.registry import get_task

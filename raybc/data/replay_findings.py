@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raybc.data.findings import Finding
 from raybc.data.replay import DRIFT_TOLERANCE, RETURN_TOLERANCE, STEP_TOLERANCE, Replay
-from raybc.data.verify import Finding
 
 
 def findings(path: Path, played: Replay) -> list[Finding]:

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from raybc import cli
+from raybc.data.findings import Finding, Report
 from raybc.data.info import Info
 from raybc.data.replay import Replay
 from raybc.data.stats import Summary
-from raybc.data.verify import Finding, Report
 
 #: Number of episodes or instructions to list; of the others only the number is printed.
 MAX_LISTED = 8

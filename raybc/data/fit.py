@@ -1,0 +1,103 @@
+"""Whether a data set fits the action range that it declares, and the environment that it is for.
+
+Letters: A action dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raybc.data import units
+from raybc.data.episodes import EpisodeStore, check_matches_task
+from raybc.data.findings import Finding, Severity
+from raybc.data.formats.base import DatasetInfo
+from raybc.data.normalize import CONSTANT
+from raybc.data.seen import Seen
+from raybc.envs.base import Task
+from raybc.envs.spec import EnvSpec, observation_shapes
+from raybc.types import UserError
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """The environment that a data set is compared with."""
+
+    task: Task
+    """The task that the data are for."""
+    probe: EnvSpec
+    """Sizes, action space and starts of its simulator."""
+
+
+def _action_findings(
+    seen: Seen, low_A: np.ndarray, high_A: np.ndarray, whose: str, severity: Severity
+) -> list[Finding]:
+    """Actions in other units than a range, or else those that exceed it."""
+    usual_low, usual_high = seen.usual_actions()
+    other = units.other_actions(usual_low, usual_high, low_A, high_A, units.MAX_SPAN)
+    if other is not None:
+        looks = "look normalised" if max(abs(usual_low[other]), abs(usual_high[other])) < 5 else "look not normalised"
+        advice = "convert the actions to the units of that range; a policy trained on these would solve nothing"
+        expected = f"{low_A[other]:g} to {high_A[other]:g}, the range of {whose}"
+        found = f"{usual_low[other]:g} to {usual_high[other]:g} in most episodes: these {looks}"
+        return [seen.finding("error", "action_units", f"actions[{other}]", (), expected, found, advice)]
+    advice = "check the recorder's units; an environment clips or refuses such actions"
+    return [
+        seen.finding(
+            severity, "action_range", f"actions[{a}]", episodes, f"{low_A[a]:g} to {high_A[a]:g}, the range of {whose}",
+            f"{value:g}", advice,
+        )
+        for a, episodes, value in seen.outside(low_A, high_A)
+    ]  # fmt: skip
+
+
+def declared(seen: Seen, about: DatasetInfo) -> list[Finding]:
+    if about.action_range is None:
+        return []
+    low, high = about.action_range
+    return _action_findings(seen, low, high, "the data themselves", "error")
+
+
+def environment(seen: Seen, view: TaskView) -> list[Finding]:
+    """Names, sizes and units compared with the task. Actions outside its space are a warning: people record them, and
+    simulators clip them."""
+    name, probe = view.task.name, view.probe
+    block = seen.first_block
+    assert block is not None
+    obs = {k.removeprefix("obs/"): v for k, v in block.arrays.items() if k.startswith("obs/")}
+    # Images were read only if they are checked.
+    shapes = {
+        k: s for k, s in observation_shapes(probe, view.task.obs_keys).items() if k in obs or k not in probe.images
+    }
+    sample = EpisodeStore(
+        obs, block.arrays["actions"], block.arrays["rewards"], np.cumsum(block.lengths), source=seen.path, checked=True
+    )
+    try:
+        check_matches_task(sample, shapes, probe.action_size, name)
+    except UserError as error:
+        advice = "name the task that the data were recorded in with --env_name"
+        expected = f"the observations and actions of {name}"
+        return [seen.finding("error", "task", "", (), expected, str(error), advice)]
+    found = _action_findings(seen, probe.action_low, probe.action_high, f"environment {name}", "warning")
+    for key in (k for k in shapes if k in probe.obs_sizes):
+        found += _observation_findings(seen, key, probe.starts[key], name)
+    return found
+
+
+def _observation_findings(seen: Seen, key: str, starts: np.ndarray, name: str) -> list[Finding]:
+    moments, recorded = seen.moments[f"obs/{key}"], np.stack(seen.starts[f"obs/{key}"])
+    advice = "convert the observations to the environment's units, or name another task"
+    far = units.far_starts(starts, moments.mean, np.where(moments.std < CONSTANT, 1.0, moments.std))
+    if far is not None:
+        d, distance = far
+        expected = f"values as at a start of {name}, {starts[0, d]:g}"
+        got = f"{moments.mean[d]:g} with standard deviation {moments.std[d]:g}: {distance:.0f} standard deviations away"
+    else:
+        spread = units.other_spread(starts, recorded)
+        if spread is None:
+            return []
+        d, ratio = spread
+        expected = f"starts that vary like those of {name}, standard deviation {starts[:, d].std():g}"
+        got = f"{recorded[:, d].std():g}, {ratio:.3g} times as much"
+    return [seen.finding("error", "observation_units", f"{key}[{d}]", (), expected, got, advice)]
