@@ -129,6 +129,9 @@ class Task:
     random)`."""
     images: tuple[str, ...] = ()
     """Those of `obs_keys` that are images."""
+    reward_range: tuple[float, float] | None = None
+    """Lowest and highest reward of a step; None: unknown. Where it is known, recipes can race on returns and largest
+    rewards."""
 
 
 @dataclass(frozen=True)

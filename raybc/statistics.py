@@ -1,4 +1,4 @@
-"""Intervals for success rates: Wilson over episodes, Student's t over seeds; how many episodes they take.
+"""Intervals: Wilson for rates, Student's t for means over episodes or seeds; how many episodes they take.
 
 Mathematics only.
 """
@@ -84,25 +84,54 @@ def most_starts(halfwidth: float, *, minimum: int = 20, every: int = 1, confiden
     return math.ceil(n / every) * every
 
 
-def seed_interval(rates: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Interval for the mean success rate over training seeds, s = the sample standard deviation of the K rates:
+def seed_interval(
+    values: Sequence[float], confidence: float = 0.95, bounds: tuple[float, float] | None = (0.0, 1.0)
+) -> tuple[float, float] | None:
+    """Interval for the mean over training seeds, s = the sample standard deviation of the K values (success rates
+    unless `bounds` says otherwise):
 
-        mean(rates) -+ t_{K-1} s / sqrt(K), clipped to [0, 1]
+        mean(values) -+ t_{K-1} s / sqrt(K), clipped to the bounds
 
-    It answers another question than Wilson's: how much the rate moves when the same recipe is trained again. One
+    It answers another question than Wilson's: how much the mean moves when the same recipe is trained again. One
     seed cannot tell: None. Nor can seeds that agree exactly (usually at 0 or 1), whose interval would have no width.
 
     Source: "Student" (W. S. Gosset), "The probable error of a mean", Biometrika 6 (1), 1908, pp. 1-25.
     """
+    _check_confidence(confidence)
+    if len(set(values)) < 2:
+        return None
+    return mean_interval(fmean(values), stdev(values), len(values), bounds, confidence)
+
+
+def mean_interval(
+    mean: float | None,
+    spread: float | None,
+    n: int,
+    bounds: tuple[float, float] | None = None,
+    confidence: float = 0.95,
+) -> tuple[float, float] | None:
+    """Student's t interval of a mean: mean -+ t_{n-1} s / sqrt(n), clipped to `bounds` where they are known.
+
+    None where the data do not say: fewer than two values, or values that agree exactly, whose interval would have no
+    width. It is exact for normal values. For skewed ones it is good at the tens of episodes that are usual here.
+
+    Args:
+        mean: of the values; None without any.
+        spread: s, their sample standard deviation.
+        n: their number.
+        bounds: lowest and highest possible value.
+        confidence: the share of intervals that contain the true mean.
+
+    Source: see `seed_interval`.
+    """
+    _check_confidence(confidence)
+    if mean is None or not spread or n < 2:
+        return None
     from scipy.special import stdtrit  # not at the top: it costs 0.2 s, and most only need Wilson intervals
 
-    _check_confidence(confidence)
-    if len(set(rates)) < 2:
-        return None
-    mean = fmean(rates)
-    t = float(stdtrit(len(rates) - 1, 0.5 + confidence / 2))
-    half = t * stdev(rates) / math.sqrt(len(rates))
-    return max(0.0, mean - half), min(1.0, mean + half)
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * spread / math.sqrt(n)
+    low, high = bounds or (-math.inf, math.inf)
+    return max(low, mean - half), min(high, mean + half)
 
 
 def _check_confidence(confidence: float) -> None:

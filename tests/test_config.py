@@ -495,7 +495,7 @@ def changed(value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
-    others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta"}
+    others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta", None: "return"}
     if value in others:
         return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"
@@ -507,7 +507,7 @@ WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
 OUTPUTS = {
     "dataset", "ogbench_dataset_dir", "sparse", "sampling_plan_path", "compile", "accumulate", "run_group", "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
-    "device",
+    "device", "objective",
 }  # fmt: skip
 
 
@@ -622,7 +622,8 @@ def test_an_option_of_release_0_1_0_is_still_accepted(name: str) -> None:
 
 def test_what_could_not_be_searched_still_cannot() -> None:
     assert set(NOT_AXES_OF_0_1_0) | set(NO_AXES_ANY_MORE) <= set(NOT_AXES)
-    assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == {"schedule_steps", "schedule_after"}
+    new = {"schedule_steps", "schedule_after", "objective"}
+    assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 
 
 def test_an_earlier_name() -> None:

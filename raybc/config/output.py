@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raybc.config.options import Role, option
+from raybc.objective import ObjectiveName
 
 _OWN_FOLDER = "the sweep owns its run folder"
 _NO_CHANGE = "it does not change a policy"
@@ -24,6 +25,11 @@ class OutputOptions:
     """Steps between rollout evaluations."""
     eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")
     """Episodes of an evaluation during training."""
+    objective: ObjectiveName | None = option(  # noqa: RUF009 (immutable)
+        None, role=Role.OUTPUT, axis="use objective at the top level"
+    )
+    """What `best` and early stops compare: success, return, normalized_score (D4RL's), largest_reward, or valid_error
+    (None: success where the task tells it, else normalized_score or return; valid_error without an environment)."""
     save_interval: int = option(
         100_000, role=Role.OUTPUT, at_least=1, also=(-1,), off="only the last",
         axis="the sweep saves at every evaluation",

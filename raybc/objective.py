@@ -1,0 +1,303 @@
+"""What recipes and checkpoints are compared by: success, or another measure where a task tells no success.
+
+An `Objective` says in which direction it is better, how one episode is scored, which interval belongs to its mean and
+how it is written. Search, training, rollouts, tables and pages take all of this from here, so none of them assumes that
+a score is a success rate. Neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any, Literal, Protocol, get_args
+
+from raybc.statistics import mean_interval, wilson_interval
+from raybc.types import UserError
+
+ObjectiveName = Literal["success", "return", "normalized_score", "largest_reward", "valid_error"]
+Direction = Literal["maximize", "minimize"]
+Interval = tuple[float, float]
+
+
+class Measured(Protocol):
+    """What an objective needs to know about a task; `raybc.envs.base.Task` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def has_success(self) -> bool: ...
+    @property
+    def reference_returns(self) -> tuple[float, float] | None: ...
+    @property
+    def reward_range(self) -> tuple[float, float] | None: ...
+    @property
+    def max_steps(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A measure by which policies are compared."""
+
+    name: ObjectiveName
+    label: str
+    """Text for headings, e.g. `success`."""
+    meaning: str
+    """What the number of one policy is, as part of a sentence."""
+    direction: Direction = "maximize"
+    """Whether a larger or a smaller number is better."""
+    unit: str = ""
+    """Written behind a number."""
+    factor: float = 1.0
+    """Numbers are multiplied by this to be written in `unit`."""
+    digits: int | None = None
+    """Digits behind the point; None: as many as the size of the number makes sensible."""
+    is_rate: bool = False
+    """Every episode counts 0 or 1, so the interval of the mean is Wilson's; otherwise it is Student's t."""
+    from_episodes: bool = True
+    """Computed from episodes in an environment; otherwise from held-out data, by the trainer."""
+    reference: tuple[float, float] | None = None
+    """normalized_score: returns of a random and of an expert policy."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest value that one episode can have; None: unknown."""
+
+    # --- the value of an episode --------------------------------------------------------------------------------------
+
+    def value_of(self, outcome: str, episode_return: float, largest_reward: float | None) -> float:
+        """The score of one episode; nan for an error, and where the largest reward was not recorded."""
+        if outcome == "error":
+            return math.nan
+        if self.name == "success":
+            return float(outcome == "success")
+        if self.name == "largest_reward":
+            return math.nan if largest_reward is None else largest_reward
+        if self.name == "return":
+            return episode_return
+        if self.name == "normalized_score":
+            assert self.reference is not None, "resolve() sets the reference"
+            return normalized(episode_return, self.reference)
+        raise ValueError(f"{self.name} is not computed from episodes")
+
+    def of_episode(self, episode: Mapping[str, Any]) -> float:
+        """The score of a `raybc.rows.EpisodeRow`."""
+        return self.value_of(episode["outcome"], episode["return"], episode.get("max_reward"))
+
+    def of_entry(self, entry: Sequence[Any]) -> float:
+        """The score of a `raybc.rows.EpisodeEntry`: index, outcome, steps, return and, in newer files, largest
+        reward."""
+        return self.value_of(entry[1], entry[3], entry[4] if len(entry) > 4 else None)
+
+    def unit_value(self, value: float) -> float:
+        """`value` of an episode on the scale 0 (the worst possible) .. 1 (the best), for races; nan stays nan. Raises
+        `ValueError` where the bounds are unknown."""
+        if self.bounds is None:
+            raise ValueError(f"{self.name}: the range is unknown")
+        low, high = self.bounds
+        if math.isnan(value):
+            return value
+        return min(1.0, max(0.0, (value - low) / (high - low)))
+
+    # --- comparing ----------------------------------------------------------------------------------------------------
+
+    def cost(self, value: float | None) -> float:
+        """A number that is smaller for a better value; a missing one is the worst."""
+        if value is None or math.isnan(value):
+            return math.inf
+        return -value if self.direction == "maximize" else value
+
+    @property
+    def best(self) -> str:
+        """`highest` or `lowest`."""
+        return "highest" if self.direction == "maximize" else "lowest"
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def show(self, value: float | None) -> str:
+        """0.96 -> `96.0 %` for success, -31.234 -> `-31.2` for a return; None and nan -> `-`."""
+        if value is None or math.isnan(value):
+            return "-"
+        return f"{self._number(value)}{self.unit and ' ' + self.unit}"
+
+    def show_range(self, interval: Interval | None) -> str:
+        """`90.2-98.4 %`, `-40.1 to -31.2`; None -> `-`."""
+        if interval is None:
+            return "-"
+        low, high = map(self._number, interval)
+        between = " to " if low.startswith("-") or high.startswith("-") else "-"
+        return f"{low}{between}{high}{self.unit and ' ' + self.unit}"
+
+    def _number(self, value: float) -> str:
+        value *= self.factor
+        if self.digits is not None:
+            return f"{value:.{self.digits}f}"
+        size = abs(value)
+        return f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 1 else f"{value:.3g}"
+
+    @property
+    def interval_name(self) -> str:
+        """The interval that belongs to the mean over episodes."""
+        if not self.from_episodes:
+            return "Student's t over seeds"
+        return "Wilson" if self.is_rate else "Student's t"
+
+    def to_plain(self) -> dict[str, Any]:
+        """What a page needs to write and to draw the numbers (JSON values)."""
+        return {
+            "name": self.name, "label": self.label, "meaning": self.meaning, "direction": self.direction,
+            "unit": self.unit, "factor": self.factor, "digits": self.digits, "rate": self.is_rate,
+            "episodes": self.from_episodes, "interval": self.interval_name,
+        }  # fmt: skip
+
+
+def normalized(episode_return: float, reference: tuple[float, float]) -> float:
+    """D4RL's score, 100 (R - random) / (expert - random) (Fu et al. 2020, arXiv:2004.07219). reference: the returns of
+    a random and of an expert policy."""
+    return 100 * (episode_return - reference[0]) / (reference[1] - reference[0])
+
+
+#: Name -> objective, not yet bound to a task (see `resolve`).
+OBJECTIVES: dict[str, Objective] = {
+    o.name: o
+    for o in (
+        Objective(
+            "success", "success", "the share of episodes that solve the task", unit="%", factor=100.0, digits=1,
+            is_rate=True, bounds=(0.0, 1.0),
+        ),
+        Objective("return", "return", "the mean return of an episode"),
+        Objective(
+            "normalized_score", "D4RL score",
+            "the mean return of an episode on D4RL's scale (0: a random policy, 100: an expert)", digits=1,
+        ),
+        Objective("largest_reward", "largest reward", "the mean of the largest reward of each episode", digits=3),
+        Objective(
+            "valid_error", "held-out error", "the error of actions on held-out episodes", direction="minimize",
+            from_episodes=False,
+        ),
+    )
+}  # fmt: skip
+assert set(OBJECTIVES) == set(get_args(ObjectiveName))
+#: The objective of everything that earlier releases wrote.
+SUCCESS = OBJECTIVES["success"]
+
+
+def choices(task: Measured | None) -> dict[str, str]:
+    """Objective -> empty, or why the task cannot tell it. task: None where there is no environment."""
+    found = dict.fromkeys(OBJECTIVES, "")
+    if task is None:
+        return found | dict.fromkeys([n for n, o in OBJECTIVES.items() if o.from_episodes], "there is no environment")
+    if not task.has_success:
+        found["success"] = f"{task.name} tells no success"
+    if task.reference_returns is None:
+        found["normalized_score"] = f"{task.name} has no reference returns"
+    return found
+
+
+def resolve(requested: str | None, task: Measured | None, where: str = "objective") -> Objective:
+    """The objective of a run, bound to its task.
+
+    Args:
+        requested: its name; None: success where the task tells it, else D4RL's score where there are reference returns,
+            else the return; without an environment the error on held-out data.
+        task: the task; None where there is no environment.
+        where: the key or flag, for messages.
+
+    Raises `UserError` for an objective that the task cannot tell.
+    """
+    known = choices(task)
+    name = requested or default_objective(task)
+    if name not in known or known[name]:
+        possible = ", ".join(name for name, why in known.items() if not why)
+        why = f", since {known[name]}" if known.get(name) else ""
+        advice = "; name the environment with env_name" if task is None and name in known else ""
+        raise UserError(f"{where}: expected one of {possible}{why}, got {name!r}{advice}")
+    objective = OBJECTIVES[name]
+    if task is None or not objective.from_episodes:
+        return objective
+    return replace(objective, bounds=_bounds(name, task), reference=task.reference_returns)
+
+
+def default_objective(task: Measured | None) -> str:
+    """The objective of a task where none was requested."""
+    if task is None:
+        return "valid_error"
+    if task.has_success:
+        return "success"
+    return "return" if task.reference_returns is None else "normalized_score"
+
+
+def _bounds(name: str, task: Measured) -> tuple[float, float] | None:
+    """Lowest and highest value that one episode can have; None where the range of rewards is unknown."""
+    if name == "success" or task.reward_range is None:
+        return OBJECTIVES[name].bounds
+    low, high = task.reward_range
+    if name == "largest_reward":
+        return low, high
+    whole = (min(0.0, low) * task.max_steps, max(0.0, high) * task.max_steps)  # an episode may end at any step
+    if name == "normalized_score" and task.reference_returns is not None:
+        return normalized(whole[0], task.reference_returns), normalized(whole[1], task.reference_returns)
+    return whole
+
+
+# --- what rows add up to ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of a policy, or of several, over all their episodes. Errors are counted apart and in nothing."""
+
+    objective: Objective
+    value: float | None
+    """The mean over valid episodes (of `valid_error`: over policies); None if nothing was measured."""
+    interval: Interval | None
+    """95 % interval of the mean; None where the data do not say (one episode, or values that agree exactly)."""
+    episodes: int
+    successes: int
+    errors: int
+
+    @property
+    def text(self) -> str:
+        """`96.0 %`."""
+        return self.objective.show(self.value)
+
+    @property
+    def range_text(self) -> str:
+        """`90.2-98.4 %`, or `-`."""
+        return self.objective.show_range(self.interval)
+
+
+def summary(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """(mean, sample standard deviation) of the scores of episodes, without nan: `score` and `score_sd` of a row."""
+    valid = [value for value in values if not math.isnan(value)]
+    return (fmean(valid) if valid else None), (stdev(valid) if len(valid) > 1 else None)
+
+
+def score_of(rows: Sequence[Mapping[str, Any]], objective: Objective) -> Score:
+    """Pool rows (`raybc.rows.EpisodeCounts`) of one objective over their episodes.
+
+    Rows of earlier releases have no `score`; their success rate is computed from their counts.
+    """
+    counts = {name: sum(int(row[name]) for row in rows) for name in ("episodes", "successes", "errors")}
+    if objective.is_rate:
+        n = counts["episodes"]
+        value = counts["successes"] / n if n else None
+        return Score(objective, value, wilson_interval(counts["successes"], n) if n else None, **counts)
+    known = [row for row in rows if row.get("score") is not None]
+    if not objective.from_episodes:
+        values = [float(row["score"]) for row in known]
+        spread = stdev(values) if len(values) > 1 else None
+        value = fmean(values) if values else None
+        return Score(objective, value, mean_interval(value, spread, len(values)), **counts)
+    value, spread, n = _pool(known)
+    return Score(objective, value, mean_interval(value, spread, n, objective.bounds), **counts)
+
+
+def _pool(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None, int]:
+    """Mean, sample standard deviation and number of the scores of all episodes, from those of each row."""
+    n = sum(row["episodes"] for row in rows)
+    if not n:
+        return None, None, 0
+    mean = sum(row["episodes"] * row["score"] for row in rows) / n
+    within = sum((row["episodes"] - 1) * (row.get("score_sd") or 0.0) ** 2 for row in rows)
+    between = sum(row["episodes"] * (row["score"] - mean) ** 2 for row in rows)
+    return mean, (math.sqrt((within + between) / (n - 1)) if n > 1 else None), n
