@@ -12,11 +12,12 @@ import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 from rich.console import Console
 
+from raybc.files import expanded
 from raybc.types import UserError
 
 Args = TypeVar("Args")
@@ -44,14 +45,31 @@ def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: s
         argv: the arguments; None: those of this process.
         prog: the module, as in `python -m PROG`.
         description: the first line of --help.
+
+    Raises `UserError` for a path that begins with the home of an unknown user, as in ~nobody/data.
     """
-    return tyro.cli(
+    parsed = tyro.cli(
         cls,
         args=_spell_out_switches(cls, list(sys.argv[1:] if argv is None else argv)),
         prog=as_typed(f"python -m {prog}"),
         description=description,
         config=(tyro.conf.FlagConversionOff,),
     )
+    return _with_homes(parsed)
+
+
+def _with_homes(args: Args) -> Args:
+    """`args` with ~ expanded in every path, which a shell leaves alone in --out=~/x."""
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(cast(Any, args)):
+        value = getattr(args, field.name)
+        if isinstance(value, Path):
+            changed[field.name] = expanded(value, f"--{field.name}")
+        elif isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+            changed[field.name] = tuple(expanded(v, f"--{field.name}") if isinstance(v, Path) else v for v in value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            changed[field.name] = _with_homes(value)
+    return dataclasses.replace(cast(Any, args), **changed) if changed else args
 
 
 def described(text: str) -> Any:
@@ -114,7 +132,7 @@ def _switches(cls: type) -> dict[str, frozenset[str]]:
         if hint is bool or values == ("False", "True", "auto"):
             found[name] = frozenset({"true", "false", *(["auto"] if values else [])})
         elif dataclasses.is_dataclass(hint):
-            found |= _switches(typing.cast(type, hint))
+            found |= _switches(cast(type, hint))
     return found
 
 
@@ -155,32 +173,3 @@ def run_main(main: Callable[[], int | None]) -> int:
             print(f"error: not allowed to write: {error}", file=sys.stderr)
             return 2
         raise
-
-
-#: Values of --resume. auto: resume if there is a saved run, otherwise start a new one.
-Resume = Literal["False", "True", "auto"]
-
-
-def check_folder(folder: Path, begun: Path, resume: Resume, overwrite: bool) -> None:
-    """Raise `UserError` if the flags do not fit the state of a run folder.
-
-    An existing run is neither continued nor overwritten by accident, and only a run that was started can be resumed.
-
-    Args:
-        folder: the run folder.
-        begun: a file that exists in the folder of every started run.
-        resume: the value of --resume.
-        overwrite: the value of --overwrite.
-    """
-    if resume != "False" and overwrite:
-        raise UserError("expected --resume or --overwrite, got both")
-    if resume == "True" and not begun.exists():
-        raise UserError(
-            f"--resume: nothing to resume in {folder}; leave --resume out to start a new run, or use "
-            "--resume=auto to resume a saved run or else start one"
-        )
-    if resume == "False" and not overwrite and folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
-        raise UserError(
-            f"{folder}: this run folder exists; continue it with --resume, replace it with --overwrite, "
-            "or choose another with --out"
-        )

@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 except BaseException:
                     os.rename(aside, path)
                     raise
-                shutil.rmtree(aside)
+                remove(aside)
             else:
                 os.rename(temporary, path)
         else:
@@ -74,15 +74,21 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not readable as JSON: {error}") from None
 
 
-def empty_folder(folder: Path) -> None:
-    """Delete the contents of a run folder, except the lock, which this process holds."""
-    for path in folder.iterdir():
-        if path.name == ".lock":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def expanded(path: Path | str, where: str = "") -> Path:
+    """`path` with ~ replaced by the user's home. Raises `UserError`, which begins with `where`, if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        prefix = f"{where}: " if where else ""
+        raise UserError(f"{prefix}{path}: there is no home folder of that user; write the whole path") from None
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link (not what it leads to) or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def free_space_for(folder: Path, megabytes: int) -> None:
@@ -121,5 +127,5 @@ def run_folder_lock(folder: Path) -> Iterator[None]:
 def home() -> Path:
     """The folder for generated demonstrations: $RAYBC_HOME, else $XDG_CACHE_HOME/raybc, else ~/.cache/raybc."""
     if "RAYBC_HOME" in os.environ:
-        return Path(os.environ["RAYBC_HOME"])
+        return expanded(os.environ["RAYBC_HOME"], "RAYBC_HOME")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raybc"

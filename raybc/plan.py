@@ -154,6 +154,8 @@ def show(argv: list[str]) -> int:
     plan = load_plan(args.plan_path)
     cli.console.print(as_text(plan, args.training_steps))
     out = args.out or plan_folder(args.plan_path) / PAGE
+    if args.out is not None and out.exists() and "raybc" not in out.read_text(errors="replace")[:4000]:
+        raise UserError(f"{out}: exists, and raybc did not write it; nothing was deleted: choose another --out")
     write_plan_page(plan, out, args.training_steps)
     cli.console.print(f"\npage: {out}")
     return 0

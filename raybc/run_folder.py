@@ -34,6 +34,11 @@ class TrainingFolder:
         return self.path / "flags.json"
 
     @property
+    def pack(self) -> Path:
+        """Which members a run with several seeds has."""
+        return self.path / "pack.json"
+
+    @property
     def versions(self) -> Path:
         return self.path / "versions.json"
 

@@ -124,7 +124,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFix
     for words, message in (
         ((folder,), "error: expected --onnx or --push_to_hub OWNER/NAME (what to export)"),
         ((folder, "--onnx", "--out", tmp_path / "p"), "expected a file that ends in .onnx"),
-        ((folder, "--onnx", "--out", tmp_path / "there.onnx"), "there.json: exists; replace it with --overwrite"),
+        ((folder, "--onnx", "--out", tmp_path / "there.onnx", "--overwrite"), "there.json: exists, and raybc did not"),
         ((folder, "--onnx", "--flow_steps", "0"), "flow_steps: expected at least 1, got 0"),
         ((tmp_path / "no", "--onnx"), "expected a policy bundle"),
     ):

@@ -229,10 +229,13 @@ def test_what_is_refused(
     hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "thesis.tex").touch()
+    assert run(folder, "--push_to_hub", "me/lift", "--dry_run", "mine") == 0
     for words, message in (
         (("--push_to_hub", "lift"), "--push_to_hub: expected OWNER/NAME, got 'lift'"),
         (("--push_to_hub", "../x"), "--push_to_hub: expected OWNER/NAME, got '../x'"),
-        (("--push_to_hub", "me/lift", "--dry_run", "there"), "there: exists; replace it with --overwrite"),
+        (("--push_to_hub", "me/lift", "--dry_run", "mine"), "mine: exists; replace it with --overwrite"),
+        (("--push_to_hub", "me/lift", "--dry_run", "there", "--overwrite"), "there: exists, and --dry_run did not"),
         (("--push_to_hub", "me/lift", "--measured", "there"), "--measured: expected a folder with metrics.json"),
         (("--onnx", "--dry_run", "x"), "--dry_run: belongs to --push_to_hub"),
     ):

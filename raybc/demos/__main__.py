@@ -12,7 +12,7 @@ from rich.progress import Progress
 from raybc import cli
 from raybc.config import DemosConfig
 from raybc.demos.generate import generate
-from raybc.demos.spec import DemosSpec, is_ready
+from raybc.demos.spec import DemosSpec, check_overwritable, is_ready
 from raybc.registry import get_task
 from raybc.types import UserError
 
@@ -30,7 +30,7 @@ class Args(DemosConfig):
     workers: int = 0
     """Simulator processes (0: one per core)."""
     overwrite: bool = False
-    """Replace an existing file."""
+    """Replace demonstrations that raybc recorded in this file before."""
     address: str = ""
     """Address of a running Ray cluster (default: start a local Ray)."""
 
@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     if path.suffix not in (".hdf5", ".h5"):
         path = path / "demos.hdf5"
     if args.overwrite:
-        path.unlink(missing_ok=True)
-    if is_ready(spec, path):
+        check_overwritable(path)
+    elif is_ready(spec, path):
         cli.console.print(f"already made: {path}")
         return 0
     # Here, because they import Ray, which --help need not wait for.

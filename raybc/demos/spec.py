@@ -22,7 +22,7 @@ from raybc.data.formats import ogbench
 from raybc.data.names import is_published, obtain, resolve
 from raybc.demos.record import demonstrate
 from raybc.envs.base import EnvName, Task
-from raybc.files import home
+from raybc.files import expanded, home
 from raybc.registry import get_task, parse_env_name
 from raybc.strict import digest
 from raybc.types import EpisodeSpec, UserError
@@ -52,7 +52,7 @@ def source_of(config: RunConfig, demos: DemosConfig) -> tuple[Path, DemosSpec | 
     if config.dataset:
         return obtain(config.dataset), None
     if config.ogbench_dataset_dir:
-        folder = Path(config.ogbench_dataset_dir)
+        folder = expanded(config.ogbench_dataset_dir, "ogbench_dataset_dir")
         path = folder / resolve(config.env_name).path.name
         if path.exists():
             return path, None
@@ -132,6 +132,15 @@ def is_ready(spec: DemosSpec, path: Path) -> bool:
     if _recorded_key(path) == spec.key():
         return True
     raise UserError(f"{path}: exists and has other contents; delete it, use --overwrite, or choose another --out")
+
+
+def check_overwritable(path: Path) -> None:
+    """Raise `UserError` unless `--overwrite` may replace `path`: there is no such file, or raybc recorded it."""
+    if path.exists() and not _recorded_key(path):
+        raise UserError(
+            f"{path}: --overwrite replaces demonstrations that raybc recorded, and this file has others; nothing was "
+            "deleted: choose another --out"
+        )
 
 
 def _recorded_key(path: Path) -> str:

@@ -13,9 +13,10 @@ from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.export.card import evidence_for
 from raybc.export.hub import check_account, check_name, push, write_folder
-from raybc.export.onnx import export_onnx
+from raybc.export.onnx import FORMAT, export_onnx
+from raybc.files import read_json
 from raybc.inference.policy import load_bundle
-from raybc.run_folder import EvaluationFolder, find_bundle
+from raybc.run_folder import EvaluationFolder, SweepFolder, find_bundle
 from raybc.types import SampleSetting, UserError
 
 
@@ -66,8 +67,8 @@ def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
     check_name(name)
     if args.dry_run is None:
         check_account()
-    elif args.dry_run.exists() and not args.overwrite:
-        raise UserError(f"{args.dry_run}: exists; replace it with --overwrite, or choose another with --dry_run")
+    elif args.dry_run.exists():
+        _check_replaceable(args.dry_run, args.overwrite)
     source, _ = find_bundle(args.bundle, args.checkpoint)
     evaluation = EvaluationFolder.default(bundle.run_id, bundle.step, "final")
     if args.measured is not None:
@@ -86,12 +87,35 @@ def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
         cli.console.print(f"uploaded: {push(folder, name, args.public, message)}")
 
 
+def _check_replaceable(folder: Path, overwrite: bool) -> None:
+    """Raise `UserError` unless `folder` is one that --dry_run wrote and may replace."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    if names != {"policy", "README.md", SweepFolder(folder).winner_json.name} and names != set():
+        raise UserError(
+            f"{folder}: exists, and --dry_run did not write it; nothing was deleted: choose another with --dry_run"
+        )
+    if names and not overwrite:
+        raise UserError(f"{folder}: exists; replace it with --overwrite, or choose another with --dry_run")
+
+
+def _is_exported(path: Path) -> bool:
+    """Whether `path` describes an ONNX file that raybc wrote."""
+    try:
+        facts = read_json(path)
+    except UserError:
+        return False
+    return isinstance(facts, dict) and facts.get("format") == FORMAT
+
+
 def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
     out = args.out or Path("runs/exports") / f"{bundle.run_id}_step_{bundle.step}.onnx"
     if out.suffix != ".onnx":
         raise UserError(f"--out: expected a file that ends in .onnx, got {out}")
-    for path in (out, out.with_suffix(".json")):
-        if path.exists() and not args.overwrite:
+    facts_file = out.with_suffix(".json")
+    for path in (p for p in (out, facts_file) if p.exists()):
+        if not _is_exported(facts_file):
+            raise UserError(f"{path}: exists, and raybc did not export it; nothing was deleted: choose another --out")
+        if not args.overwrite:
             raise UserError(f"{path}: exists; replace it with --overwrite, or choose another with --out")
     facts = export_onnx(bundle, setting, out)
     difference = facts["largest_difference"]

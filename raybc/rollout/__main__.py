@@ -15,10 +15,10 @@ from raybc.bundle import PolicyBundle
 from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
-from raybc.files import empty_folder, run_folder_lock
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.checks import check_fits, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
+from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
@@ -68,7 +68,7 @@ class Args:
     """Seconds without progress after which an episode counts as hung."""
     out: Path | None = None
     """Folder for episodes.jsonl, metrics.json and videos (default: runs/rollouts/NAME)."""
-    resume: cli.Resume = "False"
+    resume: Resume = "False"
     """Resume an interrupted evaluation. auto: resume what is there, and begin otherwise."""
     overwrite: bool = False
     """Replace an existing folder."""
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     folders = [EvaluationFolder.default(run_id, bundle.step, args.starts) for run_id in bundle.run_ids]
     default = next((f for f in folders if f.path.exists()), folders[0])
     out = default if args.out is None else EvaluationFolder(args.out)
-    cli.check_folder(out.path, out.request, args.resume, args.overwrite)
+    check_folder(out, out.request, args.resume, args.overwrite, [path])
     config = EvaluationConfig(
         bundle=path,
         settings=tuple(settings),
@@ -112,10 +112,8 @@ def main(argv: list[str] | None = None) -> int:
         deadline=args.deadline,
         address=args.address,
     )
-    with run_folder_lock(out.path):
-        if args.overwrite:
-            empty_folder(out.path)
-        rows = run_evaluation(config, bundle, out)
+    with starting(out, args.overwrite, [path]) as begun:
+        rows = run_evaluation(config, bundle, out, begun)
         write_results(out, config, bundle, task, env_spec, changes, rows)
     return 0
 

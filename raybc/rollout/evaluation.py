@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -74,14 +74,20 @@ class EvaluationConfig:
         }
 
 
-def run_evaluation(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolder) -> list[list[EpisodeRow]]:
-    """Rows of each setting in the order of the starts. Ctrl-C and kill -9 lose no finished episode."""
+def run_evaluation(
+    config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolder, begun: Callable[[], None] = lambda: None
+) -> list[list[EpisodeRow]]:
+    """Rows of each setting in the order of the starts. Ctrl-C and kill -9 lose no finished episode.
+
+    begun: called when nothing can be refused any more.
+    """
     known = _resume(config, bundle, out)
     if known:
         cli.console.print(f"resuming: {len(known)} episodes are already measured")
     try:
         with ray_session(config.address) as cpus, _progress() as (progress, bar):
             check_visible(config.bundle / WEIGHTS)
+            begun()
             workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=config.workers, worker_cpus=1.0)
             shared = _is_shared(config, bundle)
             if shared:

@@ -12,8 +12,10 @@ from typing import Annotated
 import tyro
 
 from raybc import cli
+from raybc.files import expanded
 from raybc.registry import parse_env_name
 from raybc.run_folder import SweepFolder
+from raybc.run_start import Resume
 from raybc.sweep.load import load_sweep
 from raybc.sweep.space import check_corners
 from raybc.types import UserError
@@ -34,7 +36,7 @@ class Args:
     """Run folder (default: runs/NAME)."""
     max_concurrent: int | None = None
     """Concurrent trials (short for --set search.max_concurrent=N)."""
-    resume: cli.Resume = "False"
+    resume: Resume = "False"
     """Resume the run folder; finished trials are not run again. auto: resume what is there, and begin otherwise."""
     overwrite: bool = False
     """Delete the run folder first."""
@@ -68,7 +70,10 @@ def main(argv: list[str] | None = None) -> int:
     from raybc.sweep.run import Launch, run_sweep
 
     folder = SweepFolder(args.out or Path("runs") / config.name)
-    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus)
+    train = config.train
+    named = (train.dataset, train.ogbench_dataset_dir, train.sampling_plan_path)
+    inputs = (path, *(expanded(name) for name in named if name and expanded(name).exists()))
+    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs)
     with contextlib.ExitStack() as stack:
         if args.dashboard:
             cli.console.print(f"dashboard: {stack.enter_context(beside(folder.path, args.port))}")

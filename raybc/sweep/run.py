@@ -21,13 +21,14 @@ from raybc.data.load import read_for
 from raybc.demos.generate import generate
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.spec import EnvSpec, observation_shapes, spec_of_task
-from raybc.files import empty_folder, free_space_for, read_json, run_folder_lock, write_json
+from raybc.files import free_space_for, read_json, write_json
 from raybc.registry import get_task, parse_env_name
 from raybc.report.html import write_report
 from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
 from raybc.rollout.pool import RolloutPool
 from raybc.rows import PoolStats, StageEvent
 from raybc.run_folder import SweepFolder
+from raybc.run_start import Resume, check_folder, starting
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
 from raybc.sweep.ledger import Ledger, SweepState, read_events
@@ -55,10 +56,12 @@ class Launch:
     """How a sweep is run (not what it searches)."""
 
     folder: SweepFolder
-    resume: cli.Resume = "False"
+    resume: Resume = "False"
     overwrite: bool = False
     address: str = ""
     cpus: int | None = None
+    inputs: tuple[Path, ...] = ()
+    """Files and folders that the sweep reads."""
 
 
 def run_sweep(config: SweepConfig, launch: Launch) -> Path:
@@ -68,11 +71,9 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     check_source(name, config.train.dataset or config.train.ogbench_dataset_dir)
     _check_without_data(config)
     folder = launch.folder
-    cli.check_folder(folder.path, folder.config, launch.resume, launch.overwrite)
+    check_folder(folder, folder.config, launch.resume, launch.overwrite, launch.inputs)
     free_space_for(folder.path, MEGABYTES)
-    with run_folder_lock(folder.path):
-        if launch.overwrite:
-            empty_folder(folder.path)
+    with starting(folder, launch.overwrite, launch.inputs) as begun:
         _check_resume(config, folder)
         env_spec = spec_of_task(task)
         dataset, demos = source_of(config.train, config.demos)
@@ -80,6 +81,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
             _check_data(config, read_for(dataset, name.task), env_spec, task.obs_keys)
         write_json(folder.config, config.to_dict())
         write_json(folder.versions, versions(env_spec.identity))
+        begun()
         ledger = Ledger(folder.ledger)
         state = SweepState.from_events(read_events(folder.ledger))
         try:

@@ -19,9 +19,10 @@ from raybc.data.load import read_for
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
-from raybc.files import empty_folder, free_space_for, run_folder_lock
+from raybc.files import expanded, free_space_for
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
+from raybc.run_start import Resume, check_folder, starting
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.ranks import Parallel, WorkerConfig
@@ -66,7 +67,7 @@ class Args:
     """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a local database."""
     mlflow_experiment: str = "raybc"
     """MLflow experiment."""
-    resume: cli.Resume = "False"
+    resume: Resume = "False"
     """Resume this run from its latest state, or extend it to more training_steps or num_rounds. auto: resume if there
     is a saved run, otherwise start a new one."""
     extend_schedule: ExtendSchedule = "no"
@@ -124,10 +125,11 @@ def main(argv: list[str] | None = None) -> int:
         members = with_seeds(resolved(config, store), seeds)
         place = find_place(args, members, data.fingerprint)
         free_space_for(place.out, 200)
-        stack.enter_context(run_folder_lock(place.out))
-        if args.overwrite:
-            empty_folder(place.out)
+        begun = stack.enter_context(
+            starting(TrainingFolder(place.out), args.overwrite, inputs_of(config, args, dataset))
+        )
         run = PackRun(place, data, pool, trackers)
+        begun()
         if training.max_workers > 1:
             run.go_with_workers(training, dataset)
         else:
@@ -156,8 +158,15 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
         if args.resume == "True":
             raise nothing_to_resume(members, fingerprint, args.out)
     place = new_place(members, fingerprint, args.out)
-    cli.check_folder(place.out, TrainingFolder(place.folders[0]).flags, args.resume, args.overwrite)
+    begun = TrainingFolder(place.folders[0]).flags
+    check_folder(TrainingFolder(place.out), begun, args.resume, args.overwrite, inputs_of(members[0], args))
     return place
+
+
+def inputs_of(config: RunConfig, args: Args, *more: Path) -> list[Path]:
+    """The files and folders that a training reads; more: those that no flag names."""
+    named = (config.dataset, config.ogbench_dataset_dir, config.sampling_plan_path, args.config)
+    return [*(expanded(name) for name in named if name and expanded(name).exists()), *more]
 
 
 def training_workers(args: Args, config: RunConfig, seeds: Sequence[int], gpus: float) -> WorkerConfig:

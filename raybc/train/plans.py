@@ -11,7 +11,7 @@ from raybc.data.plan.exposure import Exposure, exposure, plan_lr_scale
 from raybc.data.plan.files import load_plan, save_plan
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.sampler import IndexSampler, plan_sampler
-from raybc.files import write_json
+from raybc.files import expanded, write_json
 from raybc.run_folder import TrainingFolder
 from raybc.types import UserError
 
@@ -23,7 +23,7 @@ def plan_of(config: RunConfig) -> SamplingPlan | None:
     """
     if not config.sampling_plan_path:
         return None
-    plan = load_plan(Path(config.sampling_plan_path))
+    plan = load_plan(expanded(config.sampling_plan_path, "sampling_plan_path"))
     if config.sampling_plan_sha256 not in ("", plan.plan_sha256):
         raise UserError(
             f"{config.sampling_plan_path}: expected the plan {config.sampling_plan_sha256}, got {plan.plan_sha256}: "

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from raybc._version import __version__
 from raybc.config import Role, RunConfig
 from raybc.config.identity import SCHEMA, extends, identity
-from raybc.files import read_json, write_json
+from raybc.files import expanded, read_json, write_json
 from raybc.run_folder import TrainingFolder
 from raybc.strict import digest
 from raybc.types import UserError
@@ -94,7 +94,7 @@ class RunPlace:
         return TrainingFolder(self.out).state
 
     def write_flags(self, fingerprint: str) -> None:
-        """Write flags.json of each member. fingerprint: of the training data."""
+        """Write flags.json of each member, and pack.json for several. fingerprint: of the training data."""
         for config, folder, earlier in zip(self.members, self.folders, self.earlier_ids, strict=True):
             folder.mkdir(parents=True, exist_ok=True)
             run_id = config.run_id(fingerprint)
@@ -106,11 +106,14 @@ class RunPlace:
                 "data_fingerprint": fingerprint,
             }
             write_json(TrainingFolder(folder).flags, config.to_plain() | facts)
+        if len(self.members) > 1:
+            names = {str(c.seed): str(f.relative_to(self.out)) for c, f in zip(self.members, self.folders, strict=True)}
+            write_json(TrainingFolder(self.out).pack, {"members": names})
 
 
 def group_folder(config: RunConfig) -> Path:
     """SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME."""
-    return Path(config.save_dir) / "bc_training" / config.run_group / config.env_name
+    return expanded(config.save_dir, "save_dir") / "bc_training" / config.run_group / config.env_name
 
 
 def new_place(members: Sequence[RunConfig], fingerprint: str, out: Path | None) -> RunPlace:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from raybc import cli
 from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
-from raybc.files import point_to, replacing, write_json
+from raybc.files import point_to, remove, replacing, write_json
 from raybc.registry import parse_env_name
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
@@ -74,7 +73,7 @@ class MemberRun:
             best = self.folder.best_step()
             old = sorted(step for step in self.folder.checkpoints() if step < latest and step != best)
             for step in old[: -self.config.keep]:
-                shutil.rmtree(self.bundle(step))
+                remove(self.bundle(step))
 
 
 def out_of_memory(trainer: PackTrainer, error: torch.cuda.OutOfMemoryError) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from raybc import cli
 from raybc.config import RunConfig
 from raybc.extras import require_extra
-from raybc.files import read_json, write_json, write_text
+from raybc.files import expanded, read_json, write_json, write_text
 from raybc.train.trackers.base import FILES, Row, Tracker
 from raybc.types import UserError
 
@@ -42,7 +42,9 @@ class MlflowConfig:
     @property
     def uri(self) -> str:
         # MLflow no longer accepts a folder of files as a store, but it accepts a database in a folder.
-        return f"sqlite:///{Path(self.where).absolute() / 'mlflow.db'}" if self._in_folder else self.where
+        return (
+            f"sqlite:///{expanded(self.where, '--mlflow').absolute() / 'mlflow.db'}" if self._in_folder else self.where
+        )
 
     def check(self) -> None:
         if self.where:
@@ -50,7 +52,7 @@ class MlflowConfig:
 
     def _client(self) -> Any:
         if self._in_folder:
-            Path(self.where).mkdir(parents=True, exist_ok=True)
+            expanded(self.where, "--mlflow").mkdir(parents=True, exist_ok=True)
         mlflow = _mlflow()
         try:
             return mlflow.MlflowClient(tracking_uri=self.uri)
@@ -64,7 +66,9 @@ class MlflowConfig:
             known = client.get_experiment_by_name(self.experiment)
             if known is not None:
                 return str(known.experiment_id)
-            artifacts = (Path(self.where).absolute() / "artifacts").as_uri() if self._in_folder else None
+            artifacts = (
+                (expanded(self.where, "--mlflow").absolute() / "artifacts").as_uri() if self._in_folder else None
+            )
             return str(client.create_experiment(self.experiment, artifact_location=artifacts))
         except mlflow.exceptions.MlflowException as error:
             raise UserError(f"--mlflow {self.where}: {_line(error)}") from None
