@@ -40,6 +40,10 @@ class MlflowConfig:
         return "://" not in self.where and self.where != "databricks"
 
     @property
+    def _folder(self) -> Path:
+        return expanded(self.where, "--mlflow")
+
+    @property
     def uri(self) -> str:
         # MLflow no longer accepts a folder of files as a store, but it accepts a database in a folder.
         return (
@@ -52,7 +56,7 @@ class MlflowConfig:
 
     def _client(self) -> Any:
         if self._in_folder:
-            expanded(self.where, "--mlflow").mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
         mlflow = _mlflow()
         try:
             return mlflow.MlflowClient(tracking_uri=self.uri)
@@ -66,9 +70,7 @@ class MlflowConfig:
             known = client.get_experiment_by_name(self.experiment)
             if known is not None:
                 return str(known.experiment_id)
-            artifacts = (
-                (expanded(self.where, "--mlflow").absolute() / "artifacts").as_uri() if self._in_folder else None
-            )
+            artifacts = (self._folder.absolute() / "artifacts").as_uri() if self._in_folder else None
             return str(client.create_experiment(self.experiment, artifact_location=artifacts))
         except mlflow.exceptions.MlflowException as error:
             raise UserError(f"--mlflow {self.where}: {_line(error)}") from None
