@@ -327,6 +327,170 @@ def test_a_session_survives_what_is_wrong(server: str) -> None:
     assert ask(server, "GET", "/health")[1]["sessions"] == 0
 
 
+def test_a_late_answer_is_never_returned_for_a_newer_observation(bundles: Path) -> None:
+    """A robot would act on stale data: the connection is closed, every further call says so, `reset` connects again."""
+    near, far = GOOD, {**GOOD, "state": [0.7, 0.1, 0.0, 0.0]}
+    here = raybc.load(bundles / "plain")
+    with serving(bundles / "plain") as (place, process), RemotePolicy(f"http://{place}", timeout=2.0) as policy:
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ConnectionError, match="no answer within 2 s"):
+                policy.act(near)
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        for call in (policy.act, policy.chunk, policy.observe):
+            with pytest.raises(ConnectionError, match=r"an answer did not come within 2 s.*`reset` connects again"):
+                call(far)
+        for obs in (far, near):
+            policy.reset(0)
+            here.reset(0)
+            np.testing.assert_array_equal(policy.act(obs), here.act(obs))
+        policy.close()
+        with pytest.raises(ConnectionError, match="this connection was closed; make a new RemotePolicy"):
+            policy.reset()
+
+
+def test_threads_that_share_a_connection_get_their_own_answers(server: str, bundles: Path) -> None:
+    questions = np.random.default_rng(0).normal(0, 0.5, (8, 6)).astype(np.float32)
+    obs = [{"state": row[:4], "goal": row[4:]} for row in questions]
+    got: dict[int, np.ndarray] = {}
+    with RemotePolicy(f"http://{server}") as policy:
+
+        def ask_one(number: int) -> None:
+            for _ in range(5):
+                got[number] = policy.chunk(obs[number])
+
+        threads = [threading.Thread(target=ask_one, args=(i,)) for i in range(len(obs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    here = raybc.load(bundles / "plain")
+    for number, chunk in got.items():
+        np.testing.assert_array_equal(chunk, here.chunk(obs[number]))
+    assert len(got) == len(obs)
+
+
+def test_numbers_of_messages_are_repeated(server: str) -> None:
+    from websockets.sync.client import connect
+
+    with connect(f"ws://{server}/ws", compression=None, max_size=None, proxy=None) as socket:
+        socket.recv()
+        for message, key in (({"obs": GOOD, "id": 7}, "action"), ({"reset": 1, "id": 0}, "reset")):
+            socket.send(pack(message))
+            answer = unpack(socket.recv())
+            assert (key in answer, answer["id"]) == (True, message["id"])
+        for message, words in (
+            ({"obs": {}, "id": 9}, "expected finite numbers"),
+            ({"obs": GOOD, "id": -1}, "id: expected a whole number"),
+            ({"obs": GOOD, "id": "x"}, "id: expected a whole number"),
+        ):
+            socket.send(json.dumps(message))
+            answer = json.loads(socket.recv())
+            assert words in answer["error"]
+            assert answer.get("id") == (9 if message["id"] == 9 else None)
+        socket.send(json.dumps({"obs": GOOD}))
+        assert "id" not in json.loads(socket.recv())
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[str, list[Any]]]:
+    """HOST:PORT of a server that answers with what stands in a list: a value, a text, or a function of the message."""
+    from websockets.sync.server import serve
+
+    answers: list[Any] = []
+
+    def talk(socket: Any) -> None:
+        socket.send(pack({"actions": {"shape": [8, 2]}, "run_id": "of connection"}))
+        with contextlib.suppress(Exception):
+            for received in socket:
+                answer = answers.pop(0)
+                answer = answer(unpack(received)) if callable(answer) else answer
+                socket.send(answer if isinstance(answer, str) else pack(answer))
+
+    with serve(talk, "127.0.0.1", 0) as made:
+        thread = threading.Thread(target=made.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{made.socket.getsockname()[1]}", answers
+        made.shutdown()
+        thread.join(10)
+
+
+def test_answers_to_other_messages_are_refused(scripted: tuple[str, list[Any]]) -> None:
+    place, answers = scripted
+    action = np.zeros(2, np.float32)
+    with RemotePolicy(f"http://{place}", timeout=5.0) as policy:
+        answers[:] = [lambda message: {"action": action, "id": message["id"]}]
+        policy.act(GOOD)
+        answers[:] = [lambda message: {"action": action}]
+        policy.act(GOOD)  # a server of an earlier release repeats no numbers
+        answers[:] = [lambda message: {"action": action, "id": message["id"] - 1}]
+        with pytest.raises(ConnectionError, match="expected the answer to message 3, got that to 2"):
+            policy.act(GOOD)
+        with pytest.raises(ConnectionError, match="an answer to another message came"):
+            policy.act(GOOD)
+        answers[:] = [{"reset": True}, json.dumps({"error": "late", "id": 1})]
+        policy.reset()
+        with pytest.raises(ConnectionError, match="got that to 1"):
+            policy.act(GOOD)
+
+
+def test_an_interrupted_wait_closes_the_connection(
+    scripted: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, answers = scripted
+    with RemotePolicy(f"http://{place}") as policy:
+
+        def ctrl_c(**_: object) -> None:
+            raise KeyboardInterrupt
+
+        answers[:] = [{"action": np.ones(2)}, {"action": np.ones(2)}]
+        with monkeypatch.context() as patch:
+            patch.setattr(policy._socket, "recv", ctrl_c)
+            with pytest.raises(KeyboardInterrupt):
+                policy.act(GOOD)
+        with pytest.raises(ConnectionError, match="waiting for an answer was interrupted"):
+            policy.act(GOOD)
+
+
+def test_another_policy_after_connecting_again_is_refused(scripted: tuple[str, list[Any]]) -> None:
+    place, answers = scripted
+    with RemotePolicy(f"http://{place}", timeout=5.0) as policy:
+        policy.metadata["run_id"] = "another"
+        answers[:] = [{"action": np.ones(2), "id": 99}]
+        with pytest.raises(ConnectionError, match="got that to 99"):
+            policy.act(GOOD)
+        with pytest.raises(UserError, match="another policy is served there by now"):
+            policy.reset()
+        with pytest.raises(UserError, match="another policy is served there by now"):
+            policy.reset()
+
+
+def test_a_request_that_was_given_up_keeps_no_other_one_waiting(tmp_path: Path) -> None:
+    """The shared network: a process that died does not stop the answers to the others, nor shift their rows."""
+    from raybc.inference.shared import InferenceServer
+
+    pointmass_bundle().save(tmp_path / "bundle")
+    obs = [Observation(np.full((1, 1, 6), x, np.float32)) for x in (0.1, 0.2, 0.3)]
+    noise = np.zeros((1, 8, 2), np.float32)
+    path, setting = str(tmp_path / "bundle"), SampleSetting(4)
+
+    async def run() -> list[Any]:
+        actor = InferenceServer("cpu")
+        tasks = [asyncio.create_task(actor.chunks(path, one, noise, setting)) for one in obs]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        rest = await asyncio.wait_for(asyncio.gather(*tasks[1:]), 60)
+        with pytest.raises(ValueError, match="expected 2 rows in every observation"):
+            await actor.chunks(path, obs[0], np.repeat(noise, 2, 0), setting)
+        return [*rest, await actor.chunks(path, obs[0], noise, setting)]
+
+    second, third, first = asyncio.run(run())
+    agent = Agent(pointmass_bundle())
+    for one, got in zip(obs, (first, second, third), strict=True):
+        np.testing.assert_array_equal(got, agent.chunks(one, noise, setting))
+
+
 def test_a_server_that_is_not_there(free_port: int) -> None:
     with pytest.raises(ConnectionError, match="no policy is served there"):
         RemotePolicy(f"http://127.0.0.1:{free_port}")

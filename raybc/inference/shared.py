@@ -35,6 +35,11 @@ class _Request:
     done: asyncio.Future[np.ndarray]
 
 
+def _waiting(requests: list[_Request]) -> list[_Request]:
+    """Those that were not cancelled."""
+    return [request for request in requests if not request.done.done()]
+
+
 class InferenceServer:
     """An asyncio actor with the networks of up to `KEEP` bundles."""
 
@@ -49,6 +54,9 @@ class InferenceServer:
         self, path: str, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting
     ) -> np.ndarray:
         """`Agent.chunks` of the bundle at `path`, batched with concurrent requests."""
+        rows = {len(array) for array in (obs.low_dim, *obs.images.values())}
+        if rows != {len(noise_BHA)}:  # the rows of all requests of a batch are matched by their place
+            raise ValueError(f"expected {len(noise_BHA)} rows in every observation, got {sorted(rows)}")
         loop = asyncio.get_running_loop()
         request = _Request(path, obs, noise_BHA, setting, loop.create_future())
         self._requests.append(request)
@@ -68,12 +76,13 @@ class InferenceServer:
             try:
                 chunks = await asyncio.to_thread(self._compute, together)
             except Exception as error:  # raised in the processes that sent the requests
-                for request in together:
+                for request in _waiting(together):
                     request.done.set_exception(error)
                 continue
             start = 0
             for request in together:
-                request.done.set_result(chunks[start : start + len(request.noise_BHA)])
+                if not request.done.done():  # cancelled, because its process has died
+                    request.done.set_result(chunks[start : start + len(request.noise_BHA)])
                 start += len(request.noise_BHA)
 
     def _compute(self, requests: list[_Request]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     GET /health, GET /metadata
     POST /act    {"obs": OBS or [OBS, ...], "seed": N}  ->  {"actions": (H, A)}    stateless
-    WS /ws       {"obs": OBS}  ->  {"action": (A,)}    an episode; the server keeps history and chunk
+    WS /ws       {"obs": OBS, "id": N}  ->  {"action": (A,), "id": N}    an episode; the server keeps history and chunk
 
 OBS is name -> low-dimensional observation or image, as in /metadata. Letters: H chunk, A action dim.
 """
@@ -172,7 +172,7 @@ class _Server:
         """Serve a WebSocket: one episode after another.
 
         The first message to the client is the answer to /metadata, in msgpack. Each message from the client gets one
-        answer in the same format, and errors are text.
+        answer in the same format, and errors are text. An answer repeats the "id" of its message, a number.
         """
         await socket.accept()
         self._sessions += 1
@@ -183,17 +183,19 @@ class _Server:
                 received = await socket.receive()
                 if received["type"] == "websocket.disconnect":
                     return
+                number: dict[str, int] = {}
                 try:
                     text = received.get("text")
                     message = unpack(received["bytes"]) if text is None else from_json(text)
+                    number = _number(message)
                     answer, episode = await self._reply(episode, message)
                 except UserError as error:
-                    await socket.send_text(to_json({"error": str(error)}))
+                    await socket.send_text(to_json({"error": str(error)} | number))
                     continue
                 if text is None:
-                    await socket.send_bytes(pack(answer))
+                    await socket.send_bytes(pack(answer | number))
                 else:
-                    await socket.send_text(to_json(answer))
+                    await socket.send_text(to_json(answer | number))
         except WebSocketDisconnect:
             return
         finally:
@@ -216,6 +218,16 @@ class _Server:
         if ask == "chunk":
             return {"actions": _finite(await episode.chunk())}, episode
         return {"action": _finite(await episode.act())}, episode
+
+
+def _number(message: Any) -> dict[str, int]:
+    """The "id" of a message, which its answer repeats; {} for bare observations, one of which may have that name."""
+    if not isinstance(message, Mapping) or not ("reset" in message or isinstance(message.get("obs"), Mapping)):
+        return {}
+    value = message.get("id")
+    if value is not None and not (type(value) is int and 0 <= value < 2**63):
+        raise UserError(f"id: expected a whole number of at least 0, got {value!r}")
+    return {} if value is None else {"id": value}
 
 
 def _finite(actions: np.ndarray) -> np.ndarray:

@@ -65,7 +65,10 @@ class Batcher:
 
     def _chunks(self, requests: list[Request]) -> np.ndarray:
         noise_BHA = np.stack([noise for _, noise in requests])
-        return self._agent.chunks(stack_rows([obs for obs, _ in requests]), noise_BHA, self._setting)
+        chunks_BHA = self._agent.chunks(stack_rows([obs for obs, _ in requests]), noise_BHA, self._setting)
+        if len(chunks_BHA) != len(requests):  # rows are matched to requests by their place
+            raise RuntimeError(f"expected {len(requests)} chunks, got {len(chunks_BHA)}")
+        return chunks_BHA
 
     def close(self) -> None:
         self._thread.shutdown()

@@ -9,6 +9,8 @@ Needs numpy, msgpack and websockets, no torch. Letters: H chunk, A action dim.
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -25,8 +27,11 @@ from raybc.types import UserError
 class RemotePolicy:
     """A session of a server, which keeps history, chunk and noise. `metadata` describes the policy.
 
-    Raises `UserError` if the server refuses a message, and `ConnectionError` if it cannot be reached or the connection
-    breaks (observations are then lost: start a new episode).
+    Raises `UserError` if the server refuses a message, and `ConnectionError` if it cannot be reached or does not answer
+    in time. An answer belongs to the message that it answers: messages carry numbers, and a connection on
+    which an answer is missing is closed, so a late action is never returned for a newer observation. The observations
+    of the episode are then lost; `reset` connects again and starts a new one. Threads may share a policy: one message
+    is answered before the next one is sent.
     """
 
     def __init__(
@@ -42,23 +47,29 @@ class RemotePolicy:
         scheme, separator, place = url.rstrip("/").partition("://")
         if not separator or scheme not in ("http", "https", "ws", "wss"):
             raise UserError(f"url: expected http://HOST:PORT, got {url!r}")
-        where = f"{scheme.replace('http', 'ws')}://{place}/ws"
+        self._where = f"{scheme.replace('http', 'ws')}://{place}/ws"
         self._url, self._timeout = url, timeout
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            self._socket = connect(
-                where, additional_headers=headers, compression=None, max_size=2**26, open_timeout=timeout, proxy=None
-            )
-        except InvalidStatus as error:
-            raise UserError(f"{url}: {_refusal(error)}") from None
-        except (OSError, WebSocketException) as error:
-            raise ConnectionError(f"{url}: no policy is served there: {error}") from None
-        self.metadata: dict[str, Any] = self._receive()
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._numbers, self._lock = itertools.count(1), threading.Lock()
+        self._lost = ""
+        """Why the connection was closed by this client; empty while it is open."""
+        self._closed = False
+        self.metadata: dict[str, Any] = self._connect()
         size = self.metadata["actions"]["shape"][1]
         self._range = None if action_range is None else validate_action_range(action_range, size)
 
     def reset(self, seed: int | None = None) -> None:
-        """Start an episode. seed: of the sampling noise; None: random."""
+        """Start an episode. seed: of the sampling noise; None: random.
+
+        Connects again if the connection was lost. Raises `UserError` if another policy is served by then.
+        """
+        with self._lock:
+            if self._lost and not self._closed:
+                metadata = self._connect()
+                if metadata != self.metadata:
+                    self._lose("another policy is served there by now")
+                    raise UserError(f"{self._url}: another policy is served there by now; make a new RemotePolicy")
+                self._lost = ""
         self._ask({"reset": seed})
 
     def act(self, obs: Mapping[str, Any]) -> np.ndarray:
@@ -74,6 +85,7 @@ class RemotePolicy:
         self._ask({"obs": _plain(obs), "ask": "nothing"})
 
     def close(self) -> None:
+        self._closed = True
         self._socket.close()
 
     def __enter__(self) -> RemotePolicy:
@@ -86,21 +98,63 @@ class RemotePolicy:
         actions: np.ndarray = self._ask(message)[key]
         return actions if self._range is None else np.clip(actions, *self._range)
 
-    def _ask(self, message: dict[str, Any]) -> Any:
+    def _connect(self) -> dict[str, Any]:
+        """Open the connection; returns the metadata, which the server sends first."""
         try:
-            self._socket.send(pack(message))
+            self._socket = connect(
+                self._where, additional_headers=self._headers, compression=None, max_size=2**26,
+                open_timeout=self._timeout, proxy=None,
+            )  # fmt: skip
+        except InvalidStatus as error:
+            raise UserError(f"{self._url}: {_refusal(error)}") from None
         except (OSError, WebSocketException) as error:
-            raise ConnectionError(f"{self._url}: the server went away: {error}") from None
-        return self._receive()
+            raise ConnectionError(f"{self._url}: no policy is served there: {error}") from None
+        return dict(self._receive(None))
 
-    def _receive(self) -> Any:
+    def _ask(self, message: dict[str, Any]) -> Any:
+        with self._lock:
+            if self._closed:
+                raise ConnectionError(f"{self._url}: this connection was closed; make a new RemotePolicy")
+            if self._lost:
+                raise ConnectionError(
+                    f"{self._url}: {self._lost}, so the connection was closed; `reset` connects again and starts a new "
+                    "episode"
+                )
+            number = next(self._numbers)
+            packed = pack({**message, "id": number})
+            try:
+                self._socket.send(packed)
+            except (OSError, WebSocketException) as error:
+                self._lose("the server went away")
+                raise ConnectionError(f"{self._url}: the server went away: {error}") from None
+            return self._receive(number)
+
+    def _receive(self, number: int | None) -> Any:
+        """The answer to message `number`. Whatever goes wrong closes the connection: the answer may still come."""
         try:
             received = self._socket.recv(timeout=self._timeout)
-        except (OSError, WebSocketException) as error:  # also TimeoutError
+        except TimeoutError:
+            self._lose(f"an answer did not come within {self._timeout:g} s")
+            raise ConnectionError(f"{self._url}: no answer within {self._timeout:g} s") from None
+        except (OSError, WebSocketException) as error:
+            self._lose("the server went away")
             raise ConnectionError(f"{self._url}: no answer: {error}") from None
+        except BaseException:  # Ctrl-C
+            self._lose("waiting for an answer was interrupted")
+            raise
+        answer = from_json(received) if isinstance(received, str) else unpack(received)
+        answered = answer.get("id") if isinstance(answer, dict) else None
+        if number is not None and answered not in (None, number):  # servers before 0.2 repeat no number
+            self._lose("an answer to another message came")
+            raise ConnectionError(f"{self._url}: expected the answer to message {number}, got that to {answered!r}")
         if isinstance(received, str):
-            raise UserError(str(from_json(received).get("error")))
-        return unpack(received)
+            raise UserError(str(answer.get("error")))
+        return answer
+
+    def _lose(self, reason: str) -> None:
+        self._lost = reason
+        # In the background: closing waits for a server that may not answer.
+        threading.Thread(target=self._socket.close, daemon=True).start()
 
 
 def _plain(obs: Mapping[str, Any]) -> dict[str, Any]:
