@@ -19,7 +19,8 @@ Obs = dict[str, np.ndarray]
 class SimEnv(gymnasium.Env[Any, np.ndarray]):
     """A gymnasium environment with a dict of named observations and an honest `success`.
 
-    The environment has no step limit (`truncated` is always False): the harness owns the limit (`Task.max_steps`).
+    The environment has no step limit: the harness owns the limit (`Task.max_steps`). `truncated` means that the
+    simulator ends the episode for a reason of its own, e.g. at a safety fence.
     """
 
     # gymnasium types the observations of a `Dict` space as dicts of spaces, hence `Env[Any, ...]`; here they are `Obs`.
@@ -27,6 +28,9 @@ class SimEnv(gymnasium.Env[Any, np.ndarray]):
     """1-D float32 `Box`es and, where there are images, uint8 `Box`es (height, width, 3)."""
     action_space: gymnasium.spaces.Box
     """A bounded 1-D float32 `Box` in the controller's units."""
+
+    checks_observations: bool = False
+    """Whether `reset` and `step` refuse observations that are not as declared; otherwise the harness checks them."""
 
     complete_state: bool = False
     """Whether a `Restorable` that starts from a state in the middle of an episode continues as that episode did. False
@@ -39,8 +43,13 @@ class SimEnv(gymnasium.Env[Any, np.ndarray]):
 
     @abstractmethod
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
-        """Execute an action (A,): observations, reward, terminated, False (`truncated`), and `info`, whose `success` is
-        true at the very step that solves the task (always False where the task has no success, `Task.has_success`)."""
+        """Execute an action (A,): observations, reward, terminated, truncated, and `info`, whose `success` is true at
+        the very step that solves the task (always False where the task has no success, `Task.has_success`).
+        `time_limit` is true in `info` where the simulator truncated the episode for a step limit of its own."""
+
+    def cameras(self) -> tuple[str, ...] | None:
+        """Names for `RenderOptions.camera`; () where the simulator has no named cameras, None where it is not known."""
+        return None
 
     @abstractmethod
     def sim_state(self) -> np.ndarray:
@@ -132,6 +141,8 @@ class Task:
     reward_range: tuple[float, float] | None = None
     """Lowest and highest reward of a step; None: unknown. Where it is known, recipes can race on returns and largest
     rewards."""
+    notes: tuple[str, ...] = ()
+    """What users should know about the environment before they use it; commands print it."""
 
 
 @dataclass(frozen=True)

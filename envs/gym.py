@@ -23,10 +23,11 @@ import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from raybc.envs import restore
+from raybc.envs import border, restore
 from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task
-from raybc.envs.convert import action_space, fields, fit
+from raybc.envs.convert import Reader, action_space, fit
 from raybc.envs.gl import choose_gl
+from raybc.envs.probe import probe
 from raybc.envs.registered import make_quietly, render_kwargs
 from raybc.strict import did_you_mean
 from raybc.types import UserError
@@ -53,12 +54,15 @@ class GymEnv(SimEnv):
     name: its name in messages and in `env_args`.
     packages: distributions whose versions are its identity (by default the one that its class comes from).
     controller: what an action is, also a part of the identity.
-    success: success from the `info` of a step; by default `info["success"]` or `info["is_success"]`, else False.
+    success: success from the `info` of a step; by default the first of `border.SUCCESS_NAMES` in `info`, else False.
     env_kwargs: what `env_args` records (JSON).
     render: size and camera of the images of `render`; None for an environment that does not render.
     obs_names: path of an observation ("/" between the keys of nested dicts) -> its name here, of those to keep; by
     default all are kept under their path.
+    success_key: name of success in `info`, instead of one of `border.SUCCESS_NAMES`.
     """
+
+    checks_observations = True
 
     def __init__(
         self,
@@ -71,38 +75,27 @@ class GymEnv(SimEnv):
         env_kwargs: dict[str, Any] | None = None,
         render: RenderOptions | None = None,
         obs_names: Mapping[str, str] | None = None,
+        success_key: str | None = None,
     ) -> None:
         choose_gl()  # before `make` imports MuJoCo
         self._closed = False
         self._name = name
         self._controller = controller
-        self._success = success or _success
+        self._success = success
+        self.success_name = success_key
+        """The name under which `info` has reported success; None: not yet."""
         self._kwargs = copy.deepcopy(env_kwargs or {})
         self._env = make(render)
-        base = self._env.unwrapped
+        base: Any = self._env.unwrapped
+        self.belongs_to_gymnasium = type(base).__module__.startswith("gymnasium.")
         self._packages = packages or (type(base).__module__.split(".")[0],)
         self.fps = float(base.metadata.get("render_fps") or FPS)
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": self.fps}
 
-        found = list(fields(self._env.observation_space, name))
-        if obs_names is not None:
-            known = {"/".join(path): (path, kind) for path, kind in found}
-            unknown = sorted(set(obs_names) - set(known))
-            if unknown:
-                raise UserError(f"obs_names of {name}: expected names among {', '.join(known)}; got {unknown}")
-            named = [(ours, *known[source]) for source, ours in obs_names.items()]
-        else:
-            named = [
-                ("/".join(path) or ("state" if len(box.shape) == 1 else "pixels"), path, box) for path, box in found
-            ]
-        self.observation_space = gymnasium.spaces.Dict({ours: box for ours, _, box in named})
-        # Computed once, so that a step adds little to the environment's own time.
-        self._low_dim_keys = tuple((ours, path) for ours, path, box in named if box.dtype == np.float32)
-        self._image_keys = tuple((ours, path) for ours, path, box in named if box.dtype == np.uint8)
-        bare = [ours for ours, path in self._low_dim_keys if path == ()]
-        self._bare = bare[0] if bare else None
-
-        space = action_space(self._env.action_space, name)
+        self._read = Reader(getattr(self._env, "observation_space", None), name, obs_names)
+        self.observation_space = self._read.space
+        self.images = self._read.images
+        space = action_space(getattr(self._env, "action_space", None), name)
         self._action_dtype, self._action_shape = space.dtype, space.shape
         self.action_space = gymnasium.spaces.Box(
             space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32
@@ -128,7 +121,7 @@ class GymEnv(SimEnv):
             if render.camera is not None:
                 raise UserError(f"camera of {self._name}: this simulator has no named cameras, got {render.camera!r}")
             return
-        cameras = [self._model.camera(i).name for i in range(self._model.ncam)]
+        cameras = self.cameras() or ()
         if render.camera is not None and render.camera not in cameras:
             expected = f"one of {', '.join(cameras)}" if cameras else "none (the model has no named camera)"
             raise UserError(f"camera of {self._name}: expected {expected}; got {render.camera!r}")
@@ -150,23 +143,27 @@ class GymEnv(SimEnv):
         self._viewer = next((renderer.viewer for renderer in renderers if renderer is not None), None)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Obs, dict[str, Any]]:
-        obs, _ = self._env.reset(seed=seed, options=options)
+        obs, info = border.of_reset(self._env.reset(seed=seed, options=options))
         if self._data is not None:
             self._start = self._time = self._data.time
-        return self._obs(obs), {"success": False}
+        return self._obs(obs), {"success": self._success is None and self._solved(info)}
 
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
         action = np.array(action, dtype=self._action_dtype)  # a copy: some environments keep what they are given
         if action.shape != self._action_shape or not math.isfinite(action.dot(action)):
             raise ValueError(f"action of {self._name}: expected {self._action_shape} finite, got {action}")
-        obs, reward, terminated, _, info = self._env.step(action)
+        obs, reward, terminated, truncated, info = border.of_step(self._env.step(action))
         if self._data is not None:
             # MuJoCo resets a diverged state to time 0, which after the first step looks like any other.
             time = self._data.time
             if time <= self._time or (self._time == self._start and self._warned()):
-                raise RuntimeError(f"the simulation of {self._name} diverged at {self._time:.2f} s")
+                raise border.BadEnvironment(f"the simulation of {self._name} diverged at {self._time:.2f} s")
             self._time = time
-        return self._obs(obs), float(reward), bool(terminated), False, {"success": bool(self._success(info))}
+        success = self._solved(info) if self._success is None else bool(self._success(dict(info)))
+        found: dict[str, Any] = {"success": success}
+        if truncated and self._own_limit_reached():
+            found["time_limit"] = True
+        return self._obs(obs), reward, terminated, truncated, found
 
     def _warned(self) -> bool:
         """Whether MuJoCo has met a state that is not finite since the reset."""
@@ -176,27 +173,23 @@ class GymEnv(SimEnv):
 
     def _obs(self, obs: Any) -> Obs:
         """The environment's observation by our keys, copied."""
-        if self._bare is not None:
-            return {self._bare: self._float32(obs)}
-        values = {}
-        for name, path in self._low_dim_keys:
-            value = obs
-            for key in path:
-                value = value[key]
-            values[name] = self._float32(value)
-        for name, path in self._image_keys:
-            value = obs
-            for key in path:
-                value = value[key]
-            values[name] = np.array(value, dtype=np.uint8)
-        return values
+        return self._read(obs)
 
-    def _float32(self, value: Any) -> np.ndarray:
-        array = np.asarray(value).astype(np.float32)  # a copy, made faster than by np.array
-        # The product is the cheaper check; it may overflow where the values do not.
-        if not math.isfinite(array.dot(array)) and not np.isfinite(array).all():
-            raise RuntimeError(f"the simulation of {self._name} diverged: it observes {array}")
-        return array
+    def _solved(self, info: Mapping[str, Any]) -> bool:
+        if self.success_name is None:
+            self.success_name = border.success_name(info)
+        return self.success_name is not None and border.success_in(info, self.success_name)
+
+    def _own_limit_reached(self) -> bool:
+        env: Any = self._env
+        while isinstance(env, gymnasium.Wrapper):
+            if isinstance(env, gymnasium.wrappers.TimeLimit):
+                return bool((env._elapsed_steps or 0) >= env._max_episode_steps)
+            env = env.env
+        return False
+
+    def cameras(self) -> tuple[str, ...] | None:
+        return () if self._model is None else tuple(self._model.camera(i).name for i in range(self._model.ncam))
 
     def render(self) -> np.ndarray:
         """The current state as an image: uint8 (height, width, 3), upright."""
@@ -246,11 +239,6 @@ class GymEnv(SimEnv):
         packages = (*self._packages, "mujoco") if self._data is not None else self._packages
         identity = {package: _version(package) for package in packages}
         return identity | ({"controller": self._controller} if self._controller else {})
-
-
-def _success(info: dict[str, Any]) -> bool:
-    value = info.get("success")
-    return bool(info.get("is_success", False) if value is None else value)
 
 
 def _version(package: str) -> str:
@@ -334,53 +322,84 @@ def _registered_env(name: str, render: RenderOptions | None, arguments: Mapping[
                 raise UserError(f"camera of {name}: this simulator has no named cameras, got {options.camera!r}")
             return make_quietly(spec.id, **{**(arguments or {}), "render_mode": "rgb_array"})
         except (gymnasium.error.Error, ImportError) as error:  # a missing package, a version that was removed
-            raise UserError(f"{name}: {error}") from error
+            raise UserError(f"{name}: {' '.join(str(error).split())}") from error
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{name}: making the environment failed: {border.describe(error)}") from error
 
     return GymEnv(make, name=name, render=render, env_kwargs=dict(arguments or {}))
+
+
+#: Name -> the function that it stood for last, and its task.
+_tasks: dict[str, tuple[Callable[..., Any], Task]] = {}
 
 
 def from_callable(name: str, fn: Callable[..., Any]) -> Task:
     """The task `module:callable`, called `name`, of a function that returns a gymnasium environment.
 
-    `fn()` is called for each simulator, `fn(render_mode="rgb_array")` for one that renders. The step limit is
-    `fn.max_steps` where the function has that attribute, else that of the environment's registration, else 1000.
+    `fn()` is called for each simulator, `fn(render_mode="rgb_array")` for one that renders. Attributes of `fn` may say
+    what an environment does not: `max_steps` (default: the limit of its registration, else 1000), `success_key`, the
+    name of success in `info`, and `has_success`, where success is reported only once the task is solved.
+
+    Raises `UserError` where the function or its environment fails.
     """
-    make = functools.partial(_callable_env, name, fn)
-    return _task(name, name.split(":")[0], make, getattr(fn, "max_steps", None))
+    if name in _tasks and _tasks[name][0] is fn:
+        return _tasks[name][1]
+    max_steps, key = getattr(fn, "max_steps", None), getattr(fn, "success_key", None)
+    if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1):
+        raise UserError(f"{name}: max_steps of the function: expected a whole number of at least 1, got {max_steps!r}")
+    if key is not None and not isinstance(key, str):
+        raise UserError(f"{name}: success_key of the function: expected the name of a value in info, got {key!r}")
+    declared = getattr(fn, "has_success", None)
+    if declared is not None and not isinstance(declared, bool):
+        raise UserError(f"{name}: has_success of the function: expected True or False, got {declared!r}")
+    made = _task(name, name.split(":")[0], functools.partial(_callable_env, name, fn), max_steps, declared)
+    _tasks[name] = fn, made
+    return made
 
 
-def _callable_env(name: str, fn: Callable[..., Any], render: RenderOptions | None) -> SimEnv:
+def _callable_env(name: str, fn: Callable[..., Any], render: RenderOptions | None) -> GymEnv:
+    call = f"{name.split(':')[-1]}({'' if render is None else 'render_mode=' + repr('rgb_array')})"
+
     def make(options: RenderOptions | None) -> gymnasium.Env[Any, Any]:
         if options is not None and options.camera is not None:
             raise UserError(f"camera of {name}: the function itself chooses what it shows, got {options.camera!r}")
-        env = fn() if options is None else fn(render_mode="rgb_array")
+        with border.calling(name, call, "raybc calls it without arguments, or with render_mode for images"):
+            env = fn() if options is None else fn(render_mode="rgb_array")
         if not isinstance(env, gymnasium.Env):
             raise UserError(f"{name}: expected a function that returns a gymnasium environment; it returned {env!r}")
         return env
 
-    return GymEnv(make, name=name, render=render)
+    with border.calling(name, call, border.API):
+        return GymEnv(make, name=name, render=render, success_key=getattr(fn, "success_key", None))
 
 
-def _task(name: str, suite: str, make: Callable[[RenderOptions | None], SimEnv], max_steps: int | None) -> Task:
+def _task(
+    name: str,
+    suite: str,
+    make: Callable[[RenderOptions | None], GymEnv],
+    max_steps: int | None,
+    has_success: bool | None = None,
+) -> Task:
     """A task whose observation keys, success and control rate are read off one environment."""
     env = make(None)
-    assert isinstance(env, GymEnv)
     try:
-        inner = env._env
-        infos = dict(inner.reset(seed=0)[1])
-        space = env.action_space
-        infos |= inner.step(((space.low + space.high) / 2).astype(env._action_dtype))[4]
-        registered = getattr(inner.spec, "max_episode_steps", None)
+        registered = getattr(env._env.spec, "max_episode_steps", None)
+        steps = max_steps or (registered if registered and registered > 0 else None) or MAX_STEPS
+        found = probe(env, name, steps, has_success)
         return Task(
             name=name,
             suite=suite,
             make=make,
-            max_steps=max_steps or (registered if registered and registered > 0 else None) or MAX_STEPS,
+            max_steps=steps,
             obs_keys=tuple(env.observation_space),
             fps=env.fps,
             slots=16,
-            has_success="success" in infos or "is_success" in infos,
-            images=tuple(name for name, _ in env._image_keys),
+            has_success=found.has_success,
+            images=env.images,
+            notes=found.notes,
         )
     finally:
-        env.close()
+        with contextlib.suppress(Exception):  # of a user's code, after what it was made for
+            env.close()

@@ -84,6 +84,9 @@ class PointMassEnv(SimEnv):
             image[(x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2] = colour
         return image
 
+    def cameras(self) -> tuple[str, ...]:
+        return ()
+
     def sim_state(self) -> np.ndarray:
         return np.concatenate([self._x, self._v, self._goal])
 

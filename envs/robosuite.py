@@ -146,9 +146,9 @@ class RobosuiteEnv(SimEnv):
         if render is not None:
             self.render_mode = "rgb_array"
             self._camera = render.camera or "agentview"
-            cameras = self._sim.sim.model.camera_names
-            if self._camera not in cameras:
-                raise UserError(f"camera of {env_name}: expected one of {', '.join(cameras)}; got {self._camera!r}")
+            if self._camera not in self.cameras():
+                expected = ", ".join(self.cameras())
+                raise UserError(f"camera of {env_name}: expected one of {expected}; got {self._camera!r}")
             self._add_offscreen_context(render)
 
     def _add_offscreen_context(self, render: RenderOptions) -> None:
@@ -209,6 +209,9 @@ class RobosuiteEnv(SimEnv):
             raise UserError(f"{self._env_name} was made without rendering; make it with RenderOptions()")
         frame = self._sim.sim.render(width=options.width, height=options.height, camera_name=self._camera)
         return np.ascontiguousarray(frame[::-1])  # OpenGL's rows start at the bottom
+
+    def cameras(self) -> tuple[str, ...]:
+        return tuple(self._sim.sim.model.camera_names)
 
     def close(self) -> None:
         if self._sim is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from raybc.envs.base import SimEnv, Task
+from raybc.envs.border import ObservationCheck, calling
 
 #: Number of starts to record.
 STARTS = 3
@@ -32,6 +33,8 @@ class EnvSpec:
     """Lowest action, float32 (A,)."""
     action_high: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     """Highest action, float32 (A,)."""
+    cameras: tuple[str, ...] | None = None
+    """Names of its cameras (`SimEnv.cameras`)."""
     starts: dict[str, np.ndarray] = field(default_factory=dict)
     """Low-dimensional observation -> its values at the first `STARTS` seeds, float32 (STARTS, size)."""
 
@@ -41,11 +44,17 @@ def observation_shapes(probe: EnvSpec, keys: tuple[str, ...]) -> dict[str, tuple
     return {key: probe.images[key] if key in probe.images else (probe.obs_sizes[key],) for key in keys}
 
 
-def spec_of_env(env: SimEnv) -> EnvSpec:
-    """The sizes, versions and first starts of a simulator; resets it."""
+def spec_of_env(env: SimEnv, name: str) -> EnvSpec:
+    """The sizes, versions and first starts of a simulator of the task `name`; resets it. Raises `UserError` where that
+    fails."""
     shapes = {key: tuple(space.shape or ()) for key, space in env.observation_space.items()}
     low_dim = [key for key, shape in shapes.items() if len(shape) == 1]
-    seen = [env.reset(seed=seed)[0] for seed in range(STARTS)]
+    check, seen = ObservationCheck(env.observation_space), []
+    for seed in range(STARTS):
+        with calling(name, f"reset(seed={seed})"):
+            obs, _ = env.reset(seed=seed)
+            check(obs)
+        seen.append(obs)
     return EnvSpec(
         obs_sizes={key: shapes[key][0] for key in low_dim},
         action_size=int(env.action_space.shape[0]),
@@ -54,11 +63,14 @@ def spec_of_env(env: SimEnv) -> EnvSpec:
         images={key: shape for key, shape in shapes.items() if key not in low_dim},
         action_low=env.action_space.low,
         action_high=env.action_space.high,
+        cameras=env.cameras(),
         starts={key: np.stack([obs[key] for obs in seen]) for key in low_dim},
     )
 
 
 def spec_of_task(task: Task) -> EnvSpec:
     """Build the task's simulator once, look at it and close it."""
-    with contextlib.closing(task.make(None)) as env:
-        return spec_of_env(env)
+    with calling(task.name, "making a simulator", "the task's `make` is called with None"):
+        env = task.make(None)
+    with contextlib.closing(env):
+        return spec_of_env(env, task.name)

@@ -10,7 +10,7 @@ import errno
 import itertools
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -32,6 +32,12 @@ class Failed(RuntimeError):
 
 class Interrupted(RuntimeError):
     """Stopped by Ctrl-C; the message says how to continue (status 130)."""
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what the user should know before a command works on."""
+    for note in notes:
+        console.print(f"note: {note}", style="yellow")
 
 
 def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: str) -> Args:

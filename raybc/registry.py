@@ -6,6 +6,7 @@ import importlib
 from typing import Protocol, cast
 
 from raybc.envs.base import EnvName, Task
+from raybc.envs.border import calling
 from raybc.envs.gym import from_callable
 from raybc.strict import did_you_mean
 from raybc.types import UserError
@@ -83,14 +84,22 @@ def _examples() -> list[str]:
 
 def _own_task(name: str) -> Task:
     module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name not in (module, module.split(".")[0]):
-            raise
-        raise UserError(f"task {name!r}: there is no module {module!r} (is its folder in PYTHONPATH?)") from None
-    except (AttributeError, ValueError):
-        raise UserError(f"task {name!r}: module {module!r} has no {attribute!r}") from None
+    hint = "the module is the user's own, and must be importable"
+    with calling(f"task {name!r}", f"importing {module}", hint):
+        try:
+            imported = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name not in (module, module.split(".")[0]):
+                raise
+            raise UserError(f"task {name!r}: there is no module {module!r} (is its folder in PYTHONPATH?)") from None
+        except ValueError as error:
+            if module:
+                raise
+            raise UserError(f"task {name!r}: expected module:attribute, got no module") from error
+    with calling(f"task {name!r}", f"looking up {attribute}", hint):
+        if not hasattr(imported, attribute):
+            raise UserError(f"task {name!r}: module {module!r} has no {attribute!r}")
+        found = getattr(imported, attribute)
     if isinstance(found, Task):
         return found
     if callable(found):

@@ -43,8 +43,23 @@ class EpisodeRow(_Return):
     message: str
     error_kind: NotRequired[str]
     """Of an error: see `raybc.rollout.faults`."""
+    traceback: NotRequired[str]
+    """Of an error that was an exception."""
+    truncated: NotRequired[bool]
+    """The simulator truncated the episode before the step limit."""
+    solved_at_reset: NotRequired[bool]
+    """The start was solved before the first step."""
     video: NotRequired[str]
     """Name of the episode's mp4, if it was filmed."""
+
+
+class FirstError(TypedDict):
+    """What went wrong first, for people."""
+
+    index: int
+    message: str
+    traceback: str
+    """Empty where the error was no exception."""
 
 
 class EpisodeCounts(TypedDict):
@@ -63,12 +78,20 @@ class EpisodeCounts(TypedDict):
     eval_seconds: float
     retries: int
     errors_by_kind: NotRequired[dict[str, int]]
+    first_error: NotRequired[FirstError]
+    """Of the first start that ended in an error."""
+    truncated: NotRequired[int]
+    """Those that the simulator truncated before the step limit; they are among the failures or timeouts."""
+    solved_at_reset: NotRequired[int]
+    """Successes on starts that were solved before the first step."""
 
 
 class EpisodeSummary(EpisodeCounts):
     """Counts, and a short entry for each episode."""
 
     episode_list: list[EpisodeEntry]
+    messages: NotRequired[dict[str, str]]
+    """Index of a start -> message of its error or of its unusual end."""
 
 
 class _Measurement(TypedDict):

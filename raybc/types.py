@@ -136,8 +136,8 @@ class EpisodeResult:
     seed: int
     """`EpisodeSpec.seed`."""
     outcome: Outcome
-    """timeout: the step limit was reached, which counts as not solved. error: the simulator failed even after retries
-    in a new process; it is reported, but not part of success rates."""
+    """timeout: the step limit was reached, which counts as not solved. failure: the simulator ended the episode. error:
+    the simulator failed even after retries in a new process; it is reported, but not part of success rates."""
     episode_return: float
     """Sum of the rewards."""
     steps: int
@@ -149,9 +149,15 @@ class EpisodeResult:
     retries: int = 0
     """Retries after failures of the simulator."""
     message: str = ""
-    """Description of an error."""
+    """Description of an error, or of an unusual end."""
     kind: str = ""
     """Kind of an error, see `raybc.rollout.faults`."""
+    traceback: str = ""
+    """Of an error that was an exception."""
+    truncated: bool = False
+    """Whether the simulator truncated the episode before the task's step limit."""
+    solved_at_reset: bool = False
+    """Whether the start was solved before the first step."""
 
     def to_row(self) -> dict[str, Any]:
         """The result as a `raybc.rows.EpisodeRow`."""
@@ -166,4 +172,10 @@ class EpisodeResult:
             "retries": self.retries,
             "message": self.message,
         }
-        return row | {"error_kind": self.kind} if self.kind else row
+        rare = {
+            "error_kind": self.kind,
+            "traceback": self.traceback,
+            "truncated": self.truncated,
+            "solved_at_reset": self.solved_at_reset,
+        }
+        return row | {name: value for name, value in rare.items() if value}

@@ -330,6 +330,7 @@ def test_errors_are_counted_and_never_averaged() -> None:
         "episodes": 4, "successes": 2, "timeouts": 1, "failures": 1, "errors": 1, "success_rate": 0.5,
         "mean_return": pytest.approx(0.55), "mean_max_reward": pytest.approx(0.275), "mean_steps_success": 35.0,
         "eval_seconds": 2.5, "retries": 3, "errors_by_kind": {"other": 1},
+        "first_error": {"index": 4, "message": "", "traceback": ""},
         "episode_list": [
             [0, "success", 30, 1.0], [1, "success", 40, 0.8], [2, "failure", 12, 0.3], [3, "timeout", 80, 0.1],
             [4, "error", 7, 99.0],

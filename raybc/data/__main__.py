@@ -30,7 +30,7 @@ from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
 from raybc.data.verify import verify
 from raybc.envs.base import Task
-from raybc.envs.spec import spec_of_env
+from raybc.envs.spec import spec_of_task
 from raybc.registry import get_task
 from raybc.types import UserError
 
@@ -157,8 +157,7 @@ def _print(report: Report, played: Replay | None, as_json: bool) -> int:
 
 
 def _look_at(task: Task) -> TaskView:
-    with contextlib.closing(task.make(None)) as env:
-        return TaskView(task, spec_of_env(env))
+    return TaskView(task, spec_of_task(task))
 
 
 def _replay(report: Report, count: int, quiet: bool) -> Replay | None:

@@ -26,6 +26,7 @@ from raybc.data.scan import Block, Source
 from raybc.data.starts import Recording, Starts, starts_of
 from raybc.envs import d4rl, metaworld, ogbench
 from raybc.envs.base import Judge, Obs, Restorable, SimEnv, Task
+from raybc.envs.border import calling, reward_of
 from raybc.envs.gym import GYM_TYPE, PREFIX, of_data
 from raybc.envs.robosuite import ROBOSUITE_TYPE
 from raybc.registry import TASKS, get_task
@@ -216,13 +217,15 @@ def replay(
     played: list[Replayed] = []
     for episode in episodes.tolist():
         succeeded = None if success_E is None else bool(success_E[episode])
-        one = _play(task, env, starts, episode, recorded[episode], spread)
+        with calling(task.name, f"replaying episode {episode}", "the data were not replayed further"):
+            one = _play(task, env, starts, episode, recorded[episode], spread)
         if succeeded is None and one.success is not None:
             succeeded = _judge(env, recorded[episode])
         was = float(recorded[episode].rewards.sum(dtype=np.float64)) if rewarded else None
         one = dataclasses.replace(one, recorded=succeeded, recorded_return=was)
         if not one.judged and starts.states:
-            one = dataclasses.replace(one, step_drift=_single_steps(env, recorded[episode], spread))
+            with calling(task.name, f"replaying steps of episode {episode}", "the data were not replayed further"):
+                one = dataclasses.replace(one, step_drift=_single_steps(env, recorded[episode], spread))
         played.append(one)
         if on_episode is not None:
             on_episode(len(played), sum(bool(e.success) for e in played))
@@ -262,10 +265,10 @@ def _play(
     success, rewards, drifts = False, [], []
     for step, action in enumerate(recorded.actions):
         drifts.append(_distance(obs, recorded, step, spread))
-        obs, reward, terminated, _, info = env.step(action)
+        obs, reward, terminated, truncated, info = env.step(action)
         success = success or bool(info["success"])
-        rewards.append(float(reward))
-        if terminated:
+        rewards.append(reward_of(reward))
+        if terminated or truncated:
             break
     return Replayed(
         episode,

@@ -16,7 +16,7 @@ from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.checks import check_fits, version_changes
+from raybc.rollout.checks import check_camera, check_fits, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
@@ -90,6 +90,8 @@ def main(argv: list[str] | None = None) -> int:
     task = get_task(task_name)
     env_spec = spec_of_task(task)
     check_fits(bundle, env_spec, path)
+    check_camera(args.camera, env_spec, task_name)
+    cli.print_notes(task.notes)
     changes = version_changes(bundle, env_spec)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")

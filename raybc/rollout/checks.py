@@ -78,6 +78,15 @@ def _name_of(sizes: dict[str, int], place: int) -> tuple[str, int]:
     raise IndexError(place)
 
 
+def check_camera(camera: str, env_spec: EnvSpec, task: str) -> None:
+    """Refuse a camera that the simulator does not have. Where its cameras are not known, none is refused."""
+    if not camera or env_spec.cameras is None or camera in env_spec.cameras:
+        return
+    if not env_spec.cameras:
+        raise UserError(f"--camera: the simulator of {task} has no named cameras, got {camera!r}; leave the flag out")
+    raise UserError(f"--camera: expected one of {', '.join(env_spec.cameras)} of {task}, got {camera!r}")
+
+
 def version_changes(bundle: PolicyBundle, env_spec: EnvSpec) -> list[tuple[str, str, str, str]]:
     """(since, name, then, now) for everything that a score depends on and that has changed since the policy was trained
     or its data was recorded."""

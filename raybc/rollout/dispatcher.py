@@ -28,14 +28,14 @@ from raybc.cluster.metrics import RolloutMetrics
 from raybc.inference.shared import SharedLoader, start_server
 from raybc.registry import get_task
 from raybc.rollout.engine import RolloutJob
-from raybc.rollout.faults import Fault, did_not_start, died, hung
+from raybc.rollout.faults import Fault, did_not_start, died, error_row, hung
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.results import value_of
 from raybc.rollout.stop import STARTS_PER_BLOCK, StopRule
 from raybc.rollout.worker import Assignment, Loader, Report
 from raybc.rollout.worker_slots import WATCH_INTERVAL, WorkerSlot, rebalance
-from raybc.rows import EpisodeRow, PoolStats, episode_row
-from raybc.types import EpisodeResult, EpisodeSpec
+from raybc.rows import EpisodeRow, PoolStats
+from raybc.types import EpisodeSpec
 
 RETRIES = 2
 #: A task that recommends at most this many slots steps slowly: calls cost little beside its episodes, and a long
@@ -333,6 +333,7 @@ class Dispatcher:
         item = slot.in_flight.pop(number)
         slot.finished += 1
         self._stats.episodes += 1
+        self._stats.errors += row["outcome"] == "error"
         self._stats.steps += row["steps"]
         self._metrics.ended(item.spec.task, row["outcome"], row["steps"])
         self._mean_seconds += 0.1 * (row["seconds"] - self._mean_seconds)
@@ -382,11 +383,7 @@ class Dispatcher:
     def _give_up(self, item: QueuedEpisode, fault: Fault) -> None:
         self._stats.errors += 1
         self._metrics.ended(item.spec.task, "error", 0)
-        result = EpisodeResult(
-            item.spec.index, item.spec.seed, "error", 0.0, 0, 0.0,
-            retries=max(0, item.failures - 1), message=fault.message, kind=fault.kind,
-        )  # fmt: skip
-        _settle(item, episode_row(result))
+        _settle(item, error_row(item.spec, fault, max(0, item.failures - 1)))
 
 
 def _log(log: list[FinishedEpisode], job: int, spec: int, done: asyncio.Future[EpisodeRow | None]) -> None:

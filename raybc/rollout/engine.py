@@ -8,6 +8,7 @@ wait for one answer while the others step.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections import OrderedDict, deque
@@ -20,10 +21,11 @@ import numpy as np
 
 from raybc.demos.record import demonstrate
 from raybc.envs.base import RenderOptions, SimEnv, Task
+from raybc.envs.border import BadEnvironment
 from raybc.inference.agent import Prediction, Predictor
 from raybc.registry import get_task
 from raybc.rollout.episode import Episode, OnStep, predict_together
-from raybc.rollout.faults import Fault, raised
+from raybc.rollout.faults import Fault, error_row, raised
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.rows import EpisodeRow, episode_row
 from raybc.types import EpisodeSpec, SampleSetting
@@ -96,7 +98,8 @@ class Engine:
 
     load: gives the `Predictor` of a bundle's path. It is called again and again, so it must cache. slots: maximum
     number of simulators (None: what the task recommends); a rendering process has one. An exception of a simulator ends
-    its episode as a `Fault`; the process should then be replaced.
+    its episode as a `Fault`; the process should then be replaced. A `BadEnvironment` ends it as an error, and only its
+    simulator is replaced.
     """
 
     def __init__(
@@ -148,8 +151,13 @@ class Engine:
                 if slot.episode.outcome is None:
                     continue
                 row = self._end(slot)
+            except BadEnvironment as error:
+                self._busy.remove(slot)
+                _discard(slot.env)
+                yield slot.number, error_row(slot.episode.spec, raised(error, slot.episode.steps))
+                continue
             except Exception as error:  # the pool runs the episode again in a fresh process, then reports the error
-                yield slot.number, raised(error)
+                yield slot.number, raised(error, slot.episode.steps)
                 return
             self._busy.remove(slot)
             self._free.setdefault(slot.task.name, []).append(slot)
@@ -167,6 +175,8 @@ class Engine:
                     yield number, self._demonstrate(job, spec)
                 else:
                     self._begin(number, job, spec)
+            except BadEnvironment as error:
+                yield number, error_row(spec, raised(error, 0))
             except Exception as error:  # as above
                 yield number, raised(error)
                 return
@@ -189,7 +199,11 @@ class Engine:
                     film.add(np.asarray(env.render()))
 
         bundle = self._load(job.bundle).bundle
-        slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step)
+        try:
+            slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step)
+        except BadEnvironment:
+            _discard(slot.env)
+            raise
         self._busy.append(slot)
 
     def _end(self, slot: _Slot) -> EpisodeRow:
@@ -254,3 +268,9 @@ class Engine:
         for slot, episode in zip(slots, episodes, strict=True):
             slot.asked = True
             episode.seconds += share
+
+
+def _discard(env: SimEnv) -> None:
+    """Close a simulator that broke its contract; what its `close` raises changes nothing."""
+    with contextlib.suppress(Exception):
+        env.close()

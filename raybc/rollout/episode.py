@@ -13,6 +13,7 @@ import numpy as np
 
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import SimEnv
+from raybc.envs.border import LARGEST_RETURN, BadEnvironment, ObservationCheck, flag, reward_of
 from raybc.inference.agent import Prediction, Predictor, stack_rows
 from raybc.inference.session import Session
 from raybc.types import EpisodeResult, EpisodeSpec, Observation, Outcome, SampleSetting
@@ -25,7 +26,10 @@ class Episode:
 
     A chunk is requested only when the executed part of the last one is used up. Actions are clipped to the action
     space here and nowhere else. `on_step(step, env)` sees the environment after reset (step 0) and after each step; it
-    must not change it. Exceptions of the simulator are handled by the caller.
+    must not change it. Exceptions of the simulator are handled by the caller, `BadEnvironment` among them.
+
+    Ends, by precedence: success at this step; `terminated`, a failure; the step limit, a timeout; `truncated` before
+    it, a timeout if the simulator has a step limit of its own, else a failure.
     """
 
     def __init__(
@@ -41,11 +45,18 @@ class Episode:
         self._max_steps, self._on_step = max_steps, on_step
         self._session = Session(bundle, setting, spec.seed)
         self._low, self._high = env.action_space.low, env.action_space.high
-        self._total, self._best, self._steps = 0.0, -np.inf, 0
+        self._total, self._best = 0.0, -np.inf
+        self._check = None if env.checks_observations else ObservationCheck(env.observation_space)
+        self.steps = 0
+        """Steps that were begun."""
         self.outcome: Outcome | None = None
+        self._note = ""
         self.seconds = 0.0
         started = time.perf_counter()
-        obs, _ = env.reset(seed=spec.seed)
+        obs, info = env.reset(seed=spec.seed)
+        if self._check is not None:
+            self._check(obs)
+        self._solved_at_reset = flag("info['success'] of reset", info.get("success", False))
         self._session.observe(obs)
         if on_step is not None:
             on_step(0, env)
@@ -58,7 +69,7 @@ class Episode:
     def execute(self, chunk_HA: np.ndarray) -> None:
         """Execute a new chunk, physical (H, A), until the next one is needed or the episode ends."""
         started = time.perf_counter()
-        actions = self._session.plan(chunk_HA, self._max_steps - self._steps)
+        actions = self._session.plan(chunk_HA, self._max_steps - self.steps)
         for action_A in np.clip(actions, self._low, self._high):
             self._step(action_A)
             if self.outcome is not None:
@@ -66,20 +77,29 @@ class Episode:
         self.seconds += time.perf_counter() - started
 
     def _step(self, action_A: np.ndarray) -> None:
-        obs, reward, terminated, _, info = self._env.step(action_A)
+        self.steps += 1
+        obs, reward, terminated, truncated, info = self._env.step(action_A)
+        if self._check is not None:
+            self._check(obs)
         self._session.observe(obs)
-        self._steps += 1
-        self._total += reward
+        self._total += reward_of(reward)
+        if abs(self._total) > LARGEST_RETURN:
+            raise BadEnvironment(f"the sum of rewards: expected at most {LARGEST_RETURN:g}, got {self._total:g}")
         if reward > self._best:
             self._best = reward
         if self._on_step is not None:
-            self._on_step(self._steps, self._env)
-        if info["success"]:
+            self._on_step(self.steps, self._env)
+        if "success" not in info:
+            raise BadEnvironment("info: expected 'success' at every step")
+        if flag("info['success']", info["success"]):
             self.outcome = "success"
-        elif terminated:
+        elif flag("terminated", terminated):
             self.outcome = "failure"
-        elif self._steps >= self._max_steps:
+        elif self.steps >= self._max_steps:
             self.outcome = "timeout"
+        elif flag("truncated", truncated):
+            self._note = f"truncated by the simulator at step {self.steps}, before the limit of {self._max_steps}"
+            self.outcome = "timeout" if info.get("time_limit") else "failure"
 
     def result(self) -> EpisodeResult:
         assert self.outcome is not None
@@ -88,9 +108,12 @@ class Episode:
             seed=self.spec.seed,
             outcome=self.outcome,
             episode_return=float(self._total),
-            steps=self._steps,
+            steps=self.steps,
             seconds=self.seconds,
             max_reward=float(self._best),
+            message=self._note,
+            truncated=bool(self._note),
+            solved_at_reset=self._solved_at_reset,
         )
 
 

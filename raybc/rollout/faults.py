@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, field
 
-from raybc.rows import EpisodeRow
+from raybc.envs.border import BadEnvironment
+from raybc.rows import EpisodeRow, episode_row
+from raybc.types import EpisodeResult, EpisodeSpec
 
 DIED = "simulator process died"
 HUNG = "hung"
 DID_NOT_START = "simulator did not start"
 OTHER = "other"
+#: Lines of a traceback that are kept.
+TRACEBACK_LINES = 25
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,34 @@ class Fault:
     kind: str
     """`DIED`, `HUNG`, `DID_NOT_START`, or the name of an exception's class."""
     message: str
+    traceback: str = field(default="", compare=False)
+    """Of an exception: its last lines."""
 
 
-def raised(error: Exception) -> Fault:
-    """The simulator or the policy raised an exception."""
-    return Fault(type(error).__name__, f"{type(error).__name__}: {error}")
+def raised(error: Exception, step: int | None = None) -> Fault:
+    """The simulator or the policy raised an exception. step: the step of the episode, 0 for its reset."""
+    at = "" if step is None else f" (at step {step})" if step else " (at the reset)"
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    # A violation of the contract needs none: its message says everything.
+    trace = [] if isinstance(error, BadEnvironment) else lines[-TRACEBACK_LINES:]
+    return Fault(type(error).__name__, f"{type(error).__name__}: {error}{at}", "\n".join(trace))
+
+
+def error_row(spec: EpisodeSpec, fault: Fault, retries: int = 0) -> EpisodeRow:
+    """The row of an episode that could not be run."""
+    result = EpisodeResult(
+        spec.index,
+        spec.seed,
+        "error",
+        episode_return=0.0,
+        steps=0,
+        seconds=0.0,
+        retries=retries,
+        message=fault.message,
+        kind=fault.kind,
+        traceback=fault.traceback,
+    )
+    return episode_row(result)
 
 
 def hung(deadline: float) -> Fault:

@@ -8,7 +8,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raybc.rollout.faults import error_kind
-from raybc.rows import EpisodeCounts, EpisodeRow, EpisodeSummary, ResultRow, SettingMetrics, rows_at, setting_of
+from raybc.rows import (
+    EpisodeCounts,
+    EpisodeRow,
+    EpisodeSummary,
+    FirstError,
+    ResultRow,
+    SettingMetrics,
+    rows_at,
+    setting_of,
+)
 from raybc.statistics import wilson_interval
 from raybc.types import Outcome, SampleSetting
 
@@ -34,7 +43,7 @@ def summarise(episodes: Sequence[EpisodeRow]) -> EpisodeSummary:
     """The counts of a result row; errors are counted apart and averaged into nothing."""
     valid = [e for e in episodes if e["outcome"] != "error"]
     solved = [e for e in valid if e["outcome"] == "success"]
-    return {
+    summary: EpisodeSummary = {
         "episodes": len(valid),
         "successes": len(solved),
         "timeouts": sum(e["outcome"] == "timeout" for e in valid),
@@ -49,6 +58,25 @@ def summarise(episodes: Sequence[EpisodeRow]) -> EpisodeSummary:
         "errors_by_kind": dict(Counter(error_kind(e) for e in episodes if e["outcome"] == "error")),
         "episode_list": [[e["index"], e["outcome"], e["steps"], e["return"]] for e in episodes],
     }
+    # Keys of rare events are written only where they occurred.
+    messages = {str(e["index"]): e["message"] for e in episodes if e["message"]}
+    if messages:
+        summary["messages"] = messages
+    first = next((e for e in episodes if e["outcome"] == "error"), None)
+    if first is not None:
+        summary["first_error"] = first_error(first)
+    truncated = sum(e.get("truncated", False) for e in valid)
+    if truncated:
+        summary["truncated"] = truncated
+    at_reset = sum(e.get("solved_at_reset", False) for e in solved)
+    if at_reset:
+        summary["solved_at_reset"] = at_reset
+    return summary
+
+
+def first_error(row: EpisodeRow) -> FirstError:
+    """What a row says about its error."""
+    return {"index": row["index"], "message": row["message"], "traceback": row.get("traceback", "")}
 
 
 def _mean(values: Sequence[float]) -> float | None:

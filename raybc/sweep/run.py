@@ -68,6 +68,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     """Run or resume a sweep; returns its folder. Everything that can be checked is checked before Ray starts."""
     name = parse_env_name(config.train.env_name)
     task = get_task(name.task)
+    cli.print_notes(task.notes)
     check_source(name, config.train.dataset or config.train.ogbench_dataset_dir)
     _check_without_data(config)
     folder = launch.folder

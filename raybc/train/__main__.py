@@ -100,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     config.check_encoder(task.images, "--")
     check_source(name, config.dataset or config.ogbench_dataset_dir)
     probe = spec_of_task(task)
+    cli.print_notes(task.notes)
 
     from raybc.cluster.session import ray_session  # isort: skip (before ray)
     import ray
