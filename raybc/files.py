@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from raybc.causes import denied, expect_file
 from raybc.types import UserError
 
 
@@ -65,13 +66,32 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises `UserError` if the file is missing or damaged."""
+    """The value in a JSON file. Raises `UserError` if the file is missing, damaged, or another than it should be."""
+    return parse_json(read_text(path, "a JSON file", "JSON"), str(path))
+
+
+def read_text(path: Path, what: str, kind: str) -> str:
+    """The text of a file in UTF-8. Raises `UserError` for files that cannot be read and for other encodings.
+
+    what: the file with its article, kind: its language, for messages.
+    """
+    expect_file(path, what)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: expected a JSON file, found none") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as {kind}: byte {error.start} is not UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: {denied(path, error) or f'cannot be read ({error.strerror})'}") from None
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """The value of a JSON text. Raises `UserError`, beginning with `where`, for others."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UserError(f"{where}: not readable as JSON: nested too deeply") from None
+    except ValueError as error:  # also text that is not UTF-8 and numbers of more than 4300 digits
+        raise UserError(f"{where}: not readable as JSON: {error}") from None
 
 
 def expanded(path: Path | str, where: str = "") -> Path:

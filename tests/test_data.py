@@ -230,12 +230,12 @@ def test_damage_is_refused_with_file_episode_and_key(path: Path, damage: str) ->
 def test_truncated_files_are_refused(path: Path, part: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(part * len(content))])
-    assert "damaged or truncated" in refused(path)
+    assert ("damaged or truncated" if part else "the file is empty (0 bytes)") in refused(path)
 
 
 def test_other_files_are_refused(path: Path, tmp_path: Path) -> None:
     assert "expected a robomimic HDF5 file, found none" in refused(tmp_path / "nothing.hdf5")
-    assert "found none" in refused(tmp_path)
+    assert "expected a robomimic HDF5 file, got a folder" in refused(tmp_path)
     path.write_bytes(random.Random(0).randbytes(30_000))
     assert "not readable as HDF5" in refused(path)
     path.write_text("a text")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from raybc.causes import missing
 from raybc.data.dataset import Dataset
 from raybc.data.download import Unreachable
 from raybc.data.fetch import fetch
@@ -47,7 +48,7 @@ EXAMPLES = ("halfcheetah-medium-v2", "cube-single-play-v0", "lift-ph-low_dim", "
 def resolve(name: str) -> Dataset:
     """The data set called `name`; asks no server. Raises `UserError`, with similar names, for unknown ones."""
     path = Path(name).expanduser()
-    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or path.suffix:
+    if _is_there(path) or path.is_absolute() or name.startswith((".", "~")) or path.suffix:
         return Dataset(name, path)
     found = _by_suite(name)
     if found is not None:
@@ -64,6 +65,14 @@ def resolve(name: str) -> Dataset:
         *(f"{t}-{d}-low_dim" for t, ds in _ROBOMIMIC.items() for d in ds),
     ]
     raise UserError(f"unknown data {name!r} (and no such file): {did_you_mean(name, known)}")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything at a path, also a link that leads nowhere and what may not be looked into."""
+    try:
+        return path.exists() or path.is_symlink()
+    except OSError:
+        return True
 
 
 def is_published(name: str) -> bool:
@@ -138,10 +147,11 @@ def obtain(name: str, download: bool = True) -> Path:
     makes a stand-in.
     """
     found = resolve(name)
-    if found.present():
+    if _is_there(found.path):
         return found.path
     if not (found.urls or found.repository):
-        raise UserError(f"{found.path}: expected demonstrations, found no such file or folder")
+        said = missing(found.path).replace("found none", "found no such file or folder")
+        raise UserError(f"{found.path}: expected demonstrations, {said}")
     reason = "is not on this machine"
     if download:
         try:

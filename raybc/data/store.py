@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from raybc.causes import expect_file
 from raybc.data import formats
 from raybc.data.episodes import EpisodeStore, check_finite
 from raybc.data.formats import base, containers
@@ -191,7 +192,7 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
     for file in sorted(path.glob("*.npy")):
         name = file.name.removesuffix(".npy").replace("%2F", "/").replace("%25", "%")
-        with containers.readable(file, "npy"):
+        with containers.readable(file, "npy", b"\x93NUMPY"):
             arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
     return arrays
 
@@ -204,6 +205,8 @@ def open_store(path: Path) -> EpisodeStore:
         for name, recorded in cast(Mapping[str, Any], meta["arrays"]).items():
             file = path / name
             size = file.stat().st_size if file.is_file() and Path(name).name == name else None
+            if size != recorded["bytes"] and size is not None:
+                expect_file(file, "an array of the converted data set")
             if size != recorded["bytes"]:
                 got = "no such file" if size is None else f"{size} bytes"
                 raise UserError(f"{file}: expected {recorded['bytes']} bytes, got {got}; convert the data again")

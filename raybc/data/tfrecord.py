@@ -16,22 +16,30 @@ from typing import Any
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
+from raybc.causes import cause, expect_file
 from raybc.types import UserError
 
 Values = list[bytes] | np.ndarray
-#: Bytes; a record that claims to be longer is damaged.
-MAX_RECORD_BYTES = 1 << 34
+#: Bytes of a record before its message: the length and the checksum of that.
+HEAD_BYTES = 12
 PACKAGE = "raybc.tfrecord"
 
 
 def records(path: Path) -> Iterator[bytes]:
     """The messages of a file in order. Raises `UserError` for a truncated or damaged file."""
+    left = path.stat().st_size if path.is_file() else 0
+    if not left and path.is_file():  # a shard of no episode
+        return
+    expect_file(path, "a TFRecord file")
     with path.open("rb") as handle:
-        while head := handle.read(12):
-            length = struct.unpack("<Q", head[:8])[0] if len(head) == 12 else MAX_RECORD_BYTES + 1
-            data = handle.read(length + 4) if length <= MAX_RECORD_BYTES else b""
+        while head := handle.read(HEAD_BYTES):
+            left -= HEAD_BYTES
+            length = struct.unpack("<Q", head[:8])[0] if len(head) == HEAD_BYTES else left
+            data = handle.read(length + 4) if length + 4 <= left else b""  # never more than the file holds
+            left -= length + 4
             if len(data) != length + 4:
-                raise UserError(f"{path}: not readable as TFRecord (damaged or truncated)")
+                said = cause(path) or "not readable as TFRecord (damaged or truncated)"
+                raise UserError(f"{path}: {said}")
             yield data[:length]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from raybc.causes import cause, expect_file
 from raybc.types import UserError
 
 
@@ -20,8 +21,7 @@ class Video:
     """
 
     def __init__(self, path: Path, fps: float) -> None:
-        if not path.is_file():
-            raise UserError(f"{path}: expected the video of the requested images, found none")
+        expect_file(path, "the video of the requested images")
         self.path, self.fps = path, fps
         self._frames = self._decode()
         self._next = 0
@@ -61,8 +61,7 @@ class Video:
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             if isinstance(error, UserError):
                 raise
-            text = " ".join(str(error).split())
-            raise UserError(f"{self.path}: not readable as a video (damaged or truncated): {text}") from None
+            raise _unreadable(self.path, error) from None
 
 
 def count_frames(path: Path) -> int:
@@ -73,7 +72,13 @@ def count_frames(path: Path) -> int:
                 raise UserError(f"{path}: expected a video, got a file without images")
             return sum(p.size > 0 and not p.is_corrupt for p in container.demux(container.streams.video[0]))
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise UserError(f"{path}: not readable as a video: {' '.join(str(error).split())}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: BaseException) -> UserError:
+    expect_file(path, "a video")
+    said = cause(path, None) or f"not readable as a video (damaged or truncated): {' '.join(str(error).split())}"
+    return UserError(f"{path}: {said}")
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:

@@ -9,8 +9,9 @@ import importlib
 from pathlib import Path
 from typing import cast
 
+from raybc import causes
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base, containers
+from raybc.data.formats import base, containers, unknown
 from raybc.data.formats.base import Format
 from raybc.strict import did_you_mean
 from raybc.types import UserError
@@ -38,20 +39,21 @@ def get(name: str) -> Format:
 
 def detect(path: Path) -> str:
     """The name of the format of a file or folder. Raises `UserError`, with a list of the known formats, for others."""
-    if not path.exists():
-        raise UserError(f"{path}: expected demonstrations, found no such file or folder")
+    found = causes.missing(path)
+    if found and found != "got a folder":
+        raise UserError(
+            f"{path}: expected demonstrations, {found.replace('found none', 'found no such file or folder')}"
+        )
     for name in FORMATS:
         if get(name).matches(path):
             return name
-    start = containers.magic(path)
-    for mark, what in ((containers.HDF5_MAGIC, "an HDF5"), (containers.ZIP_MAGIC, "a zip")):
-        if start.startswith(mark):
-            hint = f" It begins as {what} file: it may be damaged or truncated."
-            break
-    else:
-        hint = " The file is empty." if path.is_file() and not start else ""
+    text, listed = unknown.explain(path, _matching)
     looks = "".join(f"\n  {name}: {get(name).DESCRIPTION}" for name in FORMATS)
-    raise UserError(f"{path}: not in a known format.{hint} Known formats:{looks}")
+    raise UserError(f"{path}: {text} Known formats:{looks}" if listed else f"{path}: {text.removesuffix('.')}")
+
+
+def _matching(path: Path) -> str:
+    return next((name for name in FORMATS if get(name).matches(path)), "")
 
 
 def count(path: Path, format: str) -> int | None:

@@ -13,6 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from raybc import causes
+from raybc.data import guard
 from raybc.types import UserError
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -21,29 +23,31 @@ ZIP_MAGIC = b"PK\x03\x04"
 
 def magic(path: Path, count: int = 8) -> bytes:
     """The first `count` bytes of a file; b"" where there is none."""
-    try:
-        with path.open("rb") as handle:
-            return handle.read(count)
-    except OSError:
-        return b""
+    return causes.head(path, count)
 
 
 @contextlib.contextmanager
 def opened_hdf5(path: Path, what: str) -> Iterator[Any]:
-    """An `h5py.File` that is open for reading. Raises `UserError` for missing and damaged files.
+    """An `h5py.File` that is open for reading. Raises `UserError` for missing and damaged files, also for those whose
+    damage would make the HDF5 library crash (`raybc.data.guard`).
 
     what: the kind of file, for messages.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: expected a {what} file, found none")
-    with readable(path, "HDF5"), h5py.File(path, "r") as file:
+    causes.expect_file(path, f"{'an' if what[:1] in 'AEIOU' else 'a'} {what} file")
+    damage = guard.damage(path)
+    if damage:
+        raise UserError(f"{path}: {damage}")
+    with readable(path, "HDF5", HDF5_MAGIC), h5py.File(path, "r") as file:
         yield file
 
 
 @contextlib.contextmanager
-def readable(path: Path, what: str) -> Iterator[None]:
+def readable(path: Path, what: str, kind: bytes = b"") -> Iterator[None]:
     """Turns whatever libraries raise for truncated or damaged files, which depends on the bytes that are damaged, into
-    `UserError`. what: the kind of file, for messages."""
+    `UserError`. Where the cause is another than damage (`raybc.causes`), the message names that.
+
+    what: the kind of file, for messages. kind: its first bytes.
+    """
     try:
         yield
     except UserError:
@@ -53,8 +57,21 @@ def readable(path: Path, what: str) -> Iterator[None]:
         *(MemoryError, EOFError, NotImplementedError, AssertionError, zlib.error, zipfile.BadZipFile),
         tokenize.TokenError,  # numpy, of a damaged header
     ) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not readable as {what} (damaged or truncated): {text}") from None
+        cause = causes.cause(path, error, kind)
+        if cause:
+            raise UserError(f"{path}: {cause}") from None
+        raise UserError(f"{path}: not readable as {what} (damaged or truncated){_said(error)}") from None
+
+
+def _said(error: BaseException) -> str:
+    """What a library says about a file; nothing where it is Python that complains, in words that help nobody."""
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+        return f": {text}" if text.startswith("Unable") else f": expected the key {text!r}"
+    if isinstance(error, LookupError | TypeError | AttributeError | AssertionError | RecursionError):
+        return ""
+    text = " ".join(str(error).split())
+    return f": {text}" if text else ""
 
 
 def hdf5_array(group: Any, key: str, where: str) -> Any:
@@ -72,12 +89,24 @@ def hdf5_array(group: Any, key: str, where: str) -> Any:
         raise UserError(f"{where}: {key}: expected data, got a reference to other files")
     if found.dtype.kind not in "fiub":
         raise UserError(f"{where}: {key}: expected numbers, got dtype {found.dtype}")
+    _check_filters(found, f"{where}: {key}")
     return found
+
+
+def _check_filters(found: Any, where: str) -> None:
+    created = found.id.get_create_plist()
+    for i in range(created.get_nfilters()):
+        code, _, _, name = created.get_filter(i)
+        if not h5py.h5z.filter_avail(code):
+            raise UserError(
+                f"{where}: is compressed with {name.decode(errors='replace') or f'filter {code}'}, which the installed "
+                "HDF5 does not have: pip install hdf5plugin, and set the variable HDF5_PLUGIN_PATH to its PLUGIN_PATH"
+            )
 
 
 def hdf5_names(path: Path) -> set[str]:
     """The top-level names of an HDF5 file; an empty set for other or damaged files."""
-    if magic(path) != HDF5_MAGIC:
+    if magic(path) != HDF5_MAGIC or guard.damage(path):
         return set()
     try:
         with h5py.File(path, "r") as file:
@@ -100,16 +129,17 @@ class Npz:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        causes.expect_file(path, "an npz file")
         if magic(path, 4) != ZIP_MAGIC:
-            raise UserError(f"{path}: expected an npz file, found {'another' if path.is_file() else 'none'}")
-        with readable(path, "npz"):
+            raise UserError(f"{path}: {causes.cause(path, kind=ZIP_MAGIC) or 'expected an npz file, got another'}")
+        with readable(path, "npz", ZIP_MAGIC):
             self._file = np.load(path, allow_pickle=False)
             self.names = set(self._file.files)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.names:
             raise UserError(f"{self.path}: expected the array {name!r}, got {sorted(self.names)}")
-        with readable(self.path, "npz"):
+        with readable(self.path, "npz", ZIP_MAGIC):
             try:
                 array = self._file[name]
             except ValueError as error:

@@ -7,21 +7,22 @@ statistics in `meta/` are not used: normalisation is fitted on what is trained o
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 
+from raybc.causes import expect_file
 from raybc.data.formats import containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.formats.lerobot_write import write_store
 from raybc.data.videos import Video, decode_image
-from raybc.files import read_json
+from raybc.files import parse_json, read_json, read_text
 from raybc.types import UserError
 
 __all__ = ["DESCRIPTION", "NAME", "about", "matches", "parts", "write_store"]
@@ -30,6 +31,8 @@ NAME = "lerobot"
 DESCRIPTION = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or v3.0)"
 INFO = "meta/info.json"
 PREFIXES = ("observation.images.", "observation.")
+#: A placeholder of a path template, such as "{file_index:03d}"; str.format would also pad to gigabytes.
+PLACEHOLDER = re.compile(r"\{(\w+)(:0?\d{0,2}d?)?\}")
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,18 @@ class _Set:
     def file(self, template: str, **values: Any) -> Path:
         """A file of the data set, by the key of its path template in `info.json`. Raises `UserError` if it is outside
         the folder."""
+        text = str(self.get(template, str))
+        unknown = PLACEHOLDER.sub("", text)
+        names = {name for name, _ in PLACEHOLDER.findall(text)}
+        if "{" in unknown or "}" in unknown or not names <= set(values):
+            expected = ", ".join(f"{{{name}}}" for name in values)
+            raise UserError(f"{self.root / INFO}: {template}: not readable as a path of {expected}: {text!r}")
         try:
-            path = self.root / str(self.get(template, str)).format(**values)
-        except (LookupError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.root / INFO}: {template}: not readable as a path: {error!r}") from None
-        return inside(self.root, path, template)
+            return inside(self.root, text.format(**values), template)
+        except ValueError as error:  # a number's format for the name of a camera
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{self.root / INFO}: {template}: not readable as a path: {text!r}") from None
 
     def episodes(self) -> list[_Episode]:
         return self._episodes_v3() if self.v3 else self._episodes_v2()
@@ -107,7 +117,12 @@ class _Set:
             except (LookupError, TypeError, ValueError) as error:
                 if isinstance(error, UserError):
                     raise
-                raise UserError(f"{self.root}/meta/episodes: episode {row.get('episode_index')}: {error!r}") from None
+                where = f"{self.root}/meta/episodes: episode {row.get('episode_index')}"
+                if isinstance(error, KeyError):
+                    raise UserError(
+                        f"{where}: expected the column {error.args[0]!r}, got {', '.join(sorted(row))}"
+                    ) from None
+                raise UserError(f"{where}: expected numbers, got {row}") from None
         return found
 
     def _episodes_v2(self) -> list[_Episode]:
@@ -133,23 +148,20 @@ class _Set:
         return {int(number): str(text) for number, text in pairs}
 
 
-def inside(root: Path, path: Path, what: str) -> Path:
-    """`path`, or `UserError` (about `what`) if it is outside `root`."""
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{root}: {what}: expected a file of this folder, got {path}")
-    return path
+def inside(root: Path, name: str, what: str) -> Path:
+    """The file `name` of the folder `root`. Raises `UserError` (about `what`) for an absolute path and for one with
+    "..". Links are followed: the cache of the Hugging Face hub consists of them."""
+    relative = PurePosixPath(name)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in name:
+        raise UserError(f"{root}: {what}: expected a file of this folder, got {root / name}")
+    return root / relative
 
 
 def _lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     """The mappings of a jsonl file."""
-    if not path.is_file():
-        raise UserError(f"{path}: expected a file of LeRobot v2, found none")
     rows = []
-    for i, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {i}: not readable as JSON: {error}") from None
+    for i, line in enumerate(read_text(path, "a file of LeRobot v2", "JSON").splitlines(), start=1):
+        row = parse_json(line, f"{path}: line {i}")
         if not isinstance(row, dict) or any(key not in row for key in keys):
             raise UserError(f"{path}: line {i}: expected the keys {', '.join(keys)}, got {line[:80]}")
         rows.append(row)
@@ -157,9 +169,8 @@ def _lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _table(path: Path, columns: list[str] | None) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path}: expected a parquet file of the data set, found none")
-    with containers.readable(path, "parquet"):
+    expect_file(path, "a parquet file of the data set")
+    with containers.readable(path, "parquet", b"PAR1"):
         try:
             file = pq.ParquetFile(path)
             missing = [c for c in columns or () if c not in file.schema_arrow.names]
@@ -167,7 +178,7 @@ def _table(path: Path, columns: list[str] | None) -> Any:
                 raise UserError(f"{path}: expected the column {missing[0]!r}, got {file.schema_arrow.names}")
             return file.read(columns=columns)
         except pyarrow.ArrowException as error:
-            raise UserError(f"{path}: not readable as parquet (damaged or truncated): {error}") from None
+            raise ValueError(error) from None
 
 
 @dataclass(frozen=True)
@@ -325,9 +336,8 @@ def _images(column: Any, root: Path, where: str) -> np.ndarray:
             raise UserError(f"{where}: expected images with bytes or a path, got {type(cell).__name__}")
         data = cell.get("bytes")
         if not data:
-            file = inside(root, root / cell["path"], where)
-            if not file.is_file():
-                raise UserError(f"{file}: expected the image of {where}, found none")
+            file = inside(root, str(cell["path"]), where)
+            expect_file(file, f"the image of {where}")
             data = file.read_bytes()
         images.append(decode_image(data, where))
     if any(p.shape != images[0].shape for p in images):

@@ -7,6 +7,7 @@ file or of the file itself, as LIBERO does.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ import numpy as np
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import containers, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
-from raybc.files import replacing
+from raybc.files import parse_json, replacing
+from raybc.notes import note
 from raybc.types import UserError
 
 NAME = "libero"
@@ -30,19 +32,28 @@ ATTRIBUTES = ("problem_info", "bddl_file_name")
 
 def files(path: Path) -> list[Path]:
     """The files of a suite, one for each task, in order; the file itself where `path` is one."""
-    return sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    return sorted(p for p in path.iterdir() if p.suffix in (".hdf5", ".h5") and not p.name.startswith("."))
 
 
 def matches(path: Path) -> bool:
-    """Whether `path` is a LIBERO file, or a folder of such files."""
-    first = files(path)[:1]
-    if not first or "data" not in containers.hdf5_names(first[0]):
+    """Whether `path` is a LIBERO file, or a folder with such a file."""
+    try:
+        return any(_is_libero(each) for each in files(path))
+    except OSError:
+        return False
+
+
+def _is_libero(path: Path) -> bool:
+    if "data" not in containers.hdf5_names(path):
         return False
     try:
-        with h5py.File(first[0], "r") as file:
+        with h5py.File(path, "r") as file:
             data = file["data"]
-            obs = data.get("demo_0/obs", ())
-            return any(name in data.attrs for name in ATTRIBUTES) or set(obs) >= OBSERVATIONS
+            # Any demonstration tells: filters leave out demo_0 as well as others.
+            observed = (data.get(f"{name}/obs", ()) for name in data if name.startswith("demo_"))
+            return any(name in data.attrs for name in ATTRIBUTES) or any(set(obs) >= OBSERVATIONS for obs in observed)
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError):
         return False
 
@@ -54,9 +65,10 @@ def count(path: Path) -> int:
 
 def about(path: Path) -> DatasetInfo:
     """Environment of the first file; rewards of 0 and 1 are success."""
-    with containers.opened_hdf5(_files(path)[0], "LIBERO HDF5") as file:
-        data, _ = robomimic.demos_of(file, path)
-        env_args = robomimic.env_args_of(data, path)
+    first = _files(path)[0]
+    with containers.opened_hdf5(first, "LIBERO HDF5") as file:
+        data, _ = robomimic.demos_of(file, first)
+        env_args = robomimic.env_args_of(data, first)
         bddl = _text(data.attrs.get("bddl_file_name"))
         return DatasetInfo(env_args=env_args | ({"bddl_file_name": bddl} if bddl else {}), reward_is_success=True)
 
@@ -71,31 +83,39 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
                 if i == 0:  # attributes after arrays: see `base.collect`
                     task = instruction(data, each)
                 label = f"{each.name}: {name}" if path.is_dir() else name
-                yield EpisodeChunk(
-                    label, part.obs, part.actions, (), part.rewards, part.terminals, part.states, (task,)
-                )
+                yield dataclasses.replace(part, name=label, tasks=(task,))
 
 
 def _files(path: Path) -> list[Path]:
+    """The files with demonstrations. Tasks of which a filter left none are named in a note."""
     found = files(path)
-    if not found:
-        raise UserError(f"{path}: expected HDF5 files of LIBERO, found none")
-    return found
+    empty = [each for each in found if _is_empty(each)]
+    if not set(found) - set(empty):
+        raise UserError(f"{path}: expected HDF5 files of LIBERO with episodes data/demo_0, data/demo_1, ..., got none")
+    for each in empty:
+        note(f"{each}: holds no episode, so the task {each.stem.removesuffix('_demo')!r} is left out")
+    return [each for each in found if each not in empty]
+
+
+def _is_empty(path: Path) -> bool:
+    with containers.opened_hdf5(path, "LIBERO HDF5") as file:
+        data = file.get("data")
+        return isinstance(data, h5py.Group) and not any(name.startswith("demo_") for name in data)
 
 
 def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value or "")
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
 
 
 def instruction(data: h5py.Group, path: Path) -> str:
     """The instruction of all demonstrations of a file, from the attributes of its group `data` or from its name."""
     text = _text(data.attrs.get("problem_info"))
     if text:
-        try:
-            words = json.loads(text)["language_instruction"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{path}: problem_info: expected JSON with language_instruction: {error!r}") from None
-        return (" ".join(words) if isinstance(words, list) else str(words)).strip().strip('"')
+        said = parse_json(text, f"{path}: problem_info")
+        words = said.get("language_instruction") if isinstance(said, dict) else None
+        if not isinstance(words, str | list):
+            raise UserError(f"{path}: problem_info: expected JSON with language_instruction, got {text[:80]}")
+        return (" ".join(map(str, words)) if isinstance(words, list) else str(words)).strip().strip('"')
     name = Path(_text(data.attrs.get("bddl_file_name")) or path.name).stem.removesuffix("_demo")
     return re.sub(r"^[A-Z_]+_SCENE\d+_", "", name).replace("_", " ")
 

@@ -24,7 +24,7 @@ from raybc.types import UserError
 
 NAME = "minari"
 DESCRIPTION = "a folder with data/metadata.json of Minari (or that folder `data`)"
-METADATA = "metadata.json"
+METADATA, MAIN = "metadata.json", "main_data.hdf5"
 #: The simulator's state in `infos`, as Minari's mazes have it (a goal is not among MuJoCo's positions).
 STATES = ("qpos", "qvel", "goal")
 
@@ -45,10 +45,15 @@ def _open(path: Path) -> Any:
     """A `minari.MinariDataset`."""
     folder = _folder(path)
     metadata = read_json(folder / METADATA)
+    if not isinstance(metadata, dict):
+        raise UserError(f"{folder / METADATA}: expected a mapping, got {type(metadata).__name__}")
     missing = [k for k in ("observation_space", "action_space", "total_episodes", "data_format") if k not in metadata]
     if missing:  # without its spaces Minari would build the environment that the file names
         raise UserError(f"{folder / METADATA}: expected the key {missing[0]!r}, got {sorted(metadata)}")
     minari = require("minari", "minari")
+    if metadata["data_format"] == "hdf5":
+        with containers.opened_hdf5(folder / MAIN, "Minari HDF5"):  # minari opens it again
+            pass
     with containers.readable(folder, "a Minari data set"):
         return minari.MinariDataset(folder)
 

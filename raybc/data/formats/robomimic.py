@@ -18,7 +18,7 @@ import numpy as np
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
-from raybc.files import replacing
+from raybc.files import parse_json, replacing
 from raybc.types import UserError
 
 NAME = "robomimic"
@@ -215,10 +215,9 @@ def env_args_of(data: h5py.Group, path: Path) -> dict[str, Any]:
     text = data.attrs.get("env_args")
     if text is None:
         return {}
-    try:
-        value = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: env_args: not readable as JSON: {error}") from None
+    if not isinstance(text, str | bytes):
+        raise UserError(f"{path}: env_args: expected a text in JSON, got {type(text).__name__}")
+    value = parse_json(text, f"{path}: env_args")
     if not isinstance(value, dict):
         raise UserError(f"{path}: env_args: expected a mapping, got {type(value).__name__}")
     return value
