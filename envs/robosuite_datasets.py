@@ -9,7 +9,6 @@ what it silently ignores (absolute actions, damping, and that deltas were in the
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from raybc.envs.robosuite import (
     low_dim_keys,
     quiet,
 )
+from raybc.files import parse_json
 from raybc.types import UserError
 
 PREFIX = "dataset:"
@@ -88,21 +88,16 @@ def read_recorded_env(path: Path) -> RecordedEnv:
 
     Raises `UserError` for files without valid `env_args` and for those of other simulators.
     """
-    import h5py  # not at the top: listing names needs no files
+    from raybc.data.formats import containers  # not at the top: listing names needs no files
 
-    if not path.is_file():
-        raise UserError(f"{path}: expected a robomimic HDF5 file, found none")
-    try:
-        with h5py.File(path, "r") as file:
-            text = file["data"].attrs.get("env_args") if "data" in file else None
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path}: not readable as HDF5 (damaged or truncated): {error}") from None
+    with containers.opened_hdf5(path, "robomimic HDF5") as file:
+        data = file.get("data")
+        text = None if data is None else data.attrs.get("env_args")
     if text is None:
         raise UserError(f"{path}: has no env_args (data.attrs['env_args']), so it does not tell its environment")
-    try:
-        args = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: env_args: not readable as JSON: {error}") from None
+    if not isinstance(text, str | bytes):
+        raise UserError(f"{path}: env_args: expected a text in JSON, got {type(text).__name__}")
+    args = parse_json(text, f"{path}: env_args")
     if not isinstance(args, dict):
         raise UserError(f"{path}: env_args: expected a mapping, got {type(args).__name__}")
     kind, env_name, kwargs = args.get("type"), args.get("env_name"), args.get("env_kwargs")

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from raybc._version import __version__
+from raybc.causes import expect_file
 from raybc.config import RunConfig, migrate
 from raybc.data.episodes import image_size
 from raybc.data.normalize import Normalizer
@@ -216,8 +217,7 @@ def _normalizer(value: Mapping[str, Any]) -> Normalizer:
 
 
 def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    if not path.is_file():
-        raise UserError(f"{path}: expected the weights of the bundle, found none")
+    expect_file(path, "the weights of the bundle")
     if _sha256(path) != sha256:
         raise UserError(f"{path}: sha256 differs from the one in {META}: damaged, or from another bundle")
     try:

@@ -42,16 +42,17 @@ _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")
 _ANSWERS = (b'{"error"', b'{"message"', b"Invalid username or password", b"Entry not found", b"Access to ")
 
 
-def expect_file(path: Path, what: str) -> None:
+def expect_file(path: Path, what: str, may_be_empty: bool = False) -> None:
     """Raise `UserError` unless `path` is a file that may be read and that is not empty or a stand-in for the real one.
 
-    what: the kind of file, with its article, for messages.
+    what: the kind of file, with its article, for messages. may_be_empty: whether no bytes are a valid file, too.
     """
     found = missing(path)
     if found:
         raise UserError(f"{path}: expected {what}, {found}")
-    found = _stand_in(head(path))
-    if found:
+    start = head(path)
+    found = _stand_in(start)
+    if found and (start or not may_be_empty):
         raise UserError(f"{path}: {found}")
 
 

@@ -75,7 +75,7 @@ def read_text(path: Path, what: str, kind: str) -> str:
 
     what: the file with its article, kind: its language, for messages.
     """
-    expect_file(path, what)
+    expect_file(path, what, may_be_empty=kind == "YAML")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -177,7 +177,7 @@ def test_a_token_that_others_can_read_is_an_error_and_can_be_taken_from_them(
 
 @pytest.mark.parametrize(
     ("contents", "expected"),
-    [(None, "cannot be read"), ("a: [", "not readable as YAML"), ("a: 1\na: 2", "stands twice")],
+    [(None, "expected a cluster file, found none"), ("a: [", "not readable as YAML"), ("a: 1\na: 2", "stands twice")],
 )
 def test_what_is_no_file_is_refused_with_one_line(
     contents: str | None, expected: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

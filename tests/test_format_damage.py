@@ -255,7 +255,14 @@ def info(path: Path, **changes: Any) -> None:
         ({"features": {"action": 1}}, ["features: action: expected a mapping"]),
         ({"fps": None}, ["expected the key 'fps'"]),
         ({"splits": {"train": "all"}}, ["splits: train: expected FIRST:END"]),
-        ({"splits": {"train": "0:9"}}, ["split 'train': expected episodes 0..2, got 8"]),
+        ({"splits": {"train": "0:9"}}, ["splits: train: expected episodes below 3, the total_episodes, got '0:9'"]),
+        ({"splits": {"train": "0:99999999999"}}, ["splits: train: expected episodes below 3"]),
+        ({"splits": {"train": f"0:{'9' * 5000}"}}, ["splits: train: expected FIRST:END"]),
+        ({"total_episodes": 10**11}, ["total_episodes: expected a number from 0 to 1e+08"]),
+        ({"total_episodes": 3.0}, ["total_episodes"]),
+        ({"fps": 0}, ["fps: expected a number from 0.001 to 1e+06, got 0"]),
+        ({"fps": True}, ["fps: expected a number"]),
+        ({"features": []}, ["expected the key 'features'"]),
     ],
 )
 def test_lerobots_info(lerobot: Path, changes: dict[str, Any], parts: list[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 
-from raybc.strict import parse_yaml
+from raybc.strict import read_yaml
 from raybc.types import UserError
 
 TRAINER, SIMULATOR = "trainer", "simulator"
@@ -52,7 +52,7 @@ def _is_cluster(alive: list[dict[str, Any]]) -> bool:
 
 def _startable(path: Path, types: list[str]) -> list[Machine]:
     """Machines that may still be started; none if that is unknown."""
-    return machines_of(parse_yaml(path.read_text(encoding="utf-8"), str(path)), types) if path.exists() else []
+    return machines_of(read_yaml(path, "a cluster file"), types) if path.exists() else []
 
 
 def machines_of(config: dict[str, Any], types: Sequence[str] = ()) -> list[Machine]:

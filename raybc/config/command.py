@@ -17,7 +17,7 @@ from raybc.config.policy import find_kind, kind_of
 from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, OptimizerOptions, PhaseOptions
-from raybc.strict import parse_yaml
+from raybc.strict import read_yaml
 from raybc.types import UserError
 
 A = TypeVar("A")
@@ -116,9 +116,9 @@ def _read_file(path: str) -> dict[str, Any]:
     """The options in a YAML file: a mapping of options, or a sweep file, of which `train:` is read."""
     if not path:
         return {}
-    if not Path(path).is_file():
+    if not Path(path).exists():
         raise UserError(f"--config {path}: expected a YAML file with options of a run, found none")
-    values = parse_yaml(Path(path).read_text(encoding="utf-8"), path)
+    values = read_yaml(Path(path), "a YAML file with options of a run")
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected keys and values, got {type(values).__name__}")
     if isinstance(values.get("train"), dict):

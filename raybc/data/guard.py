@@ -24,7 +24,7 @@ from raybc.strict import digest
 
 CHILD = Path(__file__).with_name("guard_child.py")
 #: Seconds without a sign of life: of computing, since a loop computes, and by the clock, since a disk may be slow.
-CPU_SECONDS, CLOCK_SECONDS, START_SECONDS = 3.0, 45.0, 60.0
+CPU_SECONDS, CLOCK_SECONDS, START_SECONDS = 2.0, 45.0, 60.0
 #: A check that took longer is remembered on disk, too.
 REMEMBERED_SECONDS = 0.25
 CRASHED = "damaged: reading it makes the HDF5 library crash"

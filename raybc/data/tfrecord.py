@@ -27,10 +27,8 @@ PACKAGE = "raybc.tfrecord"
 
 def records(path: Path) -> Iterator[bytes]:
     """The messages of a file in order. Raises `UserError` for a truncated or damaged file."""
-    left = path.stat().st_size if path.is_file() else 0
-    if not left and path.is_file():  # a shard of no episode
-        return
-    expect_file(path, "a TFRecord file")
+    expect_file(path, "a TFRecord file", may_be_empty=True)  # a shard of no episode
+    left = path.stat().st_size
     with path.open("rb") as handle:
         while head := handle.read(HEAD_BYTES):
             left -= HEAD_BYTES

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from raybc.causes import expect_file
-from raybc.data.bounds import check_fits
+from raybc.data.bounds import check_fits, check_memory
 from raybc.extras import require_extra
 from raybc.files import parse_json
 from raybc.types import UserError
@@ -83,12 +83,14 @@ class Zarr:
         stored = self._chunks(name, len(shape), meta.get("dimension_separator", "."), where)
         on_disk = sum(self._files[file] for file, _ in stored)
         check_fits(math.prod(shape) * dtype.itemsize, on_disk, where, MAX_RATIO, ALWAYS_BYTES)
+        check_memory(math.prod(shape) * dtype.itemsize, where)
         chunk_bytes = math.prod(chunks) * dtype.itemsize
         array = np.full(shape, meta.get("fill_value") or 0, dtype)
         for file, index in stored:
             if any(i * c >= n for i, c, n in zip(index, chunks, shape, strict=True)):
                 continue  # left over from before the array was made smaller
             check_fits(chunk_bytes, self._files[file], f"{where}: chunk {index}", MAX_RATIO, ALWAYS_BYTES)
+            check_memory(chunk_bytes, where)
             data: Any = self._get(file)
             for codec in decoders:
                 data = _decoded(codec, data, chunk_bytes)

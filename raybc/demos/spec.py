@@ -15,10 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
-import h5py
-
 from raybc.config import DemosConfig, RunConfig
-from raybc.data.formats import ogbench
+from raybc.data.formats import containers, ogbench
 from raybc.data.names import is_published, obtain, resolve
 from raybc.demos.record import demonstrate
 from raybc.envs.base import EnvName, Task
@@ -145,7 +143,7 @@ def check_overwritable(path: Path) -> None:
 
 def _recorded_key(path: Path) -> str:
     try:
-        with h5py.File(path, "r") as file:
+        with containers.opened_hdf5(path, "HDF5") as file:
             return str(file["data"].attrs.get("raybc_key", ""))
-    except (OSError, KeyError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and run the same command again") from None
+    except UserError as error:
+        raise UserError(f"{error}; delete it and run the same command again") from None

@@ -12,7 +12,7 @@ from raybc.doctor.cluster_file import check_file, check_token
 from raybc.doctor.findings import Finding, error, ok, warning
 from raybc.doctor.machine import check_facts, facts, pins
 from raybc.doctor.running import check_allocation, check_cluster
-from raybc.strict import parse_yaml
+from raybc.strict import read_yaml
 from raybc.sweep.load import load_sweep
 
 
@@ -26,7 +26,7 @@ def check(cluster: Path | None, address: str, storage: Path | None, sweep: Path 
     if cluster is not None:
         findings += check_file(cluster)
     if sweep is not None and cluster is not None and not any(f.level == "error" for f in findings):
-        startable = machines_of(parse_yaml(cluster.read_text(encoding="utf-8"), str(cluster)))
+        startable = machines_of(read_yaml(cluster, "a cluster file"))
         if startable:
             findings.append(check_allocation(load_sweep(sweep), startable, f"{sweep} on {cluster}"))
     if not address:

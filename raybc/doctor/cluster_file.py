@@ -23,8 +23,8 @@ import ray.autoscaler
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raybc.doctor.findings import Finding, error, ok, warning
+from raybc.files import read_text
 from raybc.strict import did_you_mean, parse_yaml
-from raybc.types import UserError
 
 #: Keys of `provider` by its type; Ray accepts any. (Other types are not checked.)
 PROVIDER_KEYS = {
@@ -56,10 +56,7 @@ NODE_SCRIPT = "tools/cluster_node.sh"
 
 def check_file(path: Path) -> list[Finding]:
     """All findings about the file; paths in it are relative to the working folder, as for `ray up`."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise UserError(f"{path}: cannot be read ({problem.strerror})") from None
+    text = read_text(path, "a cluster file", "YAML")
     config = parse_yaml(text, str(path))
     findings = list(_schema(config))
     if findings:

@@ -8,7 +8,7 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.config.flat import todays_names
-from raybc.strict import did_you_mean, from_mapping, parse_yaml
+from raybc.strict import did_you_mean, from_mapping, parse_yaml, read_yaml
 from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
 
@@ -19,11 +19,7 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
         others = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {did_you_mean(path.name, others)}" if others else ""
         raise UserError(f"{path}: expected a sweep file, found none{hint}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not readable as YAML: {error}") from None
-    return sweep_from_mapping(parse_yaml(text, str(path)), str(path), overrides)
+    return sweep_from_mapping(read_yaml(path, "a sweep file"), str(path), overrides)
 
 
 def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ()) -> SweepConfig:

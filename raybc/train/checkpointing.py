@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raybc._version import __version__
+from raybc.causes import expect_file
 from raybc.config import RunConfig, migrate
-from raybc.files import replacing
+from raybc.files import parse_json, replacing
 from raybc.run_folder import TrainingFolder
 from raybc.train.schedule import LossMonitor, round_of
 from raybc.types import UserError
@@ -70,24 +71,36 @@ def save(path: Path, state: State) -> None:
 
 def load(path: Path) -> State:
     """Read a state. Raises `UserError` for a damaged file, or one of a newer format."""
+    expect_file(path, "a training state")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not readable as a training state: {error}") from None
     digest = metadata.pop("sha256", "")
     if digest != _digest(tensors, metadata):
         raise UserError(f"{path}: not readable as a training state: it is damaged; use --overwrite to start again")
+    try:
+        return _state(path, metadata, tensors)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}: not readable as a training state: its metadata are damaged; use --overwrite to start again"
+        ) from None
+
+
+def _state(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> State:
     version = int(metadata.get("format", "1"))
     if version > FORMAT:
         raise UserError(
             f"{path}: expected a training state of format {FORMAT} or older, got {version}, made by raybc "
             f"{metadata.get('raybc', 'of a newer release')}; install that release or a newer one"
         )
-    rest = json.loads(metadata["rest"])
+    rest = parse_json(metadata["rest"], f"{path}: rest")
     monitors = [LossMonitor(**row) for row in rest["watches" if version == 1 else "monitors"]]
-    runs = json.loads(metadata["runs"])
+    runs = parse_json(metadata["runs"], f"{path}: runs")
     return State(int(metadata["step"]), runs, tensors, monitors, rest["validation_loss"], version)
 
 

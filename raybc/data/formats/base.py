@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from raybc.data.bounds import SMALL_BYTES, check_memory
 from raybc.data.episodes import EpisodeStore
 from raybc.types import UserError
 
@@ -111,10 +112,15 @@ class Sink(Protocol):
 class Memory:
     """A `Sink` that keeps all rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Path = Path()) -> None:
         self._rows: dict[str, list[np.ndarray]] = {}
+        self._source, self._unchecked = source, 0
 
     def append(self, name: str, rows: np.ndarray) -> None:
+        self._unchecked += rows.nbytes
+        if self._unchecked > SMALL_BYTES:  # it is in memory already; refuse while there is room for as much again
+            check_memory(self._unchecked, str(self._source))
+            self._unchecked = 0
         self._rows.setdefault(name, []).append(rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -234,7 +240,7 @@ def _same_shape(part: EpisodeChunk, path: Path, name: str, shape: tuple[int, ...
 
 def collect(fmt: Format, path: Path, wanted: ReadOptions) -> EpisodeStore:
     """The data set at `path`, in memory."""
-    memory = Memory()
+    memory = Memory(path)
     gathered = gather(fmt.parts(path, wanted), path, memory, wanted)
     # Arrays first: reading attributes of a damaged HDF5 file may never end, and reading arrays detects the damage.
     return assemble(memory.arrays(), gathered, fmt.about(path), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tokenize
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 
 from raybc import causes
 from raybc.data import guard
+from raybc.data.bounds import check_fits, check_memory, size
 from raybc.types import UserError
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -90,7 +92,15 @@ def hdf5_array(group: Any, key: str, where: str) -> Any:
     if found.dtype.kind not in "fiub":
         raise UserError(f"{where}: {key}: expected numbers, got dtype {found.dtype}")
     _check_filters(found, f"{where}: {key}")
+    check_fits(math.prod(found.shape) * found.dtype.itemsize, found.id.get_storage_size(), f"{where}: {key}")
     return found
+
+
+def hdf5_values(group: Any, key: str, where: str) -> np.ndarray:
+    """All values of `hdf5_array`. Raises `UserError` also where they do not fit into memory."""
+    found = hdf5_array(group, key, where)
+    check_memory(math.prod(found.shape) * found.dtype.itemsize, f"{where}: {key}")
+    return np.asarray(found[()])
 
 
 def _check_filters(found: Any, where: str) -> None:
@@ -140,6 +150,7 @@ class Npz:
         if name not in self.names:
             raise UserError(f"{self.path}: expected the array {name!r}, got {sorted(self.names)}")
         with readable(self.path, "npz", ZIP_MAGIC):
+            self._check_size(name)
             try:
                 array = self._file[name]
             except ValueError as error:
@@ -150,6 +161,21 @@ class Npz:
             if not isinstance(array, np.ndarray):  # a member that is no .npy
                 raise UserError(f"{self.path}: {name}: expected an array, got {type(array).__name__}")
             return array
+
+    def _check_size(self, name: str) -> None:
+        """Compare what the header of an array declares with its bytes: numpy allocates first and reads afterwards."""
+        where, archive = f"{self.path}: {name}", self._file.zip
+        member = name if name in archive.NameToInfo else f"{name}.npy"
+        info = archive.getinfo(member)
+        check_fits(info.file_size, info.compress_size, where)
+        with archive.open(member) as handle:
+            version = np.lib.format.read_magic(handle)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(handle)
+        declared = math.prod(shape) * dtype.itemsize
+        if declared > info.file_size and not dtype.hasobject:
+            raise UserError(f"{where}: damaged: declares {size(declared)}, and holds {size(info.file_size)}")
+        check_memory(declared, where)
 
 
 def npz_names(path: Path) -> set[str]:

@@ -30,6 +30,8 @@ __all__ = ["DESCRIPTION", "NAME", "about", "matches", "parts", "write_store"]
 NAME = "lerobot"
 DESCRIPTION = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or v3.0)"
 INFO = "meta/info.json"
+#: A data set that declares more is damaged. The largest published ones have some hundred thousand.
+MAX_EPISODES = 10**8
 PREFIXES = ("observation.images.", "observation.")
 #: A placeholder of a path template, such as "{file_index:03d}"; str.format would also pad to gigabytes.
 PLACEHOLDER = re.compile(r"\{(\w+)(:0?\d{0,2}d?)?\}")
@@ -62,7 +64,8 @@ class _Set:
         self.v3 = version.startswith("v3.")
         if not self.v3 and not version.startswith("v2."):
             raise UserError(f"{root / INFO}: codebase_version: expected v2.0, v2.1 or v3.0, got {version!r}")
-        self.fps = float(self.get("fps", int | float))
+        self.fps = float(self.number("fps", int | float, 1e-3, 1e6))
+        self.total_episodes = int(self.number("total_episodes", int, 0, MAX_EPISODES))
         self.features: dict[str, dict[str, Any]] = self.get("features", dict)
         for name, feature in self.features.items():
             if not isinstance(feature, dict) or "dtype" not in feature:
@@ -74,6 +77,12 @@ class _Set:
         if not isinstance(self.info.get(key), kind):
             raise UserError(f"{self.root / INFO}: expected the key {key!r}, got {self.info.get(key)!r}")
         return self.info[key]
+
+    def number(self, key: str, kind: Any, low: float, high: float) -> Any:
+        value = self.get(key, kind)
+        if isinstance(value, bool) or not low <= value <= high:
+            raise UserError(f"{self.root / INFO}: {key}: expected a number from {low:g} to {high:g}, got {value!r:.80}")
+        return value
 
     def file(self, template: str, **values: Any) -> Path:
         """A file of the data set, by the key of its path template in `info.json`. Raises `UserError` if it is outside
@@ -212,7 +221,7 @@ def matches(path: Path) -> bool:
 
 def count(path: Path) -> int:
     """Number of episodes, as meta/info.json declares it."""
-    return int(_Set(path).get("total_episodes", int))
+    return _Set(path).total_episodes
 
 
 def about(path: Path) -> DatasetInfo:
@@ -221,8 +230,11 @@ def about(path: Path) -> DatasetInfo:
     splits = {}
     for name, text in (found.info.get("splits") or {}).items():
         first, _, end = str(text).partition(":")
-        if not (first.isdigit() and end.isdigit()):
+        if not re.fullmatch(r"[0-9]{1,12}:[0-9]{1,12}", str(text)):
             raise UserError(f"{path / INFO}: splits: {name}: expected FIRST:END, got {text!r}")
+        if int(end) > found.total_episodes:
+            expected = f"episodes below {found.total_episodes}, the total_episodes"
+            raise UserError(f"{path / INFO}: splits: {name}: expected {expected}, got {text!r}")
         splits[name] = np.arange(int(first), int(end))
     return DatasetInfo(splits=splits)
 
@@ -231,7 +243,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     found = _Set(path)
     episodes, tasks = found.episodes(), found.tasks()
-    total = found.get("total_episodes", int)
+    total = found.total_episodes
     if len(episodes) != total:
         raise UserError(f"{path / INFO}: total_episodes: expected {total} episodes, meta/ describes {len(episodes)}")
     names = _observations(found.features, wanted)

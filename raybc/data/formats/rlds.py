@@ -32,6 +32,8 @@ INSTRUCTIONS = (
     "steps/observation/natural_language_instruction",
     "steps/observation/language_instruction",
 )
+#: Of a record without contents: its length and two checksums.
+MIN_RECORD_BYTES = 16
 RENAMED = {"val": "valid", "validation": "valid"}
 
 
@@ -50,6 +52,10 @@ def _splits(path: Path) -> list[tuple[str, list[Path], int]]:
             lengths = [int(n) for n in split["shardLengths"]]
             if len(shards) != len(lengths):
                 raise UserError(f"{path}: split {name!r}: expected {len(lengths)} shards, got {len(shards)}")
+            for shard, length in zip(shards, lengths, strict=True):
+                most = shard.stat().st_size // MIN_RECORD_BYTES
+                if not 0 <= length <= most:
+                    raise UserError(f"{path / INFO}: {shard.name}: expected at most {most} episodes, got {length}")
             found.append((name, shards, sum(lengths)))
     return found
 

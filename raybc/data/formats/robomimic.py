@@ -167,7 +167,7 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
     name, path: for messages.
     """
     where = f"{path}: {name}"
-    actions = containers.hdf5_array(demo, "actions", where)[()]
+    actions = containers.hdf5_values(demo, "actions", where)
     if not isinstance(demo.get("obs"), h5py.Group):
         raise UserError(f"{where}: expected the group 'obs', got {sorted(demo)}")
     obs = {}
@@ -179,14 +179,14 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
                 raise UserError(f"{where}: obs/{key}: {expected}, got {found.dtype} {found.shape}")
             if not (wanted.image(key) and base.is_image(found)):  # depths and the like are not read
                 continue
-        obs[key] = containers.hdf5_array(demo, f"obs/{key}", where)[()]
+        obs[key] = containers.hdf5_values(demo, f"obs/{key}", where)
     return EpisodeChunk(
         name=name,
         obs=obs,
         actions=actions,
-        rewards=containers.hdf5_array(demo, "rewards", where)[()] if "rewards" in demo else None,
-        terminals=containers.hdf5_array(demo, "dones", where)[()] if "dones" in demo else None,
-        states=containers.hdf5_array(demo, "states", where)[()] if wanted.states and "states" in demo else None,
+        rewards=containers.hdf5_values(demo, "rewards", where) if "rewards" in demo else None,
+        terminals=containers.hdf5_values(demo, "dones", where) if "dones" in demo else None,
+        states=containers.hdf5_values(demo, "states", where) if wanted.states and "states" in demo else None,
     )
 
 

@@ -6,13 +6,13 @@ its contents alone, not on where, when or by which version of a library it was w
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from raybc.causes import expect_file
+from raybc.data.formats.containers import Npz
 from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.plan import FORMAT, VERSION, SamplingPlan, from_arrays, sha256
 from raybc.files import read_json, replacing, write_json
@@ -22,12 +22,6 @@ from raybc.types import UserError
 META = "plan_meta.json"
 ARRAYS = "plan_arrays.npz"
 PAGE = "plan.html"
-
-#: What numpy and zipfile raise for a damaged npz file: it depends on which byte is hit.
-_DAMAGE = (
-    OSError, ValueError, LookupError, TypeError, EOFError, NotImplementedError, RuntimeError, MemoryError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 def save_plan(plan: SamplingPlan, folder: Path, overwrite: bool = False) -> None:
@@ -112,10 +106,6 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f"{path}: expected the arrays of a sampling plan, found none")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except _DAMAGE as error:
-        raise UserError(f"{path}: not readable as npz (damaged or truncated): {' '.join(str(error).split())}") from None
+    expect_file(path, "the arrays of a sampling plan")
+    file = Npz(path)
+    return {name: file[name] for name in sorted(file.names)}
