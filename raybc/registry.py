@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Protocol, cast
 
+from raybc.config.data import NO_ENVIRONMENT
 from raybc.envs.base import EnvName, Task
 from raybc.envs.border import calling
 from raybc.envs.gym import from_callable
@@ -113,6 +114,11 @@ def parse_env_name(env_name: str) -> EnvName:
 
     Raises `UserError`, with similar names, for names that nobody knows.
     """
+    if env_name == NO_ENVIRONMENT:
+        raise UserError(
+            f"env_name {NO_ENVIRONMENT}: there is no simulator to run episodes in; name one, e.g. "
+            "--env_name lift-human-low_dim"
+        )
     parts = env_name.rsplit("-", 2)
     if len(parts) == 3 and parts[1] in DATA and parts[2] in OBSERVATIONS:
         task_name = parts[0] + OBSERVATIONS[parts[2]]

@@ -51,6 +51,16 @@ class TrainingFolder:
         return self.path / "eval.csv"
 
     @property
+    def offline_csv(self) -> Path:
+        """Of a run without a simulator: losses and errors of actions on held-out episodes."""
+        return self.path / "offline.csv"
+
+    @property
+    def offline_json(self) -> Path:
+        """The latest of these measurements, with errors of each dimension, step of the chunk and episode."""
+        return self.path / "offline.json"
+
+    @property
     def state(self) -> Path:
         """The training state from which a run is resumed (of a pack: of all members, in the folder of the pack)."""
         return self.path / "state.safetensors"
@@ -113,8 +123,12 @@ class TrainingFolder:
         return {int(match[1]): f for f in folders if (match := _CHECKPOINT.fullmatch(f.name))}
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint on disk with the highest success in eval.csv, the latest of equals; None if none was
-        evaluated."""
+        """Step of the checkpoint on disk with the highest success in eval.csv, or without a simulator the lowest error
+        in offline.csv; the latest of equals. None if none was evaluated."""
+        if self.offline_csv.is_file():
+            with self.offline_csv.open(newline="") as handle:
+                errors = {int(r["step"]): float(r["valid/error"]) for r in csv.DictReader(handle)}
+            return min((s for s in self.checkpoints() if s in errors), key=lambda s: (errors[s], -s), default=None)
         if not self.eval_csv.is_file():
             return None
         with self.eval_csv.open(newline="") as handle:

@@ -17,6 +17,14 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Trainings use one thread, whatever else the machine does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _no_proxy() -> Iterator[None]:
     """Servers of the tests are on this machine: a proxy of whoever runs them is not asked for them."""
     with pytest.MonkeyPatch.context() as patch:

@@ -15,7 +15,8 @@ from raybc.config import RunConfig
 from raybc.config.flat import aliases
 from raybc.files import read_json
 from raybc.train.__main__ import Args
-from raybc.train.run import MemberRun, append_row
+from raybc.train.csv_rows import append_row
+from raybc.train.run import MemberRun
 from tests.helpers import read_table, run_train, stop_training_at, tiny_config, tiny_data
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from raybc import cli
 from raybc.config import flat
-from raybc.config.data import DataOptions, PlanOptions
+from raybc.config.data import DataOptions, PlanOptions, implied_environment
 from raybc.config.options import options_in
 from raybc.config.output import OutputOptions
 from raybc.config.policy import find_kind, kind_of
@@ -43,6 +43,8 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
     """
     argv = _current_names(list(argv))
     base = _read_file(_last(argv, "config"))
+    typed = {name: _last(argv, name) or base.get(name) for name in ("dataset", "env_name")}
+    base |= implied_environment(typed)
     kinds = {what: _last(argv, what) or str(base.pop(what, "")) for what in flat.COMPONENTS}
     parts = {
         what: find_kind(what, kind, f"--{what}") if kind else flat.default_kind(RunConfig, what)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from raybc.config.options import Role, option
 
+#: `env_name` of a run that has data and no simulator.
+NO_ENVIRONMENT = "none"
 Normalization = Literal["mean_std", "min_max", "quantile", "identity"]
 #: The name of the actions in `DataOptions.normalization_keys`.
 ACTIONS = "actions"
+
+
+def implied_environment(values: Mapping[str, Any]) -> dict[str, str]:
+    """{"env_name": "none"} where the options that a user wrote name a dataset and no environment; else {}.
+
+    The default of `env_name` is a task with published data, which is never meant by someone who names a dataset.
+    """
+    return {"env_name": NO_ENVIRONMENT} if values.get("dataset") and not values.get("env_name") else {}
+
 
 _BY_THE_PLAN = ("sampling_plan_path", "the plan says which episodes are used")
 _OF_A_PLAN = ("sampling_plan_path", "name a plan there")
@@ -20,7 +32,8 @@ class DataOptions:
     """Task and data."""
 
     env_name: str = option("halfcheetah-medium-v2", axis="a sweep has one task")
-    """Task and data: a D4RL name, or TASK-DATA-OBS such as lift-scripted-low_dim."""
+    """Task and data: a D4RL name, or TASK-DATA-OBS such as lift-scripted-low_dim. none: there is no simulator (also
+    where a dataset is named and no environment); held-out episodes are measured instead."""
     dataset: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset")
     """Path or published name of a dataset in any known format (empty: the data that env_name names)."""
     ogbench_dataset_dir: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset")

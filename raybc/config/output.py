@@ -21,8 +21,8 @@ class OutputOptions:
     """Where run folders are created."""
     log_interval: int = option(1000, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE)
     """Steps between rows of train.csv."""
-    eval_interval: int = option(50_000, role=Role.OUTPUT, at_least=1, axis="use eval.evaluations")
-    """Steps between rollout evaluations."""
+    eval_interval: int = option(50_000, role=Role.OUTPUT, at_least=0, axis="use eval.evaluations")
+    """Steps between rollout evaluations; without a simulator, between measurements on held-out episodes (0: none)."""
     eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")
     """Episodes of an evaluation during training."""
     objective: ObjectiveName | None = option(  # noqa: RUF009 (immutable)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raybc.config import flat, identity
-from raybc.config.data import ACTIONS, DataOptions, Normalization, PlanOptions
+from raybc.config.data import ACTIONS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
 from raybc.config.options import OptionInfo, Role, check_bounds, check_relations, flag_path, options_in
 from raybc.config.output import OutputOptions
 from raybc.config.policy import EncoderConfig, FlowConfig, NoEncoder, PolicyConfig, kinds
@@ -68,6 +68,11 @@ class RunConfig(
     # --- sampling, data, checks -------------------------------------------------------------------------------------
 
     @property
+    def has_environment(self) -> bool:
+        """Whether there is a simulator in which policies can be measured."""
+        return self.env_name != NO_ENVIRONMENT
+
+    @property
     def sample_setting(self) -> SampleSetting:
         """How actions are sampled; flow_steps is 0 for a policy without a flow."""
         setting = SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES})
@@ -107,21 +112,22 @@ class RunConfig(
         images: names of the images that the task observes.
         """
         kind = self.encoder.kind
+        who, observes = (self.env_name, "observes") if self.has_environment else ("the dataset", "has")
         if images and kind == "None":
             known = ", ".join(name for name in kinds("encoder") if name != "None")
             raise UserError(
-                f"{flag_path(where)}encoder: expected one of {known}, since {self.env_name} observes images "
+                f"{flag_path(where)}encoder: expected one of {known}, since {who} {observes} images "
                 f"({', '.join(images)}), got None"
             )
         if kind != "None" and not images:
-            raise UserError(
-                f"{flag_path(where)}encoder: expected None, since {self.env_name} observes no images, got {kind}"
-            )
+            raise UserError(f"{flag_path(where)}encoder: expected None, since {who} {observes} no images, got {kind}")
 
     def validate(self, where: str = "run") -> None:
         """Raise `UserError` for the first impossible value."""
         place = flag_path(where)
-        if self.normalization_keys:
+        if not self.has_environment and not self.dataset:
+            raise UserError(f"{place}dataset: expected the data to train on with env_name {NO_ENVIRONMENT}, got none")
+        if self.normalization_keys and self.has_environment:
             from raybc.registry import (
                 get_task,
                 parse_env_name,

@@ -85,6 +85,11 @@ def main(argv: list[str] | None = None) -> int:
     episodes = _check(args)
     path, chosen = find_bundle(args.bundle, args.checkpoint)
     bundle = PolicyBundle.load(path)
+    if not bundle.config.has_environment:
+        raise UserError(
+            f"{path}: this policy was trained without a simulator (env_name none), so there is none to roll it out in; "
+            f"train with --env_name NAME to measure success (its error on held-out episodes: {path.parent})"
+        )
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
     task = get_task(task_name)

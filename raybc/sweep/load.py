@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import RunConfig
+from raybc.config.data import implied_environment
 from raybc.config.flat import todays_names
 from raybc.strict import did_you_mean, from_mapping, parse_yaml, read_yaml
 from raybc.sweep.config import SweepConfig
@@ -37,6 +38,9 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ())
             if not isinstance(target, dict):
                 raise UserError(f"--set {item}: {parent!r} is not a group of keys")
         target[last] = parse_yaml(text, f"--set {item}")
+    train = mapping.get("train")
+    if isinstance(train, dict):
+        mapping = mapping | {"train": train | implied_environment(train)}
     try:
         config = from_mapping(SweepConfig, _todays_axes(mapping), "")
         config.validate()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +15,7 @@ from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.config.command import parse_run
 from raybc.data.episodes import check_matches_task
-from raybc.data.load import read_for
+from raybc.data.names import obtain
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
@@ -23,14 +23,20 @@ from raybc.files import expanded, free_space_for
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
-from raybc.train.data import TrainingData, resolved
+from raybc.train.data import TrainingData, held_out_episodes, resolved, with_held_out
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
-from raybc.train.run import PackRun
+from raybc.train.run import PackRun, saved_threads
+from raybc.train.source import read_data, recorded_observations
+from raybc.train.threads import available_cores, busy_cores, free_threads, registered
+from raybc.train.trackers.base import TrackerConfig
 from raybc.train.trackers.mlflow import MlflowConfig
 from raybc.train.trackers.wandb import Mode, WandbConfig
 from raybc.types import UserError
+
+if TYPE_CHECKING:  # it imports Ray
+    from raybc.rollout.pool import RolloutPool
 
 DESCRIPTION = "Train a recipe with one seed or several side by side; measure each by rollouts on the search starts."
 
@@ -56,7 +62,8 @@ class Args:
     parallel: Parallel = "ddp"
     """fsdp: shard the policy over num_workers, for policies that do not fit on one device (FSDP2)."""
     threads: int = 0
-    """PyTorch threads on a CPU (0: one per available core; use 1 if other processes are busy on this machine)."""
+    """PyTorch threads on a CPU (0: OMP_NUM_THREADS if set, else the cores that are free, shared with other trainings;
+    a resumed run keeps its number)."""
     workers: int = 0
     """Simulator processes (0: one for each core that training does not use)."""
     wandb: Mode = "off"
@@ -95,6 +102,63 @@ def main(argv: list[str] | None = None) -> int:
         tracker.check()
     pick_device(config.device)
     training_workers(args, config, seeds, gpus=0)
+    busy = busy_cores()  # before this process starts any other
+    with registered():
+        (_with_simulators if config.has_environment else _without_simulator)(
+            _Request(config, args, tuple(seeds), trackers, busy)
+        )
+    return 0
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What was asked for."""
+
+    config: RunConfig
+    args: Args
+    seeds: tuple[int, ...]
+    trackers: Sequence[TrackerConfig]
+    busy: int
+    """See `free_threads`."""
+
+
+def _without_simulator(request: _Request) -> None:
+    """Train on data alone; what is measured is the error of actions on held-out episodes."""
+    config, args, seeds = request.config, request.args, request.seeds
+    if config.video_episodes:
+        raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
+    dataset = obtain(config.dataset)
+    store = read_data(config, dataset)
+    keys = recorded_observations(config, store)
+    held_out = with_held_out(config, store)
+    say = cli.console.print
+    say(
+        f"no environment: the policy sees {', '.join(keys)} and gives {store.actions_NA.shape[1]} numbers. No success "
+        "rate is measured, but the error of actions on held-out episodes; --env_name NAME measures success"
+    )
+    if held_out.holdout_seed != config.holdout_seed:
+        count = len(held_out_episodes(held_out, store))
+        say(
+            f"the data have no split `valid`: {count} of {store.num_episodes} episodes are held out "
+            f"(--holdout_seed={held_out.holdout_seed})"
+        )
+    data = TrainingData(store, store.fingerprint(), keys, {})
+    members = with_seeds(resolved(held_out, store), seeds)
+    with contextlib.ExitStack() as stack:
+        training = training_workers(args, config, seeds, gpus=0)
+        if training.max_workers > 1:
+            from raybc.cluster.session import ray_session  # isort: skip (before ray)
+            import ray
+
+            cpus = stack.enter_context(ray_session(args.address))
+            training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))
+            check_cpus(cpus, training)
+        _go(stack, request, members, data, None, training, dataset)
+
+
+def _with_simulators(request: _Request) -> None:
+    """Train, and measure success by rollouts."""
+    config, args, seeds = request.config, request.args, request.seeds
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
     config.check_encoder(task.images, "--")
@@ -111,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     needs_demos = plan is not None and not dataset.exists()
     shapes = observation_shapes(probe, task.obs_keys)
     if not needs_demos:
-        store = read_for(dataset, name.task)
+        store = read_data(config, dataset)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address))
@@ -121,22 +185,39 @@ def main(argv: list[str] | None = None) -> int:
         if plan is not None and needs_demos:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
-            store = read_for(dataset, name.task)
+            store = read_data(config, dataset)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store), seeds)
-        place = find_place(args, members, data.fingerprint)
-        free_space_for(place.out, 200)
-        begun = stack.enter_context(
-            starting(TrainingFolder(place.out), args.overwrite, inputs_of(config, args, dataset))
-        )
-        run = PackRun(place, data, pool, trackers)
-        begun()
-        if training.max_workers > 1:
-            run.go_with_workers(training, dataset)
-        else:
-            torch.set_num_threads(args.threads or len(os.sched_getaffinity(0)))
-            run.go(pick_device(config.device))
-    return 0
+        _go(stack, request, members, data, pool, training, dataset)
+
+
+def _go(
+    stack: contextlib.ExitStack,
+    request: _Request,
+    members: Sequence[RunConfig],
+    data: TrainingData,
+    pool: RolloutPool | None,
+    training: WorkerConfig,
+    dataset: Path,
+) -> None:
+    """Find the run folder and train."""
+    args = request.args
+    place = find_place(args, members, data.fingerprint)
+    free_space_for(place.out, 200)
+    inputs = inputs_of(members[0], args, dataset)
+    begun = stack.enter_context(starting(TrainingFolder(place.out), args.overwrite, inputs))
+    threads = 1
+    if training.max_workers == 1:
+        threads = args.threads or saved_threads(place.folders[0]) or free_threads(request.busy)
+    run = PackRun(place, data, pool, request.trackers, threads)
+    begun()
+    if training.max_workers > 1:
+        run.go_with_workers(training, dataset)
+        return
+    torch.set_num_threads(threads)
+    if not args.threads and threads < available_cores():
+        cli.console.print(f"PyTorch threads: {threads} of {available_cores()}; --threads=N chooses another number")
+    run.go(pick_device(members[0].device))
 
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:
@@ -195,16 +276,21 @@ def simulator_workers(cpus: float, workers: int, training: WorkerConfig) -> tupl
 
     if training.max_workers == 1:
         return allocate_workers(cpus, trials=0, trial_cpus=0, workers=workers, worker_cpus=1.0), 1.0
-    if cpus < training.min_workers:
-        raise UserError(
-            f"{flag_of(training)}: {training.min_workers} processes need {training.min_workers} CPUs, "
-            f"Ray has {cpus:g}: they would wait for ever"
-        )
+    check_cpus(cpus, training)
     # Training and evaluation run at the same time. Simulators get the remaining cores and share one if none is left.
     left = max(0, int(cpus) - training.max_workers)
     count = workers or max(1, left)
     # An elastic group must never wait for a CPU that a simulator reserves, so simulators then reserve none.
     return count, 0.0 if training.elastic else min(1.0, left / count)
+
+
+def check_cpus(cpus: float, training: WorkerConfig) -> None:
+    """Raise `UserError` if the training workers alone need more than `cpus`."""
+    if cpus < training.min_workers:
+        raise UserError(
+            f"{flag_of(training)}: {training.min_workers} processes need {training.min_workers} CPUs, "
+            f"Ray has {cpus:g}: they would wait for ever"
+        )
 
 
 def flag_of(training: WorkerConfig) -> str:

@@ -157,6 +157,26 @@ def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
     return select.first_part(episodes, config.dataset_proportion)
 
 
+def held_out_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
+    """Indices of the episodes that are held out from training, int64, possibly none."""
+    return _splits(config, store)[1]
+
+
+def with_held_out(config: RunConfig, store: EpisodeStore) -> RunConfig:
+    """`config`, holding out a fifth of the episodes if there is no simulator and the data have no split `valid`.
+
+    Raises `UserError` if that is impossible: nothing could be measured.
+    """
+    if config.has_environment or config.holdout_seed >= 0 or len(held_out_episodes(config, store)):
+        return config
+    if config.sampling_plan_path:
+        raise UserError(
+            f"{store.source}: without a simulator held-out episodes are measured, so with a sampling plan the data "
+            "need a split `valid`"
+        )
+    return dataclasses.replace(config, holdout_seed=0)
+
+
 def _splits(config: RunConfig, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
     """Episodes for training and for validation (possibly none), int64."""
     if config.holdout_seed >= 0:

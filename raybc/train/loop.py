@@ -36,6 +36,7 @@ from raybc.train.step import (
     clip_by_member,
     generator,
 )
+from raybc.train.validation import validation_loss
 from raybc.types import Batch, UserError
 
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
@@ -152,6 +153,8 @@ class PackTrainer:
             if self._monitored and self.step % self._monitor_interval() == 0:
                 self._check()
                 self._monitor()
+            if logs and self._validation_is_due(until):
+                self.validation_loss = self.validate()
             if logs and on_log is not None:
                 now = time.perf_counter()
                 values = {name: value_M.tolist() for name, value_M in metrics.items()}
@@ -260,6 +263,13 @@ class PackTrainer:
 
     # --- plateaus and early stopping --------------------------------------------------------------------------------
 
+    def _validation_is_due(self, until: int) -> bool:
+        """Whether to measure the held-out loss for the log: once an epoch and at the end, a function of the step."""
+        if self.prepared.validation is None or self._monitored:
+            return False
+        interval = self._monitor_interval()
+        return self.step == until or self.step // interval != (self.step - self.config.log_interval) // interval
+
     def _monitor_interval(self) -> int:
         return self.config.monitor_interval or self.prepared.steps_per_epoch(self.config.batch_size)
 
@@ -272,27 +282,11 @@ class PackTrainer:
         for monitor, config, loss in zip(self.monitors, self.members, losses, strict=True):
             monitor.update(config, loss)
 
-    @torch.no_grad()
     def validate(self) -> list[float]:
-        """Validation loss of each member, in evaluation mode, with the same random draws every time."""
+        """Validation loss of each member, see `validation_loss`."""
         windows = self.prepared.validation
         assert windows is not None
-        total, count = len(windows.starts), len(self.members)
-        generators = [generator(self.device, seed, "validation") for seed in self.seeds]
-        drawn = {
-            name: torch.stack([shape.sample((total,), g, self.device) for g in generators])
-            for name, shape in self.learner.draws().items()
-        }
-        losses = []
-        self.learner.module.eval()
-        try:
-            for rows in torch.arange(total, device=self.device).split(self.config.batch_size):
-                batch = windows.gather(rows.expand(count, -1))
-                draws = {name: value[:, rows] for name, value in drawn.items()}
-                losses.append(self.learner.loss(batch, draws).value_MB)
-        finally:
-            self.learner.module.train()
-        return torch.cat(losses, 1).mean(1).tolist()
+        return validation_loss(self.learner, windows, self.seeds, self.config.batch_size, self.device)
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 

@@ -150,18 +150,17 @@ def _train(job: Job, out: Path) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from raybc.data.load import read_for
-    from raybc.registry import parse_env_name
     from raybc.train.checkpointing import save_checkpoint
     from raybc.train.data import TrainingData
     from raybc.train.log import MemberLog, log_pack
     from raybc.train.loop import PackTrainer
     from raybc.train.ranks import Ranks
+    from raybc.train.source import read_data
 
     device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
-    store = read_for(Path(job.dataset), parse_env_name(job.members[0].env_name).task)
+    store = read_data(job.members[0], Path(job.dataset))
     data = TrainingData(store, job.fingerprint, job.obs_keys, job.environment)
     ranks = Ranks.here(job.parallel)
     trainer = PackTrainer(job.members, data, device, ranks)

@@ -7,7 +7,6 @@ members, and a folder without a state for each seed.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +19,7 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from raybc import cli
 from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
-from raybc.files import point_to, remove, replacing, write_json
+from raybc.files import point_to, read_json, remove, write_json
 from raybc.registry import parse_env_name
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
@@ -28,15 +27,18 @@ from raybc.run_folder import BUNDLE_FILE, TrainingFolder
 from raybc.statistics import wilson_interval
 from raybc.train import checkpointing
 from raybc.train.checkpointing import checkpoint_path, save_checkpoint
+from raybc.train.csv_rows import append_row, read_rows
 from raybc.train.data import TrainingData, prepare
 from raybc.train.log import MemberLog, add_scalars, log_pack
 from raybc.train.loop import PackTrainer, is_finished
 from raybc.train.loop import Progress as TrainProgress
+from raybc.train.offline import measure
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
 from raybc.train.schedule import round_of
 from raybc.train.step import NonFiniteLoss
+from raybc.train.threads import available_cores
 from raybc.train.trackers.base import Tracker, TrackerConfig
 from raybc.types import EpisodeSpec
 from raybc.versions import versions
@@ -47,12 +49,12 @@ EVAL_COLUMNS = ("step", "eval/success", "wilson_low", "wilson_high", "eval/retur
 class MemberRun:
     """The run folder of one member."""
 
-    def __init__(self, config: RunConfig, data: TrainingData, out: Path, tracker_id: str) -> None:
+    def __init__(self, config: RunConfig, data: TrainingData, out: Path, tracker_id: str, threads: int = 1) -> None:
         self.config, self.out = config, out
         self.folder = TrainingFolder(out)
         self.tracker_id = tracker_id
         """The first run_id of this run; trackers know the run by it."""
-        write_json(self.folder.versions, versions(data.environment))
+        write_json(self.folder.versions, versions(data.environment) | {"threads": threads})
 
     def bundle(self, step: int) -> Path:
         """The bundle after `step` steps."""
@@ -76,6 +78,14 @@ class MemberRun:
                 remove(self.bundle(step))
 
 
+def saved_threads(folder: Path) -> int:
+    """The PyTorch threads with which the run in `folder` trains, because sums depend on it; 0 if that is not recorded,
+    or if this machine has fewer cores."""
+    path = TrainingFolder(folder).versions
+    threads = read_json(path).get("threads", 0) if path.is_file() else 0
+    return threads if isinstance(threads, int) and threads <= available_cores() else 0
+
+
 def out_of_memory(trainer: PackTrainer, error: torch.cuda.OutOfMemoryError) -> str:
     """Error message with advice."""
     config = trainer.config
@@ -89,15 +99,25 @@ def out_of_memory(trainer: PackTrainer, error: torch.cuda.OutOfMemoryError) -> s
 class PackRun:
     """Trains a pack of members and evaluates each of them on the search starts."""
 
-    def __init__(self, place: RunPlace, data: TrainingData, pool: Any, trackers: Sequence[TrackerConfig] = ()) -> None:
+    def __init__(
+        self, place: RunPlace, data: TrainingData, pool: Any, trackers: Sequence[TrackerConfig] = (), threads: int = 1
+    ) -> None:
+        """
+        Args:
+            place: the run folders.
+            data: what to train on.
+            pool: simulators that evaluate checkpoints; None for a run without a simulator, see `raybc.train.offline`.
+            trackers: where metrics are copied to.
+            threads: PyTorch threads, to be recorded.
+        """
         self.place, self.out, self.pool, self.data = place, place.out, pool, data
         self._tracker_configs = trackers
         self._trackers: list[tuple[int, Tracker]] = []  # (member index, tracker)
         self.config = place.members[0]
-        self.task = parse_env_name(self.config.env_name).task
+        self.task = parse_env_name(self.config.env_name).task if self.config.has_environment else ""
         place.write_flags(data.fingerprint)
         self.members = [
-            MemberRun(config, data, folder, (*ids, config.run_id(data.fingerprint))[len(ids) - 1 if ids else 0])
+            MemberRun(config, data, folder, ids[-1] if ids else config.run_id(data.fingerprint), threads)
             for config, folder, ids in zip(place.members, place.folders, place.earlier_ids, strict=True)
         ]
         note_plan(self.config, [m.out for m in self.members])
@@ -110,9 +130,7 @@ class PackRun:
         These are the multiples of the evaluation and checkpoint intervals, the ends of rounds, and the last step.
         """
         config = self.config
-        intervals = [config.eval_interval]
-        if config.save_interval > 0:
-            intervals.append(config.save_interval)
+        intervals = [interval for interval in (config.eval_interval, config.save_interval) if interval > 0]
         if config.epochs_per_round:
             intervals.append(config.training_steps // config.num_rounds)
         return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
@@ -247,12 +265,15 @@ class PackRun:
 
     def _is_evaluated(self, step: int, finished: bool) -> bool:
         """Whether the checkpoint at `step` is one to evaluate."""
+        if not self.config.eval_interval:
+            return finished and not self.config.has_environment
         return finished or step % self.config.eval_interval == 0
 
     def _evaluate_missing(self, step: int, finished: bool) -> None:
         """Evaluate saved checkpoints up to `step` that were not evaluated before the run was stopped."""
         folder = self.members[-1].folder
-        done = {int(r["step"]) for r in read_rows(folder.eval_csv)}
+        rows = read_rows(folder.eval_csv if self.config.has_environment else folder.offline_csv)
+        done = {int(r["step"]) for r in rows}
         for earlier in sorted(s for s in folder.checkpoints() if s <= step and s not in done):
             if self._saved(earlier) and self._is_evaluated(earlier, finished and earlier == step):
                 self._finish_stop(earlier, finished and earlier == step)
@@ -266,6 +287,12 @@ class PackRun:
             member.drop_old(step)
 
     def _evaluate(self, step: int, finished: bool) -> None:
+        if not self.config.has_environment:
+            for member in self.members:
+                who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
+                text = measure(member.folder, member.bundle(step), member.config, self.data.store, step)
+                cli.console.print(f"step {step}: {who}{text}")
+            return
         config = self.config
         specs = [EpisodeSpec(self.task, "search", i) for i in range(config.eval_episodes)]
         works = [Rollout(str(m.bundle(step).absolute()), config.sample_setting) for m in self.members]
@@ -315,20 +342,3 @@ def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float]
         last = [r[0] for r in rows]
         losses = [float(r["train/actor_loss"]) for r in last]
         show(int(last[0]["step"]), sum(losses) / len(losses), float(last[0]["train/steps_per_sec"]))
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, column -> text; empty if there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def append_row(path: Path, columns: tuple[str, ...], values: tuple[Any, ...]) -> None:
-    """Add a row, replacing a row of the same step (from an interrupted evaluation)."""
-    rows = [[r[c] for c in columns] for r in read_rows(path) if r["step"] != str(values[0])]
-    with replacing(path) as temporary, temporary.open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(columns)
-        writer.writerows([*rows, [str(v) for v in values]])

@@ -18,7 +18,8 @@ from raybc.run_folder import TrainingFolder
 #: Seconds between two reads of the files.
 INTERVAL = 10.0
 #: The files that trackers copy.
-FILES = tuple(path.name for path in (TrainingFolder(Path()).train_csv, TrainingFolder(Path()).eval_csv))
+_RUN = TrainingFolder(Path())
+FILES = tuple(path.name for path in (_RUN.train_csv, _RUN.eval_csv, _RUN.offline_csv))
 #: (step, column -> value)
 Row = tuple[int, dict[str, float]]
 

@@ -21,7 +21,7 @@ from raybc.types import UserError
 #: File in a run folder that names its MLflow run.
 NOTE = "mlflow.json"
 #: File of `FILES` -> a column that every row has.
-MARKS = dict(zip(FILES, ("train/actor_loss", "eval/success"), strict=True))
+MARKS = dict(zip(FILES, ("train/actor_loss", "eval/success", "valid/error"), strict=True))
 #: MLflow's limits for one request.
 MAX_METRICS, MAX_PARAMS = 1000, 100
 

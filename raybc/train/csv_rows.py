@@ -1,0 +1,27 @@
+"""Rows of CSV files in the folder of a training run, one for each step that was measured."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raybc.files import replacing
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, column -> text; empty if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def append_row(path: Path, columns: Sequence[str], values: Sequence[Any]) -> None:
+    """Add a row, replacing a row of the same step (from an interrupted evaluation)."""
+    rows = [[r[c] for c in columns] for r in read_rows(path) if r["step"] != str(values[0])]
+    with replacing(path) as temporary, temporary.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(columns)
+        writer.writerows([*rows, [str(v) for v in values]])

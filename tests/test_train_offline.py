@@ -1,0 +1,246 @@
+"""Training without a simulator: what is measured, what is chosen by it, and what comes of it on a robot.
+
+Letters: B windows, H chunk, A action dim.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import raybc
+from raybc.bundle import PolicyBundle
+from raybc.cli import run_main
+from raybc.data.episodes import EpisodeStore
+from raybc.inference.agent import Agent
+from raybc.inference.offline import offline_error
+from raybc.run_folder import TrainingFolder, find_bundle
+from raybc.train.__main__ import main
+from raybc.types import SampleSetting, UserError
+
+SMALL = (
+    "--hidden_width=32", "--hidden_depth=2", "--batch_size=32", "--action_chunking", "--horizon_length=4", "--lr=1e-3",
+    "--log_interval=50",
+)  # fmt: skip
+
+
+def robot(path: Path, episodes: int = 10, masks: dict[str, list[int]] | None = None, image: bool = False) -> Path:
+    """Demonstrations of an arm that goes to a goal: the action is a linear function of what is seen."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for number in range(episodes):
+            group = file.create_group(f"data/demo_{number}")
+            goal = rng.uniform(-1, 1, 3)
+            joints = rng.uniform(-1, 1, (12, 3))
+            group["obs/joints"], group["obs/goal"] = joints, np.tile(goal, (12, 1))
+            if image:
+                group["obs/front_image"] = rng.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+            action = np.zeros((12, 4), np.float32)
+            action[:, :3] = 10 * (goal - joints)
+            group["actions"] = action  # the last dimension never changes
+            group["rewards"], group["dones"] = np.zeros(12), np.eye(1, 12, 11)[0]
+        for split, members in (masks or {}).items():
+            file[f"mask/{split}"] = np.array([f"demo_{i}" for i in members], dtype="S")
+    return path
+
+
+def train(*flags: Any) -> int:
+    return run_main(lambda: main([*map(str, flags)]))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+class Known(Agent):
+    """An agent that returns what a function of the physical observation says."""
+
+    def __init__(self, bundle: PolicyBundle, function: Any) -> None:
+        super().__init__(bundle)
+        self._function = function
+
+    def chunks(self, obs: Any, noise_BHA: np.ndarray, setting: SampleSetting) -> np.ndarray:
+        chunks: np.ndarray = self._function(obs.low_dim, noise_BHA.shape)
+        return chunks.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on data alone, with two observation steps."""
+    folder = tmp_path_factory.mktemp("offline")
+    data = robot(folder / "robot.hdf5", masks={"train": [0, 1, 2, 3, 4, 5, 6], "valid": [7, 8, 9]})
+    flags = ("--training_steps=200", "--eval_interval=100", "--obs_steps=2", "--seeds", 0, 1, "--out", folder / "run")
+    assert train("--dataset", data, *SMALL, *flags) == 0
+    return folder
+
+
+def test_the_error_of_known_policies(trained: Path) -> None:
+    """0 for the recorded actions, 1 for the mean action, and against loops over steps for a policy in between."""
+    bundle = PolicyBundle.load(find_bundle(next((trained / "run").glob("sd000*")))[0])
+    store = _store(trained / "robot.hdf5")
+    held = np.array([7, 8, 9])
+    rows_ = np.concatenate([np.arange(store.episode_starts[e], store.episode_ends[e]) for e in held])
+    mean_A = store.actions_NA[rows_].astype(np.float64).mean(0)
+
+    def constant(_: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(mean_A, shape)
+
+    found = offline_error(Known(bundle, constant), store, held, SampleSetting(execute_steps=1))
+    assert found.error == pytest.approx(1.0, abs=1e-6)
+    assert found.windows == len(rows_)
+    assert found.episodes == (7, 8, 9)
+    np.testing.assert_allclose(found.rmse_A, store.actions_NA[rows_].std(0), rtol=1e-5)
+
+    keys = list(bundle.obs_sizes)
+    where = {k: slice(sum(bundle.obs_sizes[j] for j in keys[:i]), None) for i, k in enumerate(keys)}
+
+    def next_action(low_dim_BTO: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        goal, joints = (low_dim_BTO[:, -1, where[k]][:, :3] for k in ("goal", "joints"))
+        chunk = np.zeros(shape)
+        chunk[..., :3] = (10 * (goal - joints))[:, None]
+        return chunk
+
+    exact = offline_error(Known(bundle, next_action), store, held, SampleSetting(execute_steps=1))
+    assert exact.error < 1e-5, "the first action of a chunk is the recorded one"
+    assert exact.interval is None or exact.interval[1] < 1e-5
+    whole = offline_error(Known(bundle, next_action), store, held, SampleSetting())
+    spread = store.actions_NA[rows_].astype(np.float64).std(0)[:3]
+    squares = []
+    for episode in held:
+        begin, end = store.episode_starts[episode], store.episode_ends[episode]
+        windows = []
+        for row in range(begin, end):
+            steps = range(row, min(row + 4, end))
+            errors = [(store.actions_NA[row] - store.actions_NA[s]).astype(np.float64)[:3] / spread for s in steps]
+            windows.append(np.mean(np.square(errors)))
+        squares.append(np.mean(windows))
+    assert whole.error == pytest.approx(math.sqrt(np.mean(squares)), rel=1e-5)
+    np.testing.assert_allclose(whole.episode_error_E, np.sqrt(squares), rtol=1e-5)
+    assert whole.interval is not None
+    assert whole.interval[0] < whole.error < whole.interval[1]
+    assert whole.step_error_H[0] < 1e-5
+    assert (whole.step_error_H[1:] > 0.5).all()
+
+
+def _store(path: Path) -> EpisodeStore:
+    from raybc.data import formats
+
+    return formats.read(path)
+
+
+def test_what_a_run_leaves(trained: Path) -> None:
+    for seed in (0, 1):
+        run = TrainingFolder(next((trained / "run").glob(f"sd00{seed}*")))
+        measured = rows(run.offline_csv)
+        assert [r["step"] for r in measured] == ["100", "200"]
+        errors = [float(r["valid/error"]) for r in measured]
+        assert 0 < errors[1] < errors[0] < 3, "it learns"
+        assert run.best.resolve().name == f"checkpoint_{200 if errors[1] <= errors[0] else 100}"
+        assert not run.eval_csv.exists()
+        assert all(r["valid/loss"] for r in rows(run.train_csv) if int(r["step"]) % 100 == 0), "the held-out loss"
+        details = json.loads(run.offline_json.read_text())
+        assert details["step"] == 200
+        assert details["rmse"] == [float(measured[-1][f"valid/rmse_j{i}"]) for i in (1, 2, 3, 4)]
+        assert details["episodes"] == [7, 8, 9]
+        flags = json.loads(run.flags.read_text())
+        assert (flags["env_name"], flags["holdout_seed"]) == ("none", -1)
+        bundle = PolicyBundle.load(find_bundle(run.path, "best")[0])
+        agent = Agent(bundle)
+        again = offline_error(agent, _store(trained / "robot.hdf5"), np.array([7, 8, 9]), bundle.config.sample_setting)
+        assert again.error == min(errors)
+
+
+def test_the_policy_acts(trained: Path) -> None:
+    policy = raybc.load(next((trained / "run").glob("sd000*")), "best")
+    policy.reset(0)
+    action = policy.act({"joints": np.zeros(3), "goal": np.full(3, 0.5)})
+    assert action.shape == (4,)
+    assert np.isfinite(action).all()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_numbers(trained: Path, tmp_path: Path) -> None:
+    common = ("--dataset", trained / "robot.hdf5", *SMALL, "--training_steps=120", "--eval_interval=60", "--threads=1")
+    assert train(*common, "--out", tmp_path / "whole") == 0
+    assert train(*common, "--out", tmp_path / "parts", "--training_steps=60") == 0
+    assert train(*common, "--out", tmp_path / "parts", "--resume") == 0
+    whole, parts = TrainingFolder(tmp_path / "whole"), TrainingFolder(tmp_path / "parts")
+    assert rows(whole.offline_csv) == rows(parts.offline_csv)
+    whole.offline_csv.write_text("".join(whole.offline_csv.read_text().splitlines(keepends=True)[:1]))
+    assert train(*common, "--out", tmp_path / "whole", "--resume") == 0
+    assert rows(whole.offline_csv) == rows(parts.offline_csv), "measurements that are missing are made"
+
+
+def test_without_a_split_episodes_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = robot(tmp_path / "robot.hdf5")
+    flags = ("--training_steps=20", "--eval_interval=0", "--out", tmp_path / "run")
+    assert train("--dataset", data, *SMALL, *flags) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "the policy sees goal, joints and gives 4 numbers. No success rate is measured" in out
+    assert "no split `valid`: 2 of 10 episodes are held out (--holdout_seed=0)" in out
+    run = TrainingFolder(tmp_path / "run")
+    assert json.loads(run.flags.read_text())["holdout_seed"] == 0
+    assert [r["step"] for r in rows(run.offline_csv)] == ["20"], "only at the end"
+    capsys.readouterr()
+    assert train("--dataset", data, *SMALL, *flags, "--resume", "--log_interval=10") == 0, "the same run"
+
+
+def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = robot(tmp_path / "robot.hdf5", image=True)
+    flags = (*SMALL, "--training_steps=4", "--eval_interval=4", "--eval_temperature=0")
+    assert train("--dataset", data, *flags, "--out", tmp_path / "state") == 0
+    assert "front_image" not in PolicyBundle.load(find_bundle(tmp_path / "state")[0]).images
+    assert train("--dataset", data, *flags, "--encoder=impala_small", "--out", tmp_path / "image") == 0
+    assert PolicyBundle.load(find_bundle(tmp_path / "image")[0]).images == {"front_image": (16, 16, 3)}
+    capsys.readouterr()
+    plain = robot(tmp_path / "plain.hdf5")
+    assert train("--dataset", plain, *flags, "--encoder=impala_small", "--out", tmp_path / "no") == 2
+    assert "--encoder: expected None, since the dataset has no images, got impala_small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--env_name=none",), "--dataset: expected the data to train on with env_name none, got none"),
+        (("--dataset=DATA", "--video_episodes=1"), "--video_episodes: expected 0 without a simulator, got 1"),
+        (("--dataset=DATA", "--normalization_keys=arm=min_max"), "--normalization_keys: expected KEY=KIND with keys"),
+        (("--dataset=ONE",), "a split by episode: expected at least two episodes, got 1"),
+        (("--dataset=DATA", "--eval_interval=-1"), "--eval_interval: expected at least 0, got -1"),
+    ],
+)
+def test_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], words: str
+) -> None:
+    paths = {"DATA": robot(tmp_path / "robot.hdf5"), "ONE": robot(tmp_path / "one.hdf5", episodes=1)}
+    named = [flag if "DATA" not in flag and "ONE" not in flag else f"--dataset={paths[flag[10:]]}" for flag in flags]
+    assert train(*named, *SMALL, "--training_steps=4", "--out", tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_commands_that_need_a_simulator_say_so(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from raybc.rollout.__main__ import main as rollout
+
+    run = next((trained / "run").glob("sd000*"))
+    assert run_main(lambda: rollout([str(run), "--episodes=1"])) == 2
+    error = capsys.readouterr().err
+    assert "trained without a simulator" in error
+    assert error.count("\n") == 1
+
+
+def test_no_held_out_episodes() -> None:
+    store = EpisodeStore({"x": np.zeros((4, 1), np.float32)}, np.ones((4, 2), np.float32), np.zeros(4, np.float32),
+                         np.array([2, 4]))  # fmt: skip
+    with pytest.raises(UserError, match="measured on held-out episodes, and there are none"):
+        offline_error(None, store, np.zeros(0, np.int64), SampleSetting())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="actions of the held-out episodes never change"):
+        offline_error(None, store, np.array([1]), SampleSetting())  # type: ignore[arg-type]
