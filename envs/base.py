@@ -141,6 +141,8 @@ class Task:
     reward_range: tuple[float, float] | None = None
     """Lowest and highest reward of a step; None: unknown. Where it is known, recipes can race on returns and largest
     rewards."""
+    no_images: str = ""
+    """Why its simulators cannot render, where that is known beforehand."""
     notes: tuple[str, ...] = ()
     """What users should know about the environment before they use it; commands print it."""
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import io
 import math
 import os
@@ -355,8 +357,27 @@ def from_callable(name: str, fn: Callable[..., Any]) -> Task:
     if declared is not None and not isinstance(declared, bool):
         raise UserError(f"{name}: has_success of the function: expected True or False, got {declared!r}")
     made = _task(name, name.split(":")[0], functools.partial(_callable_env, name, fn), max_steps, declared)
+    if not _takes_render_mode(fn):
+        made = dataclasses.replace(made, no_images=f"{name} takes no argument render_mode, so it cannot be filmed")
     _tasks[name] = fn, made
     return made
+
+
+def _takes_render_mode(fn: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(fn).bind(render_mode="rgb_array")
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature
+        return True
+    return True
+
+
+class _CallableEnv(GymEnv):
+    """Of a function that chooses itself what it shows."""
+
+    def cameras(self) -> tuple[str, ...]:
+        return ()
 
 
 def _callable_env(name: str, fn: Callable[..., Any], render: RenderOptions | None) -> GymEnv:
@@ -372,7 +393,7 @@ def _callable_env(name: str, fn: Callable[..., Any], render: RenderOptions | Non
         return env
 
     with border.calling(name, call, border.API):
-        return GymEnv(make, name=name, render=render, success_key=getattr(fn, "success_key", None))
+        return _CallableEnv(make, name=name, render=render, success_key=getattr(fn, "success_key", None))
 
 
 def _task(

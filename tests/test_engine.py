@@ -16,7 +16,8 @@ import torch
 from raybc.bundle import PolicyBundle
 from raybc.envs.pointmass import PointMassEnv
 from raybc.inference import agent as agent_module
-from raybc.inference.agent import SIZES, Agent, Resolved, invariant_sizes, stack
+from raybc.inference.agent import SIZES, Agent, Resolved, candidate_sizes, invariant_sizes, stack
+from raybc.policies.base import PolicySpec
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
 from raybc.rollout.faults import Fault
@@ -113,6 +114,38 @@ def test_sizes_that_change_a_row_are_not_used() -> None:
     cpu = torch.device("cpu")
     assert invariant_sizes(Moody(by_place=False), cpu) == tuple(s for s in SIZES if s >= 8)  # type: ignore[arg-type]
     assert invariant_sizes(Moody(by_place=True), cpu) == (1,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("images", "largest"),
+    [
+        ({}, 64),
+        ({"top": (96, 96, 3)}, 64),
+        ({"top": (128, 128, 3)}, 64),
+        ({"top": (128, 128, 3), "wrist": (84, 84, 3)}, 32),
+        ({"top": (224, 224, 3)}, 16),
+        ({"top": (480, 640, 3)}, 1),
+        ({"top": (480, 640, 3), "wrist": (480, 640, 3)}, 1),
+    ],
+)
+def test_large_images_are_not_tried_in_large_batches(images: dict[str, Any], largest: int) -> None:
+    """The search for sizes must not take a minute in every process."""
+    spec = PolicySpec.of({"state": 4}, images, 2, 8, 1)
+    assert candidate_sizes(spec, torch.device("cpu"))[-1] == largest
+    assert candidate_sizes(spec, torch.device("cuda")) == SIZES, "a GPU is fast, and needs large batches"
+    noted = []
+
+    class Noting(Moody):
+        def sample(self, obs: Observation[torch.Tensor], noise: torch.Tensor, setting: SampleSetting) -> torch.Tensor:
+            noted.append(obs.low_dim.shape[1])
+            return noise
+
+    noting = Noting(by_place=False)
+    noting.spec = spec
+    assert invariant_sizes(noting, torch.device("cpu"))[-1] == largest  # type: ignore[arg-type]
+    assert max(noted, default=1) == largest
+    pixels = sum(height * width for height, width, _ in images.values())
+    assert sum(noted) * pixels <= 13 * 64 * 128 * 128
 
 
 def test_rows_are_computed_one_by_one_where_nothing_else_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from raybc.envs.base import Task
 from raybc.envs.pointmass import PointMassEnv
 from raybc.envs.spec import spec_of_task
 from raybc.registry import get_task, parse_env_name
+from raybc.rollout.checks import check_camera
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
 from raybc.rollout.faults import Fault, raised
@@ -412,3 +414,29 @@ def test_a_fault_has_its_step_and_its_traceback() -> None:
     assert 'raise KeyError("gripper")' in fault.traceback
     assert raised(caught.value).message == "KeyError: 'gripper'"
     assert raised(border.BadEnvironment("the reward"), 1).traceback == ""
+
+
+# Cameras
+
+
+def test_a_camera_is_checked_before_simulators_start() -> None:
+    from raybc.envs.d4rl import task as d4rl_task
+    from raybc.envs.pointmass import POINTMASS
+
+    cheetah = d4rl_task("halfcheetah")
+    assert cheetah is not None
+    spec = spec_of_task(cheetah)
+    assert spec.cameras == ("track",)
+    check_camera("track", spec, "halfcheetah")
+    check_camera("", spec, "halfcheetah")
+    with pytest.raises(UserError, match="--camera: expected one of track of halfcheetah, got 'nope'"):
+        check_camera("nope", spec, "halfcheetah")
+    for task in (POINTMASS, task_of()):
+        with pytest.raises(UserError, match="has no named cameras, got 'nope'; leave the flag out"):
+            check_camera("nope", spec_of_task(task), task.name)
+    check_camera("nope", dataclasses.replace(spec, cameras=None), "an adapter of others")
+
+
+def test_a_function_that_cannot_render_is_known_beforehand() -> None:
+    assert task_of().no_images == ""
+    assert "takes no argument render_mode" in gym.from_callable("mine:blind", lambda: Line()).no_images

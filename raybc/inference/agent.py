@@ -18,13 +18,18 @@ import numpy as np
 import torch
 
 from raybc.bundle import META, PolicyBundle
-from raybc.policies.base import Policy
+from raybc.policies.base import Policy, PolicySpec
 from raybc.types import Observation, SampleSetting
 
 #: Number of bundles that a process keeps in memory.
 KEEP = 16
 #: Candidate batch sizes; larger batches are split into pieces of the largest size.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+#: Pixels of all images in the largest batch on a CPU. Trying the sizes encodes about eleven times as many, so that a
+#: batch of 64 images of 480 x 640 would take a minute in every process, and batches of large images save no time.
+BATCH_PIXELS = 64 * 128 * 128
+#: A batch that may not even have this many rows saves nothing; its rows are computed one by one.
+SMALLEST_BATCH = 4
 #: Cached results of `invariant_sizes` for each architecture, device and number of threads.
 _known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
 
@@ -123,13 +128,26 @@ def _sample(
         return policy.sample(seen, noise, setting)[0].cpu().numpy()
 
 
-def invariant_sizes(policy: Policy, device: torch.device, sizes: Sequence[int] = SIZES) -> tuple[int, ...]:
+def candidate_sizes(spec: PolicySpec, device: torch.device) -> tuple[int, ...]:
+    """The batch sizes that are worth trying, ascending; (1,) for large images on a CPU. A function of the sizes alone,
+    so that all processes agree."""
+    pixels = sum(height * width for _, (height, width, _) in spec.images)
+    if device.type != "cpu" or not pixels:
+        return SIZES
+    sizes = tuple(size for size in SIZES if size * pixels <= BATCH_PIXELS)
+    return sizes if sizes and sizes[-1] >= SMALLEST_BATCH else (1,)
+
+
+def invariant_sizes(policy: Policy, device: torch.device) -> tuple[int, ...]:
     """The batch sizes at which each row has bit-identical results, independent of its position and of the batch size.
 
     Results depend on the kernels, not on the inputs, so random rows and two flow steps are a sufficient test. The
     largest size is the reference. Returns (1,) if even its results depend on the position of a row.
     """
-    spec, largest = policy.spec, sizes[-1]
+    spec, sizes = policy.spec, candidate_sizes(policy.spec, device)
+    largest = sizes[-1]
+    if largest == 1:
+        return sizes
     rng = np.random.default_rng(0)
     low_dim = rng.standard_normal((largest, spec.obs_steps, spec.low_dim_size)).astype(np.float32)
     noise = rng.standard_normal((largest, spec.horizon, spec.action_size)).astype(np.float32)

@@ -96,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     env_spec = spec_of_task(task)
     check_fits(bundle, env_spec, path)
     check_camera(args.camera, env_spec, task_name)
+    if args.videos and task.no_images:
+        raise UserError(f"--videos: {task.no_images}")
     cli.print_notes(task.notes)
     changes = version_changes(bundle, env_spec)
     for since, name, before, now in changes:
