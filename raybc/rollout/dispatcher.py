@@ -6,8 +6,8 @@ returns those that ended; the worker refills its simulators from what it has bee
 
 Faults. A worker that raises, dies or makes no progress before the deadline is replaced by a fresh process. If the
 faulty episode is known (it raised or hung), it is run again; if a process just died, each of its episodes is run again
-alone, which finds the faulty one. A spec that fails more than `RETRIES` times is reported as `error`. Every spec gets
-exactly one row.
+alone, which finds the faulty one. When it is reported as `error` instead, `retries.py` decides. Every spec gets exactly
+one row.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import cast
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -30,14 +28,15 @@ from raybc.registry import get_task
 from raybc.rollout.engine import RolloutJob
 from raybc.rollout.faults import Fault, did_not_start, died, error_row, hung
 from raybc.rollout.options import PoolOptions
+from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, log_episode, settle
 from raybc.rollout.results import value_of
+from raybc.rollout.retries import RETRIES, Retries, not_run
 from raybc.rollout.stop import STARTS_PER_BLOCK, StopRule
 from raybc.rollout.worker import Assignment, Loader, Report
 from raybc.rollout.worker_slots import WATCH_INTERVAL, WorkerSlot, rebalance
 from raybc.rows import EpisodeRow, PoolStats
 from raybc.types import EpisodeSpec
 
-RETRIES = 2
 #: A task that recommends at most this many slots steps slowly: calls cost little beside its episodes, and a long
 #: episode that starts last delays the end a lot.
 SLOTS_OF_SLOW_TASKS = 8
@@ -47,37 +46,6 @@ SECONDS_AHEAD = 0.5
 REPORT_INTERVAL = 0.25
 #: Seconds before a worker that could not be started is started again.
 RESTART_DELAY = 0.5
-#: Busy intervals that `stats` returns.
-MAX_SPANS = 100_000
-
-#: Number of the job, number of the spec, row.
-FinishedEpisode = tuple[int, int, EpisodeRow]
-
-
-@dataclass(eq=False)  # found in the queue by identity
-class QueuedEpisode:
-    job: RolloutJob
-    spec: EpisodeSpec
-    suite: str
-    done: asyncio.Future[EpisodeRow | None]
-    """Its row, or None if a stop rule made it unnecessary."""
-    slots: int = 1
-    """Simulators per process that its task recommends."""
-    failures: int = 0
-    alone: bool = False
-    """Must be the only episode of its process, because it may be the one that kills it."""
-
-
-@dataclass
-class _Stats:
-    episodes: int = 0
-    steps: int = 0
-    retries: int = 0
-    errors: int = 0
-    busy_seconds: float = 0.0
-    restarts: int = 0
-    recycled: int = 0
-    spans: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Dispatcher:
@@ -87,13 +55,14 @@ class Dispatcher:
         self._task, self._options = task, options
         self._queue: deque[QueuedEpisode] = deque()
         self._wake = asyncio.Condition()
-        self._stats = _Stats()
+        self._stats = Stats()
         self._mean_seconds = 1.0
         self._evaluations: dict[str, asyncio.Task[list[list[EpisodeRow]]]] = {}
         self._finished: dict[str, list[FinishedEpisode]] = {}
         self._slots = [WorkerSlot() for _ in range(workers)]
         self._loops: list[asyncio.Task[None]] = []
         self._failed_starts = 0
+        self._retries = Retries()
         self._numbers = self._started = 0
         self._loader: Loader | None = None
         self._metrics = RolloutMetrics()
@@ -128,6 +97,7 @@ class Dispatcher:
         """
         self._ensure_loops()
         if key not in self._evaluations:
+            self._retries.begin()
             self._finished[key] = []
             self._evaluations[key] = asyncio.ensure_future(
                 self._evaluate(jobs, specs, rule, known or {}, self._finished[key])
@@ -165,7 +135,7 @@ class Dispatcher:
                 if (j, s) in known:
                     item.done.set_result(known[j, s])
                 else:
-                    item.done.add_done_callback(functools.partial(_log, log, j, s))
+                    item.done.add_done_callback(functools.partial(log_episode, log, j, s))
         if rule is None:
             order = [item for row in items for item in row]
         else:
@@ -213,13 +183,8 @@ class Dispatcher:
             self._queue = deque(i for i in self._queue if id(i) not in unwanted)
 
     async def stats(self) -> PoolStats:
-        stats = vars(self._stats) | {
-            "workers": len(self._slots),
-            "queued": len(self._queue),
-            "pids": sorted(slot.pid for slot in self._slots if slot.pid),
-            "spans": self._stats.spans[-MAX_SPANS:],
-        }
-        return cast(PoolStats, stats)
+        pids = sorted(slot.pid for slot in self._slots if slot.pid)
+        return self._stats.row(len(self._slots), len(self._queue), pids)
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
@@ -333,12 +298,15 @@ class Dispatcher:
         item = slot.in_flight.pop(number)
         slot.finished += 1
         self._stats.episodes += 1
-        self._stats.errors += row["outcome"] == "error"
+        if row["outcome"] == "error":
+            self._stats.errors += 1
+        else:
+            self._retries.worked(item.spec.task)
         self._stats.steps += row["steps"]
         self._metrics.ended(item.spec.task, row["outcome"], row["steps"])
         self._mean_seconds += 0.1 * (row["seconds"] - self._mean_seconds)
         row["retries"] = item.failures
-        _settle(item, row)
+        settle(item, row)
 
     async def _replace(self, slot: WorkerSlot, fault: Fault, number: int = -1) -> None:
         """End a process that is not to be trusted, and run its episodes again.
@@ -358,10 +326,11 @@ class Dispatcher:
                 faulty.failures += 1
                 faulty.alone = True
                 self._stats.retries += 1
-                if faulty.failures > RETRIES:
-                    self._give_up(faulty, fault)
-                else:
+                if self._retries.again(faulty.failures, fault):
                     self._queue.appendleft(faulty)
+                else:
+                    self._give_up(faulty, fault)
+                    self._give_up_others(faulty.spec.task, fault)
             self._wake.notify_all()
 
     async def _fail_start(self, slot: WorkerSlot, error: BaseException) -> None:
@@ -380,18 +349,17 @@ class Dispatcher:
                 self._give_up(item, did_not_start(reason))
         await asyncio.sleep(RESTART_DELAY)
 
+    def _give_up_others(self, task: str, fault: Fault) -> None:
+        """If the task's simulator is hopeless, its queued episodes become errors, too."""
+        if not self._retries.hopeless(task):
+            return
+        others = [item for item in self._queue if item.spec.task == task]
+        self._queue = deque(item for item in self._queue if item.spec.task != task)
+        for item in others:
+            self._give_up(item, not_run(fault))
+
     def _give_up(self, item: QueuedEpisode, fault: Fault) -> None:
         self._stats.errors += 1
+        self._retries.gave_up(item.spec.task, item.failures, fault)
         self._metrics.ended(item.spec.task, "error", 0)
-        _settle(item, error_row(item.spec, fault, max(0, item.failures - 1)))
-
-
-def _log(log: list[FinishedEpisode], job: int, spec: int, done: asyncio.Future[EpisodeRow | None]) -> None:
-    row = None if done.cancelled() else done.result()
-    if row is not None:
-        log.append((job, spec, row))
-
-
-def _settle(item: QueuedEpisode, row: EpisodeRow) -> None:
-    if not item.done.done():
-        item.done.set_result(row)
+        settle(item, error_row(item.spec, fault, max(0, item.failures - 1)))
