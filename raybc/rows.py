@@ -226,6 +226,14 @@ class SettingMetrics(TypedDict):
     eval_time_sec: float
     failure_counts: dict[str, int]
     retries: int
+    success_bounds: NotRequired[list[float]]
+    """The success rate if all errors counted as failures, and as successes."""
+    first_error: NotRequired[FirstError]
+    """Of the first start that ended in an error."""
+    truncated: NotRequired[int]
+    """Episodes that the simulator truncated before the step limit."""
+    solved_at_reset: NotRequired[int]
+    """Successes on starts that were solved before the first step."""
 
 
 class MetricsRow(SettingFields, SettingMetrics):

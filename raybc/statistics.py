@@ -38,6 +38,34 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
     return low, high
 
 
+#: Share of the episodes that may end in errors in a result that is quoted.
+ERRORS_ALLOWED = 0.05
+
+
+def too_many_errors(errors: int, total: int) -> bool:
+    """Whether more than `ERRORS_ALLOWED` of all `total` episodes ended in errors."""
+    return errors > ERRORS_ALLOWED * total
+
+
+def bounds_with_errors(
+    mean: float, valid: int, errors: int, worst: float = 0.0, best: float = 1.0
+) -> tuple[float, float]:
+    """The lowest and the highest mean over all episodes, if every error counted as `worst` or as `best`.
+
+    mean: over the `valid` episodes, without the errors (ignored if there are none). Success: worst 0, best 1. An
+    episode that could not be run says nothing about the policy, so a rate leaves it out; but whoever is compared by the
+    rate must not profit from that: the lower bound is what rankings use.
+    """
+    if valid < 0 or errors < 0:
+        raise ValueError(f"bounds_with_errors: expected counts of at least 0, got {valid} and {errors}")
+    total = valid + errors
+    if not total:
+        return worst, best
+    share = errors / total
+    known = mean * (1 - share) if valid else 0.0
+    return known + worst * share, known + best * share
+
+
 def halfwidth_reached(
     outcomes_N: Sequence[bool], halfwidth: float, *, minimum: int = 20, every: int = 1, confidence: float = 0.95
 ) -> int | None:

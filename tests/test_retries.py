@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from raybc.rollout.faults import DIED, HUNG, Fault
-from raybc.rollout.retries import HOPELESS, PROVEN, RETRIES, Retries, not_run
+from raybc.rollout.retries import PROVEN, RETRIES, Retries, not_run
+from raybc.types import EpisodeSpec
 
 
-def attempts(retries: Retries, fault: Fault, task: str = "lift") -> int:
+def spec(index: int) -> EpisodeSpec:
+    return EpisodeSpec("lift", "search", index)
+
+
+def attempts(retries: Retries, fault: Fault) -> int:
     """How often an episode is run that fails always with this fault."""
     failures = 1
     while retries.again(failures, fault):
         failures += 1
-    retries.gave_up(task, failures, fault)
+    retries.gave_up(spec(0), failures, fault)
     return failures
 
 
@@ -30,17 +37,20 @@ def test_what_may_pass_is_always_retried(kind: str) -> None:
     assert [attempts(retries, Fault(kind, "gone")) for _ in range(PROVEN + 3)] == [RETRIES + 1] * (PROVEN + 3)
 
 
-def test_episodes_in_a_row_make_a_task_hopeless() -> None:
+def test_neighbouring_starts_make_a_task_hopeless() -> None:
     retries, fault = Retries(), Fault("ValueError", "ValueError: no robot")
-    for _ in range(HOPELESS - 1):
-        attempts(retries, fault)
-    retries.worked("lift")
-    for _ in range(HOPELESS - 1):
-        attempts(retries, fault)
-    assert not retries.hopeless("lift"), "one of them worked"
-    attempts(retries, fault)
-    assert retries.hopeless("lift")
-    assert not retries.hopeless("square")
-    assert not_run(fault).message == "not run, because 10 episodes in a row failed, the last one: ValueError: no robot"
+    for index in (*range(5), *range(6, 11)):  # 14 of 20 with gaps, in any order of time
+        retries.gave_up(spec(index), 3, fault)
+        assert not retries.hopeless(spec(index))
+    assert not retries.hopeless(dataclasses.replace(spec(5), split="final"))
+    retries.worked(spec(5))
+    retries.gave_up(spec(11), 1, fault)
+    assert not retries.hopeless(spec(11))
+    retries.gave_up(spec(5), 1, fault)
+    assert all(retries.hopeless(spec(index)) for index in (0, 5, 11))
+    assert (
+        not_run(fault).message == "not run, because 10 neighbouring starts failed, the last one: ValueError: no robot"
+    )
     retries.begin()
-    assert not retries.hopeless("lift"), "another evaluation tries again"
+    retries.gave_up(spec(12), 1, fault)
+    assert not retries.hopeless(spec(12)), "another evaluation tries again"

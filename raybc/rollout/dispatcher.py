@@ -301,7 +301,7 @@ class Dispatcher:
         if row["outcome"] == "error":
             self._stats.errors += 1
         else:
-            self._retries.worked(item.spec.task)
+            self._retries.worked(item.spec)
         self._stats.steps += row["steps"]
         self._metrics.ended(item.spec.task, row["outcome"], row["steps"])
         self._mean_seconds += 0.1 * (row["seconds"] - self._mean_seconds)
@@ -330,7 +330,7 @@ class Dispatcher:
                     self._queue.appendleft(faulty)
                 else:
                     self._give_up(faulty, fault)
-                    self._give_up_others(faulty.spec.task, fault)
+                    self._give_up_others(faulty.spec, fault)
             self._wake.notify_all()
 
     async def _fail_start(self, slot: WorkerSlot, error: BaseException) -> None:
@@ -349,17 +349,17 @@ class Dispatcher:
                 self._give_up(item, did_not_start(reason))
         await asyncio.sleep(RESTART_DELAY)
 
-    def _give_up_others(self, task: str, fault: Fault) -> None:
-        """If the task's simulator is hopeless, its queued episodes become errors, too."""
-        if not self._retries.hopeless(task):
+    def _give_up_others(self, failed: EpisodeSpec, fault: Fault) -> None:
+        """If the simulator of an episode that failed is hopeless, queued episodes of its task become errors, too."""
+        if not self._retries.hopeless(failed):
             return
-        others = [item for item in self._queue if item.spec.task == task]
-        self._queue = deque(item for item in self._queue if item.spec.task != task)
+        others = [item for item in self._queue if item.spec.task == failed.task]
+        self._queue = deque(item for item in self._queue if item.spec.task != failed.task)
         for item in others:
             self._give_up(item, not_run(fault))
 
     def _give_up(self, item: QueuedEpisode, fault: Fault) -> None:
         self._stats.errors += 1
-        self._retries.gave_up(item.spec.task, item.failures, fault)
+        self._retries.gave_up(item.spec, item.failures, fault)
         self._metrics.ended(item.spec.task, "error", 0)
         settle(item, error_row(item.spec, fault, max(0, item.failures - 1)))

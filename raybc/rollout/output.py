@@ -13,7 +13,8 @@ from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
 from raybc.rollout.evaluation import EvaluationConfig
-from raybc.rollout.results import metrics
+from raybc.rollout.notices import errors_text, first_error_text, notices
+from raybc.rollout.results import first_error, metrics, summarise
 from raybc.rows import EpisodeRow, MetricsRow, setting_fields
 from raybc.run_folder import EvaluationFolder
 from raybc.versions import versions
@@ -61,12 +62,25 @@ def write_results(
     )
     write_json(out.versions, versions(env_spec.identity))
     cli.console.print(_table(task, results))
+    _print_notices(config, task, rows)
     cli.console.print(f"episodes, metrics and videos: {out.path}")
     errors = [row for part in rows for row in part if row["outcome"] == "error"]
     if errors:
+        cli.console.print(first_error_text(first_error(errors[0])), style="yellow")
         raise cli.Failed(
-            f"{len(errors)} episode(s) could not be run, e.g. start {errors[0]['index']}: {errors[0]['message']}"
+            f"{len(errors)} of {sum(map(len, rows))} episodes ended in errors, e.g. start {errors[0]['index']}: "
+            f"{errors[0]['message']}; when the simulator is mended, the same command with --resume runs them again"
         )
+
+
+def _print_notices(config: EvaluationConfig, task: Task, rows: Sequence[Sequence[EpisodeRow]]) -> None:
+    for setting, part in zip(config.settings, rows, strict=True):
+        counts = summarise(part)
+        said = notices(counts, task.has_success)
+        if counts["errors"]:
+            said.append(errors_text(counts))
+        where = f"{setting.label()}: " if len(config.settings) > 1 else ""
+        cli.print_notes(where + text for text in said)
 
 
 def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
@@ -76,7 +90,7 @@ def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
     columns += ["D4RL score"] if task.reference_returns else []
     graded = any(row["mean_max_reward"] != row["success_rate"] for row in results)  # PushT's score is such a reward
     columns += ["best reward"] if graded else []
-    table = Table(*columns, "missed", box=None)
+    table = Table(*columns, "missed", "errors", box=None)
     for row in results:
         cells = [str(row["flow_steps"])]
         if task.has_success:
@@ -91,7 +105,8 @@ def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
             cells += [_show(row["normalized_score"])]
         counts = row["failure_counts"]
         cells += [_show(row["mean_max_reward"], digits=3)] if graded else []
-        cells += [", ".join(f"{count} {kind}" for kind, count in counts.items() if count)]
+        missed = {kind: count for kind, count in counts.items() if count and kind != "exception"}
+        cells += [", ".join(f"{count} {kind}" for kind, count in missed.items()), str(counts["exception"])]
         table.add_row(*cells)
     return table
 

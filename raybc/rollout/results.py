@@ -18,7 +18,7 @@ from raybc.rows import (
     rows_at,
     setting_of,
 )
-from raybc.statistics import wilson_interval
+from raybc.statistics import bounds_with_errors, wilson_interval
 from raybc.types import Outcome, SampleSetting
 
 
@@ -98,7 +98,7 @@ def metrics(
     score = None
     if reference is not None and counts["mean_return"] is not None:
         score = 100 * (counts["mean_return"] - reference[0]) / (reference[1] - reference[0])
-    return {
+    found: SettingMetrics = {
         "episodes": counts["episodes"],
         "success_rate": counts["success_rate"] if has_success else None,
         "successes": counts["successes"] if has_success else None,
@@ -117,3 +117,13 @@ def metrics(
         },
         "retries": counts["retries"],
     }
+    if counts["errors"] and has_success:
+        rate = counts["success_rate"] or 0.0
+        found["success_bounds"] = list(bounds_with_errors(rate, counts["episodes"], counts["errors"]))
+    if "first_error" in counts:
+        found["first_error"] = counts["first_error"]
+    if "truncated" in counts:
+        found["truncated"] = counts["truncated"]
+    if "solved_at_reset" in counts:
+        found["solved_at_reset"] = counts["solved_at_reset"]
+    return found

@@ -1,0 +1,68 @@
+"""Errors, truncated episodes and starts that are solved at reset are told beside the rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raybc.rollout.notices import bounds_text, errors_text, first_error_text, notices
+from raybc.rollout.results import metrics, summarise
+from raybc.statistics import bounds_with_errors, too_many_errors
+from raybc.types import EpisodeResult
+
+
+def rows(*outcomes: str, **more: Any) -> list[Any]:
+    return [
+        EpisodeResult(i, i, outcome, 1.0, 5, 0.1, message="gone" if outcome == "error" else "", **more).to_row()  # type: ignore[arg-type]
+        for i, outcome in enumerate(outcomes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rate", "valid", "errors", "bounds"),
+    [
+        (1.0, 6, 14, (0.3, 1.0)),
+        (0.5, 10, 0, (0.5, 0.5)),
+        (0.5, 10, 10, (0.25, 0.75)),
+        (0.0, 0, 8, (0.0, 1.0)),
+        (0.0, 0, 0, (0.0, 1.0)),
+    ],
+)
+def test_bounds_count_errors_as_failures_and_as_successes(
+    rate: float, valid: int, errors: int, bounds: tuple[float, float]
+) -> None:
+    assert bounds_with_errors(rate, valid, errors) == pytest.approx(bounds)
+    low, high = bounds_with_errors(10.0, 3, 1, worst=-2.0, best=20.0)
+    assert (low, high) == pytest.approx((7.0, 12.5))
+
+
+def test_one_error_in_twenty_is_allowed() -> None:
+    assert not too_many_errors(1, 20)
+    assert too_many_errors(2, 20)
+    assert not too_many_errors(0, 0)
+
+
+def test_errors_are_told_with_bounds_and_their_first_message() -> None:
+    counts = summarise(rows(*["error"] * 14, *["success"] * 6))
+    assert bounds_text(1.0, 6, 14) == "30.0-100.0 % if errors count as failures or as successes"
+    assert errors_text(counts) == f"14 of 20 episodes ended in errors; {bounds_text(1.0, 6, 14)}"
+    assert errors_text(summarise(rows("success"))) == ""
+    assert errors_text(summarise(rows("error"))) == "1 of 1 episodes ended in errors"
+    assert first_error_text(counts["first_error"]) == "first error, at start 0: gone"
+    assert first_error_text({"index": 3, "message": "a", "traceback": "b\nc"}).splitlines()[1:] == ["b", "c"]
+    found = metrics(rows(*["error"] * 14, *["success"] * 6), has_success=True, reference=None)
+    assert found["success_bounds"] == pytest.approx([0.3, 1.0])
+    assert found["first_error"]["message"] == "gone"
+    assert "success_bounds" not in metrics(rows("success"), has_success=True, reference=None)
+
+
+def test_truncated_and_solved_starts_are_told() -> None:
+    assert notices(summarise(rows("success", "failure", "timeout"))) == []
+    assert notices(summarise(rows("failure", "failure", truncated=True)))[0].startswith(
+        "2 of 2 episodes were truncated"
+    )
+    some = [*rows("success", solved_at_reset=True), *rows("success", "failure")]
+    assert notices(summarise(some)) == ["1 of 3 starts were solved before the first step; without them 50.0 % (1/2)"]
+    assert notices(summarise(some), has_success=False) == []
+    assert "no rate" in notices(summarise(rows("success", solved_at_reset=True)))[0]
