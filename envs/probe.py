@@ -10,9 +10,12 @@ import numpy as np
 
 from raybc.envs import border
 from raybc.envs.base import Obs
+from raybc.types import UserError
 
 #: Seconds of steps after which an environment that has reported no success so far is taken for one that has none.
 PROBE_SECONDS = 5.0
+#: Starts that are tried before an environment is refused.
+PROBE_STARTS = 5
 
 
 class Probed(Protocol):
@@ -40,24 +43,25 @@ class Probe:
 
 
 def probe(env: Probed, name: str, max_steps: int, has_success: bool | None) -> Probe:
-    """Reset and step an environment called `name`; raises `UserError` where it fails.
+    """Reset and step an environment called `name`.
 
-    Success is looked for at the first step, and where it is not reported there up to the end of an episode.
-    has_success: what the user declares; None: unknown.
+    Success is looked for at the first step, and where it is not reported there up to the end of an episode. A start
+    that fails is noted, and another one is tried: single starts may fail. has_success: what the user declares; None:
+    unknown. Raises `UserError` where all of `PROBE_STARTS` starts fail.
     """
-    notes = []
-    with border.calling(name, "reset(seed=0)"):
-        first, _ = env.reset(seed=0)
-    action = ((env.action_space.low + env.action_space.high) / 2).astype(np.float32)
-    steps, over, deadline = 0, False, time.monotonic() + PROBE_SECONDS
-    while not over:
-        steps += 1
-        with border.calling(name, f"step {steps}"):
-            *_, terminated, truncated, _ = env.step(action)
-        known = env.success_name is not None or has_success is not None or env.belongs_to_gymnasium
-        over = known or terminated or truncated or steps >= max_steps or time.monotonic() > deadline
-    with border.calling(name, "reset(seed=0)"):
-        again, _ = env.reset(seed=0)
+    notes, failed = [], list[UserError]()
+    for seed in range(PROBE_STARTS):
+        try:
+            first, steps = _try(env, name, seed, max_steps, has_success)
+            break
+        except UserError as error:
+            failed.append(error)
+    else:
+        raise failed[0]
+    if failed:
+        notes.append(f"{failed[0]}; other starts work, and episodes that fail are errors")
+    with border.calling(name, f"reset(seed={seed})"):
+        again, _ = env.reset(seed=seed)
     if any(not np.array_equal(first[key], again[key]) for key in first):
         notes.append(
             f"{name}: two resets with the same seed observe different starts, so results cannot be repeated and "
@@ -71,3 +75,18 @@ def probe(env: Probed, name: str, max_steps: int, has_success: bool | None) -> P
             "has_success = True"
         )
     return Probe(has_success=bool(has_success) or env.success_name is not None, notes=tuple(notes))
+
+
+def _try(env: Probed, name: str, seed: int, max_steps: int, has_success: bool | None) -> tuple[Obs, int]:
+    """The first observation of a start, and the number of steps that were enough to look for success."""
+    with border.calling(name, f"reset(seed={seed})"):
+        first, _ = env.reset(seed=seed)
+    action = ((env.action_space.low + env.action_space.high) / 2).astype(np.float32)
+    steps, over, deadline = 0, False, time.monotonic() + PROBE_SECONDS
+    while not over:
+        steps += 1
+        with border.calling(name, f"step {steps}" if seed == 0 else f"step {steps} after reset(seed={seed})"):
+            *_, terminated, truncated, _ = env.step(action)
+        known = env.success_name is not None or has_success is not None or env.belongs_to_gymnasium
+        over = known or terminated or truncated or steps >= max_steps or time.monotonic() > deadline
+    return first, steps

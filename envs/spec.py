@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raybc.envs.base import SimEnv, Task
+from raybc.envs.base import Obs, SimEnv, Task
 from raybc.envs.border import ObservationCheck, calling
+from raybc.types import UserError
 
 #: Number of starts to record.
 STARTS = 3
@@ -36,7 +37,8 @@ class EnvSpec:
     cameras: tuple[str, ...] | None = None
     """Names of its cameras (`SimEnv.cameras`)."""
     starts: dict[str, np.ndarray] = field(default_factory=dict)
-    """Low-dimensional observation -> its values at the first `STARTS` seeds, float32 (STARTS, size)."""
+    """Low-dimensional observation -> its values at the first `STARTS` seeds that could be reset to, float32 (STARTS or
+    fewer, size)."""
 
 
 def observation_shapes(probe: EnvSpec, keys: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -49,12 +51,7 @@ def spec_of_env(env: SimEnv, name: str) -> EnvSpec:
     fails."""
     shapes = {key: tuple(space.shape or ()) for key, space in env.observation_space.items()}
     low_dim = [key for key, shape in shapes.items() if len(shape) == 1]
-    check, seen = ObservationCheck(env.observation_space), []
-    for seed in range(STARTS):
-        with calling(name, f"reset(seed={seed})"):
-            obs, _ = env.reset(seed=seed)
-            check(obs)
-        seen.append(obs)
+    seen = _starts(env, name)
     return EnvSpec(
         obs_sizes={key: shapes[key][0] for key in low_dim},
         action_size=int(env.action_space.shape[0]),
@@ -66,6 +63,24 @@ def spec_of_env(env: SimEnv, name: str) -> EnvSpec:
         cameras=env.cameras(),
         starts={key: np.stack([obs[key] for obs in seen]) for key in low_dim},
     )
+
+
+def _starts(env: SimEnv, name: str) -> list[Obs]:
+    """The first `STARTS` observations. Single starts may fail (their episodes are errors), but not all of them."""
+    check, seen, failed = ObservationCheck(env.observation_space), list[Obs](), list[UserError]()
+    for seed in range(2 * STARTS):
+        try:
+            with calling(name, f"reset(seed={seed})"):
+                obs, _ = env.reset(seed=seed)
+                check(obs)
+            seen.append(obs)
+        except UserError as error:
+            failed.append(error)
+        if len(seen) == STARTS:
+            break
+    if not seen:
+        raise failed[0]
+    return seen
 
 
 def spec_of_task(task: Task) -> EnvSpec:

@@ -440,3 +440,31 @@ def test_a_camera_is_checked_before_simulators_start() -> None:
 def test_a_function_that_cannot_render_is_known_beforehand() -> None:
     assert task_of().no_images == ""
     assert "takes no argument render_mode" in gym.from_callable("mine:blind", lambda: Line()).no_images
+
+
+# Single starts
+
+
+@pytest.mark.parametrize("bad", [np.nan, None])
+def test_an_environment_is_not_refused_for_single_starts(bad: Any) -> None:
+    def rare(env: Line, result: tuple[Any, ...]) -> Any:
+        if env.t == 0 and env.seed in (0, 2):
+            raise RuntimeError("the arm is stuck")
+        if env.t == 1 and env.seed == 1:
+            return result[0], bad, *result[2:]
+        return result
+
+    class Seeded(Line):
+        seed = -1
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.seed = -1 if seed is None else seed
+            return super().reset(seed=seed)
+
+    task = task_of(rare, rare, Seeded)
+    assert task.has_success
+    assert task.notes[0].startswith(
+        f"{task.name}: reset(seed=0) failed: RuntimeError: the arm is stuck (test_envs_border"
+    )
+    assert task.notes[0].endswith("other starts work, and episodes that fail are errors")
+    assert spec_of_task(task).starts["state"].shape == (3, 4)
