@@ -23,8 +23,11 @@ SUCCESS_NAMES = (
     *("success", "is_success", "task_success", "episode_success", "goal_achieved", "goal_reached"),
     *("reached_goal", "solved", "is_solved", "task_solved"),
 )
+_NAMES = frozenset(SUCCESS_NAMES)
 #: Where gymnasium's vector environments and wrappers that reset by themselves put the last `info` of an episode.
 FINAL_INFO = "final_info"
+#: Type codes of numpy's bools, integers and floating-point numbers.
+_NUMBERS = frozenset(np.typecodes["AllInteger"] + np.typecodes["Float"] + "?")
 API = "raybc needs gymnasium's API (reset(seed, options) -> obs, info; step -> 5 values)"
 #: Sums of rewards beyond this are refused: means of them would overflow.
 LARGEST_RETURN = 1e200
@@ -50,8 +53,8 @@ def flag(name: str, value: Any) -> bool:
 
 def reward_of(value: Any) -> float:
     """A finite float, or `BadEnvironment`."""
-    reward = value if type(value) is float else math.nan
-    if reward is not value:
+    reward = float(value) if isinstance(value, float) else math.nan  # also numpy's float64
+    if not isinstance(value, float):
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             array = np.asarray(value)
             reward = float(array.item()) if array.dtype.kind in "biuf" else math.nan
@@ -62,6 +65,8 @@ def reward_of(value: Any) -> float:
 
 def success_name(info: Mapping[str, Any]) -> str | None:
     """The name under which `info`, or the final info in it, reports success; None where it does not."""
+    if FINAL_INFO not in info and _NAMES.isdisjoint(info):  # at every step of an environment that reports none
+        return None
     for place in (final_info(info), info):
         for name in SUCCESS_NAMES:
             if name in place:
@@ -87,34 +92,42 @@ def final_info(info: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def of_reset(result: Any) -> tuple[Any, Mapping[str, Any]]:
     """Observation and info of a reset, or `BadEnvironment`."""
-    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+    if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping):
         return result
     raise BadEnvironment(f"reset returned {_shape_of(result)}; {API}")
 
 
 def of_step(result: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
     """Observation, reward, terminated, truncated and info of a step, or `BadEnvironment`."""
-    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping)):
+    if type(result) is not tuple or len(result) != 5 or not (type(result[4]) is dict or isinstance(result[4], Mapping)):
         raise BadEnvironment(f"step returned {_shape_of(result)}; {API}")
     obs, reward, terminated, truncated, info = result
-    return obs, reward_of(reward), flag("terminated", terminated), flag("truncated", truncated), info
+    if type(terminated) is not bool:
+        terminated = flag("terminated", terminated)
+    if type(truncated) is not bool:
+        truncated = flag("truncated", truncated)
+    return obs, reward_of(reward), terminated, truncated, info
 
 
 def vector(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
     """A copy of `value` as float32, if it has this shape and is finite; else `BadEnvironment`. name: for messages."""
     try:
         raw = np.asarray(value)
-        if raw.dtype.kind not in "biuf":
-            raise TypeError
-        array = raw.astype(np.float32)  # a copy, made faster than by np.array
     except (ValueError, TypeError):
-        raise BadEnvironment(f"{name}: expected numbers, got {_short(value)}") from None
+        raw = np.array(None)
+    if raw.dtype.char not in _NUMBERS:
+        raise BadEnvironment(f"{name}: expected numbers, got {_short(value)}")
+    array = raw.astype(np.float32)  # a copy, made faster than by np.array
     if array.shape != shape:
         raise BadEnvironment(f"{name}: declared with shape {shape}, observed with {array.shape}")
+    _check_finite(name, array)
+    return array
+
+
+def _check_finite(name: str, array: np.ndarray) -> None:
     # The product is the cheaper check; it may overflow where the values do not.
     if not math.isfinite(array.dot(array)) and not np.isfinite(array).all():
         raise BadEnvironment(f"{name}: the simulation diverged: it observes {_short(array)}")
-    return array
 
 
 def image(name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -131,17 +144,20 @@ class ObservationCheck:
     """Compares observations with the space that declares them. Values are not copied."""
 
     def __init__(self, space: gymnasium.spaces.Dict[Any]) -> None:
-        self._declared = [(key, box.shape, box.dtype) for key, box in space.items()]
+        self._declared = [
+            (key, box.shape, box.dtype, len(box.shape or ()) == 1 and box.dtype == np.float32)
+            for key, box in space.items()
+        ]
 
     def __call__(self, obs: Mapping[str, np.ndarray]) -> None:
         """Raises `BadEnvironment` for a missing observation, another shape or dtype, and for nan or inf."""
-        for key, shape, dtype in self._declared:
+        for key, shape, dtype, numeric in self._declared:
             value = obs.get(key)
             if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != dtype:
                 got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else _short(value)
                 raise BadEnvironment(f"observation {key!r}: declared as {dtype} {shape}, got {got}")
-            if value.ndim == 1 and dtype == np.float32:
-                vector(f"observation {key!r}", value, shape)
+            if numeric:
+                _check_finite(f"observation {key!r}", value)
 
 
 @contextlib.contextmanager
