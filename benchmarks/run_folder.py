@@ -15,7 +15,8 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.files import write_json
-from raybc.rollout.results import best_setting, pooled_rate, summarise
+from raybc.objective import SUCCESS
+from raybc.rollout.results import best_setting, pooled, summarise
 from raybc.rows import rows_at
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import Axis, EvalConfig, FinalConfig, SearchConfig, SweepConfig
@@ -87,7 +88,7 @@ def make_run(path: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
             timing = {
                 "train_seconds": 3.0, "train": [now, now + 3], "rollout": [now + 3, now + 5],
             }  # fmt: skip
-            score = pooled_rate(rows_at(rows, best_setting(rows)))
+            score = pooled(rows_at(rows, best_setting(rows, SUCCESS)), SUCCESS) or 0.0
             lines.append(
                 {"event": "evaluation", "trial": trial, "evaluation": k, "step": k * STEPS // EVALUATIONS,
                  "status": status, "score": score, "rows": rows, "timing": timing, "beaten": ""}
@@ -126,7 +127,7 @@ def _rows(rng: random.Random, trial: int, phase: str, k: int, level: float, coun
                 )  # fmt: skip
             run = {"run_id": f"{trial:08x}{seed:08x}", "trial": trial, "seed": seed, "phase": phase, "evaluation": k}
             where = {"step": k * STEPS // EVALUATIONS, **dataclasses.asdict(setting)}
-            rows.append({**run, **where, **summarise(found)})
+            rows.append({**run, **where, **summarise(found, SUCCESS)})
     return rows
 
 
@@ -138,7 +139,7 @@ def _append(folder: SweepFolder, events: list[dict[str, Any]]) -> None:
 def _views(folder: SweepFolder, config: SweepConfig, state: SweepState) -> None:
     write_tables(folder, config, state)
     winner = state.ranking()[0]
-    setting = best_setting(winner.evaluations[-1].rows)
+    setting = best_setting(winner.evaluations[-1].rows, SUCCESS)
     write_json(
         folder.winner_json,
         {"trial": winner.number, "params": winner.params, "setting": dataclasses.asdict(setting), "seed": 0,

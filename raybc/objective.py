@@ -61,6 +61,8 @@ class Objective:
     """normalized_score: returns of a random and of an expert policy."""
     bounds: tuple[float, float] | None = None
     """Lowest and highest value that one episode can have; None: unknown."""
+    has_success: bool = True
+    """Whether the task tells success, so that rates mean anything."""
 
     # --- the value of an episode --------------------------------------------------------------------------------------
 
@@ -124,7 +126,7 @@ class Objective:
         if interval is None:
             return "-"
         low, high = map(self._number, interval)
-        between = " to " if low.startswith("-") or high.startswith("-") else "-"
+        between = " to " if "-" in low + high else "-"
         return f"{low}{between}{high}{self.unit and ' ' + self.unit}"
 
     def _number(self, value: float) -> str:
@@ -211,10 +213,18 @@ def resolve(requested: str | None, task: Measured | None, where: str = "objectiv
         why = f", since {known[name]}" if known.get(name) else ""
         advice = "; name the environment with env_name" if task is None and name in known else ""
         raise UserError(f"{where}: expected one of {possible}{why}, got {name!r}{advice}")
+    return bind(name, task)
+
+
+def bind(name: str, task: Measured | None) -> Objective:
+    """The objective `name` with what it needs to know about the task. Unlike `resolve` it refuses nothing, for runs of
+    earlier releases."""
     objective = OBJECTIVES[name]
-    if task is None or not objective.from_episodes:
-        return objective
-    return replace(objective, bounds=_bounds(name, task), reference=task.reference_returns)
+    if task is None:
+        return replace(objective, has_success=False)
+    return replace(
+        objective, bounds=_bounds(name, task), reference=task.reference_returns, has_success=task.has_success
+    )
 
 
 def default_objective(task: Measured | None) -> str:
@@ -228,7 +238,7 @@ def default_objective(task: Measured | None) -> str:
 
 def _bounds(name: str, task: Measured) -> tuple[float, float] | None:
     """Lowest and highest value that one episode can have; None where the range of rewards is unknown."""
-    if name == "success" or task.reward_range is None:
+    if name in ("success", "valid_error") or task.reward_range is None:
         return OBJECTIVES[name].bounds
     low, high = task.reward_range
     if name == "largest_reward":
@@ -254,6 +264,8 @@ class Score:
     episodes: int
     successes: int
     errors: int
+    mean_steps_success: float | None = None
+    """Mean number of steps of the episodes that solved the task; None without any."""
 
     @property
     def text(self) -> str:
@@ -277,7 +289,10 @@ def score_of(rows: Sequence[Mapping[str, Any]], objective: Objective) -> Score:
 
     Rows of earlier releases have no `score`; their success rate is computed from their counts.
     """
-    counts = {name: sum(int(row[name]) for row in rows) for name in ("episodes", "successes", "errors")}
+    counts: dict[str, Any] = {
+        name: sum(int(row.get(name) or 0) for row in rows) for name in ("episodes", "successes", "errors")
+    }
+    counts["mean_steps_success"] = _mean_steps(rows)
     if objective.is_rate:
         n = counts["episodes"]
         value = counts["successes"] / n if n else None
@@ -290,6 +305,13 @@ def score_of(rows: Sequence[Mapping[str, Any]], objective: Objective) -> Score:
         return Score(objective, value, mean_interval(value, spread, len(values)), **counts)
     value, spread, n = _pool(known)
     return Score(objective, value, mean_interval(value, spread, n, objective.bounds), **counts)
+
+
+def _mean_steps(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    solved = [(row.get("mean_steps_success"), row["successes"]) for row in rows if row["successes"]]
+    if not solved or any(mean is None for mean, _ in solved):
+        return None
+    return sum((mean or 0.0) * count for mean, count in solved) / sum(count for _, count in solved)
 
 
 def _pool(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None, int]:

@@ -14,7 +14,7 @@ from raybc.types import EpisodeResult, Outcome, SampleSetting
 
 TrialStatus = Literal["running", "pruned", "completed", "failed"]
 Phase = Literal["search", "final"]
-#: Index of the start, outcome, steps, return.
+#: Index of the start, outcome, steps, return, largest reward (which rows of earlier releases lack).
 EpisodeEntry = list[Any]
 
 
@@ -84,6 +84,10 @@ class EpisodeCounts(TypedDict):
     """Those that the simulator truncated before the step limit; they are among the failures or timeouts."""
     solved_at_reset: NotRequired[int]
     """Successes on starts that were solved before the first step."""
+    score: NotRequired[float | None]
+    """Mean of the sweep's or run's objective (`raybc.objective`); releases up to 0.1.0 measured success alone."""
+    score_sd: NotRequired[float | None]
+    """Sample standard deviation of the objective over valid episodes; None with fewer than two."""
 
 
 class EpisodeSummary(EpisodeCounts):
@@ -221,6 +225,14 @@ class SettingMetrics(TypedDict):
     mean_return: float | None
     mean_max_reward: float | None
     normalized_score: float | None
+    objective: str
+    """The measure by which the policy is compared, see `raybc.objective`."""
+    score: float | None
+    """Its mean over valid episodes."""
+    mean_return_interval: list[float] | None
+    """95 % interval (Student's t), low and high."""
+    mean_max_reward_interval: list[float] | None
+    normalized_score_interval: list[float] | None
     avg_steps: float | None
     avg_steps_success: float | None
     eval_time_sec: float

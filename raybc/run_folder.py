@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybc.files import read_json
+from raybc.objective import OBJECTIVES, SUCCESS, Objective
 from raybc.types import SampleSetting, UserError
 
 #: A folder with this file is a policy bundle.
@@ -123,17 +124,37 @@ class TrainingFolder:
         return {int(match[1]): f for f in folders if (match := _CHECKPOINT.fullmatch(f.name))}
 
     def best_step(self) -> int | None:
-        """Step of the checkpoint on disk with the highest success in eval.csv, or without a simulator the lowest error
-        in offline.csv; the latest of equals. None if none was evaluated."""
+        """Step of the checkpoint on disk with the best score in eval.csv, or without a simulator the lowest error in
+        offline.csv; the latest of equals. None if none was evaluated."""
+        objective, scores = self.scores()
+        return min(
+            (s for s in self.checkpoints() if s in scores),
+            key=lambda step: (objective.cost(scores[step]), -step),
+            default=None,
+        )
+
+    def scores(self) -> tuple[Objective, dict[int, float]]:
+        """What checkpoints are compared by, and step -> score of those that were measured.
+
+        In eval.csv the objective is that of the last row; rows of another one do not count. Earlier releases compared
+        by success, and wrote no `objective`.
+        """
         if self.offline_csv.is_file():
             with self.offline_csv.open(newline="") as handle:
                 errors = {int(r["step"]): float(r["valid/error"]) for r in csv.DictReader(handle)}
-            return min((s for s in self.checkpoints() if s in errors), key=lambda s: (errors[s], -s), default=None)
+            return OBJECTIVES["valid_error"], errors
         if not self.eval_csv.is_file():
-            return None
+            return SUCCESS, {}
         with self.eval_csv.open(newline="") as handle:
-            rates = {int(r["step"]): float(r["eval/success"]) for r in csv.DictReader(handle) if r["eval/success"]}
-        return max((s for s in self.checkpoints() if s in rates), key=lambda step: (rates[step], step), default=None)
+            rows = list(csv.DictReader(handle))
+        names = [row.get("objective") or "success" for row in rows]
+        last = names[-1] if names else "success"
+        found = {}
+        for name, row in zip(names, rows, strict=True):
+            value = row["eval/success"] if name == "success" else row.get("eval/score")
+            if name == last and value:
+                found[int(row["step"])] = float(value)
+        return OBJECTIVES[last], found
 
 
 @dataclass(frozen=True)

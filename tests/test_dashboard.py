@@ -175,7 +175,7 @@ def test_the_page_says_what_the_tables_say(view: RunView, run: Path) -> None:
         assert trial["setting"] == (row.setting.label() if row.setting else "")
         assert (trial["final"] is None) == (row.final is None)
         if row.final:
-            assert trial["final"]["rate"] == pytest.approx(row.final.rate, abs=1e-4)
+            assert trial["final"]["rate"] == pytest.approx(row.final.value, abs=1e-4)
             assert trial["final"]["interval"] == pytest.approx(row.final.interval, abs=1e-4)
     overview = view.since(-1, -1)["run"]
     lines = (run / "episodes.jsonl").read_text().splitlines()

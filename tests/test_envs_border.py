@@ -17,6 +17,7 @@ from raybc.envs import border, gym
 from raybc.envs.base import Task
 from raybc.envs.pointmass import PointMassEnv
 from raybc.envs.spec import spec_of_task
+from raybc.objective import SUCCESS
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.checks import check_camera
 from raybc.rollout.engine import Engine, Rollout
@@ -113,7 +114,7 @@ def test_a_truncated_episode_ends_there_and_is_a_failure() -> None:
     found = row(task_of(fence))
     assert (found["outcome"], found["steps"], found["truncated"]) == ("failure", 5 + (found["steps"] == 6), True)
     assert found["message"] == f"truncated by the simulator at step {found['steps']}, before the limit of {LIMIT}"
-    counts = summarise([found])  # type: ignore[list-item]
+    counts = summarise([found], SUCCESS)  # type: ignore[list-item]
     assert (counts["failures"], counts["timeouts"], counts["truncated"]) == (1, 0, 1)
     assert counts["messages"] == {"0": found["message"]}
 
@@ -157,8 +158,8 @@ def test_solved_starts_are_counted_apart() -> None:
     solved = task_of(lambda env, r: (*r[:4], {"is_success": True}), lambda env, r: (r[0], {"is_success": True}))
     found = row(solved)
     assert (found["outcome"], found["steps"], found["solved_at_reset"]) == ("success", 1, True)
-    assert summarise([found])["solved_at_reset"] == 1  # type: ignore[list-item]
-    assert "solved_at_reset" not in summarise([row(task_of())])  # type: ignore[list-item]
+    assert summarise([found], SUCCESS)["solved_at_reset"] == 1  # type: ignore[list-item]
+    assert "solved_at_reset" not in summarise([row(task_of())], SUCCESS)  # type: ignore[list-item]
 
 
 # Success

@@ -16,6 +16,7 @@ import pytest
 from raybc.envs.base import SimEnv, Task
 from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMassEnv
 from raybc.inference.agent import Agent, Resolved
+from raybc.objective import OBJECTIVES, SUCCESS
 from raybc.rollout import faults, results
 from raybc.rollout.episode import run_episode
 from raybc.testing.envs import check_task
@@ -325,7 +326,7 @@ def test_errors_are_counted_and_never_averaged() -> None:
         episode(0, "success", 1.0, 30), episode(1, "success", 0.8, 40), episode(2, "failure", 0.3, 12, retries=1),
         episode(3, "timeout", 0.1, 80), episode(4, "error", 99.0, 7, retries=2),
     ]  # fmt: skip
-    summary = results.summarise(episodes)
+    summary = results.summarise(episodes, SUCCESS)
     assert summary == {
         "episodes": 4, "successes": 2, "timeouts": 1, "failures": 1, "errors": 1, "success_rate": 0.5,
         "mean_return": pytest.approx(0.55), "mean_max_reward": pytest.approx(0.275), "mean_steps_success": 35.0,
@@ -335,7 +336,15 @@ def test_errors_are_counted_and_never_averaged() -> None:
             [0, "success", 30, 1.0], [1, "success", 40, 0.8], [2, "failure", 12, 0.3], [3, "timeout", 80, 0.1],
             [4, "error", 7, 99.0],
         ],
+        "score": 0.5, "score_sd": pytest.approx(3**-0.5),
     }  # fmt: skip
+
+
+def test_largest_rewards_are_kept_where_they_are_compared() -> None:
+    episodes = [episode(0, "timeout", 1.0, 80), episode(1, "failure", 0.4, 9)]
+    summary = results.summarise(episodes, OBJECTIVES["largest_reward"])
+    assert summary["episode_list"] == [[0, "timeout", 80, 1.0, 0.5], [1, "failure", 9, 0.4, 0.2]]
+    assert summary["score"] == pytest.approx(0.35)
 
 
 @pytest.mark.parametrize(
@@ -356,11 +365,11 @@ def test_errors_of_release_0_1_0_have_kinds(message: str, kind: str) -> None:
 
 def test_nothing_valid_has_no_rate() -> None:
     for episodes in ([], [episode(0, "error", 0.0, 0)]):
-        summary = results.summarise(episodes)
+        summary = results.summarise(episodes, SUCCESS)
         assert (summary["episodes"], summary["errors"]) == (0, len(episodes))
         assert summary["success_rate"] is summary["mean_return"] is summary["mean_steps_success"] is None
-    assert results.summarise([episode(0, "timeout", 0.0, 80)])["success_rate"] == 0.0
-    assert results.summarise([episode(0, "timeout", 0.0, 80)])["mean_steps_success"] is None
+    assert results.summarise([episode(0, "timeout", 0.0, 80)], SUCCESS)["success_rate"] == 0.0
+    assert results.summarise([episode(0, "timeout", 0.0, 80)], SUCCESS)["mean_steps_success"] is None
 
 
 def result(flow_steps: int, successes: int, episodes: int = 10, **changes: Any) -> dict[str, Any]:
@@ -370,20 +379,20 @@ def result(flow_steps: int, successes: int, episodes: int = 10, **changes: Any) 
 
 def test_rates_are_pooled_over_episodes() -> None:
     """Not over seeds: 1 of 2 and 9 of 10 are 10 of 12."""
-    assert results.pooled_rate([result(1, 1, 2), result(1, 9, 10)]) == 10 / 12
-    assert results.pooled_rate([]) == 0.0
-    assert results.pooled_rate([result(1, 0, 0)]) == 0.0
+    assert results.pooled([result(1, 1, 2), result(1, 9, 10)], SUCCESS) == 10 / 12
+    assert results.pooled([], SUCCESS) is None
+    assert results.pooled([result(1, 0, 0)], SUCCESS) is None
 
 
 def test_the_best_setting() -> None:
     rows = [result(10, 6), result(10, 8), result(4, 7), result(4, 7), result(1, 5), result(1, 6)]
     for order in (rows, rows[::-1]):
-        assert results.best_setting(order) == SampleSetting(4), "10 and 4 are equal; 4 costs less"
-    assert results.best_setting([*rows, result(20, 8), result(20, 8)]) == SampleSetting(20)
+        assert results.best_setting(order, SUCCESS) == SampleSetting(4), "10 and 4 are equal; 4 costs less"
+    assert results.best_setting([*rows, result(20, 8), result(20, 8)], SUCCESS) == SampleSetting(20)
     ties = [result(4, 5, execute_steps=e, eval_temperature=t) for e in (2, 1) for t in (1.0, 0.5)]
-    assert results.best_setting(ties) == SampleSetting(4, 1, 0.5)
+    assert results.best_setting(ties, SUCCESS) == SampleSetting(4, 1, 0.5)
     assert results.rows_at(rows, SampleSetting(4)) == rows[2:4]
-    assert results.best_setting([result(1, 0, 0), result(2, 1, 10)]) == SampleSetting(2)
+    assert results.best_setting([result(1, 0, 0), result(2, 1, 10)], SUCCESS) == SampleSetting(2)
 
 
 def test_labels_name_what_is_not_usual() -> None:

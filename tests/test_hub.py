@@ -213,7 +213,7 @@ def test_a_measurement_is_quoted(folder: Path, tmp_path: Path, capsys: pytest.Ca
     front, text = card_of(tmp_path / "dry")
     assert front["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.93
     label = bundle.config.sample_setting.label()
-    assert f"| {label} | 93.0 % | 86.2-96.6 % | 93/100 | 0.93 | 1 |" in text
+    assert f"| {label} | 93.0 % | 86.2-96.6 % | 93/100 | 0.93 | - | 1 |" in text
     assert "on the final starts from 0 on of `pointmass`, at most 80 steps each" in text
     search = measurement(tmp_path / "search", starts="search")
     assert run(folder, "--push_to_hub", "me/lift", "--dry_run", "two", "--measured", search) == 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raybc.objective import SUCCESS
 from raybc.rollout.notices import bounds_text, errors_text, first_error_text, notices
 from raybc.rollout.results import metrics, summarise
 from raybc.statistics import bounds_with_errors, too_many_errors
@@ -44,25 +45,27 @@ def test_one_error_in_twenty_is_allowed() -> None:
 
 
 def test_errors_are_told_with_bounds_and_their_first_message() -> None:
-    counts = summarise(rows(*["error"] * 14, *["success"] * 6))
+    counts = summarise(rows(*["error"] * 14, *["success"] * 6), SUCCESS)
     assert bounds_text(1.0, 6, 14) == "30.0-100.0 % if errors count as failures or as successes"
     assert errors_text(counts) == f"14 of 20 episodes ended in errors; {bounds_text(1.0, 6, 14)}"
-    assert errors_text(summarise(rows("success"))) == ""
-    assert errors_text(summarise(rows("error"))) == "1 of 1 episodes ended in errors"
+    assert errors_text(summarise(rows("success"), SUCCESS)) == ""
+    assert errors_text(summarise(rows("error"), SUCCESS)) == "1 of 1 episodes ended in errors"
     assert first_error_text(counts["first_error"]) == "first error, at start 0: gone"
     assert first_error_text({"index": 3, "message": "a", "traceback": "b\nc"}).splitlines()[1:] == ["b", "c"]
-    found = metrics(rows(*["error"] * 14, *["success"] * 6), has_success=True, reference=None)
+    found = metrics(rows(*["error"] * 14, *["success"] * 6), has_success=True, reference=None, objective=SUCCESS)
     assert found["success_bounds"] == pytest.approx([0.3, 1.0])
     assert found["first_error"]["message"] == "gone"
-    assert "success_bounds" not in metrics(rows("success"), has_success=True, reference=None)
+    assert "success_bounds" not in metrics(rows("success"), has_success=True, reference=None, objective=SUCCESS)
 
 
 def test_truncated_and_solved_starts_are_told() -> None:
-    assert notices(summarise(rows("success", "failure", "timeout"))) == []
-    assert notices(summarise(rows("failure", "failure", truncated=True)))[0].startswith(
+    assert notices(summarise(rows("success", "failure", "timeout"), SUCCESS)) == []
+    assert notices(summarise(rows("failure", "failure", truncated=True), SUCCESS))[0].startswith(
         "2 of 2 episodes were truncated"
     )
     some = [*rows("success", solved_at_reset=True), *rows("success", "failure")]
-    assert notices(summarise(some)) == ["1 of 3 starts were solved before the first step; without them 50.0 % (1/2)"]
-    assert notices(summarise(some), has_success=False) == []
-    assert "no rate" in notices(summarise(rows("success", solved_at_reset=True)))[0]
+    assert notices(summarise(some, SUCCESS)) == [
+        "1 of 3 starts were solved before the first step; without them 50.0 % (1/2)"
+    ]
+    assert notices(summarise(some, SUCCESS), has_success=False) == []
+    assert "no rate" in notices(summarise(rows("success", solved_at_reset=True), SUCCESS))[0]

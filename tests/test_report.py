@@ -232,7 +232,7 @@ def test_errors_are_counted_apart(tmp_path: Path) -> None:
     run = tables.load_run(make_run(tmp_path, [broken], winner=0))
     row = tables.leaderboard(run)[0]
     assert row.final is not None
-    assert (row.final.rate, row.final.errors, row.errors) == (0.96, 4, 4)
+    assert (row.final.value, row.final.errors, row.errors) == (0.96, 4, 4)
     assert "4 errors not counted" in tables.winner_line(run, [row])
     assert "Simulator errors: 4 on final starts" in report(tmp_path)[1].text
     only_errors = json.dumps(result(0, 0, "final", 1, 5, 0, 0, errors=50)) + "\n"

@@ -16,6 +16,7 @@ from raybc.bundle import PolicyBundle
 from raybc.data.normalize import Normalizer
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import EnvSpec, spec_of_task
+from raybc.objective import OBJECTIVES, SUCCESS
 from raybc.rollout.checks import check_fits, version_changes
 from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
@@ -148,7 +149,7 @@ def rows(outcomes: str, returns: float = 10.0) -> list[dict[str, Any]]:
 
 
 def test_metrics() -> None:
-    told = metrics(rows("sstfes"), has_success=True, reference=(-10.0, 90.0))
+    told = metrics(rows("sstfes"), has_success=True, reference=(-10.0, 90.0), objective=SUCCESS)
     assert told["failure_counts"] == {"timeout": 1, "exception": 1, "other": 1}
     assert (told["episodes"], told["successes"], told["success_rate"]) == (5, 3, 0.6)
     assert told["wilson_low"] < 0.6 < told["wilson_high"]
@@ -160,14 +161,38 @@ def test_metrics() -> None:
 
 
 def test_metrics_of_a_task_without_success() -> None:
-    told = metrics(rows("tt"), has_success=False, reference=None)
+    told = metrics(rows("tt"), has_success=False, reference=None, objective=OBJECTIVES["return"])
     assert told["success_rate"] is told["wilson_low"] is told["successes"] is told["normalized_score"] is None
-    assert told["mean_return"] == 15
-    nothing = metrics(rows("ee"), has_success=True, reference=(0.0, 1.0))
+    assert told["mean_return"] == told["score"] == 15
+    low, high = told["mean_return_interval"] or (0, 0)
+    assert low < 15 < high
+    nothing = metrics(rows("ee"), has_success=True, reference=(0.0, 1.0), objective=SUCCESS)
     assert nothing["success_rate"] is nothing["mean_return"] is nothing["normalized_score"] is None
 
 
 # When it is enough
+
+
+def test_a_mean_is_measured_until_its_interval_is_narrow() -> None:
+    """Student's interval, errors left out, from 20 valid episodes on; values that agree are known at once."""
+    rule = UntilHalfwidth(3.0, OBJECTIVES["return"])
+    rng = np.random.default_rng(0)
+    wide, same = list(rng.normal(100, 10, 200)), [7.0] * 200
+    wide[3] = math.nan
+    ends = rule.update([wide, same, wide[:15]])
+    assert ends[1] == 20
+    assert 30 < ends[0] < 90
+    assert 2 not in ends
+    assert rule.update([wide[: ends[0]], same]) == {0: ends[0], 1: 20}
+    assert rule.value_of(rows("t")[0]) == 10.0  # type: ignore[arg-type]
+
+
+def test_a_race_on_another_score_sees_it_between_its_bounds() -> None:
+    objective = dataclasses.replace(OBJECTIVES["return"], bounds=(-100.0, 0.0))
+    race = Race(["a", "b"], {}, comparisons=1, block=10, objective=objective)
+    assert race.value_of(rows("t", -25.0)[0]) == 0.75  # type: ignore[arg-type]
+    assert math.isnan(race.value_of(rows("e")[0]))  # type: ignore[arg-type]
+    assert race.update([[0.1] * 60, [0.9] * 60]) == {0: 10}
 
 
 def test_until_halfwidth_looks_at_the_first_starts_only() -> None:

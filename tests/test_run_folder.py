@@ -12,6 +12,7 @@ import pytest
 from raybc.bundle import META
 from raybc.dashboard.detail import detail
 from raybc.dashboard.view import RunView
+from raybc.objective import SUCCESS
 from raybc.report.tables import load_run
 from raybc.rollout.faults import DIED, error_kind
 from raybc.rollout.results import summarise
@@ -88,4 +89,4 @@ def test_errors_carry_their_kind() -> None:
     old: EpisodeRow = episode_row(EpisodeResult(1, 1, "error", 0.0, 0, 0.0, message="ValueError: of release 0.1.0"))
     assert "error_kind" not in old
     assert error_kind(old) == "ValueError"
-    assert summarise([episode_row(crash), old])["errors_by_kind"] == {DIED: 1, "ValueError": 1}
+    assert summarise([episode_row(crash), old], SUCCESS)["errors_by_kind"] == {DIED: 1, "ValueError": 1}

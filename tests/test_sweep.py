@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
+from raybc.objective import SUCCESS
 from raybc.rollout.results import best_setting
 from raybc.sweep.__main__ import main
 from raybc.sweep.ledger import SweepState, read_events
@@ -136,7 +137,7 @@ def test_a_sweep_leaves_a_run_folder_that_explains_itself(finished: Path) -> Non
     winner = json.loads((finished / "winner.json").read_text())
     best = state.ranking()[0]
     assert winner["trial"] == best.number
-    assert winner["setting"]["flow_steps"] == best_setting(best.evaluations[-1].rows).flow_steps
+    assert winner["setting"]["flow_steps"] == best_setting(best.evaluations[-1].rows, SUCCESS).flow_steps
     bundle = PolicyBundle.load(finished / "winner")
     assert bundle.run_id == winner["run_id"]
     assert bundle.config.seed == winner["seed"]

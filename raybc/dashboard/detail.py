@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from raybc.dashboard.view import RunView
+from raybc.objective import score_of
 from raybc.report.commands import rollout_command, train_command
 from raybc.report.curves import loss_points
 from raybc.rows import setting_of
-from raybc.statistics import wilson_interval
 
 #: Episodes that the command for more videos films.
 VIDEOS = 6
@@ -33,11 +33,11 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
     train, note = train_command(config, trial.params, facts) if config else ("", "")
     measured = []
     for row in rows:
-        low, high = wilson_interval(row["successes"], row["episodes"])
+        score = score_of([row], view.state.objective)
         measured.append(
             {name: value for name, value in row.items() if name in SHOWN}
             | {"setting": setting_of(row).label(), "chosen": setting_of(row) == setting}
-            | {"rate": row["success_rate"], "interval": [low, high]}
+            | {"rate": score.value, "interval": score.interval and list(score.interval)}
             | {"command": rollout_command(config, view.folder, row) if config else ""}
         )
     chosen = [row for row in rows if setting_of(row) == setting]

@@ -7,19 +7,20 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.files import read_json
+from raybc.objective import OBJECTIVES, Objective, Score, score_of
 from raybc.report.commands import near_path
 from raybc.report.tables import totals
-from raybc.rollout.results import best_setting, pooled_rate
+from raybc.rollout.results import best_setting
 from raybc.rows import ResultRow, episodes_of, rows_at, setting_of
 from raybc.run_folder import SweepFolder
-from raybc.statistics import seed_interval, wilson_interval
+from raybc.statistics import seed_interval
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
-from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.load import saved_sweep
 from raybc.types import SampleSetting, UserError
 
 #: Minimum seconds between two reads of the folder, however many pages poll.
@@ -39,7 +40,7 @@ def check_run(path: Path) -> None:
     config = read_json(file)
     if not isinstance(config, dict) or "space" not in config:
         raise UserError(f"{path}: {what}, but its config.json searches no space (is it the folder of a training?)")
-    sweep_from_mapping(config, str(file))
+    saved_sweep(config, str(file))
 
 
 class RunView:
@@ -77,24 +78,28 @@ class RunView:
             changed = {name for name, file in self._files.items() if file.refresh()}
             replaced, events = self._tail.read()
             if replaced:
-                self.state, self.trials, self._changed = SweepState(), {}, {}
+                self.state, self.trials, self._changed = SweepState(objective=self.state.objective), {}, {}
                 self.generation += 1
             if "config" in changed:
                 config = self.file("config")
-                self.config = sweep_from_mapping(config, str(self.folder.config)) if config else None
+                self.config = saved_sweep(config, str(self.folder.config)) if config else None
+                name = (self.config and self.config.objective) or "success"
+                self.state.objective = OBJECTIVES[name]
             touched = set()
             for event in events:
                 self.state.apply(event)
                 if event["event"] != "stage":
                     touched.add(event["trial"])
-            if changed & {"winner", "videos"}:
+            if changed & {"winner", "videos", "config"}:
                 touched = set(self.state.trials)
             if not (changed or replaced or events):
                 return
             self.revision += 1
             shown = Counter(video["trial"] for video in self.file("videos"))
             for number in touched:
-                self.trials[number] = summary(self.state.trials[number], self.setting(number), shown[number])
+                self.trials[number] = summary(
+                    self.state.trials[number], self.setting(number), shown[number], self.state.objective
+                )
                 self._changed[number] = self.revision
             self._overview = self._summarise()
 
@@ -104,7 +109,7 @@ class RunView:
         if winner.get("trial") == number and winner.get("setting"):
             return SampleSetting(**winner["setting"])
         evaluations = self.state.trials[number].evaluations
-        return best_setting(evaluations[-1].rows) if evaluations else None
+        return best_setting(evaluations[-1].rows, self.state.objective) if evaluations else None
 
     def since(self, generation: int, revision: int) -> dict[str, Any]:
         """What is new for a page that knows `revision` of `generation`."""
@@ -129,6 +134,7 @@ class RunView:
         totals = {k: sum(t[k] for t in trials) for k in ("episodes", "successes", "timeouts", "failures", "errors")}
         return {
             "name": config.name if config else self.folder.path.name,
+            "objective": self.state.objective.to_plain() | {"told": self._success_is_told()},
             "path": near_path(self.folder.path),
             "task": config.train.env_name if config else "",
             "asked": config.search.trials if config else 0,
@@ -151,6 +157,13 @@ class RunView:
             "rate": self._rate(),
             "videos": self.file("videos"),
         }
+
+    def _success_is_told(self) -> bool:
+        """Whether outcomes say anything about success."""
+        if self.state.objective.is_rate:
+            return True
+        rows = (row for t in self.state.trials.values() for e in t.evaluations[:1] for row in e.rows)
+        return any(row["success_rate"] is not None for row in rows)
 
     def _rate(self) -> dict[str, Any]:
         """Rollouts per second over time, with the episodes of an evaluation spread evenly over its duration."""
@@ -184,6 +197,9 @@ class RunView:
         }
 
 
+R = TypeVar("R", bound=ResultRow)
+
+
 def _union(spans: list[tuple[float, float]]) -> float:
     """Length of the union of intervals."""
     total, end = 0.0, float("-inf")
@@ -193,10 +209,10 @@ def _union(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def summary(trial: TrialState, setting: SampleSetting | None, videos: int) -> dict[str, Any]:
-    """A trial in a few hundred bytes. Rates are those of `setting`, pooled over seeds, without errors.
+def summary(trial: TrialState, setting: SampleSetting | None, videos: int, objective: Objective) -> dict[str, Any]:
+    """A trial in a few hundred bytes. Scores are those of `setting`, pooled over seeds, without errors.
 
-    curve: [step, rate, lowest and highest seed, Wilson interval, episodes] for each evaluation.
+    curve: [step, score, lowest and highest seed, 95 % interval (null: none), episodes] for each evaluation.
     """
     rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
     kinds: Counter[str] = Counter()
@@ -204,15 +220,15 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int) -> di
         kinds.update(row.get("errors_by_kind") or ({"unknown": row["errors"]} if row["errors"] else {}))
     curve = []
     for evaluation in trial.evaluations:
-        here = [row for row in rows_at(evaluation.rows, setting) if row["episodes"]] if setting else []
+        here = _measured(evaluation.rows, setting, objective)
         if here:
-            curve.append([evaluation.step, *_rates(here)])
-    final = [row for row in rows_at(trial.final_rows, setting) if row["episodes"]] if setting else []
+            curve.append([evaluation.step, *_scores(here, objective)])
+    final = _measured(trial.final_rows, setting, objective)
     return {
         "n": trial.number,
         "status": trial.status,
         "score": trial.score,
-        "interval": curve[-1][4:6] if curve else None,
+        "interval": curve[-1][4:6] if curve and curve[-1][4] is not None else None,
         "step": trial.evaluations[-1].step if trial.evaluations else 0,
         "done": len(trial.evaluations),
         "origin": trial.origin,
@@ -220,8 +236,8 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int) -> di
         "params": trial.params,
         "setting": setting.label() if setting else "",
         "curve": curve,
-        "by_setting": _by_setting(trial),
-        "final": _final(final) if final else None,
+        "by_setting": _by_setting(trial, objective),
+        "final": _final(final, objective) if final else None,
         **totals(rows, "episodes", "successes", "timeouts", "failures", "errors"),
         "kinds": dict(kinds),
         "train": round(sum(e.timing.get("train_seconds", 0.0) for e in trial.evaluations), 1),
@@ -230,10 +246,17 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int) -> di
     }
 
 
-def _by_setting(trial: TrialState) -> list[list[Any]]:
-    """[sample setting, rate] at the last evaluation."""
-    rows = [row for row in trial.evaluations[-1].rows if row["episodes"]] if trial.evaluations else []
-    return [[s.label(), round(pooled_rate(rows_at(rows, s)), 4)] for s in dict.fromkeys(map(setting_of, rows))]
+def _measured(rows: Sequence[R], setting: SampleSetting | None, objective: Objective) -> list[R]:
+    """The rows of a sample setting that have a score."""
+    here = rows_at(rows, setting) if setting is not None else []
+    return [row for row in here if score_of([row], objective).value is not None]
+
+
+def _by_setting(trial: TrialState, objective: Objective) -> list[list[Any]]:
+    """[sample setting, score] at the last evaluation."""
+    rows = trial.evaluations[-1].rows if trial.evaluations else []
+    scores = [(s.label(), score_of(rows_at(rows, s), objective).value) for s in dict.fromkeys(map(setting_of, rows))]
+    return [[label, _short(value)] for label, value in scores if value is not None]
 
 
 def _beaten(trial: TrialState) -> bool:
@@ -244,18 +267,24 @@ def _length(span: list[float] | None) -> float:
     return span[1] - span[0] if span else 0.0
 
 
-def _rates(rows: Sequence[ResultRow]) -> list[float]:
-    seeds = [row["successes"] / row["episodes"] for row in rows]
-    successes, episodes = sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows)
-    interval = wilson_interval(successes, episodes)
-    return [*(round(v, 4) for v in (pooled_rate(rows), min(seeds), max(seeds), *interval)), episodes]
+def _scores(rows: Sequence[ResultRow], objective: Objective) -> list[float | None]:
+    seeds = [score_of([row], objective).value or 0.0 for row in rows]
+    score = score_of(rows, objective)
+    low, high = score.interval or (None, None)
+    return [*map(_short, (score.value, min(seeds), max(seeds), low, high)), score.episodes]
 
 
-def _final(rows: Sequence[ResultRow]) -> Mapping[str, Any]:
-    rate, _, _, low, high, episodes = _rates(rows)
+def _final(rows: Sequence[ResultRow], objective: Objective) -> Mapping[str, Any]:
+    score: Score = score_of(rows, objective)
+    seeds = [score_of([row], objective).value or 0.0 for row in rows]
     return {
-        "rate": rate,
-        "interval": [low, high],
-        "episodes": episodes,
-        "seeds": seed_interval([row["successes"] / row["episodes"] for row in rows]),
+        "rate": _short(score.value),
+        "interval": score.interval and [_short(end) for end in score.interval],
+        "episodes": score.episodes,
+        "seeds": seed_interval(seeds, bounds=(0.0, 1.0) if objective.is_rate else None),
     }
+
+
+def _short(value: float | None) -> float | None:
+    """A score with the digits that a page can show."""
+    return None if value is None else float(f"{value:.6g}")

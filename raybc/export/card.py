@@ -17,6 +17,7 @@ from raybc.config import RunConfig, changed_options
 from raybc.data.episodes import format_shape
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
+from raybc.objective import OBJECTIVES, SUCCESS, Objective
 from raybc.report.tables import leaderboard, load_run, percent, percent_range, selection_rule, winner_line
 from raybc.rows import setting_of
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
@@ -30,7 +31,11 @@ class Evidence:
     text: str
     """Paragraphs of Markdown."""
     rate: float | None = None
-    """Success rate on final starts with the shared sample setting; None if it was not measured."""
+    """Score on final starts with the shared sample setting; None if it was not measured."""
+    objective: Objective = SUCCESS
+    """What `rate` is."""
+    episodes: int = 0
+    """Valid episodes behind `rate`."""
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The contents of versions.json."""
 
@@ -38,8 +43,10 @@ class Evidence:
 def evidence_for(
     path: Path, source: Path, bundle: PolicyBundle, setting: SampleSetting, evaluation: EvaluationFolder
 ) -> Evidence:
-    """The best evidence for a policy: its evaluation by `raybc.rollout` if there is one, else its sweep, else its
-    training run.
+    """The evidence for a policy: of a sweep's winner the sweep's own numbers, followed by its evaluation by
+    `raybc.rollout` if there is one; of other policies the evaluation, else the training run.
+
+    The number that is quoted is the one with more episodes, so a small evaluation never replaces a sweep's.
 
     Args:
         path: the path that the user gave.
@@ -50,11 +57,17 @@ def evidence_for(
 
     Raises `UserError` if the evaluation is of another policy.
     """
-    if evaluation.metrics.is_file():
-        return _of_rollouts(evaluation, bundle, setting)
+    again = _of_rollouts(evaluation, bundle, setting) if evaluation.metrics.is_file() else None
     sweep = SweepFolder(path)
     if sweep.winner_json.is_file() and sweep.trials_csv.is_file():
-        return _of_sweep(sweep, setting)
+        own = _of_sweep(sweep, setting)
+        if again is None:
+            return own
+        quoted = again if again.rate is not None and again.episodes > own.episodes else own
+        text = f"{own.text}\n### Measured again\n\n{again.text}"
+        return dataclasses.replace(quoted, text=text, versions=own.versions)
+    if again is not None:
+        return again
     return _of_training(TrainingFolder(source.parent), bundle.step)
 
 
@@ -70,21 +83,38 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
         f"`{found['task']}`, at most {found['max_steps']} steps each. A timeout counts as a failure; errors of the "
         "simulator are counted apart.\n\n"
     )
-    rows, rate = [], None
+    rows, rate, episodes, objective = [], None, 0, SUCCESS
+    told = any(row["success_rate"] is not None for row in found["settings"])
+    scored = any(row.get("normalized_score") is not None for row in found["settings"])
     for row in found["settings"]:
-        known = row["success_rate"] is not None
-        if setting_of(row) == setting and known and found["starts"] == "final":
-            rate = row["success_rate"]
-        interval = percent_range((row["wilson_low"], row["wilson_high"])) if known else "-"
-        rows.append(
-            (setting_of(row).label(), percent(row["success_rate"]), interval,
-             f"{row['successes']}/{row['episodes']}" if known else "-",
-             "-" if row["mean_return"] is None else f"{row['mean_return']:.2f}", row["failure_counts"]["exception"])
-        )  # fmt: skip
-    text += table(("setting", "success", "95 % interval (Wilson)", "solved", "mean return", "errors"), rows)
+        objective = OBJECTIVES[row.get("objective", "success")]
+        value = row.get("score") if "objective" in row else row["success_rate"]  # metrics of earlier releases
+        if setting_of(row) == setting and value is not None and found["starts"] == "final":
+            rate, episodes = value, row["episodes"]
+        cells = [setting_of(row).label()]
+        if told:
+            known = row["success_rate"] is not None
+            cells += [
+                percent(row["success_rate"]),
+                percent_range((row["wilson_low"], row["wilson_high"])) if known else "-",
+                f"{row['successes']}/{row['episodes']}" if known else "-",
+            ]
+        cells += _mean("return", row["mean_return"], row.get("mean_return_interval"))
+        if scored:
+            cells += _mean("normalized_score", row["normalized_score"], row.get("normalized_score_interval"))
+        rows.append([*cells, *([] if told else [row["episodes"]]), row["failure_counts"]["exception"]])
+    heads = ["setting", *(("success", "95 % interval (Wilson)", "solved") if told else ())]
+    heads += ["mean return", "95 % interval", *(("D4RL score", "95 % interval") if scored else ())]
+    text += table([*heads, *([] if told else ["episodes"]), "errors"], rows)
     if found["until_halfwidth"]:
         text += f"\nEach evaluation ended when half the width of its interval was at most {found['until_halfwidth']}.\n"
-    return Evidence(text, rate, _versions(evaluation.versions))
+    return Evidence(text, rate, objective, episodes, _versions(evaluation.versions))
+
+
+def _mean(name: str, mean: float | None, interval: Sequence[float] | None) -> list[str]:
+    """Two cells: a mean and its interval."""
+    objective = OBJECTIVES[name]
+    return [objective.show(mean), objective.show_range((interval[0], interval[1]) if interval else None)]
 
 
 def _versions(path: Path) -> dict[str, Any]:
@@ -98,14 +128,22 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
     text = f"{winner_line(run, rows)}\n\n{selection_rule(run)}\n"
     if winner is None or winner.final is None:
         return Evidence(text, versions=run.versions)
+    objective, final = run.objective, winner.final
+    count = "solved" if objective.is_rate else "episodes"
     flows = [
-        (steps, percent(rate.rate), percent_range(rate.interval), f"{rate.successes}/{rate.episodes}", rate.errors)
-        for steps, rate in winner.per_flow_steps.items()
-    ]
-    text += "\nThe rate is that of the recipe over all its seeds; this policy is the seed that did best on the "
-    text += "search starts.\n\n"
-    text += table(("flow_steps", "success", "95 % interval (Wilson)", "solved", "errors"), flows)
-    return Evidence(text, winner.final.rate if winner.setting == setting else None, run.versions)
+        (steps, score.text, score.range_text,
+         f"{score.successes}/{score.episodes}" if objective.is_rate else score.episodes, score.errors)
+        for steps, score in winner.per_flow_steps.items()
+    ]  # fmt: skip
+    if objective.from_episodes:
+        text += (
+            f"\nThe {'rate' if objective.is_rate else 'mean'} is that of the recipe over all its seeds; this policy "
+        )
+        text += "is the seed that did best on the search starts.\n\n"
+        text += table(
+            ("flow_steps", objective.label, f"95 % interval ({objective.interval_name})", count, "errors"), flows
+        )
+    return Evidence(text, final.value if winner.setting == setting else None, objective, final.episodes, run.versions)
 
 
 def _of_training(run: TrainingFolder, step: int) -> Evidence:
@@ -113,15 +151,21 @@ def _of_training(run: TrainingFolder, step: int) -> Evidence:
     rows = []
     if run.eval_csv.is_file():
         with run.eval_csv.open(newline="") as handle:
-            rows = [r for r in csv.DictReader(handle) if r["step"] == str(step) and r["eval/success"]]
+            rows = [r for r in csv.DictReader(handle) if r["step"] == str(step)]
+            rows = [r for r in rows if r["eval/success"] or r.get("eval/score")]
     if not rows:
         return Evidence("It was not evaluated.\n", versions=versions)
     row = rows[0]
-    interval = percent_range((float(row["wilson_low"]), float(row["wilson_high"])))
+    objective = OBJECTIVES[row.get("objective") or "success"]
+    names = ("eval/success", "wilson_low", "wilson_high") if objective.is_rate else ("eval/score", "score_low",
+                                                                                    "score_high")  # fmt: skip
+    value, low, high = (float(row[name]) if row[name] else None for name in names)
+    interval = None if low is None or high is None else (low, high)
+    what = f"{objective.show(value)} of" if objective.is_rate else f"{objective.label} {objective.show(value)} over"
     text = (
-        f"{percent(float(row['eval/success']))} of {row['episodes']} episodes on search starts (95 % interval "
-        f"{interval}), measured during training. The checkpoint may have been chosen by this rate, which biases it "
-        "upwards; it was not measured on final starts.\n"
+        f"{what} {row['episodes']} episodes on search starts (95 % interval {objective.show_range(interval)}), "
+        "measured during training. The checkpoint may have been chosen by this number, which biases it; it was not "
+        "measured on final starts.\n"
     )
     return Evidence(text, versions=versions)
 
@@ -134,7 +178,7 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         f"# {name.partition('/')[2]}\n",
         f"A policy for `{config.env_name}`, trained by behaviour cloning (flow matching, chunks of "
         f"{bundle.spec.horizon} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
-        f"## Success\n\n{evidence.text}",
+        f"## {_heading(evidence)}\n\n{evidence.text}",
         "## Use\n",
         "```python\nimport raybc\nfrom huggingface_hub import snapshot_download\n\n"
         f'policy = raybc.load(snapshot_download("{name}"))\naction = policy.act(obs)\n```\n',
@@ -157,6 +201,11 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
     return "\n".join(parts)
 
 
+def _heading(evidence: Evidence) -> str:
+    label = evidence.objective.label
+    return label[:1].upper() + label[1:]
+
+
 def _front(name: str, env_name: str, evidence: Evidence) -> dict[str, Any]:
     front: dict[str, Any] = {
         "library_name": "raybc",
@@ -165,7 +214,10 @@ def _front(name: str, env_name: str, evidence: Evidence) -> dict[str, Any]:
     }
     if evidence.rate is not None:
         task = {"type": "robotics", "name": env_name}
-        metric = {"type": "success_rate", "name": "success rate on final starts", "value": evidence.rate}
+        objective = evidence.objective
+        kind, what = ("success_rate", "success rate") if objective.is_rate else (objective.name, objective.label)
+        where = " on final starts" if objective.from_episodes else ""
+        metric = {"type": kind, "name": f"{what}{where}", "value": evidence.rate}
         result = {"task": task, "dataset": {"type": env_name, "name": env_name}, "metrics": [metric]}
         front["model-index"] = [{"name": name.partition("/")[2], "results": [result]}]
     return front

@@ -13,6 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from raybc.objective import Objective, score_of
 from raybc.report import tables
 from raybc.report.curves import loss_points
 from raybc.report.page import Figure, make_figure, rgba
@@ -33,8 +34,16 @@ _FINALISTS = ("#c9790b", "#2a9d78", "#b0559e", "#c8523b", "#7b76d9")
 _REST = "#868c95"
 
 
-def _rate_axis(title: str) -> dict[str, Any]:
-    return {"title_text": html.escape(title), "range": [-0.04, 1.04], "tickformat": ".0%", "dtick": 0.2}
+def _score_axis(objective: Objective, where: str) -> dict[str, Any]:
+    title = {"title_text": html.escape(f"{objective.label} on {where}" if objective.from_episodes else objective.label)}
+    if objective.is_rate:
+        return {**title, "range": [-0.04, 1.04], "tickformat": ".0%", "dtick": 0.2}
+    return title
+
+
+def _hover_format(objective: Objective, name: str = "y") -> str:
+    """How plotly writes a score when the mouse is over it."""
+    return f"%{{{name}:.1%}}" if objective.is_rate else f"%{{{name}:.5~g}}"
 
 
 @dataclass(frozen=True)
@@ -141,19 +150,21 @@ class _Lines:
 
 
 def learning_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
-    """Success on search starts over training steps, at the sample setting chosen for the trial."""
+    """The score on search starts over training steps, at the sample setting chosen for the trial."""
+    objective = run.objective
     settings = {row.trial: row.setting for row in rows}
     curves: dict[int, Curve] = {}
     for result in run.results:
-        trial, episodes = result["trial"], result["episodes"]
-        if result["phase"] == "search" and episodes and setting_of(result) == settings.get(trial):
-            curves.setdefault(trial, {}).setdefault(result["step"], []).append(result["successes"] / episodes)
-    traces, shapes = _curve_traces(rows, curves, "%{y:.1%}", bands=True)
-    label = f"Line chart: success rate on search starts over training steps for {len(curves)} trials."
-    x, y = {"title_text": "training step", "rangemode": "tozero"}, _rate_axis("success on search starts")
+        trial, value = result["trial"], score_of([result], objective).value
+        if result["phase"] == "search" and value is not None and setting_of(result) == settings.get(trial):
+            curves.setdefault(trial, {}).setdefault(result["step"], []).append(value)
+    traces, shapes = _curve_traces(rows, curves, _hover_format(objective), bands=True)
+    what = f"{objective.label} on search starts" if objective.from_episodes else objective.label
+    label = f"Line chart: {what} over training steps for {len(curves)} trials."
+    x, y = {"title_text": "training step", "rangemode": "tozero"}, _score_axis(objective, "search starts")
     if not traces:
         return None
-    return make_figure("curves", "Success on search starts", label, traces, x, y, 440, shapes)
+    return make_figure("curves", sentence(what), label, traces, x, y, 440, shapes)
 
 
 def loss_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
@@ -205,15 +216,16 @@ def axis_figures(run: RunTables, rows: list[LeaderboardRow]) -> list[Figure]:
                 seen[name] += 1
             x |= {"tickvals": list(range(len(names))), "ticktext": [html.escape(name) for name in names]}
             x["range"] = [-0.5, len(names) - 0.5]
-        traces = _scatter_traces(points, place, axis)
-        label = f"Scatter chart: success on search starts against {axis}, {len(points)} trials."
-        figures.append(
-            make_figure(f"axis{number}", axis, label, traces, x, _rate_axis("success on search starts"), 290)
-        )
+        traces = _scatter_traces(run.objective, points, place, axis)
+        y = _score_axis(run.objective, "search starts")
+        label = f"Scatter chart: {run.objective.label} on search starts against {axis}, {len(points)} trials."
+        figures.append(make_figure(f"axis{number}", axis, label, traces, x, y, 290))
     return figures
 
 
-def _scatter_traces(points: list[LeaderboardRow], place: Mapping[int, float], axis: str) -> list[Any]:
+def _scatter_traces(
+    objective: Objective, points: list[LeaderboardRow], place: Mapping[int, float], axis: str
+) -> list[Any]:
     """A trace per style, the winner on top."""
     styles = _styles(points)
     groups: dict[_Style, list[LeaderboardRow]] = {}
@@ -231,51 +243,58 @@ def _scatter_traces(points: list[LeaderboardRow], place: Mapping[int, float], ax
                 "symbol": style.symbol,
                 "opacity": style.opacity,
             },
-            **_hover(rows, axis, len(points) > MANY),
+            **_hover(objective, rows, axis, len(points) > MANY),
         )
         for style, rows in groups.items()
     ]
 
 
-def _hover(rows: list[LeaderboardRow], axis: str, short: bool) -> dict[str, Any]:
-    """The hover text of points; short: only number and success, for pages with thousands."""
+def _hover(objective: Objective, rows: list[LeaderboardRow], axis: str, short: bool) -> dict[str, Any]:
+    """The hover text of points; short: only number and score, for pages with thousands."""
     if short:
-        template = "trial %{customdata}: %{y:.1%}<extra></extra>"
+        template = f"trial %{{customdata}}: {_hover_format(objective)}<extra></extra>"
         return {"customdata": [row.trial for row in rows], "hovertemplate": template}
     texts = [
         html.escape(f"trial {row.trial} ({'winner' if row.is_winner else row.status})")
-        + f"<br>{html.escape(axis)} = {html.escape(tables.show(row.params[axis]))}<br>{tables.percent(row.score)}"
+        + f"<br>{html.escape(axis)} = {html.escape(tables.show(row.params[axis]))}<br>{objective.show(row.score)}"
         for row in rows
     ]
     return {"hovertext": texts, "hoverinfo": "text"}
 
 
 def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
-    """The winner on final starts at every measured flow_steps, with Wilson intervals."""
+    """The winner on final starts at every measured flow_steps, with intervals."""
     if winner is None or not winner.per_flow_steps:
         return None
     flows = winner.per_flow_steps
     chosen = winner.setting.flow_steps if winner.setting else None
-    rates = [rate.rate for rate in flows.values()]
+    scores = list(flows.values())
+    objective = scores[0].objective
+    values = [score.value or 0.0 for score in scores]
+    ends = [score.interval or (value, value) for score, value in zip(scores, values, strict=True)]
     bars = go.Bar(
         x=[str(flow) for flow in flows],
-        y=rates,
+        y=values,
         marker={"color": [_WINNER if flow == chosen else rgba(_WINNER, 0.45) for flow in flows]},
         error_y={
             "type": "data",
             "symmetric": False,
-            "array": [rate.interval[1] - rate.rate for rate in flows.values()],
-            "arrayminus": [rate.rate - rate.interval[0] for rate in flows.values()],
+            "array": [high - value for (_, high), value in zip(ends, values, strict=True)],
+            "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
             **{"color": _REST, "thickness": 2, "width": 7},
         },
-        hovertemplate="flow_steps = %{x}: %{y:.1%}<extra></extra>",
+        hovertemplate=f"flow_steps = %{{x}}: {_hover_format(objective)}<extra></extra>",
         width=0.5,
     )
-    label = "Bar chart: final success of the winner per flow_steps; the table beside it has the numbers."
+    label = f"Bar chart: final {objective.label} of the winner per flow_steps; the table beside it has the numbers."
     x = {"title_text": "flow_steps", "type": "category"}
-    return make_figure(
-        "flow", "Final success per flow_steps", label, [bars], x, _rate_axis("success on final starts"), 300
-    )
+    y = _score_axis(objective, "final starts")
+    return make_figure("flow", f"Final {objective.label} per flow_steps", label, [bars], x, y, 300)
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def few(rows: list[LeaderboardRow]) -> bool:

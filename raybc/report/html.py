@@ -18,6 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raybc.files import write_text
+from raybc.objective import Objective
 from raybc.report import tables
 from raybc.report.commands import train_command
 from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, learning_curves, loss_curves
@@ -25,7 +26,7 @@ from raybc.report.page import environment
 from raybc.report.tables import LeaderboardRow, RunTables
 from raybc.rollout.video import last_frame_jpeg
 from raybc.rows import setting_of
-from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.load import saved_sweep
 from raybc.types import SPLIT_BASE, UserError
 
 #: Videos are embedded up to this many bytes in total; more are linked.
@@ -74,12 +75,14 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
     notes = []
     if sum(errors.values()):
         parts = " and ".join(f"{count} on {phase} starts" for phase, count in errors.items() if count)
-        notes.append(f"Simulator errors: {parts}. They are counted apart and are in no rate.")
+        notes.append(f"Simulator errors: {parts}. They are counted apart and are in no mean.")
     winner = next((row for row in rows if row.is_winner), None)
     asked = (run.config.get("final") or {}).get("episodes")
-    for seed, rate in (winner.final_per_seed if winner else {}).items():
-        if asked and rate.episodes != asked:
-            notes.append(f"Winner, seed {seed}: {asked} final starts were asked for, {rate.episodes} gave a result.")
+    if not run.objective.from_episodes:
+        notes.append(tables.NO_RATE)
+    for seed, score in (winner.final_per_seed if winner else {}).items():
+        if asked and run.objective.from_episodes and score.episodes != asked:
+            notes.append(f"Winner, seed {seed}: {asked} final starts were asked for, {score.episodes} gave a result.")
     seeds = run.config.get("seeds") or []
     if winner and winner.final and len(winner.final_per_seed) < len(seeds):
         notes.append(f"Winner: {len(winner.final_per_seed)} of {len(seeds)} seeds were measured on final starts.")
@@ -126,10 +129,21 @@ def _train_command(run: RunTables, winner: LeaderboardRow | None) -> tuple[str, 
     if winner is None:
         return "", ""
     try:
-        config = sweep_from_mapping(run.config, "config.json")
+        config = saved_sweep(run.config, "config.json")
     except UserError:  # written by another version: the rest of the page is still useful
         return "", ""
     return train_command(config, winner.params, run.timing)
+
+
+def _scale(rows: list[LeaderboardRow], objective: Objective) -> tuple[float, float]:
+    """The ends of the bars: 0 to 100 % for a rate, otherwise what was measured on final starts."""
+    if objective.is_rate:
+        return 0.0, 1.0
+    finals = [row.final for row in rows if row.final is not None]
+    ends = [end for final in finals for end in (*(final.interval or ()), final.value or 0.0)]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    room = 0.05 * (high - low) or 1.0
+    return low - room, high + room
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -149,9 +163,13 @@ def _context(run: RunTables) -> dict[str, Any]:
     command, command_note = _train_command(run, winner)
     return {
         "run": run,
+        "objective": run.objective,
+        "interval_text": tables.interval_text(run.objective),
+        "scale": _scale(rows, run.objective),
         "rows": rows[:ROWS],
         "trials": len(rows),
         "outcomes": _outcomes(run),
+        "outcome_kinds": (("successes",) if run.objective.has_success else ()) + ("timeouts", "failures", "errors"),
         "reasons": Counter(row.reason or "no reason recorded" for row in rows if row.status == "failed").most_common(),
         "cost": _cost(run.timing),
         "command": command,

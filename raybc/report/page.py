@@ -27,8 +27,12 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(
+        sentence=lambda text: text[:1].upper() + text[1:],
+        nobreak=lambda text: str(text).replace(" ", "\N{NO-BREAK SPACE}"),
+        span=lambda text: (text if " to " in text else text.replace("-", "\N{EN DASH}")).replace(
+            " ", "\N{NO-BREAK SPACE}"
+        ),
         pct=lambda rate: tables.percent(rate).replace(" ", "\N{NO-BREAK SPACE}"),
-        ci=lambda pair: tables.percent_range(pair).replace("-", "\N{EN DASH}").replace(" ", "\N{NO-BREAK SPACE}"),
         show=tables.show,
         seconds=tables.duration,
         plural=lambda count, word: f"{count} {word}{'' if count == 1 else 's'}",

@@ -17,9 +17,10 @@ from statistics import fmean
 from typing import Any
 
 from raybc.files import read_json, write_text
+from raybc.objective import OBJECTIVES, Objective, Score, score_of
 from raybc.rows import ResultRow, VideoRow, WinnerFile, result_row, setting_of
 from raybc.run_folder import SweepFolder
-from raybc.statistics import seed_interval, wilson_interval
+from raybc.statistics import seed_interval
 from raybc.types import SampleSetting, UserError
 
 _TRIAL_NUMBERS = {"score": float, "step": int, "evaluations": int, "train_seconds": float, "rollout_seconds": float}
@@ -68,35 +69,15 @@ class RunTables:
     def axes(self) -> list[str]:
         return list(dict.fromkeys(axis for trial in self.trials for axis in trial.params))
 
+    @cached_property
+    def objective(self) -> Objective:
+        """What recipes are compared by."""
+        found = OBJECTIVES[self.config.get("objective") or "success"]
+        told = found.is_rate or any(row["success_rate"] is not None for row in self.results)
+        return replace(found, has_success=told)
+
     def winner_setting(self) -> SampleSetting | None:
         return SampleSetting(**(self.winner.get("setting") or {})) if self.winner else None
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Successes out of valid episodes with Wilson's 95 % interval; errors are counted apart."""
-
-    successes: int
-    episodes: int
-    errors: int = 0
-    mean_steps_success: float | None = None
-
-    @property
-    def rate(self) -> float:
-        return self.successes / self.episodes if self.episodes else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return wilson_interval(self.successes, self.episodes)
-
-    @classmethod
-    def pooled(cls, rows: Iterable[ResultRow]) -> Rate:
-        rows = list(rows)
-        solved = [(row["mean_steps_success"], row["successes"]) for row in rows if row["successes"]]
-        steps = None
-        if solved and all(mean is not None for mean, _ in solved):
-            steps = sum((mean or 0.0) * count for mean, count in solved) / sum(count for _, count in solved)
-        return cls(**totals(rows, "successes", "episodes", "errors"), mean_steps_success=steps)
 
 
 def totals(rows: Iterable[ResultRow], *counts: str) -> dict[str, int]:
@@ -112,19 +93,19 @@ class LeaderboardRow(TrialRow):
     is_winner: bool
     setting: SampleSetting | None
     """The chosen sample setting; None if the trial was not evaluated."""
-    final: Rate | None
+    final: Score | None
     """On final starts at `setting`, pooled over seeds; None if not measured there."""
-    final_per_seed: dict[int, Rate]
+    final_per_seed: dict[int, Score]
     seed_interval: tuple[float, float] | None
-    per_flow_steps: dict[int, Rate]
+    per_flow_steps: dict[int, Score]
     """On final starts at every measured flow_steps, otherwise at `setting`."""
     errors: int
     """Episodes of this trial, on search and final starts, that ended in an error."""
 
     @property
     def seed_mean(self) -> float | None:
-        rates = [rate.rate for rate in self.final_per_seed.values()]
-        return fmean(rates) if rates else None
+        values = [score.value for score in self.final_per_seed.values() if score.value is not None]
+        return fmean(values) if values else None
 
 
 def load_run(run_dir: Path | str) -> RunTables:
@@ -163,8 +144,7 @@ def leaderboard(run: RunTables) -> list[LeaderboardRow]:
 
     def order(row: LeaderboardRow) -> tuple[Any, ...]:
         status = STATUS_ORDER.index(row.status) if row.status in STATUS_ORDER else len(STATUS_ORDER)
-        score = -1.0 if row.score is None else row.score
-        return not row.is_winner, row.final is None, status, -score, row.trial
+        return not row.is_winner, row.final is None, status, run.objective.cost(row.score), row.trial
 
     return sorted(rows, key=order)
 
@@ -174,7 +154,8 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
     (pooled over seeds; among equals the fewest flow_steps). None when nothing was evaluated. results: of the trial."""
     if run.winner and run.winner["trial"] == trial and run.winner.get("setting"):
         return run.winner_setting()
-    rows = [row for row in results if row["phase"] == "search" and row["episodes"]]
+    objective = run.objective
+    rows = [row for row in results if row["phase"] == "search" and score_of([row], objective).value is not None]
     last = max((row["evaluation"] for row in rows), default=0)
     pools: dict[SampleSetting, list[ResultRow]] = {}
     for row in rows:
@@ -182,8 +163,7 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
             pools.setdefault(setting_of(row), []).append(row)
 
     def order(setting: SampleSetting) -> tuple[float, ...]:
-        rate = Rate.pooled(pools[setting]).rate
-        return -rate, *dataclasses.astuple(setting)
+        return objective.cost(score_of(pools[setting], objective).value), *dataclasses.astuple(setting)
 
     return min(pools, key=order, default=None)
 
@@ -197,7 +177,8 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
             if key not in latest or row["evaluation"] >= latest[key]["evaluation"]:
                 latest[key] = row
     here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
-    per_seed = {row["seed"]: Rate.pooled([row]) for row in here if row["episodes"]}
+    objective = run.objective
+    per_seed = {row["seed"]: score for row in here if (score := score_of([row], objective)).value is not None}
     flows: dict[int, list[ResultRow]] = {}
     for (_, at), row in latest.items():
         if setting and at == replace(setting, flow_steps=at.flow_steps):
@@ -206,10 +187,12 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
         **vars(trial),
         is_winner=run.winner is not None and run.winner["trial"] == trial.trial,
         setting=setting,
-        final=Rate.pooled(here) if per_seed else None,
+        final=score_of(here, objective) if per_seed else None,
         final_per_seed=per_seed,
-        seed_interval=seed_interval([rate.rate for rate in per_seed.values()]),
-        per_flow_steps={flow: pool for flow in sorted(flows) if (pool := Rate.pooled(flows[flow])).episodes},
+        seed_interval=seed_interval([score.value or 0.0 for score in per_seed.values()], bounds=objective.bounds),
+        per_flow_steps={
+            flow: pool for flow in sorted(flows) if (pool := score_of(flows[flow], objective)).value is not None
+        },
         errors=sum(row["errors"] for row in results),
     )
 
@@ -225,23 +208,40 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
     if winner.setting:
         text += f" at {winner.setting.label()}"
     if winner.final is None:
-        return f"{text}, not measured on final starts; its search score {percent(winner.score)} took part in selection."
-    final, seeds = winner.final, len(winner.final_per_seed)
-    text += f": {percent(final.rate)} (95 % CI {percent_range(final.interval)}, {final.successes}/{final.episodes} "
-    text += f"episodes on final starts, {seeds} seed{'s' * (seeds != 1)})"
-    if winner.seed_interval:
-        text += f"; over seeds {percent(winner.seed_mean)} (95 % t interval {percent_range(winner.seed_interval)})"
+        score = run.objective.show(winner.score)
+        return f"{text}, not measured on final starts; its search score {score} took part in selection."
+    final, seeds, objective = winner.final, len(winner.final_per_seed), run.objective
+    of = f"{seeds} seed{'s' * (seeds != 1)}"
+    if objective.from_episodes:
+        solved = f"{final.successes}/" if objective.is_rate else ""
+        of = f"{solved}{final.episodes} episodes on final starts, {of}"
+    what = "" if objective.is_rate else f"{objective.label} "
+    interval = f"95 % CI {final.range_text}, " if final.interval else ""
+    text += f": {what}{final.text} ({interval}{of})"
+    if winner.seed_interval and objective.from_episodes:
+        text += f"; over seeds {objective.show(winner.seed_mean)} "
+        text += f"(95 % t interval {objective.show_range(winner.seed_interval)})"
     if final.errors:
         text += f"; {final.errors} error{'s' * (final.errors != 1)} not counted"
     return text + "."
 
 
+#: What every page says about a sweep without an environment.
+NO_RATE = "No success rate was measured: there is no environment."
+
+
 def selection_rule(run: RunTables) -> str:
     """How the winner was chosen, and the role of the final starts."""
-    rule = str((run.winner and run.winner.get("rule")) or "highest success on search starts").strip().rstrip(".")
+    objective = run.objective
+    measure = f"{objective.best} {objective.label} on search starts"
+    rule = str((run.winner and run.winner.get("rule")) or measure).strip().rstrip(".")
+    if not objective.from_episodes:
+        return f"The winner was chosen by the error on held-out episodes ({rule}). {NO_RATE}"
+    better = "higher" if objective.direction == "maximize" else "lower"
     return (
         f"The winner was chosen on search starts ({rule}). Final starts are disjoint from them and only measure: "
-        "they choose nothing, so a trial below the winner may show a higher final rate."
+        f"they choose nothing, so a trial below the winner may show a {better} final "
+        f"{'rate' if objective.is_rate else objective.label}."
     )
 
 
@@ -256,7 +256,9 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
     run = load_run(run_dir)
     rows = leaderboard(run)
     flows = sorted({flow for row in rows for flow in row.per_flow_steps})
-    head = ["trial", "status", "final success", "95 % CI", "episodes", "over seeds (95 % t)", "setting", "search score"]
+    objective = run.objective
+    head = ["trial", "status", f"final {objective.label}", "95 % CI", "episodes", "over seeds (95 % t)", "setting"]
+    head += ["search score"]
     head += [f"final at flow_steps={flow}" for flow in flows] + ["errors", "step", *run.axes]
     lines = [f"# {_md(run.name)}: leaderboard", "", f"> {_md(winner_line(run, rows))}", ""]
     lines += [_md(selection_rule(run)), ""]
@@ -266,16 +268,16 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
         cells = [
             f"{row.trial} (winner)" if row.is_winner else str(row.trial),
             row.status,
-            percent(final.rate) if final else "-",
-            percent_range(final.interval) if final else "-",
-            f"{final.successes}/{final.episodes}" if final else "-",
-            percent_range(row.seed_interval) if row.seed_interval else "-",
+            final.text if final else "-",
+            final.range_text if final else "-",
+            (f"{final.successes}/{final.episodes}" if objective.is_rate else str(final.episodes)) if final else "-",
+            objective.show_range(row.seed_interval),
             row.setting.label() if row.setting else "-",
-            percent(row.score),
+            objective.show(row.score),
         ]
         for flow in flows:
             rate = row.per_flow_steps.get(flow)
-            cells.append(f"{percent(rate.rate)} ({percent_range(rate.interval)})" if rate else "-")
+            cells.append(f"{rate.text} ({rate.range_text})" if rate else "-")
         cells += [str(row.errors), "-" if row.step is None else str(row.step)]
         cells += [show(row.params.get(axis)) for axis in run.axes]
         lines.append("| " + " | ".join(map(_md, cells)) + " |")
@@ -283,9 +285,17 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
     if failed:
         lines += ["", "## Failed trials", ""]
         lines += [f"- trial {row.trial}: {_md(row.reason) or 'no reason recorded'}" for row in failed]
-    lines += ["", "CI: Wilson's interval over episodes. Errors are counted apart and enter no rate.", ""]
+    lines += ["", f"CI: {interval_text(objective)}. Errors are counted apart and enter no mean.", ""]
     write_text(run.folder.leaderboard, "\n".join(lines))
     return run.folder.leaderboard
+
+
+def interval_text(objective: Objective) -> str:
+    """Which interval stands behind the score of a trial."""
+    if not objective.from_episodes:
+        return "Student's t interval over seeds"
+    name = "Wilson's" if objective.is_rate else "Student's t"
+    return f"{name} interval over episodes"
 
 
 def percent(rate: float | None) -> str:

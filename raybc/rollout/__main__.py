@@ -15,6 +15,7 @@ from raybc.bundle import PolicyBundle
 from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
+from raybc.objective import Objective, ObjectiveName, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.checks import check_camera, check_fits, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
@@ -30,11 +31,15 @@ class Args:
     bundle: tyro.conf.Positional[Path]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
-    """Checkpoint of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
+    """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), or a step."""
     episodes: int | None = None
     """Starts for each value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0
-    """Stop as soon as half the width of the 95 % interval is at most this, e.g. 0.05 (0: run all episodes)."""
+    """Stop as soon as half the width of the 95 % interval of the objective is at most this, e.g. 0.05 (5 points of a
+    rate; 0: run all episodes)."""
+    objective: ObjectiveName | None = None
+    """What --until_halfwidth narrows (default: the run's; success where the task tells it, else D4RL's score or the
+    return)."""
     videos: int = 0
     """Episodes to film (the first ones; they count like all others); also writes a grid of them."""
     flow_steps: str = ""
@@ -82,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     from raybc.rollout.evaluation import EvaluationConfig, run_evaluation
     from raybc.rollout.output import write_results
 
-    episodes = _check(args)
+    _check(args)
     path, chosen = find_bundle(args.bundle, args.checkpoint)
     bundle = PolicyBundle.load(path)
     if not bundle.config.has_environment:
@@ -93,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
     task = get_task(task_name)
+    objective = resolve(args.objective or bundle.config.objective, task, "--objective")
+    episodes = _episodes(args, objective)
     env_spec = spec_of_task(task)
     check_fits(bundle, env_spec, path)
     check_camera(args.camera, env_spec, task_name)
@@ -114,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         video_frame_skip=args.video_frame_skip,
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),
         until_halfwidth=args.until_halfwidth,
+        objective=objective,
         workers=0 if args.workers == "auto" else int(args.workers),
         slots=args.slots or None,
         inference=args.inference,
@@ -127,17 +135,32 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _check(args: Args) -> int:
-    """Refuse impossible flags; returns the number of starts."""
-    if args.until_halfwidth and not 0 < args.until_halfwidth < 0.5:
-        raise UserError(f"--until_halfwidth: expected a number in (0, 0.5) such as 0.05, got {args.until_halfwidth}")
+def _episodes(args: Args, objective: Objective) -> int:
+    """The number of starts. Raises `UserError` for an impossible one."""
+    halfwidth = args.until_halfwidth
+    if halfwidth and objective.is_rate and not 0 < halfwidth < 0.5:
+        raise UserError(f"--until_halfwidth: expected a number in (0, 0.5) such as 0.05, got {halfwidth}")
+    if halfwidth and not (math.isfinite(halfwidth) and halfwidth > 0):
+        raise UserError(
+            f"--until_halfwidth: expected more than 0 (in the unit of the {objective.label}), got {halfwidth}"
+        )
     episodes = args.episodes
+    if episodes is None and halfwidth and not objective.is_rate:
+        raise UserError(
+            f"--until_halfwidth: expected --episodes as well, the most to run: how many the interval of the "
+            f"{objective.label} needs is not known beforehand"
+        )
     if episodes is None:
-        episodes = most_starts(args.until_halfwidth) if args.until_halfwidth else 50
+        episodes = most_starts(halfwidth) if halfwidth else 50
     if args.first < 0 or not 1 <= episodes <= SPLIT_SIZE - args.first:
         raise UserError(f"--episodes: expected 1..{SPLIT_SIZE} starts from --first on, got {episodes}")
     if not 0 <= args.videos <= episodes:
         raise UserError(f"--videos: expected 0..{episodes} (the episodes), got {args.videos}")
+    return episodes
+
+
+def _check(args: Args) -> None:
+    """Refuse impossible flags."""
     for name, low, high in (("video_frame_skip", 1, 10_000), ("video_size", 16, 4096), ("slots", 0, 1024)):
         if not low <= getattr(args, name) <= high:
             raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
@@ -147,7 +170,6 @@ def _check(args: Args) -> int:
         raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
     if not (math.isfinite(args.deadline) and args.deadline > 0):
         raise UserError(f"--deadline: expected seconds above 0, got {args.deadline}")
-    return episodes
 
 
 def _settings(args: Args, bundle: PolicyBundle, chosen: SampleSetting | None) -> list[SampleSetting]:

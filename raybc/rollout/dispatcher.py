@@ -29,7 +29,6 @@ from raybc.rollout.engine import RolloutJob
 from raybc.rollout.faults import Fault, did_not_start, died, error_row, hung
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, log_episode, settle
-from raybc.rollout.results import value_of
 from raybc.rollout.retries import RETRIES, Retries, not_run
 from raybc.rollout.stop import STARTS_PER_BLOCK, StopRule
 from raybc.rollout.worker import Assignment, Loader, Report
@@ -161,7 +160,7 @@ class Dispatcher:
             for row, known in zip(items, values, strict=True):
                 while len(known) < len(row) and row[len(known)].done.done():
                     result = row[len(known)].done.result()
-                    known.append(math.nan if result is None else value_of(result["outcome"]))
+                    known.append(math.nan if result is None else rule.value_of(result))
             ends = rule.update(values)
             for number, row in enumerate(items):
                 end = ends.get(number, len(row))

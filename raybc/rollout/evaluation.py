@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -19,6 +20,7 @@ from raybc.cluster.session import ray_session
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, write_json, write_text
 from raybc.inference.shared import LARGE
+from raybc.objective import Objective
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.stop import UntilHalfwidth
@@ -42,6 +44,8 @@ class EvaluationConfig:
     video_frame_skip: int
     render: RenderOptions
     until_halfwidth: float
+    objective: Objective
+    """Whose interval `until_halfwidth` narrows."""
     workers: int
     slots: int | None
     inference: str
@@ -70,6 +74,7 @@ class EvaluationConfig:
                 "episodes": len(self.specs),
             },
             "until_halfwidth": self.until_halfwidth,
+            **({"objective": self.objective.name} if self.until_halfwidth and not self.objective.is_rate else {}),
             "videos": self.videos,
         }
 
@@ -204,7 +209,7 @@ class EvaluationRun:
 
     def measure(self, workers: int) -> list[list[EpisodeRow]]:
         config = self._config
-        rule = UntilHalfwidth(config.until_halfwidth) if config.until_halfwidth else None
+        rule = UntilHalfwidth(config.until_halfwidth, config.objective) if config.until_halfwidth else None
         return self._evaluate("run", config.jobs(), config.specs, workers=workers, rule=rule, slots=config.slots)
 
     def _videos(self, setting: SampleSetting) -> Path:
@@ -248,5 +253,9 @@ class EvaluationRun:
     def _show(self) -> None:
         rows = [row for row in self._known.values() if row["outcome"] != "error"]
         solved = sum(row["outcome"] == "success" for row in rows)
-        rate = f"{solved} solved ({100 * solved / len(rows):.0f} %)" if rows else ""
+        rate = ""
+        if rows and self._config.objective.has_success:
+            rate = f"{solved} solved ({100 * solved / len(rows):.0f} %)"
+        elif rows:
+            rate = f"return {fmean(row['return'] for row in rows):.4g}"
         self._progress.update(self._bar, completed=len(self._known), rate=rate)

@@ -12,6 +12,7 @@ from raybc.bundle import PolicyBundle
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
+from raybc.objective import OBJECTIVES
 from raybc.rollout.evaluation import EvaluationConfig
 from raybc.rollout.notices import errors_text, first_error_text, notices
 from raybc.rollout.results import first_error, metrics, summarise
@@ -37,7 +38,7 @@ def write_results(
     results: list[MetricsRow] = [
         {
             **setting_fields(setting),
-            **metrics(part, has_success=task.has_success, reference=task.reference_returns),
+            **metrics(part, has_success=task.has_success, reference=task.reference_returns, objective=config.objective),
         }
         for setting, part in pairs
     ]
@@ -75,7 +76,7 @@ def write_results(
 
 def _print_notices(config: EvaluationConfig, task: Task, rows: Sequence[Sequence[EpisodeRow]]) -> None:
     for setting, part in zip(config.settings, rows, strict=True):
-        counts = summarise(part)
+        counts = summarise(part, config.objective)
         said = notices(counts, task.has_success)
         if counts["errors"]:
             said.append(errors_text(counts))
@@ -86,10 +87,10 @@ def _print_notices(config: EvaluationConfig, task: Task, rows: Sequence[Sequence
 def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
     columns = ["flow_steps"]
     columns += ["success", "95 % interval", "solved", "steps"] if task.has_success else []
-    columns += ["return"]
-    columns += ["D4RL score"] if task.reference_returns else []
+    columns += ["return", "95 % interval"]
+    columns += ["D4RL score", "95 % interval"] if task.reference_returns else []
     graded = any(row["mean_max_reward"] != row["success_rate"] for row in results)  # PushT's score is such a reward
-    columns += ["best reward"] if graded else []
+    columns += ["largest reward", "95 % interval"] if graded else []
     table = Table(*columns, "missed", "errors", box=None)
     for row in results:
         cells = [str(row["flow_steps"])]
@@ -100,15 +101,22 @@ def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
                 f"{row['successes']}/{row['episodes']}",
                 _show(row["avg_steps_success"]),
             ]
-        cells += [_show(row["mean_return"], digits=2)]
+        cells += _mean("return", row["mean_return"], row["mean_return_interval"])
         if task.reference_returns:
-            cells += [_show(row["normalized_score"])]
+            cells += _mean("normalized_score", row["normalized_score"], row["normalized_score_interval"])
         counts = row["failure_counts"]
-        cells += [_show(row["mean_max_reward"], digits=3)] if graded else []
+        if graded:
+            cells += _mean("largest_reward", row["mean_max_reward"], row["mean_max_reward_interval"])
         missed = {kind: count for kind, count in counts.items() if count and kind != "exception"}
         cells += [", ".join(f"{count} {kind}" for kind, count in missed.items()), str(counts["exception"])]
         table.add_row(*cells)
     return table
+
+
+def _mean(name: str, mean: float | None, interval: Sequence[float] | None) -> list[str]:
+    """Two cells: a mean and its interval."""
+    objective = OBJECTIVES[name]
+    return [objective.show(mean), objective.show_range((interval[0], interval[1]) if interval else None)]
 
 
 def _show(value: float | None, factor: float = 1.0, unit: str = "", digits: int = 1) -> str:

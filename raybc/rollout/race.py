@@ -1,7 +1,8 @@
 """Racing: which arms (recipes, checkpoints, sample settings) need no more episodes? Mathematics only.
 
 All arms are measured on the same starts in the same order. x_{a,i} in [0, 1] is what arm a did on start i: success
-0 or 1, or the mean success of the seeds of a recipe there. The claim "a is at least as good as b", E[x_a - x_b] >= 0,
+0 or 1, or another score on the scale from its lowest to its highest possible value, or the mean of the seeds of a
+recipe there. The claim "a is at least as good as b", E[x_a - x_b] >= 0,
 is tested by betting against it:
 
     E_n(a vs b) = mean over lambda in BETS of  prod_{i <= n} (1 + lambda (x_{b,i} - x_{a,i}))
@@ -15,10 +16,17 @@ Arm a is dropped once E_n(a vs b) >= comparisons / alpha for some b. At most `co
 each wrong with probability at most alpha / comparisons, so it is dropped with probability at most alpha, for any number
 of other arms and any dependence between them.
 
-Sources: J. Ville, "Etude critique de la notion de collectif", 1939; H. Robbins, "Statistical methods related to the law
-of the iterated logarithm", Annals of Mathematical Statistics 41 (5), 1970 (mixtures); I. Waudby-Smith and A. Ramdas,
-"Estimating means of bounded random variables by betting", JRSS B 86 (1), 2024; A. Ramdas et al., "Game-theoretic
-statistics and safe anytime-valid inference", Statistical Science 38 (4), 2023.
+Scores other than success race on the scale (x - low) / (high - low), where the bounds of an episode's score are known
+(`Task.reward_range`). Where they are not, there is no racing: no test of a mean with a guaranteed level has any power
+over all distributions (Bahadur and Savage 1956), and a test of ranks or signs would drop the arm with the higher mean
+where the distributions differ in shape, so its guarantee is another one than that of the ranking.
+
+Sources: R. R. Bahadur and L. J. Savage, "The nonexistence of certain statistical procedures in nonparametric
+problems", Annals of Mathematical Statistics 27 (4), 1956; J. Ville, "Etude critique de la notion de collectif", 1939;
+H. Robbins, "Statistical methods related to the law of the iterated logarithm", Annals of Mathematical Statistics 41
+(5), 1970 (mixtures); I. Waudby-Smith and A. Ramdas, "Estimating means of bounded random variables by betting", JRSS B
+86 (1), 2024; A. Ramdas et al., "Game-theoretic statistics and safe anytime-valid inference", Statistical Science 38
+(4), 2023.
 
 Letters: N starts in their order. Arrays of different lengths belong to arms that were measured on different numbers of
 starts, always the first ones; nan is an error of the simulator there, and the start is left out of the pair.
@@ -38,6 +46,9 @@ from raybc.types import UserError
 #: by the largest, one that wins 60 % of the discordant starts by the smallest. None is 1: one start on which b is worse
 #: would end that bet for ever.
 BETS: tuple[float, ...] = (0.2, 0.45, 0.7, 0.95)
+
+#: Why arms do not race on some objectives.
+NO_RACE = "the range of an episode's score is unknown, and then no test of means can keep its guarantee"
 
 #: Outcomes of one arm on the starts 0, 1, .. in [0, 1]; nan = error.
 Outcomes = Sequence[float] | np.ndarray

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from collections.abc import Sequence
 
+from raybc.objective import Objective, normalized, score_of, summary
 from raybc.rollout.faults import error_kind
 from raybc.rows import (
     EpisodeCounts,
@@ -18,60 +18,65 @@ from raybc.rows import (
     rows_at,
     setting_of,
 )
-from raybc.statistics import bounds_with_errors, wilson_interval
-from raybc.types import Outcome, SampleSetting
+from raybc.statistics import bounds_with_errors, mean_interval, wilson_interval
+from raybc.types import SampleSetting
 
 
-def pooled_rate(rows: Sequence[EpisodeCounts]) -> float:
-    """Successes over valid episodes, over all rows (errors are in neither)."""
-    episodes = sum(r["episodes"] for r in rows)
-    return sum(r["successes"] for r in rows) / episodes if episodes else 0.0
+def pooled(rows: Sequence[EpisodeCounts], objective: Objective) -> float | None:
+    """The score of rows over all their valid episodes (errors are in nothing); None if nothing was measured."""
+    return score_of(rows, objective).value
 
 
-def best_setting(rows: Sequence[ResultRow]) -> SampleSetting:
-    """The sample setting with the highest success pooled over seeds; of equals, the one with fewest flow steps."""
+def best_setting(rows: Sequence[ResultRow], objective: Objective) -> SampleSetting:
+    """The sample setting with the best score pooled over seeds; of equals, the one with fewest flow steps."""
     settings = sorted({setting_of(r) for r in rows}, key=dataclasses.astuple)
-    return max(settings, key=lambda s: pooled_rate(rows_at(rows, s)))  # max keeps the first of equals
+    return min(settings, key=lambda s: objective.cost(pooled(rows_at(rows, s), objective)))  # the first of equals
 
 
-def value_of(outcome: Outcome) -> float:
-    """Success as 1.0 or 0.0; nan for an error."""
-    return math.nan if outcome == "error" else float(outcome == "success")
+def summarise(episodes: Sequence[EpisodeRow], objective: Objective) -> EpisodeSummary:
+    """The counts of a result row; errors are counted apart and averaged into nothing.
 
-
-def summarise(episodes: Sequence[EpisodeRow]) -> EpisodeSummary:
-    """The counts of a result row; errors are counted apart and averaged into nothing."""
+    Where the task tells no success, success_rate is None. `score` and `score_sd` are mean and standard deviation of the
+    objective over valid episodes.
+    """
     valid = [e for e in episodes if e["outcome"] != "error"]
     solved = [e for e in valid if e["outcome"] == "success"]
-    summary: EpisodeSummary = {
+    largest = objective.name == "largest_reward"
+    score, spread = summary([objective.of_episode(e) for e in episodes])
+    found: EpisodeSummary = {
+        "score": score,
+        "score_sd": spread,
         "episodes": len(valid),
         "successes": len(solved),
         "timeouts": sum(e["outcome"] == "timeout" for e in valid),
         "failures": sum(e["outcome"] == "failure" for e in valid),
         "errors": len(episodes) - len(valid),
-        "success_rate": len(solved) / len(valid) if valid else None,
+        "success_rate": len(solved) / len(valid) if valid and objective.has_success else None,
         "mean_return": _mean([e["return"] for e in valid]),
         "mean_max_reward": _mean([e["max_reward"] for e in valid]),
         "mean_steps_success": _mean([e["steps"] for e in solved]),
         "eval_seconds": round(sum(e["seconds"] for e in episodes), 3),
         "retries": sum(e["retries"] for e in episodes),
         "errors_by_kind": dict(Counter(error_kind(e) for e in episodes if e["outcome"] == "error")),
-        "episode_list": [[e["index"], e["outcome"], e["steps"], e["return"]] for e in episodes],
+        "episode_list": [
+            [e["index"], e["outcome"], e["steps"], e["return"], *([e["max_reward"]] if largest else [])]
+            for e in episodes
+        ],
     }
     # Keys of rare events are written only where they occurred.
     messages = {str(e["index"]): e["message"] for e in episodes if e["message"]}
     if messages:
-        summary["messages"] = messages
+        found["messages"] = messages
     first = next((e for e in episodes if e["outcome"] == "error"), None)
     if first is not None:
-        summary["first_error"] = first_error(first)
+        found["first_error"] = first_error(first)
     truncated = sum(e.get("truncated", False) for e in valid)
     if truncated:
-        summary["truncated"] = truncated
+        found["truncated"] = truncated
     at_reset = sum(e.get("solved_at_reset", False) for e in solved)
     if at_reset:
-        summary["solved_at_reset"] = at_reset
-    return summary
+        found["solved_at_reset"] = at_reset
+    return found
 
 
 def first_error(row: EpisodeRow) -> FirstError:
@@ -83,22 +88,37 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def _interval(values: Sequence[float]) -> list[float] | None:
+    mean, spread = summary(values)
+    found = mean_interval(mean, spread, len(values))
+    return None if found is None else list(found)
+
+
 def metrics(
-    episodes: Sequence[EpisodeRow], *, has_success: bool, reference: tuple[float, float] | None
+    episodes: Sequence[EpisodeRow], *, has_success: bool, reference: tuple[float, float] | None, objective: Objective
 ) -> SettingMetrics:
     """What metrics.json says about one sample setting.
 
-    Success and its Wilson interval are None for a task that has no success signal. normalized_score is D4RL's,
+    Success and its Wilson interval are None for a task that has no success signal. The intervals of the other means are
+    Student's t; None where values agree exactly. normalized_score is D4RL's,
     `100 (R - random) / (expert - random)` (Fu et al. 2020, arXiv:2004.07219), where `reference` gives the returns of
     both. failure_counts: timeout (step limit), exception (errors, which enter no average), other (the environment ended
     the episode). eval_time_sec: core seconds of the episodes.
     """
-    counts = summarise(episodes)
+    counts = summarise(episodes, objective)
     low, high = wilson_interval(counts["successes"], counts["episodes"])
+    valid = [e for e in episodes if e["outcome"] != "error"]
+    returns, scores = _interval([e["return"] for e in valid]), None
     score = None
     if reference is not None and counts["mean_return"] is not None:
-        score = 100 * (counts["mean_return"] - reference[0]) / (reference[1] - reference[0])
+        score = normalized(counts["mean_return"], reference)
+        scores = returns and [normalized(end, reference) for end in returns]
     found: SettingMetrics = {
+        "objective": objective.name,
+        "score": counts["score"],
+        "mean_return_interval": returns,
+        "mean_max_reward_interval": _interval([e["max_reward"] for e in valid]),
+        "normalized_score_interval": scores,
         "episodes": counts["episodes"],
         "success_rate": counts["success_rate"] if has_success else None,
         "successes": counts["successes"] if has_success else None,

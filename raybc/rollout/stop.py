@@ -9,9 +9,13 @@ from typing import Protocol
 
 import numpy as np
 
+from raybc.objective import SUCCESS, Objective, summary
 from raybc.rollout.race import Domination, Outcomes, dominated, first_domination
-from raybc.statistics import halfwidth_reached
+from raybc.rows import EpisodeRow
+from raybc.statistics import halfwidth_reached, mean_interval
 
+#: Minimum number of valid episodes before the interval of a mean may end an evaluation.
+MINIMUM = 20
 #: While a rule decides, every job runs this many starts, then every job the next block.
 STARTS_PER_BLOCK = 10
 
@@ -22,25 +26,48 @@ class StopRule(Protocol):
     A rule sees values in the order of the starts only, so that it decides the same for any number of workers.
     """
 
+    def value_of(self, episode: EpisodeRow) -> float:
+        """What the rule sees of an episode; nan for an error."""
+
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
-        """values[j]: outcomes of job j on its first starts, without gaps: success 1.0 or 0.0, nan for an error.
+        """values[j]: `value_of` the episodes of job j on its first starts, without gaps.
         Returns job -> number of starts after which it ends, for all jobs decided so far."""
 
 
 @dataclass(frozen=True)
 class UntilHalfwidth:
-    """Each job ends when the Wilson interval of its rate is narrow enough; errors do not count."""
+    """Each job ends when the interval of its score is narrow enough; errors do not count.
+
+    A rate has Wilson's interval. Other means have Student's, tested from `MINIMUM` valid episodes on; stopping at the
+    first narrow one makes it cover a little less often than 95 %.
+    """
 
     halfwidth: float
+    """In the unit of the objective."""
+    objective: Objective = SUCCESS
+
+    def value_of(self, episode: EpisodeRow) -> float:
+        return self.objective.of_episode(episode)
 
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
         ends = {}
         for job, known in enumerate(values):
             valid = [start for start, value in enumerate(known) if not math.isnan(value)]
-            enough = halfwidth_reached([known[start] > 0 for start in valid], self.halfwidth)
+            if self.objective.is_rate:
+                enough = halfwidth_reached([known[start] > 0 for start in valid], self.halfwidth)
+            else:
+                enough = self._enough([known[start] for start in valid])
             if enough is not None:
                 ends[job] = valid[enough - 1] + 1
         return ends
+
+    def _enough(self, values: Sequence[float]) -> int | None:
+        for n in range(MINIMUM, len(values) + 1):
+            mean, spread = summary(values[:n])
+            found = mean_interval(mean, spread, n)
+            if spread == 0 or (found is not None and found[1] - found[0] <= 2 * self.halfwidth):
+                return n
+        return None
 
 
 @dataclass
@@ -60,11 +87,17 @@ class Race:
     block: int
     """Starts between two decisions."""
     alpha: float = 0.05
+    objective: Objective = SUCCESS
+    """What is compared; its bounds must be known (see `race`)."""
     dropped: dict[str, tuple[int, Domination]] = field(default_factory=dict)
     """Arm -> starts after which it was dropped, and why."""
     beaten: tuple[int, Domination] | None = None
     """Starts after which the trial was beaten, and why."""
     _decided: int = 0
+
+    def value_of(self, episode: EpisodeRow) -> float:
+        """The score of an episode on the scale 0 .. 1."""
+        return self.objective.unit_value(self.objective.of_episode(episode))
 
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
         while self.beaten is None and self._decide(values, self._decided + self.block):

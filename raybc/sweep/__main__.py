@@ -17,7 +17,7 @@ from raybc.registry import parse_env_name
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.load import load_sweep
-from raybc.sweep.space import check_corners
+from raybc.sweep.space import check_corners, objective_of
 from raybc.types import UserError
 
 
@@ -63,7 +63,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--cpus: expected at least 1, got {args.cpus}")
     if args.check:
         parse_env_name(config.train.env_name)
-        cli.console.print(f"{path}: {check_corners(config)} corners are possible")
+        objective = objective_of(config)
+        cli.console.print(
+            f"{path}: {check_corners(config)} corners are possible; recipes are compared by {objective.label} "
+            f"({objective.meaning}, {objective.direction}d)"
+        )
         return 0
     # Here, because they import Ray, PyTorch and plotly, which --help and --check need not wait for.
     from raybc.dashboard.serve import beside

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
 from raybc.config.flat import unknown_option
 from raybc.config.policy import find_kind
+from raybc.objective import ObjectiveName
 from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, UserError
 
@@ -93,7 +94,7 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """When a trial is stopped early, always by its success rate in rollouts."""
+    """When a trial is stopped early, always by its score (see `SweepConfig.objective`)."""
 
     scheduler: Literal["asha", "median", "none"] = "asha"
     grace_evaluations: int = 1
@@ -182,6 +183,8 @@ class SweepConfig:
     train: RunConfig = field(default_factory=RunConfig)
     """What all recipes share; the value of a searched axis is the default that is tried first."""
     seeds: tuple[int, ...] = (0, 1)
+    objective: ObjectiveName | None = None
+    """What recipes are compared by (None: success where the task tells it, else D4RL's score or the return)."""
     demos: DemosConfig = field(default_factory=DemosConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
@@ -197,6 +200,8 @@ class SweepConfig:
             self._validate_axis(name, axis)
         if self.train.seed != 0:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
+        if self.train.objective is not None:
+            raise UserError(f"train.objective: expected `objective: {self.train.objective}` at the top level instead")
         for name in ("epochs_per_round", "stop_patience"):
             if getattr(self.train, name):
                 reason = self.train.options()[name].option.axis

@@ -15,6 +15,7 @@ import ray
 
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
+from raybc.objective import Objective, score_of
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.results import best_setting
@@ -37,10 +38,14 @@ from raybc.sweep.trial import TrialContext, evaluation_rows, jobs_of
 from raybc.sweep.tune import Recorder
 from raybc.types import EpisodeSpec, Outcome
 
-RULE = (
-    "highest success on the search starts at the last evaluation among completed trials, pooled over seeds at the "
-    "trial's best sample setting; ties: fewer steps to success, then the earlier trial"
-)
+
+def rule_of(objective: Objective) -> str:
+    """How the winner is chosen."""
+    ties = "fewer steps to success, then the earlier trial" if objective.has_success else "the earlier trial"
+    return (
+        f"{objective.best} {objective.label} on the search starts at the last evaluation among completed trials, "
+        f"pooled over seeds at the trial's best sample setting; ties: {ties}"
+    )
 
 
 def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], None]) -> None:
@@ -75,11 +80,15 @@ def write_winner(folder: SweepFolder, state: SweepState) -> TrialState | None:
         return None
     trial = ranking[0]
     last = trial.evaluations[-1]
-    setting = best_setting(last.rows)
+    objective = state.objective
+    setting = best_setting(last.rows, objective)
     best = min(
         rows_at(last.rows, setting),
-        key=lambda r: (-(r["success_rate"] or 0.0), r["mean_steps_success"] or float("inf"), r["seed"]),
-    )
+        key=lambda r: (
+            objective.cost(score_of([r], objective).value), r["mean_steps_success"] or float("inf"), r["seed"]
+        ),
+    )  # fmt: skip
+    rule = rule_of(objective)
     with replacing(folder.winner) as temporary:
         shutil.copytree(folder.checkpoint(trial.number, best["seed"], last.step), temporary)
     winner: WinnerFile = {
@@ -89,7 +98,7 @@ def write_winner(folder: SweepFolder, state: SweepState) -> TrialState | None:
         "seed": best["seed"],
         "run_id": best["run_id"],
         "bundle": folder.winner.name,
-        "rule": RULE if trial.status == "completed" else f"no trial was completed; of the pruned ones: {RULE}",
+        "rule": rule if trial.status == "completed" else f"no trial was completed; of the pruned ones: {rule}",
     }
     write_json(folder.winner_json, winner)
     return trial
@@ -104,6 +113,8 @@ class _Clip:
     index: int
     outcome: Outcome
     steps: int
+    cost: float = 0.0
+    """Smaller for a better episode."""
 
     @property
     def key(self) -> tuple[int, int, Phase, int, int]:
@@ -112,7 +123,8 @@ class _Clip:
 
 
 def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
-    """Episodes to film: half successes of the winner, half failures; those of other trials if the winner has none."""
+    """Episodes to film: half successes of the winner, half failures; those of other trials if the winner has none.
+    Where the task tells no success: the winner's best and worst episodes."""
     wanted = config.final.videos
     if not wanted or not state.ranking():
         return []
@@ -121,14 +133,29 @@ def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
     clips = []
     for trial in [*ordered, *rest]:
         for rows in (trial.final_rows, trial.evaluations[-1].rows):
-            setting = best_setting(rows) if rows else None
+            setting = best_setting(rows, state.objective) if rows else None
             # The chosen setting first: its success rate is the one that is quoted.
             for row in sorted(rows, key=lambda r: (setting_of(r) != setting, r["seed"])):
-                clips += [_Clip(row, index, outcome, steps) for index, outcome, steps, _ in row["episode_list"]]
+                clips += [
+                    _Clip(row, entry[0], entry[1], entry[2], state.objective.cost(state.objective.of_entry(entry)))
+                    for entry in row["episode_list"]
+                ]
+        if not state.objective.has_success and any(clip.outcome != "error" for clip in clips):
+            return _extremes(clips, wanted)
     solved = [c for c in clips if c.outcome == "success"]
     missed = [c for c in clips if c.outcome in ("failure", "timeout")]
     misses = missed[: wanted // 2 if solved else wanted]
     return solved[: wanted - len(misses)] + misses
+
+
+def _extremes(clips: list[_Clip], wanted: int) -> list[_Clip]:
+    """The best and the worst episodes of a trial, half and half, where no episode is a success."""
+    valid = [clip for clip in clips if clip.outcome != "error"]
+    split = "final" if any(clip.row["phase"] == "final" for clip in valid) else "search"
+    ordered = sorted((clip for clip in valid if clip.row["phase"] == split), key=lambda clip: clip.cost)
+    if len(ordered) <= wanted:
+        return ordered
+    return ordered[: wanted - wanted // 2] + ordered[len(ordered) - wanted // 2 :]
 
 
 def film(

@@ -26,6 +26,7 @@ from typing import Any, cast
 
 from raybc.config import RunConfig
 from raybc.config.flat import todays_names
+from raybc.objective import SUCCESS, Objective
 from raybc.rollout.results import best_setting
 from raybc.rows import EvaluationRow, LedgerEvent, Timing, TrialStatus, no_timing, rows_at
 from raybc.types import UserError
@@ -90,7 +91,7 @@ class Evaluation:
     """1, 2, ..."""
     step: int
     score: float
-    """Success pooled over seeds at the best sample setting."""
+    """The objective pooled over seeds at the best sample setting."""
     rows: list[EvaluationRow]
     timing: Timing = field(default_factory=no_timing)
     beaten: str = ""
@@ -127,10 +128,12 @@ class SweepState:
     trials: dict[int, TrialState] = field(default_factory=dict)
     stages: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Stage -> start and end (unix times) in each process that worked on the sweep."""
+    objective: Objective = SUCCESS
+    """What trials are compared by."""
 
     @classmethod
-    def from_events(cls, events: Iterable[LedgerEvent]) -> SweepState:
-        state = cls()
+    def from_events(cls, events: Iterable[LedgerEvent], objective: Objective = SUCCESS) -> SweepState:
+        state = cls(objective=objective)
         for event in events:
             state.apply(event)
         return state
@@ -170,7 +173,7 @@ class SweepState:
         return [t for t in self.trials.values() if not t.finished]
 
     def ranking(self) -> list[TrialState]:
-        """Completed trials, best first, by search starts only: success, then fewer steps to success, then number.
+        """Completed trials, best first, by search starts only: score, then fewer steps to success, then number.
 
         If no trial was completed: the pruned ones that were evaluated.
         """
@@ -178,9 +181,12 @@ class SweepState:
         best = [t for t in measured if t.status == "completed"] or measured
 
         def key(trial: TrialState) -> tuple[float, float, int]:
-            chosen = best_setting(trial.evaluations[-1].rows)
-            steps = [r["mean_steps_success"] for r in rows_at(trial.evaluations[-1].rows, chosen)]
+            last = trial.evaluations[-1]
+            chosen = best_setting(last.rows, self.objective)
+            steps = [r["mean_steps_success"] for r in rows_at(last.rows, chosen)]
             known = [s for s in steps if s is not None]
-            return (-trial.evaluations[-1].score, sum(known) / len(known) if known else float("inf"), trial.number)
+            return (
+                self.objective.cost(last.score), sum(known) / len(known) if known else float("inf"), trial.number
+            )  # fmt: skip
 
         return sorted(best, key=key)

@@ -48,23 +48,26 @@ class LiveTable:
         if not trial.evaluations:
             what = f"failed: {trial.reason}" if trial.status == "failed" else f"started ({trial.origin}): {params}"
             return f"trial {trial.number}: {what}"
-        last = trial.evaluations[-1]
-        text = f"trial {trial.number}: step {last.step}: success {last.score:.3f}"
+        last, objective = trial.evaluations[-1], self._state.objective
+        text = f"trial {trial.number}: step {last.step}: {objective.label} {objective.show(last.score)}"
         return text + ("" if trial.status == "running" else f" [{trial.status}] {trial.reason}")
 
     def _render(self) -> RenderableType:
-        trials = sorted(self._state.trials.values(), key=lambda t: (t.status != "running", -(t.score or 0), t.number))
+        objective = self._state.objective
+        trials = sorted(
+            self._state.trials.values(), key=lambda t: (t.status != "running", objective.cost(t.score), t.number)
+        )
         axes = list(dict.fromkeys(axis for trial in trials for axis in trial.params))
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("trial", "status", "evaluation", "success", *axes):
+        for column in ("trial", "status", "evaluation", objective.label, *axes):
             table.add_column(column, justify="left" if column == "status" else "right")
         for trial in trials[:ROWS]:
-            success = "" if trial.score is None else f"{trial.score:.3f}"
+            score = "" if trial.score is None else objective.show(trial.score)
             table.add_row(
                 str(trial.number),
                 trial.status,
                 f"{len(trial.evaluations)}/{self._evaluations}",
-                success,
+                score,
                 *(_short(trial.params.get(a, "")) for a in axes),
                 style=STYLE[trial.status],
             )

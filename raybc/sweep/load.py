@@ -49,6 +49,11 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ())
     return config
 
 
+def saved_sweep(mapping: Any, source: str) -> SweepConfig:
+    """The sweep of a run folder, from its config.json. Earlier releases compared recipes by success alone."""
+    return sweep_from_mapping({"objective": "success", **mapping} if isinstance(mapping, dict) else mapping, source)
+
+
 def _todays_axes(mapping: dict[str, Any]) -> dict[str, Any]:
     """A sweep whose axes and points have the names of today; what is no mapping is left to the reader."""
 

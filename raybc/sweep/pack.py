@@ -174,8 +174,10 @@ class _Pack:
     def _log(self, evaluation: Evaluation, logs: Sequence[MemberLog]) -> None:
         for log, seed in zip(logs, self.context.seeds, strict=True):
             for row in evaluation.rows:
-                if row["seed"] == seed and row["success_rate"] is not None:
-                    log.scalar(f"eval/success/{setting_label(row)}", row["success_rate"], evaluation.step)
+                values = {"success": row["success_rate"], self.context.objective.name: row.get("score")}
+                for name, value in values.items():
+                    if row["seed"] == seed and value is not None:
+                        log.scalar(f"eval/{name}/{setting_label(row)}", value, evaluation.step)
 
     def _drop_old(self, trial: int, k: int) -> None:
         for old in range(1, k - KEEP + 1):

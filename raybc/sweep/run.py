@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,12 +21,15 @@ from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.load import read_for
 from raybc.demos.generate import generate
 from raybc.demos.spec import DemosSpec, check_source, source_of
+from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, observation_shapes, spec_of_task
 from raybc.files import free_space_for, read_json, write_json
+from raybc.objective import Objective, bind
 from raybc.registry import get_task, parse_env_name
 from raybc.report.html import write_report
 from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
 from raybc.rollout.pool import RolloutPool
+from raybc.rollout.race import NO_RACE
 from raybc.rows import PoolStats, StageEvent
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume, check_folder, starting
@@ -33,9 +37,9 @@ from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
 from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
-from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.load import saved_sweep
 from raybc.sweep.progress import Progress
-from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings
+from raybc.sweep.space import check_corners, first_points, objective_of, race_comparisons, sample_settings
 from raybc.sweep.study import attach_videos, check_sampler
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import Recorder, search
@@ -70,8 +74,9 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     task = get_task(name.task)
     cli.print_notes(task.notes)
     check_source(name, config.train.dataset or config.train.ogbench_dataset_dir)
-    _check_without_data(config)
     folder = launch.folder
+    config, objective = _with_objective(config, launch, task)
+    _check_without_data(config)
     check_folder(folder, folder.config, launch.resume, launch.overwrite, launch.inputs)
     free_space_for(folder.path, MEGABYTES)
     with starting(folder, launch.overwrite, launch.inputs) as begun:
@@ -84,7 +89,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         write_json(folder.versions, versions(env_spec.identity))
         begun()
         ledger = Ledger(folder.ledger)
-        state = SweepState.from_events(read_events(folder.ledger))
+        state = SweepState.from_events(read_events(folder.ledger), objective)
         try:
             _run(config, launch, env_spec, dataset, demos, ledger, state)
         except KeyboardInterrupt:
@@ -100,6 +105,25 @@ def _check_without_data(config: SweepConfig) -> None:
     check_corners(config)
 
 
+def _with_objective(config: SweepConfig, launch: Launch, task: Task) -> tuple[SweepConfig, Objective]:
+    """The sweep with its objective resolved, for config.json. A resumed sweep keeps the one it was started with: those
+    of earlier releases compared recipes by success, whatever the task."""
+    path = launch.folder.config
+    if config.objective is None and launch.resume != "False" and not launch.overwrite and path.is_file():
+        before = saved_sweep(read_json(path), str(path)).objective
+        if before is not None:
+            objective = bind(before, task)
+            if before == "success" and not task.has_success:
+                cli.console.print(
+                    f"warning: {path} was started by a release that compared recipes by success, which {task.name} "
+                    "does not tell; start it again with another --out",
+                    style="yellow",
+                )
+            return dataclasses.replace(config, objective=objective.name), objective
+    objective = objective_of(config)
+    return dataclasses.replace(config, objective=objective.name), objective
+
+
 def _check_resume(config: SweepConfig, folder: SweepFolder) -> None:
     """A sweep is resumed with the configuration it was started with, but for what changes no recipe."""
     path = folder.config
@@ -107,7 +131,7 @@ def _check_resume(config: SweepConfig, folder: SweepFolder) -> None:
         if folder.ledger.exists():
             raise UserError(f"{path}: missing, so it is unknown what this run searched; use --overwrite to start over")
         return
-    before = sweep_from_mapping(read_json(path), str(path))
+    before = saved_sweep(read_json(path), str(path))
     options = config.train.options()
     outputs = {f"train.{name}" for name, info in options.items() if info.option.role is Role.OUTPUT}
     differing = []
@@ -202,7 +226,8 @@ def _run(
             steps=tuple(config.evaluation_step(k) for k in range(1, config.eval.evaluations + 1)),
             settings=tuple(sample_settings(config)),
             episodes=config.eval.episodes,
-            race_comparisons=race_comparisons(config),
+            race_comparisons=race_comparisons(config, state.objective),
+            objective=state.objective,
             threads=allocation.threads,
             earlier_options=tuple(earlier_options(folder)),
         )
@@ -227,6 +252,9 @@ def _run(
                 f"searching {config.search.trials} recipes x {len(config.seeds)} seeds on {store.num_episodes} "
                 f"demonstrations of {config.train.env_name}; {workers} simulators; results in {folder.path}"
             )
+            say(f"recipes are compared by {state.objective.label}: {state.objective.meaning}")
+            if config.eval.race and not context.race_comparisons:
+                say(f"racing is off: {NO_RACE}")
             if not any(origin == "defaults" for origin, _ in first_points(config)):
                 say("the defaults are outside the space and are not tried")
         live = LiveTable(cli.console, state, config.search.trials, config.eval.evaluations)

@@ -12,6 +12,7 @@ from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
 from raybc.config.policy import find_kind
 from raybc.data.episodes import EpisodeStore, check_files
+from raybc.objective import Objective, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.strict import check_type, did_you_mean
 from raybc.sweep.config import Axis, SweepConfig
@@ -171,8 +172,21 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
     return checked
 
 
-def race_comparisons(config: SweepConfig) -> int:
+def objective_of(config: SweepConfig) -> Objective:
+    """What the recipes of a sweep are compared by. Raises `UserError` where the task cannot tell it."""
+    objective = resolve(config.objective, get_task(parse_env_name(config.train.env_name).task))
+    if not objective.from_episodes:
+        raise UserError(
+            f"objective: expected a measure of rollouts, since there is an environment, got {objective.name!r}; leave "
+            "objective out, or name no environment"
+        )
+    return objective
+
+
+def race_comparisons(config: SweepConfig, objective: Objective) -> int:
     """The tests that the best arm of a sweep can be in (0: no racing): against every other arm (trial and sample
-    setting) at every evaluation."""
+    setting) at every evaluation. Without known bounds of the objective no test keeps its guarantee (see `race`)."""
+    if not config.eval.race or objective.bounds is None:
+        return 0
     arms = config.search.trials * len(sample_settings(config))
-    return max(1, arms - 1) * config.eval.evaluations if config.eval.race else 0
+    return max(1, arms - 1) * config.eval.evaluations

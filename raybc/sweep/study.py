@@ -125,6 +125,8 @@ def attach_videos(folder: SweepFolder, videos: Sequence[VideoRow]) -> None:
     with replacing(folder.study) as temporary:
         copy = JournalStorage(JournalFileBackend(str(temporary)))
         study = optuna.create_study(storage=copy, study_name=old.study_name, direction=old.direction)
+        if old.metric_names:
+            _name_metric(study, old.metric_names[0])
         for finished in old.get_trials(deepcopy=False):
             shown = [v for v in videos if v["trial"] == finished.number and (folder.path / v["file"]).is_file()]
             if not shown or not finished.state.is_finished():
@@ -159,6 +161,13 @@ def _suggest(trial: optuna.Trial, name: str, axis: BaseDistribution) -> Any:
     return trial.suggest_float(name, axis.low, axis.high, log=axis.log)
 
 
+def _name_metric(study: optuna.Study, name: str) -> None:
+    """What Optuna's pages call the values of a study."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([name])
+
+
 class Proposer:
     """An Optuna study fed from the ledger, with our trial numbers."""
 
@@ -173,8 +182,9 @@ class Proposer:
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder.study))),
             study_name=config.name,
-            direction="maximize",
+            direction=state.objective.direction,
         )
+        _name_metric(self._study, state.objective.label)
         self._earlier: list[optuna.trial.FrozenTrial] = []  # completed by earlier processes
         for number in sorted(state.trials):
             trial = state.trials[number]

@@ -13,8 +13,9 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.data.load import read_for
+from raybc.objective import Objective
 from raybc.rollout.engine import Rollout
-from raybc.rollout.results import best_setting, pooled_rate, summarise, value_of
+from raybc.rollout.results import best_setting, pooled, summarise
 from raybc.rollout.stop import STARTS_PER_BLOCK, Race
 from raybc.rows import (
     EpisodeRow,
@@ -54,6 +55,8 @@ class TrialContext:
     """Search starts per evaluation."""
     race_comparisons: int
     """The tests that the best arm can be in: (trials x settings - 1) x evaluations; 0: no racing."""
+    objective: Objective
+    """What recipes are compared by."""
     threads: int
     """Threads of PyTorch: fixed, because sums depend on their number."""
     earlier_options: tuple[dict[str, Any], ...] = ()
@@ -64,7 +67,7 @@ class TrialContext:
 
 
 class AllEpisodesFailed(RuntimeError):
-    """Every episode of an evaluation ended in an error, so there is no success rate."""
+    """Every episode of an evaluation ended in an error, so there is no score."""
 
 
 def setting_label(row: SettingFields) -> str:
@@ -98,7 +101,7 @@ def evaluation_rows(
             "evaluation": evaluation,
             "step": step,
             **setting_fields(setting),
-            **summarise(episodes),
+            **summarise(episodes, context.objective),
         }
         for (seed, setting), episodes in zip(measured, results, strict=True)
     ]
@@ -124,7 +127,9 @@ def evaluate_trial(
     race = None
     if context.race_comparisons:
         arms = [setting.label() for _, setting in measured]
-        race = Race(arms, rivals, comparisons=context.race_comparisons, block=STARTS_PER_BLOCK)
+        race = Race(
+            arms, rivals, comparisons=context.race_comparisons, block=STARTS_PER_BLOCK, objective=context.objective
+        )
     results = evaluate(f"{context.folder.path}/trial {trial}/evaluation {k}", jobs, context.search_specs(), race)
     rows = evaluation_rows(context, run, measured, results, trial=trial, phase="search", evaluation=k, step=step)
     if not any(r["episodes"] for r in rows):
@@ -133,22 +138,29 @@ def evaluate_trial(
     beaten = ""
     if race is not None:
         # Repeats the decisions to find out why the evaluation ended early (if it did).
-        race.update([[value_of(e["outcome"]) for e in episodes] for episodes in results])
+        race.update([[race.value_of(e) for e in episodes] for episodes in results])
         beaten = str(race.beaten[1]) if race.beaten else ""
     timing: Timing = {"train": list(train), "rollout": [started, time.time()], "train_seconds": train_seconds}
-    return Evaluation(k, step, pooled_rate(rows_at(rows, best_setting(rows))), rows, timing, beaten)
+    objective = context.objective
+    score = pooled(rows_at(rows, best_setting(rows, objective)), objective)
+    assert score is not None, "some row has valid episodes"
+    return Evaluation(k, step, score, rows, timing, beaten)
 
 
-def rivals_of(state: SweepState, trial: int, k: int) -> dict[str, list[float]]:
-    """Outcomes of other trials at evaluation k, one arm per sample setting: on each start the mean success over the
-    trial's seeds, nan if one of them is an error."""
+def rivals_of(state: SweepState, trial: int, k: int, objective: Objective) -> dict[str, list[float]]:
+    """Scores of other trials at evaluation k on the scale 0 .. 1, one arm per sample setting: on each start the mean
+    over the trial's seeds, nan if one of them is an error. Empty where the objective has no known bounds."""
+    if objective.bounds is None:
+        return {}
     found = {}
     for other in state.trials.values():
         if other.number == trial or len(other.evaluations) < k:
             continue
         rows = other.evaluations[k - 1].rows
         for setting in dict.fromkeys(setting_of(r) for r in rows):
-            seeds = [[value_of(e[1]) for e in r["episode_list"]] for r in rows_at(rows, setting)]
+            seeds = [
+                [objective.unit_value(objective.of_entry(e)) for e in r["episode_list"]] for r in rows_at(rows, setting)
+            ]
             count = min(len(values) for values in seeds)
             means = [sum(values[i] for values in seeds) / len(seeds) for i in range(count)]
             found[f"trial {other.number} at {setting.label()}"] = means

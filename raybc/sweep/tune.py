@@ -38,13 +38,15 @@ from raybc.sweep.trial import TrialContext, rivals_of
 
 #: Free bytes below which a full disk is blamed for a failed trial.
 FULL_DISK = 20 * 2**20
-METRIC = "success"
+METRIC = "score"
 TIME = "evaluation"
+#: Direction of an objective -> Tune's word.
+MODES = {"maximize": "max", "minimize": "min"}
 
 OnEvent = Callable[[], None]
 
 
-# --- pruning: Tune's rules, on rollout success ----------------------------------------------------------------------
+# --- pruning: Tune's rules, on the objective ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Pruner:
 
     def __init__(self, prune: PruneConfig, evaluations: int, state: SweepState) -> None:
         self._rule = self._make(prune, evaluations)
-        self._rule.set_search_properties(METRIC, "max")
+        self._rule.set_search_properties(METRIC, MODES[state.objective.direction])
         self._evaluations = evaluations
         self._known: set[int] = set()
         self._controller: Any = _ControllerStub()
@@ -204,7 +206,7 @@ class _Searcher(_NotPickled, Searcher):
     """Tune's source of trials."""
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__(metric=METRIC, mode="max")
+        super().__init__(metric=METRIC, mode=MODES[recorder.context.objective.direction])
         self._recorder = recorder
         self._numbers: dict[str, list[int]] = {}
 
@@ -291,7 +293,7 @@ def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) ->
     """The function that Tune runs in (reused) trial processes."""
 
     def known() -> SweepState:
-        return SweepState.from_events(read_events(context.folder.ledger))
+        return SweepState.from_events(read_events(context.folder.ledger), context.objective)
 
     def send(number: int, score: float, k: int, **found: Any) -> None:
         tune.report({METRIC: score, TIME: k, "payload": json.dumps({"trial": number, **found})})
@@ -303,6 +305,9 @@ def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) ->
     def fail(number: int, reason: str) -> None:
         send(number, 0.0, 0, reason=reason)
 
+    def rivals(number: int, k: int) -> dict[str, list[float]]:
+        return rivals_of(known(), number, k, context.objective)
+
     def trial(tune_config: dict[str, Any]) -> None:
         state = known()
         jobs = [
@@ -311,7 +316,7 @@ def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) ->
             if not state.trials[number := proposed["trial"]].finished
         ]
         try:
-            run_pack(context, jobs, pool.evaluate, report, fail, lambda number, k: rivals_of(known(), number, k))
+            run_pack(context, jobs, pool.evaluate, report, fail, rivals)
         except ray.exceptions.RayError:
             raise  # the cluster's fault, not the recipe's: Tune restarts the pack
         except Exception as error:

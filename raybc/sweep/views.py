@@ -17,6 +17,9 @@ from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import train_axes
 
+#: Names of the values of an `EpisodeEntry` in episodes.jsonl.
+ENTRY = ("index", "outcome", "steps", "return", "max_reward")
+
 
 def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) -> None:
     """Write trials.csv, results.jsonl (per run, setting and evaluation) and episodes.jsonl (per episode)."""
@@ -45,8 +48,8 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
         result = {k: v for k, v in row.items() if k != "episode_list"}
         results.append(json.dumps(result))
         origin = {k: result[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)}
-        for index, outcome, steps, total in row["episode_list"]:
-            episodes.append(json.dumps(origin | {"index": index, "outcome": outcome, "steps": steps, "return": total}))
+        for entry in row["episode_list"]:
+            episodes.append(json.dumps(origin | dict(zip(ENTRY, entry, strict=False))))
     write_text(folder.results, "".join(line + "\n" for line in results))
     write_text(folder.episodes, "".join(line + "\n" for line in episodes))
 

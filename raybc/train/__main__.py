@@ -20,6 +20,7 @@ from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import expanded, free_space_for
+from raybc.objective import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
@@ -125,6 +126,7 @@ class _Request:
 def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
     config, args, seeds = request.config, request.args, request.seeds
+    resolve(config.objective, None, "--objective")
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
     dataset = obtain(config.dataset)
@@ -161,6 +163,10 @@ def _with_simulators(request: _Request) -> None:
     config, args, seeds = request.config, request.args, request.seeds
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
+    if not resolve(config.objective, task, "--objective").from_episodes:
+        raise UserError(
+            f"--objective: expected a measure of rollouts with an environment, got {config.objective}; leave it out"
+        )
     config.check_encoder(task.images, "--")
     check_source(name, config.dataset or config.ogbench_dataset_dir)
     probe = spec_of_task(task)

@@ -19,9 +19,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def append_row(path: Path, columns: Sequence[str], values: Sequence[Any]) -> None:
-    """Add a row, replacing a row of the same step (from an interrupted evaluation)."""
-    rows = [[r[c] for c in columns] for r in read_rows(path) if r["step"] != str(values[0])]
+    """Add a row, replacing a row of the same step (from an interrupted evaluation). None becomes an empty cell, and so
+    does a column that a file of an earlier release lacks."""
+    rows = [[r.get(c) or "" for c in columns] for r in read_rows(path) if r["step"] != str(values[0])]
     with replacing(path) as temporary, temporary.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(columns)
-        writer.writerows([*rows, [str(v) for v in values]])
+        writer.writerows([*rows, ["" if v is None else str(v) for v in values]])

@@ -20,9 +20,11 @@ from raybc import cli
 from raybc.config import RunConfig
 from raybc.envs.base import RenderOptions
 from raybc.files import point_to, read_json, remove, write_json
-from raybc.registry import parse_env_name
+from raybc.objective import OBJECTIVES, Objective, Score, resolve, score_of
+from raybc.registry import get_task, parse_env_name
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import summarise
+from raybc.rows import EpisodeSummary
 from raybc.run_folder import BUNDLE_FILE, TrainingFolder
 from raybc.statistics import wilson_interval
 from raybc.train import checkpointing
@@ -43,7 +45,11 @@ from raybc.train.trackers.base import Tracker, TrackerConfig
 from raybc.types import EpisodeSpec
 from raybc.versions import versions
 
-EVAL_COLUMNS = ("step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors")
+#: `objective` names what `eval/score` and its interval are; cells of what the task does not tell are empty.
+EVAL_COLUMNS = (
+    "step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors",
+    "objective", "eval/score", "score_low", "score_high",
+)  # fmt: skip
 
 
 class MemberRun:
@@ -115,6 +121,8 @@ class PackRun:
         self._trackers: list[tuple[int, Tracker]] = []  # (member index, tracker)
         self.config = place.members[0]
         self.task = parse_env_name(self.config.env_name).task if self.config.has_environment else ""
+        task = get_task(self.task) if self.config.has_environment else None
+        self.objective = resolve(self.config.objective, task, "--objective")
         place.write_flags(data.fingerprint)
         self.members = [
             MemberRun(config, data, folder, ids[-1] if ids else config.run_id(data.fingerprint), threads)
@@ -294,25 +302,29 @@ class PackRun:
                 cli.console.print(f"step {step}: {who}{text}")
             return
         config = self.config
+        objective = self.objective
         specs = [EpisodeSpec(self.task, "search", i) for i in range(config.eval_episodes)]
         works = [Rollout(str(m.bundle(step).absolute()), config.sample_setting) for m in self.members]
         results = self.pool.evaluate(f"{self.out}/step {step}", works, specs)
         for member, episodes in zip(self.members, results, strict=True):
-            counts = summarise(episodes)
-            rate = counts["success_rate"]
-            if rate is None:
+            counts = summarise(episodes, objective)
+            if not counts["episodes"]:
                 raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
-            low, high = wilson_interval(counts["successes"], counts["episodes"])
+            score = score_of([counts], objective)
             length = sum(e["steps"] for e in episodes) / len(episodes)
-            values = (step, rate, low, high, counts["mean_return"], length, counts["episodes"],
-                      counts["errors"])  # fmt: skip
+            rates: tuple[float | None, ...] = (None, None, None)
+            if objective.has_success:
+                rates = (counts["success_rate"], *wilson_interval(counts["successes"], counts["episodes"]))
+            values = (step, *rates, counts["mean_return"], length, counts["episodes"], counts["errors"],
+                      objective.name, score.value, *(score.interval or (None, None)))  # fmt: skip
             append_row(member.folder.eval_csv, EVAL_COLUMNS, values)
-            scalars = {n: float(v) for n, v in zip(EVAL_COLUMNS, values, strict=True) if n.startswith("eval/")}
+            named = zip(EVAL_COLUMNS, values, strict=True)
+            scalars = {n: float(v) for n, v in named if n.startswith("eval/") and isinstance(v, int | float)}
             add_scalars(member.folder.tensorboard, scalars, step)
             who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
             cli.console.print(
-                f"step {step}: {who}success {100 * rate:.1f} % ({counts['successes']}/"
-                f"{counts['episodes']}, 95 % interval {100 * low:.1f} - {100 * high:.1f} %), length {length:.1f}"
+                f"step {step}: {who}{objective.label} {score.text} ({_solved(score)}"
+                f"95 % interval {score.range_text}){_mean_return(objective, counts)}, length {length:.1f}"
             )
         if finished and config.video_episodes:
             self._record_videos(step, works, specs[: config.video_episodes])
@@ -333,6 +345,15 @@ class PackRun:
         for number, tracker in self._trackers:
             folder, rows = Path(films[number].video), results[number]
             tracker.videos(step, [folder / r["video"] for r in rows if r["outcome"] != "error"])
+
+
+def _solved(score: Score) -> str:
+    return f"{score.successes}/{score.episodes}, " if score.objective.is_rate else f"{score.episodes} episodes, "
+
+
+def _mean_return(objective: Objective, counts: EpisodeSummary) -> str:
+    mean = counts["mean_return"]
+    return "" if mean is None or objective.name == "return" else f", return {OBJECTIVES['return'].show(mean)}"
 
 
 def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:

@@ -1,6 +1,6 @@
 // Asks for what is new every two seconds and draws it. Nothing is asked while the page is not looked at.
 import { axisFigure, inBrush, parallel, settingFigure } from "./axes.js";
-import { $, count, duration, h, percent, radios, range, video } from "./dom.js";
+import { $, compareBy, count, duration, h, objective, percent, radios, score, scoreRange, sentence, video } from "./dom.js";
 import * as figures from "./figures.js";
 import { plan } from "./plots.js";
 import { drawStatuses, drawTable, parseFilter, resetPage } from "./table.js";
@@ -45,6 +45,7 @@ async function ask() {
   if (news.run) {
     const first = run === null;
     run = news.run;
+    compareBy(run.objective, [...trials.values()]);
     draw();
     const wanted = /^#trial-(\d+)$/.exec(location.hash);
     if (first && wanted) open(Number(wanted[1]));
@@ -128,7 +129,7 @@ function axes(shown) {
             role: "img",
             style: "height:280px",
             "data-axis": name,
-            "aria-label": `Success against ${name}`,
+            "aria-label": `${sentence(objective.label)} against ${name}`,
           }),
         ),
       ),
@@ -155,13 +156,20 @@ async function importances() {
   const plot = $("plot-importance");
   const note = found.axes
     ? `Optuna's PED-ANOVA over the ${count(found.trials)} trials that reached evaluation ${found.evaluation} (step ${count(found.step)}), compared there: how much an axis decides whether a trial is among the best ${Math.round(100 * found.best)} %. All trials, whatever the filter.${found.trials < 20 ? " With so few trials, a hint only." : ""}`
-    : `Known when at least ${found.minimum ?? 6} trials with different success were measured; ${found.trials ?? 0} so far.`;
+    : `Known when at least ${found.minimum ?? 6} trials with different scores were measured; ${found.trials ?? 0} so far.`;
   $("importance-note").textContent = note;
   plot.hidden = !found.axes;
   if (found.axes) {
     plot.style.height = `${90 + 34 * Object.keys(found.axes).length}px`;
     plan(plot, () => figures.importance(found));
   }
+}
+
+/** Which trial, by what, with which interval. */
+function interval(best) {
+  const pair = best.final ? best.final.interval : best.interval;
+  const what = objective.rate ? "" : `, ${objective.label}`;
+  return `trial ${best.n}${what}${pair ? `, 95 % CI ${scoreRange(pair)}` : ""}`;
 }
 
 function tiles() {
@@ -181,8 +189,8 @@ function tiles() {
   $("tiles").replaceChildren(
     tile(
       measured ? "Winner on final starts" : "Best on search starts",
-      best ? percent(measured ? measured.rate : best.score) : "-",
-      best ? `trial ${best.n}, 95 % CI ${range(measured ? measured.interval : best.interval)}` : "no measurement yet",
+      best ? score(measured ? measured.rate : best.score) : "-",
+      best ? interval(best) : "no measurement yet",
       best && !measured ? "; chosen on these starts, so optimistic" : "",
     ),
     tile(
@@ -208,7 +216,7 @@ function tiles() {
     tile(
       "Errors",
       count(totals.errors),
-      totals.errors ? "in no rate; by kind below" : `of ${count(totals.episodes)} episodes`,
+      totals.errors ? "in no mean; by kind below" : `of ${count(totals.episodes)} episodes`,
     ),
   );
   const parts = ["completed", "pruned", "failed", "running"].map((status) => [status, counts[status] ?? 0]);
@@ -221,10 +229,10 @@ function tiles() {
 
 function errors() {
   const rows = [
-    ["success", run.totals.successes],
+    ...(objective.told ? [["success", run.totals.successes]] : []),
     ["failure (ended by the task)", run.totals.failures],
     ["timeout (step limit)", run.totals.timeouts],
-    ["error (in no rate)", run.totals.errors],
+    ["error (in no mean)", run.totals.errors],
   ];
   const kinds = Object.entries(run.kinds).sort(([, a], [, b]) => b - a);
   const valid = run.totals.successes + run.totals.failures + run.totals.timeouts + run.totals.errors;
@@ -296,8 +304,12 @@ function drawVideos() {
     "outcome",
     [
       ["all", `all ${here.length}`],
-      ["success", `${solved.length} success`],
-      ["failure", `${here.length - solved.length} failure`],
+      ...(objective.told
+        ? [
+            ["success", `${solved.length} success`],
+            ["failure", `${here.length - solved.length} failure`],
+          ]
+        : []),
     ],
     videos.outcome,
     (value) => {

@@ -1,6 +1,6 @@
 // Figures of what was searched: a chart for each axis, and all of them as parallel coordinates.
-import { h, percent, show } from "./dom.js";
-import { ACCENT, REST, escape, rateAxis, variable } from "./plots.js";
+import { h, objective, score, show } from "./dom.js";
+import { ACCENT, REST, escape, scoreAxis, variable } from "./plots.js";
 
 /** Trials with one value of a list stand beside each other. */
 const SPREAD = [0, 0.09, -0.09, 0.18, -0.18, 0.045, -0.045, 0.135, -0.135, 0.225, -0.225];
@@ -33,7 +33,7 @@ export function axisFigure(axis, trials, run, open) {
 }
 
 export function settingFigure(trials, run, open) {
-  const points = trials.flatMap((t) => t.by_setting.map(([value, success]) => ({ t, value, rate: success })));
+  const points = trials.flatMap((t) => t.by_setting.map(([value, rate]) => ({ t, value, rate })));
   const plain = points.every((p) => /^flow_steps=\d+$/.test(p.value)); // the one sample axis of most sweeps
   if (plain) points.forEach((p) => (p.value = p.value.slice("flow_steps=".length)));
   const names = [...new Set(points.map((p) => p.value))].sort(new Intl.Collator("en", { numeric: true }).compare);
@@ -77,7 +77,7 @@ function scatter(axis, points, { place, log, low, high, names }, run, open) {
         showlegend: false,
         text: some.map(
           (p) =>
-            `trial ${p.t.n} (${key === "best" ? "best" : p.t.status})<br>${escape(axis)} = ${escape(show(p.value))}<br>${percent(p.rate)}`,
+            `trial ${p.t.n} (${key === "best" ? "best" : p.t.status})<br>${escape(axis)} = ${escape(show(p.value))}<br>${score(p.rate)}`,
         ),
         hoverinfo: "text",
       };
@@ -102,9 +102,9 @@ function scatter(axis, points, { place, log, low, high, names }, run, open) {
   return {
     data,
     x,
-    y: rateAxis("success"),
+    y: scoreAxis(),
     click: open,
-    label: `Scatter chart: success on search starts against ${axis}, ${points.length} points.`,
+    label: `Scatter chart: ${objective.label} against ${axis}, ${points.length} points.`,
   };
 }
 
@@ -134,10 +134,10 @@ export function parallel(trials, run, brush, changed) {
   const dimensions = run.axes.map((axis) => dimension(axis, list, run));
   dimensions.push({
     key: "score",
-    label: "success",
+    label: objective.label,
     values: list.map((t) => t.score),
-    range: [0, 1],
-    tickformat: ".0%",
+    range: objective.ends,
+    tickformat: objective.rate ? ".0%" : "~g",
   });
   for (const one of dimensions) if (brush.has(one.key)) one.constraintrange = brush.get(one.key);
   const font = { color: variable("--ink"), family: getComputedStyle(document.body).fontFamily };
@@ -148,8 +148,9 @@ export function parallel(trials, run, brush, changed) {
       dimensions: dimensions.map(({ key, ...rest }) => ({ ...rest, name: key })),
       line: {
         color: list.map((t) => t.score),
-        cmin: 0,
-        cmax: 1,
+        cmin: objective.ends[0],
+        cmax: objective.ends[1],
+        reversescale: objective.direction === "minimize",
         colorscale: dark
           ? [
               [0, "#4a4f58"],
@@ -162,7 +163,7 @@ export function parallel(trials, run, brush, changed) {
               [1, "#0b3d78"],
             ],
         showscale: true,
-        colorbar: { thickness: 10, tickformat: ".0%", tickfont: font, outlinewidth: 0 },
+        colorbar: { thickness: 10, tickformat: objective.rate ? ".0%" : "~g", tickfont: font, outlinewidth: 0 },
       },
       labelfont: { ...font, size: 12 },
       tickfont: { ...font, size: 11 },
@@ -183,7 +184,7 @@ export function parallel(trials, run, brush, changed) {
     data,
     after,
     extra: { margin: { l: 70, r: 30, t: 44, b: 20 } },
-    label: `Parallel coordinates of ${list.length} trials over ${run.axes.join(", ")} and success.`,
+    label: `Parallel coordinates of ${list.length} trials over ${run.axes.join(", ")} and ${objective.label}.`,
   };
 }
 

@@ -14,8 +14,48 @@ export function h(tag, props = {}, ...children) {
   return element;
 }
 
+// What trials are compared by, and the ends of the bars; set for each page by `compareBy`.
+const SUCCESS = { label: "success", unit: "%", factor: 100, digits: 1, direction: "maximize", rate: true, told: true };
+export const objective = { ...SUCCESS, ends: [0, 1] };
+
+/** Take over the objective of a run, and what its trials measured as the ends of the bars. */
+export function compareBy(found, trials) {
+  Object.assign(objective, SUCCESS, found);
+  if (objective.rate) {
+    objective.ends = [0, 1];
+    return;
+  }
+  const seen = trials.flatMap((t) => [t.score, ...(t.interval ?? []), t.final?.rate, ...(t.final?.interval ?? [])]);
+  const known = seen.filter((v) => v !== null && v !== undefined);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const room = 0.05 * (high - low) || 1;
+  objective.ends = known.length ? [low - room, high + room] : [0, 1];
+}
+
+const number = (value) => {
+  const scaled = value * objective.factor;
+  if (objective.digits !== null) return scaled.toFixed(objective.digits);
+  const size = Math.abs(scaled);
+  return size >= 100 ? scaled.toFixed(1) : size >= 1 ? scaled.toFixed(2) : String(Number(scaled.toPrecision(3)));
+};
+const unit = () => (objective.unit ? `\u00a0${objective.unit}` : "");
+
+/** A score and its interval as text, in the unit of the objective. */
+export const score = (value) => (value === null || value === undefined ? "-" : number(value) + unit());
+export function scoreRange(pair) {
+  if (!pair) return "";
+  const [low, high] = pair.map(number);
+  return `${low}${/-/.test(low + high) ? "\u00a0to\u00a0" : "\u2013"}${high}${unit()}`;
+}
+
+/** Smaller for a better score; a missing one is the worst. */
+export const cost = (value) =>
+  value === null || value === undefined ? Infinity : objective.direction === "maximize" ? -value : value;
+
+/** The score of people's headings, e.g. `D4RL score`. */
+export const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
+
 export const percent = (rate) => (rate === null || rate === undefined ? "-" : `${(100 * rate).toFixed(1)}\u00a0%`);
-export const range = (pair) => (pair ? `${(100 * pair[0]).toFixed(1)}\u2013${(100 * pair[1]).toFixed(1)}\u00a0%` : "");
 export const count = (number) => Number(number).toLocaleString("en");
 
 export function show(value) {
@@ -34,8 +74,11 @@ export function duration(seconds) {
 
 export const badge = (word) => h("span", { class: `badge ${word}` }, word);
 
-/** A rate with its interval as a bar from 0 to 100 %. */
-export function bar(rate, interval) {
+/** A score with its interval as a bar: a rate from 0 to 100 %, anything else from the lowest to the highest. */
+export function bar(value, range) {
+  const place = (v) => (v - objective.ends[0]) / (objective.ends[1] - objective.ends[0]);
+  const rate = place(value);
+  const interval = range?.map(place);
   const NS = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(NS, "svg");
   const part = (name, x, y, width, height) => {

@@ -1,6 +1,6 @@
 // Figures over training steps and over time, and the importance of the axes.
-import { percent } from "./dom.js";
-import { ACCENT, COLOURS, REST, alpha, escape, layout, rateAxis } from "./plots.js";
+import { objective, percent, scoreRange } from "./dom.js";
+import { ACCENT, COLOURS, REST, alpha, escape, hover, layout, scoreAxis } from "./plots.js";
 import { ranked } from "./table.js";
 
 /** Trials with a colour of their own in the learning curves; intervals are drawn for the first of them. */
@@ -27,9 +27,9 @@ export function curves(trials, run, open) {
     const many = some.length > LINES;
     const lines = { x: [], y: [], customdata: [] };
     for (const t of some) {
-      for (const [step, success] of t.curve) {
+      for (const [step, value] of t.curve) {
         lines.x.push(step);
-        lines.y.push(success);
+        lines.y.push(value);
         lines.customdata.push(t.n);
       }
       lines.x.push(null);
@@ -51,7 +51,7 @@ export function curves(trials, run, open) {
       opacity: faded ? 0.5 : 0.8,
       line: { color: REST, width: faded ? 1 : 1.4, dash: faded ? "dot" : "solid" },
       marker: { size: 4, color: REST },
-      hovertemplate: "trial %{customdata}, step %{x:,}: %{y:.1%}<extra></extra>",
+      hovertemplate: `trial %{customdata}, step %{x:,}: ${hover()}<extra></extra>`,
     });
   }
   named.forEach((t, i) => {
@@ -75,7 +75,7 @@ export function curves(trials, run, open) {
       x,
       y,
       customdata: x.map(() => t.n),
-      text: t.curve.map((p) => `95 % ${percent(p[4])} to ${percent(p[5])}, ${p[6]} episodes`),
+      text: t.curve.map((p) => `${p[4] === null ? "" : `95 % ${scoreRange([p[4], p[5]])}, `}${p[6]} episodes`),
       name: `trial ${t.n}${word}`,
       legendgroup: `trial ${t.n}`,
       mode: "lines+markers",
@@ -86,24 +86,24 @@ export function curves(trials, run, open) {
           ? {
               type: "data",
               symmetric: false,
-              array: t.curve.map((p) => p[5] - p[1]),
-              arrayminus: t.curve.map((p) => p[1] - p[4]),
+              array: t.curve.map((p) => (p[5] ?? p[1]) - p[1]),
+              arrayminus: t.curve.map((p) => p[1] - (p[4] ?? p[1])),
               color: alpha(colour, 0.6),
               thickness: 1.2,
               width: 4,
             }
           : undefined,
-      hovertemplate: `trial ${t.n}, step %{x:,}: %{y:.1%}<br>%{text}<extra></extra>`,
+      hovertemplate: `trial ${t.n}, step %{x:,}: ${hover()}<br>%{text}<extra></extra>`,
     });
   });
   const last = data.splice(data.length - named.length).reverse(); // the best on top
   return {
     data: [...below, ...data, ...last],
     x: { title: { text: "training step" }, rangemode: "tozero" },
-    y: rateAxis("success on search starts"),
+    y: scoreAxis(objective.episodes === false ? "" : "on search starts"),
     click: open,
     extra: { shapes, legend: { ...layout({}).legend, traceorder: "reversed" } },
-    label: `Line chart: success on search starts over training steps for ${list.length} trials; the table above has the last values.`,
+    label: `Line chart: ${objective.label} over training steps for ${list.length} trials; the table above has the last values.`,
   };
 }
 
@@ -111,7 +111,7 @@ export function curves(trials, run, open) {
 function outline(curve, width) {
   if (curve.length === 1)
     return `M${curve[0][0] - width / 150},${curve[0][1]}L${curve[0][0] + width / 150},${curve[0][1]}`;
-  return curve.map(([step, success], i) => `${i ? "L" : "M"}${step},${success}`).join("");
+  return curve.map(([step, value], i) => `${i ? "L" : "M"}${step},${value}`).join("");
 }
 
 export function importance(found) {
@@ -164,7 +164,7 @@ export function rate(found) {
   };
 }
 
-/** One trial: each seed, and the mean with Wilson's interval. */
+/** One trial: each seed, and the mean with its interval. */
 export function trialCurve(t, rows) {
   if (!t.curve.length) return null;
   const seeds = [...new Set(rows.map((r) => r.seed))];
@@ -180,7 +180,7 @@ export function trialCurve(t, rows) {
             line: { color: REST, width: 1.2 },
             marker: { size: 5, color: REST },
             opacity: 0.8,
-            hovertemplate: `seed ${seed}, step %{x:,}: %{y:.1%}<extra></extra>`,
+            hovertemplate: `seed ${seed}, step %{x:,}: ${hover()}<extra></extra>`,
           };
         })
       : [];
@@ -194,19 +194,19 @@ export function trialCurve(t, rows) {
     error_y: {
       type: "data",
       symmetric: false,
-      array: t.curve.map((p) => p[5] - p[1]),
-      arrayminus: t.curve.map((p) => p[1] - p[4]),
+      array: t.curve.map((p) => (p[5] ?? p[1]) - p[1]),
+      arrayminus: t.curve.map((p) => p[1] - (p[4] ?? p[1])),
       color: alpha(ACCENT, 0.6),
       thickness: 1.5,
       width: 5,
     },
-    hovertemplate: "step %{x:,}: %{y:.1%}<extra></extra>",
+    hovertemplate: `step %{x:,}: ${hover()}<extra></extra>`,
   });
   return {
     data,
     x: { title: { text: "training step" }, rangemode: "tozero" },
-    y: rateAxis("success"),
-    label: `Line chart: success of trial ${t.n} over training steps; the table below has the numbers.`,
+    y: scoreAxis(),
+    label: `Line chart: ${objective.label} of trial ${t.n} over training steps; the table below has the numbers.`,
   };
 }
 

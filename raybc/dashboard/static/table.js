@@ -1,5 +1,5 @@
 // The table of trials: filter language, sorting, rows.
-import { $, badge, bar, copyButton, count, h, percent, range, show } from "./dom.js";
+import { $, badge, bar, copyButton, cost, count, h, objective, score, scoreRange, show } from "./dom.js";
 
 const PAGE = 60;
 const STATUSES = ["completed", "running", "pruned", "failed"];
@@ -11,8 +11,8 @@ export function columns(run) {
   const settings = run.space.flow_steps || run.space.execute_steps;
   return [
     { key: "trial", title: "Trial", value: (t) => t.n, number: true },
-    { key: "score", title: "Search success, 95 % CI", value: (t) => t.score, number: true },
-    { key: "final", title: "Final success, 95 % CI", value: (t) => (t.final ? t.final.rate : null), number: true },
+    { key: "score", title: `Search ${objective.label}, 95 % CI`, value: (t) => t.score, number: true },
+    { key: "final", title: `Final ${objective.label}, 95 % CI`, value: (t) => (t.final ? t.final.rate : null), number: true },
     ...run.axes.map((axis) => ({
       key: axis,
       title: axis,
@@ -70,7 +70,7 @@ const words = (t) =>
 /** Best first: measured on final starts and chosen, then by status and search score. */
 export function ranked(trials, run) {
   const winner = run.winner ?? run.leader;
-  const place = (t) => [t.n === winner ? 0 : 1, t.final ? 0 : 1, STATUSES.indexOf(t.status), -(t.score ?? -1), t.n];
+  const place = (t) => [t.n === winner ? 0 : 1, t.final ? 0 : 1, STATUSES.indexOf(t.status), cost(t.score), t.n];
   return trials
     .map((t) => [place(t), t])
     .sort(([a], [b]) => compare(a, b))
@@ -96,8 +96,9 @@ function head(run, redraw) {
   const cell = (column) => {
     const on = sort.key === column.key;
     const turn = () => {
-      if (!on) Object.assign(sort, { key: column.key, down: ["score", "final"].includes(column.key) });
-      else if (sort.down === ["score", "final"].includes(column.key)) sort.down = !sort.down;
+      const down = ["score", "final"].includes(column.key) && objective.direction === "maximize"; // the best first
+      if (!on) Object.assign(sort, { key: column.key, down });
+      else if (sort.down === down) sort.down = !sort.down;
       else Object.assign(sort, { key: "rank", down: false });
       redraw();
       $("table")
@@ -126,8 +127,8 @@ function row(t, run, open) {
     value === null
       ? h("span", { class: "soft" }, "-")
       : [
-          h("strong", {}, percent(value)),
-          ` ${range(interval)}`,
+          h("strong", {}, score(value)),
+          ` ${scoreRange(interval)}`,
           bar(value, interval),
           note ? h("span", { class: "sub" }, note) : null,
         ];

@@ -1,5 +1,5 @@
 // One trial: recipe, curves, every measurement with its command, episodes, videos.
-import { $, badge, command, copyButton, count, duration, h, percent, radios, range, show, video } from "./dom.js";
+import { $, badge, command, copyButton, count, duration, h, objective, radios, score, scoreRange, sentence, show, video } from "./dom.js";
 import { lossCurve, trialCurve } from "./figures.js";
 import { plan } from "./plots.js";
 
@@ -46,7 +46,7 @@ const plot = (name, label) =>
 function draw(found, run) {
   const t = found.trial;
   const word = t.n === run.winner ? "winner" : t.status;
-  const outcomes = `${count(t.successes)} success, ${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
+  const outcomes = `${objective.told ? `${count(t.successes)} success, ` : ""}${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
   dialog.replaceChildren(
     h(
       "div",
@@ -65,16 +65,16 @@ function draw(found, run) {
       "dl",
       { class: "facts" },
       fact(
-        "Search success, last evaluation",
-        t.score === null ? "not measured" : `${percent(t.score)} (95 % CI ${range(t.interval)})`,
+        `Search ${objective.label}, last evaluation`,
+        t.score === null ? "not measured" : score(t.score) + (t.interval ? ` (95 % CI ${scoreRange(t.interval)})` : ""),
       ),
       fact(
-        "Final success",
+        `Final ${objective.label}`,
         t.final
-          ? `${percent(t.final.rate)} (95 % CI ${range(t.final.interval)}, ${count(t.final.episodes)} episodes)`
+          ? `${score(t.final.rate)} (${t.final.interval ? `95 % CI ${scoreRange(t.final.interval)}, ` : ""}${count(t.final.episodes)} episodes)`
           : "not measured",
       ),
-      t.final?.seeds ? fact("Over seeds (95 % t interval)", range(t.final.seeds)) : null,
+      t.final?.seeds ? fact("Over seeds (95 % t interval)", scoreRange(t.final.seeds)) : null,
       fact("Proposed by", t.origin),
       fact("Episodes", outcomes),
       fact("Training, rollouts", `${duration(t.train)}, ${duration(t.rollout)}`),
@@ -82,7 +82,7 @@ function draw(found, run) {
     h(
       "div",
       { class: "two" },
-      t.curve.length ? plot("curve", "Success over training steps") : "",
+      t.curve.length ? plot("curve", `${sentence(objective.label)} over training steps`) : "",
       plot("loss", "Training loss"),
     ),
     h("h3", {}, "The same again"),
@@ -115,8 +115,12 @@ function videos(found) {
     "trial-outcome",
     [
       ["all", `all ${found.videos.length}`],
-      ["success", `${solved} success`],
-      ["failure", `${found.videos.length - solved} failure`],
+      ...(objective.told
+        ? [
+            ["success", `${solved} success`],
+            ["failure", `${found.videos.length - solved} failure`],
+          ]
+        : []),
     ],
     "all",
     fill,
@@ -150,7 +154,7 @@ function measurements(found) {
       h(
         "p",
         { class: "small soft" },
-        ...["success", "failure", "timeout", "error"].flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
+        ...["success", "failure", "timeout", "error"].slice(objective.told ? 0 : 1).flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
       ),
     );
   const fill = () =>
@@ -166,8 +170,8 @@ function measurements(found) {
             h("td", { class: "num" }, count(r.step)),
             h("td", { class: "num" }, String(r.seed)),
             h("td", {}, r.setting),
-            h("td", {}, h("strong", {}, percent(r.rate)), ` ${range(r.interval)}`),
-            h("td", { class: "num" }, `${r.successes}/${r.episodes}`),
+            h("td", {}, h("strong", {}, score(r.rate)), ` ${scoreRange(r.interval)}`),
+            h("td", { class: "num" }, objective.told ? `${r.successes}/${r.episodes}` : String(r.episodes)),
             h("td", { class: "num" }, String(r.timeouts)),
             h("td", { class: "num" }, String(r.errors)),
             h("td", { class: "num" }, r.mean_steps_success === null ? "-" : r.mean_steps_success.toFixed(1)),
@@ -197,8 +201,8 @@ function measurements(found) {
     "Step",
     "Seed",
     "Setting",
-    "Success, 95 % CI",
-    "Solved",
+    `${sentence(objective.label)}, 95 % CI`,
+    objective.told ? "Solved" : "Episodes",
     "Timeouts",
     "Errors",
     "Steps to success",

@@ -70,4 +70,4 @@ def _rows(path: Path) -> list[Row]:
         return []
     text = path.read_text()
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v}) for row in rows]
+    return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v and k != "objective"}) for row in rows]
