@@ -74,6 +74,15 @@ class Restorable(Protocol):
 
 
 @runtime_checkable
+class StateObserver(Protocol):
+    """A `Restorable` environment that can be put into the states of an episode, one after another."""
+
+    def observe_at(self, state: np.ndarray) -> tuple[Obs, bool]:
+        """The observation in the recorded state (S,) that follows the current one, and whether the task is solved in
+        it. Raises `UserError` for another size."""
+
+
+@runtime_checkable
 class Observed(Protocol):
     """A `Restorable` environment whose state can be computed from its observations."""
 

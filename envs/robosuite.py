@@ -226,15 +226,23 @@ class RobosuiteEnv(SimEnv):
         """Reset to a recorded state (S,), one of robomimic's `states`, with the model of the installed version: where
         versions differ, the robot and the sizes of objects are not those of the recording."""
         self.reset(seed=0)  # controllers, gripper and clocks
+        self._set_state(state)
+        for robot in self._sim.robots:  # OSC pulls idle joints towards where the episode began
+            for controller in robot.composite_controller.part_controllers.values():
+                controller.update_initial_joints(self._sim.sim.data.qpos[controller.qpos_index])
+        return self._obs(self._measure_again())
+
+    def observe_at(self, state: np.ndarray) -> tuple[Obs, bool]:
+        """As `start_at`, without a reset: relative observations are computed from the state before."""
+        self._set_state(state)
+        return self._obs(self._measure_again()), self._success()
+
+    def _set_state(self, state: np.ndarray) -> None:
         size = self.sim_state().size
         if state.shape != (size,):
             raise UserError(f"state of {self._env_name}: expected {size} values, got {state.size}: another model")
         self._sim.sim.set_state_from_flattened(np.asarray(state, np.float64))
         self._sim.sim.forward()
-        for robot in self._sim.robots:  # OSC pulls idle joints towards where the episode began
-            for controller in robot.composite_controller.part_controllers.values():
-                controller.update_initial_joints(self._sim.sim.data.qpos[controller.qpos_index])
-        return self._obs(self._measure_again())
 
     def model_xml(self) -> str:
         """The compiled model as MJCF, robomimic's `model_file`."""

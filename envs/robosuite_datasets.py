@@ -9,6 +9,7 @@ what it silently ignores (absolute actions, damping, and that deltas were in the
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,10 +90,14 @@ def read_recorded_env(path: Path) -> RecordedEnv:
     Raises `UserError` for files without valid `env_args` and for those of other simulators.
     """
     from raybc.data.formats import containers  # not at the top: listing names needs no files
+    from raybc.data.formats.robosuite import recorded_env
 
     with containers.opened_hdf5(path, "robomimic HDF5") as file:
         data = file.get("data")
         text = None if data is None else data.attrs.get("env_args")
+        if text is None and data is not None:  # robosuite's own recordings
+            recorded = recorded_env(data, path)
+            text = json.dumps(recorded) if recorded else None
     if text is None:
         raise UserError(f"{path}: has no env_args (data.attrs['env_args']), so it does not tell its environment")
     if not isinstance(text, str | bytes):

@@ -19,12 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from raybc import cli
 from raybc.data import formats, replay_findings, show, store
+from raybc.data.episodes import EpisodeStore
 from raybc.data.findings import Report, unreadable
 from raybc.data.fit import TaskView
 from raybc.data.formats.base import ReadOptions
 from raybc.data.info import describe
 from raybc.data.load import read_for, step_limit_of
 from raybc.data.names import obtain
+from raybc.data.observe import with_observations
 from raybc.data.replay import Replay, replay, task_of_data
 from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
@@ -100,6 +102,9 @@ class ConvertArgs:
     """Also images."""
     states: bool = True
     """Also the simulator's states, where there are any."""
+    env_name: str = ""
+    """Also the observations that this task adds. Data without observations are observed in its simulator, state by
+    state (its simulator is started)."""
 
 
 def info(argv: list[str]) -> int:
@@ -189,10 +194,15 @@ def convert(argv: list[str]) -> int:
         raise UserError("--out: expected the file or folder to write, e.g. --out converted/lift")
     writer = formats.get(args.format)
     store.refuse_existing(args.out)
-    source = source_of(args.data)
+    source = source_of(args.data, args.env_name)
     total = formats.count(source.path, source.format)
     with _progress(f"convert to {args.format}", total, quiet=False) as update:
-        if args.format == store.NAME:
+        if args.env_name:
+            whole = _observed(source, args, update)
+            before = whole.fingerprint()
+            writer.write_store(args.out, whole)
+            made = formats.read(args.out, images=args.images)
+        elif args.format == store.NAME:
             limit = step_limit_of(source.task, source.format)
             made = store.convert(
                 source.path, args.out, format=source.format, images=args.images, states=args.states, step_limit=limit,
@@ -213,6 +223,18 @@ def convert(argv: list[str]) -> int:
             "(names of observations, splits, instructions; see docs/data.md)"
         )
     return 0
+
+
+def _observed(source: Source, args: ConvertArgs, update: Callable[[int], None]) -> EpisodeStore:
+    """The data with the observations of the task, which are made from states where there are none."""
+    data = read_for(source.path, source.task, images=args.images, states=True)
+    if not data.obs:
+        if args.images:
+            raise UserError("--images: images cannot be made from states; leave it out")
+        task = get_task(source.task)
+        with contextlib.closing(task.make(None)) as env:
+            data = with_observations(data, task, env, update)
+    return data if args.states else dataclasses.replace(data, states_NS=None, checked=True)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

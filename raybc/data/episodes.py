@@ -185,6 +185,11 @@ def check_matches_task(
     obs_shapes: observation -> (size,), or (height, width, channels) of an image.
     """
     for name, shape in obs_shapes.items():
+        if not store.obs:
+            raise UserError(
+                f"{store.source}: holds states and no observations; make them: python -m raybc.data convert "
+                f"{store.source} --env_name {task} --out FOLDER, and train on that folder"
+            )
         if name not in store.obs:
             raise UserError(
                 f"{store.source}: observation {name!r} of environment {task!r} is missing; got {sorted(store.obs)}"

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from raybc.data.formats import robomimic
+from raybc.data.formats import robomimic, robosuite
 from raybc.data.formats.base import ReadOptions
 from raybc.data.scan import Block, Source
 from raybc.data.starts import Recording, Starts, starts_of
@@ -163,7 +163,7 @@ def task_of_data(source: Source, env_args: Mapping[str, Any]) -> Task:
     if source.task:
         return get_task(source.task)
     name, kind = str(env_args.get("env_name", "")), env_args.get("type")
-    if source.format == robomimic.NAME and kind == ROBOSUITE_TYPE:
+    if source.format in (robomimic.NAME, robosuite.NAME) and kind == ROBOSUITE_TYPE:
         return get_task(f"dataset:{source.path}")
     if name.lower() in TASKS:
         return get_task(name.lower())

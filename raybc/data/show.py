@@ -15,6 +15,7 @@ from raybc.data.stats import Summary
 
 #: Number of episodes or instructions to list; of the others only the number is printed.
 MAX_LISTED = 8
+NO_OBSERVATIONS = "none: only states are recorded; convert with --env_name makes observations of them"
 
 
 def _print(table: Table, width: int = 240) -> None:
@@ -32,6 +33,7 @@ def info(found: Info) -> None:
         "episodes": f"{found.episodes:,}" + ("" if found.successes is None else f", {found.successes:,} successful"),
         "transitions": f"{found.transitions:,}",
         "length": f"{shortest:g} to {longest:g} steps, median {median:g}, mean {mean:.1f}",
+        **({} if any(name.startswith("obs/") for name in found.arrays) else {"observations": NO_OBSERVATIONS}),
         **{name: f"{dtype} {shape}" for name, (shape, dtype) in found.arrays.items()},
         "splits": ", ".join(f"{name} {count}" for name, count in found.splits.items()) or "none",
         "tasks": _listed([f"{text!r} ({count})" for text, count in found.tasks.items()]) or "none",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raybc.data.formats import containers, minari, robomimic
+from raybc.data.formats import containers, libero, minari, robomimic, robosuite
 from raybc.data.scan import Source
 from raybc.envs.base import Obs, Observed, Restorable, SimEnv
 from raybc.types import UserError
@@ -68,6 +68,10 @@ def starts_of(source: Source, env: SimEnv, recorded: Mapping[int, Recording]) ->
     states = {e: r.states[0] for e, r in recorded.items() if r.states is not None}
     if states:
         return dataclasses.replace(_state(source, env, states, "the recorded state"), states=True)
+    if source.format in (robomimic.NAME, libero.NAME, robosuite.NAME):
+        states = robomimic.first_states(path, recorded)
+        if len(states) == len(recorded):
+            return _state(source, env, states, "the recorded first state")
     if resets and all(resets[e].seed is not None for e in recorded):
         return _reset(source, env, recorded, resets, "the recorded seed")
     states = _npz(path, set(recorded))

@@ -19,8 +19,10 @@ from raybc.types import UserError
 #: Name -> module, in the order in which they are tried: the more specific ones come first.
 FORMATS = {
     "store": "raybc.data.store",
+    "robosuite": "raybc.data.formats.robosuite",
     "libero": "raybc.data.formats.libero",
     "robomimic": "raybc.data.formats.robomimic",
+    "aloha": "raybc.data.formats.aloha",
     "d4rl": "raybc.data.formats.d4rl",
     "ogbench": "raybc.data.formats.ogbench",
     "episode_ends": "raybc.data.formats.episode_ends",

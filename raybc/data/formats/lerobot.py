@@ -1,8 +1,8 @@
 """LeRobotDataset v2.1 and v3.0: `meta/info.json`, frames in parquet, images in mp4 files or in the parquet.
 
 https://huggingface.co/docs/lerobot/lerobot-dataset-v3. Observations lose the prefix `observation.` (and `images.`), so
-`observation.state` is `state`. `next.reward`, `next.done` and `next.success` are rewards, terminals and success. The
-statistics in `meta/` are not used: normalisation is fitted on what is trained on.
+`observation.state` is `state` (`lerobot_names`: also openpi's names). `next.reward`, `next.done` and `next.success` are
+rewards, terminals and success. The statistics in `meta/` are not used: normalisation is fitted on what is trained on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet as pq
 
 from raybc.causes import expect_file
-from raybc.data.formats import containers
+from raybc.data.formats import containers, lerobot_names
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.formats.lerobot_write import write_store
 from raybc.data.videos import Video, decode_image
@@ -32,7 +32,6 @@ DESCRIPTION = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or
 INFO = "meta/info.json"
 #: A data set that declares more is damaged. The largest published ones have some hundred thousand.
 MAX_EPISODES = 10**8
-PREFIXES = ("observation.images.", "observation.")
 #: A placeholder of a path template, such as "{file_index:03d}"; str.format would also pad to gigabytes.
 PLACEHOLDER = re.compile(r"\{(\w+)(:0?\d{0,2}d?)?\}")
 
@@ -70,8 +69,8 @@ class _Set:
         for name, feature in self.features.items():
             if not isinstance(feature, dict) or "dtype" not in feature:
                 raise UserError(f"{root / INFO}: features: {name}: expected a mapping with dtype, got {feature!r}")
-        if "action" not in self.features:
-            raise UserError(f"{root / INFO}: features: expected 'action', got {sorted(self.features)}")
+        self.action = lerobot_names.action_of(self.features, str(root / INFO))
+        self.success = lerobot_names.success_of(self.features)
 
     def get(self, key: str, kind: Any) -> Any:
         if not isinstance(self.info.get(key), kind):
@@ -247,7 +246,9 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     if len(episodes) != total:
         raise UserError(f"{path / INFO}: total_episodes: expected {total} episodes, meta/ describes {len(episodes)}")
     names = _observations(found.features, wanted)
-    columns = [n for n in found.features if n in names or n in ("action", "next.reward", "next.done", "next.success")]
+    columns = [
+        n for n in found.features if n in names or n in (found.action, "next.reward", "next.done", found.success)
+    ]
     columns = [n for n in columns if found.features[n]["dtype"] != "video"] + ["episode_index", "task_index"]
     videos: dict[str, Video] = {}
     table, read = None, Path()
@@ -273,32 +274,23 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
         number = table.numeric("task_index", rows, where)[0]
         if int(number) not in tasks:
             raise UserError(f"{where}: task_index: expected one of {sorted(tasks)}, got {number}")
-        optional = {n: table.numeric(f"next.{n}", rows, where) for n in ("reward", "done", "success") if
-                    f"next.{n}" in columns}  # fmt: skip
+        optional = {n: table.numeric(f"next.{n}", rows, where) for n in ("reward", "done") if f"next.{n}" in columns}
+        success = table.numeric(found.success, rows, where) if found.success in columns else None
         yield EpisodeChunk(
             name=f"episode {episode.number}",
             obs=obs,
-            actions=table.numeric("action", rows, where).reshape(episode.length, -1),
+            actions=table.numeric(found.action, rows, where).reshape(episode.length, -1),
             rewards=optional["reward"].reshape(-1) if "reward" in optional else None,
             terminals=optional["done"].reshape(-1) if "done" in optional else None,
             tasks=(tasks[int(number)],),
-            success=(bool(optional["success"].any()),) if "success" in optional else (),
+            success=() if success is None else (bool(success.any()),),
         )
 
 
 def _observations(features: Mapping[str, Mapping[str, Any]], wanted: ReadOptions) -> dict[str, str]:
     """Feature -> name of the observation here, of those to read."""
-    names: dict[str, str] = {}
-    for feature, declared in features.items():
-        if not feature.startswith("observation.") or declared["dtype"] == "string":
-            continue
-        prefix = next(p for p in PREFIXES if feature.startswith(p))
-        name = feature.removeprefix(prefix)
-        if name in names.values():
-            name = feature.removeprefix("observation.")
-        if declared["dtype"] not in ("video", "image") or wanted.image(name):
-            names[feature] = name
-    return names
+    names = lerobot_names.observations_of(features).items()
+    return {f: n for f, n in names if features[f]["dtype"] not in lerobot_names.IMAGE_TYPES or wanted.image(n)}
 
 
 class _Table:

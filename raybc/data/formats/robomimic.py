@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +139,29 @@ def recorded_seeds(path: Path) -> list[int] | None:
         return [int(data[name].attrs["seed"]) for name in names]
 
 
+def first_states(path: Path, wanted: Container[int]) -> dict[int, np.ndarray]:
+    """Episode -> its first state, float64 (S,), of those that have one: the attribute `init_state`, as LIBERO writes
+    it, or `states` with a single row."""
+    found: dict[int, np.ndarray] = {}
+    if not path.is_file():
+        return found
+    with containers.opened_hdf5(path, "robomimic HDF5") as file:
+        data, names = demos_of(file, path)
+        for i, name in enumerate(names):
+            state = data[name].attrs.get("init_state")
+            if state is None and "states" in data[name]:
+                state = containers.hdf5_values(data[name], "states", f"{path}: {name}")[:1]
+            if i in wanted and isinstance(state, np.ndarray) and state.dtype.kind in "fiu" and state.size:
+                found[i] = np.asarray(state, np.float64).reshape(-1)
+    return found
+
+
+def states_of(demo: h5py.Group, where: str, steps: int) -> np.ndarray | None:
+    """The states of all steps; None where only the first is recorded (`first_states`)."""
+    states = containers.hdf5_values(demo, "states", where)
+    return None if states.ndim < 2 or (len(states) == 1 and steps > 1) else states
+
+
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     with containers.opened_hdf5(path, "robomimic HDF5") as file:
@@ -186,7 +209,7 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
         actions=actions,
         rewards=containers.hdf5_values(demo, "rewards", where) if "rewards" in demo else None,
         terminals=containers.hdf5_values(demo, "dones", where) if "dones" in demo else None,
-        states=containers.hdf5_values(demo, "states", where) if wanted.states and "states" in demo else None,
+        states=states_of(demo, where, len(actions)) if wanted.states and "states" in demo else None,
     )
 
 
