@@ -118,6 +118,13 @@ class SampleSetting:
         """Steps to execute before the next chunk of `horizon` steps is sampled."""
         return self.execute_steps or (horizon if self.temporal_ensemble < 0 else 1)
 
+    def canonical(self, horizon: int) -> SampleSetting:
+        """The setting that does the same with chunks of `horizon` steps and is written in the shortest way."""
+        steps = self.steps_between(horizon)
+        if self.temporal_ensemble >= 0 and steps < horizon:
+            return replace(self, execute_steps=steps)
+        return replace(self, execute_steps=0 if steps == horizon else steps, temporal_ensemble=-1.0)
+
     def label(self) -> str:
         """Text for people: the fields that differ from the defaults, and flow_steps if the policy has a flow."""
         parts = [f"flow_steps={self.flow_steps}"] if self.flow_steps else []

@@ -22,6 +22,7 @@ from raybc.strict import digest, from_mapping, parse_yaml
 from raybc.sweep import space
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.load import load_sweep, sweep_from_mapping
+from raybc.sweep.recipes import check_effects
 from raybc.train.__main__ import Args, main
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 from tests.helpers import ROOT, tiny_store
@@ -415,10 +416,9 @@ def test_horizon_must_fit_the_data() -> None:
 
 
 def test_horizon_without_chunking_has_no_effect() -> None:
-    corners_refused(
-        sweep("train.action_chunking=false", space={"horizon_length": {"values": [2, 4]}}),
-        "space.horizon_length", "no effect", "train.action_chunking",
-    )  # fmt: skip
+    config = sweep("train.action_chunking=false", space={"horizon_length": {"values": [2, 4]}})
+    with pytest.raises(UserError, match=r"space.horizon_length: has no effect in any corner; it needs action_c"):
+        check_effects(config)
 
 
 def test_too_many_corners_are_refused() -> None:
@@ -638,13 +638,13 @@ def test_an_earlier_name() -> None:
     with pytest.raises(UserError, match="watch_interval is an earlier name of it"):
         RunConfig.from_plain({"monitor_interval": 7, "watch_interval": 7}, "train")
     config = sweep(
-        "search.points_to_evaluate=[{watch_interval: 5}]",
+        "search.points_to_evaluate=[{watch_interval: 5, lr: 1.0e-3}]",
         space={"watch_interval": {"values": [0, 5]}, "lr": {"values": [1e-3, 3e-4], "when": {"watch_interval": 5}}},
     )
     assert list(config.space) == ["monitor_interval", "lr"]
     assert config.space["lr"].when == {"monitor_interval": 5}
     assert space.check_corners(config) == 3
-    points = [("defaults", {"monitor_interval": 0}), ("point", {"monitor_interval": 5, "lr": 3e-4})]
+    points = [("defaults", {"monitor_interval": 0}), ("point", {"monitor_interval": 5, "lr": 1e-3})]
     assert space.first_points(config) == points
     both = {n: {"values": [0, 5]} for n in ("watch_interval", "monitor_interval")}
     assert "my.yaml: space.monitor_interval: stands twice: watch_interval is an earlier name" in refused(space=both)

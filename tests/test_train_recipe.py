@@ -18,7 +18,7 @@ from raybc.policies.base import Loss
 from raybc.policies.flow import FlowPolicy
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.loop import PackTrainer
-from raybc.train.schedule import LossMonitor, learning_rate, rates, warmup_steps
+from raybc.train.schedule import LossMonitor, learning_rate, rates
 from raybc.train.step import NonFiniteLoss
 from raybc.types import UserError
 from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
@@ -109,10 +109,11 @@ class OwnConfig(FlowConfig):
 def test_members_may_not_differ_in_more(field: str) -> None:
     config = tiny_config()
     value = config.get(field)
-    other = {bool: not value, str: f"{value}x", int: value + 1 if isinstance(value, int) else 0, float: 0.25}[
+    other = {bool: not value, str: f"{value}x", int: value + 1 if isinstance(value, int) else 0, float: 0.25}.get(
         type(value)
-    ]
-    other = {"policy": f"{OwnConfig.__module__}:OwnConfig", "encoder": "impala"}.get(field, other)
+    )
+    named = {"policy": f"{OwnConfig.__module__}:OwnConfig", "encoder": "impala", "objective": "return"}
+    other = named.get(field, other)
     with pytest.raises(UserError, match=f"^{field}: members of a pack may differ in seed, lr"):
         PackTrainer([config, config.changed(seed=1, **{field: other})], tiny_data(), CPU)
 
@@ -201,11 +202,11 @@ def test_early_stopping(losses: list[float], stops_at: int | None) -> None:
 def test_warm_up() -> None:
     assert [learning_rate(tiny_config(lr=1.0, warmup_steps=4), s) for s in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     for total, expected in ((10, 5), (100, 50), (1000, 50), (2000, 60), (100_000, 3000), (1, 1)):
-        assert warmup_steps(tiny_config(training_steps=total, lr_schedule="cosine")) == expected
+        assert tiny_config(training_steps=total, lr_schedule="cosine").warm_up == expected
     budget = {"training_steps": 1000, "lr_schedule": "cosine", "budget_warmup_ratio": 0.2, "budget_min_warmup_steps": 7}
-    assert warmup_steps(tiny_config(**budget)) == 200
-    assert warmup_steps(tiny_config(**{**budget, "training_steps": 10})) == 5
-    assert warmup_steps(tiny_config(lr_schedule="plateau")) == warmup_steps(tiny_config()) == 0
+    assert tiny_config(**budget).warm_up == 200
+    assert tiny_config(**{**budget, "training_steps": 10}).warm_up == 5
+    assert tiny_config(lr_schedule="plateau").warm_up == tiny_config().warm_up == 0
 
 
 # Averages, parts, frozen parameters

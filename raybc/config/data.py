@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raybc.config.options import Role, option
+from raybc.config.options import CHANGED, Role, option
 
 #: `env_name` of a run that has data and no simulator.
 NO_ENVIRONMENT = "none"
@@ -24,6 +24,7 @@ def implied_environment(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 _BY_THE_PLAN = ("sampling_plan_path", "the plan says which episodes are used")
+_SCALED = ({"plan_aware_lr_scale": True},)
 _OF_A_PLAN = ("sampling_plan_path", "name a plan there")
 
 
@@ -46,7 +47,9 @@ class DataOptions:
     """Other statistics for some observations or for `actions`, e.g. robot0_eef_pos=min_max,actions=quantile."""
     dataset_proportion: float = option(1.0, above=0, at_most=1, excluded_by=_BY_THE_PLAN)
     """Fraction of the training episodes to use."""
-    dataset_proportion_seed: int = option(-1, at_least=-1, excluded_by=_BY_THE_PLAN)
+    dataset_proportion_seed: int = option(
+        -1, at_least=-1, excluded_by=_BY_THE_PLAN, only_with=({"dataset_proportion": CHANGED},)
+    )
     """Which fraction: the first episodes (-1), or a random choice with this seed; smaller ones are nested in larger."""
     only_successful: bool = option(False, excluded_by=_BY_THE_PLAN)
     """Use only episodes that reached the goal, where the data say so."""
@@ -64,7 +67,7 @@ class DataOptions:
 class PlanOptions:
     """Sampling plan: which windows are drawn, and how often."""
 
-    sampling_plan_path: str = option("", role=Role.OUTPUT)
+    sampling_plan_path: str = option("", role=Role.OUTPUT, identified_by="sampling_plan_sha256")
     """A sampling plan made by `raybc plan build` (empty: all windows equally often)."""
     sampling_plan_sha256: str = option("", needs=_OF_A_PLAN, axis="it is found in the plan")
     """Required sha256 of the plan (empty: any plan; recorded when training starts)."""
@@ -76,9 +79,9 @@ class PlanOptions:
     """Fit normalisation on all training episodes, or on this part of the plan."""
     plan_aware_lr_scale: bool = option(False, needs=_OF_A_PLAN)
     """Lower the learning rate where the plan repeats its windows often."""
-    plan_target_effective_repeat: float = option(50.0, above=0, needs=_OF_A_PLAN)
+    plan_target_effective_repeat: float = option(50.0, above=0, needs=_OF_A_PLAN, only_with=_SCALED)
     """Effective repeats (draws / ESS) up to which the learning rate is kept."""
-    plan_lr_scale_power: float = option(0.5, at_least=0, needs=_OF_A_PLAN)
+    plan_lr_scale_power: float = option(0.5, at_least=0, needs=_OF_A_PLAN, only_with=_SCALED)
     """The learning rate is scaled by (target / effective repeats)^power."""
-    plan_lr_min_scale: float = option(0.05, above=0, at_most=1, needs=_OF_A_PLAN)
+    plan_lr_min_scale: float = option(0.05, above=0, at_most=1, needs=_OF_A_PLAN, only_with=_SCALED)
     """Lowest scale of the learning rate."""

@@ -24,6 +24,8 @@ from raybc.strict import type_hints
 from raybc.types import UserError
 
 _KEY = "raybc_option"
+#: In `Option.only_with`: any value other than the default.
+CHANGED = "(not the default)"
 
 
 class Role(Enum):
@@ -58,6 +60,12 @@ class Option:
     """(other option, advice): this option has no effect without the other one."""
     excluded_by: tuple[str, str] = ("", "")
     """(other option, reason): this option must keep its default if the other one is set."""
+    only_with: tuple[Mapping[str, Any], ...] = ()
+    """Conditions, one of which must hold for this option to have an effect (empty: it always has). A condition maps
+    other options to a value, a tuple of values, or `CHANGED`. Without an effect the option does not distinguish recipes
+    of a sweep, and as an axis it is refused where no corner has one. A run accepts it all the same."""
+    identified_by: str = ""
+    """For an OUTPUT option that names something that changes the model: the option that identifies it."""
     aliases: tuple[str, ...] = ()
     """Names in earlier releases, which still work."""
 

@@ -78,6 +78,21 @@ class RunConfig(
         setting = SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES})
         return setting if "flow_steps" in self.policy.sample_axes else dataclasses.replace(setting, flow_steps=0)
 
+    @property
+    def warm_up(self) -> int:
+        """W, the number of warm-up steps: `warmup_steps`, or with cosine a fraction of the N steps of the schedule.
+
+        That fraction is clamp(max(minimum, round(ratio N)), 1, N / 2), where ratio is `budget_warmup_ratio` and minimum
+        is `budget_min_warmup_steps`.
+        """
+        if self.warmup_steps >= 0:
+            return self.warmup_steps
+        if self.lr_schedule != "cosine":
+            return 0
+        total = self.schedule_steps or self.training_steps
+        wanted = max(self.budget_min_warmup_steps, round(self.budget_warmup_ratio * total))
+        return max(1, min(wanted, total // 2))
+
     def with_setting(self, setting: SampleSetting) -> RunConfig:
         values = dataclasses.asdict(setting)
         if "flow_steps" not in self.policy.sample_axes:

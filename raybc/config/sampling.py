@@ -11,7 +11,7 @@ from raybc.config.options import Role, option
 class ChunkOptions:
     """Action chunks."""
 
-    horizon_length: int = option(5, at_least=1)
+    horizon_length: int = option(5, at_least=1, only_with=({"action_chunking": True},))
     """H, the steps of an action chunk (used with action_chunking)."""
     action_chunking: bool = False
     """Predict chunks of horizon_length steps; otherwise single actions."""
@@ -28,9 +28,11 @@ class SampleOptions:
 
     flow_steps: int = option(10, role=Role.SAMPLE, at_least=1)
     """Euler steps of the flow."""
-    execute_steps: int = option(0, role=Role.SAMPLE, at_least=0)
+    execute_steps: int = option(0, role=Role.SAMPLE, at_least=0, only_with=({"action_chunking": True},))
     """Steps of a chunk that are executed before the next one is sampled (0: all)."""
     eval_temperature: float = option(0.0, role=Role.SAMPLE, at_least=0)
     """Scale of the initial noise (0: deterministic)."""
-    temporal_ensemble: float = option(-1.0, role=Role.SAMPLE, at_least=0, also=(-1,), off="off")
+    temporal_ensemble: float = option(
+        -1.0, role=Role.SAMPLE, at_least=0, also=(-1,), off="off", only_with=({"action_chunking": True},)
+    )
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off)."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from raybc.config.options import Role, option
+from raybc.config.options import CHANGED, Role, option
 
 _EQUAL_STEPS = "pruning compares trials at equal training steps"
+_COSINE = ({"lr_schedule": "cosine"},)
+_PLATEAU = ({"lr_schedule": "plateau"},)
 _PRUNED = "pruning ends trials, by their success"
 
 
@@ -33,33 +35,43 @@ class BudgetOptions:
 class OptimizerOptions:
     """Optimiser and learning rate."""
 
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Literal["adamw", "adam"] = option("adamw", only_with=({"weight_decay": CHANGED},))
     """adamw: decoupled weight decay. adam: adds the decay to the gradient. Equal without weight_decay."""
     lr: float = option(3e-4, role=Role.MEMBER, above=0)
     """Learning rate."""
     lr_schedule: Literal["constant", "cosine", "plateau"] = option("constant", role=Role.MEMBER)
     """cosine: falls to min_lr. plateau: multiplied by plateau_factor when the monitored loss stops falling."""
-    schedule_steps: int = option(0, role=Role.MEMBER, at_least=0, axis=_EQUAL_STEPS)
+    schedule_steps: int = option(0, role=Role.MEMBER, at_least=0, axis=_EQUAL_STEPS, only_with=_COSINE)
     """Steps over which cosine falls (0: training_steps)."""
-    schedule_after: Literal["hold", "restart"] = option("hold", role=Role.MEMBER, axis=_EQUAL_STEPS)
+    schedule_after: Literal["hold", "restart"] = option(
+        "hold", role=Role.MEMBER, axis=_EQUAL_STEPS, only_with=({"lr_schedule": "cosine", "schedule_steps": CHANGED},)
+    )
     """After schedule_steps: hold min_lr, or restart at lr and fall again over the remaining steps."""
     warmup_steps: int = option(-1, role=Role.MEMBER, at_least=-1)
     """Steps of linear warm-up (-1: 3 % of training_steps, at least 50, with cosine; otherwise none)."""
-    budget_warmup_ratio: float = option(0.03, role=Role.MEMBER, at_least=0)
+    budget_warmup_ratio: float = option(
+        0.03, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": "cosine", "warmup_steps": -1},)
+    )
     """Warm-up of a cosine schedule as a fraction of training_steps, if warmup_steps is -1."""
-    budget_min_warmup_steps: int = option(50, role=Role.MEMBER, at_least=0)
+    budget_min_warmup_steps: int = option(
+        50, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": "cosine", "warmup_steps": -1},)
+    )
     """Minimum number of these warm-up steps (limited to half of training_steps)."""
-    min_lr: float = option(1e-6, role=Role.MEMBER, at_least=0)
+    min_lr: float = option(1e-6, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": ("cosine", "plateau")},))
     """Minimum learning rate of cosine and plateau schedules."""
-    plateau_factor: float = option(0.5, role=Role.MEMBER, above=0, at_most=1)
+    plateau_factor: float = option(0.5, role=Role.MEMBER, above=0, at_most=1, only_with=_PLATEAU)
     """Factor by which a plateau multiplies the learning rate."""
-    plateau_patience: int = option(3, role=Role.MEMBER, at_least=0)
+    plateau_patience: int = option(3, role=Role.MEMBER, at_least=0, only_with=_PLATEAU)
     """Checks without improvement (0.01 % of the loss) before a plateau lowers the rate."""
     stop_patience: int = option(0, role=Role.MEMBER, at_least=0, axis=_PRUNED)
     """Early stopping: checks without improvement after which a member stops learning (0: never)."""
-    stop_min_delta: float = option(0.0, role=Role.MEMBER, at_least=0, axis=_PRUNED)
+    stop_min_delta: float = option(
+        0.0, role=Role.MEMBER, at_least=0, axis=_PRUNED, only_with=({"stop_patience": CHANGED},)
+    )
     """Smallest decrease of the monitored loss that counts for stop_patience."""
-    monitor_interval: int = option(0, at_least=0, aliases=("watch_interval",))
+    monitor_interval: int = option(
+        0, at_least=0, aliases=("watch_interval",), only_with=(*_PLATEAU, {"stop_patience": CHANGED})
+    )
     """Steps between checks of the loss (on the split `valid` if there is one, else in training); 0: one epoch."""
     weight_decay: float = option(0.0, role=Role.MEMBER, at_least=0)
     """Weight decay."""
@@ -75,7 +87,7 @@ class PhaseOptions:
 
     freeze: str = ""
     """Parameters to freeze: prefixes of their names, comma-separated, e.g. velocity_field.layers.0."""
-    freeze_steps: int = option(-1, at_least=-1)
+    freeze_steps: int = option(-1, at_least=-1, only_with=({"freeze": CHANGED},))
     """Steps after which frozen parameters start to learn (-1: never)."""
 
 

@@ -17,6 +17,7 @@ from raybc.registry import parse_env_name
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.load import load_sweep
+from raybc.sweep.recipes import check_effects
 from raybc.sweep.space import check_corners, objective_of
 from raybc.types import UserError
 
@@ -64,8 +65,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.check:
         parse_env_name(config.train.env_name)
         objective = objective_of(config)
+        corners = check_corners(config)
+        check_effects(config)
         cli.console.print(
-            f"{path}: {check_corners(config)} corners are possible; recipes are compared by {objective.label} "
+            f"{path}: {corners} corners are possible; recipes are compared by {objective.label} "
             f"({objective.meaning}, {objective.direction}d)"
         )
         return 0

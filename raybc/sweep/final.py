@@ -33,7 +33,7 @@ from raybc.rows import (
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
-from raybc.sweep.space import recipe
+from raybc.sweep.space import recipe, recipe_key
 from raybc.sweep.trial import TrialContext, evaluation_rows, jobs_of
 from raybc.sweep.tune import Recorder
 from raybc.types import EpisodeSpec, Outcome
@@ -48,11 +48,19 @@ def rule_of(objective: Objective) -> str:
     )
 
 
+def finalists(config: SweepConfig, state: SweepState) -> list[TrialState]:
+    """The best `final.top` trials, no two of which trained the same policy (sweeps of earlier releases have such)."""
+    different: dict[str, TrialState] = {}
+    for trial in state.ranking():
+        different.setdefault(recipe_key(config, trial.params), trial)
+    return list(different.values())[: config.final.top]
+
+
 def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], None]) -> None:
     """Measure the top recipes on the final starts, except those that the ledger has already."""
     config, context, state = recorder.config, recorder.context, recorder.state
     specs = [EpisodeSpec(context.task, "final", i) for i in range(config.final.episodes)]
-    for trial in state.ranking()[: config.final.top]:
+    for trial in finalists(config, state):
         if trial.final_rows and all(episodes_of(r) == config.final.episodes for r in trial.final_rows):
             continue
         say(f"measuring trial {trial.number} on {config.final.episodes} final starts")

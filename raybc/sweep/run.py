@@ -39,6 +39,7 @@ from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import saved_sweep
 from raybc.sweep.progress import Progress
+from raybc.sweep.recipes import check_effects
 from raybc.sweep.space import check_corners, first_points, objective_of, race_comparisons, sample_settings
 from raybc.sweep.study import attach_videos, check_sampler
 from raybc.sweep.trial import TrialContext
@@ -77,6 +78,8 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     folder = launch.folder
     config, objective = _with_objective(config, launch, task)
     _check_without_data(config)
+    if launch.overwrite or not folder.config.is_file():  # sweeps of earlier releases go on as they began
+        check_effects(config)
     check_folder(folder, folder.config, launch.resume, launch.overwrite, launch.inputs)
     free_space_for(folder.path, MEGABYTES)
     with starting(folder, launch.overwrite, launch.inputs) as begun:
@@ -269,7 +272,12 @@ def _run(
             with timing.stage("search"), live:
                 search(recorder, pool, folder.next_tune_session(), gpus_per_trial=allocation.gpus)
             missing = config.search.trials - len(state.finished())
-            if missing > 0:
+            if recorder.exhausted:
+                say(
+                    f"the space has only {len(state.trials)} different recipes; all of them were tried, so the search "
+                    f"ends after {len(state.finished())} of {config.search.trials} trials"
+                )
+            if missing > 0 and not (recorder.exhausted and not state.unfinished()):
                 raise cli.Interrupted(
                     f"{len(state.finished())} of {config.search.trials} trials have finished; continue with --resume "
                     f"({folder.path})"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raybc.config import SAMPLE_AXES, RunConfig
+from raybc.config.effect import training_key
 from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
 from raybc.config.policy import find_kind
@@ -29,7 +30,7 @@ def train_axes(config: SweepConfig) -> dict[str, Axis]:
         return axes
     placed: dict[str, Axis] = {}
     while len(placed) < len(axes):
-        ready = [n for n in axes if n not in placed and all(o in placed for o in _conditions(config, n))]
+        ready = [n for n in axes if n not in placed and all(o in placed for o in conditions(config, n))]
         if not ready:
             raise UserError(f"space: {sorted(axes.keys() - placed)[0]}.when: axes depend on each other in a circle")
         placed |= {name: axes[name] for name in ready}
@@ -38,10 +39,10 @@ def train_axes(config: SweepConfig) -> dict[str, Axis]:
 
 def is_conditional(config: SweepConfig) -> bool:
     """Whether some axis is part of some recipes only."""
-    return any(_conditions(config, name) for name in config.space)
+    return any(conditions(config, name) for name in config.space)
 
 
-def _conditions(config: SweepConfig, name: str) -> dict[str, list[Any]]:
+def conditions(config: SweepConfig, name: str) -> dict[str, list[Any]]:
     """Axis -> values it must have for the axis `name` to be part of a recipe."""
     found: dict[str, list[Any]] = {}
     for other, wanted in config.space[name].when.items():
@@ -56,7 +57,7 @@ def _conditions(config: SweepConfig, name: str) -> dict[str, list[Any]]:
 
 def active(config: SweepConfig, params: Mapping[str, Any], name: str) -> bool:
     """Whether the train axis `name` is part of the recipe that has `params` so far."""
-    return all(other in params and params[other] in wanted for other, wanted in _conditions(config, name).items())
+    return all(other in params and params[other] in wanted for other, wanted in conditions(config, name).items())
 
 
 def sample_settings(config: SweepConfig) -> list[SampleSetting]:
@@ -114,9 +115,11 @@ def first_points(config: SweepConfig) -> list[tuple[str, dict[str, Any]]]:
         unused = sorted(point.keys() - full.keys())
         if unused:
             raise UserError(f"{where}.{unused[0]}: has no effect in this recipe (see `when`)")
-        if full not in [p for _, p in points]:
-            points.append(("point", full))
-    return points
+        points.append(("point", full))
+    different: dict[str, tuple[str, dict[str, Any]]] = {}
+    for origin, params in points:
+        different.setdefault(recipe_key(config, params), (origin, params))
+    return list(different.values())
 
 
 def corners(config: SweepConfig) -> Iterator[tuple[RunConfig, SampleSetting]]:
@@ -128,23 +131,31 @@ def corners(config: SweepConfig) -> Iterator[tuple[RunConfig, SampleSetting]]:
         count *= len(axis.extremes())
     if count > MAX_CORNERS:
         raise UserError(f"space: expected at most {MAX_CORNERS} corners, got {count}; use ranges instead of long lists")
-    for params in _combinations(config, list(axes), {}):
+    for params in combinations(config, list(axes), {}):
         run = recipe(config, params)
         for setting in settings:
             yield run, setting
 
 
-def _combinations(config: SweepConfig, names: list[str], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Extremes of the axes `names`, in their order, beside those of `params`."""
+def combinations(
+    config: SweepConfig, names: list[str], params: dict[str, Any], values: Mapping[str, Sequence[Any]] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Values of the axes `names` (without `values` their extremes), in their order, beside those of `params`."""
     if not names:
         yield params
         return
     name, *rest = names
     if not active(config, params, name):
-        yield from _combinations(config, rest, params)
+        yield from combinations(config, rest, params, values)
         return
-    for value in config.space[name].extremes():
-        yield from _combinations(config, rest, {**params, name: value})
+    for value in values[name] if values is not None else config.space[name].extremes():
+        yield from combinations(config, rest, {**params, name: value}, values)
+
+
+def recipe_key(config: SweepConfig, params: dict[str, Any]) -> str:
+    """A text that two recipes of a sweep share exactly if they are the same training: options that have no effect on
+    them do not count."""
+    return training_key(recipe(config, params))
 
 
 def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int:
@@ -153,8 +164,6 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
     checked = 0
     names = train_axes(config)
     first_points(config)
-    if "horizon_length" in names and not config.train.action_chunking:
-        raise UserError("space.horizon_length: has no effect while train.action_chunking is off; set it to true")
     images = get_task(parse_env_name(config.train.env_name).task).images
     for run, setting in corners(config):
         corner = ", ".join(f"{n}={run.get(n)}" for n in names if n in run.options())

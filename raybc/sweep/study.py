@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import shutil
 import tempfile
 import warnings
@@ -21,7 +22,8 @@ from raybc.rows import TrialStatus, VideoRow
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState, TrialState
-from raybc.sweep.space import active, first_points, is_conditional, train_axes
+from raybc.sweep.recipes import finite_recipes, may_repeat
+from raybc.sweep.space import active, first_points, is_conditional, recipe_key, train_axes
 from raybc.types import UserError
 
 _STATES = {
@@ -49,9 +51,9 @@ def distributions(config: SweepConfig) -> dict[str, BaseDistribution]:
 
 
 def make_sampler(
-    config: SweepConfig, trial: int, earlier: list[optuna.trial.FrozenTrial]
+    config: SweepConfig, trial: int, earlier: list[optuna.trial.FrozenTrial], attempt: int = 0
 ) -> optuna.samplers.BaseSampler:
-    """The sampler that proposes trial `trial`.
+    """The sampler that proposes trial `trial`; attempt: how often it has proposed a known recipe before.
 
     Its seed belongs to the trial, not to the process: proposals depend on the seed of the search and on the trials in
     the study only, also after a restart. earlier: trials completed by earlier processes, for samplers that keep a
@@ -59,7 +61,8 @@ def make_sampler(
     """
     from raybc.train.step import stream_seed  # here: it imports PyTorch, which the dashboard does without
 
-    seed = stream_seed(config.search.seed, "sampler", trial) % 2**32
+    names = ("sampler", trial, *((attempt,) if attempt else ()))
+    seed = stream_seed(config.search.seed, *names) % 2**32
     startup = min(10, max(3, config.search.trials // 3))
     kind = config.search.sampler
     with warnings.catch_warnings():
@@ -168,13 +171,23 @@ def _name_metric(study: optuna.Study, name: str) -> None:
         study.set_metric_names([name])
 
 
+#: Proposals of a known recipe after which a new one is drawn from the recipes that are left.
+ATTEMPTS = 20
+#: Spaces with more combinations of values are not listed; no sweep tries that many.
+LISTED = 5000
+
+
 class Proposer:
-    """An Optuna study fed from the ledger, with our trial numbers."""
+    """An Optuna study fed from the ledger, with our trial numbers. No recipe is proposed twice."""
 
     def __init__(self, config: SweepConfig, folder: SweepFolder, state: SweepState) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config, self._distributions = config, distributions(config)
         self._points = first_points(config)
+        self._tried = {recipe_key(config, trial.params) for trial in state.trials.values()}
+        self._direction = state.objective.direction
+        self._all = finite_recipes(config, LISTED)
+        self._repeats = may_repeat(config)
         self._open: dict[int, optuna.Trial] = {}
         # Built from the ledger by every process, so a journal torn by a kill does no harm.
         for leftover in folder.path.glob(f"{folder.study.name}*"):
@@ -211,24 +224,72 @@ class Proposer:
         self._open[number] = self._study.ask({name: self._distributions[name] for name in params})
         assert self._open[number].number == number
 
-    def propose(self, number: int) -> tuple[str, dict[str, Any]]:
-        """(origin, params) of a new trial."""
-        if number < len(self._points):
-            origin, params = self._points[number]
-            self._ask_fixed(number, params)
-            return origin, params
-        self._study.sampler = make_sampler(self._config, number, self._earlier)
+    @property
+    def exhausted(self) -> bool:
+        """Whether the space is finite and every different recipe of it has been started."""
+        return self._all is not None and self._all.keys() <= self._tried
+
+    def propose(self, number: int) -> tuple[str, dict[str, Any]] | None:
+        """(origin, params) of a new trial, a recipe that no earlier trial has; None if there is none left."""
+        if self.exhausted:
+            return None
+        for origin, params in self._points:
+            if recipe_key(self._config, params) not in self._tried:
+                return self._fixed(number, origin, params)
+        if not self._repeats:
+            trial, params = self._draw(self._study, number)
+            self._open[number] = trial
+            self._tried.add(recipe_key(self._config, params))
+            return "sampler", params
+        for attempt in range(ATTEMPTS):
+            _, params = self._draw(self._copy(), number, attempt)
+            if recipe_key(self._config, params) not in self._tried:
+                return self._fixed(number, "sampler", params)
+        return self._fixed(number, "sampler", self._left(number))
+
+    def _fixed(self, number: int, origin: str, params: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        self._tried.add(recipe_key(self._config, params))
+        self._ask_fixed(number, params)
+        return origin, params
+
+    def _copy(self) -> optuna.Study:
+        """The study in memory: what is drawn there leaves no trace if it is a known recipe."""
+        study = optuna.create_study(direction=self._direction)
+        study.add_trials(self._study.get_trials(deepcopy=False))
+        return study
+
+    def _left(self, number: int) -> dict[str, Any]:
+        """One of the recipes that were not tried, at random; the sampler insists on known ones."""
+        from raybc.train.step import stream_seed  # here: it imports PyTorch, which the dashboard does without
+
+        if self._all is not None:
+            left = [key for key in sorted(self._all) if key not in self._tried]
+            return self._all[left[stream_seed(self._config.search.seed, "left", number) % len(left)]]
+        study = self._copy()
+        for attempt in itertools.count():  # the space is infinite, so this ends
+            seed = stream_seed(self._config.search.seed, "left", number, attempt) % 2**32
+            study.sampler = optuna.samplers.RandomSampler(seed=seed)
+            params = self._asked(study)[1]
+            if recipe_key(self._config, params) not in self._tried:
+                return params
+        raise AssertionError
+
+    def _draw(self, study: optuna.Study, number: int, attempt: int = 0) -> tuple[optuna.Trial, dict[str, Any]]:
+        study.sampler = make_sampler(self._config, number, self._earlier, attempt)
+        trial, params = self._asked(study)
+        assert attempt or trial.number == number
+        return trial, params
+
+    def _asked(self, study: optuna.Study) -> tuple[optuna.Trial, dict[str, Any]]:
         if not is_conditional(self._config):
-            self._open[number] = self._study.ask(self._distributions)
-            assert self._open[number].number == number
-            return "sampler", dict(self._open[number].params)
-        trial = self._open[number] = self._study.ask()
-        assert trial.number == number
+            trial = study.ask(self._distributions)
+            return trial, dict(trial.params)
+        trial = study.ask()
         chosen: dict[str, Any] = {}
         for name in self._distributions:  # an axis that depends on another stands behind it
             if active(self._config, chosen, name):
                 chosen[name] = _suggest(trial, name, self._distributions[name])
-        return "sampler", chosen
+        return trial, chosen
 
     def link(self, number: int, tune_trial_id: str) -> None:
         """Store the id of the Tune trial in the Optuna trial (Tune's config has our number)."""

@@ -128,11 +128,21 @@ class Recorder:
         `search.trials` have been started."""
         if not self._packs:
             last = min(self.config.search.trials, len(self.state.trials) + self.config.search.pack)
-            self._packs = self._into_packs([self._start(number) for number in range(len(self.state.trials), last)])
+            started = [self._start(number) for number in range(len(self.state.trials), last)]
+            self._packs = self._into_packs([trial for trial in started if trial is not None])
         return self._packs.pop(0) if self._packs else []
 
-    def _start(self, number: int) -> TrialState:
-        origin, params = self.proposer.propose(number)
+    @property
+    def exhausted(self) -> bool:
+        """Whether every different recipe of the space has been started, so that there is nothing left to try."""
+        return self.proposer.exhausted
+
+    def _start(self, number: int) -> TrialState | None:
+        """Start a new trial; None if no recipe is left."""
+        proposed = self.proposer.propose(number)
+        if proposed is None:
+            return None
+        origin, params = proposed
         self.record({"event": "start", "trial": number, "params": params, "origin": origin})
         return self.state.trials[number]
 
@@ -258,7 +268,7 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
     """Run trials until `search.trials` of them have finished, or until Ctrl-C."""
     config, context = recorder.config, recorder.context
     missing = config.search.trials - len(recorder.state.finished())
-    if missing <= 0:
+    if missing <= 0 or (recorder.exhausted and not recorder.state.unfinished()):
         return
     resources = {"cpu": config.resources.trial_cpus, **placement(TRAINER)}
     if gpus_per_trial:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raybc.config import RunConfig
 from raybc.train.dtensor import gather_full, shard_like
-from raybc.train.schedule import is_monitored, warmup_steps
+from raybc.train.schedule import is_monitored
 
 #: Adam's moments of each parameter; in addition it keeps a scalar "step".
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -29,7 +29,7 @@ class PackOptimizer:
         self.names, self.parameters = list(parameters), list(parameters.values())
         self.members = list(members)
         same = {
-            (c.lr, c.min_lr, c.lr_schedule, c.schedule_steps, c.schedule_after, warmup_steps(c), c.weight_decay)
+            (c.lr, c.min_lr, c.lr_schedule, c.schedule_steps, c.schedule_after, c.warm_up, c.weight_decay)
             for c in members
         }
         self.split = len(self.members) > 1 and (len(same) > 1 or any(map(is_monitored, members)))

@@ -12,21 +12,6 @@ from raybc.config import RunConfig
 THRESHOLD = 1e-4
 
 
-def warmup_steps(config: RunConfig) -> int:
-    """W, the number of warm-up steps: `warmup_steps`, or with cosine a fraction of the N steps of the schedule.
-
-    That fraction is clamp(max(minimum, round(ratio N)), 1, N / 2), where ratio is `budget_warmup_ratio` and minimum is
-    `budget_min_warmup_steps`.
-    """
-    if config.warmup_steps >= 0:
-        return config.warmup_steps
-    if config.lr_schedule != "cosine":
-        return 0
-    total = config.schedule_steps or config.training_steps
-    wanted = max(config.budget_min_warmup_steps, round(config.budget_warmup_ratio * total))
-    return max(1, min(wanted, total // 2))
-
-
 def learning_rate(config: RunConfig, step: int) -> float:
     """Learning rate of gradient step `step` (from 0). It depends on the step alone, so a resume is exact.
 
@@ -35,7 +20,7 @@ def learning_rate(config: RunConfig, step: int) -> float:
     where N is schedule_steps if set, else training_steps. After step N the rate is min_lr, or, if `schedule_after` is
     restart, it follows another cosine until training ends.
     """
-    warmup = warmup_steps(config)
+    warmup = config.warm_up
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.lr_schedule != "cosine":
