@@ -175,6 +175,16 @@ class PolicyBundle:
             )
 
 
+def weights_sha256(folder: Path) -> str:
+    """The sha256 of the weights of the bundle in `folder`. Raises `UserError` if there is no bundle."""
+    if not (folder / META).is_file():
+        raise UserError(f"{folder}: expected a policy bundle (a folder with {META} and {WEIGHTS}), found none")
+    meta = read_json(folder / META)
+    if not isinstance(meta, dict) or not isinstance(meta.get("weights_sha256"), str):
+        raise UserError(f"{folder / META}: expected the description of a policy bundle, got another JSON file")
+    return str(meta["weights_sha256"])
+
+
 def _current_format(saved: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The contents of bundle.json, converted to the current format. Raises `UserError` for an unknown format."""
     meta = dict(saved)

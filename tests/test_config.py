@@ -226,7 +226,8 @@ def test_a_config_is_read_back_from_its_json() -> None:
 @pytest.mark.parametrize(
     ("name", "good", "bad"),
     [
-        *[(n, [1], [0, -1]) for n in ("training_steps", "batch_size", "log_interval", "eval_interval")],
+        *[(n, [1], [0, -1]) for n in ("training_steps", "batch_size", "log_interval")],
+        ("eval_interval", [0, 1], [-1]),
         *[(n, [1], [0, -1]) for n in ("horizon_length", "hidden_width", "hidden_depth", "flow_steps")],
         *[(n, [1], [0, -1]) for n in ("eval_episodes", "video_frame_skip", "obs_steps", "accumulate", "num_rounds")],
         *[(n, [0], [-1]) for n in ("execute_steps", "video_episodes")],
@@ -505,6 +506,7 @@ def changed(value: Any) -> Any:
 WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
 #: What changes no identity.
 OUTPUTS = {
+    "init_from",
     "dataset", "ogbench_dataset_dir", "sparse", "sampling_plan_path", "compile", "accumulate", "run_group", "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
     "device", "objective",
@@ -607,7 +609,8 @@ def test_an_option_of_release_0_1_0_is_still_accepted(name: str) -> None:
     value = "cuda" if name == "device" else changed(default)
     chunks = ["--action_chunking"] if name == "horizon_length" else []
     config = parsed(*chunks, f"--{name}={value}")
-    assert config == RunConfig.of(**{"action_chunking": bool(chunks), todays(name): value})
+    implied = {"env_name": "none"} if name == "dataset" else {}
+    assert config == RunConfig.of(**{"action_chunking": bool(chunks), todays(name): value} | implied)
     assert parsed(*chunks, f"--{name.replace('_', '-')}", str(value)) == config
     assert RunConfig.from_plain({name: value}, "train").get(todays(name)) == value
     assert sweep(train={name: default, "training_steps": 10}).train.get(todays(name)) in (default, 10)
@@ -622,7 +625,7 @@ def test_an_option_of_release_0_1_0_is_still_accepted(name: str) -> None:
 
 def test_what_could_not_be_searched_still_cannot() -> None:
     assert set(NOT_AXES_OF_0_1_0) | set(NO_AXES_ANY_MORE) <= set(NOT_AXES)
-    new = {"schedule_steps", "schedule_after", "objective"}
+    new = {"schedule_steps", "schedule_after", "objective", "init_from", "init_from_sha256", "init_partial"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 
 

@@ -212,6 +212,7 @@ def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("--dataset=DATA", "--video_episodes=1"), "--video_episodes: expected 0 without a simulator, got 1"),
         (("--dataset=DATA", "--normalization_keys=arm=min_max"), "--normalization_keys: expected KEY=KIND with keys"),
         (("--dataset=ONE",), "a split by episode: expected at least two episodes, got 1"),
+        (("--dataset=DATA", "--horizon_length=50"), "horizon_length: expected at most the longest episode of"),
         (("--dataset=DATA", "--eval_interval=-1"), "--eval_interval: expected at least 0, got -1"),
     ],
 )
@@ -220,7 +221,7 @@ def test_what_is_refused(
 ) -> None:
     paths = {"DATA": robot(tmp_path / "robot.hdf5"), "ONE": robot(tmp_path / "one.hdf5", episodes=1)}
     named = [flag if "DATA" not in flag and "ONE" not in flag else f"--dataset={paths[flag[10:]]}" for flag in flags]
-    assert train(*named, *SMALL, "--training_steps=4", "--out", tmp_path / "run") == 2
+    assert train(*SMALL, "--training_steps=4", *named, "--out", tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

@@ -16,7 +16,7 @@ from raybc.config.output import OutputOptions
 from raybc.config.policy import find_kind, kind_of
 from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
-from raybc.config.training import ArithmeticOptions, BudgetOptions, OptimizerOptions, PhaseOptions
+from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.strict import read_yaml
 from raybc.types import UserError
 
@@ -24,8 +24,8 @@ A = TypeVar("A")
 #: Title of a group -> its options, in the order of --help.
 GROUPS: dict[str, type] = {
     "data": DataOptions, "chunk": ChunkOptions, "sampling": SampleOptions, "budget": BudgetOptions,
-    "optimizer": OptimizerOptions, "phase": PhaseOptions, "arithmetic": ArithmeticOptions,
-    "sampling plan": PlanOptions, "output": OutputOptions,
+    "optimizer": OptimizerOptions, "initial weights": InitOptions, "phase": PhaseOptions,
+    "arithmetic": ArithmeticOptions, "sampling plan": PlanOptions, "output": OutputOptions,
 }  # fmt: skip
 
 

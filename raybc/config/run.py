@@ -17,15 +17,15 @@ from raybc.config.options import OptionInfo, Role, check_bounds, check_relations
 from raybc.config.output import OutputOptions
 from raybc.config.policy import EncoderConfig, FlowConfig, NoEncoder, PolicyConfig, kinds
 from raybc.config.sampling import ChunkOptions, SampleOptions
-from raybc.config.training import ArithmeticOptions, BudgetOptions, OptimizerOptions, PhaseOptions
+from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.strict import check_type, did_you_mean
 from raybc.types import SampleSetting, UserError
 
 
 @dataclass(frozen=True)
 class RunConfig(
-    OutputOptions, ArithmeticOptions, SampleOptions, PlanOptions, PhaseOptions, OptimizerOptions, BudgetOptions,
-    ChunkOptions, DataOptions,
+    OutputOptions, ArithmeticOptions, SampleOptions, PlanOptions, InitOptions, PhaseOptions, OptimizerOptions,
+    BudgetOptions, ChunkOptions, DataOptions,
 ):  # fmt: skip
     """One policy, one seed. (Fields are in the reverse order of the bases.)"""
 
@@ -80,14 +80,15 @@ class RunConfig(
 
     @property
     def warm_up(self) -> int:
-        """W, the number of warm-up steps: `warmup_steps`, or with cosine a fraction of the N steps of the schedule.
+        """W, the number of warm-up steps: `warmup_steps`, or with cosine and rsqrt a fraction of the N steps of
+        the schedule.
 
         That fraction is clamp(max(minimum, round(ratio N)), 1, N / 2), where ratio is `budget_warmup_ratio` and minimum
         is `budget_min_warmup_steps`.
         """
         if self.warmup_steps >= 0:
             return self.warmup_steps
-        if self.lr_schedule != "cosine":
+        if self.lr_schedule not in ("cosine", "rsqrt"):
             return 0
         total = self.schedule_steps or self.training_steps
         wanted = max(self.budget_min_warmup_steps, round(self.budget_warmup_ratio * total))
@@ -158,10 +159,12 @@ class RunConfig(
             raise UserError(f"{place}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}")
         if self.ogbench_dataset_dir and self.dataset:
             raise UserError(f"{place}ogbench_dataset_dir: expected either this or dataset, got both")
-        if self.min_lr > self.lr and self.lr_schedule != "constant":
+        if self.min_lr > self.lr and self.lr_schedule in ("cosine", "plateau"):
             raise UserError(f"{place}min_lr: expected at most lr = {self.lr}, got {self.min_lr}")
-        if self.schedule_steps and self.lr_schedule != "cosine":
-            raise UserError(f"{place}schedule_steps: has no effect with lr_schedule {self.lr_schedule}; use cosine")
+        if self.schedule_steps and self.lr_schedule not in ("cosine", "rsqrt"):
+            raise UserError(
+                f"{place}schedule_steps: has no effect with lr_schedule {self.lr_schedule}; use cosine or rsqrt"
+            )
         if self.schedule_steps > self.training_steps:
             raise UserError(
                 f"{place}schedule_steps: expected at most training_steps = {self.training_steps}, "

@@ -8,7 +8,7 @@ from typing import Literal
 from raybc.config.options import CHANGED, Role, option
 
 _EQUAL_STEPS = "pruning compares trials at equal training steps"
-_COSINE = ({"lr_schedule": "cosine"},)
+_FALLING = ({"lr_schedule": ("cosine", "rsqrt")},)
 _PLATEAU = ({"lr_schedule": "plateau"},)
 _PRUNED = "pruning ends trials, by their success"
 
@@ -39,22 +39,23 @@ class OptimizerOptions:
     """adamw: decoupled weight decay. adam: adds the decay to the gradient. Equal without weight_decay."""
     lr: float = option(3e-4, role=Role.MEMBER, above=0)
     """Learning rate."""
-    lr_schedule: Literal["constant", "cosine", "plateau"] = option("constant", role=Role.MEMBER)
-    """cosine: falls to min_lr. plateau: multiplied by plateau_factor when the monitored loss stops falling."""
-    schedule_steps: int = option(0, role=Role.MEMBER, at_least=0, axis=_EQUAL_STEPS, only_with=_COSINE)
-    """Steps over which cosine falls (0: training_steps)."""
+    lr_schedule: Literal["constant", "cosine", "plateau", "rsqrt"] = option("constant", role=Role.MEMBER)
+    """cosine: falls to min_lr. plateau: multiplied by plateau_factor when the monitored loss stops falling. rsqrt:
+    falls with the inverse square root of the step, to 0.71 lr at training_steps."""
+    schedule_steps: int = option(0, role=Role.MEMBER, at_least=0, axis=_EQUAL_STEPS, only_with=_FALLING)
+    """Steps over which cosine falls, and time scale of rsqrt (0: training_steps)."""
     schedule_after: Literal["hold", "restart"] = option(
         "hold", role=Role.MEMBER, axis=_EQUAL_STEPS, only_with=({"lr_schedule": "cosine", "schedule_steps": CHANGED},)
     )
     """After schedule_steps: hold min_lr, or restart at lr and fall again over the remaining steps."""
     warmup_steps: int = option(-1, role=Role.MEMBER, at_least=-1)
-    """Steps of linear warm-up (-1: 3 % of training_steps, at least 50, with cosine; otherwise none)."""
+    """Steps of linear warm-up (-1: 3 % of training_steps, at least 50, with cosine and rsqrt; otherwise none)."""
     budget_warmup_ratio: float = option(
-        0.03, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": "cosine", "warmup_steps": -1},)
+        0.03, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": ("cosine", "rsqrt"), "warmup_steps": -1},)
     )
-    """Warm-up of a cosine schedule as a fraction of training_steps, if warmup_steps is -1."""
+    """Warm-up of a cosine or rsqrt schedule as a fraction of training_steps, if warmup_steps is -1."""
     budget_min_warmup_steps: int = option(
-        50, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": "cosine", "warmup_steps": -1},)
+        50, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": ("cosine", "rsqrt"), "warmup_steps": -1},)
     )
     """Minimum number of these warm-up steps (limited to half of training_steps)."""
     min_lr: float = option(1e-6, role=Role.MEMBER, at_least=0, only_with=({"lr_schedule": ("cosine", "plateau")},))
@@ -82,6 +83,18 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True)
+class InitOptions:
+    """Initial weights."""
+
+    init_from: str = option("", role=Role.OUTPUT, axis="a sweep has one start")
+    """Start from the weights of another policy: a bundle, or the folder of a training run or a sweep."""
+    init_from_sha256: str = option("", needs=("init_from", "name a policy there"), axis="it is found in the bundle")
+    """Required sha256 of these weights (empty: any; recorded when training starts)."""
+    init_partial: bool = option(False, needs=("init_from", "name a policy there"), axis="a sweep has one start")
+    """Load the weights that fit, and start the others as usual; otherwise all must fit."""
+
+
+@dataclass(frozen=True)
 class PhaseOptions:
     """Phases of training."""
 
@@ -100,4 +113,5 @@ class ArithmeticOptions:
     compile: Literal["auto", "off", "default", "reduce-overhead", "max-autotune"] = option("auto", role=Role.OUTPUT)
     """Mode of torch.compile. auto: reduce-overhead (CUDA graphs) on a GPU, off on a CPU."""
     accumulate: int = option(1, role=Role.OUTPUT, at_least=1)
-    """Compute the gradient of a batch in this many parts: less memory, the same step."""
+    """Split batch_size into this many parts for the gradient: less memory, the same step. (gradient_accumulation_steps
+    multiplies batch_size instead.)"""

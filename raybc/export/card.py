@@ -226,7 +226,7 @@ def _front(name: str, env_name: str, evidence: Evidence) -> dict[str, Any]:
 def _changed(config: RunConfig) -> dict[str, Any]:
     """Values that differ from the defaults, without the paths of the machine that trained the policy."""
     values = config.to_plain()
-    for name in ("dataset", "ogbench_dataset_dir", "sampling_plan_path"):
+    for name in ("dataset", "ogbench_dataset_dir", "sampling_plan_path", "init_from"):
         if Path(values[name]).is_absolute():
             values[name] = Path(values[name]).name
     hidden = ("save_dir", "device", "keep")

@@ -5,7 +5,7 @@ Letters: A action dim.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,22 +33,35 @@ def validate_action_range(action_range: ActionRange, action_size: int) -> tuple[
 
 
 def validate_observation(
-    obs_sizes: Mapping[str, int], images: Mapping[str, tuple[int, int, int]], obs: Mapping[str, Any]
+    obs_sizes: Mapping[str, int], images: Mapping[str, tuple[int, int, int]], obs: Any
 ) -> dict[str, np.ndarray]:
     """The observations that a policy sees: name -> float32 (size,), or uint8 (height, width, channels) for images.
 
     Args:
         obs_sizes: low-dimensional observation -> size.
         images: image -> (height, width, channels).
-        obs: name -> array or nested lists; other names are ignored.
+        obs: name -> array or nested lists; other names are ignored. Where the policy sees a single observation, also
+            that array alone.
 
     Raises `UserError` for a missing observation, a wrong shape or dtype, and for nan or inf.
     """
-    if not isinstance(obs, Mapping):
-        raise UserError(f"observations: expected name -> array, got {type(obs).__name__}")
     shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in obs_sizes.items()}
     shapes |= images
+    obs = named_observation(obs, list(shapes))
     return {name: _checked(name, shape, obs, name in images) for name, shape in shapes.items()}
+
+
+def named_observation(obs: Any, names: Sequence[str]) -> Mapping[str, Any]:
+    """`obs`, name -> array; an array alone is the only observation that the policy sees. Raises `UserError` otherwise.
+
+    names: what the policy sees.
+    """
+    if isinstance(obs, Mapping):
+        return obs
+    if len(names) == 1 and isinstance(obs, np.ndarray | list | tuple):
+        return {names[0]: obs}
+    what = "name -> array" if len(names) == 1 else f"name -> array, since the policy sees {', '.join(names)}"
+    raise UserError(f"observations: expected {what}, got {type(obs).__name__}")
 
 
 def _checked(name: str, shape: tuple[int, ...], obs: Mapping[str, Any], image: bool) -> np.ndarray:

@@ -23,7 +23,7 @@ from raybc.inference.agent import Agent, stack_rows
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
 from raybc.inference.session import Session
 from raybc.run_folder import find_bundle
-from raybc.types import SampleSetting
+from raybc.types import SampleSetting, UserError
 
 
 def load(
@@ -72,8 +72,9 @@ class Policy:
         self._session = Session(self.bundle, self.setting, seed)
         self._due: deque[np.ndarray] = deque()
 
-    def act(self, obs: Mapping[str, Any]) -> np.ndarray:
+    def act(self, obs: Mapping[str, Any] | np.ndarray) -> np.ndarray:
         """The next action (A,), physical, float32. obs: the current observation; pass each step of the episode once.
+        An array alone will do where the policy sees a single observation.
 
         Observations that the policy does not use are ignored. Raises `UserError` if one is missing, has another shape,
         or is not finite.
@@ -83,7 +84,7 @@ class Policy:
             self._due.extend(self._session.plan(self._predict()))
         return self._clipped(self._due.popleft())
 
-    def chunk(self, obs: Mapping[str, Any]) -> np.ndarray:
+    def chunk(self, obs: Mapping[str, Any] | np.ndarray) -> np.ndarray:
         """The whole chunk (H, A) that follows `obs`, physical, float32, for callers that execute it themselves.
 
         If the policy sees several observation steps, pass the steps in between to `observe`. Raises as `act`.
@@ -91,7 +92,20 @@ class Policy:
         self.observe(obs)
         return self._clipped(self._predict())
 
-    def observe(self, obs: Mapping[str, Any]) -> None:
+    def sample_actions(self, obs: Mapping[str, Any] | np.ndarray, n: int = 1, seed: int | None = None) -> np.ndarray:
+        """n chunks (n, H, A) that the policy may give after `obs`, physical, float32: how certain it is.
+
+        The episode does not change: nothing is observed, and no action is used up. Chunks are all equal for a policy
+        without noise. seed: of the noise; None: random. Raises as `act`.
+        """
+        if n < 1:
+            raise UserError(f"n: expected at least 1, got {n}")
+        seen = self._session.seen_with(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
+        shape = (n, self.bundle.spec.horizon, self.bundle.action_size)
+        noise = np.random.default_rng(seed).standard_normal(shape) * self.setting.eval_temperature
+        return self._clipped(self._agent.chunks(stack_rows([seen] * n), noise.astype(np.float32), self.setting))
+
+    def observe(self, obs: Mapping[str, Any] | np.ndarray) -> None:
         """Observe a step without acting. Raises as `act`."""
         self._session.observe(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
 

@@ -45,15 +45,21 @@ class Session:
         """Add an observation: name -> float32 (size,), or uint8 (height, width, channels); physical."""
         self._observed.append(obs)
 
+    def seen_with(self, obs: Mapping[str, np.ndarray]) -> Observation[np.ndarray]:
+        """The physical observation without a batch axis if `obs` came next; the session does not change."""
+        return self._stacked([*self._observed, obs][-self._obs_steps :])
+
     def request(self) -> tuple[Observation[np.ndarray], np.ndarray]:
         """Inputs of the network for the next chunk: the physical observation without a batch axis, and noise (H, A).
 
         The noise is float32 and already scaled by eval_temperature.
         """
         noise_HA = self._rng.standard_normal(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
-        seen = list(self._observed)
+        return self._stacked(list(self._observed)), noise_HA.astype(np.float32)
+
+    def _stacked(self, seen: list[Mapping[str, np.ndarray]]) -> Observation[np.ndarray]:
         images = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._images}
-        return Observation(stack(seen, self._keys, self._obs_steps), images), noise_HA.astype(np.float32)
+        return Observation(stack(seen, self._keys, self._obs_steps), images)
 
     def plan(self, chunk_HA: np.ndarray, max_steps: int | None = None) -> np.ndarray:
         """The actions to execute before the next chunk, physical (steps, A), float32, not clipped.

@@ -19,7 +19,7 @@ import numpy as np
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
-from raybc.inference.observations import ActionRange, validate_action_range
+from raybc.inference.observations import ActionRange, named_observation, validate_action_range
 from raybc.serve.wire import from_json, pack, unpack
 from raybc.types import UserError
 
@@ -72,17 +72,17 @@ class RemotePolicy:
                 self._lost = ""
         self._ask({"reset": seed})
 
-    def act(self, obs: Mapping[str, Any]) -> np.ndarray:
+    def act(self, obs: Mapping[str, Any] | np.ndarray) -> np.ndarray:
         """The next action (A,), physical, float32. obs: the current observation; pass each step of the episode once."""
-        return self._actions({"obs": _plain(obs)}, "action")
+        return self._actions({"obs": self._plain(obs)}, "action")
 
-    def chunk(self, obs: Mapping[str, Any]) -> np.ndarray:
+    def chunk(self, obs: Mapping[str, Any] | np.ndarray) -> np.ndarray:
         """The whole chunk (H, A) that follows `obs`, physical, float32."""
-        return self._actions({"obs": _plain(obs), "ask": "chunk"}, "actions")
+        return self._actions({"obs": self._plain(obs), "ask": "chunk"}, "actions")
 
-    def observe(self, obs: Mapping[str, Any]) -> None:
+    def observe(self, obs: Mapping[str, Any] | np.ndarray) -> None:
         """Observe a step without acting."""
-        self._ask({"obs": _plain(obs), "ask": "nothing"})
+        self._ask({"obs": self._plain(obs), "ask": "nothing"})
 
     def close(self) -> None:
         self._closed = True
@@ -93,6 +93,12 @@ class RemotePolicy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+    def _plain(self, obs: Any) -> dict[str, Any]:
+        """Lists as arrays, which are much smaller on the wire. Other values are sent unchanged; the server refuses
+        them."""
+        named = named_observation(obs, list(self.metadata["observations"]))
+        return {str(name): _as_array(value) for name, value in named.items()}
 
     def _actions(self, message: dict[str, Any], key: str) -> np.ndarray:
         actions: np.ndarray = self._ask(message)[key]
@@ -155,13 +161,6 @@ class RemotePolicy:
         self._lost = reason
         # In the background: closing waits for a server that may not answer.
         threading.Thread(target=self._socket.close, daemon=True).start()
-
-
-def _plain(obs: Mapping[str, Any]) -> dict[str, Any]:
-    """Lists as arrays, which are much smaller on the wire. Other values are sent unchanged; the server refuses them."""
-    if not isinstance(obs, Mapping):
-        raise UserError(f"observations: expected name -> array, got {type(obs).__name__}")
-    return {str(name): _as_array(value) for name, value in obs.items()}
 
 
 def _as_array(value: Any) -> Any:

@@ -51,6 +51,9 @@ class Args:
     seeds: tuple[int, ...] = ()
     """Train these seeds together as a pack, e.g. --seeds 0 1 2 3 (instead of seed)."""
 
+    gradient_accumulation_steps: int = 1
+    """Multiply batch_size by this number and compute each batch in as many parts, so that batch_size is what is in
+    memory at a time (--accumulate splits batch_size instead)."""
     demos: int = 100
     """Demonstrations to record with the scripted expert, if env_name uses scripted data."""
     out: Path | None = None
@@ -89,6 +92,13 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     config, args = parse_run(Args, sys.argv[1:] if argv is None else argv, "raybc.train", DESCRIPTION)
+    if args.gradient_accumulation_steps < 1:
+        given = args.gradient_accumulation_steps
+        raise UserError(f"--gradient_accumulation_steps: expected at least 1, got {given}")
+    if args.gradient_accumulation_steps > 1:
+        factor = args.gradient_accumulation_steps
+        config = config.changed(batch_size=config.batch_size * factor, accumulate=config.accumulate * factor)
+        cli.console.print(f"batch_size: {config.batch_size}, computed in {config.accumulate} parts")
     config.validate("--")
     seeds = args.seeds or (config.seed,)
     if len(set(seeds)) != len(seeds):
@@ -216,14 +226,13 @@ def _go(
     if training.max_workers == 1:
         threads = args.threads or saved_threads(place.folders[0]) or free_threads(request.busy)
     run = PackRun(place, data, pool, request.trackers, threads)
-    begun()
     if training.max_workers > 1:
-        run.go_with_workers(training, dataset)
+        run.go_with_workers(training, dataset, begun)
         return
     torch.set_num_threads(threads)
     if not args.threads and threads < available_cores():
         cli.console.print(f"PyTorch threads: {threads} of {available_cores()}; --threads=N chooses another number")
-    run.go(pick_device(members[0].device))
+    run.go(pick_device(members[0].device), begun)
 
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:
@@ -253,7 +262,7 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
 
 def inputs_of(config: RunConfig, args: Args, *more: Path) -> list[Path]:
     """The files and folders that a training reads; more: those that no flag names."""
-    named = (config.dataset, config.ogbench_dataset_dir, config.sampling_plan_path, args.config)
+    named = (config.dataset, config.ogbench_dataset_dir, config.sampling_plan_path, config.init_from, args.config)
     return [*(expanded(name) for name in named if name and expanded(name).exists()), *more]
 
 

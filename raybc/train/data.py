@@ -19,6 +19,7 @@ from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
 from raybc.data.windows import Windows
+from raybc.train.initial import sha256_of_start
 from raybc.train.plans import plan_of
 from raybc.train.rotation import DatasetView, ShardRotation, fitted, held_out_windows, rotation_of, rows_of
 from raybc.types import UserError
@@ -66,14 +67,16 @@ class Prepared:
 def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
     """`config` with the values that depend on the data.
 
-    sampling_plan_sha256 is that of the plan. With rounds, training_steps is num_rounds x epochs_per_round x steps per
-    epoch. Raises `UserError` if the data do not fit the options.
+    sampling_plan_sha256 is that of the plan, init_from_sha256 that of the initial weights. With rounds, training_steps
+    is num_rounds x epochs_per_round x steps per epoch. Raises `UserError` if the data do not fit the options.
     """
     if config.dataset_replace_interval:
         check_files(store, "dataset_replace_interval")
     plan = plan_of(config)
     if plan is not None:
         config = dataclasses.replace(config, sampling_plan_sha256=plan.plan_sha256)
+    if config.init_from:
+        config = dataclasses.replace(config, init_from_sha256=sha256_of_start(config))
     if config.epochs_per_round == 0:
         return config
     lengths = (store.episode_ends - store.episode_starts)[train_episodes(config, store)]

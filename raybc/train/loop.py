@@ -21,6 +21,7 @@ from raybc.data.windows import Windows
 from raybc.policies.base import Draws, Loss, Policy, PolicySpec
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.dtensor import gather_full, shard_like
+from raybc.train.initial import load_start
 from raybc.train.learner import BehaviourCloning
 from raybc.train.optimizer import Ema, PackOptimizer
 from raybc.train.phases import Phase, phase_at
@@ -88,6 +89,7 @@ class PackTrainer:
         self.learner = BehaviourCloning(config, spec, len(self.members))
         # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
+        self.start = load_start(config, seen, action_size, self.learner.policy_weights()) if config.init_from else None
         self.learner.module.to(device)
         self.step = 0
         self._phase: Phase | None = None

@@ -189,7 +189,8 @@ def resumed(
 def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: ExtendSchedule) -> RunConfig:
     """`member` as the continuation of `saved`. Raises `UserError` if it is another run."""
     old = saved.config
-    if extend != "no" and old.schedule_steps and not member.schedule_steps:  # extended in this way before
+    is_rsqrt = old.lr_schedule == member.lr_schedule == "rsqrt"
+    if (extend != "no" or is_rsqrt) and old.schedule_steps and not member.schedule_steps:  # extended before
         member = dataclasses.replace(member, schedule_steps=old.schedule_steps, schedule_after=old.schedule_after)
     if saved.data_fingerprint == fingerprint and extends(member, old):
         if old.plan_aware_lr_scale:
@@ -197,6 +198,8 @@ def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: Ext
                 f"{saved.folder}: training_steps: cannot be extended with plan_aware_lr_scale: the learning rate of "
                 "every step depends on the number of steps"
             )
+        if old.lr_schedule == "rsqrt" and not member.schedule_steps:  # it goes on as it was
+            return dataclasses.replace(member, schedule_steps=old.schedule_steps or old.training_steps)
         if old.lr_schedule == "cosine" and not member.schedule_steps:
             if extend == "no":
                 raise UserError(

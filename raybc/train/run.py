@@ -143,13 +143,17 @@ class PackRun:
             intervals.append(config.training_steps // config.num_rounds)
         return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
 
-    def go(self, device: torch.device) -> None:
-        """Train in this process; training pauses during evaluations."""
+    def go(self, device: torch.device, begun: Callable[[], None] = lambda: None) -> None:
+        """Train in this process; training pauses during evaluations. begun: called when nothing can be refused any
+        more."""
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
         if len(self.members) > 1 and self.config.encoder.kind != "None":
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
         if self.state.exists():
             trainer.load_state(self.state, saved_as=self.place.earlier_ids)
+        elif trainer.start is not None:
+            cli.console.print(str(trainer.start))
+        begun()
         folders = [m.out for m in self.members]
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
@@ -173,16 +177,17 @@ class PackRun:
                 self._finish_stop(trainer.step, trainer.finished)
         self._end(trainer.step)
 
-    def go_with_workers(self, workers: WorkerConfig, dataset: Path) -> None:
+    def go_with_workers(self, workers: WorkerConfig, dataset: Path, begun: Callable[[], None] = lambda: None) -> None:
         """Train in Ray Train workers; this process evaluates bundles as they appear, so workers never wait.
 
-        dataset: path of the dataset, readable on every machine. Raises `UserError` if the data do not fit the options,
-        and `cli.Failed` if the workers fail.
+        dataset: path of the dataset, readable on every machine. begun: as for `go`. Raises `UserError` if the data do
+        not fit the options, and `cli.Failed` if the workers fail.
         """
         from raybc.train.ray_train import Job, Workers
 
         members = [m.config for m in self.members]
         prepare(self.config, self.data, torch.device("cpu"))
+        begun()
         job = Job(
             members=tuple(members),
             dataset=str(dataset.absolute()),

@@ -18,11 +18,14 @@ def learning_rate(config: RunConfig, step: int) -> float:
     The first W steps have lr (step + 1) / W. Later steps have lr, or with cosine
     min_lr + (lr - min_lr) (1 + cos(pi (step - W) / (N - W))) / 2  (Loshchilov and Hutter 2017, SGDR),
     where N is schedule_steps if set, else training_steps. After step N the rate is min_lr, or, if `schedule_after` is
-    restart, it follows another cosine until training ends.
+    restart, it follows another cosine until training ends. With rsqrt, the rate is lr / sqrt(1 + (step - W) / N), as
+    in Zhai et al. 2022, Scaling Vision Transformers, with the number of steps as time scale.
     """
     warmup = config.warm_up
     if step < warmup:
         return config.lr * (step + 1) / warmup
+    if config.lr_schedule == "rsqrt":
+        return config.lr / math.sqrt(1 + (step - warmup) / (config.schedule_steps or config.training_steps))
     if config.lr_schedule != "cosine":
         return config.lr
     end = config.schedule_steps or config.training_steps
