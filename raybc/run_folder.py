@@ -320,7 +320,7 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
     """The bundle at `path`, and the sample setting if a sweep chose one.
 
     path: a bundle, the folder of a sweep (its winner), or the folder of a training run, of which `checkpoint` selects
-    the latest (also -1, the default), the best (see `TrainingFolder.best_step`) or a step.
+    the latest (also -1, the default), the best (see `TrainingFolder.best_step`), the final one or a step.
     """
     if (path / BUNDLE_FILE).is_file():
         if checkpoint:
@@ -349,7 +349,14 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
                 "checkpoint is known to be the best; use latest or a step"
             )
         return steps[best], None
+    if checkpoint in ("final", "final_model"):
+        if not run.final_model.exists():
+            raise UserError(
+                f"--checkpoint {checkpoint}: {path} has not finished, so it has no final_model; use latest, or finish "
+                "it with --resume"
+            )
+        return run.final_model.resolve(), None
     if checkpoint.isdigit() and int(checkpoint) in steps:
         return steps[int(checkpoint)], None
     known = ", ".join(map(str, sorted(steps)))
-    raise UserError(f"--checkpoint: expected latest, best, -1 or one of the steps {known}; got {checkpoint!r}")
+    raise UserError(f"--checkpoint: expected latest, best, final, -1 or one of the steps {known}; got {checkpoint!r}")

@@ -39,7 +39,9 @@ def test_train_leaves_a_run_folder(run: Path) -> None:
     assert all(r["episodes"] == "5" for r in evaluations)
     flags = read_json(run / "flags.json")
     assert (flags["lr"], flags["action_chunking"], flags["horizon_length"]) == (3e-3, True, 8)
-    assert sorted(p.name for p in run.glob("checkpoint_*")) == [f"checkpoint_{s}" for s in (20, 30, 40, 60)]
+    best = (run / "best").readlink().name
+    asked_for = {f"checkpoint_{s}" for s in (20, 40, 60)}
+    assert {p.name for p in run.glob("checkpoint_*")} == asked_for | {best}, "that of step 30 was only evaluated"
     assert {n: (run / n).readlink() for n in ("latest", "final_model")} == dict.fromkeys(
         ("latest", "final_model"), Path("checkpoint_60")
     )
@@ -47,6 +49,13 @@ def test_train_leaves_a_run_folder(run: Path) -> None:
     assert (run / "best").readlink().name == f"checkpoint_{max(rates, key=lambda s: (rates[s], s))}"
     assert PolicyBundle.load(run / "checkpoint_60").run_id == flags["run_id"]
     assert len(list((run / "videos").glob("pointmass_0_*.mp4"))) == 1
+
+
+def test_every_evaluation_is_filmed_when_asked(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
+    assert run_train(pointmass_demos, tmp_path / "run", "--video_episodes=1", "--video_evaluations=all") == 0
+    folders = sorted(p.name for p in (tmp_path / "run" / "videos").iterdir())
+    assert folders == ["step_30", "step_60"]
+    assert all(list((tmp_path / "run" / "videos" / name).glob("pointmass_0_*.mp4")) for name in folders)
 
 
 def test_train_resumes_bit_for_bit_and_refuses_what_differs(

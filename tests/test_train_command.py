@@ -16,7 +16,7 @@ from raybc.config.flat import aliases
 from raybc.files import read_json
 from raybc.train.__main__ import Args
 from raybc.train.csv_rows import append_row
-from raybc.train.run import MemberRun
+from raybc.train.member import MemberRun
 from tests.helpers import read_table, run_train, stop_training_at, tiny_config, tiny_data
 
 ROOT = Path(__file__).parents[1]
@@ -104,9 +104,9 @@ def test_the_best_and_the_latest_are_kept(tmp_path: Path) -> None:
     for step, success in ((10, 0.5), (20, 0.9), (30, 0.9), (40, 0.2)):
         append_row(tmp_path / "eval.csv", ("step", "eval/success"), (step, success))
     assert run.folder.best_step() == 30, "of equals the latest"
-    run.drop_old(30)  # those from 40 on are still to be measured
+    run.drop_old(30, 60, lambda step: True)  # those from 40 on are still to be measured
     assert len(run.folder.checkpoints()) == 6
-    run.drop_old(60)
+    run.drop_old(60, 60, lambda step: True)
     assert sorted(run.folder.checkpoints()) == [30, 40, 50, 60]
     run.point(60, finished=False)
     assert {p.name: p.resolve().name for p in tmp_path.iterdir() if p.is_symlink()} == {

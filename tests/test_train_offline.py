@@ -205,6 +205,55 @@ def test_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--encoder: expected None, since the dataset has no images, got impala_small" in capsys.readouterr().err
 
 
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(TrainingFolder(folder).checkpoints())
+
+
+def test_which_checkpoints_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Evaluations need no checkpoint of their own; only the best one is kept besides those that were asked for."""
+    common = ("--dataset", robot(tmp_path / "robot.hdf5"), *SMALL, "--training_steps=60", "--eval_interval=10")
+    for name, interval, asked in (
+        ("last", -1, [60]),
+        ("some", 25, [25, 50, 60]),
+        ("all", 10, [10, 20, 30, 40, 50, 60]),
+    ):
+        assert train(*common, f"--save_interval={interval}", "--out", tmp_path / name) == 0
+        best = TrainingFolder(tmp_path / name).best_step()
+        assert best is not None
+        assert checkpoints(tmp_path / name) == sorted({*asked, best})
+        assert len(rows(tmp_path / name / "offline.csv")) == 6, "all were measured"
+        printed = capsys.readouterr().out
+        assert [f"checkpoint_{s}" in printed for s in (10, 60)] == [True, True], "each is named"
+    # What an earlier process left stays.
+    assert train(*common, "--save_interval=-1", "--training_steps=80", "--out", tmp_path / "all", "--resume") == 0
+    assert set(checkpoints(tmp_path / "all")) >= {10, 20, 30, 40, 50, 60, 80}
+
+
+def test_an_early_stop_announces_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--dataset", robot(tmp_path / "robot.hdf5"), *SMALL, "--training_steps=500", "--eval_interval=0")
+    stop = ("--stop_patience=2", "--stop_min_delta=100", "--monitor_interval=5")
+    assert train(*common, *stop, "--out", tmp_path / "run") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "step 15: stopped early: the monitored loss has not fallen by more than 100 for 2 checks" in out
+    assert TrainingFolder(tmp_path / "run").final_model.resolve().name == "checkpoint_15"
+    assert find_bundle(tmp_path / "run", "final")[0].name == "checkpoint_15"
+    assert find_bundle(tmp_path / "run", "final_model")[0].name == "checkpoint_15"
+    TrainingFolder(tmp_path / "run").final_model.unlink()
+    with pytest.raises(UserError, match=r"has not finished, so it has no final_model; use latest, or finish it"):
+        find_bundle(tmp_path / "run", "final")
+
+
+def test_after_a_loss_that_is_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names a checkpoint that exists, or says that there is none."""
+    common = ("--dataset", robot(tmp_path / "robot.hdf5"), *SMALL, "--lr=1e30", "--training_steps=50")
+    assert train(*common, "--eval_interval=0", "--out", tmp_path / "none") == 1
+    assert "no checkpoint had been saved yet (see --save_interval and --eval_interval)" in capsys.readouterr().err
+    assert train(*common, "--save_interval=1", "--eval_interval=0", "--out", tmp_path / "one") == 1
+    error = capsys.readouterr().err
+    last = max(checkpoints(tmp_path / "one"))
+    assert f"the last good checkpoint is {tmp_path / 'one' / f'checkpoint_{last}'}" in error
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

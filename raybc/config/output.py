@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from raybc.config.options import Role, option
 from raybc.objective import ObjectiveName
@@ -34,11 +35,13 @@ class OutputOptions:
         100_000, role=Role.OUTPUT, at_least=1, also=(-1,), off="only the last",
         axis="the sweep saves at every evaluation",
     )  # fmt: skip
-    """Steps between checkpoints (-1: only the last)."""
+    """Steps between checkpoints (-1: only the last). The best checkpoint is always kept, too."""
     keep: int = option(0, role=Role.OUTPUT, at_least=0, axis=_NO_CHANGE)
     """Checkpoints to keep besides the latest and the best (0: all)."""
     video_episodes: int = option(0, role=Role.OUTPUT, at_least=0, axis="use final.videos")
     """Episodes of the last evaluation to film."""
+    video_evaluations: Literal["last", "all"] = option("last", role=Role.OUTPUT, axis="use final.videos")
+    """Film the last evaluation, or every one, each into a folder videos/step_STEP."""
     video_frame_skip: int = option(3, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE)
     """Film every n-th environment step."""
     device: str = option("auto", role=Role.OUTPUT, axis="the device is a resource, not a recipe")

@@ -27,7 +27,7 @@ class Args:
     bundle: tyro.conf.Positional[Path]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
-    """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), or a step."""
+    """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     onnx: bool = False
     """Write one ONNX file from physical observations and noise to physical chunks, and its metadata as JSON."""
     push_to_hub: str = ""

@@ -58,10 +58,11 @@ def named_observation(obs: Any, names: Sequence[str]) -> Mapping[str, Any]:
     """
     if isinstance(obs, Mapping):
         return obs
-    if len(names) == 1 and isinstance(obs, np.ndarray | list | tuple):
+    is_array = isinstance(obs, np.ndarray | list | tuple)
+    if len(names) == 1 and is_array:
         return {names[0]: obs}
-    what = "name -> array" if len(names) == 1 else f"name -> array, since the policy sees {', '.join(names)}"
-    raise UserError(f"observations: expected {what}, got {type(obs).__name__}")
+    why = f", since the policy sees {', '.join(names)}" if is_array else ""
+    raise UserError(f"observations: expected name -> array{why}, got {type(obs).__name__}")
 
 
 def _checked(name: str, shape: tuple[int, ...], obs: Mapping[str, Any], image: bool) -> np.ndarray:

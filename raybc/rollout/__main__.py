@@ -31,7 +31,7 @@ class Args:
     bundle: tyro.conf.Positional[Path]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
-    """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), or a step."""
+    """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     episodes: int | None = None
     """Starts for each value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0

@@ -29,7 +29,7 @@ class Args:
     bundle: tyro.conf.Positional[Path]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
-    """Checkpoint of a training run: latest (also -1), best (highest success in eval.csv), or a step."""
+    """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     host: str = "127.0.0.1"
     """Address to listen on. Other machines cannot reach the default one; any other needs --token_file."""
     port: int = 8000

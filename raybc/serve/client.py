@@ -97,7 +97,7 @@ class RemotePolicy:
     def _plain(self, obs: Any) -> dict[str, Any]:
         """Lists as arrays, which are much smaller on the wire. Other values are sent unchanged; the server refuses
         them."""
-        named = named_observation(obs, list(self.metadata["observations"]))
+        named = named_observation(obs, list(self.metadata.get("observations", ())))
         return {str(name): _as_array(value) for name, value in named.items()}
 
     def _actions(self, message: dict[str, Any], key: str) -> np.ndarray:

@@ -26,9 +26,10 @@ from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.train.data import TrainingData, held_out_episodes, resolved, with_held_out
 from raybc.train.loop import pick_device, with_seeds
+from raybc.train.member import saved_threads
 from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
-from raybc.train.run import PackRun, saved_threads
+from raybc.train.run import PackRun
 from raybc.train.source import read_data, recorded_observations
 from raybc.train.threads import available_cores, busy_cores, free_threads, registered
 from raybc.train.trackers.base import TrackerConfig

@@ -7,7 +7,6 @@ members, and a folder without a state for each seed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,79 +16,25 @@ import torch
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
-from raybc.config import RunConfig
-from raybc.envs.base import RenderOptions
-from raybc.files import point_to, read_json, remove, write_json
-from raybc.objective import OBJECTIVES, Objective, Score, resolve, score_of
+from raybc.objective import resolve
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.engine import Rollout
-from raybc.rollout.results import summarise
-from raybc.rows import EpisodeSummary
-from raybc.run_folder import BUNDLE_FILE, TrainingFolder
-from raybc.statistics import wilson_interval
+from raybc.run_folder import BUNDLE_FILE
 from raybc.train import checkpointing
-from raybc.train.checkpointing import checkpoint_path, save_checkpoint
-from raybc.train.csv_rows import append_row, read_rows
+from raybc.train.checkpointing import save_checkpoint
+from raybc.train.csv_rows import read_rows
 from raybc.train.data import TrainingData, prepare
-from raybc.train.log import MemberLog, add_scalars, log_pack
+from raybc.train.evaluate import RolloutEvaluation
+from raybc.train.log import MemberLog, log_pack
 from raybc.train.loop import PackTrainer, is_finished
 from raybc.train.loop import Progress as TrainProgress
+from raybc.train.member import MemberRun
 from raybc.train.offline import measure
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
 from raybc.train.schedule import round_of
 from raybc.train.step import NonFiniteLoss
-from raybc.train.threads import available_cores
 from raybc.train.trackers.base import Tracker, TrackerConfig
-from raybc.types import EpisodeSpec
-from raybc.versions import versions
-
-#: `objective` names what `eval/score` and its interval are; cells of what the task does not tell are empty.
-EVAL_COLUMNS = (
-    "step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors",
-    "objective", "eval/score", "score_low", "score_high",
-)  # fmt: skip
-
-
-class MemberRun:
-    """The run folder of one member."""
-
-    def __init__(self, config: RunConfig, data: TrainingData, out: Path, tracker_id: str, threads: int = 1) -> None:
-        self.config, self.out = config, out
-        self.folder = TrainingFolder(out)
-        self.tracker_id = tracker_id
-        """The first run_id of this run; trackers know the run by it."""
-        write_json(self.folder.versions, versions(data.environment) | {"threads": threads})
-
-    def bundle(self, step: int) -> Path:
-        """The bundle after `step` steps."""
-        return checkpoint_path(self.out, self.config, step)
-
-    def point(self, latest: int, finished: bool) -> None:
-        """Update the links latest, best and final_model. latest: step of the newest checkpoint."""
-        point_to(self.folder.latest, self.bundle(latest))
-        best = self.folder.best_step()
-        if best is not None:
-            point_to(self.folder.best, self.bundle(best))
-        if finished:
-            point_to(self.folder.final_model, self.bundle(latest))
-
-    def drop_old(self, latest: int) -> None:
-        """Delete checkpoints before step `latest`, except the best and the newest `keep` others (0: keep all)."""
-        if self.config.keep:
-            best = self.folder.best_step()
-            old = sorted(step for step in self.folder.checkpoints() if step < latest and step != best)
-            for step in old[: -self.config.keep]:
-                remove(self.bundle(step))
-
-
-def saved_threads(folder: Path) -> int:
-    """The PyTorch threads with which the run in `folder` trains, because sums depend on it; 0 if that is not recorded,
-    or if this machine has fewer cores."""
-    path = TrainingFolder(folder).versions
-    threads = read_json(path).get("threads", 0) if path.is_file() else 0
-    return threads if isinstance(threads, int) and threads <= available_cores() else 0
 
 
 def out_of_memory(trainer: PackTrainer, error: torch.cuda.OutOfMemoryError) -> str:
@@ -116,18 +61,20 @@ class PackRun:
             trackers: where metrics are copied to.
             threads: PyTorch threads, to be recorded.
         """
-        self.place, self.out, self.pool, self.data = place, place.out, pool, data
+        self.place, self.out, self.data = place, place.out, data
         self._tracker_configs = trackers
         self._trackers: list[tuple[int, Tracker]] = []  # (member index, tracker)
         self.config = place.members[0]
-        self.task = parse_env_name(self.config.env_name).task if self.config.has_environment else ""
-        task = get_task(self.task) if self.config.has_environment else None
-        self.objective = resolve(self.config.objective, task, "--objective")
+        name = parse_env_name(self.config.env_name).task if self.config.has_environment else ""
+        objective = resolve(self.config.objective, get_task(name) if name else None, "--objective")
         place.write_flags(data.fingerprint)
         self.members = [
             MemberRun(config, data, folder, ids[-1] if ids else config.run_id(data.fingerprint), threads)
             for config, folder, ids in zip(place.members, place.folders, place.earlier_ids, strict=True)
         ]
+        self._rollouts: RolloutEvaluation | None = None
+        if name:
+            self._rollouts = RolloutEvaluation(self.out, name, pool, objective, self.members, self._trackers)
         note_plan(self.config, [m.out for m in self.members])
         self.state = place.state
 
@@ -142,6 +89,13 @@ class PackRun:
         if config.epochs_per_round:
             intervals.append(config.training_steps // config.num_rounds)
         return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
+
+    def _is_kept(self, step: int) -> bool:
+        """Whether the options ask for a checkpoint at `step`; others are saved to be evaluated."""
+        config = self.config
+        ends_round = bool(config.epochs_per_round) and step % (config.training_steps // config.num_rounds) == 0
+        on_interval = config.save_interval > 0 and step % config.save_interval == 0
+        return on_interval or ends_round or step == config.training_steps
 
     def go(self, device: torch.device, begun: Callable[[], None] = lambda: None) -> None:
         """Train in this process; training pauses during evaluations. begun: called when nothing can be refused any
@@ -231,6 +185,7 @@ class PackRun:
         self._end(last)
 
     def _begin(self, stack: contextlib.ExitStack, step: int, finished: bool) -> None:
+        self._since = step
         if step:
             cli.console.print(f"resuming at step {step} of {self.config.training_steps} ({self.out})")
         for number, member in enumerate(self.members):
@@ -242,7 +197,10 @@ class PackRun:
         self._evaluate_missing(step, finished)
 
     def _failed(self, reason: str) -> cli.Failed:
-        return cli.Failed(f"{reason}; the last good checkpoint is in {self.out}")
+        steps = [step for step in self.members[0].folder.checkpoints() if self._saved(step)]
+        if not steps:
+            return cli.Failed(f"{reason}; no checkpoint had been saved yet (see --save_interval and --eval_interval)")
+        return cli.Failed(f"{reason}; the last good checkpoint is {self.members[0].bundle(max(steps))}")
 
     def _end(self, step: int) -> None:
         for member in self.members:
@@ -293,72 +251,27 @@ class PackRun:
 
     def _finish_stop(self, step: int, finished: bool) -> None:
         """Evaluate the checkpoint at `step` if it is due, update links, and delete old checkpoints."""
+        if finished and step < self.config.training_steps:
+            cli.console.print(
+                f"step {step}: stopped early: the monitored loss has not fallen by more than "
+                f"{self.config.stop_min_delta:g} for {self.config.stop_patience} checks"
+            )
         if self._is_evaluated(step, finished):
             self._evaluate(step, finished)
         for member in self.members:
+            cli.console.print(f"checkpoint: {member.bundle(step)}")
+        for member in self.members:
             member.point(step, finished)
-            member.drop_old(step)
+            member.drop_old(step, self._since, self._is_kept)
 
     def _evaluate(self, step: int, finished: bool) -> None:
-        if not self.config.has_environment:
-            for member in self.members:
-                who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
-                text = measure(member.folder, member.bundle(step), member.config, self.data.store, step)
-                cli.console.print(f"step {step}: {who}{text}")
+        if self._rollouts is not None:
+            self._rollouts.run(step, finished)
             return
-        config = self.config
-        objective = self.objective
-        specs = [EpisodeSpec(self.task, "search", i) for i in range(config.eval_episodes)]
-        works = [Rollout(str(m.bundle(step).absolute()), config.sample_setting) for m in self.members]
-        results = self.pool.evaluate(f"{self.out}/step {step}", works, specs)
-        for member, episodes in zip(self.members, results, strict=True):
-            counts = summarise(episodes, objective)
-            if not counts["episodes"]:
-                raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
-            score = score_of([counts], objective)
-            length = sum(e["steps"] for e in episodes) / len(episodes)
-            rates: tuple[float | None, ...] = (None, None, None)
-            if objective.has_success:
-                rates = (counts["success_rate"], *wilson_interval(counts["successes"], counts["episodes"]))
-            values = (step, *rates, counts["mean_return"], length, counts["episodes"], counts["errors"],
-                      objective.name, score.value, *(score.interval or (None, None)))  # fmt: skip
-            append_row(member.folder.eval_csv, EVAL_COLUMNS, values)
-            named = zip(EVAL_COLUMNS, values, strict=True)
-            scalars = {n: float(v) for n, v in named if n.startswith("eval/") and isinstance(v, int | float)}
-            add_scalars(member.folder.tensorboard, scalars, step)
+        for member in self.members:
             who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
-            cli.console.print(
-                f"step {step}: {who}{objective.label} {score.text} ({_solved(score)}"
-                f"95 % interval {score.range_text}){_mean_return(objective, counts)}, length {length:.1f}"
-            )
-        if finished and config.video_episodes:
-            self._record_videos(step, works, specs[: config.video_episodes])
-
-    def _record_videos(self, step: int, works: Sequence[Rollout], specs: list[EpisodeSpec]) -> None:
-        from raybc.rollout.pool import RolloutPool
-
-        films = [
-            dataclasses.replace(work, video=str(m.folder.videos.absolute()), video_frame_skip=m.config.video_frame_skip)
-            for work, m in zip(works, self.members, strict=True)
-        ]
-        with RolloutPool.start(self.task, 1, worker_cpus=0.01, render=RenderOptions()) as cameras:
-            results = cameras.evaluate(f"{self.out}/film", films, specs)
-        for film, rows in zip(films, results, strict=True):
-            for row in rows:
-                what = f"no video: {row['message']}" if row["outcome"] == "error" else Path(film.video) / row["video"]
-                cli.console.print(f"video: {what}")
-        for number, tracker in self._trackers:
-            folder, rows = Path(films[number].video), results[number]
-            tracker.videos(step, [folder / r["video"] for r in rows if r["outcome"] != "error"])
-
-
-def _solved(score: Score) -> str:
-    return f"{score.successes}/{score.episodes}, " if score.objective.is_rate else f"{score.episodes} episodes, "
-
-
-def _mean_return(objective: Objective, counts: EpisodeSummary) -> str:
-    mean = counts["mean_return"]
-    return "" if mean is None or objective.name == "return" else f", return {OBJECTIVES['return'].show(mean)}"
+            text = measure(member.folder, member.bundle(step), member.config, self.data.store, step)
+            cli.console.print(f"step {step}: {who}{text}")
 
 
 def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:

@@ -1,0 +1,112 @@
+"""Measuring checkpoints during training by rollouts on the search starts, and filming them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raybc import cli
+from raybc.envs.base import RenderOptions
+from raybc.objective import OBJECTIVES, Objective, Score, score_of
+from raybc.rollout.engine import Rollout
+from raybc.rollout.results import summarise
+from raybc.rows import EpisodeSummary
+from raybc.statistics import wilson_interval
+from raybc.train.csv_rows import append_row
+from raybc.train.log import add_scalars
+from raybc.train.member import MemberRun
+from raybc.train.trackers.base import Tracker
+from raybc.types import EpisodeSpec
+
+#: `objective` names what `eval/score` and its interval are; cells of what the task does not tell are empty.
+EVAL_COLUMNS = (
+    "step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors",
+    "objective", "eval/score", "score_low", "score_high",
+)  # fmt: skip
+
+
+class RolloutEvaluation:
+    """Measures the members of a pack in simulators."""
+
+    def __init__(
+        self,
+        out: Path,
+        task: str,
+        pool: Any,
+        objective: Objective,
+        members: Sequence[MemberRun],
+        trackers: Sequence[tuple[int, Tracker]],
+    ) -> None:
+        """
+        Args:
+            out: the run folder.
+            task: name of the task.
+            pool: its simulators.
+            objective: what checkpoints are compared by.
+            members: the members.
+            trackers: (member index, tracker); may grow later.
+        """
+        self._out, self._task, self._pool, self._objective = out, task, pool, objective
+        self._members, self._trackers = members, trackers
+
+    def run(self, step: int, finished: bool) -> None:
+        """Measure the checkpoints at `step`: a row in eval.csv, TensorBoard and the console for each member."""
+        config, objective = self._members[0].config, self._objective
+        specs = [EpisodeSpec(self._task, "search", i) for i in range(config.eval_episodes)]
+        works = [Rollout(str(m.bundle(step).absolute()), config.sample_setting) for m in self._members]
+        results = self._pool.evaluate(f"{self._out}/step {step}", works, specs)
+        for member, episodes in zip(self._members, results, strict=True):
+            counts = summarise(episodes, objective)
+            if not counts["episodes"]:
+                raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
+            score = score_of([counts], objective)
+            length = sum(e["steps"] for e in episodes) / len(episodes)
+            rates: tuple[float | None, ...] = (None, None, None)
+            if objective.has_success:
+                rates = (counts["success_rate"], *wilson_interval(counts["successes"], counts["episodes"]))
+            values = (step, *rates, counts["mean_return"], length, counts["episodes"], counts["errors"],
+                      objective.name, score.value, *(score.interval or (None, None)))  # fmt: skip
+            append_row(member.folder.eval_csv, EVAL_COLUMNS, values)
+            named = zip(EVAL_COLUMNS, values, strict=True)
+            scalars = {n: float(v) for n, v in named if n.startswith("eval/") and isinstance(v, int | float)}
+            add_scalars(member.folder.tensorboard, scalars, step)
+            who = f"seed {member.config.seed}: " if len(self._members) > 1 else ""
+            cli.console.print(
+                f"step {step}: {who}{objective.label} {score.text} ({_solved(score)}"
+                f"95 % interval {score.range_text}){_mean_return(objective, counts)}, length {length:.1f}"
+            )
+        if config.video_episodes and (finished or config.video_evaluations == "all"):
+            self._record_videos(step, works, specs[: config.video_episodes])
+
+    def _record_videos(self, step: int, works: Sequence[Rollout], specs: list[EpisodeSpec]) -> None:
+        from raybc.rollout.pool import RolloutPool
+
+        all_of_them = self._members[0].config.video_evaluations == "all"
+        films = [
+            dataclasses.replace(
+                work,
+                video=str((m.folder.videos / f"step_{step}" if all_of_them else m.folder.videos).absolute()),
+                video_frame_skip=m.config.video_frame_skip,
+            )
+            for work, m in zip(works, self._members, strict=True)
+        ]
+        with RolloutPool.start(self._task, 1, worker_cpus=0.01, render=RenderOptions()) as cameras:
+            results = cameras.evaluate(f"{self._out}/film {step}", films, specs)
+        for film, rows in zip(films, results, strict=True):
+            for row in rows:
+                what = f"no video: {row['message']}" if row["outcome"] == "error" else Path(film.video) / row["video"]
+                cli.console.print(f"video: {what}")
+        for number, tracker in self._trackers:
+            folder, rows = Path(films[number].video), results[number]
+            tracker.videos(step, [folder / r["video"] for r in rows if r["outcome"] != "error"])
+
+
+def _solved(score: Score) -> str:
+    return f"{score.successes}/{score.episodes}, " if score.objective.is_rate else f"{score.episodes} episodes, "
+
+
+def _mean_return(objective: Objective, counts: EpisodeSummary) -> str:
+    mean = counts["mean_return"]
+    return "" if mean is None or objective.name == "return" else f", return {OBJECTIVES['return'].show(mean)}"
