@@ -204,7 +204,7 @@ def test_a_missing_observation_is_named(folder: Path) -> None:
     policy = raybc.load(folder)
     with pytest.raises(UserError, match=r"'goal': expected .*none of that name; did you mean 'goals'\?"):
         policy.act({"state": GOOD["state"], "goals": [1, 2]})
-    with pytest.raises(UserError, match="expected name -> array, got list"):
+    with pytest.raises(UserError, match="expected name -> array, since the policy sees state, goal, got list"):
         policy.act([1, 2])  # type: ignore[arg-type]
     policy.act(GOOD)
 

@@ -167,7 +167,8 @@ def test_the_policy_acts(trained: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_to_the_same_numbers(trained: Path, tmp_path: Path) -> None:
-    common = ("--dataset", trained / "robot.hdf5", *SMALL, "--training_steps=120", "--eval_interval=60", "--threads=1")
+    common = ("--dataset", trained / "robot.hdf5", *SMALL, "--training_steps=120", "--eval_interval=60", "--threads=1",
+              "--save_interval=60")  # fmt: skip
     assert train(*common, "--out", tmp_path / "whole") == 0
     assert train(*common, "--out", tmp_path / "parts", "--training_steps=60") == 0
     assert train(*common, "--out", tmp_path / "parts", "--resume") == 0
