@@ -18,6 +18,7 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
 from raybc.config import RunConfig
+from raybc.data.notes import write_data_notes
 from raybc.envs.base import RenderOptions
 from raybc.files import point_to, read_json, remove, write_json
 from raybc.objective import OBJECTIVES, Objective, Score, resolve, score_of
@@ -129,6 +130,8 @@ class PackRun:
             for config, folder, ids in zip(place.members, place.folders, place.earlier_ids, strict=True)
         ]
         note_plan(self.config, [m.out for m in self.members])
+        for member in self.members:
+            write_data_notes(member.folder.data_notes, data.store)
         self.state = place.state
 
     @property
