@@ -77,6 +77,11 @@ class TrainingFolder:
         return self.path / "failed.json"
 
     @property
+    def data_notes(self) -> Path:
+        """What was left out of the data, or assumed about them; absent where there is nothing to say."""
+        return self.path / "data_notes.json"
+
+    @property
     def ray_train(self) -> Path:
         """Ray Train's own files, while workers train."""
         return self.path / "ray_train"
@@ -175,6 +180,11 @@ class SweepFolder:
     @property
     def versions(self) -> Path:
         return self.path / "versions.json"
+
+    @property
+    def data_notes(self) -> Path:
+        """As in `TrainingFolder`."""
+        return self.path / "data_notes.json"
 
     @property
     def ledger(self) -> Path:

@@ -47,6 +47,10 @@ class InfoArgs:
     """Read it as training on this task does, with the observations that the task adds."""
     images: bool = False
     """Also images (which changes the fingerprint)."""
+    image_keys: tuple[str, ...] = ()
+    """Only these images, and refuse what is none."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that cannot be read or differ from most, as training with this flag does."""
     json: bool = False
     """Print JSON."""
 
@@ -63,6 +67,10 @@ class StatsArgs:
     """Only the episodes of this split (info lists them), e.g. train, which normalisation is fitted to."""
     images: bool = False
     """Also images, by channel."""
+    image_keys: tuple[str, ...] = ()
+    """Only these images, and refuse what is none."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that cannot be read or differ from most."""
     states: bool = False
     """Also the simulator's states."""
     json: bool = False
@@ -83,7 +91,11 @@ class VerifyArgs:
     """Number of episodes, evenly spaced, whose recorded actions are replayed to compare success, returns,
     observations."""
     images: bool = False
-    """Also read images, every frame of them."""
+    """Also read images, every frame of them (always, where the task of --env_name observes images)."""
+    image_keys: tuple[str, ...] = ()
+    """Only these images, and refuse what is none."""
+    skip_bad_episodes: bool = False
+    """Check what is left without the episodes that training with this flag leaves out."""
     json: bool = False
     """Print JSON."""
 
@@ -100,6 +112,10 @@ class ConvertArgs:
     """The format to write: store (memory-mapped) or another of docs/data.md."""
     images: bool = False
     """Also images."""
+    image_keys: tuple[str, ...] = ()
+    """Only these images, and refuse what is none."""
+    skip_bad_episodes: bool = False
+    """Leave out episodes that cannot be read or differ from most; they are listed."""
     states: bool = True
     """Also the simulator's states, where there are any."""
     env_name: str = ""
@@ -111,7 +127,11 @@ def info(argv: list[str]) -> int:
     """Run `python -m raybc.data info`."""
     args = cli.parse(InfoArgs, argv, "raybc.data info", InfoArgs.__doc__ or "")
     path = obtain(args.data)
-    found = describe(path, read_for(path, task_of(args.data, args.env_name), images=args.images, states=True))
+    data = read_for(
+        path, task_of(args.data, args.env_name), images=args.image_keys or args.images, states=True,
+        skip_bad_episodes=args.skip_bad_episodes,
+    )  # fmt: skip
+    found = describe(path, data)
     if args.json:
         print(json.dumps(dataclasses.asdict(found)))
     else:
@@ -122,7 +142,7 @@ def info(argv: list[str]) -> int:
 def stats(argv: list[str]) -> int:
     """Run `python -m raybc.data stats`."""
     args = cli.parse(StatsArgs, argv, "raybc.data stats", StatsArgs.__doc__ or "")
-    wanted = ReadOptions(images=args.images, states=args.states)
+    wanted = ReadOptions(args.image_keys or args.images, args.states, skip_bad_episodes=args.skip_bad_episodes)
     found = statistics(source_of(args.data, args.env_name), wanted, args.split)
     if args.json:
         print(json.dumps({name: summary.as_json() for name, summary in found.items()}))
@@ -137,6 +157,8 @@ def verify_command(argv: list[str]) -> int:
     for name in ("horizon_length", "replay"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name}: expected at least 0, got {getattr(args, name)}")
+    if args.replay and args.skip_bad_episodes:
+        raise UserError("--replay: expected no --skip_bad_episodes: episodes are started by their numbers in the data")
     path, task = obtain(args.data), task_of(args.data, args.env_name)
     try:
         source = Source(path, formats.detect(path), task)
@@ -144,7 +166,8 @@ def verify_command(argv: list[str]) -> int:
         report = Report(Source(path, "", task), 0, 0, (unreadable(path, str(error)),))
         return _print(report, None, args.json)
     view = _look_at(get_task(task)) if args.env_name else None
-    report = verify(source, view, args.horizon_length, args.images)
+    images = args.image_keys or args.images
+    report = verify(source, view, args.horizon_length, images, args.skip_bad_episodes)
     played = None
     if args.replay and report.readable:
         played = _replay(report, args.replay, quiet=args.json)
@@ -194,7 +217,7 @@ def convert(argv: list[str]) -> int:
         raise UserError("--out: expected the file or folder to write, e.g. --out converted/lift")
     writer = formats.get(args.format)
     store.refuse_existing(args.out)
-    source = source_of(args.data, args.env_name)
+    source, images = source_of(args.data, args.env_name), args.image_keys or args.images
     total = formats.count(source.path, source.format)
     with _progress(f"convert to {args.format}", total, quiet=False) as update:
         if args.env_name:
@@ -205,18 +228,23 @@ def convert(argv: list[str]) -> int:
         elif args.format == store.NAME:
             limit = step_limit_of(source.task, source.format)
             made = store.convert(
-                source.path, args.out, format=source.format, images=args.images, states=args.states, step_limit=limit,
-                on_episodes=update,
+                source.path, args.out, format=source.format, images=images, states=args.states, step_limit=limit,
+                skip_bad_episodes=args.skip_bad_episodes, on_episodes=update,
             )  # fmt: skip
             before = made.fingerprint()
         else:
-            whole = read_for(source.path, "", images=args.images, states=args.states)
+            whole = read_for(
+                source.path, "", images=images, states=args.states, skip_bad_episodes=args.skip_bad_episodes
+            )
             before = whole.fingerprint()
             writer.write_store(args.out, whole)
-            made = formats.read(args.out, images=args.images)
+            made = formats.read(args.out, images=images)
+        remarks = made.remarks() if args.format == store.NAME else whole.remarks()
         update(made.num_episodes)
     cli.console.print(f"{made.num_episodes} episodes, {len(made.actions_NA)} transitions in {args.out} ({args.format})")
     cli.console.print(f"fingerprint: {made.fingerprint()}")
+    for remark in remarks:
+        cli.console.print(f"note: {remark}")
     if made.fingerprint() != before:
         cli.console.print(
             f"note: the fingerprint was {before}: this format does not keep everything that a policy may learn from "

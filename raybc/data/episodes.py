@@ -16,6 +16,35 @@ import numpy as np
 
 from raybc.types import UserError
 
+#: Names of splits that are held out from training, and those of them that the validation loss is measured on.
+HELD_OUT = ("valid", "val", "validation", "test", "eval", "holdout", "held_out")
+VALIDATION = HELD_OUT[:3]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark about a data set: what was left out, assumed or converted in reading it."""
+
+    kind: str
+    """What it is about: "image" and "text" that are not read, "converted" images, "splits" with repetitions, the "rest"
+    as training split, "rows" after the last end, or "rewards" that are not recorded."""
+    key: str
+    """The observation or the split."""
+    text: str
+    """The remark, one line."""
+
+
+@dataclass(frozen=True)
+class SkippedEpisode:
+    """An episode that was left out because it cannot be read, or differs from the others."""
+
+    number: int
+    """Its place in the data set on disk."""
+    name: str
+    """Its name there ("demo_3")."""
+    reason: str
+    """What is wrong with it."""
+
 
 @dataclass(frozen=True)
 class EpisodeStore:
@@ -50,6 +79,10 @@ class EpisodeStore:
     """Lowest and highest action that the data set declares, float32 (A,) each."""
     files: tuple[int, ...] = ()
     """Of a data set in several files: the exclusive end of each, as a number of training episodes."""
+    notes: tuple[Note, ...] = ()
+    """What was left out, assumed or converted in reading."""
+    skipped: tuple[SkippedEpisode, ...] = ()
+    """Episodes that were left out on request; numbers of episodes here are those without them."""
     checked: InitVar[bool] = False
     """Whether all values are already known to be finite, as in a converted store; otherwise they are checked here."""
 
@@ -99,6 +132,12 @@ class EpisodeStore:
             "rewards": self.rewards_N,
             **{name: array for name, array in more.items() if array is not None},
         }
+
+    def remarks(self) -> list[str]:
+        """What was left out, assumed or skipped in reading, one line each, for people."""
+        kinds = ("image", "splits", "rest", "rows", "text")
+        said = [f"{n.key}: {n.text}" if n.key else n.text for n in self.notes if n.kind in kinds]
+        return said + [f"left out: {e.name}: {e.reason}" for e in self.skipped]
 
     def check_has(self, keys: Sequence[str]) -> None:
         """Raise `UserError` for the first of `keys` that is not an observation."""

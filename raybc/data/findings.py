@@ -56,6 +56,8 @@ class Report:
     """bool (E,); None where success is not known."""
     env_args: Mapping[str, Any] = field(default_factory=dict)
     """`EpisodeStore.env_args`."""
+    remarks: tuple[str, ...] = ()
+    """What is worth knowing and no fault, one line each."""
 
     @property
     def errors(self) -> int:
@@ -80,6 +82,7 @@ class Report:
             "transitions": self.transitions,
             "errors": self.errors,
             "warnings": len(self.findings) - self.errors,
+            "remarks": list(self.remarks),
             "findings": [dataclasses.asdict(f) for f in self.findings],
         }
 

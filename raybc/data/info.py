@@ -43,6 +43,8 @@ class Info:
     """`EpisodeStore.fingerprint`."""
     bytes: int
     """Size on disk."""
+    remarks: tuple[str, ...] = ()
+    """What was left out, assumed or converted in reading."""
 
 
 def describe(path: Path, store: EpisodeStore) -> Info:
@@ -51,13 +53,14 @@ def describe(path: Path, store: EpisodeStore) -> Info:
     args: dict[str, Any] = dict(store.env_args)
     words, counts = np.unique(np.array(store.tasks, dtype=str), return_counts=True)
     limits = store.action_range
+    invented = {n.key for n in store.notes if n.kind == "rewards"}  # zeros in place of what was not recorded
     return Info(
         path=str(path),
         format=formats.detect(path),
         episodes=store.num_episodes,
         transitions=len(store.actions_NA),
         lengths=(float(steps.min()), float(np.median(steps)), float(steps.mean()), float(steps.max())),
-        arrays={name: (tuple(a.shape), str(a.dtype)) for name, a in store.arrays().items()},
+        arrays={name: (tuple(a.shape), str(a.dtype)) for name, a in store.arrays().items() if name not in invented},
         splits={name: len(episodes) for name, episodes in store.splits.items()},
         tasks=dict(zip(words.tolist(), counts.tolist(), strict=True)),
         successes=None if store.success_E is None else int(store.success_E.sum()),
@@ -65,4 +68,5 @@ def describe(path: Path, store: EpisodeStore) -> Info:
         action_range=None if limits is None else (limits[0].tolist(), limits[1].tolist()),
         fingerprint=store.fingerprint(),
         bytes=size_on_disk(path),
+        remarks=(*store.remarks(), *(f"{n.key}: {n.text}" for n in store.notes if n.kind == "converted")),
     )

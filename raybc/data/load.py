@@ -32,20 +32,32 @@ def load(
 
 
 def read_for(
-    path: Path, task: str, *, images: bool | tuple[str, ...] | None = None, states: bool = False
+    path: Path,
+    task: str,
+    *,
+    images: bool | tuple[str, ...] | None = None,
+    states: bool = False,
+    skip_bad_episodes: bool = False,
 ) -> EpisodeStore:
     """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
 
     Large data sets are memory-mapped from a converted copy in raybc's cache. images: as for `raybc.data.formats.read`;
-    None: those that the task observes, if any. states: whether to read the simulator's states.
+    None: all, if the task observes any; then only those that it observes have to be readable. states: whether to read
+    the simulator's states. skip_bad_episodes: as for `ReadOptions`.
     """
+    needed = None
     if images is None:
-        images = bool(task and get_task(task).images)
+        needed = tuple(get_task(task).images) if task else ()
+        images = bool(needed)
     format = formats.detect(path)
     large = format != "store" and size_on_disk(path) > MAX_BYTES_IN_MEMORY
     read = cached if large else formats.read
     limit = step_limit_of(task, format)
-    return for_task(read(path, format=format, images=images, states=states, step_limit=limit), task)
+    found = read(
+        path, format=format, images=images, states=states, step_limit=limit, skip_bad_episodes=skip_bad_episodes,
+        needed=needed or None,
+    )  # fmt: skip
+    return for_task(found, task)
 
 
 def step_limit_of(task: str, format: str) -> int:

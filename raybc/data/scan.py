@@ -13,6 +13,8 @@ from raybc.data import formats
 from raybc.data.adapt import added
 from raybc.data.formats import base
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Gathered, ReadOptions
+from raybc.data.formats.options import Remarks
+from raybc.data.formats.splits import held_out, resolved_splits
 from raybc.data.load import step_limit_of
 from raybc.data.names import obtain, resolve
 from raybc.registry import parse_env_name
@@ -64,13 +66,18 @@ class Source:
         wanted = wanted or ReadOptions()
         wanted = dataclasses.replace(wanted, step_limit=step_limit_of(self.task, self.format))
         sink = _Blocks(self.task, each)
-        gathered = base.gather(sink.watch(chosen.parts(self.path, wanted)), self.path, sink, wanted)
+        gathered = base.gather(sink.watch(base.parts_of(chosen, self.path, wanted)), self.path, sink, wanted)
         return gathered, chosen.about(self.path)
 
     def split(self, name: str) -> frozenset[int]:
         """Episode numbers of a split. Raises `UserError` for an empty split and, with similar names, for an unknown
         one."""
-        splits = formats.get(self.format).about(self.path).splits
+        splits = dict(formats.get(self.format).about(self.path).splits)
+        if name == "train" and name not in splits and held_out(splits):
+            total = formats.count(self.path, self.format)
+            if total is None:
+                total = len(self.scan(lambda _: None)[0].episode_ends)
+            splits = resolved_splits(splits, total, np.zeros(0, np.int64), self.path, Remarks())
         if name not in splits:
             known = did_you_mean(name, splits) if splits else "the data have no splits"
             raise UserError(f"{self.path}: unknown split {name!r}: {known}")
@@ -111,6 +118,8 @@ class _Blocks:
         for part in parts:
             self._rows = {}
             yield part
+            if not self._rows:
+                continue  # an odd part, which is refused: what follows is only looked at for the message
             lengths = part.lengths or (len(part.actions),)
             obs = {k.removeprefix("obs/"): v for k, v in self._rows.items() if k.startswith("obs/")}
             more = {f"obs/{k}": v for k, v in added(obs, self._task).items()}

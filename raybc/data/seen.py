@@ -6,13 +6,12 @@ Letters: E episodes, A action dim, D dimensions of a key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from raybc.data.findings import Finding, Severity
-from raybc.data.formats.base import DatasetInfo
 from raybc.data.normalize import CONSTANT
 from raybc.data.scan import Block
 from raybc.data.stats import Moments
@@ -133,11 +132,11 @@ class Seen:
                 )
         return found
 
-    def duplicates(self, about: DatasetInfo) -> list[Finding]:
+    def duplicates(self, splits: Mapping[str, np.ndarray]) -> list[Finding]:
         found = []
         advice = "keep one of them: an episode that occurs twice counts twice"
         for same in (episodes for episodes in self._digests.values() if len(episodes) > 1):
-            sides = [set(about.splits.get(name, np.zeros(0, int)).tolist()) for name in ("train", "valid")]
+            sides = [set(np.asarray(splits.get(name, np.zeros(0, int))).tolist()) for name in ("train", "valid")]
             leaks = all(any(e in side for e in same) for side in sides)
             text = "the same observations and actions" + (", in the splits train and valid" if leaks else "")
             severity: Severity = "error" if leaks else "warning"

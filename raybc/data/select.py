@@ -10,8 +10,33 @@ import dataclasses
 
 import numpy as np
 
-from raybc.data.episodes import EpisodeStore
+from raybc.data.episodes import VALIDATION, EpisodeStore
+from raybc.data.formats.splits import held_out, listed, overlap
 from raybc.types import UserError
+
+
+def splits_of(store: EpisodeStore, holdout_seed: int = -1) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes for training and for the validation loss (possibly none), int64.
+
+    holdout_seed: hold out 20 % of all episodes, chosen with this seed; -1: the data's own splits. Raises `UserError` if
+    the training split is empty, or shares episodes with a held-out one.
+    """
+    if holdout_seed >= 0:
+        return hold_out(np.arange(store.num_episodes), holdout_seed)
+    shared = overlap(store.splits)
+    if shared is not None:
+        name, episodes = shared
+        raise UserError(
+            f"{store.source}: splits: expected train and {name} without common episodes, got {len(episodes)} in both: "
+            f"{listed(episodes)}; correct the splits, or draw others with --holdout_seed=0"
+        )
+    train = store.split("train")
+    if not len(train):
+        held = [name for name in held_out(store.splits) if len(store.splits[name])]
+        where = f"; all are held out in {', '.join(held)}: draw other splits with --holdout_seed=0" if held else ""
+        raise UserError(f"{store.source}: mask/train: expected at least one episode to train on, got none{where}")
+    valid = next((store.splits[name] for name in VALIDATION if name in store.splits), np.zeros(0, np.int64))
+    return train, np.asarray(valid)
 
 
 def first_part(episodes: np.ndarray, proportion: float) -> np.ndarray:

@@ -45,6 +45,8 @@ def info(found: Info) -> None:
     for name, text in rows.items():
         table.add_row(name, text)
     _print(table)
+    for remark in found.remarks:
+        cli.console.print(f"note: {remark}")
 
 
 def _range(low: list[float], high: list[float]) -> str:
@@ -73,6 +75,8 @@ def report(found: Report, played: Replay | None) -> None:
         for finding in found.findings:
             table.add_row(*_row(finding, str(found.source.path)))
         _print(table, 120)
+    for remark in found.remarks:
+        cli.console.print(f"note: {remark}")
     if played is not None:
         _replay(played)
     warnings = len(found.findings) - found.errors

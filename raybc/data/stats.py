@@ -165,6 +165,7 @@ def statistics(source: Source, wanted: ReadOptions | None = None, split: str = "
     `UserError` for nan and inf, with key and episode, and for a split that is missing or empty.
     """
     episodes = source.split(split) if split else None
+    wanted = wanted or ReadOptions()
     moments: dict[str, Moments] = {}
     images: dict[str, _Histograms] = {}
 
@@ -189,6 +190,8 @@ def statistics(source: Source, wanted: ReadOptions | None = None, split: str = "
 
     source.scan(second_pass, wanted)
     found = {k: Summary(m.count, m.mean, m.std, m.min, m.max, *tails[k].quantiles()) for k, m in moments.items()}
+    invented = {key for kind, key in wanted.remarks.notes if kind == "rewards"}  # zeros that nobody recorded
+    found = {name: summary for name, summary in found.items() if name not in invented}
     return found | {name: histograms.summary() for name, histograms in images.items()}
 
 

@@ -6,6 +6,7 @@ complete or absent: it is written under a temporary name and renamed.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ import numpy as np
 
 from raybc.causes import expect_file
 from raybc.data import formats
-from raybc.data.episodes import EpisodeStore, check_finite
+from raybc.data.episodes import EpisodeStore, Note, SkippedEpisode, check_finite
 from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import home, read_json, replacing, write_json
@@ -83,7 +84,8 @@ def file_of(name: str) -> str:
 
 def convert(
     source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
-    step_limit: int = 0, on_episodes: Callable[[int], None] | None = None,
+    step_limit: int = 0, skip_bad_episodes: bool = False, needed: tuple[str, ...] | None = None,
+    on_episodes: Callable[[int], None] | None = None,
 ) -> EpisodeStore:  # fmt: skip
     """Write the data set at `source` as a store to `target` and open it. Only a part of it is in memory at a time.
 
@@ -92,16 +94,17 @@ def convert(
     """
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
-    wanted = ReadOptions(images, states, step_limit)
+    wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed)
     with replacing(target) as temporary:
         temporary.mkdir()
         sink = _Files(temporary, source, on_episodes)
         try:
-            gathered = base.gather(sink.watch(chosen.parts(source, wanted)), source, sink, wanted)
+            gathered = base.gather(sink.watch(base.parts_of(chosen, source, wanted)), source, sink, wanted)
             sink.finish()
         finally:
             sink.close()
-        found = base.assemble(_mapped(temporary), gathered, chosen.about(source), source, checked=True)
+        about = chosen.about(source)
+        found = base.assemble(_mapped(temporary), gathered, about, source, checked=True, remarks=wanted.remarks)
         _write_meta(temporary, found)
     return open_store(target)
 
@@ -113,6 +116,8 @@ def cached(
     images: bool | tuple[str, ...] = False,
     states: bool = False,
     step_limit: int = 0,
+    skip_bad_episodes: bool = False,
+    needed: tuple[str, ...] | None = None,
 ) -> EpisodeStore:
     """`source` as a converted data set in raybc's cache, converted by the first call.
 
@@ -121,10 +126,13 @@ def cached(
     """
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
     stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    key = digest([VERSION, stats, format, images, states, step_limit])
+    key = digest([VERSION, stats, format, images, states, step_limit, *([True] if skip_bad_episodes else [])])
     target = home() / "converted" / f"{source.name}-{key[:16]}"
     if not (target / META).is_file():
-        convert(source, target, format=format, images=images, states=states, step_limit=step_limit)
+        convert(
+            source, target, format=format, images=images, states=states, step_limit=step_limit,
+            skip_bad_episodes=skip_bad_episodes, needed=needed,
+        )  # fmt: skip
     return open_store(target)
 
 
@@ -165,6 +173,8 @@ def _write_meta(folder: Path, store: EpisodeStore) -> None:
         "tasks": list(store.tasks),
         "success": None if store.success_E is None else store.success_E.tolist(),
         "action_range": None if store.action_range is None else [a.tolist() for a in store.action_range],
+        "notes": [dataclasses.asdict(note) for note in store.notes],
+        "skipped": [dataclasses.asdict(episode) for episode in store.skipped],
     }  # fmt: skip
     write_json(folder / META, meta)
 
@@ -221,7 +231,10 @@ def open_store(path: Path) -> EpisodeStore:
             action_range=None if limits is None else (np.array(limits[0], np.float32), np.array(limits[1], np.float32)),
         )
         gathered = base.Gathered(ends, tuple(meta["tasks"]), success)
-        return base.assemble(arrays, gathered, about, path, checked=True)
+        found = base.assemble(arrays, gathered, about, path, checked=True)
+        notes = (*(Note(**note) for note in meta.get("notes", ())), *found.notes)
+        skipped = tuple(SkippedEpisode(**episode) for episode in meta.get("skipped", ()))
+        return dataclasses.replace(found, notes=notes, skipped=skipped, checked=True)
 
 
 def fingerprint(path: Path) -> str:
@@ -238,7 +251,10 @@ def verify(path: Path) -> None:
             raise UserError(f"{path / name}: damaged: its sha256 is not what was converted; convert the data again")
     for name, array in store.arrays().items():
         check_finite(path, name, array, store.episode_ends)
-    if store.fingerprint() != meta["fingerprint"]:
+    splits = {name: np.array(episodes, np.int64) for name, episodes in meta["splits"].items()}
+    # Earlier releases kept splits as they were declared, with repetitions and without a training split.
+    declared = dataclasses.replace(store, splits=splits, checked=True)
+    if meta["fingerprint"] not in (store.fingerprint(), declared.fingerprint()):
         raise UserError(f"{path / META}: damaged: the fingerprint is not that of the arrays; convert the data again")
 
 

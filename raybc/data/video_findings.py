@@ -17,7 +17,15 @@ def videos(source: Source, images: bool) -> list[Finding]:
         uses = lerobot.video_uses(source.path)
     except UserError:
         return []  # reading the arrays has already reported what is wrong with meta/
-    return [found for use in uses if (found := _video(use, images)) is not None]
+    found = [finding for use in uses if (finding := _video(use, images)) is not None]
+    return found + [_frames(use, episode, text) for use in uses for episode, text in use.faults().items()]
+
+
+def _frames(use: lerobot.VideoUse, episode: int, text: str) -> Finding:
+    """The finding about the frames of an episode that are not its own, or not as many as its rows."""
+    expected, _, found = text.removeprefix("expected ").partition(", ")
+    advice = "correct from_timestamp and to_timestamp in meta/episodes, or leave the episode out (--skip_bad_episodes)"
+    return Finding("error", "video", str(use.path), use.feature, (episode,), expected, found, advice)
 
 
 def _video(use: lerobot.VideoUse, images: bool) -> Finding | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -13,31 +14,61 @@ from raybc.causes import cause, expect_file
 from raybc.types import UserError
 
 
+class MoreBits(UserError):
+    """Images of more than 8 bits, such as depth, which are not read as colours."""
+
+
+def more_bits(pixels: Any) -> str:
+    """What is wrong with a pixel format (PyAV's `VideoFormat`) of more than 8 bits; "" for others."""
+    bits = max((component.bits for component in pixels.components), default=8)
+    return f"{bits}-bit pixels ({pixels.name}): depth or more than 8 bits" if bits > 8 else ""
+
+
+def more_bits_in(path: Path) -> str:
+    """`more_bits` of a video file; "" for missing and damaged files too, which reading refuses."""
+    try:
+        with av.open(str(path), "r") as container:
+            streams = container.streams.video
+            return more_bits(streams[0].codec_context.format) if streams and streams[0].codec_context.format else ""
+    except (av.FFmpegError, OSError, ValueError, IndexError):
+        return ""
+
+
 class Video:
     """The frames of a video. Reading forwards continues where the last read stopped; reading backwards starts again.
 
-    fps: frame rate (Hz) that the data set declares; frame k is expected at k / fps. Raises `UserError` for missing
-    frames and damaged files.
+    fps: frame rate (Hz) that the data set declares; frame k is expected at k / fps. grey: whether to read one channel
+    instead of three. Raises `UserError` for missing frames and damaged files, and `MoreBits` for more than 8 bits.
     """
 
-    def __init__(self, path: Path, fps: float) -> None:
+    def __init__(self, path: Path, fps: float, grey: bool = False) -> None:
         expect_file(path, "the video of the requested images")
-        self.path, self.fps = path, fps
+        self.path, self.fps, self.grey = path, fps, grey
         self._frames = self._decode()
         self._next = 0
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """uint8 (count, H, W, 3): the frames `first`, `first + 1`, ..."""
+        """uint8 (count, H, W, 3), or (count, H, W, 1) of grey ones: the frames `first`, `first + 1`, ..."""
+        try:
+            return self._read(first, count)
+        except UserError:
+            self._restart()
+            raise
+
+    def _restart(self) -> None:
+        self._frames.close()
+        self._frames, self._next = self._decode(), 0
+
+    def _read(self, first: int, count: int) -> np.ndarray:
         if first < self._next:
-            self._frames.close()
-            self._frames, self._next = self._decode(), 0
+            self._restart()
         images: list[np.ndarray] = []
         while self._next < first + count:
             frame = next(self._frames, None)
             if frame is None:
                 raise UserError(f"{self.path}: expected at least {first + count} frames, got {self._next}")
             if self._next >= first:
-                images.append(frame.to_ndarray(format="rgb24"))
+                images.append(_pixels(frame, self.grey, str(self.path)))
             self._next += 1
         return np.stack(images)
 
@@ -81,29 +112,65 @@ def _unreadable(path: Path, error: BaseException) -> UserError:
     return UserError(f"{path}: {said}")
 
 
-def decode_image(data: bytes, where: str) -> np.ndarray:
-    """A PNG or JPEG file as uint8 (H, W, 3). Raises `UserError`, beginning with `where`, for damaged ones."""
+def _pixels(frame: Any, grey: bool, where: str) -> np.ndarray:
+    """A frame of PyAV as uint8 (H, W, 3), or (H, W, 1) where it is `grey`."""
+    deep = more_bits(frame.format)
+    if deep:
+        raise MoreBits(f"{where}: expected 8-bit images, got {deep}")
+    if grey and not frame.format.is_rgb:
+        return np.asarray(frame.to_ndarray(format="gray"))[..., None]
+    array = np.asarray(frame.to_ndarray(format="rgb24"))
+    return array[..., :1] if grey else array
+
+
+#: Channels -> pixel format.
+FORMATS = {1: "gray", 3: "rgb24", 4: "rgba"}
+
+
+def decode_image(data: bytes, where: str, channels: int = 3) -> np.ndarray:
+    """A PNG or JPEG file as uint8 (H, W, `channels`), 1, 3 or 4.
+
+    Raises `UserError`, beginning with `where`, for damaged ones, and `MoreBits` for more than 8 bits.
+    """
     try:
         with av.open(io.BytesIO(data), "r") as container:
-            return next(container.decode(video=0)).to_ndarray(format="rgb24")
+            frame = next(container.decode(video=0))
+            return frame.to_ndarray(format="rgba") if channels == 4 else _pixels(frame, channels == 1, where)
     except (av.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
+        if isinstance(error, UserError):  # which is a ValueError
+            raise
         raise UserError(f"{where}: not readable as an image: {' '.join(str(error).split())}") from None
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """The image, uint8 (H, W, 3), as a PNG file."""
+    """The image, uint8 (H, W, 1, 3 or 4), as a PNG file."""
+    channels = image.shape[2]
     codec = av.CodecContext.create("png", "w")
-    codec.width, codec.height, codec.pix_fmt = image.shape[1], image.shape[0], "rgb24"
+    codec.width, codec.height, codec.pix_fmt = image.shape[1], image.shape[0], FORMATS[channels]
     codec.time_base = Fraction(1)
-    packets = [*codec.encode(av.VideoFrame.from_ndarray(image, format="rgb24")), *codec.encode(None)]
+    array = np.ascontiguousarray(image[..., 0] if channels == 1 else image)
+    packets = [*codec.encode(av.VideoFrame.from_ndarray(array, format=FORMATS[channels])), *codec.encode(None)]
     return b"".join(bytes(packet) for packet in packets)
 
 
 def write_lossless(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Write frames, uint8 (n, H, W, 3), as lossless H.264 at `fps` Hz."""
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264rgb", rate=fps, options={"qp": "0", "preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "rgb24"
-        for array in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
-        container.mux(stream.encode())
+    """Write frames, uint8 (n, H, W, 1 or 3), as lossless H.264 at `fps` Hz.
+
+    Raises `UserError` for other channels, which videos cannot store, and where the encoder refuses the images.
+    """
+    channels = frames.shape[-1]
+    if channels not in (1, 3):
+        raise UserError(
+            f"{path}: expected images with 1 or 3 channels for a video, got {channels}; write another format"
+        )
+    try:
+        with av.open(str(path), "w", format="mp4") as container:
+            stream: Any = container.add_stream("libx264rgb", rate=fps, options={"qp": "0", "preset": "ultrafast"})
+            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "rgb24"
+            for array in frames:
+                pixels = np.repeat(array, 3, axis=-1) if channels == 1 else array  # grey of H.264 has another range
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+    except (av.FFmpegError, ValueError) as error:
+        size = " x ".join(map(str, frames.shape[1:]))
+        raise UserError(f"{path}: images {size} cannot be encoded: {' '.join(str(error).split())}") from None

@@ -19,6 +19,7 @@ from raybc.cluster.session import ray_session
 from raybc.config import Role
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.load import read_for
+from raybc.data.notes import write_data_notes
 from raybc.demos.generate import generate
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.base import Task
@@ -87,7 +88,12 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         env_spec = spec_of_task(task)
         dataset, demos = source_of(config.train, config.demos)
         if demos is None or dataset.exists():
-            _check_data(config, read_for(dataset, name.task), env_spec, task.obs_keys)
+            _check_data(
+                config,
+                read_for(dataset, name.task, skip_bad_episodes=config.train.skip_bad_episodes),
+                env_spec,
+                task.obs_keys,
+            )
         write_json(folder.config, config.to_dict())
         write_json(folder.versions, versions(env_spec.identity))
         begun()
@@ -216,7 +222,9 @@ def _run(
         if demos is not None and not dataset.exists():
             with timing.stage("demonstrations"):
                 _demonstrate(demos, dataset, pool)
-        store = read_for(dataset, name.task)
+        store = read_for(dataset, name.task, skip_bad_episodes=config.train.skip_bad_episodes)
+        cli.print_notes(store.remarks())
+        write_data_notes(folder.data_notes, store)
         _check_data(config, store, env_spec, task.obs_keys)
         context = TrialContext(
             folder=SweepFolder(folder.path.absolute()),
@@ -225,6 +233,7 @@ def _run(
             fingerprint=store.fingerprint(),
             obs_keys=task.obs_keys,
             environment=env_spec.identity,
+            skip_bad_episodes=config.train.skip_bad_episodes,
             seeds=config.seeds,
             steps=tuple(config.evaluation_step(k) for k in range(1, config.eval.evaluations + 1)),
             settings=tuple(sample_settings(config)),

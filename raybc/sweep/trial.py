@@ -59,6 +59,8 @@ class TrialContext:
     """What recipes are compared by."""
     threads: int
     """Threads of PyTorch: fixed, because sums depend on their number."""
+    skip_bad_episodes: bool = False
+    """The option of the same name."""
     earlier_options: tuple[dict[str, Any], ...] = ()
     """Options of a run under which earlier processes may have saved states."""
 
@@ -171,12 +173,22 @@ def load_data(context: TrialContext) -> TrainingData:
     path = Path(context.dataset)
     modified = path.stat().st_mtime_ns
     environment = json.dumps(context.environment)
-    return _load_data(context.dataset, context.task, modified, context.fingerprint, context.obs_keys, environment)
+    return _load_data(
+        context.dataset, context.task, modified, context.fingerprint, context.obs_keys, environment,
+        context.skip_bad_episodes,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1)
 def _load_data(
-    path: str, task: str, modified: int, fingerprint: str, obs_keys: tuple[str, ...], environment: str
+    path: str,
+    task: str,
+    modified: int,
+    fingerprint: str,
+    obs_keys: tuple[str, ...],
+    environment: str,
+    skip_bad_episodes: bool,
 ) -> TrainingData:
     """Read once for all trials of this process."""
-    return TrainingData(read_for(Path(path), task), fingerprint, obs_keys, json.loads(environment))
+    store = read_for(Path(path), task, skip_bad_episodes=skip_bad_episodes)
+    return TrainingData(store, fingerprint, obs_keys, json.loads(environment))

@@ -219,6 +219,7 @@ def _go(
 ) -> None:
     """Find the run folder and train."""
     args = request.args
+    cli.print_notes(data.store.remarks())
     place = find_place(args, members, data.fingerprint)
     free_space_for(place.out, 200)
     inputs = inputs_of(members[0], args, dataset)

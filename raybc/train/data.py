@@ -149,8 +149,6 @@ def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
     Raises `UserError` if the training split is empty.
     """
     episodes, _ = _splits(config, store)
-    if not len(episodes):
-        raise UserError(f"{store.source}: mask/train: expected at least one episode to train on, got none")
     if config.only_successful:
         episodes = select.successful(store, episodes)
     if config.top_percent < 100:
@@ -182,6 +180,4 @@ def with_held_out(config: RunConfig, store: EpisodeStore) -> RunConfig:
 
 def _splits(config: RunConfig, store: EpisodeStore) -> tuple[np.ndarray, np.ndarray]:
     """Episodes for training and for validation (possibly none), int64."""
-    if config.holdout_seed >= 0:
-        return select.hold_out(np.arange(store.num_episodes), config.holdout_seed)
-    return store.split("train"), store.split("valid") if "valid" in store.splits else np.zeros(0, np.int64)
+    return select.splits_of(store, config.holdout_seed)

@@ -16,6 +16,7 @@ import torch
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
+from raybc.data.notes import write_data_notes
 from raybc.objective import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import BUNDLE_FILE
@@ -76,6 +77,8 @@ class PackRun:
         if name:
             self._rollouts = RolloutEvaluation(self.out, name, pool, objective, self.members, self._trackers)
         note_plan(self.config, [m.out for m in self.members])
+        for member in self.members:
+            write_data_notes(member.folder.data_notes, data.store)
         self.state = place.state
 
     @property

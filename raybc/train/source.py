@@ -15,8 +15,10 @@ def read_data(config: RunConfig, dataset: Path) -> EpisodeStore:
     """The demonstrations at `dataset` with the observations that a run sees: those of its task, or without a simulator
     those that were recorded (images only for a policy with an encoder)."""
     if config.has_environment:
-        return read_for(dataset, parse_env_name(config.env_name).task)
-    return read_for(dataset, "", images=config.encoder.kind != "None")
+        task = parse_env_name(config.env_name).task
+        return read_for(dataset, task, skip_bad_episodes=config.skip_bad_episodes)
+    images = config.encoder.kind != "None"
+    return read_for(dataset, "", images=images, skip_bad_episodes=config.skip_bad_episodes)
 
 
 def recorded_observations(config: RunConfig, store: EpisodeStore) -> tuple[str, ...]:

@@ -78,15 +78,17 @@ def read(
     images: bool | tuple[str, ...] = False,
     states: bool = False,
     step_limit: int = 0,
+    skip_bad_episodes: bool = False,
+    needed: tuple[str, ...] | None = None,
 ) -> EpisodeStore:
     """The demonstrations at `path`, in memory, or memory-mapped from a converted store.
 
     format: a key of `FORMATS`; "" to recognise it. images: no images, all of them, or those of these names. states:
-    whether to read the simulator's states. step_limit: see `base.ReadOptions`. Raises `UserError` with file, episode
+    whether to read the simulator's states. The others: see `base.ReadOptions`. Raises `UserError` with file, episode
     and key for what is missing, damaged or inconsistent.
     """
     path = Path(path).expanduser()
     chosen = get(format or detect(path))
     if hasattr(chosen, "open_store"):  # needs no copy in memory
         return cast("EpisodeStore", chosen.open_store(path))
-    return base.collect(chosen, path, base.ReadOptions(images, states, step_limit))
+    return base.collect(chosen, path, base.ReadOptions(images, states, step_limit, skip_bad_episodes, needed))

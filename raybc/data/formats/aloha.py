@@ -7,6 +7,7 @@ with zeros. All numbers are in the robot's units.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from raybc.data.bounds import check_memory
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base, containers
+from raybc.data.formats import base, containers, flat
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.videos import decode_image
 from raybc.files import replacing
@@ -51,7 +52,8 @@ def matches(path: Path) -> bool:
 
 
 def _is_episode(path: Path) -> bool:
-    if not {*ACTIONS} & containers.hdf5_names(path):
+    names = containers.hdf5_names(path)
+    if not {*ACTIONS} & names or names & set(flat.KNOWN):  # several episodes with end flags are D4RL's
         return False
     try:
         with h5py.File(path, "r") as file:
@@ -80,8 +82,13 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     if not found:
         raise UserError(f"{path}: expected HDF5 files with an episode each, found none")
     for each in found:
-        with containers.opened_hdf5(each, "HDF5") as file:
-            yield _episode(file, each, each.name if path.is_dir() else "episode", wanted)
+        name = each.name if path.is_dir() else "episode"
+        yield base.read_episode(name, wanted, functools.partial(_read, each, name, wanted))
+
+
+def _read(path: Path, name: str, wanted: ReadOptions) -> EpisodeChunk:
+    with containers.opened_hdf5(path, "HDF5") as file:
+        return _episode(file, path, name, wanted)
 
 
 def _episode(file: Any, path: Path, name: str, wanted: ReadOptions) -> EpisodeChunk:
@@ -93,7 +100,9 @@ def _episode(file: Any, path: Path, name: str, wanted: ReadOptions) -> EpisodeCh
     obs: dict[str, np.ndarray] = {}
     for key, found in file[group].items():
         if isinstance(found, h5py.Dataset):
-            if found.ndim <= 2:
+            if found.dtype.kind not in "fiub":
+                wanted.observation(key, found, str(path))  # notes that text is left out
+            elif found.ndim <= 2:
                 obs[key] = containers.hdf5_values(file, f"{group}/{key}", str(path))
         elif key == IMAGES:
             for camera in found:
@@ -121,14 +130,11 @@ def _text(value: Any) -> str:
 def _images(file: Any, key: str, where: str, steps: int) -> np.ndarray:
     """uint8 (steps, H, W, 3): images as they are, or decoded."""
     found = file[key]
-    if not isinstance(found, h5py.Dataset) or len(found.shape or ()) not in (1, 2, 4) or len(found) != steps:
+    if not isinstance(found, h5py.Dataset) or len(found.shape or ()) not in (1, 2, 3, 4) or len(found) != steps:
         got = f"shape {found.shape}" if isinstance(found, h5py.Dataset) else "a group"
         raise UserError(f"{where}: expected {steps} images, got {got}")
-    if found.ndim == 4:
-        images = containers.hdf5_values(file, key, where)
-        if not base.is_image(images):
-            raise UserError(f"{where}: expected uint8 (n, height, width, channels), got {images.dtype} {images.shape}")
-        return images
+    if found.ndim > 2:
+        return containers.hdf5_values(file, key, where)  # as it is: `ReadOptions.observation` converts or refuses it
     if found.ndim == 1:  # bytes of variable length
         if found.external or found.is_virtual or found.dtype.kind not in "OSV":
             raise UserError(f"{where}: expected compressed images, got {found.dtype}")

@@ -6,35 +6,25 @@ dtypes of its episodes are checked here, once for all formats.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from raybc.data.bounds import SMALL_BYTES, check_memory
 from raybc.data.episodes import EpisodeStore
+from raybc.data.formats import odd
+from raybc.data.formats.images import is_image as is_image
+from raybc.data.formats.options import ReadOptions as ReadOptions
+from raybc.data.formats.options import Remarks
+from raybc.data.formats.splits import resolved_splits
 from raybc.types import UserError
 
 #: Rows that a reader of a flat format reads at a time, rounded to whole episodes.
 ROWS_PER_READ = 1 << 16
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What to read in addition to low-dimensional observations, actions and rewards."""
-
-    images: bool | tuple[str, ...] = False
-    """No images, all of them, or those of these names."""
-    states: bool = False
-    """Whether to read the simulator's states."""
-    step_limit: int = 0
-    """Step limit of the environment, for formats that do not mark where it cut an episode off (old D4RL files)."""
-
-    def image(self, name: str) -> bool:
-        """Whether to read the image observation `name`."""
-        return self.images if isinstance(self.images, bool) else name in self.images
 
 
 @dataclass(frozen=True)
@@ -75,6 +65,8 @@ class EpisodeChunk:
     """An instruction for each episode, or ()."""
     success: tuple[bool, ...] = ()
     """Whether each episode succeeded; () where the format does not mark it."""
+    unreadable: str = ""
+    """Why this episode cannot be read, where bad episodes are left out (`read_episode`); it has no arrays then."""
 
 
 class Format(Protocol):
@@ -140,24 +132,96 @@ class Gathered:
     """bool (E,); None where the format does not mark success."""
 
 
+def read_episode(name: str, wanted: ReadOptions, read: Callable[[], EpisodeChunk]) -> EpisodeChunk:
+    """`read()`; where bad episodes are left out, what it refuses (`UserError`) is kept as the reason."""
+    if not wanted.skip_bad_episodes:
+        return read()
+    try:
+        return read()
+    except UserError as error:
+        return EpisodeChunk(name, {}, np.zeros((0, 0), np.float32), unreadable=str(error))
+
+
+def parts_of(fmt: Format, path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """The episodes of a data set, with observations as they are stored: what every use of a format reads.
+
+    With `ReadOptions.skip_bad_episodes`, the data are read twice, and episodes come one at a time: those that can be
+    read and have the names and sizes of most.
+    """
+    parts = (_observed(part, path, wanted) for part in fmt.parts(path, wanted))
+    if not wanted.skip_bad_episodes:
+        yield from parts
+        return
+    faults = odd.faults(_single(parts), lambda part: _rows(cast(EpisodeChunk, part), path))
+    wanted.remarks.skipped[:] = [episode for episode in faults if episode is not None]
+    if all(episode is not None for episode in faults):
+        reason = "" if not faults else f"; the first: {wanted.remarks.skipped[0].reason}"
+        raise UserError(f"{path}: expected an episode that can be read, got none of {len(faults)}{reason}")
+    again = (_observed(part, path, wanted) for part in fmt.parts(path, wanted))
+    for part, fault in zip(_single(again), faults, strict=True):
+        if fault is None:
+            yield part
+
+
+def _observed(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> EpisodeChunk:
+    where = f"{path}: {part.name}"
+    try:
+        obs = {name: wanted.observation(name, array, where) for name, array in part.obs.items()}
+    except UserError as error:
+        if not wanted.skip_bad_episodes:
+            raise
+        return dataclasses.replace(part, obs={}, unreadable=str(error))
+    return dataclasses.replace(part, obs={name: array for name, array in obs.items() if array is not None})
+
+
+def _single(parts: Iterator[EpisodeChunk]) -> Iterator[EpisodeChunk]:
+    """The same episodes, one at a time."""
+    number = 0
+    for part in parts:
+        if len(part.lengths) < 2:
+            yield part
+            number += 1
+            continue
+        ends = np.cumsum(part.lengths)
+        for i, (end, length) in enumerate(zip(ends, part.lengths, strict=True)):
+            rows = slice(int(end) - length, int(end))
+            yield EpisodeChunk(
+                name=named(number, 1),
+                obs={k: v[rows] for k, v in part.obs.items()},
+                actions=part.actions[rows],
+                rewards=None if part.rewards is None else part.rewards[rows],
+                terminals=None if part.terminals is None else part.terminals[rows],
+                states=None if part.states is None else part.states[rows],
+                tasks=part.tasks[i : i + 1],
+                success=part.success[i : i + 1],
+                unreadable=part.unreadable,
+            )
+            number += 1
+
+
 def gather(parts: Iterator[EpisodeChunk], path: Path, sink: Sink, wanted: ReadOptions) -> Gathered:
     """Check every part and append its rows to `sink`, in the dtypes of `EpisodeStore`.
 
     Raises `UserError` with file, episode and key where parts do not agree or are not numeric.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    first: tuple[str, odd.Signature] | None = None
     ends: list[int] = []
     tasks: list[str] = []
     success: list[bool] = []
     for part in parts:
         arrays = _rows(part, path)
-        if not shapes:
+        signature = odd.signature(arrays)
+        if first is None:
             _has_wanted(part, path, wanted)
-        else:
-            _same_names(part, path, set(shapes), set(arrays))
+            first = part.name, signature
+        elif signature != first[1]:
+            rest = (_rows(other, path) for other in parts)
+            text = odd.refusal((first[0], len(ends), first[1]), (part.name, signature), rest)
+            raise UserError(f"{path}: {text}")
         for name, array in arrays.items():
-            _same_shape(part, path, name, array.shape[1:], shapes.setdefault(name, array.shape[1:]))
             sink.append(name, array)
+        if part.rewards is None:
+            wanted.remarks.note("rewards", "rewards", "not recorded; read as zeros")
         before = ends[-1] if ends else 0
         ends += (before + np.cumsum(part.lengths or (len(part.actions),))).tolist()
         tasks += part.tasks
@@ -180,7 +244,7 @@ def _rows(part: EpisodeChunk, path: Path) -> dict[str, np.ndarray]:
     if part.states is not None:
         named["states"] = part.states
     if n == 0:
-        raise UserError(f"{path}: {part.name}: actions: expected at least one step, got none")
+        raise UserError(f"{path}: {part.name}: actions: expected at least one step, got none; {odd.ADVICE}")
     rows = {}
     for name, array in named.items():
         if array.dtype.kind not in "fiub":
@@ -205,11 +269,6 @@ def _as_stored(name: str, array: np.ndarray) -> np.ndarray:
     return np.asarray(array if name in ("actions", "rewards") else array.reshape(len(array), -1), np.float32)
 
 
-def is_image(array: Any) -> bool:
-    """Whether rows of an array (or HDF5 data set) are images: uint8, height x width x channels."""
-    return array.dtype == np.uint8 and array.ndim == 4
-
-
 def _has_wanted(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> None:
     names = wanted.images if isinstance(wanted.images, tuple) else ()
     missing = [name for name in names if name not in part.obs]
@@ -217,47 +276,30 @@ def _has_wanted(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> None:
         raise UserError(f"{path}: {part.name}: expected the images {missing[0]!r}, got {sorted(part.obs)}")
 
 
-def _same_names(part: EpisodeChunk, path: Path, expected: set[str], got: set[str]) -> None:
-    if expected == got:
-        return
-
-    def observations(names: set[str]) -> list[str]:
-        return sorted(n.removeprefix("obs/") for n in names if n.startswith("obs/"))
-
-    if observations(expected) != observations(got):
-        raise UserError(f"{path}: {part.name}: expected observations {observations(expected)}, got {observations(got)}")
-    odd = sorted(expected ^ got)[0]
-    raise UserError(f"{path}: {part.name}: {odd}: present in some episodes and missing in others")
-
-
-def _same_shape(part: EpisodeChunk, path: Path, name: str, shape: tuple[int, ...], before: tuple[int, ...]) -> None:
-    if shape == before:
-        return
-    verb = "have" if name == "actions" else "has"
-    size, was = (s[0] if len(s) == 1 else s for s in (shape, before))
-    raise UserError(f"{path}: {part.name}: {name} {verb} size {size}, before {was}")
-
-
 def collect(fmt: Format, path: Path, wanted: ReadOptions) -> EpisodeStore:
     """The data set at `path`, in memory."""
     memory = Memory(path)
-    gathered = gather(fmt.parts(path, wanted), path, memory, wanted)
+    gathered = gather(parts_of(fmt, path, wanted), path, memory, wanted)
     # Arrays first: reading attributes of a damaged HDF5 file may never end, and reading arrays detects the damage.
-    return assemble(memory.arrays(), gathered, fmt.about(path), path)
+    return assemble(memory.arrays(), gathered, fmt.about(path), path, remarks=wanted.remarks)
 
 
 def assemble(
-    arrays: Mapping[str, np.ndarray], gathered: Gathered, about: DatasetInfo, source: Path, checked: bool = False
+    arrays: Mapping[str, np.ndarray],
+    gathered: Gathered,
+    about: DatasetInfo,
+    source: Path,
+    checked: bool = False,
+    remarks: Remarks | None = None,
 ) -> EpisodeStore:
-    """The store of `arrays`, by the names of `EpisodeStore.arrays`. checked: whether all values are known to be finite.
+    """The store of `arrays`, by the names of `EpisodeStore.arrays`.
 
-    Raises `UserError` for splits that name episodes that do not exist, and as `EpisodeStore` does.
+    checked: whether all values are known to be finite. remarks: of the readers; the store carries them. Raises
+    `UserError` for splits that name episodes that do not exist, and as `EpisodeStore` does.
     """
-    for name, episodes in about.splits.items():
-        if len(episodes) and (episodes.min() < 0 or episodes.max() >= len(gathered.episode_ends)):
-            raise UserError(
-                f"{source}: split {name!r}: expected episodes 0..{len(gathered.episode_ends) - 1}, got {episodes.max()}"
-            )
+    remarks = remarks or Remarks()
+    skipped = np.array([episode.number for episode in remarks.skipped], np.int64)
+    splits = resolved_splits(about.splits, len(gathered.episode_ends), skipped, source, remarks)
     success = gathered.success_E
     if success is None and about.reward_is_success:
         success = sparse_success(arrays["rewards"], gathered.episode_ends)
@@ -266,7 +308,7 @@ def assemble(
         actions_NA=arrays["actions"],
         rewards_N=arrays["rewards"],
         episode_ends=gathered.episode_ends,
-        splits=about.splits,
+        splits=splits,
         env_args=about.env_args,
         source=source,
         terminals_N=arrays.get("terminals"),
@@ -274,7 +316,9 @@ def assemble(
         tasks=gathered.tasks,
         success_E=success,
         action_range=about.action_range,
-        files=about.files,
+        files=tuple(end - int((skipped < end).sum()) for end in about.files),
+        notes=tuple(remarks.notes.values()),
+        skipped=tuple(remarks.skipped),
         checked=checked,
     )
 

@@ -114,6 +114,21 @@ def _check_filters(found: Any, where: str) -> None:
             )
 
 
+def hdf5_members(group: Any, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(name, `h5py.Dataset` that is not read yet) of all arrays in a group and the groups in it, "/" between names.
+
+    Arrays need not be numeric. Raises `UserError`, beginning with `where`, for links and references to other files.
+    """
+    for key in group:
+        found = group.get(key) if not isinstance(group.get(key, getlink=True), h5py.ExternalLink) else None
+        if isinstance(found, h5py.Group):
+            yield from hdf5_members(found, where, f"{prefix}{key}/")
+        elif isinstance(found, h5py.Dataset) and found.dtype.kind not in "fiub":
+            yield prefix + key, found
+        else:
+            yield prefix + key, hdf5_array(group, key, where)
+
+
 def hdf5_names(path: Path) -> set[str]:
     """The top-level names of an HDF5 file; an empty set for other or damaged files."""
     if magic(path) != HDF5_MAGIC or guard.damage(path):

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base, containers
+from raybc.data.formats import base, containers, flat
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.formats.containers import Npz
+from raybc.data.formats.images import is_image
 from raybc.data.zarr2 import META, Zarr
 from raybc.files import replacing, write_json
 from raybc.types import UserError
@@ -25,6 +26,7 @@ NAME = "episode_ends"
 DESCRIPTION = "an npz with action and episode_ends, or a zarr folder or zip with data/action and meta/episode_ends"
 ACTION, REWARD = ("action", "actions"), ("reward", "rewards")
 ENDS = "episode_ends"
+SPLIT = "split_"
 
 
 class _Arrays:
@@ -48,11 +50,15 @@ class _Arrays:
         """The first of `names` that is an array; None where there is none."""
         return next((n for n in names if n in self._full), None)
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def any(self, name: str) -> np.ndarray:
+        """An array of any dtype."""
         if name not in self._full:
             raise UserError(f"{self.path}: expected the array {name!r}, got {self.names}")
         with containers.readable(self.path, "zarr or npz"):
-            array = self.source[self._full[name]]
+            return self.source[self._full[name]]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.any(name)
         if array.dtype.kind not in "fiub":
             raise UserError(f"{self.path}: {name}: expected numbers, got dtype {array.dtype}")
         return array
@@ -81,8 +87,13 @@ def count(path: Path) -> int:
 
 
 def about(path: Path) -> DatasetInfo:
-    """Nothing: the format declares nothing."""
-    return DatasetInfo()
+    """The splits, in arrays `split_NAME` as raybc writes them."""
+    arrays = _Arrays(path)
+    splits = {name.removeprefix(SPLIT): arrays[name] for name in arrays.names if name.startswith(SPLIT)}
+    for name, members in splits.items():
+        if members.ndim != 1 or members.dtype.kind not in "iu":
+            raise UserError(f"{path}: {SPLIT}{name}: expected numbers of episodes, got {members.dtype} {members.shape}")
+    return DatasetInfo(splits=splits)
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
@@ -104,14 +115,17 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     for name in arrays.names:
         if name in (ENDS, action, reward):
             continue
-        array = arrays[name]
+        array = arrays.any(name)
+        if name.startswith(SPLIT):
+            continue
         if array.ndim and len(array) == len(actions):
-            image = _image(array)
-            if image is None or wanted.image(name):
-                obs[name] = array if image is None else image
+            observed = wanted.observation(name, array, str(path))
+            if observed is not None and (wanted.image(name) or not is_image(observed)):
+                obs[name] = observed
         elif not array.ndim or len(array) != len(ends):  # arrays with a row for each episode are ignored
             raise UserError(f"{path}: {name}: expected {len(actions)} rows as in {action}, got shape {array.shape}")
     rewards = arrays[reward] if reward is not None else None
+    terminals = _flag(obs)
     done = 0
     for start, end, lengths in base.blocks(ends):
         yield EpisodeChunk(
@@ -120,31 +134,32 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
             actions=actions[start:end],
             lengths=lengths,
             rewards=None if rewards is None else rewards[start:end],
+            terminals=None if terminals is None else terminals[start:end],
         )
         done += len(lengths)
 
 
-def _image(array: np.ndarray) -> np.ndarray | None:
-    """Images as uint8 (n, H, W, C); None for arrays of another kind. Diffusion Policy's are floats from 0 to 255."""
-    if array.ndim != 4 or array.shape[-1] not in (1, 3, 4):
-        return None
-    if array.dtype == np.uint8:
-        return array
-    whole = array.astype(np.uint8)
-    return whole if np.array_equal(whole, array) else None
+def _flag(obs: dict[str, np.ndarray]) -> np.ndarray | None:
+    """bool (N,): where an end flag that is recorded beside the observations is set, for `verify`; None without one."""
+    flags = [
+        v.reshape(len(v), -1)[:, 0] for k, v in obs.items() if k in (*flat.TERMINAL, *flat.LAST) and v.size == len(v)
+    ]
+    found = [v for v in flags if np.isin(v, (0, 1)).all()]
+    return np.logical_or.reduce([v.astype(bool) for v in found]) if found else None
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """Write an npz file, or an uncompressed zarr folder where the name ends in .zarr. Splits, instructions, success and
-    states are lost."""
+    """Write an npz file, or an uncompressed zarr folder where the name ends in .zarr. Instructions, success and states
+    are lost."""
     arrays = {**store.obs, "action": store.actions_NA, "reward": store.rewards_N, ENDS: store.episode_ends}
+    arrays |= {f"{SPLIT}{name}": np.asarray(episodes, np.int64) for name, episodes in store.splits.items()}
     with replacing(path) as temporary:
         if path.suffix != ".zarr":
             with temporary.open("wb") as handle:
                 np.savez(handle, **arrays)
             return
         for name, array in arrays.items():
-            _write_array(temporary / ("meta" if name == ENDS else "data") / name, array)
+            _write_array(temporary / ("meta" if name == ENDS or name.startswith(SPLIT) else "data") / name, array)
 
 
 def _write_array(folder: Path, array: np.ndarray) -> None:

@@ -7,6 +7,7 @@ rewards, terminals and success. The statistics in `meta/` are not used: normalis
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ import pyarrow.parquet as pq
 
 from raybc.causes import expect_file
 from raybc.data.formats import containers, lerobot_names
-from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions, read_episode
+from raybc.data.formats.lerobot_frames import Frames, VideoUse, frame_faults, split_of, uses_of
 from raybc.data.formats.lerobot_write import write_store
-from raybc.data.videos import Video, decode_image
+from raybc.data.formats.odd import ADVICE
+from raybc.data.videos import MoreBits, Video, decode_image, more_bits_in
 from raybc.files import parse_json, read_json, read_text
 from raybc.types import UserError
 
-__all__ = ["DESCRIPTION", "NAME", "about", "matches", "parts", "write_store"]
+__all__ = ["DESCRIPTION", "NAME", "VideoUse", "about", "matches", "parts", "write_store"]
 
 NAME = "lerobot"
 DESCRIPTION = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or v3.0)"
@@ -46,8 +49,8 @@ class _Episode:
     """Steps."""
     data: Path
     """Its parquet file."""
-    videos: Mapping[str, tuple[Path, int]]
-    """Feature -> (video file, first frame in it)."""
+    videos: Mapping[str, Frames]
+    """Feature -> its frames in a video."""
 
 
 class _Set:
@@ -118,7 +121,9 @@ class _Set:
                 for key in self._videos():
                     at = {k: int(row[f"videos/{key}/{k}"]) for k in ("chunk_index", "file_index")}
                     first = round(float(row[f"videos/{key}/from_timestamp"]) * self.fps)
-                    videos[key] = (self.file("video_path", video_key=key, **at), first)
+                    until = row.get(f"videos/{key}/to_timestamp")
+                    declared = None if until is None else round(float(until) * self.fps)
+                    videos[key] = Frames(self.file("video_path", video_key=key, **at), first, declared)
                 at = {k: int(row[f"data/{k}"]) for k in ("chunk_index", "file_index")}
                 length = int(row["length"])
                 found.append(_Episode(int(row["episode_index"]), length, self.file("data_path", **at), videos))
@@ -138,7 +143,7 @@ class _Set:
         for row in _lines(self.root / "meta" / "episodes.jsonl", ("episode_index", "length")):
             number = int(row["episode_index"])
             at = {"episode_chunk": number // max(1, int(self.get("chunks_size", int))), "episode_index": number}
-            videos = {key: (self.file("video_path", video_key=key, **at), 0) for key in self._videos()}
+            videos = {key: Frames(self.file("video_path", video_key=key, **at), 0) for key in self._videos()}
             found.append(_Episode(number, int(row["length"]), self.file("data_path", **at), videos))
         return sorted(found, key=lambda e: e.number)
 
@@ -189,25 +194,9 @@ def _table(path: Path, columns: list[str] | None) -> Any:
             raise ValueError(error) from None
 
 
-@dataclass(frozen=True)
-class VideoUse:
-    """A video file and the episodes in it."""
-
-    path: Path
-    """The file."""
-    feature: str
-    """The image feature, such as "observation.images.top"."""
-    ends: Mapping[int, int]
-    """Episode number -> exclusive end of its frames in the file."""
-
-
 def video_uses(path: Path) -> list[VideoUse]:
     """The videos of a data set and the frames of its episodes in them, as `meta/` describes them."""
-    ends: dict[tuple[Path, str], dict[int, int]] = {}
-    for place, episode in enumerate(_Set(path).episodes()):
-        for feature, (file, first) in episode.videos.items():
-            ends.setdefault((file, feature), {})[place] = first + episode.length
-    return [VideoUse(file, feature, of) for (file, feature), of in ends.items()]
+    return uses_of({place: (e.length, e.videos) for place, e in enumerate(_Set(path).episodes())})
 
 
 def matches(path: Path) -> bool:
@@ -226,15 +215,10 @@ def count(path: Path) -> int:
 def about(path: Path) -> DatasetInfo:
     """The splits of meta/info.json."""
     found = _Set(path)
+    numbers = np.array([episode.number for episode in found.episodes()], np.int64)
     splits = {}
     for name, text in (found.info.get("splits") or {}).items():
-        first, _, end = str(text).partition(":")
-        if not re.fullmatch(r"[0-9]{1,12}:[0-9]{1,12}", str(text)):
-            raise UserError(f"{path / INFO}: splits: {name}: expected FIRST:END, got {text!r}")
-        if int(end) > found.total_episodes:
-            expected = f"episodes below {found.total_episodes}, the total_episodes"
-            raise UserError(f"{path / INFO}: splits: {name}: expected {expected}, got {text!r}")
-        splits[name] = np.arange(int(first), int(end))
+        splits[name] = split_of(str(text), numbers, f"{path / INFO}: splits: {name}")
     return DatasetInfo(splits=splits)
 
 
@@ -245,52 +229,118 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     total = found.total_episodes
     if len(episodes) != total:
         raise UserError(f"{path / INFO}: total_episodes: expected {total} episodes, meta/ describes {len(episodes)}")
-    names = _observations(found.features, wanted)
-    columns = [
-        n for n in found.features if n in names or n in (found.action, "next.reward", "next.done", found.success)
-    ]
-    columns = [n for n in columns if found.features[n]["dtype"] != "video"] + ["episode_index", "task_index"]
-    videos: dict[str, Video] = {}
-    table, read = None, Path()
+    if not episodes:
+        raise UserError(f"{path}: expected at least one episode, meta/ describes none")
+    names = _observations(found.features, wanted, path)
+    _leave_out_deep(names, found, episodes, wanted)
+    reader = _Reader(found, names, tasks, frame_faults(uses_of({e.number: (e.length, e.videos) for e in episodes})))
     for episode in episodes:
-        where = f"{path}: episode {episode.number}"
-        if read != episode.data:
-            table, read = _Table(_table(episode.data, columns), episode.data), episode.data
-        assert table is not None
+        yield read_episode(f"episode {episode.number}", wanted, functools.partial(reader.read, episode))
+
+
+class _Reader:
+    """Reads episode after episode. Tables and videos stay open until an episode needs others."""
+
+    def __init__(
+        self, found: _Set, names: Mapping[str, str], tasks: Mapping[int, str], faults: Mapping[tuple[str, int], str]
+    ) -> None:
+        """
+        Args:
+            found: the contents of `meta/`.
+            names: feature -> observation, of those to read.
+            tasks: task_index -> instruction.
+            faults: (feature, episode number) -> what is wrong with its frames.
+        """
+        self._set, self._names, self._tasks, self._faults = found, names, tasks, faults
+        known = (*names, found.action, "next.reward", "next.done", found.success)
+        columns = [n for n in found.features if n in known and found.features[n]["dtype"] != "video"]
+        self._columns = [*columns, "episode_index", "task_index"]
+        self._videos: dict[str, Video] = {}
+        self._table: _Table | None = None
+        self._file = Path()
+
+    def read(self, episode: _Episode) -> EpisodeChunk:
+        where = f"{self._set.root}: episode {episode.number}"
+        if self._table is None or self._file != episode.data:
+            self._table = _Table(_table(episode.data, self._columns), episode.data)
+            self._file = episode.data
+        table = self._table
         rows = table.rows(episode)
         obs = {}
-        for feature, name in names.items():
-            if found.features[feature]["dtype"] == "video":
-                file, first = episode.videos[feature]
-                if feature not in videos or videos[feature].path != file:
-                    if feature in videos:
-                        videos[feature].close()
-                    videos[feature] = Video(file, found.fps)
-                obs[name] = videos[feature].read(first, episode.length)
-            elif found.features[feature]["dtype"] == "image":
-                obs[name] = _images(table.column(feature, rows), path, f"{where}: {feature}")
+        for feature, name in self._names.items():
+            declared = self._set.features[feature]
+            if declared["dtype"] == "video":
+                if (feature, episode.number) in self._faults:
+                    raise UserError(f"{where}: {feature}: {self._faults[feature, episode.number]}; {ADVICE}")
+                frames = episode.videos[feature]
+                obs[name] = self._video(feature, frames.path).read(frames.first, episode.length)
+            elif declared["dtype"] == "image":
+                cells = table.column(feature, rows)
+                obs[name] = _images(cells, self._set.root, f"{where}: {feature}", lerobot_names.is_grey(declared))
             else:
                 obs[name] = table.numeric(feature, rows, where)
         number = table.numeric("task_index", rows, where)[0]
-        if int(number) not in tasks:
-            raise UserError(f"{where}: task_index: expected one of {sorted(tasks)}, got {number}")
-        optional = {n: table.numeric(f"next.{n}", rows, where) for n in ("reward", "done") if f"next.{n}" in columns}
-        success = table.numeric(found.success, rows, where) if found.success in columns else None
-        yield EpisodeChunk(
+        if int(number) not in self._tasks:
+            raise UserError(f"{where}: task_index: expected one of {sorted(self._tasks)}, got {number}")
+        flags = ("reward", "done")
+        optional = {n: table.numeric(f"next.{n}", rows, where) for n in flags if f"next.{n}" in self._columns}
+        marked = self._set.success in self._columns
+        success = table.numeric(self._set.success, rows, where) if marked else None
+        return EpisodeChunk(
             name=f"episode {episode.number}",
             obs=obs,
-            actions=table.numeric(found.action, rows, where).reshape(episode.length, -1),
+            actions=table.numeric(self._set.action, rows, where).reshape(episode.length, -1),
             rewards=optional["reward"].reshape(-1) if "reward" in optional else None,
             terminals=optional["done"].reshape(-1) if "done" in optional else None,
-            tasks=(tasks[int(number)],),
+            tasks=(self._tasks[int(number)],),
             success=() if success is None else (bool(success.any()),),
         )
 
+    def _video(self, feature: str, file: Path) -> Video:
+        if feature not in self._videos or self._videos[feature].path != file:
+            if feature in self._videos:
+                self._videos.pop(feature).close()
+            self._videos[feature] = Video(file, self._set.fps, lerobot_names.is_grey(self._set.features[feature]))
+        return self._videos[feature]
 
-def _observations(features: Mapping[str, Mapping[str, Any]], wanted: ReadOptions) -> dict[str, str]:
+
+def _leave_out_deep(names: dict[str, str], found: _Set, episodes: list[_Episode], wanted: ReadOptions) -> None:
+    """Remove images of more than 8 bits, as the first episode has them, from `names`."""
+    first = next((e for e in episodes if e.length), episodes[0])
+    for feature in [f for f in names if found.features[f]["dtype"] in ("video", "image")]:
+        if found.features[feature]["dtype"] == "video":
+            deep = more_bits_in(first.videos[feature].path)
+        else:
+            deep = _deep_image(first, feature, found.root)
+        if deep:
+            wanted.leave_out(names.pop(feature), deep, str(found.root))
+
+
+def _deep_image(episode: _Episode, feature: str, root: Path) -> str:
+    try:
+        _images(_table(episode.data, [feature])[feature].slice(0, 1), root, feature)
+    except MoreBits as error:
+        return str(error).split("got ")[-1]
+    except UserError:
+        pass  # reading the episode refuses it
+    return ""
+
+
+def _observations(features: Mapping[str, Mapping[str, Any]], wanted: ReadOptions, path: Path) -> dict[str, str]:
     """Feature -> name of the observation here, of those to read."""
-    names = lerobot_names.observations_of(features).items()
-    return {f: n for f, n in names if features[f]["dtype"] not in lerobot_names.IMAGE_TYPES or wanted.image(n)}
+    for feature, declared in features.items():
+        if declared["dtype"] == "string" and feature.startswith("observation."):
+            wanted.remarks.note("text", feature.removeprefix("observation."), "not read: text is no observation")
+    names: dict[str, str] = {}
+    for feature, name in lerobot_names.observations_of(features).items():
+        declared = features[feature]
+        if declared["dtype"] not in lerobot_names.IMAGE_TYPES:
+            names[feature] = name
+        elif wanted.image(name) and lerobot_names.is_depth(declared):
+            wanted.leave_out(name, "depth (is_depth_map)", str(path))
+        elif wanted.image(name):
+            names[feature] = name
+    return names
 
 
 class _Table:
@@ -304,8 +354,10 @@ class _Table:
 
     def rows(self, episode: _Episode) -> slice:
         first, end = np.searchsorted(self._episode, [episode.number, episode.number + 1])
-        if end - first != episode.length or not episode.length:
-            where = f"{self._path}: episode {episode.number}"
+        where = f"{self._path}: episode {episode.number}"
+        if not episode.length and end == first:
+            raise UserError(f"{where}: expected at least one step, got none (length 0 in meta/); {ADVICE}")
+        if end - first != episode.length:
             raise UserError(f"{where}: expected {episode.length} steps as meta/ says, got {end - first}")
         return slice(int(first), int(end))
 
@@ -333,7 +385,7 @@ class _Table:
         return array.reshape(shape[0], -1) if len(shape) > 1 else array
 
 
-def _images(column: Any, root: Path, where: str) -> np.ndarray:
+def _images(column: Any, root: Path, where: str, grey: bool = False) -> np.ndarray:
     images = []
     for cell in column.to_pylist():
         if not isinstance(cell, dict) or not (cell.get("bytes") or cell.get("path")):
@@ -343,7 +395,7 @@ def _images(column: Any, root: Path, where: str) -> np.ndarray:
             file = inside(root, str(cell["path"]), where)
             expect_file(file, f"the image of {where}")
             data = file.read_bytes()
-        images.append(decode_image(data, where))
+        images.append(decode_image(data, where, 1 if grey else 3))
     if any(p.shape != images[0].shape for p in images):
         raise UserError(f"{where}: expected images of one size, got {sorted({p.shape for p in images})}")
     return np.stack(images)

@@ -57,3 +57,16 @@ def observations_of(features: Features) -> dict[str, str]:
 def success_of(names: Any) -> str:
     """The first name of success among `names`; "" where there is none."""
     return next((name for name in SUCCESS if name in names), "")
+
+
+def is_grey(feature: Mapping[str, Any]) -> bool:
+    """Whether an image feature declares one channel."""
+    shape = list(feature.get("shape") or [])
+    return len(shape) == 3 and shape[2] == 1
+
+
+def is_depth(feature: Mapping[str, Any]) -> bool:
+    """Whether a feature declares that it is depth, in any of the places where LeRobot has written that."""
+    info = feature.get("info") or feature.get("video_info") or {}
+    places = (feature, info) if isinstance(info, Mapping) else (feature,)
+    return any(bool(place.get(key)) for place in places for key in ("is_depth_map", "video.is_depth_map"))

@@ -53,7 +53,7 @@ def _info(store: EpisodeStore, version: str, fps: int) -> dict[str, Any]:
     for key, column in _columns(store, 0, 1).items():
         if key not in features:
             features[key] = feature(str(column.dtype), (1,))
-    splits = {n: e for n, e in store.splits.items() if len(e) and np.array_equal(e, np.arange(e[0], e[-1] + 1))}
+    splits = {n: _ranges(e) for n, e in store.splits.items() if len(e)}
     return {
         "codebase_version": version,
         "robot_type": "unknown",
@@ -62,11 +62,17 @@ def _info(store: EpisodeStore, version: str, fps: int) -> dict[str, Any]:
         "total_tasks": len(_tasks(store)),
         "chunks_size": 1000,
         "fps": fps,
-        "splits": {n: f"{e[0]}:{e[-1] + 1}" for n, e in splits.items()} or {"train": f"0:{store.num_episodes}"},
+        "splits": splits or {"train": f"0:{store.num_episodes}"},
         "data_path": DATA[version],
         "video_path": VIDEO[version],
         "features": features,
     }
+
+
+def _ranges(episodes: np.ndarray) -> str:
+    """FIRST:END of ascending numbers, with commas between several ranges, as this reader knows them."""
+    pieces = np.split(episodes, np.flatnonzero(np.diff(episodes) != 1) + 1)
+    return ",".join(f"{piece[0]}:{piece[-1] + 1}" for piece in pieces)
 
 
 def _tasks(store: EpisodeStore) -> list[str]:

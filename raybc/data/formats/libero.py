@@ -8,6 +8,7 @@ file or of the file itself, as LIBERO does.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import h5py
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import containers, robomimic
+from raybc.data.formats import base, containers, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import parse_json, replacing
 from raybc.notes import note
@@ -64,13 +65,21 @@ def count(path: Path) -> int:
 
 
 def about(path: Path) -> DatasetInfo:
-    """Environment of the first file; rewards of 0 and 1 are success."""
-    first = _files(path)[0]
-    with containers.opened_hdf5(first, "LIBERO HDF5") as file:
-        data, _ = robomimic.demos_of(file, first)
-        env_args = robomimic.env_args_of(data, first)
-        bddl = _text(data.attrs.get("bddl_file_name"))
-        return DatasetInfo(env_args=env_args | ({"bddl_file_name": bddl} if bddl else {}), reward_is_success=True)
+    """Environment of the first file; the masks of all files; rewards of 0 and 1 are success."""
+    splits: dict[str, list[np.ndarray]] = {}
+    env_args: dict[str, Any] = {}
+    before = 0
+    for i, each in enumerate(_files(path)):
+        with containers.opened_hdf5(each, "LIBERO HDF5") as file:
+            data, names = robomimic.demos_of(file, each)
+            for split, members in robomimic.masks_of(file, names, each).items():
+                splits.setdefault(split, []).append(members + before)
+            before += len(names)
+            if i == 0:
+                bddl = _text(data.attrs.get("bddl_file_name"))
+                env_args = robomimic.env_args_of(data, each) | ({"bddl_file_name": bddl} if bddl else {})
+    joined = {split: np.concatenate(members) for split, members in splits.items()}
+    return DatasetInfo(splits=joined, env_args=env_args, reward_is_success=True)
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
@@ -78,9 +87,11 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     for each in _files(path):
         with containers.opened_hdf5(each, "LIBERO HDF5") as file:
             data, names = robomimic.demos_of(file, each)
-            for i, name in enumerate(names):
-                part = robomimic.demo_part(data[name], name, each, wanted)
-                if i == 0:  # attributes after arrays: see `base.collect`
+            task: str | None = None
+            for name in names:
+                read = functools.partial(robomimic.demo_part, data[name], name, each, wanted)
+                part = base.read_episode(name, wanted, read)
+                if task is None:  # attributes after arrays: see `base.collect`
                     task = instruction(data, each)
                 label = f"{each.name}: {name}" if path.is_dir() else name
                 yield dataclasses.replace(part, name=label, tasks=(task,))
@@ -132,3 +143,4 @@ def write_store(path: Path, store: EpisodeStore) -> None:
         data.attrs["bddl_file_name"] = bddl
         data.attrs["problem_info"] = json.dumps({"language_instruction": store.tasks[0]})
         data.attrs["num_demos"] = np.int64(store.num_episodes)
+        robomimic.write_masks(file, store.splits)

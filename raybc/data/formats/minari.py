@@ -7,6 +7,7 @@ action is left out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
+from raybc.data.formats.images import resembles_image
 from raybc.envs.base import require
 from raybc.files import read_json, replacing, write_json
 from raybc.types import UserError
@@ -79,31 +81,39 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     dataset = _open(path)
     for number in range(int(dataset.total_episodes)):
-        with containers.readable(_folder(path), "a Minari data set"):
-            episode = next(iter(dataset.iterate_episodes([number])))
-        name = f"episode {number}"
-        if not isinstance(episode.actions, np.ndarray):
-            raise UserError(f"{path}: {name}: actions: expected an array, got {type(episode.actions).__name__}")
-        steps = len(episode.actions)
-        obs = {}
-        for key, array in _flat("", episode.observations):
-            if len(array) != steps + 1:
-                where = f"{path}: {name}: {key or 'observations'}"
-                raise UserError(f"{where}: expected {steps + 1} rows, one more than actions, got {len(array)}")
-            key = key or ("pixels" if base.is_image(array) else "state")
-            if not base.is_image(array) or wanted.image(key):
-                obs[key] = array[:-1]
-        infos = episode.infos if isinstance(episode.infos, Mapping) else {}
-        success = infos.get("success")
-        yield EpisodeChunk(
-            name=name,
-            obs=obs,
-            actions=episode.actions,
-            rewards=np.asarray(episode.rewards),
-            terminals=np.asarray(episode.terminations),
-            states=_states(infos, steps, f"{path}: {name}") if wanted.states else None,
-            success=() if success is None else (bool(np.any(success)),),
-        )
+        read = functools.partial(_part, dataset, number, path, wanted)
+        yield base.read_episode(f"episode {number}", wanted, read)
+
+
+def _part(dataset: Any, number: int, path: Path, wanted: ReadOptions) -> EpisodeChunk:
+    with containers.readable(_folder(path), "a Minari data set"):
+        episode = next(iter(dataset.iterate_episodes([number])))
+    name = f"episode {number}"
+    if not isinstance(episode.actions, np.ndarray):
+        raise UserError(f"{path}: {name}: actions: expected an array, got {type(episode.actions).__name__}")
+    steps = len(episode.actions)
+    obs = {}
+    for key, array in _flat("", episode.observations, wanted):
+        if len(array) != steps + 1:
+            where = f"{path}: {name}: {key or 'observations'}"
+            raise UserError(f"{where}: expected {steps + 1} rows, one more than actions, got {len(array)}")
+        resembles = resembles_image(array.shape, array.dtype)
+        key = key or ("pixels" if resembles else "state")
+        if not resembles or wanted.image(key):
+            obs[key] = array[:-1]
+    infos = episode.infos if isinstance(episode.infos, Mapping) else {}
+    success = infos.get("success")
+    terminals = np.array(episode.terminations, bool)
+    terminals[:-1] |= np.asarray(episode.truncations, bool)[:-1]  # an episode that goes on behind an end: see `verify`
+    return EpisodeChunk(
+        name=name,
+        obs=obs,
+        actions=episode.actions,
+        rewards=np.asarray(episode.rewards),
+        terminals=terminals,
+        states=_states(infos, steps, f"{path}: {name}") if wanted.states else None,
+        success=() if success is None else (bool(np.any(success)),),
+    )
 
 
 def _states(infos: Mapping[str, Any], steps: int, where: str) -> np.ndarray | None:
@@ -139,13 +149,14 @@ def recorded_resets(path: Path) -> list[Reset]:
     return resets
 
 
-def _flat(key: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
+def _flat(key: str, value: Any, wanted: ReadOptions) -> Iterator[tuple[str, np.ndarray]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _flat(f"{key}/{name}" if key else str(name), inner)
+            yield from _flat(f"{key}/{name}" if key else str(name), inner, wanted)
     elif isinstance(value, np.ndarray):
         yield key, value
-    # Tuples and texts have no counterpart in an environment here.
+    else:  # tuples and texts have no counterpart in an environment here
+        wanted.remarks.note("text", key or "observations", f"not read: {type(value).__name__} is no observation")
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:

@@ -1,28 +1,32 @@
 """OGBench's npz layout: flat `observations, actions, terminals [, qpos, qvel, button_states]`.
 
 https://github.com/seohongpark/ogbench. The last row of a trajectory, where `terminals` is 1, is the state after the
-last action and no transition; it is left out, as `ogbench.utils.load_dataset` does. `NAME-val.npz` next to `NAME.npz`
-is the split `valid`. A folder of such files is read as one data set; `shards` lists its files, for training on one at a
-time.
+last action and no transition; it is left out, as `ogbench.utils.load_dataset` does. Where another end flag
+(`raybc.data.formats.flat`) cuts elsewhere, the file has D4RL's layout, and every row is a transition.
+
+`NAME-val.npz` next to `NAME.npz` is the split `valid`. A folder of such files is read as one data set; `shards` lists
+its files, for training on one at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base, containers
+from raybc.data.formats import base, containers, flat
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.formats.containers import Npz
+from raybc.data.formats.images import resembles_image
 from raybc.files import replacing
 from raybc.types import UserError
 
 NAME = "ogbench"
 DESCRIPTION = "an npz file with observations, actions, terminals, or a folder of such files"
-KEYS = {"observations", "actions", "terminals"}
+KEYS = {"observations", "actions"}
 STATES = ("qpos", "qvel", "button_states")
 VALID = "-val.npz"
 
@@ -48,7 +52,8 @@ def _files(path: Path) -> tuple[list[Path], list[Path]]:
 def matches(path: Path) -> bool:
     """Whether `path` is an npz file with observations, actions and terminals, or a folder of such files."""
     first = shards(path)[:1]
-    return bool(first) and containers.npz_names(first[0]) >= KEYS
+    names = containers.npz_names(first[0]) if first else set()
+    return names >= KEYS and bool(names & set(flat.KNOWN))
 
 
 def count(path: Path) -> int:
@@ -67,38 +72,53 @@ def about(path: Path) -> DatasetInfo:
     return DatasetInfo(splits=splits, files=tuple(np.cumsum(counts[0]).tolist()) if len(train) > 1 else ())
 
 
-def _cuts(file: Npz) -> tuple[np.ndarray, np.ndarray]:
-    """The exclusive ends of the trajectories, int64 (E,), and which rows are transitions, bool (n,)."""
-    terminals = file["terminals"]
-    if terminals.ndim != 1 or not np.isin(terminals, (0, 1)).all():
-        raise UserError(f"{file.path}: terminals: expected zeros and ones (n,), got shape {terminals.shape}")
-    if not len(terminals) or terminals[-1] != 1:
-        raise UserError(f"{file.path}: terminals: expected 1 in the last row, the end of a trajectory")
-    ends = np.flatnonzero(terminals) + 1
+def _cuts(file: Npz) -> tuple[np.ndarray, np.ndarray, flat.Ends]:
+    """The exclusive ends of the trajectories, int64 (E,), which rows are transitions, bool (n,), and the flags."""
+    if not file.names & set(flat.KNOWN):
+        raise UserError(f"{file.path}: expected the array 'terminals', or another end flag, got {sorted(file.names)}")
+    name = next(n for n in flat.KNOWN if n in file.names)
+    rows = len(file[name])
+    found = flat.ends_of(file.names, lambda n: file[n].shape, lambda n: file[n], rows, file.path)
+    ends = np.flatnonzero(found.last_N) + 1
+    if is_flat(found):
+        return ends, np.arange(rows) < ends[-1], found
+    if not found.last_N[-1]:
+        raise UserError(f"{file.path}: {name}: expected 1 in the last row, the end of a trajectory")
     if np.diff(ends, prepend=0).min() < 2:
         short = int(np.argmin(np.diff(ends, prepend=0)))
         raise UserError(f"{file.path}: episode {short}: expected at least one action and the state after it")
-    return ends, terminals == 0
+    return ends, ~found.last_N, found
+
+
+def is_flat(found: flat.Ends) -> bool:
+    """Whether a file has D4RL's layout: `terminals` alone do not say where its episodes end."""
+    return found.terminal_N is None or bool((found.last_N & ~found.terminal_N).any())
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     train, valid = _files(path)
     done = 0
+    # Image observations are the only ones, so they are read whether they are wanted or not.
+    all_images = dataclasses.replace(wanted, images=True, needed=None)
     for shard in [*train, *valid]:
         file = Npz(shard)
-        ends, keep = _cuts(file)
+        ends, keep, found = _cuts(file)
         arrays = {key: _rows(file, key, len(keep)) for key in ("observations", "actions")}
         states = [_rows(file, key, len(keep)) for key in STATES if wanted.states and key in file.names]
-        observations = arrays["observations"]
+        name = "pixels" if resembles_image(arrays["observations"].shape, arrays["observations"].dtype) else "state"
+        observations = all_images.observation(name, arrays["observations"], str(shard))
+        rewards = _rows(file, "rewards", len(keep)) if is_flat(found) and "rewards" in file.names else None
+        flat_terminals = found.terminal_N if is_flat(found) else None
         for start, end, lengths in base.blocks(ends):
             rows = np.flatnonzero(keep[start:end]) + start
             yield EpisodeChunk(
                 name=base.named(done, len(lengths)) + (f" ({shard.name})" if path.is_dir() else ""),
-                # Image observations are the only ones, so they are read whether they are wanted or not.
-                obs={"pixels" if base.is_image(observations) else "state": observations[rows]},
+                obs={} if observations is None else {name: observations[rows]},
                 actions=arrays["actions"][rows],
-                lengths=tuple(n - 1 for n in lengths),
+                lengths=lengths if is_flat(found) else tuple(n - 1 for n in lengths),
+                rewards=None if rewards is None else rewards[rows],
+                terminals=None if flat_terminals is None else flat_terminals[rows],
                 states=np.concatenate([s[rows] for s in states], axis=1) if states else None,
             )
             done += len(lengths)

@@ -7,6 +7,7 @@ and robot data fill in.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import containers
-from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
+from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions, read_episode
 from raybc.data.tfrecord import Values, build, parse, records
 from raybc.data.videos import decode_image, encode_png
 from raybc.files import read_json, replacing, write_json
@@ -98,20 +99,46 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     names = {
         feature: feature.removeprefix(OBSERVATION)
         for feature, declared in features.items()
-        if feature.startswith(OBSERVATION)
-        and ("tensor" in declared or ("image" in declared and wanted.image(feature.removeprefix(OBSERVATION))))
-        and declared.get("tensor", {}).get("dtype") != "string"
+        if feature.startswith(OBSERVATION) and _is_read(feature.removeprefix(OBSERVATION), declared, wanted, path)
     }
     number = 0
     for split, shards, count in _splits(path):
         before = number
         for shard in shards:
             for record in records(shard):
-                with containers.readable(shard, f"an Example (episode {number})"):
-                    yield _part(parse(record), features, names, f"{shard.name}: episode {number}", path)
+                name = f"{shard.name}: episode {number}"
+                yield read_episode(name, wanted, functools.partial(_read, record, features, names, name, path, shard))
                 number += 1
         if number - before != count:
             raise UserError(f"{path}: split {split!r}: expected {count} episodes, got {number - before}")
+
+
+def _is_read(name: str, declared: Mapping[str, Any], wanted: ReadOptions, path: Path) -> bool:
+    """Whether an observation is read, by its description in `features.json`."""
+    if "text" in declared or declared.get("tensor", {}).get("dtype") == "string":
+        if OBSERVATION + name not in INSTRUCTIONS:
+            wanted.remarks.note("text", name, "not read: text is no observation")
+        return False
+    if "image" not in declared:
+        return "tensor" in declared
+    if not wanted.image(name):
+        return False
+    dtype = str(declared["image"].get("dtype", "uint8"))
+    if dtype != "uint8":
+        wanted.leave_out(name, f"{dtype}: depth or more than 8 bits", str(path))
+    return dtype == "uint8"
+
+
+def _read(
+    record: bytes,
+    features: Mapping[str, Mapping[str, Any]],
+    names: Mapping[str, str],
+    name: str,
+    path: Path,
+    shard: Path,
+) -> EpisodeChunk:
+    with containers.readable(shard, f"an Example ({name})"):
+        return _part(parse(record), features, names, name, path)
 
 
 def _part(
@@ -128,27 +155,43 @@ def _part(
         if isinstance(found, list):
             if "image" not in features[feature]:
                 raise UserError(f"{path}: {name}: {feature}: expected numbers, got bytes")
-            return np.stack([decode_image(data, f"{path}: {name}: {feature}") for data in found])
+            sizes = [str(n) for n in features[feature]["image"].get("shape", {}).get("dimensions", ())]
+            channels = int(sizes[2]) if len(sizes) == 3 and sizes[2] in ("1", "4") else 3
+            return np.stack([decode_image(data, f"{path}: {name}: {feature}", channels) for data in found])
         shape = [int(n) for n in features[feature]["tensor"].get("shape", {}).get("dimensions", ())]
         return found.reshape(-1, *shape)
 
     actions = array(ACTION)
     words: Values = next((values[k] for k in INSTRUCTIONS if k in values), [])
-    optional = {k: array(f"steps/{k}") for k in ("reward", "is_terminal") if f"steps/{k}" in values}
+    flags = ("reward", "is_terminal", "is_last", "is_first")
+    optional = {k: array(f"steps/{k}") for k in flags if f"steps/{k}" in values}
     return EpisodeChunk(
         name=name,
         obs={ours: array(feature) for feature, ours in names.items()},
         actions=actions,
         rewards=optional.get("reward"),
-        terminals=optional.get("is_terminal"),
+        terminals=_terminals(optional, len(actions)),
         tasks=(words[0].decode(),) if isinstance(words, list) and words else (),
     )
+
+
+def _terminals(flags: Mapping[str, np.ndarray], steps: int) -> np.ndarray | None:
+    """`is_terminal`, and where an episode continues after an end or a new beginning, for `verify`; None without
+    flags."""
+    found = [np.asarray(flags["is_terminal"]).reshape(-1).astype(bool)] if "is_terminal" in flags else []
+    for name in ("is_last", "is_first"):
+        if name in flags and len(flags[name]) == steps:
+            early = np.zeros(steps, bool)
+            values = np.asarray(flags[name]).reshape(-1).astype(bool)
+            early[:-1] = values[:-1] if name == "is_last" else values[1:]
+            found.append(early)
+    return np.logical_or.reduce(found) if found else None
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
     """Write one shard for each split (`train` where there are no splits), images as PNG. States and success are
     lost."""
-    given = {n: np.asarray(e) for n, e in store.splits.items()} or {"train": np.arange(store.num_episodes)}
+    given = _disjoint(store)
     steps: dict[str, Any] = {"action": _tensor(store.actions_NA), "reward": _tensor(store.rewards_N)}
     steps["observation"] = _dict({k: _tensor(v) for k, v in store.obs.items()})
     if store.terminals_N is not None:
@@ -166,6 +209,20 @@ def write_store(path: Path, store: EpisodeStore) -> None:
                 for episode in episodes:
                     writer.write(build(_example(store, int(episode))))
                 writer.flush()
+
+
+def _disjoint(store: EpisodeStore) -> dict[str, np.ndarray]:
+    """The splits that share no episode with an earlier one, `train` and `valid` first, and the rest as `unused`: every
+    episode is written once."""
+    found: dict[str, np.ndarray] = {}
+    left = np.arange(store.num_episodes)
+    if not store.splits:
+        return {"train": left}
+    for name in sorted(store.splits, key=lambda n: ("train", "valid", n).index(n)):
+        episodes = np.asarray(store.splits[name])
+        if np.isin(episodes, left).all():
+            found[name], left = episodes, np.setdiff1d(left, episodes)
+    return found | ({"unused": left} if len(left) else {})
 
 
 def _dict(features: Mapping[str, Any]) -> dict[str, Any]:

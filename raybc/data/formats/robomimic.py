@@ -5,6 +5,7 @@ https://robomimic.github.io/docs/datasets/overview.html
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
+from raybc.data.formats.images import resembles_image
 from raybc.files import parse_json, replacing
 from raybc.types import UserError
 
@@ -72,14 +74,14 @@ def write(path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attrib
                 group.create_dataset(f"obs/{key}", data=array)
             for key, array in demo.next_obs.items():
                 group.create_dataset(f"next_obs/{key}", data=array)
-        _write_masks(file, {"train": train, "valid": valid})
+        write_masks(file, {"train": train, "valid": valid})
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
     """Write an HDF5 file. Success, declared action ranges and instructions are lost."""
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         write_episodes(file, store)
-        _write_masks(file, store.splits)
+        write_masks(file, store.splits)
 
 
 def write_episodes(file: h5py.File, store: EpisodeStore, obs_names: Mapping[str, str] | None = None) -> h5py.Group:
@@ -98,7 +100,8 @@ def write_episodes(file: h5py.File, store: EpisodeStore, obs_names: Mapping[str,
     return data
 
 
-def _write_masks(file: h5py.File, splits: Mapping[str, Sequence[int] | np.ndarray]) -> None:
+def write_masks(file: h5py.File, splits: Mapping[str, Sequence[int] | np.ndarray]) -> None:
+    """Write splits as robomimic's masks."""
     for name, members in splits.items():
         file.create_dataset(f"mask/{name}", data=np.array([f"demo_{i}" for i in members], dtype="S"))
 
@@ -127,7 +130,7 @@ def about(path: Path) -> DatasetInfo:
     """The splits `mask/*` and the environment; rewards of 0 and 1 are success."""
     with containers.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
-        return DatasetInfo(splits=_masks(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
+        return DatasetInfo(splits=masks_of(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
 
 
 def recorded_seeds(path: Path) -> list[int] | None:
@@ -167,7 +170,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     with containers.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
         for name in names:
-            yield demo_part(data[name], name, path, wanted)
+            yield base.read_episode(name, wanted, functools.partial(demo_part, data[name], name, path, wanted))
 
 
 def demos_of(file: h5py.File, path: Path) -> tuple[h5py.Group, list[str]]:
@@ -185,7 +188,8 @@ def demos_of(file: h5py.File, path: Path) -> tuple[h5py.Group, list[str]]:
 
 
 def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> EpisodeChunk:
-    """One episode. Arrays of more than two dimensions are only read if they are wanted images.
+    """One episode. Arrays of more than two dimensions are only read if they are wanted images; names in nested groups
+    are joined with "/".
 
     name, path: for messages.
     """
@@ -194,15 +198,11 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
     if not isinstance(demo.get("obs"), h5py.Group):
         raise UserError(f"{where}: expected the group 'obs', got {sorted(demo)}")
     obs = {}
-    for key, found in demo["obs"].items():
-        if isinstance(found, h5py.Dataset) and found.ndim > 2:
-            named = not isinstance(wanted.images, bool) and key in wanted.images
-            if named and not base.is_image(found):
-                expected = "expected uint8 (n, height, width, channels)"
-                raise UserError(f"{where}: obs/{key}: {expected}, got {found.dtype} {found.shape}")
-            if not (wanted.image(key) and base.is_image(found)):  # depths and the like are not read
-                continue
-        obs[key] = containers.hdf5_values(demo, f"obs/{key}", where)
+    for key, found in containers.hdf5_members(demo["obs"], f"{where}: obs"):
+        if found.dtype.kind not in "fiub":
+            wanted.observation(key, found, where)  # notes that text is left out
+        elif found.ndim <= 2 or wanted.named(key) or (wanted.image(key) and resembles_image(found.shape, found.dtype)):
+            obs[key] = containers.hdf5_values(demo["obs"], key, where)
     return EpisodeChunk(
         name=name,
         obs=obs,
@@ -218,7 +218,8 @@ def _demo_number(name: str) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def _masks(file: h5py.File, names: list[str], path: Path) -> dict[str, np.ndarray]:
+def masks_of(file: h5py.File, names: list[str], path: Path) -> dict[str, np.ndarray]:
+    """The splits `mask/*` as numbers of the episodes `names`. Raises `UserError` for episodes that do not exist."""
     number = {name: i for i, name in enumerate(names)}
     masks = {}
     for split in file.get("mask", ()):

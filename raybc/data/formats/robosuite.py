@@ -6,6 +6,7 @@ observes is made from the states, in a simulator: `python -m raybc.data convert 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import h5py
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import containers, robomimic
+from raybc.data.formats import base, containers, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import parse_json
 from raybc.types import UserError
@@ -76,14 +77,14 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     with containers.opened_hdf5(path, "robosuite HDF5") as file:
         data, names = robomimic.demos_of(file, path)
         for name in names:
-            where = f"{path}: {name}"
-            actions = containers.hdf5_values(data[name], "actions", where)
-            yield EpisodeChunk(
-                name=name,
-                obs={},
-                actions=actions,
-                states=robomimic.states_of(data[name], where, len(actions)) if wanted.states else None,
-            )
+            yield base.read_episode(name, wanted, functools.partial(_part, data[name], name, path, wanted))
+
+
+def _part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> EpisodeChunk:
+    where = f"{path}: {name}"
+    actions = containers.hdf5_values(demo, "actions", where)
+    states = robomimic.states_of(demo, where, len(actions)) if wanted.states else None
+    return EpisodeChunk(name=name, obs={}, actions=actions, states=states)
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:

@@ -15,6 +15,7 @@ from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.plan import SamplingPlan, last_starts
 from raybc.data.plan.signals import change_points, distances, gripper_events
 from raybc.data.plan.weights import event_weights, stage_weights, tempered
+from raybc.data.select import splits_of
 from raybc.strict import digest
 from raybc.types import UserError
 
@@ -65,7 +66,7 @@ def build_plan(store: EpisodeStore, config: PlanConfig, repo_id: str, fingerprin
     config.validate()
     config = dataclasses.replace(config, state_keys=",".join(_state_keys(store, config)))
     source = str(store.source)
-    episodes_E = keep_episodes(store.split("train"), config.num_episodes_keep, config.episode_selection_seed, source)
+    episodes_E = keep_episodes(splits_of(store)[0], config.num_episodes_keep, config.episode_selection_seed, source)
     begins_E = store.episode_starts[episodes_E].astype(np.int64)
     lengths_E = store.episode_ends[episodes_E].astype(np.int64) - begins_E
     stride, frames = _enough_anchors(lengths_E, episodes_E, config)
