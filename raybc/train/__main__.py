@@ -217,14 +217,13 @@ def _go(
     if training.max_workers == 1:
         threads = args.threads or saved_threads(place.folders[0]) or free_threads(request.busy)
     run = PackRun(place, data, pool, request.trackers, threads)
-    begun()
     if training.max_workers > 1:
-        run.go_with_workers(training, dataset)
+        run.go_with_workers(training, dataset, begun)
         return
     torch.set_num_threads(threads)
     if not args.threads and threads < available_cores():
         cli.console.print(f"PyTorch threads: {threads} of {available_cores()}; --threads=N chooses another number")
-    run.go(pick_device(members[0].device))
+    run.go(pick_device(members[0].device), begun)
 
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:

@@ -146,13 +146,15 @@ class PackRun:
             intervals.append(config.training_steps // config.num_rounds)
         return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
 
-    def go(self, device: torch.device) -> None:
-        """Train in this process; training pauses during evaluations."""
+    def go(self, device: torch.device, begun: Callable[[], None]) -> None:
+        """Train in this process; training pauses during evaluations. begun: called when nothing can be refused any
+        more, see `raybc.run_start.starting`."""
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
         if len(self.members) > 1 and self.config.encoder.kind != "None":
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
         if self.state.exists():
             trainer.load_state(self.state, saved_as=self.place.earlier_ids)
+        begun()
         folders = [m.out for m in self.members]
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
@@ -176,11 +178,11 @@ class PackRun:
                 self._finish_stop(trainer.step, trainer.finished)
         self._end(trainer.step)
 
-    def go_with_workers(self, workers: WorkerConfig, dataset: Path) -> None:
+    def go_with_workers(self, workers: WorkerConfig, dataset: Path, begun: Callable[[], None]) -> None:
         """Train in Ray Train workers; this process evaluates bundles as they appear, so workers never wait.
 
-        dataset: path of the dataset, readable on every machine. Raises `UserError` if the data do not fit the options,
-        and `cli.Failed` if the workers fail.
+        dataset: path of the dataset, readable on every machine. begun: see `go`. Raises `UserError` if the data do not
+        fit the options, and `cli.Failed` if the workers fail.
         """
         from raybc.train.ray_train import Job, Workers
 
@@ -207,6 +209,7 @@ class PackRun:
             saved = checkpointing.joined([checkpointing.load(self.state)], [self.state], known)
             step = saved.step
             finished = is_finished(self.config, step, saved.monitors)
+        begun()
         with contextlib.ExitStack() as stack:
             self._begin(stack, step, finished)
             if not finished:
