@@ -194,6 +194,10 @@ class VideoRow(TypedDict):
     index: int
     outcome: Outcome
     flow_steps: int
+    execute_steps: NotRequired[int]
+    """This and the other fields of the sample setting; earlier releases wrote flow_steps alone."""
+    eval_temperature: NotRequired[float]
+    temporal_ensemble: NotRequired[float]
     steps: int
 
 
@@ -272,6 +276,12 @@ def setting_fields(setting: SampleSetting) -> SettingFields:
 
 def setting_of(row: SettingFields) -> SampleSetting:
     return SampleSetting(*[row[name] for name in _SETTING])  # type: ignore[literal-required]
+
+
+def video_setting(video: VideoRow) -> SampleSetting:
+    """The sample setting of a film."""
+    own = cast(Mapping[str, Any], video)
+    return SampleSetting(**{name: own.get(name, default) for name, default in _SETTING.items()})
 
 
 def rows_at(rows: Iterable[Row], setting: SampleSetting) -> list[Row]:

@@ -280,8 +280,8 @@ class SweepFolder:
         logs = [TrainingFolder(folder).train_csv for folder in sorted(self.trial(trial).glob("seed_*"))]
         return {log.parent.name.removeprefix("seed_"): log for log in logs if log.is_file()}
 
-    def member_videos(self, trial: int, seed: int, split: str, flow_steps: int) -> Path:
-        return self.videos / f"trial_{trial:04d}_seed_{seed}_{split}_flow_{flow_steps}"
+    def member_videos(self, trial: int, seed: int, split: str, setting: SampleSetting) -> Path:
+        return self.videos / f"trial_{trial:04d}_seed_{seed}_{split}_{setting.slug()}"
 
     def next_tune_session(self) -> int:
         """A number for a Tune run that no earlier process used in this folder."""
@@ -322,8 +322,8 @@ class EvaluationFolder:
     def versions(self) -> Path:
         return self.path / "versions.json"
 
-    def videos(self, flow_steps: int) -> Path:
-        return self.path / "videos" / f"flow_{flow_steps}"
+    def videos(self, setting: SampleSetting) -> Path:
+        return self.path / "videos" / setting.slug()
 
 
 def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting | None]:

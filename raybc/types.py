@@ -125,6 +125,14 @@ class SampleSetting:
             return replace(self, execute_steps=steps)
         return replace(self, execute_steps=0 if steps == horizon else steps, temporal_ensemble=-1.0)
 
+    def slug(self) -> str:
+        """The setting as a part of file names: `flow_4`, and every other field that is not the default."""
+        parts = [f"flow_{self.flow_steps}"]
+        parts += [f"execute_{self.execute_steps}"] if self.execute_steps else []
+        parts += [f"temperature_{self.eval_temperature:g}"] if self.eval_temperature else []
+        parts += [f"ensemble_{self.temporal_ensemble:g}"] if self.temporal_ensemble >= 0 else []
+        return "_".join(parts)
+
     def label(self) -> str:
         """Text for people: the fields that differ from the defaults, and flow_steps if the policy has a flow."""
         parts = [f"flow_steps={self.flow_steps}"] if self.flow_steps else []

@@ -16,7 +16,7 @@ from raybc.demos.__main__ import main as demos
 from raybc.files import expanded, remove, replacing, write_json
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
 from raybc.run_start import Run, check_folder, check_replaceable, starting
-from raybc.types import UserError
+from raybc.types import SampleSetting, UserError
 
 
 def training(path: Path) -> TrainingFolder:
@@ -40,7 +40,7 @@ def sweep(path: Path) -> SweepFolder:
 
 def evaluation(path: Path) -> EvaluationFolder:
     run = EvaluationFolder(path)
-    run.videos(10).mkdir(parents=True)
+    run.videos(SampleSetting(10)).mkdir(parents=True)
     write_json(run.request, {"run_id": "abc"})
     return run
 

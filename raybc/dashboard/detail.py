@@ -8,7 +8,7 @@ from raybc.dashboard.view import RunView
 from raybc.objective import score_of
 from raybc.report.commands import rollout_command, train_command
 from raybc.report.curves import loss_points
-from raybc.rows import setting_of
+from raybc.rows import setting_of, video_setting
 
 #: Episodes that the command for more videos films.
 VIDEOS = 6
@@ -28,7 +28,7 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
         config, setting = view.config, view.setting(number)
         facts = view.file("progress") or view.file("timing")
         rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
-        videos = [video for video in view.file("videos") if video["trial"] == number]
+        videos = [v | {"setting": video_setting(v).label()} for v in view.file("videos") if v["trial"] == number]
         summary = view.trials[number]
     train, note = train_command(config, trial.params, facts) if config else ("", "")
     measured = []

@@ -15,7 +15,7 @@ from raybc.objective import OBJECTIVES, Objective, Score, score_of
 from raybc.report.commands import near_path
 from raybc.report.tables import totals
 from raybc.rollout.results import best_setting
-from raybc.rows import ResultRow, episodes_of, rows_at, setting_of
+from raybc.rows import ResultRow, episodes_of, rows_at, setting_of, video_setting
 from raybc.run_folder import SweepFolder
 from raybc.statistics import seed_interval
 from raybc.sweep.config import SweepConfig
@@ -155,7 +155,7 @@ class RunView:
             "command": progress.get("command", timing.get("command", "")),
             "stages": {k: sum(end - start for start, end in v) for k, v in self.state.stages.items()},
             "rate": self._rate(),
-            "videos": self.file("videos"),
+            "videos": [video | {"setting": video_setting(video).label()} for video in self.file("videos")],
         }
 
     def _success_is_told(self) -> bool:

@@ -41,7 +41,7 @@ class Args:
     flow_steps: int | None = None
     """Euler steps of the flow (default: the policy's)."""
     out: Path | None = None
-    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx)."""
+    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx, with --flow_steps also its number)."""
     overwrite: bool = False
     """Replace an existing file or folder."""
 
@@ -108,7 +108,8 @@ def _is_exported(path: Path) -> bool:
 
 
 def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
-    out = args.out or Path("runs/exports") / f"{bundle.run_id}_step_{bundle.step}.onnx"
+    flow = "" if args.flow_steps is None else f"_flow_{args.flow_steps}"
+    out = args.out or Path("runs/exports") / f"{bundle.run_id}_step_{bundle.step}{flow}.onnx"
     if out.suffix != ".onnx":
         raise UserError(f"--out: expected a file that ends in .onnx, got {out}")
     facts_file = out.with_suffix(".json")

@@ -25,7 +25,7 @@ from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, le
 from raybc.report.page import environment
 from raybc.report.tables import LeaderboardRow, RunTables
 from raybc.rollout.video import last_frame_jpeg
-from raybc.rows import setting_of
+from raybc.rows import setting_of, video_setting
 from raybc.sweep.load import saved_sweep
 from raybc.types import SPLIT_BASE, UserError
 
@@ -65,6 +65,7 @@ def _videos(run: RunTables) -> dict[str, Any]:
         image = "data:image/jpeg;base64," + base64.b64encode(still).decode("ascii") if still else ""
         items.append(
             {"source": source, "still": image, **dict.fromkeys(("outcome", "trial", "seed", "index"), "?"), **video}
+            | {"setting": video_setting(video).label() if "flow_steps" in video else ""}
         )
     note = run.timing.get("video_note")
     return {"items": items, "linked": linked, "megabytes": size / 1e6, "lost": lost, "note": note}

@@ -213,7 +213,7 @@ class EvaluationRun:
         return self._evaluate("run", config.jobs(), config.specs, workers=workers, rule=rule, slots=config.slots)
 
     def _videos(self, setting: SampleSetting) -> Path:
-        return self._out.videos(setting.flow_steps)
+        return self._out.videos(setting)
 
     def _evaluate(
         self,

@@ -29,6 +29,7 @@ from raybc.rows import (
     rows_at,
     setting_fields,
     setting_of,
+    video_setting,
 )
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
@@ -36,7 +37,7 @@ from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import recipe, recipe_key
 from raybc.sweep.trial import TrialContext, evaluation_rows, jobs_of
 from raybc.sweep.tune import Recorder
-from raybc.types import EpisodeSpec, Outcome
+from raybc.types import EpisodeSpec, Outcome, SampleSetting
 
 
 def rule_of(objective: Objective) -> str:
@@ -125,9 +126,9 @@ class _Clip:
     """Smaller for a better episode."""
 
     @property
-    def key(self) -> tuple[int, int, Phase, int, int]:
+    def key(self) -> tuple[int, int, Phase, int, SampleSetting]:
         row = self.row
-        return row["trial"], row["seed"], row["phase"], self.index, row["flow_steps"]
+        return row["trial"], row["seed"], row["phase"], self.index, setting_of(row)
 
 
 def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
@@ -176,7 +177,7 @@ def film(
     folder = context.folder
     clips = choose_clips(config, state)
     videos = list_videos(folder)
-    done = {(v["trial"], v["seed"], v["split"], v["index"], v["flow_steps"]) for v in videos}
+    done = {(v["trial"], v["seed"], v["split"], v["index"], video_setting(v)) for v in videos}
     missing = [c for c in clips if c.key not in done]
     if not missing:
         return "" if clips else "none was asked for, or no episode could be filmed", []
@@ -188,7 +189,7 @@ def film(
         ]
         for clip, reference in filmed:
             row: EpisodeRow = ray.get(reference)[0][0]
-            trial, seed, split, index, flow_steps = clip.key
+            trial, seed, split, index, setting = clip.key
             if row["outcome"] == "error":
                 notes.append(f"not every chosen episode was filmed: {row['message']}")
                 continue
@@ -197,7 +198,7 @@ def film(
                     f"trial {trial} start {index}: filmed {row['outcome']} after {row['steps']} steps, counted "
                     f"{clip.outcome} after {clip.steps}: this simulator is not deterministic under rendering"
                 )
-            path = folder.member_videos(trial, seed, split, flow_steps) / row["video"]
+            path = folder.member_videos(trial, seed, split, setting) / row["video"]
             videos.append(
                 {
                     "file": str(path.relative_to(folder.path)),
@@ -206,7 +207,7 @@ def film(
                     "split": split,
                     "index": index,
                     "outcome": row["outcome"],
-                    "flow_steps": flow_steps,
+                    **setting_fields(setting),
                     "steps": row["steps"],
                 }
             )
@@ -218,7 +219,7 @@ def film(
 def _job(config: SweepConfig, context: TrialContext, clip: _Clip) -> Rollout:
     row, folder = clip.row, context.folder
     bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
-    videos = folder.member_videos(row["trial"], row["seed"], row["phase"], row["flow_steps"])
+    videos = folder.member_videos(row["trial"], row["seed"], row["phase"], setting_of(row))
     return Rollout(str(bundle), setting_of(row), str(videos), config.train.video_frame_skip)
 
 

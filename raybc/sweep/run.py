@@ -96,12 +96,13 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
             )
         write_json(folder.config, config.to_dict())
         write_json(folder.versions, versions(env_spec.identity))
-        begun()
         ledger = Ledger(folder.ledger)
         state = SweepState.from_events(read_events(folder.ledger), objective)
         try:
-            _run(config, launch, env_spec, dataset, demos, ledger, state)
+            _run(config, launch, env_spec, dataset, demos, ledger, state, begun)
         except KeyboardInterrupt:
+            if not state.trials:
+                raise cli.Interrupted("no trial had begun; run the same command again") from None
             raise cli.Interrupted(f"finished work is kept; continue with --resume ({folder.path})") from None
         finally:
             ledger.close()
@@ -188,6 +189,7 @@ def _run(
     demos: DemosSpec | None,
     ledger: Ledger,
     state: SweepState,
+    begun: Callable[[], None],
 ) -> None:
     """With Ray: demonstrations, search, final evaluation, videos; then the report, without Ray."""
     folder = launch.folder
@@ -226,6 +228,7 @@ def _run(
         cli.print_notes(store.remarks())
         write_data_notes(folder.data_notes, store)
         _check_data(config, store, env_spec, task.obs_keys)
+        begun()  # what can be refused has been: the machines, their devices, the data
         context = TrialContext(
             folder=SweepFolder(folder.path.absolute()),
             task=name.task,

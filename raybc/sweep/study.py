@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as OptunaState
 
 from raybc.files import replacing
-from raybc.rows import TrialStatus, VideoRow
+from raybc.rows import TrialStatus, VideoRow, video_setting
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import Evaluation, SweepState, TrialState
@@ -148,8 +148,8 @@ def attach_videos(folder: SweepFolder, videos: Sequence[VideoRow]) -> None:
 
 def _attach(store: FileSystemArtifactStore, trial: optuna.Trial, folder: SweepFolder, video: VideoRow) -> None:
     """Attach a video to a trial, under a name that says what it shows."""
-    source = folder.path / video["file"]
-    name = f"{video['outcome']}_seed_{video['seed']}_{video['split']}_start_{video['index']}{source.suffix}"
+    source, setting = folder.path / video["file"], video_setting(video).slug()
+    name = f"{video['outcome']}_seed_{video['seed']}_{video['split']}_start_{video['index']}_{setting}{source.suffix}"
     with tempfile.TemporaryDirectory() as temporary:
         copy = shutil.copy(source, f"{temporary}/{name}")  # optuna-dashboard shows the name of the file
         upload_artifact(artifact_store=store, file_path=copy, study_or_trial=trial)

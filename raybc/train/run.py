@@ -100,9 +100,9 @@ class PackRun:
         on_interval = config.save_interval > 0 and step % config.save_interval == 0
         return on_interval or ends_round or step == config.training_steps
 
-    def go(self, device: torch.device, begun: Callable[[], None] = lambda: None) -> None:
+    def go(self, device: torch.device, begun: Callable[[], None]) -> None:
         """Train in this process; training pauses during evaluations. begun: called when nothing can be refused any
-        more."""
+        more, see `raybc.run_start.starting`."""
         trainer = PackTrainer([m.config for m in self.members], self.data, device)
         if len(self.members) > 1 and self.config.encoder.kind != "None":
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
@@ -134,7 +134,7 @@ class PackRun:
                 self._finish_stop(trainer.step, trainer.finished)
         self._end(trainer.step)
 
-    def go_with_workers(self, workers: WorkerConfig, dataset: Path, begun: Callable[[], None] = lambda: None) -> None:
+    def go_with_workers(self, workers: WorkerConfig, dataset: Path, begun: Callable[[], None]) -> None:
         """Train in Ray Train workers; this process evaluates bundles as they appear, so workers never wait.
 
         dataset: path of the dataset, readable on every machine. begun: as for `go`. Raises `UserError` if the data do
@@ -166,6 +166,7 @@ class PackRun:
             saved = checkpointing.joined([checkpointing.load(self.state)], [self.state], known)
             step = saved.step
             finished = is_finished(self.config, step, saved.monitors)
+        begun()
         with contextlib.ExitStack() as stack:
             self._begin(stack, step, finished)
             if not finished:

@@ -139,7 +139,7 @@ export function video(entry, withTrial = true) {
       ` after ${entry.steps} steps`,
       h("br"),
       withTrial ? what : `seed ${entry.seed}, ${entry.split} start ${entry.index}`,
-      `, flow_steps ${entry.flow_steps}`,
+      `, ${entry.setting ?? `flow_steps ${entry.flow_steps}`}`,
     ),
   );
 }
