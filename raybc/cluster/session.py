@@ -15,6 +15,7 @@ import ray
 from ray._private import ray_constants
 from ray._raylet import Config  # type: ignore[attr-defined]  # absent from Ray's stub file
 
+from raybc import cli
 from raybc.cluster.capacity import allocate_workers, simulator_cpus
 from raybc.types import UserError
 
@@ -76,14 +77,24 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
+def _announce(place: str) -> None:
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
+    cli.console.print(f"Ray's dashboard: http://{place} (the token that it requests is in {path})")
+
+
 @contextlib.contextmanager
-def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[float]:
+def ray_session(address: str = "", num_cpus: int | None = None, dashboard: bool = False) -> Iterator[float]:
     """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs
     on which simulators may run.
 
     A local Ray consists of child processes on the loopback interface; if this process is killed, they end by themselves
     some seconds later. An existing session (of a notebook, of a test) is used and left running.
+
+    dashboard: whether a local Ray serves its own dashboard, on this machine only; its address is printed. Raises
+    `UserError` for `dashboard` with an `address`: that cluster has one of its own.
     """
+    if dashboard and address:
+        raise UserError(f"--ray_dashboard: {address} has a dashboard of its own: `ray dashboard cluster.yaml` shows it")
     if ray.is_initialized():
         yield simulator_cpus()
         return
@@ -96,13 +107,16 @@ def ray_session(address: str = "", num_cpus: int | None = None) -> Iterator[floa
             else:
                 _ensure_token()  # Ray requires it by default on a local cluster (from 2.60)
                 stack.enter_context(_loopback_only())
-                ray.init(
+                context = ray.init(
                     address="local",
                     num_cpus=num_cpus,
-                    include_dashboard=False,
+                    include_dashboard=dashboard,
+                    dashboard_host="127.0.0.1",
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
+                if dashboard:
+                    _announce(str(context.dashboard_url))
         except ConnectionError as error:
             raise UserError(
                 f"--address {address}: no Ray cluster answered ({error}); is it running, and does this machine have "

@@ -33,6 +33,8 @@ class Args(DemosConfig):
     """Replace demonstrations that raybc recorded in this file before."""
     address: str = ""
     """Address of a running Ray cluster (default: start a local Ray)."""
+    ray_dashboard: bool = False
+    """Serve the dashboard of the local Ray on this machine while the command runs."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     from raybc.cluster.session import allocate_workers, ray_session
     from raybc.rollout.pool import RolloutPool
 
-    with ray_session(args.address) as cpus:
+    with ray_session(args.address, dashboard=args.ray_dashboard) as cpus:
         workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
         with (
             RolloutPool.start(args.task, workers, worker_cpus=1.0) as pool,

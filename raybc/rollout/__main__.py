@@ -79,6 +79,8 @@ class Args:
     """Replace an existing folder."""
     address: str = ""
     """Address of a running Ray cluster (default: start a local Ray)."""
+    ray_dashboard: bool = False
+    """Serve the dashboard of the local Ray on this machine while the command runs."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,6 +130,7 @@ def main(argv: list[str] | None = None) -> int:
         recycle=args.recycle,
         deadline=args.deadline,
         address=args.address,
+        ray_dashboard=args.ray_dashboard,
     )
     with starting(out, args.overwrite, [path]) as begun:
         rows = run_evaluation(config, bundle, out, begun)

@@ -52,6 +52,8 @@ class EvaluationConfig:
     recycle: int
     deadline: float
     address: str
+    ray_dashboard: bool = False
+    """Whether a local Ray serves its dashboard."""
 
     @property
     def task(self) -> str:

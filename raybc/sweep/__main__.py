@@ -47,6 +47,8 @@ class Args:
     """Address of a running Ray cluster, host:port or auto (default: a local Ray that ends with the sweep)."""
     cpus: int | None = None
     """CPUs of the local Ray (default: all)."""
+    ray_dashboard: bool = False
+    """Serve the dashboard of the local Ray on this machine while the command runs."""
     dashboard: bool = False
     """Show the sweep in the browser while it runs, on this machine only."""
     port: int = 8420
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     train = config.train
     named = (train.dataset, train.ogbench_dataset_dir, train.sampling_plan_path)
     inputs = (path, *(expanded(name) for name in named if name and expanded(name).exists()))
-    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs)
+    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard)
     with contextlib.ExitStack() as stack:
         if args.dashboard:
             cli.console.print(f"dashboard: {stack.enter_context(beside(folder.path, args.port))}")

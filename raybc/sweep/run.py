@@ -68,6 +68,8 @@ class Launch:
     cpus: int | None = None
     inputs: tuple[Path, ...] = ()
     """Files and folders that the sweep reads."""
+    ray_dashboard: bool = False
+    """Whether a local Ray serves its dashboard."""
 
 
 def run_sweep(config: SweepConfig, launch: Launch) -> Path:
@@ -202,7 +204,7 @@ def _run(
     timing = _Stages(ledger, state)
     note = ""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ray_session(launch.address, launch.cpus))
+        stack.enter_context(ray_session(launch.address, launch.cpus, launch.ray_dashboard))
         resources = config.resources
         allocation = allocate_sweep(
             machines(),

@@ -89,6 +89,8 @@ class Args:
     """Delete the run folder first."""
     address: str = ""
     """A running Ray cluster; default: a local Ray."""
+    ray_dashboard: bool = False
+    """Serve the dashboard of the local Ray on this machine while the command runs."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -163,7 +165,7 @@ def _without_simulator(request: _Request) -> None:
             from raybc.cluster.session import ray_session  # isort: skip (before ray)
             import ray
 
-            cpus = stack.enter_context(ray_session(args.address))
+            cpus = stack.enter_context(ray_session(args.address, dashboard=args.ray_dashboard))
             training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))
             check_cpus(cpus, training)
         _go(stack, request, members, data, None, training, dataset)
@@ -195,7 +197,7 @@ def _with_simulators(request: _Request) -> None:
         store = read_data(config, dataset)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
     with contextlib.ExitStack() as stack:
-        cpus = stack.enter_context(ray_session(args.address))
+        cpus = stack.enter_context(ray_session(args.address, dashboard=args.ray_dashboard))
         training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))
         simulators, share = simulator_workers(cpus, args.workers, training)
         pool = stack.enter_context(RolloutPool.start(name.task, simulators, worker_cpus=share))

@@ -240,7 +240,9 @@ def prove(work: Path, out: Path, count: int, trials: int) -> None:
     proof = Proof(out)
     os.chdir(ROOT)
     be_the_laptop(work)
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
+    # `ray` is that of this environment, whether or not it is activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "PATH": path}
     token = HOME / ".ray" / "auth_token"
     token.parent.mkdir(mode=0o700)
     token.touch(mode=0o600)
