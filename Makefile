@@ -29,9 +29,11 @@ quickstart: $(STAMP) gl  ## set up, then run the default sweep (goes on where it
 	$(BIN)/python -m raybc.sweep --resume=auto
 
 # Packages that cannot run here and whose tables are compared with ours, beside the environment, not in it.
-oracles: $(VENV)/oracles/d4rl
-$(VENV)/oracles/d4rl: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/oracles d4rl==1.1
+# Libraries that tests compare with. They contradict our versions, so only these tests see them (docs/data.md).
+ORACLES := d4rl==1.1 robomimic==0.3.0 termcolor==3.3.0 zarr==3.1.6 donfig==0.8.1.post1 google-crc32c==1.9.0
+oracles: $(VENV)/oracles/.installed
+$(VENV)/oracles/.installed: $(STAMP) Makefile
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oracles $(ORACLES)
 	@touch $@
 
 test: $(STAMP) oracles  ## set up, then run the tests (slow ones: test-all)
