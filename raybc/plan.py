@@ -135,7 +135,7 @@ def verify(argv: list[str]) -> int:
     checked = "checksums, bounds"
     if args.dataset or args.env_name:
         data = open_data(args.env_name, args.dataset, args.demos)
-        check_dataset(plan, data.names, data.store.fingerprint(), len(data.store.actions_NA))
+        check_dataset(plan, data.names, data.store.fingerprint(), len(data.store.actions_NA), data.store)
         check_rebuilt(plan, data.store)
         checked += ", data, every array built again"
     else:

@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raybc.data.adapt import for_task
+from raybc.data.episodes import EpisodeStore
+from raybc.data.plan.build import build_plan
+from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.files import ARRAYS, META, PAGE, load_plan, save_plan
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_rebuilt, check_training
@@ -301,3 +305,26 @@ def test_plans_move(folder: Path, tmp_path: Path) -> None:
     before = load_plan(folder)
     shutil.move(folder, tmp_path / "moved")
     assert same(load_plan(tmp_path / "moved"), before)
+
+
+def test_a_plan_fits_the_same_demonstrations_however_they_are_read(tmp_path: Path) -> None:
+    """Built from a data set alone, used by a task that computes observations or sees images, and the reverse."""
+    rng = np.random.default_rng(0)
+    state = rng.uniform(50, 450, (40, 5)).astype(np.float32)
+    image = rng.integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+    actions, rewards, ends = rng.normal(size=(40, 2)).astype(np.float32), np.zeros(40, np.float32), np.array([20, 40])
+    alone = EpisodeStore({"state": state}, actions, rewards, ends, source=Path("pusht"))
+    with_image = EpisodeStore({"state": state, "image": image}, actions, rewards, ends, source=Path("pusht"))
+    as_read = [alone, with_image, for_task(alone, "pusht"), for_task(with_image, "pusht_pixels")]
+    assert len({store.fingerprint() for store in as_read}) == 4
+    config = PlanConfig(horizon_length=4, batch_size=8, stride_S=1)
+    for built in as_read:
+        plan = build_plan(built, config, "pusht", built.fingerprint())
+        for store in as_read:
+            if built.images and not store.images:
+                continue  # nothing tells whether these would be the images
+            check_dataset(plan, ["elsewhere"], store.fingerprint(), 40, store)
+            check_rebuilt(plan, store)
+        other = dataclasses.replace(built, actions_NA=actions + 1)
+        with pytest.raises(UserError, match="dataset_fingerprint mismatch"):
+            check_dataset(plan, ["pusht"], other.fingerprint(), 40, other)

@@ -7,7 +7,7 @@ channels of an image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,13 +164,16 @@ class EpisodeStore:
         """Episode numbers of a split; all episodes where the data set has no such split."""
         return np.asarray(self.splits.get(name, np.arange(self.num_episodes)))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, keys: Collection[str] | None = None) -> str:
         """sha256 (hex) of what a policy learns from: observations, actions, rewards, episode ends, splits and tasks.
 
         It depends neither on the format nor on the file's name or date, nor on states, terminals and success.
+
+        keys: the observations to include; None: all.
         """
         h = hashlib.sha256()
-        parts = {f"obs/{k}": v for k, v in self.obs.items()} | {
+        chosen = {k: v for k, v in self.obs.items() if keys is None or k in keys}
+        parts = {f"obs/{k}": v for k, v in chosen.items()} | {
             "actions": self.actions_NA,
             "rewards": self.rewards_N,
             "episode_ends": np.asarray(self.episode_ends, np.int64),

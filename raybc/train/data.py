@@ -119,7 +119,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     else:
         plan = plan_of(config)
         if plan is not None:
-            check_dataset(plan, (config.env_name, store.source.name), data.fingerprint, len(store.actions_NA))
+            check_dataset(plan, (config.env_name, store.source.name), data.fingerprint, len(store.actions_NA), store)
             check_training(plan, horizon, config.batch_size)
             if config.plan_subset_mode != "all":
                 rows = plan.fit_rows(config.plan_subset_mode)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
+from raybc.data.adapt import ADAPTERS, for_task
 from raybc.data.episodes import EpisodeStore
 from raybc.data.plan.build import build_plan, not_enough_anchors
 from raybc.data.plan.plan import SamplingPlan
@@ -15,13 +16,22 @@ from raybc.types import UserError
 WEIGHT_TOLERANCE = 1e-9
 
 
-def check_dataset(plan: SamplingPlan, names: Collection[str], fingerprint: str, dataset_len: int) -> None:
+def check_dataset(
+    plan: SamplingPlan, names: Collection[str], fingerprint: str, dataset_len: int, store: EpisodeStore | None = None
+) -> None:
     """Raise `UserError` for data that the plan was not built from. Contents count: a renamed file is the same data.
 
-    names: names of the data set (its environment name, its file's name). fingerprint: `EpisodeStore.fingerprint`.
-    dataset_len: number of transitions.
+    Args:
+        plan: the plan.
+        names: names of the data set (its environment name, its file's name).
+        fingerprint: `EpisodeStore.fingerprint`.
+        dataset_len: number of transitions.
+        store: the data. They are also the same where the plan was built without the images, or without the observations
+            that a task computes from the recorded ones, or with these.
     """
     if plan.dataset_fingerprint == fingerprint:
+        return
+    if store is not None and plan.dataset_fingerprint in _other_fingerprints(store):
         return
     expected, got = plan.dataset_fingerprint, fingerprint
     if plan.repo_id not in names:
@@ -35,6 +45,21 @@ def check_dataset(plan: SamplingPlan, names: Collection[str], fingerprint: str, 
         f"Sampling plan dataset_fingerprint mismatch: expected {expected}, got {got}: the data have changed since "
         "the plan was built; build the plan again"
     )
+
+
+def _other_fingerprints(store: EpisodeStore) -> Iterator[str]:
+    """Fingerprints of the same demonstrations as they are read without images, and with the observations of tasks or
+    without."""
+    low_dim = {name for name in store.obs if name not in store.images}
+    yield store.fingerprint(low_dim)
+    for task, adapter in ADAPTERS.items():
+        computed = set(adapter(store.obs))
+        if computed:
+            yield store.fingerprint(set(store.obs) - computed)
+            yield store.fingerprint(low_dim - computed)
+            whole = for_task(store, task)
+            yield whole.fingerprint()
+            yield whole.fingerprint({name for name in whole.obs if name not in whole.images})
 
 
 def check_training(plan: SamplingPlan, horizon: int, batch_size: int) -> None:
