@@ -36,11 +36,6 @@ from raybc.envs.ogbench_experts import MakeExpert
 from raybc.envs.restore import Start, split
 from raybc.types import UserError
 
-EXAMPLES = (
-    "cube-single-play-v0", "cube-single-play-singletask-v0", "antmaze-medium-navigate-v0", "cube-single-v0",
-    "visual-cube-single-singletask-task1-v0",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Kind:
@@ -95,6 +90,18 @@ SCRIPTED = {
     **{f"puzzle-{size}": "puzzle" for size in ("3x3", "4x4", "4x5", "4x6")},
     "scene": "scene",
 }
+
+#: Data sets as OGBench publishes them, then environments alone: names to suggest for a misspelled one.
+EXAMPLES = (
+    *(
+        f"{visual}{base}-{data}{task}-v0"
+        for base, environment in ENVIRONMENTS.items()
+        for data in environment.kind.data
+        for visual in ("", "visual-")[: 1 + environment.visual]
+        for task in ("", "-singletask", "-singletask-task1")
+    ),
+    *(f"{base}-v0" for base in ENVIRONMENTS),
+)
 
 _NAME = re.compile(
     r"(?P<visual>visual-)?(?P<base>{})(-(?P<data>[a-z]+))??(-singletask(-task[1-5])?)?-v0".format(

@@ -27,13 +27,20 @@ def digest(value: Any) -> str:
 T = TypeVar("T")
 
 
+#: Names that a message lists of more than twice as many.
+LISTED = 10
+
+
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """The text "did you mean ...?", or a list of the known words if none is similar."""
-    known = list(known)
+    """The text "did you mean ...?"; if no known word is similar, a list of them, or of the ten nearest of many."""
+    known = list(dict.fromkeys(known))
     matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if matches:
         return "did you mean " + " or ".join(repr(m) for m in matches) + "?"
-    return "known: " + ", ".join(sorted(known))
+    if len(known) <= 2 * LISTED:
+        return "known: " + ", ".join(sorted(known))
+    nearest = difflib.get_close_matches(word, known, n=LISTED, cutoff=0.0)
+    return f"the nearest of {len(known)} known names: {', '.join(nearest)}"
 
 
 def type_hints(cls: type) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from raybc.cli import run_main
 from raybc.config import SAMPLE_AXES, PolicyConfig, Role, RunConfig, flat, migrate, option, register
 from raybc.config.command import parse_run
 from raybc.config.policy import _KINDS
-from raybc.strict import digest, from_mapping, parse_yaml
+from raybc.registry import parse_env_name
+from raybc.strict import did_you_mean, digest, from_mapping, parse_yaml
 from raybc.sweep import space
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.load import load_sweep, sweep_from_mapping
@@ -793,3 +794,13 @@ def test_help_has_every_flag_once(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for name in [*RunConfig().options(), *(f.name for f in dataclasses.fields(Args))]:
         assert text.count(f"--{name.replace('_', '-')} ") == 1 or f"--{name.replace('_', '-')}" in text, name
+
+
+def test_ten_near_names_of_many() -> None:
+    """A message that lists hundreds of names helps nobody; the real names of data sets come first."""
+    assert did_you_mean("x", ["b", "a"]) == "known: a, b"
+    message = did_you_mean("qqqq", [f"name-{i}" for i in range(500)])
+    assert message.startswith("the nearest of 500 known names: ")
+    assert message.count(",") == 9
+    with pytest.raises(UserError, match="did you mean 'visual-scene-play-singletask-task1-v0' or "):
+        parse_env_name("visual-singletask-task0-v0")
