@@ -36,6 +36,7 @@ from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
+from raybc.sweep.health import measured_again
 from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.load import saved_sweep
@@ -281,6 +282,10 @@ def _run(
             progress.update()
             live.refresh()
 
+        for event in measured_again(state):
+            say(f"trial {event['trial']} is measured again, because most of its episodes ended in errors")
+            ledger.append(event)
+            state.apply(event)
         recorder = Recorder(config, context, ledger, state, on_event)
         try:
             with timing.stage("search"), live:
@@ -371,6 +376,14 @@ def _report(folder: SweepFolder, state: SweepState, facts: dict[str, Any]) -> No
     page = write_report(folder.path)
     run = load_run(folder.path)
     cli.console.print(f"\n{winner_line(run, leaderboard(run))}\nreport: {page}")
+    best = next(iter(state.ranking()), None)
+    final = state.final_score(best) if best is not None else None
+    if best is not None and final is not None and final.too_many_errors:
+        message = next((row["first_error"]["message"] for row in best.final_rows if "first_error" in row), "unknown")
+        raise cli.Failed(
+            f"no winner was declared, because {final.errors_text}: {message}; when the simulator is mended, the same "
+            "command with --resume measures these episodes again"
+        )
     if not any(t.status in ("completed", "pruned") for t in state.trials.values()):
         reasons = "; ".join(dict.fromkeys(t.reason for t in state.trials.values()))
         raise cli.Failed(f"every trial failed: {reasons}")

@@ -71,6 +71,10 @@ class TrialContext:
 class AllEpisodesFailed(RuntimeError):
     """Every episode of an evaluation ended in an error, so there is no score."""
 
+    def __init__(self, message: str, episodes: int = 0, traceback: str = "") -> None:
+        super().__init__(message)
+        self.episodes, self.traceback = episodes, traceback
+
 
 def setting_label(row: SettingFields) -> str:
     return setting_of(row).label().replace(" ", "_").replace("=", "_")
@@ -135,8 +139,9 @@ def evaluate_trial(
     results = evaluate(f"{context.folder.path}/trial {trial}/evaluation {k}", jobs, context.search_specs(), race)
     rows = evaluation_rows(context, run, measured, results, trial=trial, phase="search", evaluation=k, step=step)
     if not any(r["episodes"] for r in rows):
-        message = next(e["message"] for episodes in results for e in episodes)
-        raise AllEpisodesFailed(f"no episode could be run at evaluation {k}: {message}")
+        errors = [e for episodes in results for e in episodes]
+        message = f"no episode could be run at evaluation {k}: {errors[0]['message']}"
+        raise AllEpisodesFailed(message, len(errors), errors[0].get("traceback", ""))
     beaten = ""
     if race is not None:
         # Repeats the decisions to find out why the evaluation ended early (if it did).
