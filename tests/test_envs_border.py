@@ -443,6 +443,35 @@ def test_a_function_that_cannot_render_is_known_beforehand() -> None:
     assert "takes no argument render_mode" in gym.from_callable("mine:blind", lambda: Line()).no_images
 
 
+# Exceptions that stay
+
+
+def test_a_process_goes_on_after_an_exception_that_a_fresh_one_does_not_prevent() -> None:
+    def crash(env: Line, result: tuple[Any, ...]) -> Any:
+        if env.t == 3 and env.np_random_seed % 2:
+            raise ValueError(f"joint at {env.x:.3f}")
+        return result
+
+    agent: Any = Script([[1, 0]])
+    globals()["crashing"] = dataclasses.replace(task_of(crash), name=f"{__name__}:crashing")
+    specs = [EpisodeSpec(f"{__name__}:crashing", "search", index) for index in range(6)]
+    outcomes: list[list[Any]] = []
+    for proven in (frozenset[Any](), frozenset({("ValueError", "ValueError: joint at 0 (at step 0)")})):
+        engine = Engine(lambda path: agent, slots=1)
+        engine.proven = proven
+        for number, start in enumerate(specs):
+            engine.add(number, Rollout("b", SampleSetting()), start)
+        ended: list[Any] = []
+        while not engine.idle and not any(isinstance(found, Fault) for found in ended):
+            ended += [found for _, found in engine.round()]
+        outcomes.append(ended)
+    assert sum(isinstance(found, Fault) for found in outcomes[0]) == 1, "a process that raised is replaced"
+    rows = sorted(outcomes[1], key=lambda found: found["index"])
+    assert [found["outcome"] for found in rows] == ["success", "error"] * 3
+    assert rows[1]["message"].startswith("ValueError: joint at 0.3")
+    assert "raise ValueError" in rows[1]["traceback"]
+
+
 # Single starts
 
 

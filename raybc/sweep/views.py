@@ -52,6 +52,8 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
         origin = {k: result[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)}
         for entry in row["episode_list"]:
             message = {"message": messages[str(entry[0])]} if str(entry[0]) in messages else {}
+            if "first_error" in row and row["first_error"]["index"] == entry[0]:
+                message["traceback"] = row["first_error"]["traceback"]
             episodes.append(json.dumps(origin | dict(zip(ENTRY, entry, strict=False)) | message))
     write_text(folder.results, "".join(line + "\n" for line in results))
     write_text(folder.episodes, "".join(line + "\n" for line in episodes))
