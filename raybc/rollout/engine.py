@@ -98,8 +98,8 @@ class Engine:
 
     load: gives the `Predictor` of a bundle's path. It is called again and again, so it must cache. slots: maximum
     number of simulators (None: what the task recommends); a rendering process has one. An exception of a simulator ends
-    its episode as a `Fault`; the process should then be replaced. A `BadEnvironment` and `proven` exceptions end it as an
-    error, and only its simulator is replaced.
+    its episode as a `Fault`; the process should then be replaced. A `BadEnvironment` and `proven` exceptions end it as
+    an error, and only its simulator is replaced.
     """
 
     def __init__(
