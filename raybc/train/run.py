@@ -211,8 +211,8 @@ class PackRun:
             cli.console.print(f"policy: {member.bundle(step)}")
         if self._rollouts is not None and self._rollouts.notices.unusable:
             raise cli.Failed(
-                f"the last evaluation says too little: {self._rollouts.notices.unusable}. The policy is saved: when the "
-                f"simulator is mended, measure it with python -m raybc.rollout {self.out}"
+                f"the last evaluation says too little: {self._rollouts.notices.unusable}. The policy is saved: when "
+                f"the simulator is mended, measure it with python -m raybc.rollout {self.out}"
             )
 
     @contextlib.contextmanager
