@@ -178,8 +178,11 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
             key = row["seed"], setting_of(row)
             if key not in latest or row["evaluation"] >= latest[key]["evaluation"]:
                 latest[key] = row
-    here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
     objective = run.objective
+    if not objective.from_episodes:  # there is no other measurement than the last one of the search
+        last = max((row["evaluation"] for row in results), default=0)
+        latest = {(row["seed"], setting_of(row)): row for row in results if row["evaluation"] == last}
+    here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
     per_seed = {row["seed"]: score for row in here if (score := score_of([row], objective)).value is not None}
     flows: dict[int, list[ResultRow]] = {}
     for (_, at), row in latest.items():
@@ -231,6 +234,8 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
     if winner.seed_interval and objective.from_episodes:
         text += f"; over seeds {objective.show(winner.seed_mean)} "
         text += f"(95 % t interval {objective.show_range(winner.seed_interval)})"
+    if not objective.from_episodes:
+        return f"{text}. {NO_RATE}"
     if final.errors:
         text += f"; {final.errors} error{'s' * (final.errors != 1)} not counted"
         text += f", {final.bounds_text}" if final.bounds_text else ""
@@ -247,7 +252,9 @@ def selection_rule(run: RunTables) -> str:
     measure = f"{objective.best} {objective.label} on search starts"
     rule = str((run.winner and run.winner.get("rule")) or measure).strip().rstrip(".")
     if not objective.from_episodes:
-        return f"The winner was chosen by the error on held-out episodes ({rule}). {NO_RATE}"
+        return (
+            f"The winner was chosen by the error on held-out episodes ({rule}), so that error is optimistic. {NO_RATE}"
+        )
     better = "higher" if objective.direction == "maximize" else "lower"
     return (
         f"The winner was chosen on search starts ({rule}). Final starts are disjoint from them and only measure: "

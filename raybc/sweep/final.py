@@ -44,6 +44,11 @@ from raybc.types import EpisodeSpec, Outcome, SampleSetting
 
 def rule_of(objective: Objective) -> str:
     """How the winner is chosen."""
+    if not objective.from_episodes:
+        return (
+            f"{objective.best} {objective.label} at the last evaluation among completed trials, averaged over seeds at "
+            "the trial's best sample setting; ties: the earlier trial"
+        )
     ties = "fewer steps to success, then the earlier trial" if objective.has_success else "the earlier trial"
     return (
         f"{objective.best} {objective.label} on the search starts at the last evaluation among completed trials, "

@@ -29,7 +29,7 @@ from raybc.cluster.capacity import TRAINER, placement
 from raybc.cluster.metrics import SweepMetrics
 from raybc.config import RunConfig
 from raybc.rollout.pool import RolloutPool
-from raybc.rows import FailedEvent, LedgerEvent, TrialStatus
+from raybc.rows import EpisodeRow, FailedEvent, LedgerEvent, TrialStatus
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.health import why_to_end
 from raybc.sweep.ledger import Evaluation, Ledger, SweepState, TrialState, read_events
@@ -279,8 +279,8 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
 
-def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: float) -> None:
-    """Run trials until `search.trials` of them have finished, or until Ctrl-C."""
+def search(recorder: Recorder, pool: RolloutPool | None, session: int, gpus_per_trial: float) -> None:
+    """Run trials until `search.trials` of them have finished, or until Ctrl-C. pool: None without a simulator."""
     config, context = recorder.config, recorder.context
     missing = config.search.trials - len(recorder.state.finished())
     if missing <= 0 or (recorder.exhausted and not recorder.state.unfinished()):
@@ -314,7 +314,13 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
         raise recorder.fatal
 
 
-def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
+def no_rollouts(*_: Any) -> list[list[EpisodeRow]]:
+    raise RuntimeError("a sweep without a simulator rolls nothing out")
+
+
+def _trainable(
+    config: SweepConfig, context: TrialContext, pool: RolloutPool | None
+) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs in (reused) trial processes."""
 
     def known() -> SweepState:
@@ -341,7 +347,7 @@ def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) ->
             if not state.trials[number := proposed["trial"]].finished
         ]
         try:
-            run_pack(context, jobs, pool.evaluate, report, fail, rivals)
+            run_pack(context, jobs, no_rollouts if pool is None else pool.evaluate, report, fail, rivals)
         except ray.exceptions.RayError:
             raise  # the cluster's fault, not the recipe's: Tune restarts the pack
         except Exception as error:
