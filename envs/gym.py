@@ -1,4 +1,4 @@
-"""Any gymnasium environment as a `SimEnv`, and the names `gym:ID` (e.g. `gym:Pendulum-v1`) and `module:callable`.
+"""Any gymnasium environment as a `SimEnv`, and the names `gym:ID` (e.g. `gym:Pendulum-v1`).
 
 An adapter of a simulator package is a function that makes the gymnasium environment, `GymEnv` around it and one `Task`
 for each task; see `raybc.envs.d4rl`. Where a package breaks the contract (a random generator that `reset(seed=...)`
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import functools
 import importlib
 import importlib.metadata
-import inspect
 import io
 import math
 import os
@@ -251,7 +249,7 @@ def _version(package: str) -> str:
         return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
-# Names: gym:ID and module:callable
+# Names: gym:ID
 
 
 def parse(name: str) -> EnvName | None:
@@ -270,7 +268,7 @@ def task(name: str) -> Task | None:
         return None
     spec = _spec(name)
     make = functools.partial(_registered_env, name)
-    return _task(name, "gymnasium", make, spec.max_episode_steps or MAX_STEPS)
+    return task_of(name, "gymnasium", make, spec.max_episode_steps or MAX_STEPS)
 
 
 def _spec(name: str) -> EnvSpec:
@@ -307,7 +305,7 @@ def of_data(env_id: str, kwargs: Mapping[str, Any]) -> Task | None:
     name, spec = PREFIX + env_id, gymnasium.registry[env_id]
     arguments = {k: v for k, v in kwargs.items() if k != "render_mode"}
     make = functools.partial(_registered_env, name, arguments=arguments)
-    return _task(name, "gymnasium", make, spec.max_episode_steps or MAX_STEPS)
+    return task_of(name, "gymnasium", make, spec.max_episode_steps or MAX_STEPS)
 
 
 def _registered_env(name: str, render: RenderOptions | None, arguments: Mapping[str, Any] | None = None) -> GymEnv:
@@ -333,70 +331,7 @@ def _registered_env(name: str, render: RenderOptions | None, arguments: Mapping[
     return GymEnv(make, name=name, render=render, env_kwargs=dict(arguments or {}))
 
 
-#: Name -> the function that it stood for last, and its task.
-_tasks: dict[str, tuple[Callable[..., Any], Task]] = {}
-
-
-def from_callable(name: str, fn: Callable[..., Any]) -> Task:
-    """The task `module:callable`, called `name`, of a function that returns a gymnasium environment.
-
-    `fn()` is called for each simulator, `fn(render_mode="rgb_array")` for one that renders. Attributes of `fn` may say
-    what an environment does not: `max_steps` (default: the limit of its registration, else 1000), `success_key`, the
-    name of success in `info`, and `has_success`, where success is reported only once the task is solved.
-
-    Raises `UserError` where the function or its environment fails.
-    """
-    if name in _tasks and _tasks[name][0] is fn:
-        return _tasks[name][1]
-    max_steps, key = getattr(fn, "max_steps", None), getattr(fn, "success_key", None)
-    if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1):
-        raise UserError(f"{name}: max_steps of the function: expected a whole number of at least 1, got {max_steps!r}")
-    if key is not None and not isinstance(key, str):
-        raise UserError(f"{name}: success_key of the function: expected the name of a value in info, got {key!r}")
-    declared = getattr(fn, "has_success", None)
-    if declared is not None and not isinstance(declared, bool):
-        raise UserError(f"{name}: has_success of the function: expected True or False, got {declared!r}")
-    made = _task(name, name.split(":")[0], functools.partial(_callable_env, name, fn), max_steps, declared)
-    if not _takes_render_mode(fn):
-        made = dataclasses.replace(made, no_images=f"{name} takes no argument render_mode, so it cannot be filmed")
-    _tasks[name] = fn, made
-    return made
-
-
-def _takes_render_mode(fn: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(fn).bind(render_mode="rgb_array")
-    except TypeError:
-        return False
-    except ValueError:  # a builtin without a signature
-        return True
-    return True
-
-
-class _CallableEnv(GymEnv):
-    """Of a function that chooses itself what it shows."""
-
-    def cameras(self) -> tuple[str, ...]:
-        return ()
-
-
-def _callable_env(name: str, fn: Callable[..., Any], render: RenderOptions | None) -> GymEnv:
-    call = f"{name.split(':')[-1]}({'' if render is None else 'render_mode=' + repr('rgb_array')})"
-
-    def make(options: RenderOptions | None) -> gymnasium.Env[Any, Any]:
-        if options is not None and options.camera is not None:
-            raise UserError(f"camera of {name}: the function itself chooses what it shows, got {options.camera!r}")
-        with border.calling(name, call, "raybc calls it without arguments, or with render_mode for images"):
-            env = fn() if options is None else fn(render_mode="rgb_array")
-        if not isinstance(env, gymnasium.Env):
-            raise UserError(f"{name}: expected a function that returns a gymnasium environment; it returned {env!r}")
-        return env
-
-    with border.calling(name, call, border.API):
-        return _CallableEnv(make, name=name, render=render, success_key=getattr(fn, "success_key", None))
-
-
-def _task(
+def task_of(
     name: str,
     suite: str,
     make: Callable[[RenderOptions | None], GymEnv],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, Literal, Protocol, get_args
 
-from raybc.statistics import mean_interval, wilson_interval
+from raybc.statistics import bounds_with_errors, mean_interval, too_many_errors, wilson_interval
 from raybc.types import UserError
 
 ObjectiveName = Literal["success", "return", "normalized_score", "largest_reward", "valid_error"]
@@ -266,6 +266,51 @@ class Score:
     errors: int
     mean_steps_success: float | None = None
     """Mean number of steps of the episodes that solved the task; None without any."""
+
+    @property
+    def bounds(self) -> Interval | None:
+        """The lowest and the highest mean, if errors counted as the worst and as the best an episode can be; None where
+        these are unknown. Without errors both are the mean."""
+        if self.objective.bounds is None or not self.objective.from_episodes:
+            return None if self.errors else (self.value, self.value) if self.value is not None else None
+        low, high = self.objective.bounds
+        return bounds_with_errors(self.value or 0.0, self.episodes, self.errors, low, high)
+
+    @property
+    def cautious(self) -> float | None:
+        """What policies are compared by: the mean with errors as the worst an episode can be, so that nobody profits
+        from episodes that could not be run; without errors, and where the worst is unknown, the mean. None if nothing
+        was measured."""
+        if not self.errors or self.value is None or self.bounds is None:
+            return self.value
+        return self.bounds[0] if self.objective.direction == "maximize" else self.bounds[1]
+
+    @property
+    def too_many_errors(self) -> bool:
+        """Whether too many episodes ended in errors for the mean to be quoted."""
+        return too_many_errors(self.errors, self.episodes + self.errors)
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """Smaller for a better score. Where the worst an episode can be is unknown, a score with too many errors is
+        behind all others."""
+        return self.too_many_errors and self.objective.bounds is None, self.objective.cost(self.cautious)
+
+    @property
+    def errors_text(self) -> str:
+        """`14 of 20 episodes ended in errors; 30.0-100.0 % if errors count as failures or as successes`; "" without."""
+        if not self.errors:
+            return ""
+        text = f"{self.errors} of {self.episodes + self.errors} episodes ended in errors"
+        return f"{text}; {self.bounds_text}" if self.bounds is not None and self.episodes else text
+
+    @property
+    def bounds_text(self) -> str:
+        """`30.0-100.0 % if errors count as failures or as successes`; "" without errors or bounds."""
+        if not self.errors or self.bounds is None:
+            return ""
+        low, high = ("failures", "successes") if self.objective.is_rate else ("the lowest", "the highest value")
+        return f"{self.objective.show_range(self.bounds)} if errors count as {low} or as {high}"
 
     @property
     def text(self) -> str:

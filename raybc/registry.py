@@ -8,7 +8,7 @@ from typing import Protocol, cast
 from raybc.config.data import NO_ENVIRONMENT
 from raybc.envs.base import EnvName, Task
 from raybc.envs.border import calling
-from raybc.envs.gym import from_callable
+from raybc.envs.callables import from_callable
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 

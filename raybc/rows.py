@@ -158,6 +158,8 @@ class FailedEvent(TypedDict):
     event: Literal["failed"]
     trial: int
     reason: str
+    errors: NotRequired[int]
+    """Episodes of its last evaluation, if all of them ended in errors."""
 
 
 class FinalEvent(TypedDict):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybc.files import read_json
-from raybc.objective import OBJECTIVES, SUCCESS, Objective
+from raybc.objective import OBJECTIVES, SUCCESS, Objective, Score
 from raybc.types import SampleSetting, UserError
 
 #: A folder with this file is a policy bundle.
@@ -141,25 +141,29 @@ class TrainingFolder:
     def scores(self) -> tuple[Objective, dict[int, float]]:
         """What checkpoints are compared by, and step -> score of those that were measured.
 
-        In eval.csv the objective is that of the last row; rows of another one do not count. Earlier releases compared
-        by success, and wrote no `objective`.
+        Errors count against a checkpoint (`Score.cautious`); where the worst an episode can be is unknown, one with too
+        many errors is left out. In eval.csv the objective is that of the last row; rows of another one do not count.
+        Earlier releases compared by success, and wrote no `objective`.
         """
         if self.offline_csv.is_file():
             with self.offline_csv.open(newline="") as handle:
-                errors = {int(r["step"]): float(r["valid/error"]) for r in csv.DictReader(handle)}
-            return OBJECTIVES["valid_error"], errors
+                held_out = {int(r["step"]): float(r["valid/error"]) for r in csv.DictReader(handle)}
+            return OBJECTIVES["valid_error"], held_out
         if not self.eval_csv.is_file():
             return SUCCESS, {}
         with self.eval_csv.open(newline="") as handle:
             rows = list(csv.DictReader(handle))
         names = [row.get("objective") or "success" for row in rows]
         last = names[-1] if names else "success"
-        found = {}
+        found: dict[int, Score] = {}
         for name, row in zip(names, rows, strict=True):
             value = row["eval/success"] if name == "success" else row.get("eval/score")
             if name == last and value:
-                found[int(row["step"])] = float(value)
-        return OBJECTIVES[last], found
+                episodes, errors = (int(row.get(column) or 0) for column in ("episodes", "errors"))
+                score = Score(OBJECTIVES[last], float(value), None, episodes, 0, errors)
+                found[int(row["step"])] = score
+        usable = {step: score for step, score in found.items() if not score.order[0]} or found
+        return OBJECTIVES[last], {step: score.cautious or 0.0 for step, score in usable.items()}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from raybc.envs import border, gym
+from raybc.envs import border, callables, gym
 from raybc.envs.base import Task
 from raybc.envs.pointmass import PointMassEnv
 from raybc.envs.spec import spec_of_task
@@ -74,7 +74,7 @@ def make(step: Step | None = None, reset: Step | None = None, cls: Any = Line, *
 
 
 def task_of(*args: Any, **kwargs: Any) -> Task:
-    return gym.from_callable(f"mine:task{next(numbers)}", make(*args, **kwargs))
+    return callables.from_callable(f"mine:task{next(numbers)}", make(*args, **kwargs))
 
 
 def row(task: Task) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def test_a_limit_of_the_simulator_is_a_timeout(limit: int, note: str) -> None:
         return gymnasium.wrappers.TimeLimit(Line(step=lambda env, r: (*r[:4], {"success": False})), limit)
 
     limited.max_steps = LIMIT  # type: ignore[attr-defined]
-    found = row(gym.from_callable(f"mine:limited{limit}", limited))
+    found = row(callables.from_callable(f"mine:limited{limit}", limited))
     assert (found["outcome"], found["steps"]) == ("timeout", limit)
     assert found["message"].startswith(note)
     assert bool(found["message"]) == bool(note)
@@ -369,7 +369,7 @@ def test_the_function_is_called_once_for_a_name() -> None:
         made.append(1)
         return Line()
 
-    assert gym.from_callable("mine:counted", counted) is gym.from_callable("mine:counted", counted)
+    assert callables.from_callable("mine:counted", counted) is callables.from_callable("mine:counted", counted)
     assert len(made) == 1
 
 
@@ -440,7 +440,36 @@ def test_a_camera_is_checked_before_simulators_start() -> None:
 
 def test_a_function_that_cannot_render_is_known_beforehand() -> None:
     assert task_of().no_images == ""
-    assert "takes no argument render_mode" in gym.from_callable("mine:blind", lambda: Line()).no_images
+    assert "takes no argument render_mode" in callables.from_callable("mine:blind", lambda: Line()).no_images
+
+
+# Exceptions that stay
+
+
+def test_a_process_goes_on_after_an_exception_that_a_fresh_one_does_not_prevent() -> None:
+    def crash(env: Line, result: tuple[Any, ...]) -> Any:
+        if env.t == 3 and env.np_random_seed % 2:
+            raise ValueError(f"joint at {env.x:.3f}")
+        return result
+
+    agent: Any = Script([[1, 0]])
+    globals()["crashing"] = dataclasses.replace(task_of(crash), name=f"{__name__}:crashing")
+    specs = [EpisodeSpec(f"{__name__}:crashing", "search", index) for index in range(6)]
+    outcomes: list[list[Any]] = []
+    for proven in (frozenset[Any](), frozenset({("ValueError", "ValueError: joint at 0 (at step 0)")})):
+        engine = Engine(lambda path: agent, slots=1)
+        engine.proven = proven
+        for number, start in enumerate(specs):
+            engine.add(number, Rollout("b", SampleSetting()), start)
+        ended: list[Any] = []
+        while not engine.idle and not any(isinstance(found, Fault) for found in ended):
+            ended += [found for _, found in engine.round()]
+        outcomes.append(ended)
+    assert sum(isinstance(found, Fault) for found in outcomes[0]) == 1, "a process that raised is replaced"
+    rows = sorted(outcomes[1], key=lambda found: found["index"])
+    assert [found["outcome"] for found in rows] == ["success", "error"] * 3
+    assert rows[1]["message"].startswith("ValueError: joint at 0.3")
+    assert "raise ValueError" in rows[1]["traceback"]
 
 
 # Single starts

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from raybc.envs import d4rl, gym
+from raybc.envs import callables, d4rl, gym
 from raybc.envs.base import Task
 from raybc.envs.gym import GymEnv
 from raybc.envs.pusht import PUSHT, PUSHT_PIXELS, keypoints
@@ -62,7 +62,11 @@ def nested(render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
 
 
 def named(name: str) -> Task:
-    known = {"pusht": PUSHT, "pusht_pixels": PUSHT_PIXELS, "nested": gym.from_callable(f"{__name__}:nested", nested)}
+    known = {
+        "pusht": PUSHT,
+        "pusht_pixels": PUSHT_PIXELS,
+        "nested": callables.from_callable(f"{__name__}:nested", nested),
+    }
     task = known.get(name) or d4rl.task(name) or gym.task(name)
     assert task is not None
     return task
@@ -187,13 +191,13 @@ def test_nested_observations() -> None:
 
 def test_step_limits() -> None:
     assert gym.task("gym:Pendulum-v1").max_steps == 200  # type: ignore[union-attr]
-    assert gym.from_callable("a:b", lambda: gymnasium.make("Pendulum-v1", max_episode_steps=7)).max_steps == 7
+    assert callables.from_callable("a:b", lambda: gymnasium.make("Pendulum-v1", max_episode_steps=7)).max_steps == 7
 
     def limited() -> gymnasium.Env[Any, Any]:
         return nested()
 
     limited.max_steps = 33  # type: ignore[attr-defined]
-    assert gym.from_callable("a:limited", limited).max_steps == 33
+    assert callables.from_callable("a:limited", limited).max_steps == 33
 
 
 def test_names() -> None:
@@ -225,7 +229,7 @@ def test_refusals(name: str, message: str) -> None:
 
 def test_functions_that_make_no_environment_are_refused() -> None:
     with pytest.raises(UserError, match="expected a function that returns a gymnasium environment; it returned 3"):
-        gym.from_callable("mine:three", lambda: 3)
+        callables.from_callable("mine:three", lambda: 3)
 
 
 def test_bad_actions_are_refused() -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from raybc.objective import SUCCESS
-from raybc.rollout.notices import bounds_text, errors_text, first_error_text, notices
+from raybc.objective import OBJECTIVES, SUCCESS, Score, score_of
+from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import metrics, summarise
 from raybc.statistics import bounds_with_errors, too_many_errors
 from raybc.types import EpisodeResult
@@ -46,16 +47,35 @@ def test_one_error_in_twenty_is_allowed() -> None:
 
 def test_errors_are_told_with_bounds_and_their_first_message() -> None:
     counts = summarise(rows(*["error"] * 14, *["success"] * 6), SUCCESS)
-    assert bounds_text(1.0, 6, 14) == "30.0-100.0 % if errors count as failures or as successes"
-    assert errors_text(counts) == f"14 of 20 episodes ended in errors; {bounds_text(1.0, 6, 14)}"
-    assert errors_text(summarise(rows("success"), SUCCESS)) == ""
-    assert errors_text(summarise(rows("error"), SUCCESS)) == "1 of 1 episodes ended in errors"
+    score = score_of([counts], SUCCESS)
+    assert score.bounds_text == "30.0-100.0 % if errors count as failures or as successes"
+    assert score.errors_text == f"14 of 20 episodes ended in errors; {score.bounds_text}"
+    assert score_of([summarise(rows("success"), SUCCESS)], SUCCESS).errors_text == ""
+    assert score_of([summarise(rows("error"), SUCCESS)], SUCCESS).errors_text == "1 of 1 episodes ended in errors"
     assert first_error_text(counts["first_error"]) == "first error, at start 0: gone"
     assert first_error_text({"index": 3, "message": "a", "traceback": "b\nc"}).splitlines()[1:] == ["b", "c"]
     found = metrics(rows(*["error"] * 14, *["success"] * 6), has_success=True, reference=None, objective=SUCCESS)
     assert found["success_bounds"] == pytest.approx([0.3, 1.0])
     assert found["first_error"]["message"] == "gone"
     assert "success_bounds" not in metrics(rows("success"), has_success=True, reference=None, objective=SUCCESS)
+
+
+def scored(value: float, episodes: int, errors: int, objective: Any = SUCCESS) -> Score:
+    return Score(objective, value, None, episodes, 0, errors)
+
+
+def test_a_crashing_policy_is_behind_one_that_runs() -> None:
+    """6 of 6 with 14 errors is between 30 and 100 %, and 10 of 20 is 50 %."""
+    assert scored(1.0, 6, 14).cautious == pytest.approx(0.3)
+    assert scored(0.5, 20, 0).order < scored(1.0, 6, 14).order < scored(0.25, 20, 0).order
+    assert scored(1.0, 19, 1).order < scored(0.9, 20, 0).order
+    free = OBJECTIVES["return"]
+    assert scored(9.0, 6, 14, free).bounds_text == ""
+    assert scored(1.0, 20, 0, free).order < scored(9.0, 6, 14, free).order, "the worst return is unknown"
+    bound = dataclasses.replace(free, bounds=(-10.0, 10.0))
+    assert scored(9.0, 10, 10, bound).cautious == pytest.approx(-0.5)
+    assert "if errors count as the lowest or as the highest value" in scored(9.0, 10, 10, bound).errors_text
+    assert Score(SUCCESS, None, None, 0, 0, 5).order > scored(0.0, 5, 0).order
 
 
 def test_truncated_and_solved_starts_are_told() -> None:

@@ -149,14 +149,16 @@ def _rest(reason: Domination) -> tuple[int, int, float]:
     return reason.starts, reason.pairs, reason.e_value
 
 
-def test_errors_on_either_side_leave_the_start_out() -> None:
+def test_an_error_of_the_arm_leaves_the_start_out_and_one_of_the_other_is_its_worst() -> None:
     good, bad = np.ones(40), np.zeros(40)
     clean = first_domination(bad, {"good": good}, comparisons=1)
     assert clean is not None
     good[[0, 3]], bad[[3, 5]] = NAN, NAN
     gaps = first_domination(bad, {"good": good}, comparisons=1)
     assert gaps is not None
-    assert (gaps.starts, gaps.pairs, gaps.e_value) == (clean.starts + 3, clean.starts, clean.e_value)
+    assert (gaps.starts, gaps.pairs, gaps.e_value) == (clean.starts + 3, clean.starts + 1, clean.e_value)
+    crashing = np.where(np.arange(40) % 2, 1.0, NAN)
+    assert first_domination(np.tile([1.0, 0.5], 20), {"crashing": crashing}, comparisons=1) is None, "0.75 against 0.5"
 
 
 def test_dominated_in_blocks_is_stable_and_never_empties_the_race() -> None:

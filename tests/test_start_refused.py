@@ -15,6 +15,7 @@ from raybc.objective import SUCCESS
 from raybc.rows import setting_fields, video_setting
 from raybc.run_folder import EvaluationFolder, SweepFolder
 from raybc.sweep import run as sweep_run
+from raybc.sweep.begin import Launch
 from raybc.sweep.final import choose_clips
 from raybc.sweep.ledger import SweepState
 from raybc.sweep.load import sweep_from_mapping
@@ -46,7 +47,7 @@ def test_a_refused_sweep_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     place = SweepFolder(tmp_path / "run")
     for _ in range(2):  # the second time, no folder is in the way
         with pytest.raises(UserError, match="no GPU"):
-            sweep_run.run_sweep(sweep_from_mapping(SWEEP, "s.yaml"), sweep_run.Launch(place))
+            sweep_run.run_sweep(sweep_from_mapping(SWEEP, "s.yaml"), Launch(place))
         assert not place.path.exists()
 
 
@@ -58,7 +59,7 @@ def test_an_interrupted_start_says_what_to_do(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(sweep_run, "allocate_sweep", interrupt)
     place = SweepFolder(tmp_path / "run")
     with pytest.raises(cli.Interrupted, match="no trial had begun; run the same command again"):
-        sweep_run.run_sweep(sweep_from_mapping(SWEEP, "s.yaml"), sweep_run.Launch(place))
+        sweep_run.run_sweep(sweep_from_mapping(SWEEP, "s.yaml"), Launch(place))
     assert not place.path.exists()
 
 

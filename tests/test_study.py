@@ -187,7 +187,7 @@ def test_videos_join_their_trials_and_change_nothing_else(tmp_path: Path) -> Non
             for meta in optuna.artifacts.get_all_artifact_meta(trial, storage=study()._storage):
                 kept[trial.number, meta.filename] = (tmp_path / "artifacts" / meta.artifact_id).read_bytes()
         assert kept == {
-            (v["trial"], f"{v['outcome']}_seed_0_final_start_7.mp4"): v["file"].encode() for v in videos[:4]
+            (v["trial"], f"{v['outcome']}_seed_0_final_start_7_flow_10.mp4"): v["file"].encode() for v in videos[:4]
         }, "a trial that runs cannot be copied with its artifacts"
         assert len(list((tmp_path / "artifacts").iterdir())) == 4
         assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts", "study.journal", "videos"]

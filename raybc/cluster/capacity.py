@@ -122,9 +122,16 @@ class SweepAllocation:
 
 
 def allocate_sweep(
-    among: list[Machine], *, trials: int, trial_cpus: float, workers: int, worker_cpus: float, device: str
+    among: list[Machine],
+    *,
+    trials: int,
+    trial_cpus: float,
+    workers: int,
+    worker_cpus: float,
+    device: str,
+    simulators: bool = True,
 ) -> SweepAllocation:
-    """What fits if trials and simulators may have separate machines."""
+    """What fits if trials and simulators may have separate machines. simulators: whether there are any."""
     trainers = for_role(TRAINER, among)
     held = trials * trial_cpus
     most = sum(m.cpus() for m in trainers)
@@ -137,7 +144,9 @@ def allocate_sweep(
             f"{most:g}: the sweep would wait for ever; lower --max-concurrent"
         )
     cpus = room_for_simulators(among, held) + held
-    count = allocate_workers(cpus, trials=trials, trial_cpus=trial_cpus, workers=workers, worker_cpus=worker_cpus)
+    count = 0
+    if simulators:
+        count = allocate_workers(cpus, trials=trials, trial_cpus=trial_cpus, workers=workers, worker_cpus=worker_cpus)
     smallest = min((m.resources.get("CPU", 0.0) for m in trainers if m.cpus()), default=1.0)
     threads = max(1, int(min(most // trials, smallest)))
     gpus = sum(m.count * m.resources.get("GPU", 0.0) for m in trainers)

@@ -44,12 +44,13 @@ def train_command(
 
 
 def rollout_command(config: SweepConfig, folder: SweepFolder, row: ResultRow, *, videos: int = 0) -> str:
-    """`python -m raybc.rollout ...` for a result row; empty if the policy was not kept.
+    """`python -m raybc.rollout ...` for a result row; empty if the policy was not kept, or without a
+    simulator.
 
     videos: film this many episodes instead of repeating the evaluation.
     """
     bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
-    if not bundle.is_dir():
+    if not bundle.is_dir() or not config.train.has_environment:
         return ""
     episodes = episodes_of(row)
     setting = dataclasses.asdict(setting_of(row))

@@ -20,7 +20,7 @@ from raybc.files import read_json, write_text
 from raybc.objective import OBJECTIVES, Objective, Score, score_of
 from raybc.rows import ResultRow, VideoRow, WinnerFile, result_row, setting_of
 from raybc.run_folder import SweepFolder
-from raybc.statistics import seed_interval
+from raybc.statistics import ERRORS_ALLOWED, seed_interval
 from raybc.types import SampleSetting, UserError
 
 _TRIAL_NUMBERS = {"score": float, "step": int, "evaluations": int, "train_seconds": float, "rollout_seconds": float}
@@ -97,6 +97,8 @@ class LeaderboardRow(TrialRow):
     """On final starts at `setting`, pooled over seeds; None if not measured there."""
     final_per_seed: dict[int, Score]
     seed_interval: tuple[float, float] | None
+    unusable: Score | None
+    """The final score, if too many of its episodes ended in errors for a winner to be declared."""
     per_flow_steps: dict[int, Score]
     """On final starts at every measured flow_steps, otherwise at `setting`."""
     errors: int
@@ -163,7 +165,7 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
             pools.setdefault(setting_of(row), []).append(row)
 
     def order(setting: SampleSetting) -> tuple[float, ...]:
-        return objective.cost(score_of(pools[setting], objective).value), *dataclasses.astuple(setting)
+        return *score_of(pools[setting], objective).order, *dataclasses.astuple(setting)
 
     return min(pools, key=order, default=None)
 
@@ -176,8 +178,11 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
             key = row["seed"], setting_of(row)
             if key not in latest or row["evaluation"] >= latest[key]["evaluation"]:
                 latest[key] = row
-    here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
     objective = run.objective
+    if not objective.from_episodes:  # there is no other measurement than the last one of the search
+        last = max((row["evaluation"] for row in results), default=0)
+        latest = {(row["seed"], setting_of(row)): row for row in results if row["evaluation"] == last}
+    here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
     per_seed = {row["seed"]: score for row in here if (score := score_of([row], objective)).value is not None}
     flows: dict[int, list[ResultRow]] = {}
     for (_, at), row in latest.items():
@@ -188,6 +193,7 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
         is_winner=run.winner is not None and run.winner["trial"] == trial.trial,
         setting=setting,
         final=score_of(here, objective) if per_seed else None,
+        unusable=final if (final := score_of(here, objective)).too_many_errors else None,
         final_per_seed=per_seed,
         seed_interval=seed_interval([score.value or 0.0 for score in per_seed.values()], bounds=objective.bounds),
         per_flow_steps={
@@ -202,6 +208,13 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
     winner = next((row for row in rows if row.is_winner), None)
     if winner is None:
         counts = ", ".join(f"{count} {status}" for status, count in status_counts(run).items()) or "none started"
+        unusable = next((row for row in rows if row.unusable is not None), None)
+        if unusable is not None and unusable.unusable is not None:
+            found = unusable.unusable
+            return (
+                f"No winner: of trial {unusable.trial} on final starts, {found.errors_text}; at most "
+                f"{percent(ERRORS_ALLOWED)} may. Without them its {run.objective.label} is {found.text}."
+            )
         why = "none was chosen" if "completed" in status_counts(run) else "no trial completed"
         return f"No winner: {why} ({counts})."
     text = f"Winner: trial {winner.trial}"
@@ -221,8 +234,11 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
     if winner.seed_interval and objective.from_episodes:
         text += f"; over seeds {objective.show(winner.seed_mean)} "
         text += f"(95 % t interval {objective.show_range(winner.seed_interval)})"
+    if not objective.from_episodes:
+        return f"{text}. {NO_RATE}"
     if final.errors:
         text += f"; {final.errors} error{'s' * (final.errors != 1)} not counted"
+        text += f", {final.bounds_text}" if final.bounds_text else ""
     return text + "."
 
 
@@ -236,7 +252,9 @@ def selection_rule(run: RunTables) -> str:
     measure = f"{objective.best} {objective.label} on search starts"
     rule = str((run.winner and run.winner.get("rule")) or measure).strip().rstrip(".")
     if not objective.from_episodes:
-        return f"The winner was chosen by the error on held-out episodes ({rule}). {NO_RATE}"
+        return (
+            f"The winner was chosen by the error on held-out episodes ({rule}), so that error is optimistic. {NO_RATE}"
+        )
     better = "higher" if objective.direction == "maximize" else "lower"
     return (
         f"The winner was chosen on search starts ({rule}). Final starts are disjoint from them and only measure: "

@@ -269,7 +269,7 @@ class Dispatcher:
         backlog = max(1, len(slot.in_flight) // 4)
         try:
             report: Report = await asyncio.wait_for(
-                slot.worker.exchange.remote(assignments, REPORT_INTERVAL, backlog),
+                slot.worker.exchange.remote(assignments, REPORT_INTERVAL, backlog, self._retries.proven),
                 REPORT_INTERVAL + self._options.deadline,
             )
         except TimeoutError:
@@ -300,7 +300,7 @@ class Dispatcher:
         if row["outcome"] == "error":
             self._stats.errors += 1
         else:
-            self._retries.worked(item.spec)
+            self._retries.worked(item.job, item.spec)
         self._stats.steps += row["steps"]
         self._metrics.ended(item.spec.task, row["outcome"], row["steps"])
         self._mean_seconds += 0.1 * (row["seconds"] - self._mean_seconds)
@@ -329,7 +329,7 @@ class Dispatcher:
                     self._queue.appendleft(faulty)
                 else:
                     self._give_up(faulty, fault)
-                    self._give_up_others(faulty.spec, fault)
+                    self._give_up_others(faulty, fault)
             self._wake.notify_all()
 
     async def _fail_start(self, slot: WorkerSlot, error: BaseException) -> None:
@@ -348,17 +348,17 @@ class Dispatcher:
                 self._give_up(item, did_not_start(reason))
         await asyncio.sleep(RESTART_DELAY)
 
-    def _give_up_others(self, failed: EpisodeSpec, fault: Fault) -> None:
-        """If the simulator of an episode that failed is hopeless, queued episodes of its task become errors, too."""
-        if not self._retries.hopeless(failed):
+    def _give_up_others(self, failed: QueuedEpisode, fault: Fault) -> None:
+        """If the rest of the job of an episode that failed is hopeless, its queued episodes become errors, too."""
+        if not self._retries.hopeless(failed.job, failed.spec):
             return
-        others = [item for item in self._queue if item.spec.task == failed.task]
-        self._queue = deque(item for item in self._queue if item.spec.task != failed.task)
+        others = [item for item in self._queue if item.job == failed.job]
+        self._queue = deque(item for item in self._queue if item.job != failed.job)
         for item in others:
             self._give_up(item, not_run(fault))
 
     def _give_up(self, item: QueuedEpisode, fault: Fault) -> None:
         self._stats.errors += 1
-        self._retries.gave_up(item.spec, item.failures, fault)
+        self._retries.gave_up(item.job, item.spec, item.failures, fault)
         self._metrics.ended(item.spec.task, "error", 0)
         settle(item, error_row(item.spec, fault, max(0, item.failures - 1)))

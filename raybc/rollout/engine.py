@@ -25,7 +25,7 @@ from raybc.envs.border import BadEnvironment
 from raybc.inference.agent import Prediction, Predictor
 from raybc.registry import get_task
 from raybc.rollout.episode import Episode, OnStep, predict_together
-from raybc.rollout.faults import Fault, error_row, raised
+from raybc.rollout.faults import Fault, Signature, error_row, raised
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.rows import EpisodeRow, episode_row
 from raybc.types import EpisodeSpec, SampleSetting
@@ -98,8 +98,8 @@ class Engine:
 
     load: gives the `Predictor` of a bundle's path. It is called again and again, so it must cache. slots: maximum
     number of simulators (None: what the task recommends); a rendering process has one. An exception of a simulator ends
-    its episode as a `Fault`; the process should then be replaced. A `BadEnvironment` ends it as an error, and only its
-    simulator is replaced.
+    its episode as a `Fault`; the process should then be replaced. A `BadEnvironment` and `proven` exceptions end it as
+    an error, and only its simulator is replaced.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class Engine:
         self._free: OrderedDict[str, list[_Slot]] = OrderedDict()
         self._questions: deque[_Question] = deque()
         self.progress = Progress()
+        self.proven: frozenset[Signature] = frozenset()
+        """Exceptions that no fresh process prevents; their episodes end as errors, and the process goes on."""
 
     def add(self, number: int, job: RolloutJob, spec: EpisodeSpec) -> None:
         self._queue.append((number, job, spec))
@@ -151,17 +153,22 @@ class Engine:
                 if slot.episode.outcome is None:
                     continue
                 row = self._end(slot)
-            except BadEnvironment as error:
+            except Exception as error:
+                fault = raised(error, slot.episode.steps)
+                if not self._is_final(error, fault):  # the pool runs the episode again in a fresh process
+                    yield slot.number, fault
+                    return
                 self._busy.remove(slot)
                 _discard(slot.env)
-                yield slot.number, error_row(slot.episode.spec, raised(error, slot.episode.steps))
+                yield slot.number, error_row(slot.episode.spec, fault)
                 continue
-            except Exception as error:  # the pool runs the episode again in a fresh process, then reports the error
-                yield slot.number, raised(error, slot.episode.steps)
-                return
             self._busy.remove(slot)
             self._free.setdefault(slot.task.name, []).append(slot)
             yield slot.number, row
+
+    def _is_final(self, error: Exception, fault: Fault) -> bool:
+        """Whether neither another attempt nor a fresh process would change this end of an episode."""
+        return isinstance(error, BadEnvironment) or fault.signature in self.proven
 
     # --- slots ------------------------------------------------------------------------------------------------------
 
@@ -175,11 +182,12 @@ class Engine:
                     yield number, self._demonstrate(job, spec)
                 else:
                     self._begin(number, job, spec)
-            except BadEnvironment as error:
-                yield number, error_row(spec, raised(error, 0))
             except Exception as error:  # as above
-                yield number, raised(error)
-                return
+                fault = raised(error)
+                if not self._is_final(error, fault):
+                    yield number, fault
+                    return
+                yield number, error_row(spec, fault)
 
     def _slots_of(self, item: tuple[int, RolloutJob, EpisodeSpec]) -> int:
         if self._render is not None or isinstance(item[1], Demonstration):
@@ -198,10 +206,10 @@ class Engine:
                 if step % job.video_frame_skip == 0:
                     film.add(np.asarray(env.render()))
 
-        bundle = self._load(job.bundle).bundle
         try:
+            bundle = self._load(job.bundle).bundle
             slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step)
-        except BadEnvironment:
+        except Exception:  # whether the process is kept or not: not this simulator
             _discard(slot.env)
             raise
         self._busy.append(slot)

@@ -260,4 +260,6 @@ class EvaluationRun:
             rate = f"{solved} solved ({100 * solved / len(rows):.0f} %)"
         elif rows:
             rate = f"return {fmean(row['return'] for row in rows):.4g}"
+        errors = len(self._known) - len(rows)
+        rate += f"{', ' if rate else ''}{errors} error{'s' * (errors != 1)}" if errors else ""
         self._progress.update(self._bar, completed=len(self._known), rate=rate)

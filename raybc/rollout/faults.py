@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass, field
 
@@ -17,6 +18,10 @@ OTHER = "other"
 TRACEBACK_LINES = 25
 
 
+#: Kind and message of a fault without its numbers.
+Signature = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Fault:
     """What went wrong in an episode, or in the process that ran it."""
@@ -26,6 +31,11 @@ class Fault:
     message: str
     traceback: str = field(default="", compare=False)
     """Of an exception: its last lines."""
+
+    @property
+    def signature(self) -> Signature:
+        """The same for faults that differ in numbers only (steps, coordinates)."""
+        return self.kind, re.sub(r"[-+\d.]+", "0", self.message)
 
 
 def raised(error: Exception, step: int | None = None) -> Fault:

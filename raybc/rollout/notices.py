@@ -2,24 +2,10 @@
 
 from __future__ import annotations
 
-from raybc.rows import EpisodeCounts, FirstError, episodes_of
-from raybc.statistics import bounds_with_errors
+from collections.abc import Callable
 
-
-def errors_text(counts: EpisodeCounts) -> str:
-    """`14 of 20 episodes ended in errors; 30.0-100.0 % if errors count as failures or as successes`; "" without."""
-    errors, total = counts["errors"], episodes_of(counts)
-    if not errors:
-        return ""
-    rate = counts["success_rate"]
-    text = f"{errors} of {total} episodes ended in errors"
-    return text if rate is None else f"{text}; {bounds_text(rate, counts['episodes'], errors)}"
-
-
-def bounds_text(rate: float, valid: int, errors: int) -> str:
-    """`30.0-100.0 % if errors count as failures or as successes`."""
-    low, high = bounds_with_errors(rate, valid, errors)
-    return f"{100 * low:.1f}-{100 * high:.1f} % if errors count as failures or as successes"
+from raybc.objective import Score
+from raybc.rows import EpisodeCounts, FirstError
 
 
 def first_error_text(first: FirstError) -> str:
@@ -43,3 +29,36 @@ def notices(counts: EpisodeCounts, has_success: bool = True) -> list[str]:
         without = f"{100 * rest / others:.1f} % ({rest}/{others})" if others else "no rate"
         found.append(f"{solved} of {total} starts were solved before the first step; without them {without}")
     return found
+
+
+class Notices:
+    """What the evaluations of a training run say beside their rates: the first error with its traceback, and each kind
+    of note, once. say: prints a line."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._noted: set[str] = set()
+        self._unusable: dict[str, str] = {}
+
+    def first_error(self, counts: EpisodeCounts) -> None:
+        """Print the first error of the run, once."""
+        if "first_error" in counts and "error" not in self._noted:
+            self._noted.add("error")
+            self._say(first_error_text(counts["first_error"]))
+
+    def evaluated(self, member: str, counts: EpisodeCounts, score: Score) -> None:
+        """Note an evaluation. member: names who was measured; empty for the only one."""
+        self.first_error(counts)
+        for text in notices(counts, score.objective.has_success):
+            kind = "truncated" if "truncated" in text else "solved"
+            if kind not in self._noted:
+                self._noted.add(kind)
+                self._say(f"note: {member}{text}")
+        self._unusable.pop(member, None)
+        if score.too_many_errors and "first_error" in counts:
+            self._unusable[member] = f"{member}{score.errors_text}; the first: {counts['first_error']['message']}"
+
+    @property
+    def unusable(self) -> str:
+        """Why the last evaluations say too little; empty where they say enough."""
+        return "; ".join(self._unusable.values())

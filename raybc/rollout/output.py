@@ -12,9 +12,9 @@ from raybc.bundle import PolicyBundle
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
-from raybc.objective import OBJECTIVES
+from raybc.objective import OBJECTIVES, score_of
 from raybc.rollout.evaluation import EvaluationConfig
-from raybc.rollout.notices import errors_text, first_error_text, notices
+from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import first_error, metrics, summarise
 from raybc.rows import EpisodeRow, MetricsRow, setting_fields
 from raybc.run_folder import EvaluationFolder
@@ -79,7 +79,7 @@ def _print_notices(config: EvaluationConfig, task: Task, rows: Sequence[Sequence
         counts = summarise(part, config.objective)
         said = notices(counts, task.has_success)
         if counts["errors"]:
-            said.append(errors_text(counts))
+            said.append(score_of([counts], config.objective).errors_text)
         where = f"{setting.label()}: " if len(config.settings) > 1 else ""
         cli.print_notes(where + text for text in said)
 

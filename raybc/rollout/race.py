@@ -29,7 +29,8 @@ H. Robbins, "Statistical methods related to the law of the iterated logarithm", 
 (4), 2023.
 
 Letters: N starts in their order. Arrays of different lengths belong to arms that were measured on different numbers of
-starts, always the first ones; nan is an error of the simulator there, and the start is left out of the pair.
+starts, always the first ones; nan is an error of the simulator there. An error of arm a leaves the start out of the
+pair; one of arm b counts as x_b = 0, which only makes it harder to drop a: nobody gains by crashing.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def _first(arm: np.ndarray, others: Mapping[str, np.ndarray], log_threshold: flo
         n = min(len(arm), len(other))
         if n == 0:
             continue
-        differences = other[:n] - arm[:n]
+        # An error of the other arm counts as its worst outcome: nobody is dropped for the sake of one that crashes.
+        differences = np.nan_to_num(other[:n], nan=0.0) - arm[:n]
         logs = log_e_values(differences)
         hits = np.flatnonzero(logs >= log_threshold)
         if not len(hits):

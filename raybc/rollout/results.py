@@ -23,14 +23,15 @@ from raybc.types import SampleSetting
 
 
 def pooled(rows: Sequence[EpisodeCounts], objective: Objective) -> float | None:
-    """The score of rows over all their valid episodes (errors are in nothing); None if nothing was measured."""
-    return score_of(rows, objective).value
+    """What rows are compared by, over all their episodes (`Score.cautious`); None if nothing was measured."""
+    return score_of(rows, objective).cautious
 
 
 def best_setting(rows: Sequence[ResultRow], objective: Objective) -> SampleSetting:
-    """The sample setting with the best score pooled over seeds; of equals, the one with fewest flow steps."""
+    """The sample setting with the best score pooled over seeds, errors counted against it (`Score.order`); of equals,
+    the one with fewest flow steps."""
     settings = sorted({setting_of(r) for r in rows}, key=dataclasses.astuple)
-    return min(settings, key=lambda s: objective.cost(pooled(rows_at(rows, s), objective)))  # the first of equals
+    return min(settings, key=lambda s: score_of(rows_at(rows, s), objective).order)  # the first of equals
 
 
 def summarise(episodes: Sequence[EpisodeRow], objective: Objective) -> EpisodeSummary:

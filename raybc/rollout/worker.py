@@ -16,7 +16,7 @@ from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
 from raybc.inference.agent import KEEP, Agent, Predictor, bundle_version
 from raybc.rollout.engine import Ended, Engine, RolloutJob
-from raybc.rollout.faults import Fault, raised
+from raybc.rollout.faults import Fault, Signature, raised
 from raybc.types import EpisodeSpec
 
 #: Number of an episode, its job and its start.
@@ -61,10 +61,17 @@ class SimWorker:
         if answer["done"] is not None:
             raise answer["done"]
 
-    def exchange(self, assignments: Sequence[Assignment], patience: float, backlog: int) -> Report:
+    def exchange(
+        self,
+        assignments: Sequence[Assignment],
+        patience: float,
+        backlog: int,
+        proven: frozenset[Signature] = frozenset(),
+    ) -> Report:
         """Accept assignments; return finished episodes once fewer than `backlog` are waiting, after at most `patience`
-        seconds."""
+        seconds. proven: see `Engine.proven`."""
         with self._change:
+            self._engine.proven = proven
             if assignments:
                 self._assignments += assignments
                 if self._idle:

@@ -13,7 +13,6 @@ import tyro
 
 from raybc import cli
 from raybc.files import expanded
-from raybc.registry import parse_env_name
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.load import load_sweep
@@ -65,7 +64,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.cpus is not None and args.cpus < 1:
         raise UserError(f"--cpus: expected at least 1, got {args.cpus}")
     if args.check:
-        parse_env_name(config.train.env_name)
         objective = objective_of(config)
         corners = check_corners(config)
         check_effects(config)
@@ -76,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     # Here, because they import Ray, PyTorch and plotly, which --help and --check need not wait for.
     from raybc.dashboard.serve import beside
-    from raybc.sweep.run import Launch, run_sweep
+    from raybc.sweep.begin import Launch
+    from raybc.sweep.run import run_sweep
 
     folder = SweepFolder(args.out or Path("runs") / config.name)
     train = config.train

@@ -17,6 +17,7 @@ from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
 from raybc.objective import Objective, score_of
 from raybc.rollout.engine import Rollout
+from raybc.rollout.notices import first_error_text
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.results import best_setting
 from raybc.rows import (
@@ -32,6 +33,7 @@ from raybc.rows import (
     video_setting,
 )
 from raybc.run_folder import SweepFolder
+from raybc.statistics import too_many_errors
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import recipe, recipe_key
@@ -42,10 +44,15 @@ from raybc.types import EpisodeSpec, Outcome, SampleSetting
 
 def rule_of(objective: Objective) -> str:
     """How the winner is chosen."""
+    if not objective.from_episodes:
+        return (
+            f"{objective.best} {objective.label} at the last evaluation among completed trials, averaged over seeds at "
+            "the trial's best sample setting; ties: the earlier trial"
+        )
     ties = "fewer steps to success, then the earlier trial" if objective.has_success else "the earlier trial"
     return (
         f"{objective.best} {objective.label} on the search starts at the last evaluation among completed trials, "
-        f"pooled over seeds at the trial's best sample setting; ties: {ties}"
+        f"pooled over seeds at the trial's best sample setting, errors counting against it; ties: {ties}"
     )
 
 
@@ -61,8 +68,12 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
     """Measure the top recipes on the final starts, except those that the ledger has already."""
     config, context, state = recorder.config, recorder.context, recorder.state
     specs = [EpisodeSpec(context.task, "final", i) for i in range(config.final.episodes)]
+    told = False
     for trial in finalists(config, state):
-        if trial.final_rows and all(episodes_of(r) == config.final.episodes for r in trial.final_rows):
+        measured_all = trial.final_rows and all(episodes_of(r) == config.final.episodes for r in trial.final_rows)
+        if measured_all and not too_many_errors(
+            sum(r["errors"] for r in trial.final_rows), sum(map(episodes_of, trial.final_rows))
+        ):
             continue
         say(f"measuring trial {trial.number} on {config.final.episodes} final starts")
         step = trial.evaluations[-1].step
@@ -79,13 +90,23 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
             step=step,
         )
         recorder.record({"event": "final", "trial": trial.number, "rows": rows})
+        first = next((row["first_error"] for row in rows if "first_error" in row), None)
+        if first is not None and not told:
+            say(first_error_text(first))
+            told = True
 
 
 def write_winner(folder: SweepFolder, state: SweepState) -> TrialState | None:
-    """Write winner.json and winner/ (the bundle of the seed that did best on the search starts)."""
+    """Write winner.json and winner/ (the bundle of the seed that did best on the search starts).
+
+    None if there is no winner: no trial was measured, or too many final episodes of the best one ended in errors.
+    """
     ranking = state.ranking()
-    if not ranking:
+    final = state.final_score(ranking[0]) if ranking else None
+    if not ranking or (final is not None and final.too_many_errors):
         folder.winner_json.unlink(missing_ok=True)
+        if folder.winner.is_dir():
+            shutil.rmtree(folder.winner)
         return None
     trial = ranking[0]
     last = trial.evaluations[-1]
@@ -94,7 +115,7 @@ def write_winner(folder: SweepFolder, state: SweepState) -> TrialState | None:
     best = min(
         rows_at(last.rows, setting),
         key=lambda r: (
-            objective.cost(score_of([r], objective).value), r["mean_steps_success"] or float("inf"), r["seed"]
+            score_of([r], objective).order, r["mean_steps_success"] or float("inf"), r["seed"]
         ),
     )  # fmt: skip
     rule = rule_of(objective)

@@ -7,7 +7,7 @@ off on resume.
     {"event": "start",      "trial": n, "params": {...}, "origin": "defaults" | "point" | "sampler"}
     {"event": "evaluation", "trial": n, "evaluation": k, "step": s, "status": "running" | "pruned" | "completed",
                             "score": p, "rows": [...], "timing": {...}}
-    {"event": "failed",     "trial": n, "reason": text}
+    {"event": "failed",     "trial": n, "reason": text, "errors": n}
     {"event": "final",      "trial": n, "rows": [...]}
     {"event": "stage",      "name": text, "start": unix time, "end": unix time}
 
@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from raybc.config import RunConfig
 from raybc.config.flat import todays_names
-from raybc.objective import SUCCESS, Objective
+from raybc.objective import SUCCESS, Objective, Score, score_of
 from raybc.rollout.results import best_setting
 from raybc.rows import EvaluationRow, LedgerEvent, Timing, TrialStatus, no_timing, rows_at
 from raybc.types import UserError
@@ -91,7 +91,8 @@ class Evaluation:
     """1, 2, ..."""
     step: int
     score: float
-    """The objective pooled over seeds at the best sample setting."""
+    """The objective pooled over seeds at the best sample setting; an error counts as the worst an episode can be
+    (`Score.cautious`; releases up to 0.1.0 left errors out)."""
     rows: list[EvaluationRow]
     timing: Timing = field(default_factory=no_timing)
     beaten: str = ""
@@ -110,11 +111,19 @@ class TrialState:
     final_rows: list[EvaluationRow] = field(default_factory=list)
     reason: str = ""
     """Why it failed."""
+    lost: int = 0
+    """Episodes of an evaluation of which all ended in errors, so that it failed."""
 
     @property
     def score(self) -> float | None:
         """The score of the last evaluation: never of the best one, which would be lucky."""
         return self.evaluations[-1].score if self.evaluations else None
+
+    @property
+    def errors(self) -> int:
+        """Its episodes that ended in errors, on search and on final starts."""
+        rows = [row for evaluation in self.evaluations for row in evaluation.rows]
+        return self.lost + sum(row.get("errors", 0) for row in [*rows, *self.final_rows])
 
     @property
     def finished(self) -> bool:
@@ -160,7 +169,7 @@ class SweepState:
             trial.status = event["status"]
         elif event["event"] == "failed":
             trial = self.trials[event["trial"]]
-            trial.status, trial.reason = "failed", event["reason"]
+            trial.status, trial.reason, trial.lost = "failed", event["reason"], event.get("errors", 0)
         elif event["event"] == "final":
             self.trials[event["trial"]].final_rows = event["rows"]
         else:
@@ -172,21 +181,27 @@ class SweepState:
     def unfinished(self) -> list[TrialState]:
         return [t for t in self.trials.values() if not t.finished]
 
+    def final_score(self, trial: TrialState) -> Score | None:
+        """The score of a trial on the final starts at its best sample setting; None if it was not measured there."""
+        if not trial.final_rows or not trial.evaluations:
+            return None
+        setting = best_setting(trial.evaluations[-1].rows, self.objective)
+        return score_of(rows_at(trial.final_rows, setting), self.objective)
+
     def ranking(self) -> list[TrialState]:
         """Completed trials, best first, by search starts only: score, then fewer steps to success, then number.
 
-        If no trial was completed: the pruned ones that were evaluated.
+        Errors count against a trial (`Score.order`). If no trial was completed: the pruned ones that were evaluated.
         """
         measured = [t for t in self.trials.values() if t.evaluations and t.status in ("completed", "pruned")]
         best = [t for t in measured if t.status == "completed"] or measured
 
-        def key(trial: TrialState) -> tuple[float, float, int]:
+        def key(trial: TrialState) -> tuple[bool, float, float, int]:
             last = trial.evaluations[-1]
-            chosen = best_setting(last.rows, self.objective)
-            steps = [r["mean_steps_success"] for r in rows_at(last.rows, chosen)]
-            known = [s for s in steps if s is not None]
-            return (
-                self.objective.cost(last.score), sum(known) / len(known) if known else float("inf"), trial.number
-            )  # fmt: skip
+            chosen = rows_at(last.rows, best_setting(last.rows, self.objective))
+            pooled = score_of(chosen, self.objective)
+            order = pooled.order if pooled.errors else (False, self.objective.cost(last.score))
+            steps = [s for r in chosen if (s := r["mean_steps_success"]) is not None]
+            return (*order, sum(steps) / len(steps) if steps else float("inf"), trial.number)
 
         return sorted(best, key=key)

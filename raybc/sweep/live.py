@@ -10,6 +10,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raybc.objective import score_of
+from raybc.rollout.notices import first_error_text
+from raybc.rollout.results import best_setting
+from raybc.rows import rows_at
 from raybc.sweep.ledger import SweepState, TrialState
 
 STYLE = {"running": "cyan", "completed": "green", "pruned": "dim", "failed": "red"}
@@ -24,6 +28,7 @@ class LiveTable:
         self._console, self._state, self._trials, self._evaluations = console, state, trials, evaluations
         self._started = time.monotonic()
         self._seen: dict[int, tuple[str, int]] = {n: _mark(t) for n, t in state.trials.items()}
+        self._told = False
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=False)
 
     def __enter__(self) -> LiveTable:
@@ -36,12 +41,25 @@ class LiveTable:
             self._live.stop()
 
     def refresh(self) -> None:
+        self._show_first_error()
         if self._console.is_terminal:
             return  # the live table refreshes itself
         for number, trial in self._state.trials.items():
             if self._seen.get(number) != _mark(trial):
                 self._seen[number] = _mark(trial)
                 self._console.print(self._line(trial))
+
+    def _show_first_error(self) -> None:
+        """Print the first error of the sweep with its traceback, once."""
+        if self._told:
+            return
+        for trial in self._state.trials.values():
+            rows = [row for evaluation in trial.evaluations for row in evaluation.rows]
+            first = next((row["first_error"] for row in rows if "first_error" in row), None)
+            if first is not None:
+                self._told = True
+                self._console.print(f"trial {trial.number}: {first_error_text(first)}", style="yellow")
+                return
 
     def _line(self, trial: TrialState) -> str:
         params = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
@@ -50,6 +68,8 @@ class LiveTable:
             return f"trial {trial.number}: {what}"
         last, objective = trial.evaluations[-1], self._state.objective
         text = f"trial {trial.number}: step {last.step}: {objective.label} {objective.show(last.score)}"
+        score = score_of(rows_at(last.rows, best_setting(last.rows, objective)), objective) if last.rows else None
+        text += f" ({score.errors_text})" if score is not None and score.errors else ""
         return text + ("" if trial.status == "running" else f" [{trial.status}] {trial.reason}")
 
     def _render(self) -> RenderableType:
@@ -59,7 +79,7 @@ class LiveTable:
         )
         axes = list(dict.fromkeys(axis for trial in trials for axis in trial.params))
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("trial", "status", "evaluation", objective.label, *axes):
+        for column in ("trial", "status", "evaluation", objective.label, "errors", *axes):
             table.add_column(column, justify="left" if column == "status" else "right")
         for trial in trials[:ROWS]:
             score = "" if trial.score is None else objective.show(trial.score)
@@ -68,6 +88,7 @@ class LiveTable:
                 trial.status,
                 f"{len(trial.evaluations)}/{self._evaluations}",
                 score,
+                str(trial.errors or ""),
                 *(_short(trial.params.get(a, "")) for a in axes),
                 style=STYLE[trial.status],
             )

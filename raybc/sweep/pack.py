@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from raybc.config import MEMBER_FIELDS, RunConfig, migrate
+from raybc.files import write_text
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.trial import (
     AllEpisodesFailed,
@@ -41,8 +42,9 @@ KEEP = 2
 #: `report(trial, evaluation)`: record a result; returns whether the trial continues. May not return if no trial of the
 #: pack does.
 Report = Callable[[int, Evaluation], bool]
-#: `fail(trial, reason)`: record that a trial failed. May not return either.
-Fail = Callable[[int, str], None]
+#: `fail(trial, reason, errors)`: record that a trial failed. errors: its episodes, if all of them ended in errors. May
+#: not return either.
+Fail = Callable[[int, str, int], None]
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,15 @@ class _Pack:
                 except NonFiniteLoss as error:
                     bad = {m // self.count for m in error.members}
                     for i in sorted(bad):
-                        fail(self.jobs[i].trial, f"NonFiniteLoss: {error}")
+                        fail(self.jobs[i].trial, f"NonFiniteLoss: {error}", 0)
                     return [job for i, job in enumerate(self.jobs) if i not in bad]
                 trained = started, time.time()
                 self._save(k)
                 stay = []
                 for i, (job, found) in enumerate(self._measure(k, trained, evaluate, rivals)):
                     if isinstance(found, AllEpisodesFailed):
-                        fail(job.trial, f"{type(found).__name__}: {found}")
+                        write_text(context.folder.traceback(job.trial), f"{found}\n{found.traceback}\n")
+                        fail(job.trial, f"{type(found).__name__}: {found}", found.episodes)
                         continue
                     if found is not None:
                         self._log(found, logs[i * self.count : (i + 1) * self.count])

@@ -3,101 +3,73 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from rich.progress import Progress as ProgressBar
 
 from raybc import cli
 from raybc.cluster.capacity import allocate_sweep, machines, total
 from raybc.cluster.nodes import check_shared
 from raybc.cluster.session import ray_session
-from raybc.config import Role
 from raybc.data.episodes import EpisodeStore, check_matches_task
-from raybc.data.load import read_for
 from raybc.data.notes import write_data_notes
-from raybc.demos.generate import generate
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, observation_shapes, spec_of_task
-from raybc.files import free_space_for, read_json, write_json
-from raybc.objective import Objective, bind
-from raybc.registry import get_task, parse_env_name
+from raybc.files import free_space_for, write_json
+from raybc.registry import parse_env_name
 from raybc.report.html import write_report
-from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
+from raybc.report.tables import NO_RATE, leaderboard, load_run, winner_line, write_leaderboard_md
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
-from raybc.rows import PoolStats, StageEvent
 from raybc.run_folder import SweepFolder
-from raybc.run_start import Resume, check_folder, starting
-from raybc.sweep.config import SweepConfig, to_plain
+from raybc.run_start import check_folder, starting
+from raybc.sweep.begin import Launch, check_resume, earlier_options, holding_out, offline_source, with_objective
+from raybc.sweep.config import SweepConfig
 from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
+from raybc.sweep.health import measured_again
 from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
-from raybc.sweep.load import saved_sweep
 from raybc.sweep.progress import Progress
 from raybc.sweep.recipes import check_effects
-from raybc.sweep.space import check_corners, first_points, objective_of, race_comparisons, sample_settings
+from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings, task_of
+from raybc.sweep.stages import Stages, Tables, counters, demonstrate
 from raybc.sweep.study import attach_videos, check_sampler
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import Recorder, search
-from raybc.sweep.views import command_line, write_tables, write_timeline, write_timing
-from raybc.types import UserError
+from raybc.sweep.views import command_line, write_timeline, write_timing
+from raybc.train.source import read_data, recorded_observations
 from raybc.versions import versions
 
-#: Keys that may differ when a sweep is resumed: how many more trials, and which resources.
-MAY_CHANGE = ("search.trials", "search.max_concurrent", "search.pack", "final", "resources")
 #: Free disk that a sweep needs to start.
 MEGABYTES = 300
-#: Minimum seconds between two updates of the tables while the search runs.
-TABLE_INTERVAL = 2.0
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How a sweep is run (not what it searches)."""
-
-    folder: SweepFolder
-    resume: Resume = "False"
-    overwrite: bool = False
-    address: str = ""
-    cpus: int | None = None
-    inputs: tuple[Path, ...] = ()
-    """Files and folders that the sweep reads."""
-    ray_dashboard: bool = False
-    """Whether a local Ray serves its dashboard."""
 
 
 def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     """Run or resume a sweep; returns its folder. Everything that can be checked is checked before Ray starts."""
-    name = parse_env_name(config.train.env_name)
-    task = get_task(name.task)
-    cli.print_notes(task.notes)
-    check_source(name, config.train.dataset or config.train.ogbench_dataset_dir)
+    task = task_of(config)
     folder = launch.folder
-    config, objective = _with_objective(config, launch, task)
+    if task is not None:
+        cli.print_notes(task.notes)
+        named = config.train.dataset or config.train.ogbench_dataset_dir
+        check_source(parse_env_name(config.train.env_name), named)
+    else:
+        config = holding_out(config)
+    config, objective = with_objective(config, launch, task)
     _check_without_data(config)
     if launch.overwrite or not folder.config.is_file():  # sweeps of earlier releases go on as they began
         check_effects(config)
     check_folder(folder, folder.config, launch.resume, launch.overwrite, launch.inputs)
     free_space_for(folder.path, MEGABYTES)
     with starting(folder, launch.overwrite, launch.inputs) as begun:
-        _check_resume(config, folder)
-        env_spec = spec_of_task(task)
-        dataset, demos = source_of(config.train, config.demos)
+        check_resume(config, folder)
+        env_spec = spec_of_task(task) if task is not None else None
+        dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         if demos is None or dataset.exists():
-            _check_data(
-                config,
-                read_for(dataset, name.task, skip_bad_episodes=config.train.skip_bad_episodes),
-                env_spec,
-                task.obs_keys,
-            )
+            _check_data(config, read_data(config.train, dataset), env_spec, task)
         write_json(folder.config, config.to_dict())
-        write_json(folder.versions, versions(env_spec.identity))
+        write_json(folder.versions, versions(env_spec.identity if env_spec is not None else {}))
         ledger = Ledger(folder.ledger)
         state = SweepState.from_events(read_events(folder.ledger), objective)
         try:
@@ -117,76 +89,17 @@ def _check_without_data(config: SweepConfig) -> None:
     check_corners(config)
 
 
-def _with_objective(config: SweepConfig, launch: Launch, task: Task) -> tuple[SweepConfig, Objective]:
-    """The sweep with its objective resolved, for config.json. A resumed sweep keeps the one it was started with: those
-    of earlier releases compared recipes by success, whatever the task."""
-    path = launch.folder.config
-    if config.objective is None and launch.resume != "False" and not launch.overwrite and path.is_file():
-        before = saved_sweep(read_json(path), str(path)).objective
-        if before is not None:
-            objective = bind(before, task)
-            if before == "success" and not task.has_success:
-                cli.console.print(
-                    f"warning: {path} was started by a release that compared recipes by success, which {task.name} "
-                    "does not tell; start it again with another --out",
-                    style="yellow",
-                )
-            return dataclasses.replace(config, objective=objective.name), objective
-    objective = objective_of(config)
-    return dataclasses.replace(config, objective=objective.name), objective
-
-
-def _check_resume(config: SweepConfig, folder: SweepFolder) -> None:
-    """A sweep is resumed with the configuration it was started with, but for what changes no recipe."""
-    path = folder.config
-    if not path.exists():
-        if folder.ledger.exists():
-            raise UserError(f"{path}: missing, so it is unknown what this run searched; use --overwrite to start over")
-        return
-    before = saved_sweep(read_json(path), str(path))
-    options = config.train.options()
-    outputs = {f"train.{name}" for name, info in options.items() if info.option.role is Role.OUTPUT}
-    differing = []
-    changed = []
-    for key, old, new in _differences(to_plain(before), config.to_dict()):
-        if key in outputs:
-            changed.append(f"{key}: was {old!r}, is {new!r}")
-        elif not any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE):
-            differing.append(f"{key}: was {old!r}, is {new!r}")
-    if differing:
-        raise UserError(
-            f"{folder.path}: --resume continues the same sweep, but the configuration differs: {'; '.join(differing)}; "
-            "use another --out, or --overwrite"
-        )
-    for change in changed:
-        cli.console.print(f"same sweep, {change}")
-    if changed:  # states of release 0.1.0 carry ids that covered these options, too
-        earlier = earlier_options(folder)
-        write_json(folder.earlier_options, [*earlier, before.train.to_plain()])
-
-
-def earlier_options(folder: SweepFolder) -> list[dict[str, Any]]:
-    """The options of a run with which earlier processes trained, where they were others."""
-    return list(read_json(folder.earlier_options)) if folder.earlier_options.exists() else []
-
-
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in old.keys() | new.keys():
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
-        yield key, old, new
-
-
-def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec, obs_keys: tuple[str, ...]) -> None:
-    check_matches_task(store, observation_shapes(env_spec, obs_keys), env_spec.action_size, config.train.env_name)
+def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec | None, task: Task | None) -> None:
+    if task is not None and env_spec is not None:
+        shapes = observation_shapes(env_spec, task.obs_keys)
+        check_matches_task(store, shapes, env_spec.action_size, config.train.env_name)
     check_corners(config, store)
 
 
 def _run(
     config: SweepConfig,
     launch: Launch,
-    env_spec: EnvSpec,
+    env_spec: EnvSpec | None,
     dataset: Path,
     demos: DemosSpec | None,
     ledger: Ledger,
@@ -195,13 +108,12 @@ def _run(
 ) -> None:
     """With Ray: demonstrations, search, final evaluation, videos; then the report, without Ray."""
     folder = launch.folder
-    name = parse_env_name(config.train.env_name)
-    task = get_task(name.task)
+    task = task_of(config)
     say = cli.console.print
     if state.trials:
         say(f"resuming: {len(state.finished())} of {config.search.trials} trials have finished")
     began = time.time()
-    timing = _Stages(ledger, state)
+    timing = Stages(ledger, state)
     note = ""
     with contextlib.ExitStack() as stack:
         stack.enter_context(ray_session(launch.address, launch.cpus, launch.ray_dashboard))
@@ -213,6 +125,7 @@ def _run(
             workers=resources.workers,
             worker_cpus=resources.worker_cpus,
             device=config.train.device,
+            simulators=task is not None,
         )
         workers = allocation.workers
         check_shared(folder.path, dataset)
@@ -221,24 +134,26 @@ def _run(
             "deadline": resources.episode_deadline,
             "reserved": config.search.max_concurrent * resources.trial_cpus,
         }
-        pool = stack.enter_context(RolloutPool.start(name.task, workers, **pool_options))
+        pool = None
+        if task is not None:
+            pool = stack.enter_context(RolloutPool.start(task.name, workers, **pool_options))
         timing.add("start", began)
-        if demos is not None and not dataset.exists():
+        if pool is not None and demos is not None and not dataset.exists():
             with timing.stage("demonstrations"):
-                _demonstrate(demos, dataset, pool)
-        store = read_for(dataset, name.task, skip_bad_episodes=config.train.skip_bad_episodes)
+                demonstrate(demos, dataset, pool)
+        store = read_data(config.train, dataset)
         cli.print_notes(store.remarks())
         write_data_notes(folder.data_notes, store)
-        _check_data(config, store, env_spec, task.obs_keys)
+        _check_data(config, store, env_spec, task)
         begun()  # what can be refused has been: the machines, their devices, the data
         context = TrialContext(
             folder=SweepFolder(folder.path.absolute()),
-            task=name.task,
+            train=config.train,
+            task=task.name if task is not None else "",
             dataset=str(dataset.absolute()),
             fingerprint=store.fingerprint(),
-            obs_keys=task.obs_keys,
-            environment=env_spec.identity,
-            skip_bad_episodes=config.train.skip_bad_episodes,
+            obs_keys=task.obs_keys if task is not None else recorded_observations(config.train, store),
+            environment=env_spec.identity if env_spec is not None else {},
             seeds=config.seeds,
             steps=tuple(config.evaluation_step(k) for k in range(1, config.eval.evaluations + 1)),
             settings=tuple(sample_settings(config)),
@@ -254,7 +169,7 @@ def _run(
             "gpus": total("GPU"),
             "threads": context.threads,
             "workers": workers,
-            "max_steps": task.max_steps,
+            **({"max_steps": task.max_steps} if task is not None else {}),
             "data": {
                 "path": str(dataset),
                 "episodes": store.num_episodes,
@@ -262,15 +177,18 @@ def _run(
                 "fingerprint": context.fingerprint,
             },
         }
-        progress = Progress(folder, facts, lambda: counters(pool.stats()))
-        tables = _Tables(folder, config, state)
+        progress = Progress(folder, facts, lambda: counters(pool.stats()) if pool is not None else {})
+        tables = Tables(folder, config, state)
         if config.search.trials > len(state.finished()):
             say(
                 f"searching {config.search.trials} recipes x {len(config.seeds)} seeds on {store.num_episodes} "
-                f"demonstrations of {config.train.env_name}; {workers} simulators; results in {folder.path}"
+                f"demonstrations of {config.train.env_name if task else dataset}; {workers} simulators; results in "
+                f"{folder.path}"
             )
             say(f"recipes are compared by {state.objective.label}: {state.objective.meaning}")
-            if config.eval.race and not context.race_comparisons:
+            if not state.objective.from_episodes:
+                say(NO_RATE)
+            elif config.eval.race and not context.race_comparisons:
                 say(f"racing is off: {NO_RACE}")
             if not any(origin == "defaults" for origin, _ in first_points(config)):
                 say("the defaults are outside the space and are not tried")
@@ -281,6 +199,10 @@ def _run(
             progress.update()
             live.refresh()
 
+        for event in measured_again(state):
+            say(f"trial {event['trial']} is measured again, because most of its episodes ended in errors")
+            ledger.append(event)
+            state.apply(event)
         recorder = Recorder(config, context, ledger, state, on_event)
         try:
             with timing.stage("search"), live:
@@ -296,15 +218,19 @@ def _run(
                     f"{len(state.finished())} of {config.search.trials} trials have finished; continue with --resume "
                     f"({folder.path})"
                 )
-            with timing.stage("final"):
-                evaluate_final(recorder, pool, say)
-            stats = pool.stats()
-            pool.close()
+            spans: list[tuple[float, float]] = []
+            measured: dict[str, Any] = {}
+            if pool is not None:
+                with timing.stage("final"):
+                    evaluate_final(recorder, pool, say)
+                stats = pool.stats()
+                spans, measured = stats["spans"], counters(stats)
+                pool.close()
             winner = write_winner(folder, state)
-            if winner is not None and config.final.videos:
+            if pool is not None and winner is not None and config.final.videos:
                 with timing.stage("videos"):
                     note, filmed = film(config, context, state, workers, pool_options)
-                    stats["spans"] += filmed
+                    spans = [*spans, *filmed]
                 attach_videos(folder, list_videos(folder))
         finally:
             tables.update(now=True)
@@ -312,57 +238,9 @@ def _run(
         if note:
             say(f"videos: {note}")
         timing.add("whole", began)
-    facts |= {"video_note": note or None, "rollouts": counters(stats)}
-    write_timeline(folder, state, began, stats["spans"])
+    facts |= {"video_note": note or None, "rollouts": measured}
+    write_timeline(folder, state, began, spans)
     _report(folder, state, facts)
-
-
-def counters(stats: PoolStats) -> dict[str, Any]:
-    """The counters of a pool that are of interest to people."""
-    return {k: v for k, v in stats.items() if k not in ("pids", "spans", "queued")}
-
-
-class _Stages:
-    """Records in the ledger how long each stage took."""
-
-    def __init__(self, ledger: Ledger, state: SweepState) -> None:
-        self._ledger, self._state = ledger, state
-
-    def add(self, name: str, start: float) -> None:
-        event: StageEvent = {"event": "stage", "name": name, "start": start, "end": time.time()}
-        self._ledger.append(event)
-        self._state.apply(event)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.time()
-        try:
-            yield
-        finally:
-            self.add(name, start)
-
-
-class _Tables:
-    """Updates the tables of the run folder, not too often."""
-
-    def __init__(self, folder: SweepFolder, config: SweepConfig, state: SweepState) -> None:
-        self._write: Callable[[], None] = lambda: write_tables(folder, config, state)
-        self._last = 0.0
-
-    def update(self, now: bool = False) -> None:
-        if now or time.monotonic() - self._last > TABLE_INTERVAL:
-            self._write()
-            self._last = time.monotonic()
-
-
-def _demonstrate(demos: DemosSpec, dataset: Path, pool: RolloutPool) -> None:
-    with ProgressBar(console=cli.console) as progress:
-        bar = progress.add_task(f"{demos.task} demonstrations", total=demos.config.episodes)
-        made = generate(demos, dataset, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
-        progress.update(bar, completed=demos.config.episodes)
-    cli.console.print(
-        f"the expert solved {made['successes']} of {made['attempts']} starts; demonstrations are in {dataset}"
-    )
 
 
 def _report(folder: SweepFolder, state: SweepState, facts: dict[str, Any]) -> None:
@@ -371,6 +249,14 @@ def _report(folder: SweepFolder, state: SweepState, facts: dict[str, Any]) -> No
     page = write_report(folder.path)
     run = load_run(folder.path)
     cli.console.print(f"\n{winner_line(run, leaderboard(run))}\nreport: {page}")
+    best = next(iter(state.ranking()), None)
+    final = state.final_score(best) if best is not None else None
+    if best is not None and final is not None and final.too_many_errors:
+        message = next((row["first_error"]["message"] for row in best.final_rows if "first_error" in row), "unknown")
+        raise cli.Failed(
+            f"no winner was declared, because {final.errors_text}: {message}; when the simulator is mended, the same "
+            "command with --resume measures these episodes again"
+        )
     if not any(t.status in ("completed", "pruned") for t in state.trials.values()):
         reasons = "; ".join(dict.fromkeys(t.reason for t in state.trials.values()))
         raise cli.Failed(f"every trial failed: {reasons}")

@@ -13,6 +13,7 @@ from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
 from raybc.config.policy import find_kind
 from raybc.data.episodes import EpisodeStore, check_files
+from raybc.envs.base import Task
 from raybc.objective import Objective, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.strict import check_type, did_you_mean
@@ -164,12 +165,14 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
     checked = 0
     names = train_axes(config)
     first_points(config)
-    images = get_task(parse_env_name(config.train.env_name).task).images
+    task = task_of(config)
+    images = task.images if task is not None else tuple(store.images) if store is not None else None
     for run, setting in corners(config):
         corner = ", ".join(f"{n}={run.get(n)}" for n in names if n in run.options())
         where = f"space (corner {corner}, {setting.label()})"
         run.with_setting(setting).validate(where)
-        run.check_encoder(images, where)
+        if images is not None:
+            run.check_encoder(images, where)
         if longest is not None and run.chunk_length > longest:
             raise UserError(
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "
@@ -181,13 +184,19 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
     return checked
 
 
+def task_of(config: SweepConfig) -> Task | None:
+    """The task of a sweep; None without a simulator (`env_name: none`)."""
+    return get_task(parse_env_name(config.train.env_name).task) if config.train.has_environment else None
+
+
 def objective_of(config: SweepConfig) -> Objective:
     """What the recipes of a sweep are compared by. Raises `UserError` where the task cannot tell it."""
-    objective = resolve(config.objective, get_task(parse_env_name(config.train.env_name).task))
-    if not objective.from_episodes:
+    task = task_of(config)
+    objective = resolve(config.objective, task)
+    if task is not None and not objective.from_episodes:
         raise UserError(
             f"objective: expected a measure of rollouts, since there is an environment, got {objective.name!r}; leave "
-            "objective out, or name no environment"
+            "objective out, or set env_name: none"
         )
     return objective
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import RunConfig
-from raybc.data.load import read_for
 from raybc.objective import Objective
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled, summarise
@@ -29,7 +28,8 @@ from raybc.rows import (
 )
 from raybc.run_folder import SweepFolder
 from raybc.sweep.ledger import Evaluation, SweepState
-from raybc.train.data import TrainingData
+from raybc.train.data import TrainingData, held_out_episodes
+from raybc.train.source import read_data
 from raybc.types import EpisodeSpec, SampleSetting
 
 Evaluate = Callable[[str, Sequence[Rollout], Sequence[EpisodeSpec], Race | None], list[list[EpisodeRow]]]
@@ -42,7 +42,10 @@ class TrialContext:
     """What all trials of a sweep share."""
 
     folder: SweepFolder
+    train: RunConfig
+    """What all recipes share."""
     task: str
+    """Name of the task; empty without a simulator."""
     dataset: str
     fingerprint: str
     obs_keys: tuple[str, ...]
@@ -59,8 +62,6 @@ class TrialContext:
     """What recipes are compared by."""
     threads: int
     """Threads of PyTorch: fixed, because sums depend on their number."""
-    skip_bad_episodes: bool = False
-    """The option of the same name."""
     earlier_options: tuple[dict[str, Any], ...] = ()
     """Options of a run under which earlier processes may have saved states."""
 
@@ -70,6 +71,10 @@ class TrialContext:
 
 class AllEpisodesFailed(RuntimeError):
     """Every episode of an evaluation ended in an error, so there is no score."""
+
+    def __init__(self, message: str, episodes: int = 0, traceback: str = "") -> None:
+        super().__init__(message)
+        self.episodes, self.traceback = episodes, traceback
 
 
 def setting_label(row: SettingFields) -> str:
@@ -119,13 +124,20 @@ def evaluate_trial(
     evaluate: Evaluate,
     rivals: dict[str, list[float]],
 ) -> Evaluation:
-    """Roll out the bundles of evaluation k at every sample setting. Raises `AllEpisodesFailed`.
+    """Roll out the bundles of evaluation k at every sample setting, or without a simulator measure their error on
+    held-out episodes. Raises `AllEpisodesFailed`.
 
     train: start and end of the training before it; train_seconds: the trial's share of it.
     """
     started = time.time()
     step = context.steps[k - 1]
     measured, jobs = jobs_of(context, trial, step)
+    if not context.objective.from_episodes:
+        rows = offline_rows(context, run, measured, trial=trial, evaluation=k, step=step)
+        score = pooled(rows_at(rows, best_setting(rows, context.objective)), context.objective)
+        assert score is not None, "every row has an error"
+        timing: Timing = {"train": list(train), "rollout": [started, time.time()], "train_seconds": train_seconds}
+        return Evaluation(k, step, score, rows, timing)
     race = None
     if context.race_comparisons:
         arms = [setting.label() for _, setting in measured]
@@ -135,18 +147,46 @@ def evaluate_trial(
     results = evaluate(f"{context.folder.path}/trial {trial}/evaluation {k}", jobs, context.search_specs(), race)
     rows = evaluation_rows(context, run, measured, results, trial=trial, phase="search", evaluation=k, step=step)
     if not any(r["episodes"] for r in rows):
-        message = next(e["message"] for episodes in results for e in episodes)
-        raise AllEpisodesFailed(f"no episode could be run at evaluation {k}: {message}")
+        errors = [e for episodes in results for e in episodes]
+        message = f"no episode could be run at evaluation {k}: {errors[0]['message']}"
+        raise AllEpisodesFailed(message, len(errors), errors[0].get("traceback", ""))
     beaten = ""
     if race is not None:
         # Repeats the decisions to find out why the evaluation ended early (if it did).
         race.update([[race.value_of(e) for e in episodes] for episodes in results])
         beaten = str(race.beaten[1]) if race.beaten else ""
-    timing: Timing = {"train": list(train), "rollout": [started, time.time()], "train_seconds": train_seconds}
+    timing = {"train": list(train), "rollout": [started, time.time()], "train_seconds": train_seconds}
     objective = context.objective
     score = pooled(rows_at(rows, best_setting(rows, objective)), objective)
     assert score is not None, "some row has valid episodes"
     return Evaluation(k, step, score, rows, timing, beaten)
+
+
+def offline_rows(
+    context: TrialContext,
+    run: RunConfig,
+    measured: Sequence[tuple[int, SampleSetting]],
+    *,
+    trial: int,
+    evaluation: int,
+    step: int,
+) -> list[EvaluationRow]:
+    """The rows of an evaluation without a simulator: no episodes, and the error on held-out data as their score."""
+    from raybc.bundle import PolicyBundle
+    from raybc.inference.agent import Agent
+    from raybc.inference.offline import offline_error
+
+    store = load_data(context).store
+    episodes = held_out_episodes(run, store)
+    rows = evaluation_rows(
+        context, run, measured, [[] for _ in measured], trial=trial, phase="search", evaluation=evaluation, step=step
+    )
+    agents: dict[int, Agent] = {}
+    for row, (seed, setting) in zip(rows, measured, strict=True):
+        if seed not in agents:
+            agents[seed] = Agent(PolicyBundle.load(context.folder.checkpoint(trial, seed, step)))
+        row["score"] = offline_error(agents[seed], store, episodes, setting).error
+    return rows
 
 
 def rivals_of(state: SweepState, trial: int, k: int, objective: Objective) -> dict[str, list[float]]:
@@ -173,22 +213,12 @@ def load_data(context: TrialContext) -> TrainingData:
     path = Path(context.dataset)
     modified = path.stat().st_mtime_ns
     environment = json.dumps(context.environment)
-    return _load_data(
-        context.dataset, context.task, modified, context.fingerprint, context.obs_keys, environment,
-        context.skip_bad_episodes,
-    )  # fmt: skip
+    return _load_data(context.train, context.dataset, modified, context.fingerprint, context.obs_keys, environment)
 
 
 @functools.lru_cache(maxsize=1)
 def _load_data(
-    path: str,
-    task: str,
-    modified: int,
-    fingerprint: str,
-    obs_keys: tuple[str, ...],
-    environment: str,
-    skip_bad_episodes: bool,
+    train: RunConfig, path: str, modified: int, fingerprint: str, obs_keys: tuple[str, ...], environment: str
 ) -> TrainingData:
     """Read once for all trials of this process."""
-    store = read_for(Path(path), task, skip_bad_episodes=skip_bad_episodes)
-    return TrainingData(store, fingerprint, obs_keys, json.loads(environment))
+    return TrainingData(read_data(train, Path(path)), fingerprint, obs_keys, json.loads(environment))

@@ -24,12 +24,14 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
+from raybc import cli
 from raybc.cluster.capacity import TRAINER, placement
 from raybc.cluster.metrics import SweepMetrics
 from raybc.config import RunConfig
 from raybc.rollout.pool import RolloutPool
-from raybc.rows import LedgerEvent, TrialStatus
+from raybc.rows import EpisodeRow, FailedEvent, LedgerEvent, TrialStatus
 from raybc.sweep.config import PruneConfig, SweepConfig
+from raybc.sweep.health import why_to_end
 from raybc.sweep.ledger import Evaluation, Ledger, SweepState, TrialState, read_events
 from raybc.sweep.pack import Job, alike, run_pack
 from raybc.sweep.space import recipe
@@ -181,19 +183,32 @@ class Recorder:
         if status != "running":
             self._metrics.over(status)
         self.proposer.report(number, evaluation, status)
+        self._check_health()
         return status
 
-    def failed(self, number: int, reason: str = "") -> None:
-        """Record that a trial failed. reason: empty if its process died."""
+    def _check_health(self) -> None:
+        reason = why_to_end(self.state, self.config.search.trials)
+        if reason:
+            again = (
+                f"mend it and continue with --resume, which measures these trials again ({self.context.folder.path})"
+            )
+            raise cli.Failed(f"{reason}; {again}")
+
+    def failed(self, number: int, reason: str = "", errors: int = 0) -> None:
+        """Record that a trial failed. reason: empty if its process died. errors: its episodes, if all ended in errors.
+
+        Raises `cli.Failed` where the environment is at fault."""
         if self.state.trials[number].finished:
             return
         free = shutil.disk_usage(self.context.folder.path).free
         if free < FULL_DISK:  # not the recipe's fault: leave the trial unfinished and end the search
             raise OSError(errno.ENOSPC, f"trial {number} was stopped; free some disk space and continue with --resume")
         died = f"its process died {self.config.resources.trial_retries + 1} times (killed, or out of memory)"
-        self.record({"event": "failed", "trial": number, "reason": reason or died})
+        event: FailedEvent = {"event": "failed", "trial": number, "reason": reason or died}
+        self.record(event | {"errors": errors} if errors else event)
         self._metrics.over("failed")
         self.proposer.failed(number)
+        self._check_health()
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -257,15 +272,15 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         with self._recorder.guarded():
             found = json.loads(result["payload"])
             if "reason" in found:
-                self._recorder.failed(found["trial"], found["reason"])
+                self._recorder.failed(found["trial"], found["reason"], found["errors"])
             else:
                 self._recorder.evaluated(found["trial"], Evaluation(**found["evaluation"]))
             over = all(self._recorder.state.trials[number].finished for number in numbers)
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
 
-def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: float) -> None:
-    """Run trials until `search.trials` of them have finished, or until Ctrl-C."""
+def search(recorder: Recorder, pool: RolloutPool | None, session: int, gpus_per_trial: float) -> None:
+    """Run trials until `search.trials` of them have finished, or until Ctrl-C. pool: None without a simulator."""
     config, context = recorder.config, recorder.context
     missing = config.search.trials - len(recorder.state.finished())
     if missing <= 0 or (recorder.exhausted and not recorder.state.unfinished()):
@@ -299,7 +314,13 @@ def search(recorder: Recorder, pool: RolloutPool, session: int, gpus_per_trial: 
         raise recorder.fatal
 
 
-def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) -> Callable[[dict[str, Any]], None]:
+def no_rollouts(*_: Any) -> list[list[EpisodeRow]]:
+    raise RuntimeError("a sweep without a simulator rolls nothing out")
+
+
+def _trainable(
+    config: SweepConfig, context: TrialContext, pool: RolloutPool | None
+) -> Callable[[dict[str, Any]], None]:
     """The function that Tune runs in (reused) trial processes."""
 
     def known() -> SweepState:
@@ -312,8 +333,8 @@ def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) ->
         send(number, evaluation.score, evaluation.evaluation, evaluation=asdict(evaluation))
         return not known().trials[number].finished  # `tune.report` returns when the result is in the ledger
 
-    def fail(number: int, reason: str) -> None:
-        send(number, 0.0, 0, reason=reason)
+    def fail(number: int, reason: str, errors: int = 0) -> None:
+        send(number, 0.0, 0, reason=reason, errors=errors)
 
     def rivals(number: int, k: int) -> dict[str, list[float]]:
         return rivals_of(known(), number, k, context.objective)
@@ -326,7 +347,7 @@ def _trainable(config: SweepConfig, context: TrialContext, pool: RolloutPool) ->
             if not state.trials[number := proposed["trial"]].finished
         ]
         try:
-            run_pack(context, jobs, pool.evaluate, report, fail, rivals)
+            run_pack(context, jobs, no_rollouts if pool is None else pool.evaluate, report, fail, rivals)
         except ray.exceptions.RayError:
             raise  # the cluster's fault, not the recipe's: Tune restarts the pack
         except Exception as error:

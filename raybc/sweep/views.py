@@ -34,6 +34,7 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
         "evaluations",
         "origin",
         "reason",
+        "errors",
         "train_seconds",
         "rollout_seconds",
     ]
@@ -45,11 +46,15 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
     rows = [r for t in trials for r in [*(r for e in t.evaluations for r in e.rows), *t.final_rows]]
     results, episodes = [], []
     for row in rows:
-        result = {k: v for k, v in row.items() if k != "episode_list"}
+        result = {k: v for k, v in row.items() if k not in ("episode_list", "messages")}
+        messages = row.get("messages", {})
         results.append(json.dumps(result))
         origin = {k: result[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)}
         for entry in row["episode_list"]:
-            episodes.append(json.dumps(origin | dict(zip(ENTRY, entry, strict=False))))
+            message = {"message": messages[str(entry[0])]} if str(entry[0]) in messages else {}
+            if "first_error" in row and row["first_error"]["index"] == entry[0]:
+                message["traceback"] = row["first_error"]["traceback"]
+            episodes.append(json.dumps(origin | dict(zip(ENTRY, entry, strict=False)) | message))
     write_text(folder.results, "".join(line + "\n" for line in results))
     write_text(folder.episodes, "".join(line + "\n" for line in episodes))
 
@@ -64,6 +69,7 @@ def _trial_row(trial: TrialState) -> list[Any]:
         len(trial.evaluations),
         trial.origin,
         trial.reason,
+        trial.errors,
         round(sum(e.timing["train_seconds"] for e in trial.evaluations), 3),
         round(sum(_length(e.timing["rollout"]) for e in trial.evaluations), 3),
     ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from raybc import cli
 from raybc.envs.base import RenderOptions
 from raybc.objective import OBJECTIVES, Objective, Score, score_of
 from raybc.rollout.engine import Rollout
+from raybc.rollout.notices import Notices
 from raybc.rollout.results import summarise
 from raybc.rows import EpisodeSummary
 from raybc.statistics import wilson_interval
@@ -50,6 +52,7 @@ class RolloutEvaluation:
         """
         self._out, self._task, self._pool, self._objective = out, task, pool, objective
         self._members, self._trackers = members, trackers
+        self.notices = Notices(lambda text: cli.console.print(text, style="yellow"))
 
     def run(self, step: int, finished: bool) -> None:
         """Measure the checkpoints at `step`: a row in eval.csv, TensorBoard and the console for each member."""
@@ -60,9 +63,10 @@ class RolloutEvaluation:
         for member, episodes in zip(self._members, results, strict=True):
             counts = summarise(episodes, objective)
             if not counts["episodes"]:
+                self.notices.first_error(counts)
                 raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
             score = score_of([counts], objective)
-            length = sum(e["steps"] for e in episodes) / len(episodes)
+            length = fmean(e["steps"] for e in episodes if e["outcome"] != "error")
             rates: tuple[float | None, ...] = (None, None, None)
             if objective.has_success:
                 rates = (counts["success_rate"], *wilson_interval(counts["successes"], counts["episodes"]))
@@ -73,10 +77,12 @@ class RolloutEvaluation:
             scalars = {n: float(v) for n, v in named if n.startswith("eval/") and isinstance(v, int | float)}
             add_scalars(member.folder.tensorboard, scalars, step)
             who = f"seed {member.config.seed}: " if len(self._members) > 1 else ""
+            errors = f"; {score.errors_text}" if score.errors else ""
             cli.console.print(
                 f"step {step}: {who}{objective.label} {score.text} ({_solved(score)}"
-                f"95 % interval {score.range_text}){_mean_return(objective, counts)}, length {length:.1f}"
+                f"95 % interval {score.range_text}){_mean_return(objective, counts)}, length {length:.1f}{errors}"
             )
+            self.notices.evaluated(who, counts, score)
         if config.video_episodes and (finished or config.video_evaluations == "all"):
             self._record_videos(step, works, specs[: config.video_episodes])
 

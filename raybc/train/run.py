@@ -209,6 +209,11 @@ class PackRun:
     def _end(self, step: int) -> None:
         for member in self.members:
             cli.console.print(f"policy: {member.bundle(step)}")
+        if self._rollouts is not None and self._rollouts.notices.unusable:
+            raise cli.Failed(
+                f"the last evaluation says too little: {self._rollouts.notices.unusable}. The policy is saved: when "
+                f"the simulator is mended, measure it with python -m raybc.rollout {self.out}"
+            )
 
     @contextlib.contextmanager
     def _progress(self, step: int) -> Iterator[Callable[[int, float, float], None]]:

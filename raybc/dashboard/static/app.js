@@ -188,10 +188,14 @@ function tiles() {
   const recent = run.rate.rate?.slice(-3) ?? [];
   $("tiles").replaceChildren(
     tile(
-      measured ? "Winner on final starts" : "Best on search starts",
+      objective.episodes === false ? "Best on held-out data" : measured ? "Winner on final starts" : "Best on search starts",
       best ? score(measured ? measured.rate : best.score) : "-",
       best ? interval(best) : "no measurement yet",
-      best && !measured ? "; chosen on these starts, so optimistic" : "",
+      objective.episodes === false
+        ? "; no success rate was measured: there is no environment"
+        : best && !measured
+          ? "; chosen on these starts, so optimistic"
+          : "",
     ),
     tile(
       "Trials finished",

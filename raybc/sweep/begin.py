@@ -1,0 +1,122 @@
+"""How a sweep begins: its objective, its data, and whether it is the one that a folder holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raybc import cli
+from raybc.config import Role
+from raybc.data.names import obtain
+from raybc.demos.spec import DemosSpec
+from raybc.envs.base import Task
+from raybc.files import read_json, write_json
+from raybc.objective import Objective, bind
+from raybc.run_folder import SweepFolder
+from raybc.run_start import Resume
+from raybc.sweep.config import SweepConfig, to_plain
+from raybc.sweep.load import saved_sweep
+from raybc.sweep.space import objective_of
+from raybc.train.data import held_out_episodes, with_held_out
+from raybc.train.source import read_data
+from raybc.types import UserError
+
+#: Keys that may differ when a sweep is resumed: how many more trials, and which resources.
+MAY_CHANGE = ("search.trials", "search.max_concurrent", "search.pack", "final", "resources")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a sweep is run (not what it searches)."""
+
+    folder: SweepFolder
+    resume: Resume = "False"
+    overwrite: bool = False
+    address: str = ""
+    cpus: int | None = None
+    inputs: tuple[Path, ...] = ()
+    """Files and folders that the sweep reads."""
+    ray_dashboard: bool = False
+    """Whether a local Ray serves its dashboard."""
+
+
+def offline_source(config: SweepConfig) -> tuple[Path, DemosSpec | None]:
+    """The data of a sweep without a simulator."""
+    return obtain(config.train.dataset), None
+
+
+def holding_out(config: SweepConfig) -> SweepConfig:
+    """A sweep without a simulator, holding out episodes on which recipes are measured."""
+    config.validate()
+    store = read_data(config.train, offline_source(config)[0])
+    train = with_held_out(config.train, store)
+    if train.holdout_seed != config.train.holdout_seed:
+        cli.console.print(
+            f"the data have no split `valid`: {len(held_out_episodes(train, store))} of {store.num_episodes} episodes "
+            f"are held out (train.holdout_seed={train.holdout_seed})"
+        )
+    return dataclasses.replace(config, train=train)
+
+
+def with_objective(config: SweepConfig, launch: Launch, task: Task | None) -> tuple[SweepConfig, Objective]:
+    """The sweep with its objective resolved, for config.json. A resumed sweep keeps the one it was started with: those
+    of earlier releases compared recipes by success, whatever the task."""
+    path = launch.folder.config
+    if config.objective is None and launch.resume != "False" and not launch.overwrite and path.is_file():
+        before = saved_sweep(read_json(path), str(path)).objective
+        if before is not None:
+            objective = bind(before, task)
+            if before == "success" and task is not None and not task.has_success:
+                cli.console.print(
+                    f"warning: {path} was started by a release that compared recipes by success, which {task.name} "
+                    "does not tell; start it again with another --out",
+                    style="yellow",
+                )
+            return dataclasses.replace(config, objective=objective.name), objective
+    objective = objective_of(config)
+    return dataclasses.replace(config, objective=objective.name), objective
+
+
+def check_resume(config: SweepConfig, folder: SweepFolder) -> None:
+    """A sweep is resumed with the configuration it was started with, but for what changes no recipe."""
+    path = folder.config
+    if not path.exists():
+        if folder.ledger.exists():
+            raise UserError(f"{path}: missing, so it is unknown what this run searched; use --overwrite to start over")
+        return
+    before = saved_sweep(read_json(path), str(path))
+    options = config.train.options()
+    outputs = {f"train.{name}" for name, info in options.items() if info.option.role is Role.OUTPUT}
+    differing = []
+    changed = []
+    for key, old, new in _differences(to_plain(before), config.to_dict()):
+        if key in outputs:
+            changed.append(f"{key}: was {old!r}, is {new!r}")
+        elif not any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE):
+            differing.append(f"{key}: was {old!r}, is {new!r}")
+    if differing:
+        raise UserError(
+            f"{folder.path}: --resume continues the same sweep, but the configuration differs: {'; '.join(differing)}; "
+            "use another --out, or --overwrite"
+        )
+    for change in changed:
+        cli.console.print(f"same sweep, {change}")
+    if changed:  # states of release 0.1.0 carry ids that covered these options, too
+        earlier = earlier_options(folder)
+        write_json(folder.earlier_options, [*earlier, before.train.to_plain()])
+
+
+def earlier_options(folder: SweepFolder) -> list[dict[str, Any]]:
+    """The options of a run with which earlier processes trained, where they were others."""
+    return list(read_json(folder.earlier_options)) if folder.earlier_options.exists() else []
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old.keys() | new.keys():
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, old, new

@@ -1,0 +1,111 @@
+"""Sweeps without a simulator: recipes are trained, pruned and ranked by the error on held-out episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from raybc.bundle import PolicyBundle
+from raybc.dashboard.view import RunView
+from raybc.data.load import read_for
+from raybc.export.card import evidence_for
+from raybc.report.tables import load_run
+from raybc.run_folder import EvaluationFolder, SweepFolder
+from raybc.sweep.begin import Launch, holding_out
+from raybc.sweep.config import SweepConfig
+from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.pack import Job, run_pack
+from raybc.sweep.run import run_sweep
+from raybc.sweep.space import check_corners, objective_of, race_comparisons, recipe, sample_settings
+from raybc.sweep.trial import TrialContext
+from raybc.sweep.tune import no_rollouts
+from raybc.types import SampleSetting, UserError
+
+DATA = Path(__file__).parent / "golden/v0.1.0/demos.hdf5"
+
+
+def config(**changes: Any) -> SweepConfig:
+    plain = {
+        "name": "none", "seeds": [0, 1],
+        "train": {"env_name": "none", "dataset": str(DATA), "training_steps": 120, "batch_size": 32, "hidden_width": 16,
+                  "hidden_depth": 1, "device": "cpu", "action_chunking": True, "horizon_length": 4},
+        "space": {"lr": {"values": [1e-5, 1e-2]}, "flow_steps": {"values": [1, 4]}},
+        "search": {"trials": 3, "max_concurrent": 1}, "eval": {"evaluations": 2},
+    }  # fmt: skip
+    return sweep_from_mapping(plain | changes, "none.yaml")
+
+
+def test_what_is_compared() -> None:
+    plan = config()
+    objective = objective_of(plan)
+    assert (objective.name, objective.direction, objective.has_success) == ("valid_error", "minimize", False)
+    assert check_corners(plan) == 4
+    assert race_comparisons(plan, objective) == 0
+    with pytest.raises(UserError, match=r"objective: expected one of valid_error, since there is no environment"):
+        objective_of(config(objective="return"))
+
+
+def test_episodes_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert holding_out(config()) == config(), "these data have a split `valid`"
+    shutil.copy(DATA, tmp_path / "plain.hdf5")
+    with h5py.File(tmp_path / "plain.hdf5", "a") as file:
+        del file["mask"]
+    plan = config()
+    held = holding_out(dataclasses.replace(plan, train=plan.train.changed(dataset=str(tmp_path / "plain.hdf5"))))
+    assert held.train.holdout_seed == 0
+    assert "are held out (train.holdout_seed=0)" in capsys.readouterr().out
+    assert holding_out(held) == held
+
+
+def test_a_trial_is_scored_by_the_held_out_error_and_rolls_nothing_out(tmp_path: Path) -> None:
+    plan = holding_out(config())
+    store = read_for(DATA, "")
+    context = TrialContext(
+        folder=SweepFolder(tmp_path), train=plan.train, task="", dataset=str(DATA), fingerprint=store.fingerprint(),
+        obs_keys=tuple(sorted(store.obs)), environment={}, seeds=(0, 1), steps=(60, 120),
+        settings=tuple(sample_settings(plan)), episodes=10, race_comparisons=0, objective=objective_of(plan), threads=1,
+    )  # fmt: skip
+    found = []
+    jobs = [Job(0, recipe(plan, {"lr": 1e-2}))]
+    run_pack(context, jobs, no_rollouts, lambda _, e: found.append(e) or True, lambda *_: None, lambda *_: {})  # type: ignore[func-returns-value]
+    assert [e.evaluation for e in found] == [1, 2]
+    assert 0 < found[1].score < found[0].score
+    rows = found[1].rows
+    assert {(r["seed"], r["flow_steps"]) for r in rows} == {(0, 1), (0, 4), (1, 1), (1, 4)}
+    assert all(r["score"] > 0 and r["episodes"] == 0 and r["success_rate"] is None for r in rows)
+    mean = {flow: sum(r["score"] for r in rows if r["flow_steps"] == flow) / 2 for flow in (1, 4)}
+    assert found[1].score == pytest.approx(min(mean.values()))
+
+
+@pytest.mark.slow
+def test_a_whole_sweep_without_a_simulator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = SweepFolder(run_sweep(config(), Launch(SweepFolder(tmp_path / "run"))))
+    said = capsys.readouterr().out
+    assert "0 simulators" in said
+    assert "the space has only 2 different recipes" in said
+    assert "Winner: trial 1 at flow_steps=" in said or "Winner: trial 0 at flow_steps=" in said
+    assert said.count("No success rate was measured: there is no environment.") >= 2
+    winner = json.loads(place.winner_json.read_text())
+    assert winner["params"] == {"lr": 1e-2}
+    assert winner["rule"].startswith("lowest held-out error at the last evaluation")
+    for page in (place.report.read_text(), place.leaderboard.read_text()):
+        assert "No success rate was measured" in page
+    run = load_run(place.path)
+    assert run.objective.name == "valid_error"
+    view = RunView(place.path)
+    view.refresh()
+    assert view.since(-1, -1)["run"]["objective"]["episodes"] is False
+    bundle = PolicyBundle.load(place.winner)
+    setting = SampleSetting(**winner["setting"])
+    card = evidence_for(place.path, place.winner, bundle, setting, EvaluationFolder(tmp_path / "nothing"))
+    assert "No success rate was measured" in card.text
+    assert card.objective.name == "valid_error"
+    again = run_sweep(dataclasses.replace(config(), search=dataclasses.replace(config().search, trials=5)),
+                      Launch(place, "True"))  # fmt: skip
+    assert again == place.path
