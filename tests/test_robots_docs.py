@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import raybc
 from raybc.data import formats
+from raybc.inference.offline import offline_error
+from raybc.serve.client import RemotePolicy
 from tests.helpers import ROOT
 from tests.robots import recorded_robot
+from tests.test_serve import serving
 
 TEXT = (ROOT / "docs/robots.md").read_text()
 #: What the page says -> what is executed, so that it ends in seconds.
@@ -108,3 +113,40 @@ class Robot:
 
     def stop(self) -> None:
         self.stopped = True
+
+
+def test_search_and_drive(here: Path) -> None:
+    """From a sweep's winner to actions: in this process, from a server, and as an ONNX file; all agree."""
+    (here / "my_robot.yaml").write_text(blocks("3. Search", "yaml")[0])
+    out = run(blocks("3. Search", "bash")[0].strip())
+    assert "no success rate was measured" in out.lower()
+    winner = json.loads((here / "runs/sweep/winner.json").read_text())
+    assert "success" not in (here / "runs/sweep/leaderboard.md").read_text().lower().replace(
+        "no success rate was measured", ""
+    )
+    store = formats.read(here / "my_robot")
+    bundle = raybc.load(here / "runs/sweep").bundle
+    assert bundle.config.env_name == "none"
+    policy = raybc.load(here / "runs/sweep")
+    found = offline_error(policy._agent, store, np.arange(12), policy.setting)
+    assert 0 < found.error < 3
+    assert winner["bundle"] == "winner"
+
+    robot = Robot({"state": store.obs["state"][:10]})
+    names: dict[str, Any] = {"robot": robot, "steps": 10}
+    exec(blocks("4. Drive the robot", "python")[0], names)
+    assert len(robot.sent) == 10
+    assert not robot.stopped
+    assert np.abs(np.stack(robot.sent)).max() <= 90
+    with serving(here / "runs/sweep") as (place, _), RemotePolicy(f"http://{place}") as remote:
+        for one in (policy, remote):
+            one.reset(0)  # type: ignore[attr-defined]
+        for row in store.obs["state"][:5]:
+            np.testing.assert_array_equal(remote.act({"state": row}), policy.act({"state": row}))
+        policy.reset(0)
+        remote.reset(0)
+        np.testing.assert_array_equal(remote.act(store.obs["state"][0]), policy.act(store.obs["state"][0]))
+    pytest.importorskip("onnxruntime")
+    run(blocks("4. Drive the robot", "bash")[0].splitlines()[1])
+    facts = json.loads((here / "policy.json").read_text())
+    assert (facts["env_name"], facts["fps"]) == ("none", None)
