@@ -13,6 +13,7 @@ from raybc.data import units
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.findings import Finding, Severity
 from raybc.data.formats.base import DatasetInfo
+from raybc.data.gains import Gain, barely_used, text_of
 from raybc.data.normalize import CONSTANT
 from raybc.data.seen import Seen
 from raybc.envs.base import Task
@@ -28,6 +29,8 @@ class TaskView:
     """The task that the data are for."""
     probe: EnvSpec
     """Sizes, action space and starts of its simulator."""
+    gains: tuple[Gain, ...] = ()
+    """How far actions of the data move observations, in the data and in the simulator; () where it was not played."""
 
 
 def _action_findings(
@@ -79,10 +82,38 @@ def environment(seen: Seen, view: TaskView) -> list[Finding]:
         advice = "name the task that the data were recorded in with --env_name"
         expected = f"the observations and actions of {name}"
         return [seen.finding("error", "task", "", (), expected, str(error), advice)]
-    found = _action_findings(seen, probe.action_low, probe.action_high, f"environment {name}", "warning")
+    found = _moved(seen, view) or _action_findings(
+        seen, probe.action_low, probe.action_high, f"environment {name}", "warning"
+    )
     for key in (k for k in shapes if k in probe.obs_sizes):
         found += _observation_findings(seen, key, probe.starts[key], name)
     return found
+
+
+def _moved(seen: Seen, view: TaskView) -> list[Finding]:
+    """Actions that moved observations by other distances than they do in the environment, and those that may have
+    other units, where nothing shows how far they moved."""
+    other = [gain for gain in view.gains if not gain.fits]
+    if other:
+        dims = ", ".join(str(gain.action) for gain in other)
+        expected = f"the distances of environment {view.task.name} for each unit of action"
+        advice = "convert the actions to its units; a policy trained on these would solve nothing"
+        return [seen.finding("error", "action_units", f"actions[{dims}]", (), expected, text_of(other), advice)]
+    low, high = view.probe.action_low, view.probe.action_high
+    lowest, highest = np.nanmin(np.stack(seen.lowest), axis=0), np.nanmax(np.stack(seen.highest), axis=0)
+    shown = {gain.action for gain in view.gains}
+    dims_barely = [a for a in barely_used(lowest, highest, low, high) if a not in shown]
+    if not dims_barely:
+        return []
+    a = dims_barely[0]
+    key = f"actions[{', '.join(map(str, dims_barely))}]"
+    expected = f"actions that use the range of environment {view.task.name}, {low[a]:g} to {high[a]:g}, as others do"
+    got = f"{lowest[a]:g} to {highest[a]:g}"
+    advice = (
+        "check whether they are in metres and radians where the environment takes normalised numbers; if they are "
+        "right, the demonstrations are slow"
+    )
+    return [seen.finding("error", "action_units", key, (), expected, got, advice)]
 
 
 def _observation_findings(seen: Seen, key: str, starts: np.ndarray, name: str) -> list[Finding]:
