@@ -14,7 +14,7 @@ from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.findings import Finding, Severity
 from raybc.data.formats.base import DatasetInfo
 from raybc.data.gains import Gain, barely_used, text_of
-from raybc.data.normalize import CONSTANT
+from raybc.data.normalize import CONSTANT, Normalizer
 from raybc.data.seen import Seen
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, observation_shapes
@@ -116,10 +116,27 @@ def _moved(seen: Seen, view: TaskView) -> list[Finding]:
     return [seen.finding("error", "action_units", key, (), expected, got, advice)]
 
 
+def _far(seen: Seen, key: str, starts: np.ndarray, name: str) -> list[Finding]:
+    """Single dimensions whose starts are far from all of the data, as training normalises them."""
+    moments = seen.moments[f"obs/{key}"]
+    size = len(moments.mean)
+    plain = Normalizer(moments.mean.astype(np.float32), np.where(moments.std < CONSTANT, 1.0, moments.std).astype("f4"))
+    used = plain.with_floor(moments.min, moments.max, ["mean_std"] * size, [size])
+    advice = "check how it was recorded; a policy never saw such values: leave the observation out, or record others"
+    return [
+        seen.finding(
+            "warning", "scale", f"{key}[{d}]", (), f"values as at a start of {name}, {starts[0, d]:g}",
+            f"{moments.min[d]:g} to {moments.max[d]:g}: the start is {distance:.0f} scales away", advice,
+        )
+        for d, distance in units.far_dimensions(starts, used.offset, used.scale)
+    ]  # fmt: skip
+
+
 def _observation_findings(seen: Seen, key: str, starts: np.ndarray, name: str) -> list[Finding]:
     moments, recorded = seen.moments[f"obs/{key}"], np.stack(seen.starts[f"obs/{key}"])
     advice = "convert the observations to the environment's units, or name another task"
-    far = units.far_starts(starts, moments.mean, np.where(moments.std < CONSTANT, 1.0, moments.std))
+    scale = np.where(moments.std < CONSTANT, 1.0, moments.std)
+    far = units.far_starts(starts, moments.mean, scale)
     if far is not None:
         d, distance = far
         expected = f"values as at a start of {name}, {starts[0, d]:g}"
@@ -127,7 +144,7 @@ def _observation_findings(seen: Seen, key: str, starts: np.ndarray, name: str) -
     else:
         spread = units.other_spread(starts, recorded)
         if spread is None:
-            return []
+            return _far(seen, key, starts, name)
         d, ratio = spread
         expected = f"starts that vary like those of {name}, standard deviation {starts[:, d].std():g}"
         got = f"{recorded[:, d].std():g}, {ratio:.3g} times as much"

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybc.data import formats
+from raybc.data import formats, units
 from raybc.data.adapt import added
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base
 from raybc.data.formats.base import ReadOptions
 from raybc.data.load import step_limit_of
+from raybc.data.normalize import Normalizer
 from raybc.data.scan import Source
 from raybc.envs.base import SimEnv, Task
 from raybc.envs.spec import EnvSpec
@@ -253,3 +254,21 @@ def refuse_other_units(store: EpisodeStore, task: Task, probe: EnvSpec) -> list[
         "demonstrations, or other units"
         for a in barely
     ]
+
+
+def far_starts_of(store: EpisodeStore, probe: EnvSpec, keys: Sequence[str]) -> list[str]:
+    """Notes about single dimensions of observations whose starts are far from all of the data."""
+    notes = []
+    for key in keys:
+        values, starts = store.obs.get(key), probe.starts.get(key)
+        if values is None or starts is None or values.ndim != 2 or values.shape[1] != starts.shape[1]:
+            continue
+        size = values.shape[1]
+        low, high = values.min(axis=0), values.max(axis=0)
+        used = Normalizer.fit(values, "mean_std").with_floor(low, high, ["mean_std"] * size, [size])
+        for d, distance in units.far_dimensions(starts, used.offset, used.scale):
+            notes.append(
+                f"{key}[{d}] is {starts[0, d]:g} at a start, {distance:.0f} scales from the data ({low[d]:g} to "
+                f"{high[d]:g}): a policy trained on them never saw this"
+            )
+    return notes
