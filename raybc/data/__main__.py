@@ -23,6 +23,7 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.findings import Report, unreadable
 from raybc.data.fit import TaskView
 from raybc.data.formats.base import ReadOptions
+from raybc.data.gains import first_of, gains
 from raybc.data.info import describe
 from raybc.data.load import read_for, step_limit_of
 from raybc.data.names import obtain
@@ -165,7 +166,7 @@ def verify_command(argv: list[str]) -> int:
     except UserError as error:  # a file in no known format: most likely damaged
         report = Report(Source(path, "", task), 0, 0, (unreadable(path, str(error)),))
         return _print(report, None, args.json)
-    view = _look_at(get_task(task)) if args.env_name else None
+    view = _look_at(get_task(task), source) if args.env_name else None
     images = args.image_keys or args.images
     report = verify(source, view, args.horizon_length, images, args.skip_bad_episodes)
     played = None
@@ -184,8 +185,9 @@ def _print(report: Report, played: Replay | None, as_json: bool) -> int:
     return 1 if report.errors else 0
 
 
-def _look_at(task: Task) -> TaskView:
-    return TaskView(task, spec_of_task(task))
+def _look_at(task: Task, source: Source) -> TaskView:
+    with contextlib.closing(task.make(None)) as env:
+        return TaskView(task, spec_of_task(task), tuple(gains(first_of(source), env)))
 
 
 def _replay(report: Report, count: int, quiet: bool) -> Replay | None:

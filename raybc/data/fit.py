@@ -13,7 +13,8 @@ from raybc.data import units
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.findings import Finding, Severity
 from raybc.data.formats.base import DatasetInfo
-from raybc.data.normalize import CONSTANT
+from raybc.data.gains import Gain, barely_used, text_of
+from raybc.data.normalize import CONSTANT, Normalizer
 from raybc.data.seen import Seen
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, observation_shapes
@@ -28,6 +29,8 @@ class TaskView:
     """The task that the data are for."""
     probe: EnvSpec
     """Sizes, action space and starts of its simulator."""
+    gains: tuple[Gain, ...] = ()
+    """How far actions of the data move observations, in the data and in the simulator; () where it was not played."""
 
 
 def _action_findings(
@@ -79,16 +82,61 @@ def environment(seen: Seen, view: TaskView) -> list[Finding]:
         advice = "name the task that the data were recorded in with --env_name"
         expected = f"the observations and actions of {name}"
         return [seen.finding("error", "task", "", (), expected, str(error), advice)]
-    found = _action_findings(seen, probe.action_low, probe.action_high, f"environment {name}", "warning")
+    found = _moved(seen, view) or _action_findings(
+        seen, probe.action_low, probe.action_high, f"environment {name}", "warning"
+    )
     for key in (k for k in shapes if k in probe.obs_sizes):
         found += _observation_findings(seen, key, probe.starts[key], name)
     return found
 
 
+def _moved(seen: Seen, view: TaskView) -> list[Finding]:
+    """Actions that moved observations by other distances than they do in the environment, and those that may have
+    other units, where nothing shows how far they moved."""
+    other = [gain for gain in view.gains if not gain.fits]
+    if other:
+        dims = ", ".join(str(gain.action) for gain in other)
+        expected = f"the distances of environment {view.task.name} for each unit of action"
+        advice = "convert the actions to its units; a policy trained on these would solve nothing"
+        return [seen.finding("error", "action_units", f"actions[{dims}]", (), expected, text_of(other), advice)]
+    low, high = view.probe.action_low, view.probe.action_high
+    lowest, highest = np.nanmin(np.stack(seen.lowest), axis=0), np.nanmax(np.stack(seen.highest), axis=0)
+    shown = {gain.action for gain in view.gains}
+    dims_barely = [a for a in barely_used(lowest, highest, low, high) if a not in shown]
+    if not dims_barely:
+        return []
+    a = dims_barely[0]
+    key = f"actions[{', '.join(map(str, dims_barely))}]"
+    expected = f"actions that use the range of environment {view.task.name}, {low[a]:g} to {high[a]:g}, as others do"
+    got = f"{lowest[a]:g} to {highest[a]:g}"
+    advice = (
+        "check whether they are in metres and radians where the environment takes normalised numbers; if they are "
+        "right, the demonstrations are slow"
+    )
+    return [seen.finding("error", "action_units", key, (), expected, got, advice)]
+
+
+def _far(seen: Seen, key: str, starts: np.ndarray, name: str) -> list[Finding]:
+    """Single dimensions whose starts are far from all of the data, as training normalises them."""
+    moments = seen.moments[f"obs/{key}"]
+    size = len(moments.mean)
+    plain = Normalizer(moments.mean.astype(np.float32), np.where(moments.std < CONSTANT, 1.0, moments.std).astype("f4"))
+    used = plain.with_floor(moments.min, moments.max, ["mean_std"] * size, [size])
+    advice = "check how it was recorded; a policy never saw such values: leave the observation out, or record others"
+    return [
+        seen.finding(
+            "warning", "scale", f"{key}[{d}]", (), f"values as at a start of {name}, {starts[0, d]:g}",
+            f"{moments.min[d]:g} to {moments.max[d]:g}: the start is {distance:.0f} scales away", advice,
+        )
+        for d, distance in units.far_dimensions(starts, used.offset, used.scale)
+    ]  # fmt: skip
+
+
 def _observation_findings(seen: Seen, key: str, starts: np.ndarray, name: str) -> list[Finding]:
     moments, recorded = seen.moments[f"obs/{key}"], np.stack(seen.starts[f"obs/{key}"])
     advice = "convert the observations to the environment's units, or name another task"
-    far = units.far_starts(starts, moments.mean, np.where(moments.std < CONSTANT, 1.0, moments.std))
+    scale = np.where(moments.std < CONSTANT, 1.0, moments.std)
+    far = units.far_starts(starts, moments.mean, scale)
     if far is not None:
         d, distance = far
         expected = f"values as at a start of {name}, {starts[0, d]:g}"
@@ -96,7 +144,7 @@ def _observation_findings(seen: Seen, key: str, starts: np.ndarray, name: str) -
     else:
         spread = units.other_spread(starts, recorded)
         if spread is None:
-            return []
+            return _far(seen, key, starts, name)
         d, ratio = spread
         expected = f"starts that vary like those of {name}, standard deviation {starts[:, d].std():g}"
         got = f"{recorded[:, d].std():g}, {ratio:.3g} times as much"

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Scale below which a dimension counts as constant; it is shifted but not scaled, which would only amplify noise.
 CONSTANT = 1e-6
+#: Half range of a dimension, as a share of the largest one of its observation or of its own values, below which it
+#: hardly moves, and below which it is small whatever its observation.
+HARDLY, SMALL = 1e-3, 1e-3
 #: The quantiles that the kind `quantile` maps to -1 and 1, and that statistics contain.
 QUANTILES = (0.01, 0.99)
 
@@ -81,6 +84,26 @@ class Normalizer:
             offset[chosen], scale[chosen] = fitted.offset[chosen], fitted.scale[chosen]
         return cls(offset, scale)
 
+    def with_floor(
+        self, low_D: np.ndarray, high_D: np.ndarray, kinds: Sequence[str], sizes: Sequence[int]
+    ) -> Normalizer:
+        """The same, but dimensions that hardly move are not blown up: they get the largest scale of their observation.
+
+        low_D, high_D: range of the values it was fitted to. sizes: dimensions of each observation, in order. Kinds
+        `identity` stay as they are.
+        """
+        concerned = hardly_move(low_D, high_D, sizes) & (np.array(kinds) != "identity")
+        if not concerned.any():
+            return self
+        scale, end = self.scale.copy(), 0
+        for size in sizes:
+            part = slice(end, end + size)
+            usual = ~concerned[part] & (high_D[part] - low_D[part] > 2 * CONSTANT)
+            top = self.scale[part][usual].max(initial=0)
+            scale[part][concerned[part]] = top or 1.0
+            end += size
+        return Normalizer(self.offset, scale)
+
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Physical -> normalised, float32 (..., D)."""
         return (x - self.offset) / self.scale
@@ -88,3 +111,23 @@ class Normalizer:
     def invert(self, x: np.ndarray) -> np.ndarray:
         """Normalised -> physical, float32 (..., D)."""
         return x * self.scale + self.offset
+
+
+def hardly_move(low_D: np.ndarray, high_D: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """bool (D,): dimensions that move so little in the data that scaling would only amplify noise.
+
+    They vary less than `HARDLY` times as much as another dimension of their observation and are small, or small
+    compared with their own values; or both of the latter. Constant ones are not among them. low_D, high_D: lowest and
+    highest values. sizes: dimensions of each observation, in order.
+    """
+    half_D = (np.asarray(high_D, np.float64) - low_D) / 2
+    values_D = np.maximum(np.abs(low_D), np.abs(high_D))
+    top_D = np.concatenate([np.full(size, part.max(initial=0)) for part, size in _parts(half_D, sizes)])
+    small, fixed = half_D < SMALL, half_D < HARDLY * values_D
+    found: np.ndarray = (half_D >= CONSTANT) & (((half_D < HARDLY * top_D) & (small | fixed)) | (small & fixed))
+    return found
+
+
+def _parts(values_D: np.ndarray, sizes: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+    ends = np.cumsum(sizes)
+    return [(values_D[end - size : end], size) for end, size in zip(ends, sizes, strict=True)]

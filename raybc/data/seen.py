@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from raybc.data.findings import Finding, Severity
-from raybc.data.normalize import CONSTANT
+from raybc.data.normalize import CONSTANT, hardly_move
 from raybc.data.scan import Block
 from raybc.data.stats import Moments
 
@@ -100,6 +100,20 @@ class Seen:
             for d in np.flatnonzero(moments.std < CONSTANT):
                 value = f"{moments.mean[d]:g} at every step"
                 found.append(self.finding("warning", "constant", f"{name}[{d}]", (), "values that vary", value, advice))
+        return found
+
+    def hardly_moving(self) -> list[Finding]:
+        """Single dimensions that training does not scale by their own spread."""
+        found = []
+        advice = "if it should move, check how it was recorded; training does not blow it up, and hardly uses it"
+        for name, moments in self.moments.items():
+            if name == "actions" or moments.count < 2:
+                continue
+            for d in np.flatnonzero(hardly_move(moments.min, moments.max, [len(moments.mean)])):
+                got = f"{moments.min[d]:g} to {moments.max[d]:g}"
+                found.append(
+                    self.finding("warning", "scale", f"{name}[{d}]", (), "values that move as others do", got, advice)
+                )
         return found
 
     def lengths(self, horizon: int) -> list[Finding]:

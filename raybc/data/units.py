@@ -10,6 +10,8 @@ import numpy as np
 
 #: Standard deviations (or half ranges) from the training data beyond which a start is in other units.
 MAX_DISTANCE = 50.0
+#: The same for a single dimension, which is worth a warning.
+MAX_SCALES = 10.0
 #: Share of the action space that actions have to span in some dimension; normalised actions in pixel spaces span less.
 MIN_SPAN = 0.01
 #: Widths of the action space that recorded actions may span. People push harder than a controller follows (robosuite
@@ -27,6 +29,13 @@ def far_starts(starts_SO: np.ndarray, offset_O: np.ndarray, scale_O: np.ndarray)
         return None
     worst = int(distance_O.argmax())
     return worst, float(distance_O[worst])
+
+
+def far_dimensions(starts_SO: np.ndarray, offset_O: np.ndarray, scale_O: np.ndarray) -> list[tuple[int, float]]:
+    """(dimension, distance in units of `scale_O`) of single dimensions whose starts are all farther than `MAX_SCALES`
+    from `offset_O`: what a policy never saw, blown up by normalisation."""
+    distance_O = np.abs((starts_SO - offset_O) / scale_O).min(axis=0)
+    return [(int(d), float(distance_O[d])) for d in np.flatnonzero(distance_O > MAX_SCALES)]
 
 
 def other_spread(starts_SO: np.ndarray, recorded_SO: np.ndarray) -> tuple[int, float] | None:

@@ -55,6 +55,7 @@ def verify(
         *_notes(seen, built.notes),
         *seen.not_finite(),
         *seen.constant(),
+        *seen.hardly_moving(),
         *seen.lengths(horizon),
         *seen.done_flags(success),
         *seen.duplicates(built.splits),

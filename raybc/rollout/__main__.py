@@ -17,7 +17,7 @@ from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
 from raybc.objective import Objective, ObjectiveName, resolve
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.checks import check_camera, check_fits, version_changes
+from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
@@ -108,6 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.videos and task.no_images:
         raise UserError(f"--videos: {task.no_images}")
     cli.print_notes(task.notes)
+    cli.print_notes(far_observations(bundle, env_spec))
     changes = version_changes(bundle, env_spec)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")

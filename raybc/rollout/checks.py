@@ -10,7 +10,7 @@ import numpy as np
 
 from raybc.bundle import PolicyBundle
 from raybc.data.episodes import format_shape
-from raybc.data.units import far_starts, other_actions
+from raybc.data.units import far_dimensions, far_starts, other_actions
 from raybc.types import UserError
 
 if TYPE_CHECKING:
@@ -68,6 +68,23 @@ def check_statistics(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> Non
             f"{offset[other]:g} -+ {scale[other]:g} in the training data, the environment takes {low[other]:g} to "
             f"{high[other]:g}; was the data in other units, or normalised twice?"
         )
+
+
+def far_observations(bundle: PolicyBundle, env_spec: EnvSpec) -> list[str]:
+    """Notes about single dimensions whose starts are far from all that the policy was trained on."""
+    if not bundle.obs_sizes:
+        return []
+    starts = np.concatenate([env_spec.starts[key] for key in bundle.obs_sizes], axis=1)
+    normalizer = bundle.obs_normalizer
+    notes = []
+    for place, distance in far_dimensions(starts, normalizer.offset, normalizer.scale):
+        key, d = _name_of(bundle.obs_sizes, place)
+        notes.append(
+            f"{key}[{d}] is {starts[0, place]:g} at a start, {distance:.0f} scales from the "
+            f"{normalizer.offset[place]:g} of the training data, where it hardly moved: the policy never saw this, and "
+            "normalisation blows it up"
+        )
+    return notes
 
 
 def _name_of(sizes: dict[str, int], place: int) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from raybc.cluster.capacity import allocate_sweep, machines, total
 from raybc.cluster.nodes import check_shared
 from raybc.cluster.session import ray_session
 from raybc.data.episodes import EpisodeStore, check_matches_task
+from raybc.data.gains import far_starts_of, refuse_other_units
 from raybc.data.notes import write_data_notes
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.base import Task
@@ -67,7 +68,11 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         env_spec = spec_of_task(task) if task is not None else None
         dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         if demos is None or dataset.exists():
-            _check_data(config, read_data(config.train, dataset), env_spec, task)
+            store = read_data(config.train, dataset)
+            _check_data(config, store, env_spec, task)
+            if task is not None and env_spec is not None and config.train.dataset:
+                cli.print_notes(refuse_other_units(store, task, env_spec))
+                cli.print_notes(far_starts_of(store, env_spec, task.obs_keys))
         write_json(folder.config, config.to_dict())
         write_json(folder.versions, versions(env_spec.identity if env_spec is not None else {}))
         ledger = Ledger(folder.ledger)

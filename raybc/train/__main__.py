@@ -15,6 +15,7 @@ from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.config.command import parse_run
 from raybc.data.episodes import check_matches_task
+from raybc.data.gains import far_starts_of, refuse_other_units
 from raybc.data.names import obtain
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
@@ -196,6 +197,9 @@ def _with_simulators(request: _Request) -> None:
     if not needs_demos:
         store = read_data(config, dataset)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
+        if config.dataset:
+            cli.print_notes(refuse_other_units(store, task, probe))
+            cli.print_notes(far_starts_of(store, probe, task.obs_keys))
     with contextlib.ExitStack() as stack:
         cpus = stack.enter_context(ray_session(args.address, dashboard=args.ray_dashboard))
         training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))

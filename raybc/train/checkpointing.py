@@ -48,6 +48,8 @@ class State:
     """One per member."""
     validation_loss: list[float] | None
     """The latest validation loss of each member; None without a validation split."""
+    scale_floor: bool = False
+    """Whether it was trained with `Normalizer.with_floor`, as every state of this release; earlier ones were not."""
     format: int = FORMAT
     """Version of the file that the state was read from."""
 
@@ -60,7 +62,11 @@ def is_shared(name: str) -> bool:
 def save(path: Path, state: State) -> None:
     """Write a state to `path` atomically."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors.items()}
-    rest = {"monitors": [asdict(m) for m in state.monitors], "validation_loss": state.validation_loss}
+    rest = {
+        "monitors": [asdict(m) for m in state.monitors],
+        "validation_loss": state.validation_loss,
+        "scale_floor": state.scale_floor,
+    }
     metadata = {
         "format": str(FORMAT), "raybc": __version__, "step": str(state.step), "runs": json.dumps(state.runs),
         "rest": json.dumps(rest),
@@ -101,7 +107,8 @@ def _state(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor
     rest = parse_json(metadata["rest"], f"{path}: rest")
     monitors = [LossMonitor(**row) for row in rest["watches" if version == 1 else "monitors"]]
     runs = parse_json(metadata["runs"], f"{path}: runs")
-    return State(int(metadata["step"]), runs, tensors, monitors, rest["validation_loss"], version)
+    floor = bool(rest.get("scale_floor", False))
+    return State(int(metadata["step"]), runs, tensors, monitors, rest["validation_loss"], floor, version)
 
 
 def migrated(state: State, names: Sequence[str], renamed: Mapping[str, str]) -> State:
@@ -157,6 +164,7 @@ def joined(states: Sequence[State], paths: Sequence[Path], runs: Sequence[Collec
         tensors,
         [monitor for s in states for monitor in s.monitors],
         [loss for part in losses for loss in part or []] or None,
+        first.scale_floor,
         first.format,
     )
 

@@ -85,8 +85,11 @@ def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
     return dataclasses.replace(config, training_steps=config.num_rounds * config.epochs_per_round * epoch)
 
 
-def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prepared:
+def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_floor: bool = True) -> Prepared:
     """Select episodes, fit statistics on the training data, and build the windows on `device`.
+
+    scale_floor: whether observations that hardly move are kept from being blown up (`Normalizer.with_floor`); False for
+    training states of releases that did not.
 
     Raises `UserError` if no training episode is left, if no episode is as long as a chunk, or if the store does not
     have the observations or does not match the sampling plan.
@@ -111,7 +114,8 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
     _, held_out = _splits(config, store)
     plan = None
     if config.dataset_replace_interval:
-        obs_normalizer = fitted(lambda some: store.observation(low_dim, some), rows, obs_kinds)
+        sizes = tuple(obs_sizes.values()) if scale_floor else ()
+        obs_normalizer = fitted(lambda some: store.observation(low_dim, some), rows, obs_kinds, sizes)
         action_normalizer = fitted(lambda some: store.actions_NA[some], rows, action_kinds)
         view = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer)
         rotation = rotation_of(view, config, episodes, device)
@@ -123,7 +127,11 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device) -> Prep
             check_training(plan, horizon, config.batch_size)
             if config.plan_subset_mode != "all":
                 rows = plan.fit_rows(config.plan_subset_mode)
-        obs_normalizer = Normalizer.fit_columns(store.observation(low_dim, rows), obs_kinds)
+        observed = store.observation(low_dim, rows)
+        obs_normalizer = Normalizer.fit_columns(observed, obs_kinds)
+        if scale_floor and low_dim:
+            ends = observed.min(axis=0), observed.max(axis=0)
+            obs_normalizer = obs_normalizer.with_floor(*ends, obs_kinds, tuple(obs_sizes.values()))
         action_normalizer = Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
         train = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer).windows(
             slice(None), store.episode_ends, episodes, config, device

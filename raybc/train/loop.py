@@ -83,6 +83,7 @@ class PackTrainer:
         self.ranks.check(self.members)
         self.data, self.device = data, device
         self.seeds = tuple(c.seed for c in self.members)
+        self._scale_floor = True
         self.prepared = prepare(config, data, device)
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
         spec = PolicySpec.of(seen.obs_sizes, seen.images, action_size, config.chunk_length, config.obs_steps)
@@ -327,7 +328,8 @@ class PackTrainer:
             tensors |= {f"ema/{k}": v for k, v in zip(self.ema.names, self.ema.values, strict=True)}
         tensors = {k: v if is_shared(k) else gather_full(v)[members] for k, v in tensors.items()}
         losses = None if self.validation_loss is None else self.validation_loss[members]
-        return State(self.step, self._run_ids()[members], tensors, self.monitors[members], losses)
+        runs = self._run_ids()[members]
+        return State(self.step, runs, tensors, self.monitors[members], losses, self._scale_floor)
 
     def save_state(self, path: Path, members: slice = slice(None)) -> None:
         """Write `state` to a safetensors file, atomically."""
@@ -347,6 +349,10 @@ class PackTrainer:
         known = [ids | set(more) for ids, more in zip(known, saved_as or [()] * len(known), strict=True)]
         saved = checkpointing.joined([checkpointing.load(path) for path in paths], paths, known)
         saved = checkpointing.migrated(saved, list(self.learner.parameters()), self.config.policy.renamed_weights)
+
+        if saved.scale_floor != self._scale_floor:
+            self._scale_floor = saved.scale_floor
+            self.prepared = prepare(self.config, self.data, self.device, saved.scale_floor)
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}

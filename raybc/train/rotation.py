@@ -151,10 +151,12 @@ def held_out_windows(
     return view.windows(rows, ends, every, config, device).of_episodes(every, ends, max_windows)
 
 
-def fitted(take: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, kinds: Sequence[str]) -> Normalizer:
+def fitted(
+    take: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, kinds: Sequence[str], sizes: Sequence[int] = ()
+) -> Normalizer:
     """`Normalizer.fit_columns` on `take(rows)`, float32 (N, D), in blocks, because all rows may not fit in memory.
 
-    kinds: the statistics of each of the D columns.
+    kinds: the statistics of each of the D columns. sizes: of observations, for `Normalizer.with_floor` ((): none).
     """
 
     from raybc.data.stats import summary_of  # readers of all formats, which most trainings do without
@@ -162,7 +164,9 @@ def fitted(take: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, kinds: Se
     def blocks() -> Iterator[np.ndarray]:
         return (take(rows[first : first + ROWS_PER_BLOCK]) for first in range(0, len(rows), ROWS_PER_BLOCK))
 
-    return Normalizer.from_summary(summary_of(blocks), kinds)
+    summary = summary_of(blocks)
+    found = Normalizer.from_summary(summary, kinds)
+    return found.with_floor(summary.min, summary.max, kinds, sizes) if sizes else found
 
 
 def rows_of(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
