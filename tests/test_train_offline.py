@@ -278,6 +278,20 @@ def test_what_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_model_card_says_what_was_not_measured(trained: Path, tmp_path: Path) -> None:
+    from raybc.export.__main__ import main as export
+
+    run = next((trained / "run").glob("sd000*"))
+    flags = [str(run), "--checkpoint=best", "--push_to_hub=me/robot", "--dry_run", str(tmp_path / "card")]
+    assert run_main(lambda: export(flags)) == 0
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "A policy for `robot.hdf5`" in text
+    assert "No success rate was measured: there is no environment." in text
+    best = min(float(r["valid/error"]) for r in rows(TrainingFolder(run).offline_csv))
+    assert f"Held-out error {best:.3g} on 3 episodes (95 % interval" in text
+    assert "model-index" not in text, "no rate to quote"
+
+
 def test_commands_that_need_a_simulator_say_so(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from raybc.rollout.__main__ import main as rollout
 

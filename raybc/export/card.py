@@ -149,6 +149,9 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
 def _of_training(run: TrainingFolder, step: int) -> Evidence:
     versions = _versions(run.versions)
     rows = []
+    if run.offline_csv.is_file():
+        with run.offline_csv.open(newline="") as handle:
+            return _offline([r for r in csv.DictReader(handle) if r["step"] == str(step)], versions)
     if run.eval_csv.is_file():
         with run.eval_csv.open(newline="") as handle:
             rows = [r for r in csv.DictReader(handle) if r["step"] == str(step)]
@@ -170,13 +173,28 @@ def _of_training(run: TrainingFolder, step: int) -> Evidence:
     return Evidence(text, versions=versions)
 
 
+def _offline(rows: Sequence[Mapping[str, str]], versions: Mapping[str, Any]) -> Evidence:
+    """Of a run without a simulator. rows: of offline.csv at the step of the policy."""
+    text = "No success rate was measured: there is no environment.\n"
+    if not rows:
+        return Evidence(text, versions=versions)
+    row, objective = rows[0], OBJECTIVES["valid_error"]
+    interval = (float(row["low"]), float(row["high"])) if row["low"] and row["high"] else None
+    text += (
+        f"\nHeld-out error {objective.show(float(row['valid/error']))} on {row['episodes']} episodes (95 % interval "
+        f"{objective.show_range(interval)}): root mean squared error of the actions, each dimension divided by its "
+        "standard deviation (1: no better than the mean action). The checkpoint may have been chosen by this number.\n"
+    )
+    return Evidence(text, versions=versions)
+
+
 def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence) -> str:
     """The contents of README.md for the repository `name` (OWNER/NAME)."""
     config, described = bundle.config, policy_metadata(bundle, setting)
     parts = [
-        f"---\n{yaml.safe_dump(_front(name, config.env_name, evidence), sort_keys=False)}---\n",
+        f"---\n{yaml.safe_dump(_front(name, _subject(config), config.policy.kind, evidence), sort_keys=False)}---\n",
         f"# {name.partition('/')[2]}\n",
-        f"A policy for `{config.env_name}`, trained by behaviour cloning (flow matching, chunks of "
+        f"A policy for `{_subject(config)}`, trained by behaviour cloning ({config.policy.kind}, chunks of "
         f"{bundle.spec.horizon} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
         f"## {_heading(evidence)}\n\n{evidence.text}",
         "## Use\n",
@@ -201,23 +219,29 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
     return "\n".join(parts)
 
 
+def _subject(config: RunConfig) -> str:
+    """What the policy is for: its environment, or without one its data."""
+    return config.env_name if config.has_environment else Path(config.dataset).name
+
+
 def _heading(evidence: Evidence) -> str:
     label = evidence.objective.label
     return label[:1].upper() + label[1:]
 
 
-def _front(name: str, env_name: str, evidence: Evidence) -> dict[str, Any]:
+def _front(name: str, env_name: str, kind: str, evidence: Evidence) -> dict[str, Any]:
+    """The card's metadata. env_name: the environment or the data. kind: of the policy."""
     front: dict[str, Any] = {
         "library_name": "raybc",
         "pipeline_tag": "robotics",
-        "tags": ["robotics", "behavior-cloning", "flow-matching", env_name],
+        "tags": ["robotics", "behavior-cloning", *(["flow-matching"] if kind.startswith("flow") else []), env_name],
     }
     if evidence.rate is not None:
         task = {"type": "robotics", "name": env_name}
         objective = evidence.objective
-        kind, what = ("success_rate", "success rate") if objective.is_rate else (objective.name, objective.label)
+        metric_kind, what = ("success_rate", "success rate") if objective.is_rate else (objective.name, objective.label)
         where = " on final starts" if objective.from_episodes else ""
-        metric = {"type": kind, "name": f"{what}{where}", "value": evidence.rate}
+        metric = {"type": metric_kind, "name": f"{what}{where}", "value": evidence.rate}
         result = {"task": task, "dataset": {"type": env_name, "name": env_name}, "metrics": [metric]}
         front["model-index"] = [{"name": name.partition("/")[2], "results": [result]}]
     return front
