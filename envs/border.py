@@ -29,8 +29,8 @@ FINAL_INFO = "final_info"
 #: Type codes of numpy's bools, integers and floating-point numbers.
 _NUMBERS = frozenset(np.typecodes["AllInteger"] + np.typecodes["Float"] + "?")
 API = "raybc needs gymnasium's API (reset(seed, options) -> obs, info; step -> 5 values)"
-#: Sums of rewards beyond this are refused: means of them would overflow.
-LARGEST_RETURN = 1e200
+#: Sums of rewards beyond this are refused: squares of them would overflow.
+LARGEST_RETURN = 1e100
 
 
 class BadEnvironment(RuntimeError):
@@ -92,14 +92,15 @@ def final_info(info: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def of_reset(result: Any) -> tuple[Any, Mapping[str, Any]]:
     """Observation and info of a reset, or `BadEnvironment`."""
-    if type(result) is tuple and len(result) == 2 and isinstance(result[1], Mapping):
-        return result
+    if isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], Mapping):
+        return result[0], result[1]
     raise BadEnvironment(f"reset returned {_shape_of(result)}; {API}")
 
 
 def of_step(result: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
     """Observation, reward, terminated, truncated and info of a step, or `BadEnvironment`."""
-    if type(result) is not tuple or len(result) != 5 or not (type(result[4]) is dict or isinstance(result[4], Mapping)):
+    usual = type(result) is tuple and len(result) == 5 and type(result[4]) is dict  # cheaper than isinstance
+    if not (usual or (isinstance(result, tuple | list) and len(result) == 5 and isinstance(result[4], Mapping))):
         raise BadEnvironment(f"step returned {_shape_of(result)}; {API}")
     obs, reward, terminated, truncated, info = result
     if type(terminated) is not bool:
@@ -191,7 +192,10 @@ def _is_library(filename: str) -> bool:
 
 
 def _shape_of(result: Any) -> str:
-    return f"{len(result)} values" if isinstance(result, tuple) else f"one value ({type(result).__name__})"
+    if not isinstance(result, tuple | list):
+        return f"one value ({type(result).__name__})"
+    last = result[-1] if result else None
+    return f"{len(result)} values, the last a {type(last).__name__}"
 
 
 def _short(value: Any) -> str:

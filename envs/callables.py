@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import gymnasium
@@ -30,15 +31,17 @@ def from_callable(name: str, fn: Callable[..., Any]) -> Task:
     """
     if name in _tasks and _tasks[name][0] is fn:
         return _tasks[name][1]
-    max_steps, key = getattr(fn, "max_steps", None), getattr(fn, "success_key", None)
-    if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1):
+    max_steps: Any = getattr(fn, "max_steps", None)
+    key = getattr(fn, "success_key", None)
+    if max_steps is not None and (isinstance(max_steps, bool) or not isinstance(max_steps, Integral) or max_steps < 1):
         raise UserError(f"{name}: max_steps of the function: expected a whole number of at least 1, got {max_steps!r}")
     if key is not None and not isinstance(key, str):
         raise UserError(f"{name}: success_key of the function: expected the name of a value in info, got {key!r}")
     declared = getattr(fn, "has_success", None)
     if declared is not None and not isinstance(declared, bool):
         raise UserError(f"{name}: has_success of the function: expected True or False, got {declared!r}")
-    made = task_of(name, name.split(":")[0], functools.partial(_callable_env, name, fn), max_steps, declared)
+    steps = None if max_steps is None else int(max_steps)
+    made = task_of(name, name.split(":")[0], functools.partial(_callable_env, name, fn), steps, declared)
     if not _takes_render_mode(fn):
         made = dataclasses.replace(made, no_images=f"{name} takes no argument render_mode, so it cannot be filmed")
     _tasks[name] = fn, made

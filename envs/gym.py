@@ -278,12 +278,13 @@ def _spec(name: str) -> EnvSpec:
     for candidate in ([module] if module else []) + ([env_id.split("/")[0]] if "/" in env_id else []) + [*REGISTERING]:
         if bare_id in gymnasium.registry:
             break
-        try:
-            with contextlib.redirect_stderr(io.StringIO()):
-                importlib.import_module(candidate)
-        except ModuleNotFoundError as error:
-            if error.name not in (candidate, candidate.split(".")[0]):
-                raise
+        with border.calling(name, f"importing {candidate}", "it registers the environment"):
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    importlib.import_module(candidate)
+            except ModuleNotFoundError as error:
+                if error.name not in (candidate, candidate.split(".")[0]):
+                    raise
     if bare_id not in gymnasium.registry:
         known = [PREFIX + known_id for known_id in gymnasium.registry]
         raise UserError(

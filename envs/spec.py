@@ -87,5 +87,9 @@ def spec_of_task(task: Task) -> EnvSpec:
     """Build the task's simulator once, look at it and close it."""
     with calling(task.name, "making a simulator", "the task's `make` is called with None"):
         env = task.make(None)
-    with contextlib.closing(env):
-        return spec_of_env(env, task.name)
+    try:
+        with calling(task.name, "looking at the simulator", "raybc.testing.check_task says what it needs"):
+            return spec_of_env(env, task.name)
+    finally:
+        with contextlib.suppress(Exception):  # of a user's code, after what it was made for
+            env.close()

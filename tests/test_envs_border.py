@@ -330,7 +330,7 @@ class Failing(Line):
             r"reset\(seed=0\) failed: TypeError: .*'seed'; raybc needs gymnasium's API \(reset\(seed, options\)",
         ),
         (OldResult, r"reset\(seed=0\) failed: reset returned one value \(dict\); raybc needs gymnasium's API"),
-        (OldStep, "step 1 failed: step returned 4 values; raybc needs gymnasium's API"),
+        (OldStep, "step 1 failed: step returned 4 values, the last a dict; raybc needs gymnasium's API"),
         (Refusing, r"reset\(seed=0\) failed: ValueError: this simulator cannot be seeded \(test_envs_border.py, line"),
         (Failing, r"failed: ZeroDivisionError: no robot \(test_envs_border.py, line \d+\); raybc calls it without"),
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from raybc.objective import SUCCESS
 from raybc.report import tables
@@ -15,6 +17,7 @@ from raybc.run_folder import SweepFolder, TrainingFolder
 from raybc.sweep.final import write_winner
 from raybc.sweep.health import measured_again, why_to_end
 from raybc.sweep.ledger import SweepState
+from raybc.sweep.live import LiveTable
 from raybc.types import SampleSetting
 
 FIRST = {"index": 0, "message": "RuntimeError: lost contact (at step 3)", "traceback": "Traceback ..."}
@@ -89,7 +92,7 @@ def test_a_checkpoint_is_not_the_best_for_two_of_twenty(tmp_path: Path) -> None:
 
 def sweep_folder(tmp_path: Path, state: SweepState) -> SweepFolder:
     folder = SweepFolder(tmp_path)
-    folder.config.write_text(json.dumps({"name": "crash"}))
+    folder.config.write_text(json.dumps({"name": "crash", "train": {"env_name": "mine:crash"}}))
     lines = ["trial,status,score,step,evaluations,origin,reason,errors,train_seconds,rollout_seconds,params.lr"]
     results = []
     for trial in state.trials.values():
@@ -159,3 +162,41 @@ def test_a_resumed_sweep_measures_lost_trials_again() -> None:
     assert state.trials[0].evaluations == []
     assert state.trials[0].params == {"lr": 1e-3}
     assert measured_again(state) == []
+
+
+# What people read
+
+
+def test_the_console_shows_the_first_error_once(capsys: pytest.CaptureFixture[str]) -> None:
+    state = state_of(start(0), start(1))
+    out = io.StringIO()
+    live = LiveTable(Console(file=out, width=200), state, trials=2, evaluations=1)
+    for trial in (0, 1):
+        state.apply(measured(trial, {**row(trial, 3, 6, 6), "truncated": 2})[1])
+        live.refresh()
+    text = out.getvalue()
+    assert text.count("first error, at start 0: RuntimeError: lost contact (at step 3)") == 1
+    assert text.count("Traceback ...") == 1
+    assert text.count("2 of 6 episodes were truncated by the simulator before the step limit") == 1
+    assert text.count("6 of 12 episodes ended in errors; 25.0-75.0 % if errors count as failures or as successes") == 2
+    table = Console(file=io.StringIO(), width=120, record=True)
+    table.print(live._render())
+    assert "errors" in table.export_text().splitlines()[0]
+
+
+def test_tables_and_pages_have_errors_and_messages(tmp_path: Path) -> None:
+    from raybc.report.html import write_report
+    from raybc.sweep.load import sweep_from_mapping
+    from raybc.sweep.views import write_tables
+
+    state = state_of(*measured(0, row(0, 3, 6, 6, flow_steps=1)))
+    folder = sweep_folder(tmp_path, state)
+    config = sweep_from_mapping({"name": "crash", "space": {"lr": {"low": 1e-4, "high": 1e-2}}}, "crash")
+    write_tables(folder, config, state)
+    assert folder.trials_csv.read_text().splitlines()[1].split(",")[7] == "6"
+    first = json.loads(folder.episodes.read_text().splitlines()[0])
+    assert (first["message"], first["traceback"]) == (FIRST["message"], FIRST["traceback"])
+    assert "message" not in json.loads(folder.episodes.read_text().splitlines()[-1])
+    assert "messages" not in json.loads(folder.results.read_text().splitlines()[0])
+    page = write_report(tmp_path).read_text()
+    assert "The first, at start 0: RuntimeError: lost contact (at step 3)" in page

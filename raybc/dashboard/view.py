@@ -147,6 +147,7 @@ class RunView:
             "counts": dict(Counter(t.status for t in self.state.trials.values())),
             "totals": totals,
             "kinds": dict(kinds),
+            "first_error": next((t["first_error"] for t in trials if t["first_error"]), ""),
             "reasons": Counter(t.reason for t in self.state.trials.values() if t.status == "failed").most_common(20),
             "workers": progress.get("workers", timing.get("workers")),
             "pool": progress.get("rollouts", timing.get("rollouts", {})),
@@ -240,6 +241,7 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, objec
         "final": _final(final, objective) if final else None,
         **totals(rows, "episodes", "successes", "timeouts", "failures", "errors"),
         "kinds": dict(kinds),
+        "first_error": next((row["first_error"]["message"] for row in rows if "first_error" in row), ""),
         "train": round(sum(e.timing.get("train_seconds", 0.0) for e in trial.evaluations), 1),
         "rollout": round(sum(_length(e.timing.get("rollout")) for e in trial.evaluations), 1),
         "videos": videos,
@@ -281,6 +283,7 @@ def _final(rows: Sequence[ResultRow], objective: Objective) -> Mapping[str, Any]
         "rate": _short(score.value),
         "interval": score.interval and [_short(end) for end in score.interval],
         "episodes": score.episodes,
+        "errors": score.errors_text,
         "seeds": seed_interval(seeds, bounds=(0.0, 1.0) if objective.is_rate else None),
     }
 

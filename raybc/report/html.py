@@ -76,7 +76,13 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
     notes = []
     if sum(errors.values()):
         parts = " and ".join(f"{count} on {phase} starts" for phase, count in errors.items() if count)
-        notes.append(f"Simulator errors: {parts}. They are counted apart and are in no mean.")
+        first = next((row["first_error"] for row in run.results if "first_error" in row), None)
+        message = f" The first, at start {first['index']}: {first['message']}" if first else ""
+        notes.append(f"Simulator errors: {parts}. They are counted apart and are in no mean.{message}")
+    if truncated := sum(row.get("truncated", 0) for row in run.results):
+        notes.append(f"The simulator truncated {truncated} episodes before the step limit.")
+    if solved := sum(row.get("solved_at_reset", 0) for row in run.results):
+        notes.append(f"{solved} of the successes are on starts that were solved before the first step.")
     winner = next((row for row in rows if row.is_winner), None)
     asked = (run.config.get("final") or {}).get("episodes")
     if not run.objective.from_episodes:

@@ -32,23 +32,23 @@ def notices(counts: EpisodeCounts, has_success: bool = True) -> list[str]:
 
 
 class Notices:
-    """What the evaluations of a training run say beside their rates: the first error with its traceback, and each kind
-    of note, once. say: prints a line."""
+    """What the evaluations of a training run or of a sweep say beside their rates: the first error with its traceback,
+    and each kind of note, once. say: prints a line."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._noted: set[str] = set()
         self._unusable: dict[str, str] = {}
 
-    def first_error(self, counts: EpisodeCounts) -> None:
+    def first_error(self, counts: EpisodeCounts, member: str = "") -> None:
         """Print the first error of the run, once."""
         if "first_error" in counts and "error" not in self._noted:
             self._noted.add("error")
-            self._say(first_error_text(counts["first_error"]))
+            self._say(member + first_error_text(counts["first_error"]))
 
     def evaluated(self, member: str, counts: EpisodeCounts, score: Score) -> None:
         """Note an evaluation. member: names who was measured; empty for the only one."""
-        self.first_error(counts)
+        self.first_error(counts, member)
         for text in notices(counts, score.objective.has_success):
             kind = "truncated" if "truncated" in text else "solved"
             if kind not in self._noted:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raybc.objective import score_of
-from raybc.rollout.notices import first_error_text
+from raybc.rollout.notices import Notices
 from raybc.rollout.results import best_setting
 from raybc.rows import rows_at
 from raybc.sweep.ledger import SweepState, TrialState
@@ -28,7 +28,8 @@ class LiveTable:
         self._console, self._state, self._trials, self._evaluations = console, state, trials, evaluations
         self._started = time.monotonic()
         self._seen: dict[int, tuple[str, int]] = {n: _mark(t) for n, t in state.trials.items()}
-        self._told = False
+        self._looked_at = {n: len(t.evaluations) for n, t in state.trials.items()}
+        self._notices = Notices(lambda text: console.print(text, style="yellow"))
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=False)
 
     def __enter__(self) -> LiveTable:
@@ -41,7 +42,7 @@ class LiveTable:
             self._live.stop()
 
     def refresh(self) -> None:
-        self._show_first_error()
+        self._show_notes()
         if self._console.is_terminal:
             return  # the live table refreshes itself
         for number, trial in self._state.trials.items():
@@ -49,17 +50,13 @@ class LiveTable:
                 self._seen[number] = _mark(trial)
                 self._console.print(self._line(trial))
 
-    def _show_first_error(self) -> None:
-        """Print the first error of the sweep with its traceback, once."""
-        if self._told:
-            return
+    def _show_notes(self) -> None:
+        """Print the first error of the sweep with its traceback, and each kind of note about episodes, once."""
         for trial in self._state.trials.values():
-            rows = [row for evaluation in trial.evaluations for row in evaluation.rows]
-            first = next((row["first_error"] for row in rows if "first_error" in row), None)
-            if first is not None:
-                self._told = True
-                self._console.print(f"trial {trial.number}: {first_error_text(first)}", style="yellow")
-                return
+            new = trial.evaluations[self._looked_at.get(trial.number, 0) :]
+            self._looked_at[trial.number] = len(trial.evaluations)
+            for row in [row for evaluation in new for row in evaluation.rows]:
+                self._notices.evaluated(f"trial {trial.number}: ", row, score_of([row], self._state.objective))
 
     def _line(self, trial: TrialState) -> str:
         params = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())

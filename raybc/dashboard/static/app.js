@@ -188,7 +188,11 @@ function tiles() {
   const recent = run.rate.rate?.slice(-3) ?? [];
   $("tiles").replaceChildren(
     tile(
-      objective.episodes === false ? "Best on held-out data" : measured ? "Winner on final starts" : "Best on search starts",
+      objective.episodes === false
+        ? "Best on held-out data"
+        : measured
+          ? `${run.winner === null ? "Leader" : "Winner"} on final starts`
+          : "Best on search starts",
       best ? score(measured ? measured.rate : best.score) : "-",
       best ? interval(best) : "no measurement yet",
       objective.episodes === false
@@ -196,6 +200,7 @@ function tiles() {
         : best && !measured
           ? "; chosen on these starts, so optimistic"
           : "",
+      measured?.errors ? `; ${measured.errors}` : "",
     ),
     tile(
       "Trials finished",
@@ -266,6 +271,7 @@ function errors() {
           kinds.map(([kind, n]) => [kind, count(n)]),
         )
       : h("p", { class: "soft" }, "None."),
+    run.first_error ? h("p", { class: "soft small" }, `The first: ${run.first_error}`) : "",
     run.pool.retries
       ? h(
           "p",
