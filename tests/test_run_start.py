@@ -11,7 +11,9 @@ import h5py
 import numpy as np
 import pytest
 
+import raybc
 from raybc import cli
+from raybc.config.command import parse_run
 from raybc.demos.__main__ import main as demos
 from raybc.files import expanded, remove, replacing, write_json
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
@@ -242,6 +244,7 @@ def test_demonstrations_of_others_are_kept(tmp_path: Path, capsys: pytest.Captur
 
 def test_home_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raybc.rollout.__main__ import Args
+    from raybc.train.__main__ import Args as TrainArgs
 
     monkeypatch.setenv("HOME", str(tmp_path))
     args = cli.parse(Args, ["~/run", "--out=~/x"], "raybc.rollout", "")
@@ -249,3 +252,8 @@ def test_home_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--out: ~nobody_at_all/x: there is no home folder"):
         cli.parse(Args, ["run", "--out=~nobody_at_all/x"], "raybc.rollout", "")
     assert expanded("a/~") == Path("a/~")
+    (tmp_path / "run.yaml").write_text("lr: 0.5")
+    config, _ = parse_run(TrainArgs, ["--config=~/run.yaml"], "raybc.train", "")
+    assert config.lr == 0.5
+    pointmass_bundle().save(tmp_path / "bundle")
+    assert raybc.load("~/bundle").bundle.step == pointmass_bundle().step

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from raybc import cli
@@ -17,6 +16,7 @@ from raybc.config.policy import find_kind, kind_of
 from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
+from raybc.files import expanded
 from raybc.strict import read_yaml
 from raybc.types import UserError
 
@@ -118,9 +118,9 @@ def _read_file(path: str) -> dict[str, Any]:
     """The options in a YAML file: a mapping of options, or a sweep file, of which `train:` is read."""
     if not path:
         return {}
-    if not Path(path).exists():
+    if not expanded(path, "--config").exists():
         raise UserError(f"--config {path}: expected a YAML file with options of a run, found none")
-    values = read_yaml(Path(path), "a YAML file with options of a run")
+    values = read_yaml(expanded(path, "--config"), "a YAML file with options of a run")
     if not isinstance(values, dict):
         raise UserError(f"--config {path}: expected keys and values, got {type(values).__name__}")
     if isinstance(values.get("train"), dict):

@@ -10,6 +10,7 @@ channels), in the physical units of the training data.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Mapping
 from os import PathLike
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from raybc.bundle import PolicyBundle
+from raybc.files import expanded
 from raybc.inference.agent import Agent, stack_rows
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
 from raybc.inference.session import Session
@@ -34,7 +36,7 @@ def load(
     device: str = "cpu",
 ) -> Policy:
     """See `raybc.load`. changes: fields of the sample setting to replace."""
-    bundle, setting = load_bundle(Path(path), checkpoint, changes)
+    bundle, setting = load_bundle(expanded(os.fspath(path)), checkpoint, changes)
     return Policy(Agent(bundle, device), setting, action_range)
 
 
