@@ -19,6 +19,7 @@ from raybc.files import expanded, remove, replacing, write_json
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
 from raybc.run_start import Run, check_folder, check_replaceable, starting
 from raybc.types import SampleSetting, UserError
+from tests.helpers import pointmass_bundle
 
 
 def training(path: Path) -> TrainingFolder:
