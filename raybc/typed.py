@@ -11,11 +11,12 @@ from typing import Any, NotRequired
 from raybc.types import UserError
 
 
-def check_typed(value: Any, hint: Any, where: str) -> None:
+def check_typed(value: Any, hint: Any, where: str, partial: tuple[type, ...] = ()) -> None:
     """Raise `UserError`, beginning with `where`, unless a JSON value has the type `hint`.
 
     hint: a `TypedDict`, whose keys must be there unless they are `NotRequired` (others may be there, too), or a type of
-    its values. Whole numbers are floats, truth values are no numbers, and numbers are finite.
+    its values. partial: `TypedDict`s of which any key may be missing. Whole numbers are floats, truth values are no
+    numbers, and numbers are finite.
     """
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -25,23 +26,23 @@ def check_typed(value: Any, hint: Any, where: str) -> None:
             raise UserError(f"{where}: expected a mapping, got {_short(value)}")
         for name, (field, required) in _fields(hint).items():
             if name in value:
-                check_typed(value[name], field, f"{where}: {name}")
-            elif required:
+                check_typed(value[name], field, f"{where}: {name}", partial)
+            elif required and hint not in partial:
                 raise UserError(f"{where}: expected the key {name!r}, got {', '.join(map(str, value)) or 'none'}")
     elif origin is typing.Literal:
         if value not in inner:
             raise UserError(f"{where}: expected one of {', '.join(map(str, inner))}, got {_short(value)}")
     elif origin in (typing.Union, types.UnionType):
         if not any(_fits(value, each) for each in inner):
-            check_typed(value, inner[0], where)
+            check_typed(value, inner[0], where, partial)
     elif origin is list:
         _check_plain(value, list, where)
         for i, each in enumerate(value):
-            check_typed(each, inner[0], f"{where}[{i}]")
+            check_typed(each, inner[0], f"{where}[{i}]", partial)
     elif origin is dict:
         _check_plain(value, dict, where)
         for key, each in value.items():
-            check_typed(each, inner[1], f"{where}: {key}")
+            check_typed(each, inner[1], f"{where}: {key}", partial)
     else:
         _check_plain(value, hint, where)
 

@@ -34,6 +34,7 @@ from raybc.rows import (
     FailedEvent,
     FinalEvent,
     LedgerEvent,
+    SettingFields,
     StageEvent,
     StartEvent,
     Timing,
@@ -83,6 +84,16 @@ def _whole_lines(path: Path) -> list[bytes]:
 _EVENTS: dict[str, type] = {
     "stage": StageEvent, "start": StartEvent, "evaluation": EvaluationEvent, "failed": FailedEvent, "final": FinalEvent,
 }  # fmt: skip
+
+
+class _Ranked(SettingFields):
+    """What ranking needs of a row."""
+
+    episodes: int
+    successes: int
+    mean_steps_success: float | None
+
+
 _REMEDY = "restore the file or start over with --overwrite"
 
 
@@ -102,7 +113,9 @@ def read_events(path: Path) -> list[LedgerEvent]:
         if kind not in _EVENTS:
             raise UserError(f"{where}: unknown event {kind!r:.60}; it was written by a newer version of raybc")
         try:
-            check_typed(event, _EVENTS[kind], where)
+            check_typed(event, _EVENTS[kind], where, (EvaluationRow, Timing))
+            for row in event.get("rows", ()):
+                check_typed(row, _Ranked, f"{where}: rows")
         except UserError as error:
             raise UserError(f"{error}; {_REMEDY}") from None
         trial = event.get("trial")

@@ -126,7 +126,22 @@ def hdf5_members(group: Any, where: str, prefix: str = "") -> Iterator[tuple[str
         elif isinstance(found, h5py.Dataset) and found.dtype.kind not in "fiub":
             yield prefix + key, found
         else:
-            yield prefix + key, hdf5_array(group, key, where)
+            array = hdf5_array(group, key, where)
+            check_memory(math.prod(array.shape) * array.dtype.itemsize, f"{where}: {prefix}{key}")
+            yield prefix + key, array
+
+
+def check_sizes(group: Any, where: str) -> None:
+    """Raise `UserError`, beginning with `where`, for an array in a group, or below it, that declares more than it
+    holds or than there is memory."""
+
+    def visit(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset) and found.shape is not None:
+            declared = math.prod(found.shape) * found.dtype.itemsize
+            check_fits(declared, found.id.get_storage_size(), f"{where}: {name}")
+            check_memory(declared, f"{where}: {name}")
+
+    group.visititems(visit)
 
 
 def hdf5_names(path: Path) -> set[str]:
