@@ -6,6 +6,7 @@ or hang without harm, and lists what was raised besides `UserError`.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
 import multiprocessing
@@ -244,10 +245,14 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         _ran.append(f"{event} {args!r:.100}")
 
 
+class Endless(BaseException):
+    """No `Exception`: readers turn those into messages."""
+
+
 @contextmanager
 def _alarm(seconds: int) -> Iterator[None]:
     def ring(*_: object) -> None:
-        raise TimeoutError(f"no end after {seconds} s")
+        raise Endless(f"no end after {seconds} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
@@ -332,6 +337,7 @@ def run(kind: Kind, folder: Path, first: int, count: int) -> list[Fault]:
 
 def _guarded(kind: Kind, folder: Path, first: int, count: int, send: Any) -> None:
     code = 1
+    faulthandler.disable()  # a crash is a result here
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries print about damage
         _copies(kind, folder, first, count, send.send)
