@@ -11,6 +11,11 @@ race: *together* (all arms advance block by block and race each other) and *in t
 random order and race all earlier ones, as in a sweep). In the scenario "search" arms are proposed in turn near those
 that did well on the same starts, as a sampler does; the guarantee does not cover this, so it is measured.
 
+Scores other than success race where their range is known (the scenarios "scores": x = 1 / (1 + exp(-m_a - 1.5 z)) with
+the same z as above, so that arms have means of .2 to .9). Where the range is unknown, as for returns of D4RL's
+locomotion, there is no racing and nothing to measure: no test of a mean keeps its level without it (see
+`raybc/rollout/race.py`).
+
 Printed per row: the share of sweeps in which the best arm (arm 0 of equal ones) was dropped, with its Wilson interval;
 episodes saved against measuring all arms on all starts; how often the arm with the highest measured rate is the one
 that measuring everything would have chosen, and the true rate lost by the choice with racing and without.
@@ -34,9 +39,17 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from raybc.rollout.race import BETS
+from raybc.rollout.race import BETS, log_e_values
 from raybc.statistics import wilson_interval
 
+#: Arms with scores in [0, 1] -> m_a.
+SCORES: dict[str, tuple[float, ...]] = {
+    "scores: 12 equal": (1.2,) * 12,
+    "scores: 12 from .2 to .9": tuple(float(m) for m in np.linspace(3.2, -2.0, 12)),
+    "scores: one better, 11 equal": (2.0,) + (1.2,) * 11,
+}
+#: Share of the range that the noise of a score covers.
+SPREAD = 1.5
 NEVER = np.iinfo(np.int64).max
 RHOS = (0.0, 0.5, 0.9)
 SCENARIOS: dict[str, tuple[float, ...]] = {
@@ -95,6 +108,27 @@ def crossings(x_SKN: np.ndarray, threshold: float, table: np.ndarray) -> np.ndar
                 wins_SN = np.cumsum(x_SKN[:, b] & ~x_SKN[:, a], axis=1, dtype=np.int16)
                 losses_SN = np.cumsum(x_SKN[:, a] & ~x_SKN[:, b], axis=1, dtype=np.int16)
                 hit_SN = passed[wins_SN, losses_SN]
+                out_SKK[:, a, b] = np.where(hit_SN.any(1), hit_SN.argmax(1) + 1, NEVER)
+    return out_SKK
+
+
+def draw_scores(m_SK: np.ndarray, starts: int, rho: float, rng: np.random.Generator) -> np.ndarray:
+    """Scores (S, K, N) float32 in [0, 1] of arms on shared starts."""
+    sweeps, arms = m_SK.shape
+    u_SN = rng.standard_normal((sweeps, 1, starts), dtype=np.float32)
+    v_SKN = rng.standard_normal((sweeps, arms, starts), dtype=np.float32)
+    z_SKN = math.sqrt(rho) * u_SN + math.sqrt(1 - rho) * v_SKN
+    return 1 / (1 + np.exp(-m_SK[:, :, None].astype(np.float32) - SPREAD * z_SKN))
+
+
+def score_crossings(x_SKN: np.ndarray, threshold: float) -> np.ndarray:
+    """As `crossings`, for scores."""
+    sweeps, arms, _ = x_SKN.shape
+    out_SKK = np.full((sweeps, arms, arms), NEVER)
+    for a in range(arms):
+        for b in range(arms):
+            if a != b:
+                hit_SN = log_e_values(x_SKN[:, b] - x_SKN[:, a]) >= math.log(threshold)
                 out_SKK[:, a, b] = np.where(hit_SN.any(1), hit_SN.argmax(1) + 1, NEVER)
     return out_SKK
 
@@ -160,14 +194,28 @@ def figures(p_SK: np.ndarray, x_SKN: np.ndarray, stop_SK: np.ndarray, kept_SK: n
 
 
 def simulate(
-    p_K: Sequence[float], rho: float, starts: Sequence[int], blocks: Sequence[int], sweeps: int, seed: int, alpha: float
+    p_K: Sequence[float],
+    rho: float,
+    starts: Sequence[int],
+    blocks: Sequence[int],
+    sweeps: int,
+    seed: int,
+    alpha: float,
+    scores: bool = False,
 ) -> dict[tuple[str, int, int], Figures]:
-    """Figures per (way, number of starts, size of blocks) of one scenario. All share the same outcomes."""
+    """Figures per (way, number of starts, size of blocks) of one scenario. All share the same outcomes. scores: p_K are
+    the m_a of `SCORES`."""
     rng = np.random.default_rng(seed)
     p_SK = np.tile(np.asarray(p_K), (sweeps, 1))
-    x_SKN = draw(p_SK, max(starts), rho, rng)
+    if scores:
+        x_SKN = draw_scores(p_SK, max(starts), rho, rng)
+        z = np.random.default_rng(0).standard_normal(200_000)
+        p_SK = np.tile([float(np.mean(1 / (1 + np.exp(-m - SPREAD * z)))) for m in p_K], (sweeps, 1))
+    else:
+        x_SKN = draw(p_SK, max(starts), rho, rng)
     order_SK = rng.permuted(np.tile(np.arange(len(p_K)), (sweeps, 1)), axis=1)
-    cross_SKK = crossings(x_SKN, (len(p_K) - 1) / alpha, log_e_table(max(starts)))
+    threshold = (len(p_K) - 1) / alpha
+    cross_SKK = score_crossings(x_SKN, threshold) if scores else crossings(x_SKN, threshold, log_e_table(max(starts)))
     out = {}
     for n in starts:
         for block in blocks:
@@ -248,9 +296,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heads = ["arms", "way", "starts", *(["rho", "block"] if options.full else [])]
     heads += ["best dropped, % (95 % CI)", "saved, %", "same choice, %", "rate lost racing, points", "fixed, points"]
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-    for name, p_K in SCENARIOS.items():
+    for name, p_K in (SCENARIOS | SCORES).items():
         found = {
-            rho: simulate(p_K, rho, options.starts, options.blocks, options.sweeps, options.seed, options.alpha)
+            rho: simulate(
+                p_K, rho, options.starts, options.blocks, options.sweeps, options.seed, options.alpha, name in SCORES
+            )
             for rho in RHOS
         }
         show(name, ("together", "in turn"), found, options)

@@ -137,7 +137,13 @@ class PointMassExpert(Expert):
 
 
 _pointmass = functools.partial(
-    Task, suite="pointmass", make_expert=PointMassExpert, max_steps=MAX_STEPS, fps=10.0, slots=16
+    Task,
+    reward_range=(0.0, 1.0),
+    suite="pointmass",
+    make_expert=PointMassExpert,
+    max_steps=MAX_STEPS,
+    fps=10.0,
+    slots=16,
 )
 
 POINTMASS = _pointmass(name="pointmass", make=PointMassEnv, obs_keys=("state", "goal"))

@@ -147,7 +147,7 @@ class PolicyBundle:
             )
         except KeyError as error:
             raise UserError(f"{folder / META}: expected the key {error.args[0]!r}, which is missing") from None
-        except (TypeError, AttributeError, ValueError) as error:
+        except (TypeError, AttributeError, ValueError, LookupError, ArithmeticError) as error:
             if isinstance(error, UserError) and str(folder) in str(error):
                 raise
             raise UserError(f"{folder / META}: damaged: {error}") from None

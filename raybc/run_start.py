@@ -27,7 +27,7 @@ from raybc.types import UserError
 Run = TrainingFolder | SweepFolder | EvaluationFolder
 
 #: What trackers write.
-_TRACKERS = ("wandb", "wandb_url.txt", "mlflow.json", "mlflow_url.txt")
+_TRACKERS = ("wandb", "wandb.json", "wandb_url.txt", "mlflow.json", "mlflow_url.txt")
 #: Entries that no property of the folder's class names, as patterns.
 _ALSO = {
     TrainingFolder: ("checkpoint_*", "sd*_*", *_TRACKERS),

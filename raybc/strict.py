@@ -115,6 +115,8 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
         if value is None:
             return None
         return check_type(value, typing.get_args(hint)[0], where)
+    if isinstance(value, int) and abs(value) >= MAX_NUMBER:
+        raise UserError(f"{where}: expected {getattr(hint, '__name__', 'a number')} below 2**63, got {value!s:.40}")
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -126,6 +128,8 @@ def check_type(value: Any, hint: Any, where: str) -> Any:
 
 #: Bounds on what is read from YAML, far above any sweep and cluster.
 MAX_VALUES, MAX_DEPTH = 100_000, 50
+#: Whole numbers in configurations are below, as in numpy and in the pages.
+MAX_NUMBER = 2**63
 
 
 class _Loader(yaml.SafeLoader):

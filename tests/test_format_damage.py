@@ -108,6 +108,15 @@ def test_episodes_that_lie_in_other_files(tmp_path: Path) -> None:
     refused(tmp_path / "a.hdf5", "robomimic", "demo_1", "a link")
 
 
+@pytest.mark.parametrize("target", ["/", "/data", "/data/demo_1", "/data/demo_1/obs"])
+def test_links_in_a_circle(target: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.hdf5"
+    formats.get("robomimic").write_store(path, full_store())
+    with h5py.File(path, "a") as file:
+        file["data/demo_1/obs/again"] = h5py.SoftLink(target)
+    refused(path, "robomimic", "demo_1", "obs")
+
+
 def test_depths_are_no_images(tmp_path: Path) -> None:
     path = tmp_path / "a.hdf5"
     formats.get("robomimic").write_store(path, full_store(images=True))

@@ -36,7 +36,7 @@ def evaluation(
         score = max(r["successes"] / r["episodes"] for r in rows)
     return {
         "event": "evaluation", "trial": trial, "evaluation": number, "step": 100 * number, "status": status,
-        "score": score, "rows": rows, "timing": {"train": 1.5},
+        "score": score, "rows": rows, "timing": {"train_seconds": 1.5},
     }  # fmt: skip
 
 
@@ -201,7 +201,7 @@ def test_the_state_is_the_sum_of_the_events() -> None:
     assert [t.number for t in state.unfinished()] == [3]
     assert state.trials[0].params == {"lr": 1e-3}
     assert [(e.evaluation, e.step, e.score) for e in state.trials[0].evaluations] == [(1, 100, 0.3), (2, 200, 0.6)]
-    assert state.trials[0].evaluations[0].timing == {"train": 1.5}
+    assert state.trials[0].evaluations[0].timing == {"train_seconds": 1.5}
     assert state.trials[0].final_rows == [row(40, episodes=50)]
     assert state.trials[2].reason == "nan — «Verlust»\n"
     assert (state.trials[2].score, state.trials[3].score) == (None, None)

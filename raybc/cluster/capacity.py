@@ -55,15 +55,25 @@ def _startable(path: Path, types: list[str]) -> list[Machine]:
     return machines_of(read_yaml(path, "a cluster file"), types) if path.exists() else []
 
 
-def machines_of(config: dict[str, Any], types: Sequence[str] = ()) -> list[Machine]:
-    """The machines that a cluster file allows beside running ones of these `types`."""
+def machines_of(config: Any, types: Sequence[str] = ()) -> list[Machine]:
+    """The machines that a cluster file allows beside running ones of these `types`; what is no number is left out."""
     found = []
-    most = config.get("max_workers", 0)
-    for name, kind in config.get("available_node_types", {}).items():
-        count = min(kind.get("max_workers", most), most) - types.count(name)
-        if count > 0 and name != config.get("head_node_type") and kind.get("resources", {}).get("CPU"):
-            found.append(Machine({k: float(v) for k, v in kind["resources"].items()}, count))
+    if not isinstance(config, dict):
+        return []
+    most, kinds = _whole(config.get("max_workers"), 0), config.get("available_node_types")
+    for name, kind in kinds.items() if isinstance(kinds, dict) else ():
+        resources = kind.get("resources") if isinstance(kind, dict) else None
+        if not isinstance(resources, dict) or name == config.get("head_node_type"):
+            continue
+        count = min(_whole(kind.get("max_workers"), most), most) - types.count(name)
+        numbers = {str(k): float(v) for k, v in resources.items() if isinstance(v, int | float) and abs(v) < 2**53}
+        if count > 0 and numbers.get("CPU"):
+            found.append(Machine(numbers, count))
     return found
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    return value if isinstance(value, int) else otherwise
 
 
 def for_role(role: str, among: list[Machine]) -> list[Machine]:

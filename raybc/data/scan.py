@@ -67,12 +67,12 @@ class Source:
         wanted = dataclasses.replace(wanted, step_limit=step_limit_of(self.task, self.format))
         sink = _Blocks(self.task, each)
         gathered = base.gather(sink.watch(base.parts_of(chosen, self.path, wanted)), self.path, sink, wanted)
-        return gathered, chosen.about(self.path)
+        return gathered, base.about_of(chosen, self.path)
 
     def split(self, name: str) -> frozenset[int]:
         """Episode numbers of a split. Raises `UserError` for an empty split and, with similar names, for an unknown
         one."""
-        splits = dict(formats.get(self.format).about(self.path).splits)
+        splits = dict(base.about_of(formats.get(self.format), self.path).splits)
         if name == "train" and name not in splits and held_out(splits):
             total = formats.count(self.path, self.format)
             if total is None:

@@ -103,7 +103,7 @@ def convert(
             sink.finish()
         finally:
             sink.close()
-        about = chosen.about(source)
+        about = base.about_of(chosen, source)
         found = base.assemble(_mapped(temporary), gathered, about, source, checked=True, remarks=wanted.remarks)
         _write_meta(temporary, found)
     return open_store(target)

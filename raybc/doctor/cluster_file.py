@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -141,7 +142,7 @@ def _ray(config: dict[str, Any]) -> Iterator[Finding]:
             validate_config(prepare_config(json.loads(json.dumps(config))))
     except click.ClickException as raised:
         problem = _plain(said.getvalue()) or raised.message
-    except (jsonschema.ValidationError, ValueError, KeyError, TypeError, RuntimeError, NotImplementedError) as raised:
+    except Exception as raised:  # what Ray raises for a file depends on the mistake in it
         problem = f"{type(raised).__name__}: {str(raised).splitlines()[0] if str(raised) else ''}"
     finally:
         logging.disable(before)
@@ -229,17 +230,18 @@ def _token(config: dict[str, Any]) -> Iterator[Finding]:
             "token", "anyone who can reach port 6379 of the head can run code there (RAY_AUTH_MODE=token is not set)",
             f"run {NODE_SCRIPT} in setup_commands",
         )  # fmt: skip
-    source = next((s for t, s in config.get("file_mounts", {}).items() if t.endswith(".ray/auth_token")), None)
+    mounts = config.get("file_mounts", {}).items()
+    source = next((s for t, s in mounts if t.endswith(".ray/auth_token") and isinstance(s, str)), None)
     if source is None:
         yield error("token", "file_mounts: the machines get no token", "add ~/.ray/auth_token: ~/.ray/auth_token")
         return
-    yield from check_token(Path(source).expanduser())
+    yield from check_token(Path(os.path.expanduser(source)))
 
 
 def check_token(path: Path) -> Iterator[Finding]:
     """A file with a token: it must exist, be long enough, and be readable for its owner only."""
     try:
-        mode, token = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8").strip()
+        mode, token = path.stat().st_mode & 0o777, path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         yield error("token", f"{path}: no such file", f"(umask 077; openssl rand -hex 32 > {path})")
         return
@@ -253,7 +255,9 @@ def check_token(path: Path) -> Iterator[Finding]:
 
 def _files(config: dict[str, Any]) -> Iterator[Finding]:
     for target, source in config.get("file_mounts", {}).items():
-        if not target.endswith(".ray/auth_token") and not Path(source).expanduser().exists():
+        if not isinstance(source, str):
+            yield error("file_mounts", f"{target}: expected a path, got {source!r}", "name the file or folder")
+        elif not target.endswith(".ray/auth_token") and not os.path.exists(os.path.expanduser(source)):
             yield error("file_mounts", f"{target}: no such file or folder: {source}", "run `ray up` where it is")
 
 
@@ -263,8 +267,8 @@ def _key(config: dict[str, Any]) -> Iterator[Finding]:
         if config["provider"]["type"] == "local":
             yield warning("ssh", "auth.ssh_private_key: missing", "name the key that opens all machines")
         return
-    path = Path(name).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(str(name)))
+    if not os.path.exists(path):
         yield error("ssh", f"auth.ssh_private_key: no such file: {path}", "name the key that opens all machines")
     elif path.stat().st_mode & 0o077:
         yield error("ssh", f"{path}: readable by others, ssh refuses it", f"chmod 600 {path}")

@@ -18,6 +18,9 @@ from raybc.run_start import Resume
 from raybc.sweep.load import load_sweep
 from raybc.sweep.recipes import check_effects
 from raybc.sweep.space import check_corners, objective_of
+from raybc.train.trackers.base import TrackerConfig
+from raybc.train.trackers.mlflow import MlflowConfig
+from raybc.train.trackers.wandb import Mode, WandbConfig
 from raybc.types import UserError
 
 
@@ -50,6 +53,15 @@ class Args:
     """Serve the dashboard of the local Ray on this machine while the command runs."""
     dashboard: bool = False
     """Show the sweep in the browser while it runs, on this machine only."""
+    wandb: Mode = "off"
+    """Copy every trial to Weights & Biases as a run of its own, grouped by the sweep; offline: into the run folder, for
+    `wandb sync`."""
+    wandb_project: str = "raybc"
+    """Weights & Biases project."""
+    mlflow: str = ""
+    """Copy every trial to MLflow: the URI of a tracking server, or a folder for a local database."""
+    mlflow_experiment: str = "raybc"
+    """MLflow experiment."""
     port: int = 8420
     """Port of the dashboard on 127.0.0.1 (0: any free port)."""
 
@@ -72,6 +84,12 @@ def main(argv: list[str] | None = None) -> int:
             f"({objective.meaning}, {objective.direction}d)"
         )
         return 0
+    trackers: tuple[TrackerConfig, ...] = (
+        WandbConfig(args.wandb, args.wandb_project), MlflowConfig(args.mlflow, args.mlflow_experiment)
+    )  # fmt: skip
+    for tracker in trackers:
+        tracker.check()
+    used = tuple(tracker for tracker, on in zip(trackers, (args.wandb != "off", args.mlflow), strict=True) if on)
     # Here, because they import Ray, PyTorch and plotly, which --help and --check need not wait for.
     from raybc.dashboard.serve import beside
     from raybc.sweep.begin import Launch
@@ -81,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     train = config.train
     named = (train.dataset, train.ogbench_dataset_dir, train.sampling_plan_path)
     inputs = (path, *(expanded(name) for name in named if name and expanded(name).exists()))
-    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard)
+    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used)
     with contextlib.ExitStack() as stack:
         if args.dashboard:
             cli.console.print(f"dashboard: {stack.enter_context(beside(folder.path, args.port))}")

@@ -22,6 +22,7 @@ from raybc.sweep.load import saved_sweep
 from raybc.sweep.space import objective_of
 from raybc.train.data import held_out_episodes, with_held_out
 from raybc.train.source import read_data
+from raybc.train.trackers.base import TrackerConfig
 from raybc.types import UserError
 
 #: Keys that may differ when a sweep is resumed: how many more trials, and which resources.
@@ -41,6 +42,8 @@ class Launch:
     """Files and folders that the sweep reads."""
     ray_dashboard: bool = False
     """Whether a local Ray serves its dashboard."""
+    trackers: tuple[TrackerConfig, ...] = ()
+    """Experiment trackers that get a run for each trial."""
 
 
 def offline_source(config: SweepConfig) -> tuple[Path, DemosSpec | None]:

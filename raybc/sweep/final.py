@@ -171,7 +171,8 @@ def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
                     for entry in row["episode_list"]
                 ]
         if not state.objective.has_success and any(clip.outcome != "error" for clip in clips):
-            return _extremes(clips, wanted)
+            chosen = best_setting(trial.evaluations[-1].rows, state.objective)
+            return _extremes([clip for clip in clips if setting_of(clip.row) == chosen], wanted)
     solved = [c for c in clips if c.outcome == "success"]
     missed = [c for c in clips if c.outcome in ("failure", "timeout")]
     misses = missed[: wanted // 2 if solved else wanted]

@@ -28,7 +28,21 @@ from raybc.config import RunConfig
 from raybc.config.flat import todays_names
 from raybc.objective import SUCCESS, Objective, Score, score_of
 from raybc.rollout.results import best_setting
-from raybc.rows import EvaluationRow, LedgerEvent, Timing, TrialStatus, no_timing, rows_at
+from raybc.rows import (
+    EvaluationEvent,
+    EvaluationRow,
+    FailedEvent,
+    FinalEvent,
+    LedgerEvent,
+    SettingFields,
+    StageEvent,
+    StartEvent,
+    Timing,
+    TrialStatus,
+    no_timing,
+    rows_at,
+)
+from raybc.typed import check_typed
 from raybc.types import UserError
 
 
@@ -67,18 +81,48 @@ def _whole_lines(path: Path) -> list[bytes]:
     return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
 
 
+_EVENTS: dict[str, type] = {
+    "stage": StageEvent, "start": StartEvent, "evaluation": EvaluationEvent, "failed": FailedEvent, "final": FinalEvent,
+}  # fmt: skip
+
+
+class _Ranked(SettingFields):
+    """What ranking needs of a row."""
+
+    episodes: int
+    successes: int
+    mean_steps_success: float | None
+
+
+_REMEDY = "restore the file or start over with --overwrite"
+
+
 def read_events(path: Path) -> list[LedgerEvent]:
     """Events so far (also while another process appends); a damaged line is refused with its number."""
     events: list[LedgerEvent] = []
+    started: set[int] = set()
     for number, line in enumerate(_whole_lines(path), 1):
+        where = f"{path}: line {number}"
         try:
             event = json.loads(line)
-        except ValueError:
-            raise UserError(
-                f"{path}: line {number} is damaged; restore the file or start over with --overwrite"
-            ) from None
-        if not isinstance(event, dict) or "event" not in event:
-            raise UserError(f"{path}: line {number}: expected an event, got {line[:60]!r}")
+        except (ValueError, RecursionError):
+            raise UserError(f"{where} is damaged; {_REMEDY}") from None
+        kind = event.get("event") if isinstance(event, dict) else None
+        if not isinstance(kind, str):
+            raise UserError(f"{where}: expected an event, got {line[:60]!r}; {_REMEDY}")
+        if kind not in _EVENTS:
+            raise UserError(f"{where}: unknown event {kind!r:.60}; it was written by a newer version of raybc")
+        try:
+            check_typed(event, _EVENTS[kind], where, (EvaluationRow, Timing))
+            for row in event.get("rows", ()):
+                check_typed(row, _Ranked, f"{where}: rows")
+        except UserError as error:
+            raise UserError(f"{error}; {_REMEDY}") from None
+        trial = event.get("trial")
+        if kind == "start":
+            started.add(trial)
+        elif kind != "stage" and trial not in started:
+            raise UserError(f"{where}: trial {trial} has not been started; {_REMEDY}")
         events.append(cast(LedgerEvent, event))
     return events
 

@@ -37,6 +37,7 @@ from raybc.sweep.recipes import check_effects
 from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings, task_of
 from raybc.sweep.stages import Stages, Tables, counters, demonstrate
 from raybc.sweep.study import attach_videos, check_sampler
+from raybc.sweep.trackers import SweepTrackers
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import Recorder, search
 from raybc.sweep.views import command_line, write_timeline, write_timing
@@ -199,8 +200,12 @@ def _run(
                 say("the defaults are outside the space and are not tried")
         live = LiveTable(cli.console, state, config.search.trials, config.eval.evaluations)
 
+        trackers = SweepTrackers(launch.trackers, config, folder, state)
+        stack.callback(trackers.close)
+
         def on_event() -> None:
             tables.update()
+            trackers.update()
             progress.update()
             live.refresh()
 
@@ -237,6 +242,8 @@ def _run(
                     note, filmed = film(config, context, state, workers, pool_options)
                     spans = [*spans, *filmed]
                 attach_videos(folder, list_videos(folder))
+            trackers.update()
+            trackers.finish(list_videos(folder))
         finally:
             tables.update(now=True)
             progress.end()

@@ -107,6 +107,8 @@ def check_step(task: Task, env: SimEnv) -> None:
         check_obs(env, obs)
         check_state(env)
         assert isinstance(reward, float), f"reward: expected float, got {type(reward)}"
+        low, high = task.reward_range or (-np.inf, np.inf)
+        assert low <= reward <= high, f"reward: expected {low} to {high} (reward_range), got {reward}"
         assert isinstance(terminated, bool), f"terminated: expected bool, got {type(terminated)}"
         assert isinstance(truncated, bool), f"truncated: expected bool, got {type(truncated)}"
         assert type(info["success"]) is bool, f"info['success']: expected bool, got {type(info['success'])}"

@@ -22,15 +22,14 @@ from raybc.data.formats import base, containers, flat
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.data.videos import decode_image
 from raybc.files import replacing
-from raybc.notes import note
 from raybc.types import UserError
 
 NAME = "aloha"
 DESCRIPTION = "an HDF5 file with action and observations/qpos (ACT, ALOHA), or a folder of such files"
 ACTIONS = ("action", "actions")
 OBSERVATIONS, IMAGES = ("observations", "observation"), "images"
-#: Other arrays of ALOHA's recorders, which are neither the action nor an observation.
-OTHERS = ("base_action", "compress_len", "reward", "rewards")
+#: Other arrays of ALOHA's recorders that a policy could be asked for.
+OTHERS = ("base_action",)
 INSTRUCTIONS = ("language_instruction", "instruction", "language_raw", "task")
 DIGITS = re.compile(r"(\d+)")
 
@@ -109,9 +108,8 @@ def _episode(file: Any, path: Path, name: str, wanted: ReadOptions) -> EpisodeCh
                 if wanted.image(camera):
                     where = f"{path}: {group}/{IMAGES}/{camera}"
                     obs[camera] = _images(file, f"{group}/{IMAGES}/{camera}", where, len(actions))
-    left = sorted(key for key in OTHERS[:1] if key in file and key != action)
-    if left:
-        note(f"{path}: {left[0]} is no part of the action and is left out")
+    for key in (key for key in OTHERS if key in file and key != action):
+        wanted.remarks.note("rest", key, "not read: no part of the action")
     reward = next((key for key in ("reward", "rewards") if key in file), None)
     words = next((_text(file.attrs.get(key)) for key in INSTRUCTIONS if key in file.attrs), "")
     return EpisodeChunk(
@@ -128,7 +126,7 @@ def _text(value: Any) -> str:
 
 
 def _images(file: Any, key: str, where: str, steps: int) -> np.ndarray:
-    """uint8 (steps, H, W, 3): images as they are, or decoded."""
+    """The images as they are, or decoded: uint8 (steps, H, W, 3)."""
     found = file[key]
     if not isinstance(found, h5py.Dataset) or len(found.shape or ()) not in (1, 2, 3, 4) or len(found) != steps:
         got = f"shape {found.shape}" if isinstance(found, h5py.Dataset) else "a group"

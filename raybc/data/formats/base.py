@@ -16,7 +16,7 @@ import numpy as np
 
 from raybc.data.bounds import SMALL_BYTES, check_memory
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import odd
+from raybc.data.formats import containers, odd
 from raybc.data.formats.images import is_image as is_image
 from raybc.data.formats.options import ReadOptions as ReadOptions
 from raybc.data.formats.options import Remarks
@@ -148,7 +148,7 @@ def parts_of(fmt: Format, path: Path, wanted: ReadOptions) -> Iterator[EpisodeCh
     With `ReadOptions.skip_bad_episodes`, the data are read twice, and episodes come one at a time: those that can be
     read and have the names and sizes of most.
     """
-    parts = (_observed(part, path, wanted) for part in fmt.parts(path, wanted))
+    parts = (_observed(part, path, wanted) for part in _sound(fmt, path, wanted))
     if not wanted.skip_bad_episodes:
         yield from parts
         return
@@ -157,10 +157,27 @@ def parts_of(fmt: Format, path: Path, wanted: ReadOptions) -> Iterator[EpisodeCh
     if all(episode is not None for episode in faults):
         reason = "" if not faults else f"; the first: {wanted.remarks.skipped[0].reason}"
         raise UserError(f"{path}: expected an episode that can be read, got none of {len(faults)}{reason}")
-    again = (_observed(part, path, wanted) for part in fmt.parts(path, wanted))
+    again = (_observed(part, path, wanted) for part in _sound(fmt, path, wanted))
     for part, fault in zip(_single(again), faults, strict=True):
         if fault is None:
             yield part
+
+
+def _sound(fmt: Format, path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
+    """`fmt.parts`, where what libraries raise for damage that no check has met is a `UserError`, too."""
+    parts = fmt.parts(path, wanted)
+    while True:
+        with containers.readable(path, fmt.NAME):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
+
+
+def about_of(fmt: Format, path: Path) -> DatasetInfo:
+    """`fmt.about`, with the same."""
+    with containers.readable(path, fmt.NAME):
+        return fmt.about(path)
 
 
 def _observed(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> EpisodeChunk:
@@ -236,6 +253,8 @@ def gather(parts: Iterator[EpisodeChunk], path: Path, sink: Sink, wanted: ReadOp
 
 def _rows(part: EpisodeChunk, path: Path) -> dict[str, np.ndarray]:
     """The arrays of a part in the dtypes of `EpisodeStore`, by the names of `EpisodeStore.arrays`."""
+    if not part.actions.ndim:
+        raise UserError(f"{path}: {part.name}: actions: expected 2 dimension(s), got shape ()")
     n = len(part.actions)
     named = {f"obs/{k}": v for k, v in part.obs.items()}
     named |= {"actions": part.actions, "rewards": np.zeros(n, np.float32) if part.rewards is None else part.rewards}
@@ -281,7 +300,7 @@ def collect(fmt: Format, path: Path, wanted: ReadOptions) -> EpisodeStore:
     memory = Memory(path)
     gathered = gather(parts_of(fmt, path, wanted), path, memory, wanted)
     # Arrays first: reading attributes of a damaged HDF5 file may never end, and reading arrays detects the damage.
-    return assemble(memory.arrays(), gathered, fmt.about(path), path, remarks=wanted.remarks)
+    return assemble(memory.arrays(), gathered, about_of(fmt, path), path, remarks=wanted.remarks)
 
 
 def assemble(

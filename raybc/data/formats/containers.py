@@ -114,19 +114,40 @@ def _check_filters(found: Any, where: str) -> None:
             )
 
 
-def hdf5_members(group: Any, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def hdf5_members(
+    group: Any, where: str, prefix: str = "", above: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, Any]]:
     """(name, `h5py.Dataset` that is not read yet) of all arrays in a group and the groups in it, "/" between names.
 
-    Arrays need not be numeric. Raises `UserError`, beginning with `where`, for links and references to other files.
+    Arrays need not be numeric. above: addresses of the groups that contain this one. Raises `UserError`, beginning with
+    `where`, for links and references to other files, and for links in a circle.
     """
+    above |= {h5py.h5o.get_info(group.id).addr}
     for key in group:
         found = group.get(key) if not isinstance(group.get(key, getlink=True), h5py.ExternalLink) else None
         if isinstance(found, h5py.Group):
-            yield from hdf5_members(found, where, f"{prefix}{key}/")
+            if h5py.h5o.get_info(found.id).addr in above or found.name == "/":
+                raise UserError(f"{where}: {prefix}{key}: expected data, got a link to a group that contains it")
+            yield from hdf5_members(found, where, f"{prefix}{key}/", above)
         elif isinstance(found, h5py.Dataset) and found.dtype.kind not in "fiub":
             yield prefix + key, found
         else:
-            yield prefix + key, hdf5_array(group, key, where)
+            array = hdf5_array(group, key, where)
+            check_memory(math.prod(array.shape) * array.dtype.itemsize, f"{where}: {prefix}{key}")
+            yield prefix + key, array
+
+
+def check_sizes(group: Any, where: str) -> None:
+    """Raise `UserError`, beginning with `where`, for an array in a group, or below it, that declares more than it
+    holds or than there is memory."""
+
+    def visit(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset) and found.shape is not None:
+            declared = math.prod(found.shape) * found.dtype.itemsize
+            check_fits(declared, found.id.get_storage_size(), f"{where}: {name}")
+            check_memory(declared, f"{where}: {name}")
+
+    group.visititems(visit)
 
 
 def hdf5_names(path: Path) -> set[str]:

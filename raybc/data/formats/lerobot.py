@@ -35,6 +35,8 @@ DESCRIPTION = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or
 INFO = "meta/info.json"
 #: A data set that declares more is damaged. The largest published ones have some hundred thousand.
 MAX_EPISODES = 10**8
+#: Numbers of episodes, tasks and frames are below.
+MAX_NUMBER = 2**53
 #: A placeholder of a path template, such as "{file_index:03d}"; str.format would also pad to gigabytes.
 PLACEHOLDER = re.compile(r"\{(\w+)(:0?\d{0,2}d?)?\}")
 
@@ -177,6 +179,9 @@ def _lines(path: Path, keys: tuple[str, ...]) -> list[dict[str, Any]]:
         row = parse_json(line, f"{path}: line {i}")
         if not isinstance(row, dict) or any(key not in row for key in keys):
             raise UserError(f"{path}: line {i}: expected the keys {', '.join(keys)}, got {line[:80]}")
+        for key in keys:
+            if key != "task" and (type(row[key]) is not int or not 0 <= row[key] < MAX_NUMBER):
+                raise UserError(f"{path}: line {i}: {key}: expected a number from 0 on, got {row[key]!r:.80}")
         rows.append(row)
     return rows
 

@@ -22,7 +22,6 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import parse_json, replacing
-from raybc.notes import note
 from raybc.types import UserError
 
 NAME = "libero"
@@ -84,7 +83,12 @@ def about(path: Path) -> DatasetInfo:
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
-    for each in _files(path):
+    kept = _files(path)
+    for each in files(path):
+        if each not in kept:
+            text = f"holds no episode, so the task {each.stem.removesuffix('_demo')!r} is left out"
+            wanted.remarks.note("rest", each.name, text)
+    for each in kept:
         with containers.opened_hdf5(each, "LIBERO HDF5") as file:
             data, names = robomimic.demos_of(file, each)
             task: str | None = None
@@ -98,13 +102,11 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
 
 
 def _files(path: Path) -> list[Path]:
-    """The files with demonstrations. Tasks of which a filter left none are named in a note."""
+    """The files with demonstrations. Tasks of which a filter left none are left out."""
     found = files(path)
     empty = [each for each in found if _is_empty(each)]
     if not set(found) - set(empty):
         raise UserError(f"{path}: expected HDF5 files of LIBERO with episodes data/demo_0, data/demo_1, ..., got none")
-    for each in empty:
-        note(f"{each}: holds no episode, so the task {each.stem.removesuffix('_demo')!r} is left out")
     return [each for each in found if each not in empty]
 
 

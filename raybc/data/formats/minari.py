@@ -54,8 +54,8 @@ def _open(path: Path) -> Any:
         raise UserError(f"{folder / METADATA}: expected the key {missing[0]!r}, got {sorted(metadata)}")
     minari = require("minari", "minari")
     if metadata["data_format"] == "hdf5":
-        with containers.opened_hdf5(folder / MAIN, "Minari HDF5"):  # minari opens it again
-            pass
+        with containers.opened_hdf5(folder / MAIN, "Minari HDF5") as file:  # minari opens it again, and checks no sizes
+            containers.check_sizes(file, str(folder / MAIN))
     with containers.readable(folder, "a Minari data set"):
         return minari.MinariDataset(folder)
 

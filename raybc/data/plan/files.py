@@ -98,7 +98,14 @@ def _read_meta(path: Path) -> dict[str, Any]:
             f"{path}: plan_sha256: expected {expected}, got {meta.get('plan_sha256')!r}; the file was damaged or "
             "edited: build the plan again"
         )
-    types = {"repo_id": str, "dataset_fingerprint": str, "dataset_len": int, "stride_used": int, "arrays": dict}
+    types = {
+        "repo_id": str,
+        "dataset_fingerprint": str,
+        "dataset_len": int,
+        "stride_used": int,
+        "arrays": dict,
+        "parameters": dict,
+    }
     for key, kind in types.items():
         if not isinstance(meta.get(key), kind):
             raise UserError(f"{path}: {key}: expected {kind.__name__}, got {meta.get(key)!r}")

@@ -30,8 +30,9 @@ class TrackerConfig(Protocol):
     def check(self) -> None:
         """Raise `UserError` for impossible settings; called before anything is started."""
 
-    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Tracker | None:
-        """A tracker of the run in `folder`, which continues after `step`; None if the tracker is off."""
+    def start(self, folder: Path, config: RunConfig, run_id: str, step: int, name: str = "") -> Tracker | None:
+        """A tracker of the run in `folder`, which continues after `step`; None if the tracker is off. name: what people
+        see (default: the folder's)."""
 
 
 class Tracker(ABC):

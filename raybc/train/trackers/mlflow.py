@@ -20,8 +20,8 @@ from raybc.types import UserError
 
 #: File in a run folder that names its MLflow run.
 NOTE = "mlflow.json"
-#: File of `FILES` -> a column that every row has.
-MARKS = dict(zip(FILES, ("train/actor_loss", "eval/success", "valid/error"), strict=True))
+#: File of `FILES` -> columns of which every row has one (earlier releases wrote no eval/score).
+MARKS = dict(zip(FILES, (("train/actor_loss",), ("eval/score", "eval/success"), ("valid/error",)), strict=True))
 #: MLflow's limits for one request.
 MAX_METRICS, MAX_PARAMS = 1000, 100
 
@@ -75,7 +75,7 @@ class MlflowConfig:
         except mlflow.exceptions.MlflowException as error:
             raise UserError(f"--mlflow {self.where}: {_line(error)}") from None
 
-    def start(self, folder: Path, config: RunConfig, run_id: str, step: int) -> Tracker | None:
+    def start(self, folder: Path, config: RunConfig, run_id: str, step: int, name: str = "") -> Tracker | None:
         if not self.where:
             return None
         client = self._client()
@@ -86,7 +86,7 @@ class MlflowConfig:
             return MlflowTracker(client, before["run_id"], folder, self._done(client, before["run_id"]))
         experiment = self._experiment(client)
         tags = {"raybc.run_id": run_id, "raybc.run_group": config.run_group, "raybc.env_name": config.env_name}
-        run = client.create_run(experiment, run_name=folder.name, tags=tags).info.run_id
+        run = client.create_run(experiment, run_name=name or folder.name, tags=tags).info.run_id
         _params(client, run, config.to_plain())
         write_json(note, {"uri": self.uri, "experiment": self.experiment, "run_id": run})
         ui = f"mlflow ui --backend-store-uri {self.uri}" if self._in_folder else self.uri
@@ -95,7 +95,10 @@ class MlflowConfig:
 
     def _done(self, client: Any, run: str) -> dict[str, int]:
         """The last copied step of each file, read from MLflow, since a killed process may have copied more or less."""
-        steps = {file: [m.step for m in client.get_metric_history(run, mark)] for file, mark in MARKS.items()}
+        steps = {
+            file: [m.step for mark in marks for m in client.get_metric_history(run, mark)]
+            for file, marks in MARKS.items()
+        }
         return {file: max(of, default=0) for file, of in steps.items()}
 
 
