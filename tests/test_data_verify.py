@@ -123,7 +123,7 @@ def test_actions_beyond_the_declared_range(tmp_path: Path) -> None:
 
     found = only(findings(changed(actions_NA=array(good().actions_NA, push)), tmp_path))
     assert (found.severity, found.kind, found.key, found.episodes) == ("error", "action_range", "actions[1]", (2, 4))
-    assert (found.expected, found.found) == ("-1 to 1, the range of the data themselves", "1.7")
+    assert (found.expected, found.found) == ("-1 to 1, the range of the data themselves", "1.7 in dimension 1")
 
 
 def test_actions_beyond_the_environments_range(tmp_path: Path) -> None:
@@ -131,8 +131,10 @@ def test_actions_beyond_the_environments_range(tmp_path: Path) -> None:
     data = changed(actions_NA=array(good().actions_NA, lambda a: a[rows(4)].fill(-3.0)), action_range=None)
     found = findings(data, tmp_path, view=pointmass_view())
     assert [(f.severity, f.kind, f.key, f.episodes) for f in found] == [
-        ("warning", "action_range", "actions[0]", (4,)), ("warning", "action_range", "actions[1]", (4,)),
-    ]  # fmt: skip
+        ("warning", "action_range", "actions[0, 1]", (4,))
+    ]
+    part = f"({100 * (rows(4).stop - rows(4).start) / len(good().actions_NA):.2g} % of the steps)"
+    assert found[0].found == f"-3 in dimension 0 {part}; -3 in dimension 1 {part}"
 
 
 def test_rounding_is_not_beyond_a_range(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ class DataOptions:
     """Use only this percentage of the episodes, those with the highest return."""
     holdout_seed: int = option(-1, at_least=-1, excluded_by=_BY_THE_PLAN)
     """Hold out 20 % of all episodes, chosen with this seed, as the split `valid` (-1: the data's own splits)."""
+    drop_idle: bool = option(False, excluded_by=_BY_THE_PLAN)
+    """Leave out idle steps, which command no motion and leave the gripper as it is, before windows are made."""
     skip_bad_episodes: bool = option(False, role=Role.OUTPUT, axis="a sweep has one dataset")
     """Leave out episodes that cannot be read or differ from most in names or sizes; data_notes.json lists them."""
     dataset_replace_interval: int = option(0, at_least=0, excluded_by=_BY_THE_PLAN)

@@ -45,14 +45,23 @@ def _action_findings(
         expected = f"{low_A[other]:g} to {high_A[other]:g}, the range of {whose}"
         found = f"{usual_low[other]:g} to {usual_high[other]:g} in most episodes: these {looks}"
         return [seen.finding("error", "action_units", f"actions[{other}]", (), expected, found, advice)]
+    exceeding = seen.outside(low_A, high_A)
+    if not exceeding:
+        return []
     advice = "check the recorder's units; an environment clips or refuses such actions"
-    return [
-        seen.finding(
-            severity, "action_range", f"actions[{a}]", episodes, f"{low_A[a]:g} to {high_A[a]:g}, the range of {whose}",
-            f"{value:g}", advice,
-        )
-        for a, episodes, value in seen.outside(low_A, high_A)
-    ]  # fmt: skip
+    dims = [a for a, _, _ in exceeding]
+    shares = {a: seen.share_outside(a) for a in dims} if severity == "warning" else {}
+    got = [
+        f"{value:g} in dimension {a}" + (f" ({100 * share:.2g} % of the steps)" if (share := shares.get(a)) else "")
+        for a, _, value in exceeding
+    ]
+    lows, highs = sorted({f"{low_A[a]:g}" for a in dims}), sorted({f"{high_A[a]:g}" for a in dims})
+    one = len(lows) == len(highs) == 1
+    bounds = [f"{low_A[a]:g} to {high_A[a]:g}" for a in (dims[:1] if one else dims)]
+    episodes = sorted({episode for _, those, _ in exceeding for episode in those})
+    key = f"actions[{', '.join(map(str, dims))}]"
+    expected = f"{', '.join(bounds)}, the range of {whose}"
+    return [seen.finding(severity, "action_range", key, episodes, expected, "; ".join(got), advice)]
 
 
 def declared(seen: Seen, about: DatasetInfo) -> list[Finding]:
@@ -62,7 +71,7 @@ def declared(seen: Seen, about: DatasetInfo) -> list[Finding]:
     return _action_findings(seen, low, high, "the data themselves", "error")
 
 
-def environment(seen: Seen, view: TaskView) -> list[Finding]:
+def environment(seen: Seen, view: TaskView, about: DatasetInfo) -> list[Finding]:
     """Names, sizes and units compared with the task. Actions outside its space are a warning: people record them, and
     simulators clip them."""
     name, probe = view.task.name, view.probe
@@ -85,9 +94,29 @@ def environment(seen: Seen, view: TaskView) -> list[Finding]:
     found = _moved(seen, view) or _action_findings(
         seen, probe.action_low, probe.action_high, f"environment {name}", "warning"
     )
+    found += _version(seen, view, about) + _long(seen, view)
     for key in (k for k in shapes if k in probe.obs_sizes):
         found += _observation_findings(seen, key, probe.starts[key], name)
     return found
+
+
+def _version(seen: Seen, view: TaskView, about: DatasetInfo) -> list[Finding]:
+    """Data that were recorded in another environment, or another version of it, whose sizes may agree all the same."""
+    was, now = (str(args.get("env_name") or "") for args in (about.env_args, view.probe.env_args))
+    if not was or not now or was.lower().removeprefix("gym:") == now.lower().removeprefix("gym:"):
+        return []
+    advice = "name the environment that they were recorded in; equal sizes do not mean equal observations"
+    return [seen.finding("warning", "version", "", (), f"data of {now}, the environment", f"data of {was}", advice)]
+
+
+def _long(seen: Seen, view: TaskView) -> list[Finding]:
+    limit = view.task.max_steps
+    long = seen.longer_than(limit)
+    if not long:
+        return []
+    advice = "a policy that is as slow as these demonstrations cannot succeed within the limit"
+    expected = f"at most the {limit} steps that an evaluation in {view.task.name} takes"
+    return [seen.finding("warning", "long", "", long, expected, f"{len(long)} longer episodes", advice)]
 
 
 def _moved(seen: Seen, view: TaskView) -> list[Finding]:

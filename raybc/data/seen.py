@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from raybc.data.findings import Finding, Severity
+from raybc.data.idle import commands, idle_steps
 from raybc.data.normalize import CONSTANT, hardly_move
 from raybc.data.scan import Block
 from raybc.data.stats import Moments
@@ -23,8 +24,13 @@ ROUNDING = 1e-4
 class Seen:
     """What is kept of the blocks: a few values for each episode and key."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, space: tuple[np.ndarray, np.ndarray] | None = None) -> None:
+        """space: lowest and highest action of the environment, float32 (A,) each."""
+        self.path, self.space = path, space
+        self.idle = 0
+        """Number of idle steps."""
+        self._commands: np.ndarray | None = None
+        self._outside_A: np.ndarray | None = None  # rows outside of `space`
         self.episodes = self.transitions = 0
         self.moments: dict[str, Moments] = {}
         self.starts: dict[str, list[np.ndarray]] = {}
@@ -50,6 +56,16 @@ class Seen:
             for name, values in broken.items():
                 if not np.isfinite(values[rows]).all():
                     self._broken.setdefault(name, []).append(episode)
+        actions = block.arrays["actions"]
+        if self._commands is None:
+            self._commands = commands(actions)
+        if actions.shape[1] == len(self._commands):
+            self.idle += int(idle_steps(actions, np.cumsum(block.lengths), self._commands).sum())
+        if self.space is not None and self.space[0].shape == actions.shape[1:]:
+            low, high = self.space
+            slack = ROUNDING * (high - low)
+            outside = ((actions < low - slack) | (actions > high + slack)).sum(axis=0)
+            self._outside_A = outside if self._outside_A is None else self._outside_A + outside
         self.episodes += len(block.lengths)
         self.transitions += sum(block.lengths)
 
@@ -168,6 +184,18 @@ class Seen:
             value = lowest[worst, a] if lowest[worst, a] < low_A[a] - slack[a] else highest[worst, a]
             found.append((int(a), np.flatnonzero(over[:, a] > slack[a]).tolist(), float(value)))
         return found
+
+    def share_outside(self, dimension: int) -> float | None:
+        """Share of the steps whose action is outside of `space` in a dimension; None where `space` is not known."""
+        return None if self._outside_A is None else float(self._outside_A[dimension]) / max(1, self.transitions)
+
+    def longer_than(self, steps: int) -> list[int]:
+        """Episodes of more than `steps` steps."""
+        return [e for e, n in enumerate(self._lengths) if n > steps]
+
+    def padded(self, horizon: int) -> float:
+        """Share of the windows of `horizon` actions that reach beyond the end of their episode."""
+        return sum(min(n, horizon - 1) for n in self._lengths) / max(1, self.transitions)
 
     def usual_actions(self) -> tuple[np.ndarray, np.ndarray]:
         """Median over episodes of the lowest and of the highest action, float64 (A,) each."""

@@ -8,13 +8,16 @@ from raybc.data import select, store
 from raybc.data.episodes import EpisodeStore, Note
 from raybc.data.findings import Finding, Report, unreadable
 from raybc.data.fit import TaskView, declared, environment
-from raybc.data.formats import base
+from raybc.data.formats import base, lerobot
 from raybc.data.formats.base import DatasetInfo, Gathered, ReadOptions, sparse_success
 from raybc.data.formats.options import Remarks
 from raybc.data.scan import Source
 from raybc.data.seen import Seen
 from raybc.data.video_findings import videos
 from raybc.types import UserError
+
+#: Share of idle steps from which on they are worth a remark.
+SOME_IDLE = 0.01
 
 
 def verify(
@@ -34,7 +37,8 @@ def verify(
             frames of videos are only counted.
         skip_bad_episodes: check what is left without the episodes that training with this option leaves out.
     """
-    seen = Seen(source.path)
+    space = None if view is None else (view.probe.action_low, view.probe.action_high)
+    seen = Seen(source.path, space)
     needed = None
     if view is not None and view.task.images and not images:
         images, needed = True, tuple(view.task.images)  # as training reads them
@@ -61,12 +65,11 @@ def verify(
         *seen.duplicates(built.splits),
         *(() if skip_bad_episodes else videos(source, bool(images))),
         *declared(seen, about),
-        *(environment(seen, view) if view is not None else ()),
+        *(environment(seen, view, about) if view is not None else ()),
     ]
     findings.sort(key=lambda f: f.severity)  # "error" comes before "warning"
-    return Report(
-        source, seen.episodes, seen.transitions, tuple(findings), success, about.env_args, _remarks(built),
-    )  # fmt: skip
+    remarks = _remarks(source, seen, built, horizon)
+    return Report(source, seen.episodes, seen.transitions, tuple(findings), success, about.env_args, remarks)
 
 
 def _built(source: Source, seen: Seen, gathered: Gathered, about: DatasetInfo, remarks: Remarks) -> EpisodeStore:
@@ -111,7 +114,19 @@ def _notes(seen: Seen, notes: tuple[Note, ...]) -> list[Finding]:
     return found
 
 
-def _remarks(built: EpisodeStore) -> tuple[str, ...]:
-    said = [f"{n.key}: {n.text}" if n.key else n.text for n in built.notes if n.kind in ("text", "rows", "converted")]
+def _remarks(source: Source, seen: Seen, built: EpisodeStore, horizon: int) -> tuple[str, ...]:
+    said = [lerobot.described(source.path)] if source.format == lerobot.NAME else []
+    if seen.idle >= SOME_IDLE * seen.transitions:
+        share = 100 * seen.idle / seen.transitions
+        said.append(
+            f"{share:.2g} % of the steps are idle (no motion, gripper unchanged): training with --drop_idle leaves "
+            "them out"
+        )
+    if horizon > 1:
+        share = 100 * seen.padded(horizon)
+        said.append(
+            f"{share:.2g} % of the windows of {horizon} actions reach beyond the end of their episode (padding)"
+        )
+    said += [f"{n.key}: {n.text}" if n.key else n.text for n in built.notes if n.kind in ("text", "rows", "converted")]
     said += [f"split {n.key}: {n.text}" for n in built.notes if n.kind == "rest"]
     return (*said, *(f"left out: {e.name}: {e.reason}" for e in built.skipped))

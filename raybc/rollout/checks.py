@@ -120,8 +120,23 @@ def version_changes(bundle: PolicyBundle, env_spec: EnvSpec) -> list[tuple[str, 
 
 
 def _short(value: Any) -> str:
-    """A value as a short text; a controller's configuration as its types."""
+    """A value as a short text: a list of one as its member, and a controller's configuration as the kinds of its arms,
+    which releases of robosuite spell differently."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        return _short(value[0])
     if isinstance(value, dict):
-        kinds = [value.get("type"), *(part.get("type") for part in value.get("body_parts", {}).values())]
-        return json.dumps([k for k in kinds if k] or value, sort_keys=True)
+        kinds = _arms(value)
+        return json.dumps(sorted(kinds) or value, sort_keys=True)
     return str(value)
+
+
+def _arms(value: Any) -> set[str]:
+    """The kinds of controllers of the arms: of robosuite 1.5 below `body_parts`, of earlier ones at the top."""
+    if not isinstance(value, dict):
+        return set()
+    parts = value.get("body_parts") or value.get("body_parts_controller_configs")
+    if isinstance(parts, dict):
+        parts = {**parts, **(parts["arms"] if isinstance(parts.get("arms"), dict) else {})}
+        arms = [part for name, part in parts.items() if name in ("right", "left") and isinstance(part, dict)]
+        return {str(part["type"]) for part in arms if part.get("type")}
+    return {str(value["type"])} if value.get("type") else set()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
+from raybc.data.idle import without_idle
 from raybc.data.load import read_for
 from raybc.registry import parse_env_name
 from raybc.types import UserError
@@ -14,6 +15,11 @@ from raybc.types import UserError
 def read_data(config: RunConfig, dataset: Path) -> EpisodeStore:
     """The demonstrations at `dataset` with the observations that a run sees: those of its task, or without a simulator
     those that were recorded (images only for a policy with an encoder)."""
+    found = _read(config, dataset)
+    return without_idle(found) if config.drop_idle else found
+
+
+def _read(config: RunConfig, dataset: Path) -> EpisodeStore:
     if config.has_environment:
         task = parse_env_name(config.env_name).task
         return read_for(dataset, task, skip_bad_episodes=config.skip_bad_episodes)

@@ -204,6 +204,15 @@ def video_uses(path: Path) -> list[VideoUse]:
     return uses_of({place: (e.length, e.videos) for place, e in enumerate(_Set(path).episodes())})
 
 
+def described(path: Path) -> str:
+    """Robot, frame rate and cameras of a data set, for people."""
+    found = _Set(path)
+    cameras = {n: f.get("shape") for n, f in found.features.items() if f["dtype"] in lerobot_names.IMAGE_TYPES}
+    sizes = [f"{n} {' x '.join(map(str, shape))}" for n, shape in cameras.items() if isinstance(shape, list)]
+    robot = found.info.get("robot_type") or "not named"
+    return f"robot {robot}, {found.fps:g} Hz, cameras: {', '.join(sizes) or 'none'}"
+
+
 def matches(path: Path) -> bool:
     """Whether `path` is a folder with LeRobot's meta/info.json."""
     try:
