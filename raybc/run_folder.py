@@ -77,6 +77,11 @@ class TrainingFolder:
         return self.path / "failed.json"
 
     @property
+    def norm_stats(self) -> Path:
+        """The statistics of normalisation, see `raybc.data.norm_stats`."""
+        return self.path / "norm_stats.json"
+
+    @property
     def data_notes(self) -> Path:
         """What was left out of the data, or assumed about them; absent where there is nothing to say."""
         return self.path / "data_notes.json"

@@ -507,7 +507,8 @@ def changed(value: Any) -> Any:
 WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
 #: What changes no identity.
 OUTPUTS = {
-    "init_from", "video_evaluations", "dataset", "ogbench_dataset_dir", "skip_bad_episodes", "sparse",
+    "init_from", "video_evaluations", "dataset", "ogbench_dataset_dir", "skip_bad_episodes",
+    "norm_stats_from", "sparse",
     "sampling_plan_path", "compile", "accumulate", "run_group", "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
     "device", "objective",
@@ -628,6 +629,7 @@ def test_what_could_not_be_searched_still_cannot() -> None:
     assert set(NOT_AXES_OF_0_1_0) | set(NO_AXES_ANY_MORE) <= set(NOT_AXES)
     start = {"init_from", "init_from_sha256", "init_partial"}
     new = {"schedule_steps", "schedule_after", "objective", "video_evaluations", "skip_bad_episodes"} | start
+    new |= {"norm_stats_from", "norm_stats_sha256"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 
 

@@ -25,6 +25,7 @@ def implied_environment(values: Mapping[str, Any]) -> dict[str, str]:
 
 _BY_THE_PLAN = ("sampling_plan_path", "the plan says which episodes are used")
 _SCALED = ({"plan_aware_lr_scale": True},)
+_OF_STATISTICS = ("norm_stats_from", "name a file or a run there")
 _OF_A_PLAN = ("sampling_plan_path", "name a plan there")
 
 
@@ -45,6 +46,10 @@ class DataOptions:
     """Statistics for observations and actions, fitted on the training split."""
     normalization_keys: str = ""
     """Other statistics for some observations or for `actions`, e.g. robot0_eef_pos=min_max,actions=quantile."""
+    norm_stats_from: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset")
+    """Take the statistics of normalisation from this run, bundle or norm_stats.json instead of fitting them."""
+    norm_stats_sha256: str = option("", needs=_OF_STATISTICS, axis="it is found in the statistics")
+    """Required sha256 of these statistics (empty: any; recorded when training starts)."""
     dataset_proportion: float = option(1.0, above=0, at_most=1, excluded_by=_BY_THE_PLAN)
     """Fraction of the training episodes to use."""
     dataset_proportion_seed: int = option(

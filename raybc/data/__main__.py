@@ -18,7 +18,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from raybc import cli
-from raybc.data import formats, replay_findings, show, store
+from raybc.data import formats, norm_stats, replay_findings, show, store
 from raybc.data.episodes import EpisodeStore
 from raybc.data.findings import Report, unreadable
 from raybc.data.fit import TaskView
@@ -74,6 +74,8 @@ class StatsArgs:
     """Leave out episodes that cannot be read or differ from most."""
     states: bool = False
     """Also the simulator's states."""
+    out: Path | None = None
+    """Also write them to this file, for --norm_stats_from of a training; it must not exist."""
     json: bool = False
     """Print JSON."""
 
@@ -143,8 +145,13 @@ def info(argv: list[str]) -> int:
 def stats(argv: list[str]) -> int:
     """Run `python -m raybc.data stats`."""
     args = cli.parse(StatsArgs, argv, "raybc.data stats", StatsArgs.__doc__ or "")
+    if args.out is not None:
+        store.refuse_existing(args.out)
     wanted = ReadOptions(args.image_keys or args.images, args.states, skip_bad_episodes=args.skip_bad_episodes)
     found = statistics(source_of(args.data, args.env_name), wanted, args.split)
+    if args.out is not None:
+        low_dim = {k: v for k, v in found.items() if k == norm_stats.ACTIONS or k.startswith("obs/")}
+        norm_stats.write(args.out, {k.removeprefix("obs/"): v.as_json() for k, v in low_dim.items()})
     if args.json:
         print(json.dumps({name: summary.as_json() for name, summary in found.items()}))
     else:

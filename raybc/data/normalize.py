@@ -58,7 +58,7 @@ class Normalizer:
             offset, scale = (low + high) / 2, (high - low) / 2
         else:
             offset, scale = np.zeros(values.shape[1]), np.ones(values.shape[1])
-        return cls._affine(offset, scale)
+        return cls.affine(offset, scale)
 
     @classmethod
     def from_summary(cls, summary: Summary, kinds: Sequence[str]) -> Normalizer:
@@ -68,10 +68,11 @@ class Normalizer:
         for kind, low, high in (("min_max", summary.min, summary.max), ("quantile", summary.q01, summary.q99)):
             means[kind], scales[kind] = (low + high) / 2, (high - low) / 2
         chosen = [np.array([of[kind][i] for i, kind in enumerate(kinds)]) for of in (means, scales)]
-        return cls._affine(*chosen)
+        return cls.affine(*chosen)
 
     @classmethod
-    def _affine(cls, offset: np.ndarray, scale: np.ndarray) -> Normalizer:
+    def affine(cls, offset: np.ndarray, scale: np.ndarray) -> Normalizer:
+        """With scale 1 in place of scales below `CONSTANT`."""
         scale = np.where(scale < CONSTANT, 1.0, scale)
         return cls(offset.astype(np.float32), scale.astype(np.float32))
 

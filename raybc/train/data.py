@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from raybc.config import ACTIONS, RunConfig
-from raybc.data import select
+from raybc.config import ACTIONS, Normalization, RunConfig
+from raybc.data import norm_stats, select
 from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
 from raybc.data.windows import Windows
+from raybc.run_folder import TrainingFolder
 from raybc.train.initial import sha256_of_start
 from raybc.train.plans import plan_of
 from raybc.train.rotation import DatasetView, ShardRotation, fitted, held_out_windows, rotation_of, rows_of
@@ -59,6 +62,12 @@ class Prepared:
     plan: SamplingPlan | None
     """The sampling plan; None: every window is drawn equally often."""
 
+    def write_statistics(self, folders: Sequence[Path]) -> None:
+        """Write norm_stats.json to run folders."""
+        keys = norm_stats.of_run(self.obs_sizes, self.obs_normalizer, self.action_normalizer)
+        for folder in folders:
+            norm_stats.write(TrainingFolder(folder).norm_stats, keys)
+
     def steps_per_epoch(self, batch_size: int) -> int:
         """Gradient steps in one pass over the training windows."""
         return math.ceil(self.rotation.total / batch_size)
@@ -75,6 +84,8 @@ def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
     plan = plan_of(config)
     if plan is not None:
         config = dataclasses.replace(config, sampling_plan_sha256=plan.plan_sha256)
+    if config.norm_stats_from:
+        config = dataclasses.replace(config, norm_stats_sha256=norm_stats.sha256_of(statistics_of(config)))
     if config.init_from:
         config = dataclasses.replace(config, init_from_sha256=sha256_of_start(config))
     if config.epochs_per_round == 0:
@@ -83,6 +94,46 @@ def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
     windows = int(lengths.sum()) if plan is None else len(plan.anchors_P)
     epoch = math.ceil(windows / config.batch_size)
     return dataclasses.replace(config, training_steps=config.num_rounds * config.epochs_per_round * epoch)
+
+
+def statistics_of(config: RunConfig) -> norm_stats.Keys:
+    """The statistics that `norm_stats_from` names. Raises `UserError` if they are not those of `norm_stats_sha256`."""
+    keys = norm_stats.load(config.norm_stats_from)
+    got = norm_stats.sha256_of(keys)
+    if config.norm_stats_sha256 not in ("", got):
+        raise UserError(
+            f"norm_stats_from: {config.norm_stats_from}: expected the statistics {config.norm_stats_sha256}, got "
+            f"{got}: they have changed since training started"
+        )
+    return keys
+
+
+def _normalizers(
+    config: RunConfig,
+    store: EpisodeStore,
+    obs_sizes: dict[str, int],
+    kinds: Mapping[str, Normalization],
+    rows: np.ndarray,
+    scale_floor: bool,
+) -> tuple[Normalizer, Normalizer]:
+    """Of low-dimensional observations and actions: fitted on `rows`, or those of `norm_stats_from`."""
+    low_dim, sizes = tuple(obs_sizes), tuple(obs_sizes.values())
+    action_size = store.actions_NA.shape[1]
+    if config.norm_stats_from:
+        keys, where = statistics_of(config), f"norm_stats_from: {config.norm_stats_from}"
+        obs = norm_stats.normalizer(keys, obs_sizes, kinds, where)
+        return obs, norm_stats.normalizer(keys, {ACTIONS: action_size}, kinds, where)
+    obs_kinds = [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
+    action_kinds = [kinds[ACTIONS]] * action_size
+    if config.dataset_replace_interval:
+        floor = sizes if scale_floor else ()
+        obs = fitted(lambda some: store.observation(low_dim, some), rows, obs_kinds, floor)
+        return obs, fitted(lambda some: store.actions_NA[some], rows, action_kinds)
+    observed = store.observation(low_dim, rows)
+    obs = Normalizer.fit_columns(observed, obs_kinds)
+    if scale_floor and low_dim:
+        obs = obs.with_floor(observed.min(axis=0), observed.max(axis=0), obs_kinds, sizes)
+    return obs, Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
 
 
 def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_floor: bool = True) -> Prepared:
@@ -107,16 +158,12 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
     store.check_has(low_dim)
     obs_sizes = {k: store.obs[k].shape[1] for k in low_dim}
     kinds = config.normalization_of(data.obs_keys)
-    obs_kinds = [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
-    action_kinds = [kinds[ACTIONS]] * store.actions_NA.shape[1]
     episodes = train_episodes(config, store)
     rows = rows_of(store, episodes)
     _, held_out = _splits(config, store)
     plan = None
     if config.dataset_replace_interval:
-        sizes = tuple(obs_sizes.values()) if scale_floor else ()
-        obs_normalizer = fitted(lambda some: store.observation(low_dim, some), rows, obs_kinds, sizes)
-        action_normalizer = fitted(lambda some: store.actions_NA[some], rows, action_kinds)
+        obs_normalizer, action_normalizer = _normalizers(config, store, obs_sizes, kinds, rows, scale_floor)
         view = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer)
         rotation = rotation_of(view, config, episodes, device)
         validation = held_out_windows(view, config, held_out, device, VALIDATION_WINDOWS)
@@ -127,12 +174,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
             check_training(plan, horizon, config.batch_size)
             if config.plan_subset_mode != "all":
                 rows = plan.fit_rows(config.plan_subset_mode)
-        observed = store.observation(low_dim, rows)
-        obs_normalizer = Normalizer.fit_columns(observed, obs_kinds)
-        if scale_floor and low_dim:
-            ends = observed.min(axis=0), observed.max(axis=0)
-            obs_normalizer = obs_normalizer.with_floor(*ends, obs_kinds, tuple(obs_sizes.values()))
-        action_normalizer = Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
+        obs_normalizer, action_normalizer = _normalizers(config, store, obs_sizes, kinds, rows, scale_floor)
         train = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer).windows(
             slice(None), store.episode_ends, episodes, config, device
         )

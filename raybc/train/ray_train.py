@@ -170,6 +170,8 @@ def _train(job: Job, out: Path) -> None:
     if ranks.rank == 0:
         elastic.note_start(out, trainer.step, ranks.world)
     folders = [Path(f) for f in job.folders]
+    if ranks.rank == 0:
+        trainer.prepared.write_statistics(folders)
     with contextlib.ExitStack() as stack:
         logs = [
             stack.enter_context(MemberLog(f, TrainingFolder(f).tensorboard, resume=trainer.step))

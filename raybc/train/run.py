@@ -112,6 +112,7 @@ class PackRun:
             cli.console.print(str(trainer.start))
         begun()
         folders = [m.out for m in self.members]
+        trainer.prepared.write_statistics(folders)
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
             logs = [stack.enter_context(MemberLog(m.out, m.folder.tensorboard, trainer.step)) for m in self.members]
