@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raybc.cli import run_main
 from raybc.data import formats
+from raybc.data.__main__ import main
 from raybc.data.formats import lerobot_write, robomimic
 from raybc.data.formats.images import NotCertain, Unfit, as_image, is_image, resembles_image
 from raybc.data.scan import source_of
@@ -219,3 +221,37 @@ def test_frames_that_belong_to_another_episode(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows), file)
     with pytest.raises(UserError, match="from_timestamp and to_timestamp span 20"):
         formats.read(path, images=True)
+
+
+@pytest.mark.parametrize("format", ["store", "lerobot", "robomimic"])
+def test_images_become_smaller(format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tiny_store()
+    grey, plain = np.full((17, 40, 60, 1), 90, np.uint8), np.full((17, 40, 60, 3), 200, np.uint8)
+    robomimic.write_store(tmp_path / "a.hdf5", tiny_store(obs={**data.obs, "eye": plain, "grey": grey}))
+    out = tmp_path / ("b.hdf5" if format == "robomimic" else "b")
+    flags = [f"--out={out}", f"--format={format}", "--image_height=10", "--image_width=15"]
+    assert run_main(lambda: main(["convert", str(tmp_path / "a.hdf5"), *flags, "--images"])) == 0
+    made = formats.read(out, images=True)
+    assert {k: made.obs[k].shape[1:] for k in made.images} == {"eye": (10, 15, 3), "grey": (10, 15, 1)}
+    assert np.abs(made.obs["eye"].astype(int) - 200).max() <= 1
+    assert np.abs(made.obs["grey"].astype(int) - 90).max() <= 1
+    capsys.readouterr()
+    other = [f"--out={tmp_path / 'c'}", "--image_height=10"]
+    assert run_main(lambda: main(["convert", str(tmp_path / "a.hdf5"), *other, "--images"])) == 2
+    assert "expected both" in capsys.readouterr().err
+    assert run_main(lambda: main(["convert", str(tmp_path / "a.hdf5"), *other, "--image_width=9"])) == 2
+    assert "without images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["store", "robomimic"])
+def test_a_full_disk_is_noticed_before(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    eye = pixels(17, 300, 300, 3)
+    robomimic.write_store(tmp_path / "a.hdf5", tiny_store(obs={**tiny_store().obs, "eye": eye}))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2 * 2**20))
+    out = tmp_path / "b.hdf5"
+    flags = [f"--out={out}", f"--format={format}", "--images"]
+    assert run_main(lambda: main(["convert", str(tmp_path / "a.hdf5"), *flags])) == 2
+    assert not out.exists()

@@ -34,6 +34,7 @@ from raybc.data.stats import statistics
 from raybc.data.verify import verify
 from raybc.envs.base import Task
 from raybc.envs.spec import spec_of_task
+from raybc.files import free_space_for
 from raybc.registry import get_task
 from raybc.types import UserError
 
@@ -117,6 +118,10 @@ class ConvertArgs:
     """Also images."""
     image_keys: tuple[str, ...] = ()
     """Only these images, and refuse what is none."""
+    image_height: int = 0
+    """Height to which images are converted, together with image_width (0: as they are)."""
+    image_width: int = 0
+    """Width of converted images."""
     skip_bad_episodes: bool = False
     """Leave out episodes that cannot be read or differ from most; they are listed."""
     states: bool = True
@@ -224,28 +229,38 @@ def convert(argv: list[str]) -> int:
     args = cli.parse(ConvertArgs, argv, "raybc.data convert", ConvertArgs.__doc__ or "")
     if args.out is None:
         raise UserError("--out: expected the file or folder to write, e.g. --out converted/lift")
+    if (args.image_height > 0) != (args.image_width > 0) or min(args.image_height, args.image_width) < 0:
+        raise UserError(
+            f"--image_height, --image_width: expected both, above 0, got {args.image_height} and {args.image_width}"
+        )
+    size = (args.image_height, args.image_width) if args.image_height else None
+    if size is not None and not (args.images or args.image_keys):
+        raise UserError("--image_height: has no effect without images; add --images or --image_keys NAME ...")
     writer = formats.get(args.format)
     store.refuse_existing(args.out)
     source, images = source_of(args.data, args.env_name), args.image_keys or args.images
     total = formats.count(source.path, source.format)
     with _progress(f"convert to {args.format}", total, quiet=False) as update:
         if args.env_name:
-            whole = _observed(source, args, update)
+            whole = _observed(source, args, update, size)
             before = whole.fingerprint()
+            _check_space(args.out, whole)
             writer.write_store(args.out, whole)
             made = formats.read(args.out, images=args.images)
         elif args.format == store.NAME:
             limit = step_limit_of(source.task, source.format)
             made = store.convert(
                 source.path, args.out, format=source.format, images=images, states=args.states, step_limit=limit,
-                skip_bad_episodes=args.skip_bad_episodes, on_episodes=update,
+                skip_bad_episodes=args.skip_bad_episodes, image_size=size, on_episodes=update,
             )  # fmt: skip
             before = made.fingerprint()
         else:
             whole = read_for(
-                source.path, "", images=images, states=args.states, skip_bad_episodes=args.skip_bad_episodes
-            )
+                source.path, "", images=images, states=args.states, skip_bad_episodes=args.skip_bad_episodes,
+                image_size=size,
+            )  # fmt: skip
             before = whole.fingerprint()
+            _check_space(args.out, whole)
             writer.write_store(args.out, whole)
             made = formats.read(args.out, images=images)
         remarks = made.remarks() if args.format == store.NAME else whole.remarks()
@@ -262,9 +277,16 @@ def convert(argv: list[str]) -> int:
     return 0
 
 
-def _observed(source: Source, args: ConvertArgs, update: Callable[[int], None]) -> EpisodeStore:
+def _check_space(out: Path, data: EpisodeStore) -> None:
+    """Refuse to write what would not fit on the disk of `out`; most formats store arrays as they are."""
+    free_space_for(out, sum(array.nbytes for array in data.arrays().values()) >> 20)
+
+
+def _observed(
+    source: Source, args: ConvertArgs, update: Callable[[int], None], size: tuple[int, int] | None
+) -> EpisodeStore:
     """The data with the observations of the task, which are made from states where there are none."""
-    data = read_for(source.path, source.task, images=args.images, states=True)
+    data = read_for(source.path, source.task, images=args.image_keys or args.images, states=True, image_size=size)
     if not data.obs:
         if args.images:
             raise UserError("--images: images cannot be made from states; leave it out")

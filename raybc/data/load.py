@@ -38,12 +38,13 @@ def read_for(
     images: bool | tuple[str, ...] | None = None,
     states: bool = False,
     skip_bad_episodes: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> EpisodeStore:
     """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
 
     Large data sets are memory-mapped from a converted copy in raybc's cache. images: as for `raybc.data.formats.read`;
     None: all, if the task observes any; then only those that it observes have to be readable. states: whether to read
-    the simulator's states. skip_bad_episodes: as for `ReadOptions`.
+    the simulator's states. skip_bad_episodes, image_size: as for `ReadOptions`.
     """
     needed = None
     if images is None:
@@ -55,7 +56,7 @@ def read_for(
     limit = step_limit_of(task, format)
     found = read(
         path, format=format, images=images, states=states, step_limit=limit, skip_bad_episodes=skip_bad_episodes,
-        needed=needed or None,
+        needed=needed or None, image_size=image_size,
     )  # fmt: skip
     return for_task(found, task)
 

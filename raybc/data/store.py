@@ -20,7 +20,7 @@ from raybc.data import formats
 from raybc.data.episodes import EpisodeStore, Note, SkippedEpisode, check_finite
 from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
-from raybc.files import home, read_json, replacing, write_json
+from raybc.files import free_space_for, home, read_json, replacing, write_json
 from raybc.strict import digest
 from raybc.types import UserError
 
@@ -35,7 +35,10 @@ HEADER_BYTES = 256
 class _Files:
     """A `base.Sink` that checks arrays and appends each to its file."""
 
-    def __init__(self, folder: Path, source: Path, on_episodes: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, source: Path, on_episodes: Callable[[int], None] | None = None, total: int | None = None
+    ) -> None:
+        self._total = total  # episodes, where that is known
         self._folder, self._source, self._on_episodes = folder, source, on_episodes
         self._open: dict[str, BinaryIO] = {}
         self._rows: dict[str, int] = {}
@@ -48,9 +51,16 @@ class _Files:
         for part in parts:
             self._ends = np.cumsum(part.lengths or (len(part.actions),))
             yield part
+            if not self._first and self._total:
+                self._check_space(len(self._ends))
             self._first += len(self._ends)
             if self._on_episodes is not None:
                 self._on_episodes(self._first)
+
+    def _check_space(self, episodes: int) -> None:
+        """Refuse to go on where all episodes, as large as the first ones, would not fit on the disk."""
+        written = sum(handle.tell() for handle in self._open.values())
+        free_space_for(self._folder, int(written * (self._total or 0) / episodes) >> 20)
 
     def append(self, name: str, rows: np.ndarray) -> None:
         check_finite(self._source, name, rows, self._ends, self._first)
@@ -85,7 +95,7 @@ def file_of(name: str) -> str:
 def convert(
     source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
     step_limit: int = 0, skip_bad_episodes: bool = False, needed: tuple[str, ...] | None = None,
-    on_episodes: Callable[[int], None] | None = None,
+    image_size: tuple[int, int] | None = None, on_episodes: Callable[[int], None] | None = None,
 ) -> EpisodeStore:  # fmt: skip
     """Write the data set at `source` as a store to `target` and open it. Only a part of it is in memory at a time.
 
@@ -94,10 +104,10 @@ def convert(
     """
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
-    wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed)
+    wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size)
     with replacing(target) as temporary:
         temporary.mkdir()
-        sink = _Files(temporary, source, on_episodes)
+        sink = _Files(temporary, source, on_episodes, formats.count(source, chosen.NAME))
         try:
             gathered = base.gather(sink.watch(base.parts_of(chosen, source, wanted)), source, sink, wanted)
             sink.finish()
@@ -118,6 +128,7 @@ def cached(
     step_limit: int = 0,
     skip_bad_episodes: bool = False,
     needed: tuple[str, ...] | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> EpisodeStore:
     """`source` as a converted data set in raybc's cache, converted by the first call.
 
@@ -126,14 +137,19 @@ def cached(
     """
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
     stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    key = digest([VERSION, stats, format, images, states, step_limit, *([True] if skip_bad_episodes else [])])
+    key = digest([VERSION, stats, format, images, states, step_limit, *_more(skip_bad_episodes, image_size)])
     target = home() / "converted" / f"{source.name}-{key[:16]}"
     if not (target / META).is_file():
         convert(
             source, target, format=format, images=images, states=states, step_limit=step_limit,
-            skip_bad_episodes=skip_bad_episodes, needed=needed,
+            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size,
         )  # fmt: skip
     return open_store(target)
+
+
+def _more(skip_bad_episodes: bool, image_size: tuple[int, int] | None) -> list[Any]:
+    """Arguments that earlier releases did not have; nothing where they have no effect, so that names stay the same."""
+    return ([True] if skip_bad_episodes else []) + ([list(image_size)] if image_size else [])
 
 
 def _with_companions(source: Path) -> list[Path]:

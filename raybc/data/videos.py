@@ -142,6 +142,20 @@ def decode_image(data: bytes, where: str, channels: int = 3) -> np.ndarray:
         raise UserError(f"{where}: not readable as an image: {' '.join(str(error).split())}") from None
 
 
+def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Images, uint8 (n, H, W, C), in another size, uint8 (n, height, width, C); each pixel is the mean of its area."""
+    channels = images.shape[-1]
+    if images.shape[1:3] == (height, width):
+        return images
+    found = np.empty((len(images), height, width, channels), np.uint8)
+    for i, image in enumerate(images):
+        array = np.ascontiguousarray(image[..., 0] if channels == 1 else image)
+        frame = av.VideoFrame.from_ndarray(array, format=FORMATS[channels])
+        frame = frame.reformat(width=width, height=height, interpolation="AREA")
+        found[i] = frame.to_ndarray(format=FORMATS[channels]).reshape(height, width, channels)
+    return found
+
+
 def encode_png(image: np.ndarray) -> bytes:
     """The image, uint8 (H, W, 1, 3 or 4), as a PNG file."""
     channels = image.shape[2]

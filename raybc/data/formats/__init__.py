@@ -80,6 +80,7 @@ def read(
     step_limit: int = 0,
     skip_bad_episodes: bool = False,
     needed: tuple[str, ...] | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> EpisodeStore:
     """The demonstrations at `path`, in memory, or memory-mapped from a converted store.
 
@@ -89,6 +90,8 @@ def read(
     """
     path = Path(path).expanduser()
     chosen = get(format or detect(path))
-    if hasattr(chosen, "open_store"):  # needs no copy in memory
+    if hasattr(chosen, "open_store") and image_size is None:  # needs no copy in memory
         return cast("EpisodeStore", chosen.open_store(path))
-    return base.collect(chosen, path, base.ReadOptions(images, states, step_limit, skip_bad_episodes, needed))
+    return base.collect(
+        chosen, path, base.ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size)
+    )

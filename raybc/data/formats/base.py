@@ -21,6 +21,7 @@ from raybc.data.formats.images import is_image as is_image
 from raybc.data.formats.options import ReadOptions as ReadOptions
 from raybc.data.formats.options import Remarks
 from raybc.data.formats.splits import resolved_splits
+from raybc.data.videos import resized
 from raybc.types import UserError
 
 #: Rows that a reader of a flat format reads at a time, rounded to whole episodes.
@@ -188,7 +189,10 @@ def _observed(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> EpisodeChu
         if not wanted.skip_bad_episodes:
             raise
         return dataclasses.replace(part, obs={}, unreadable=str(error))
-    return dataclasses.replace(part, obs={name: array for name, array in obs.items() if array is not None})
+    found = {name: array for name, array in obs.items() if array is not None}
+    if wanted.image_size is not None:
+        found = {n: resized(a, *wanted.image_size) if is_image(a) else a for n, a in found.items()}
+    return dataclasses.replace(part, obs=found)
 
 
 def _single(parts: Iterator[EpisodeChunk]) -> Iterator[EpisodeChunk]:

@@ -42,6 +42,8 @@ class ReadOptions:
     """Whether episodes that cannot be read, or differ in names or sizes from most others, are left out."""
     needed: tuple[str, ...] | None = None
     """With `images` True: images that have to be readable; others that are not are left out. None: all."""
+    image_size: tuple[int, int] | None = None
+    """Height and width to which images are reduced or enlarged; None: as they are."""
     remarks: Remarks = field(default_factory=Remarks, compare=False)
     """Filled while reading."""
 
