@@ -171,6 +171,8 @@ def calling(name: str, what: str, hint: str = API) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except BadEnvironment as error:  # its message says what is expected
+        raise UserError(f"{name}: {what} failed: {describe(error)}") from error
     except (Exception, SystemExit) as error:  # a module may call sys.exit, e.g. by parsing arguments
         raise UserError(f"{name}: {what} failed: {describe(error)}; {hint}") from error
 

@@ -83,7 +83,9 @@ class EpisodeCounts(TypedDict):
     truncated: NotRequired[int]
     """Those that the simulator truncated before the step limit; they are among the failures or timeouts."""
     solved_at_reset: NotRequired[int]
-    """Successes on starts that were solved before the first step."""
+    """Episodes on starts that were solved before the first step."""
+    successes_at_reset: NotRequired[int]
+    """Those of them that ended in success."""
     score: NotRequired[float | None]
     """Mean of the sweep's or run's objective (`raybc.objective`); releases up to 0.1.0 measured success alone."""
     score_sd: NotRequired[float | None]
@@ -251,7 +253,9 @@ class SettingMetrics(TypedDict):
     truncated: NotRequired[int]
     """Episodes that the simulator truncated before the step limit."""
     solved_at_reset: NotRequired[int]
-    """Successes on starts that were solved before the first step."""
+    """Episodes on starts that were solved before the first step."""
+    successes_at_reset: NotRequired[int]
+    """Those of them that ended in success."""
 
 
 class MetricsRow(SettingFields, SettingMetrics):

@@ -83,9 +83,9 @@ def test_truncated_and_solved_starts_are_told() -> None:
     assert notices(summarise(rows("failure", "failure", truncated=True), SUCCESS))[0].startswith(
         "2 of 2 episodes were truncated"
     )
-    some = [*rows("success", solved_at_reset=True), *rows("success", "failure")]
+    some = [*rows("success", "timeout", solved_at_reset=True), *rows("success", "failure")]
     assert notices(summarise(some, SUCCESS)) == [
-        "1 of 3 starts were solved before the first step; without them 50.0 % (1/2)"
+        "2 of 4 starts were solved before the first step; without them 50.0 % (1/2)"
     ]
     assert notices(summarise(some, SUCCESS), has_success=False) == []
     assert "no rate" in notices(summarise(rows("success", solved_at_reset=True), SUCCESS))[0]

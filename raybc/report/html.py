@@ -82,7 +82,7 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
     if truncated := sum(row.get("truncated", 0) for row in run.results):
         notes.append(f"The simulator truncated {truncated} episodes before the step limit.")
     if solved := sum(row.get("solved_at_reset", 0) for row in run.results):
-        notes.append(f"{solved} of the successes are on starts that were solved before the first step.")
+        notes.append(f"{solved} episodes were on starts that were solved before the first step.")
     winner = next((row for row in rows if row.is_winner), None)
     asked = (run.config.get("final") or {}).get("episodes")
     if not run.objective.from_episodes:

@@ -25,7 +25,7 @@ def notices(counts: EpisodeCounts, has_success: bool = True) -> list[str]:
             "failures, or as timeouts where it has a step limit of its own"
         )
     if solved and has_success:
-        rest, others = counts["successes"] - solved, total - solved
+        rest, others = counts["successes"] - counts.get("successes_at_reset", 0), total - solved
         without = f"{100 * rest / others:.1f} % ({rest}/{others})" if others else "no rate"
         found.append(f"{solved} of {total} starts were solved before the first step; without them {without}")
     return found

@@ -74,9 +74,10 @@ def summarise(episodes: Sequence[EpisodeRow], objective: Objective) -> EpisodeSu
     truncated = sum(e.get("truncated", False) for e in valid)
     if truncated:
         found["truncated"] = truncated
-    at_reset = sum(e.get("solved_at_reset", False) for e in solved)
+    at_reset = [e for e in valid if e.get("solved_at_reset", False)]
     if at_reset:
-        found["solved_at_reset"] = at_reset
+        found["solved_at_reset"] = len(at_reset)
+        found["successes_at_reset"] = sum(e["outcome"] == "success" for e in at_reset)
     return found
 
 
@@ -147,4 +148,5 @@ def metrics(
         found["truncated"] = counts["truncated"]
     if "solved_at_reset" in counts:
         found["solved_at_reset"] = counts["solved_at_reset"]
+        found["successes_at_reset"] = counts["successes_at_reset"]
     return found
