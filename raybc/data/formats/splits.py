@@ -47,7 +47,7 @@ def resolved_splits(
     if "train" not in found and held:
         rest = np.setdiff1d(np.arange(episodes), np.concatenate([found[name] for name in held]))
         found["train"] = rest
-        text = f"not declared; taken are the {len(rest)} episodes that are not in {', '.join(held)}"
+        text = f"not declared; training uses the {len(rest)} episodes that are not in {', '.join(held)}"
         remarks.note("rest", "train", text)
     return found
 
