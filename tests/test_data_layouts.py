@@ -13,18 +13,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from raybc.config import RunConfig
 from raybc.data import formats
 from raybc.data.__main__ import main
 from raybc.data.formats import lerobot_write
+from raybc.data.formats.options import Keys
 from raybc.data.formats.robosuite import recorded_env
 from raybc.data.names import obtain
 from raybc.data.observe import with_observations
 from raybc.data.scan import source_of
 from raybc.data.starts import Recording, starts_of
 from raybc.envs.pointmass import POINTMASS
+from raybc.envs.spec import spec_of_task
 from raybc.registry import get_task
+from raybc.train.source import observed, read_data, recorded_observations
 from raybc.types import UserError
-from tests.conformance.formats import full_store
+from tests.conformance.formats import CASES, Case, full_store
 from tests.helpers import recorded, tiny_store
 
 # ACT
@@ -148,7 +152,7 @@ def test_names_of_lerobot_itself_come_first(tmp_path: Path) -> None:
     renamed(tmp_path / "set", {"observation.cube": "state"})
     assert set(formats.read(tmp_path / "set").obs) == {"arm"}
     renamed(tmp_path / "set", {"action": "torques"})
-    with pytest.raises(UserError, match=r"features: expected 'action' \(or 'actions'\), got .*'torques'"):
+    with pytest.raises(UserError, match=r"features: expected 'action' \(or 'actions'; --action_key .*got .*'torques'"):
         formats.read(tmp_path / "set")
 
 
@@ -257,3 +261,72 @@ def test_training_on_states_alone_says_what_to_do(tmp_path: Path) -> None:
     path = obtain(str(raw(tmp_path / "demo.hdf5", np.zeros((9, 32)), np.zeros((9, 7)), [4, 9])))
     with pytest.raises(UserError, match=r"holds states and no observations; make them: python -m raybc\.data convert"):
         check_matches_task(formats.read(path), {"object": (10,)}, 7, get_task("lift").name)
+
+
+# Chosen by hand
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.format not in ("minari", "store")], ids=lambda c: c.name)
+def test_the_action_is_chosen_by_hand(case: Case, tmp_path: Path) -> None:
+    """In every format another array may be the action; a name that is not there is refused."""
+    path = tmp_path / case.name
+    store = full_store()
+    case.write(path, store) if case.write else formats.get(case.format).write_store(path, store)
+    with pytest.raises(UserError, match="absolute"):
+        formats.read(path, keys=Keys.of("absolute"))
+    other = {"robomimic": "states", "libero": "states", "aloha": "observations/arm", "d4rl": "observations",
+             "ogbench": "observations", "episode_ends": "arm", "lerobot": "observation.arm",
+             "rlds": "observation/arm"}[case.format]  # fmt: skip
+    got = formats.read(path, keys=Keys.of(other))
+    expected = store.obs["arm"] if "arm" in other else store.states_NS if other == "states" else None
+    if expected is None:
+        expected = store.observation(("arm", "cube"))
+    np.testing.assert_allclose(got.actions_NA, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("format", ["robomimic", "lerobot", "store"])
+def test_observations_are_chosen_by_hand(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    formats.get(format).write_store(path, full_store())
+    assert set(formats.read(path, keys=Keys.of("", "cube")).obs) == {"cube"}
+    assert list(formats.read(path, keys=Keys.of("", ("cube", "arm"))).obs) == ["cube", "arm"]
+    assert set(formats.read(path).obs) == {"arm", "cube"}
+    with pytest.raises(UserError, match=r"--obs_keys: expected an observation, got 'cub'; it has \['arm', 'cube'\]"):
+        formats.read(path, keys=Keys.of("", "cub"))
+    if format == "store":
+        with pytest.raises(UserError, match="--action_key: the format store has one action"):
+            formats.read(path, keys=Keys.of("actions"))
+
+
+def test_the_commands_and_a_training_choose_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "set"
+    lerobot_write.write_store(path, full_store())
+    renamed(path, {"action": "torques"})
+    with pytest.raises(UserError, match="--action_key chooses another"):
+        main(["info", str(path)])
+    flags = [str(path), "--action_key", "torques", "--obs_keys", "arm"]
+    assert main(["info", *flags, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {name for name in found["arrays"] if name.startswith("obs/")} == {"obs/arm"}
+    assert main(["stats", *flags, "--json"]) == 0
+    assert "cube" not in json.loads(capsys.readouterr().out)
+    assert main(["verify", *flags, "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["episodes"] == 3
+    assert main(["convert", *flags, "--out", str(tmp_path / "converted")]) == 0
+    assert set(formats.read(tmp_path / "converted").obs) == {"arm"}
+
+    config = RunConfig.of(dataset=str(path), env_name="none", action_key="torques", obs_keys="arm")
+    store = read_data(config, path)
+    assert recorded_observations(config, store) == ("arm",)
+    plain = RunConfig.of(dataset=str(path), env_name="none")
+    assert config.run_id(store.fingerprint()) != plain.run_id(store.fingerprint())
+    assert RunConfig.of(action_key="", obs_keys="").run_id("x") == RunConfig().run_id("x")
+
+
+def test_in_a_simulator_the_observations_are_those_of_the_environment() -> None:
+    probe = spec_of_task(POINTMASS)
+    config = RunConfig.of(env_name="pointmass-scripted-low_dim", obs_keys=POINTMASS.obs_keys[0])
+    assert observed(config, probe, POINTMASS.obs_keys) == POINTMASS.obs_keys[:1]
+    assert observed(RunConfig(), probe, POINTMASS.obs_keys) == POINTMASS.obs_keys
+    with pytest.raises(UserError, match="--obs_keys: expected observations of pointmass-scripted-low_dim"):
+        observed(config.changed(obs_keys="nothing"), probe, POINTMASS.obs_keys)

@@ -64,6 +64,10 @@ class DataOptions:
     """Hold out 20 % of all episodes, chosen with this seed, as the split `valid` (-1: the data's own splits)."""
     drop_idle: bool = option(False, excluded_by=_BY_THE_PLAN)
     """Leave out idle steps, which command no motion and leave the gripper as it is, before windows are made."""
+    action_key: str = option("", axis="a sweep has one dataset")
+    """The array of the dataset that is the action, by its name in the file (empty: the format's)."""
+    obs_keys: str = option("", axis="a sweep has one dataset")
+    """Observations of the policy, separated by commas (empty: all of the task, or of the data without a simulator)."""
     skip_bad_episodes: bool = option(False, role=Role.OUTPUT, axis="a sweep has one dataset")
     """Leave out episodes that cannot be read or differ from most in names or sizes; data_notes.json lists them."""
     dataset_replace_interval: int = option(0, at_least=0, excluded_by=_BY_THE_PLAN)

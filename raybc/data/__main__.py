@@ -22,7 +22,7 @@ from raybc.data import formats, norm_stats, replay_findings, show, store
 from raybc.data.episodes import EpisodeStore
 from raybc.data.findings import Report, unreadable
 from raybc.data.fit import TaskView
-from raybc.data.formats.base import ReadOptions
+from raybc.data.formats.base import Keys, ReadOptions
 from raybc.data.gains import first_of, gains
 from raybc.data.info import describe
 from raybc.data.load import read_for, step_limit_of
@@ -51,6 +51,10 @@ class InfoArgs:
     """Also images (which changes the fingerprint)."""
     image_keys: tuple[str, ...] = ()
     """Only these images, and refuse what is none."""
+    action_key: str = ""
+    """The array that is the action, by its name in the file (default: the format's)."""
+    obs_keys: tuple[str, ...] = ()
+    """Only these observations, by the names that info lists."""
     skip_bad_episodes: bool = False
     """Leave out episodes that cannot be read or differ from most, as training with this flag does."""
     json: bool = False
@@ -71,6 +75,10 @@ class StatsArgs:
     """Also images, by channel."""
     image_keys: tuple[str, ...] = ()
     """Only these images, and refuse what is none."""
+    action_key: str = ""
+    """The array that is the action, by its name in the file (default: the format's)."""
+    obs_keys: tuple[str, ...] = ()
+    """Only these observations, by the names that info lists."""
     skip_bad_episodes: bool = False
     """Leave out episodes that cannot be read or differ from most."""
     states: bool = False
@@ -98,6 +106,10 @@ class VerifyArgs:
     """Also read images, every frame of them (always, where the task of --env_name observes images)."""
     image_keys: tuple[str, ...] = ()
     """Only these images, and refuse what is none."""
+    action_key: str = ""
+    """The array that is the action, by its name in the file (default: the format's)."""
+    obs_keys: tuple[str, ...] = ()
+    """Only these observations, by the names that info lists."""
     skip_bad_episodes: bool = False
     """Check what is left without the episodes that training with this flag leaves out."""
     json: bool = False
@@ -122,6 +134,10 @@ class ConvertArgs:
     """Height to which images are converted, together with image_width (0: as they are)."""
     image_width: int = 0
     """Width of converted images."""
+    action_key: str = ""
+    """The array that is the action, by its name in the file (default: the format's)."""
+    obs_keys: tuple[str, ...] = ()
+    """Only these observations, by the names that info lists."""
     skip_bad_episodes: bool = False
     """Leave out episodes that cannot be read or differ from most; they are listed."""
     states: bool = True
@@ -137,7 +153,7 @@ def info(argv: list[str]) -> int:
     path = obtain(args.data)
     data = read_for(
         path, task_of(args.data, args.env_name), images=args.image_keys or args.images, states=True,
-        skip_bad_episodes=args.skip_bad_episodes,
+        skip_bad_episodes=args.skip_bad_episodes, keys=Keys.of(args.action_key, args.obs_keys),
     )  # fmt: skip
     found = describe(path, data)
     if args.json:
@@ -153,7 +169,8 @@ def stats(argv: list[str]) -> int:
     if args.out is not None:
         store.refuse_existing(args.out)
     wanted = ReadOptions(args.image_keys or args.images, args.states, skip_bad_episodes=args.skip_bad_episodes)
-    found = statistics(source_of(args.data, args.env_name), wanted, args.split)
+    keys = Keys.of(args.action_key, args.obs_keys)
+    found = statistics(source_of(args.data, args.env_name, keys=keys), wanted, args.split)
     if args.out is not None:
         low_dim = {k: v for k, v in found.items() if k == norm_stats.ACTIONS or k.startswith("obs/")}
         norm_stats.write(args.out, {k.removeprefix("obs/"): v.as_json() for k, v in low_dim.items()})
@@ -174,7 +191,7 @@ def verify_command(argv: list[str]) -> int:
         raise UserError("--replay: expected no --skip_bad_episodes: episodes are started by their numbers in the data")
     path, task = obtain(args.data), task_of(args.data, args.env_name)
     try:
-        source = Source(path, formats.detect(path), task)
+        source = Source(path, formats.detect(path), task, Keys.of(args.action_key, args.obs_keys))
     except UserError as error:  # a file in no known format: most likely damaged
         report = Report(Source(path, "", task), 0, 0, (unreadable(path, str(error)),))
         return _print(report, None, args.json)
@@ -238,7 +255,8 @@ def convert(argv: list[str]) -> int:
         raise UserError("--image_height: has no effect without images; add --images or --image_keys NAME ...")
     writer = formats.get(args.format)
     store.refuse_existing(args.out)
-    source, images = source_of(args.data, args.env_name), args.image_keys or args.images
+    keys = Keys.of(args.action_key, args.obs_keys)
+    source, images = source_of(args.data, args.env_name, keys=keys), args.image_keys or args.images
     total = formats.count(source.path, source.format)
     with _progress(f"convert to {args.format}", total, quiet=False) as update:
         if args.env_name:
@@ -251,13 +269,13 @@ def convert(argv: list[str]) -> int:
             limit = step_limit_of(source.task, source.format)
             made = store.convert(
                 source.path, args.out, format=source.format, images=images, states=args.states, step_limit=limit,
-                skip_bad_episodes=args.skip_bad_episodes, image_size=size, on_episodes=update,
+                skip_bad_episodes=args.skip_bad_episodes, image_size=size, keys=keys, on_episodes=update,
             )  # fmt: skip
             before = made.fingerprint()
         else:
             whole = read_for(
                 source.path, "", images=images, states=args.states, skip_bad_episodes=args.skip_bad_episodes,
-                image_size=size,
+                image_size=size, keys=keys,
             )  # fmt: skip
             before = whole.fingerprint()
             _check_space(args.out, whole)
@@ -286,7 +304,9 @@ def _observed(
     source: Source, args: ConvertArgs, update: Callable[[int], None], size: tuple[int, int] | None
 ) -> EpisodeStore:
     """The data with the observations of the task, which are made from states where there are none."""
-    data = read_for(source.path, source.task, images=args.image_keys or args.images, states=True, image_size=size)
+    data = read_for(
+        source.path, source.task, images=args.image_keys or args.images, states=True, image_size=size, keys=source.keys
+    )
     if not data.obs:
         if args.images:
             raise UserError("--images: images cannot be made from states; leave it out")

@@ -101,7 +101,9 @@ def first_of(source: Source) -> list[Recorded]:
     """The beginnings of the first episodes of a data set; fewer, or none, where it cannot be read, which is reported
     elsewhere."""
     found: list[Recorded] = []
-    wanted = ReadOptions(step_limit=step_limit_of(source.task, source.format), skip_bad_episodes=False)
+    wanted = ReadOptions(
+        step_limit=step_limit_of(source.task, source.format), skip_bad_episodes=False, keys=source.keys
+    )
     with contextlib.suppress(UserError):
         for part in base.parts_of(formats.get(source.format), source.path, wanted):
             ends = np.cumsum(part.lengths or (len(part.actions),))

@@ -7,6 +7,7 @@ from pathlib import Path
 from raybc.data import formats
 from raybc.data.adapt import for_task
 from raybc.data.episodes import EpisodeStore
+from raybc.data.formats.options import Keys
 from raybc.data.names import obtain, resolve
 from raybc.data.store import cached
 from raybc.registry import get_task
@@ -39,12 +40,13 @@ def read_for(
     states: bool = False,
     skip_bad_episodes: bool = False,
     image_size: tuple[int, int] | None = None,
+    keys: Keys = formats.NO_KEYS,
 ) -> EpisodeStore:
     """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
 
     Large data sets are memory-mapped from a converted copy in raybc's cache. images: as for `raybc.data.formats.read`;
     None: all, if the task observes any; then only those that it observes have to be readable. states: whether to read
-    the simulator's states. skip_bad_episodes, image_size: as for `ReadOptions`.
+    the simulator's states. skip_bad_episodes, image_size, keys: as for `ReadOptions`.
     """
     needed = None
     if images is None:
@@ -56,7 +58,7 @@ def read_for(
     limit = step_limit_of(task, format)
     found = read(
         path, format=format, images=images, states=states, step_limit=limit, skip_bad_episodes=skip_bad_episodes,
-        needed=needed or None, image_size=image_size,
+        needed=needed or None, image_size=image_size, keys=keys,
     )  # fmt: skip
     return for_task(found, task)
 

@@ -13,7 +13,7 @@ from raybc.data import formats
 from raybc.data.adapt import added
 from raybc.data.formats import base
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Gathered, ReadOptions
-from raybc.data.formats.options import Remarks
+from raybc.data.formats.options import Keys, Remarks
 from raybc.data.formats.splits import held_out, resolved_splits
 from raybc.data.load import step_limit_of
 from raybc.data.names import obtain, resolve
@@ -56,6 +56,8 @@ class Source:
     """A key of `raybc.data.formats.FORMATS`."""
     task: str = ""
     """The task whose observations are added to the recorded ones; "" for none."""
+    keys: Keys = formats.NO_KEYS
+    """Arrays that are chosen by hand."""
 
     def scan(self, each: Callable[[Block], None], wanted: ReadOptions | None = None) -> tuple[Gathered, DatasetInfo]:
         """Call `each` with every block in order, and return what is known about the whole data set.
@@ -64,7 +66,7 @@ class Source:
         """
         chosen = formats.get(self.format)
         wanted = wanted or ReadOptions()
-        wanted = dataclasses.replace(wanted, step_limit=step_limit_of(self.task, self.format))
+        wanted = dataclasses.replace(wanted, step_limit=step_limit_of(self.task, self.format), keys=self.keys)
         sink = _Blocks(self.task, each)
         gathered = base.gather(sink.watch(base.parts_of(chosen, self.path, wanted)), self.path, sink, wanted)
         return gathered, base.about_of(chosen, self.path)
@@ -86,13 +88,13 @@ class Source:
         return frozenset(splits[name].tolist())
 
 
-def source_of(name: str, env_name: str = "", download: bool = True) -> Source:
+def source_of(name: str, env_name: str = "", download: bool = True, keys: Keys = formats.NO_KEYS) -> Source:
     """The data called `name`, for the task of `env_name` (by default the one that the name implies).
 
-    download: whether data that are not on disk may be downloaded.
+    download: whether data that are not on disk may be downloaded. keys: arrays that are chosen by hand.
     """
     path = obtain(name, download)
-    return Source(path, formats.detect(path), task_of(name, env_name))
+    return Source(path, formats.detect(path), task_of(name, env_name), keys)
 
 
 def task_of(name: str, env_name: str) -> str:

@@ -95,7 +95,8 @@ def file_of(name: str) -> str:
 def convert(
     source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
     step_limit: int = 0, skip_bad_episodes: bool = False, needed: tuple[str, ...] | None = None,
-    image_size: tuple[int, int] | None = None, on_episodes: Callable[[int], None] | None = None,
+    image_size: tuple[int, int] | None = None, keys: base.Keys = formats.NO_KEYS,
+    on_episodes: Callable[[int], None] | None = None,
 ) -> EpisodeStore:  # fmt: skip
     """Write the data set at `source` as a store to `target` and open it. Only a part of it is in memory at a time.
 
@@ -104,7 +105,7 @@ def convert(
     """
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
-    wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size)
+    wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size, keys)
     with replacing(target) as temporary:
         temporary.mkdir()
         sink = _Files(temporary, source, on_episodes, formats.count(source, chosen.NAME))
@@ -129,6 +130,7 @@ def cached(
     skip_bad_episodes: bool = False,
     needed: tuple[str, ...] | None = None,
     image_size: tuple[int, int] | None = None,
+    keys: base.Keys = formats.NO_KEYS,
 ) -> EpisodeStore:
     """`source` as a converted data set in raybc's cache, converted by the first call.
 
@@ -137,12 +139,16 @@ def cached(
     """
     files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
     stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    key = digest([VERSION, stats, format, images, states, step_limit, *_more(skip_bad_episodes, image_size)])
+    more = [
+        *_more(skip_bad_episodes, image_size),
+        *([] if keys == formats.NO_KEYS else [keys.action, *keys.observations]),
+    ]
+    key = digest([VERSION, stats, format, images, states, step_limit, *more])
     target = home() / "converted" / f"{source.name}-{key[:16]}"
     if not (target / META).is_file():
         convert(
             source, target, format=format, images=images, states=states, step_limit=step_limit,
-            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size,
+            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size, keys=keys,
         )  # fmt: skip
     return open_store(target)
 

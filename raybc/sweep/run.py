@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +42,7 @@ from raybc.sweep.trackers import SweepTrackers
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import Recorder, search
 from raybc.sweep.views import command_line, write_timeline, write_timing
-from raybc.train.source import read_data, recorded_observations
+from raybc.train.source import observed, read_data, recorded_observations
 from raybc.versions import versions
 
 #: Free disk that a sweep needs to start.
@@ -67,6 +68,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     with starting(folder, launch.overwrite, launch.inputs) as begun:
         check_resume(config, folder)
         env_spec = spec_of_task(task) if task is not None else None
+        task = _observing(task, env_spec, config)
         dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         if demos is None or dataset.exists():
             store = read_data(config.train, dataset)
@@ -95,6 +97,13 @@ def _check_without_data(config: SweepConfig) -> None:
     check_corners(config)
 
 
+def _observing(task: Task | None, env_spec: EnvSpec | None, config: SweepConfig) -> Task | None:
+    """The task with the observations that the policies see."""
+    if task is None or env_spec is None:
+        return task
+    return dataclasses.replace(task, obs_keys=observed(config.train, env_spec, task.obs_keys))
+
+
 def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec | None, task: Task | None) -> None:
     if task is not None and env_spec is not None:
         shapes = observation_shapes(env_spec, task.obs_keys)
@@ -114,7 +123,7 @@ def _run(
 ) -> None:
     """With Ray: demonstrations, search, final evaluation, videos; then the report, without Ray."""
     folder = launch.folder
-    task = task_of(config)
+    task = _observing(task_of(config), env_spec, config)
     say = cli.console.print
     if state.trials:
         say(f"resuming: {len(state.finished())} of {config.search.trials} trials have finished")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from raybc.train.member import saved_threads
 from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
 from raybc.train.run import PackRun
-from raybc.train.source import read_data, recorded_observations
+from raybc.train.source import observed, read_data, recorded_observations
 from raybc.train.threads import available_cores, busy_cores, free_threads, registered
 from raybc.train.trackers.base import TrackerConfig
 from raybc.train.trackers.mlflow import MlflowConfig
@@ -184,6 +185,7 @@ def _with_simulators(request: _Request) -> None:
     config.check_encoder(task.images, "--")
     check_source(name, config.dataset or config.ogbench_dataset_dir)
     probe = spec_of_task(task)
+    task = dataclasses.replace(task, obs_keys=observed(config, probe, task.obs_keys))
     cli.print_notes(task.notes)
 
     from raybc.cluster.session import ray_session  # isort: skip (before ray)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
+from raybc.data.formats.options import Keys
 from raybc.data.idle import without_idle
 from raybc.data.load import read_for
+from raybc.envs.spec import EnvSpec
 from raybc.registry import parse_env_name
 from raybc.types import UserError
 
@@ -22,9 +24,24 @@ def read_data(config: RunConfig, dataset: Path) -> EpisodeStore:
 def _read(config: RunConfig, dataset: Path) -> EpisodeStore:
     if config.has_environment:
         task = parse_env_name(config.env_name).task
-        return read_for(dataset, task, skip_bad_episodes=config.skip_bad_episodes)
+        keys = Keys.of(config.action_key)  # tasks compute observations from others, so all of them are read
+        return read_for(dataset, task, skip_bad_episodes=config.skip_bad_episodes, keys=keys)
     images = config.encoder.kind != "None"
-    return read_for(dataset, "", images=images, skip_bad_episodes=config.skip_bad_episodes)
+    keys = Keys.of(config.action_key, config.obs_keys)
+    return read_for(dataset, "", images=images, skip_bad_episodes=config.skip_bad_episodes, keys=keys)
+
+
+def observed(config: RunConfig, probe: EnvSpec, obs_keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The observations of a policy in a simulator: those of `obs_keys` of the configuration, or of the task.
+
+    Raises `UserError` for observations that the environment does not have.
+    """
+    chosen = Keys.of("", config.obs_keys).observations or obs_keys
+    known = {**probe.obs_sizes, **probe.images}
+    missing = [key for key in chosen if key not in known]
+    if missing:
+        raise UserError(f"--obs_keys: expected observations of {config.env_name}, {sorted(known)}, got {missing[0]!r}")
+    return chosen
 
 
 def recorded_observations(config: RunConfig, store: EpisodeStore) -> tuple[str, ...]:

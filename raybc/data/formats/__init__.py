@@ -5,6 +5,7 @@ To add a format: a module with the members of `raybc.data.formats.base.Format`, 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import cast
@@ -30,6 +31,9 @@ FORMATS = {
     "minari": "raybc.data.formats.minari",
     "rlds": "raybc.data.formats.rlds",
 }
+
+
+NO_KEYS = base.Keys()
 
 
 def get(name: str) -> Format:
@@ -81,6 +85,7 @@ def read(
     skip_bad_episodes: bool = False,
     needed: tuple[str, ...] | None = None,
     image_size: tuple[int, int] | None = None,
+    keys: base.Keys = NO_KEYS,
 ) -> EpisodeStore:
     """The demonstrations at `path`, in memory, or memory-mapped from a converted store.
 
@@ -91,7 +96,10 @@ def read(
     path = Path(path).expanduser()
     chosen = get(format or detect(path))
     if hasattr(chosen, "open_store") and image_size is None:  # needs no copy in memory
-        return cast("EpisodeStore", chosen.open_store(path))
-    return base.collect(
-        chosen, path, base.ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size)
-    )
+        if keys.action:
+            raise UserError(f"{path}: --action_key: the format {chosen.NAME} has one action; leave it out")
+        found = cast("EpisodeStore", chosen.open_store(path))
+        obs = {name: found.obs[name] for name in keys.chosen(found.obs, str(path))}
+        return dataclasses.replace(found, obs=obs, checked=True) if keys.observations else found
+    wanted = base.ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size, keys)
+    return base.collect(chosen, path, wanted)

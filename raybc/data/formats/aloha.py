@@ -91,7 +91,7 @@ def _read(path: Path, name: str, wanted: ReadOptions) -> EpisodeChunk:
 
 
 def _episode(file: Any, path: Path, name: str, wanted: ReadOptions) -> EpisodeChunk:
-    action = next((key for key in ACTIONS if key in file), ACTIONS[0])
+    action = wanted.keys.action or next((key for key in ACTIONS if key in file), ACTIONS[0])
     actions = containers.hdf5_values(file, action, str(path))
     group = next((key for key in OBSERVATIONS if isinstance(file.get(key), h5py.Group)), "")
     if not group:

@@ -18,6 +18,7 @@ from raybc.data.bounds import SMALL_BYTES, check_memory
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import containers, odd
 from raybc.data.formats.images import is_image as is_image
+from raybc.data.formats.options import Keys as Keys
 from raybc.data.formats.options import ReadOptions as ReadOptions
 from raybc.data.formats.options import Remarks
 from raybc.data.formats.splits import resolved_splits
@@ -26,6 +27,8 @@ from raybc.types import UserError
 
 #: Rows that a reader of a flat format reads at a time, rounded to whole episodes.
 ROWS_PER_READ = 1 << 16
+#: Formats whose action has no name.
+ONE_ACTION = ("minari", "store")
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,8 @@ def parts_of(fmt: Format, path: Path, wanted: ReadOptions) -> Iterator[EpisodeCh
     With `ReadOptions.skip_bad_episodes`, the data are read twice, and episodes come one at a time: those that can be
     read and have the names and sizes of most.
     """
+    if wanted.keys.action and fmt.NAME in ONE_ACTION:
+        raise UserError(f"{path}: --action_key: the format {fmt.NAME} has one action; leave it out")
     parts = (_observed(part, path, wanted) for part in _sound(fmt, path, wanted))
     if not wanted.skip_bad_episodes:
         yield from parts
@@ -190,6 +195,7 @@ def _observed(part: EpisodeChunk, path: Path, wanted: ReadOptions) -> EpisodeChu
             raise
         return dataclasses.replace(part, obs={}, unreadable=str(error))
     found = {name: array for name, array in obs.items() if array is not None}
+    found = {name: found[name] for name in wanted.keys.chosen(found, where)}
     if wanted.image_size is not None:
         found = {n: resized(a, *wanted.image_size) if is_image(a) else a for n, a in found.items()}
     return dataclasses.replace(part, obs=found)

@@ -77,6 +77,8 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     with containers.opened_hdf5(path, "D4RL HDF5") as file:
         observed = _observations(file, path, wanted)
         arrays = {key: containers.hdf5_array(file, key, str(path)) for key in KEYS if key != "observations"}
+        if wanted.keys.action:
+            arrays["actions"] = containers.hdf5_array(file, wanted.keys.action, str(path))
         rows = len(next(iter(observed.values()), arrays["actions"]))
         for key, array in {**observed, **arrays}.items():
             if array.ndim == 0 or len(array) != rows:

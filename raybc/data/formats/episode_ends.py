@@ -100,9 +100,9 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     arrays = _Arrays(path)
     ends = arrays[ENDS]
-    action, reward = arrays.first(ACTION), arrays.first(REWARD)
+    action, reward = arrays.first((wanted.keys.action,) if wanted.keys.action else ACTION), arrays.first(REWARD)
     if action is None:
-        raise UserError(f"{path}: expected the array {ACTION[0]!r}, got {arrays.names}")
+        raise UserError(f"{path}: expected the array {wanted.keys.action or ACTION[0]!r}, got {arrays.names}")
     actions = arrays[action]
     if ends.ndim != 1 or ends.dtype.kind not in "iu" or not len(ends):
         raise UserError(f"{path}: {ENDS}: expected whole numbers (E,), got shape {ends.shape} of {ends.dtype}")

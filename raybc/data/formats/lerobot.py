@@ -74,7 +74,7 @@ class _Set:
         for name, feature in self.features.items():
             if not isinstance(feature, dict) or "dtype" not in feature:
                 raise UserError(f"{root / INFO}: features: {name}: expected a mapping with dtype, got {feature!r}")
-        self.action = lerobot_names.action_of(self.features, str(root / INFO))
+        self.action = ""  # `parts` looks it up, or takes the one that is chosen by hand
         self.success = lerobot_names.success_of(self.features)
 
     def get(self, key: str, kind: Any) -> Any:
@@ -239,6 +239,7 @@ def about(path: Path) -> DatasetInfo:
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     found = _Set(path)
+    found.action = lerobot_names.action_of(found.features, str(path / INFO), wanted.keys.action)
     episodes, tasks = found.episodes(), found.tasks()
     total = found.total_episodes
     if len(episodes) != total:
@@ -346,7 +347,9 @@ def _observations(features: Mapping[str, Mapping[str, Any]], wanted: ReadOptions
         if declared["dtype"] == "string" and feature.startswith("observation."):
             wanted.remarks.note("text", feature.removeprefix("observation."), "not read: text is no observation")
     names: dict[str, str] = {}
-    for feature, name in lerobot_names.observations_of(features).items():
+    known = lerobot_names.observations_of(features)
+    known |= {key: key for key in wanted.keys.observations if key in features and key not in known.values()}
+    for feature, name in known.items():
         declared = features[feature]
         if declared["dtype"] not in lerobot_names.IMAGE_TYPES:
             names[feature] = name

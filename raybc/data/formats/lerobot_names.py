@@ -26,12 +26,14 @@ IMAGE_TYPES = ("video", "image")
 Features = Mapping[str, Mapping[str, Any]]
 
 
-def action_of(features: Features, where: str) -> str:
-    """The feature that is the action. Raises `UserError`, beginning with `where`, if there is none, or more."""
-    found = [name for name in ACTIONS if name in features]
+def action_of(features: Features, where: str, chosen: str = "") -> str:
+    """The feature that is the action, by default by its name. Raises `UserError`, beginning with `where`, if it is
+    missing."""
+    found = next((name for name in ((chosen,) if chosen else ACTIONS) if name in features), "")
     if not found:
-        raise UserError(f"{where}: features: expected 'action' (or 'actions'), got {sorted(features)}")
-    return found[0]
+        expected = repr(chosen) if chosen else "'action' (or 'actions'; --action_key chooses another)"
+        raise UserError(f"{where}: features: expected {expected}, got {sorted(features)}")
+    return found
 
 
 def observations_of(features: Features) -> dict[str, str]:

@@ -104,7 +104,8 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     for shard in [*train, *valid]:
         file = Npz(shard)
         ends, keep, found = _cuts(file)
-        arrays = {key: _rows(file, key, len(keep)) for key in ("observations", "actions")}
+        named = {"observations": "observations", "actions": wanted.keys.action or "actions"}
+        arrays = {key: _rows(file, name, len(keep)) for key, name in named.items()}
         states = [_rows(file, key, len(keep)) for key in STATES if wanted.states and key in file.names]
         name = "pixels" if resembles_image(arrays["observations"].shape, arrays["observations"].dtype) else "state"
         observations = all_images.observation(name, arrays["observations"], str(shard))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,31 @@ class Remarks:
 
 
 @dataclass(frozen=True)
+class Keys:
+    """Arrays that are chosen by hand, in place of those that a format knows by their names."""
+
+    action: str = ""
+    """The array that is the action, by its name in the file ("actions_abs"); "" for the format's."""
+    observations: tuple[str, ...] = ()
+    """The observations to read, by their names here ("state"); () for all."""
+
+    @classmethod
+    def of(cls, action: str = "", observations: str | tuple[str, ...] = "") -> Keys:
+        """From what users write: names separated by commas, or several."""
+        several = (observations,) if isinstance(observations, str) else observations
+        return cls(action, tuple(name.strip() for text in several for name in text.split(",") if name.strip()))
+
+    def chosen(self, names: Iterable[str], where: str) -> tuple[str, ...]:
+        """Those of `names` that are chosen, all by default. Raises `UserError`, beginning with `where`, for chosen ones
+        that are missing."""
+        known = list(names)
+        missing = [name for name in self.observations if name not in known]
+        if missing:
+            raise UserError(f"{where}: --obs_keys: expected an observation, got {missing[0]!r}; it has {sorted(known)}")
+        return self.observations or tuple(known)
+
+
+@dataclass(frozen=True)
 class ReadOptions:
     """What to read in addition to low-dimensional observations, actions and rewards."""
 
@@ -44,11 +70,15 @@ class ReadOptions:
     """With `images` True: images that have to be readable; others that are not are left out. None: all."""
     image_size: tuple[int, int] | None = None
     """Height and width to which images are reduced or enlarged; None: as they are."""
+    keys: Keys = Keys()
+    """Arrays that are chosen by hand."""
     remarks: Remarks = field(default_factory=Remarks, compare=False)
     """Filled while reading."""
 
     def image(self, name: str) -> bool:
         """Whether to read the image observation `name`."""
+        if name in self.keys.observations:
+            return True
         return self.images if isinstance(self.images, bool) else name in self.images
 
     def named(self, name: str) -> bool:

@@ -27,7 +27,7 @@ from raybc.types import UserError
 NAME = "rlds"
 DESCRIPTION = "a folder with dataset_info.json, features.json and .tfrecord files (TensorFlow Datasets)"
 INFO, FEATURES = "dataset_info.json", "features.json"
-OBSERVATION, ACTION = "steps/observation/", "steps/action"
+OBSERVATION, ACTION = "steps/observation/", "action"
 INSTRUCTIONS = (
     "steps/language_instruction",
     "steps/observation/natural_language_instruction",
@@ -94,8 +94,9 @@ def _features(path: Path) -> dict[str, Mapping[str, Any]]:
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
     """Its episodes in order. Raises `UserError` for what is missing, damaged or inconsistent."""
     features = _features(path)
-    if ACTION not in features:
-        raise UserError(f"{path / FEATURES}: expected the feature {ACTION!r}, got {sorted(features)}")
+    action = f"steps/{wanted.keys.action or ACTION}"
+    if action not in features:
+        raise UserError(f"{path / FEATURES}: expected the feature {action!r}, got {sorted(features)}")
     names = {
         feature: feature.removeprefix(OBSERVATION)
         for feature, declared in features.items()
@@ -107,7 +108,9 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
         for shard in shards:
             for record in records(shard):
                 name = f"{shard.name}: episode {number}"
-                yield read_episode(name, wanted, functools.partial(_read, record, features, names, name, path, shard))
+                yield read_episode(
+                    name, wanted, functools.partial(_read, record, features, names, name, path, shard, action)
+                )
                 number += 1
         if number - before != count:
             raise UserError(f"{path}: split {split!r}: expected {count} episodes, got {number - before}")
@@ -136,9 +139,10 @@ def _read(
     name: str,
     path: Path,
     shard: Path,
+    action: str,
 ) -> EpisodeChunk:
     with containers.readable(shard, f"an Example ({name})"):
-        return _part(parse(record), features, names, name, path)
+        return _part(parse(record), features, names, name, path, action)
 
 
 def _part(
@@ -147,6 +151,7 @@ def _part(
     names: Mapping[str, str],
     name: str,
     path: Path,
+    action: str,
 ) -> EpisodeChunk:
     def array(feature: str) -> np.ndarray:
         found = values.get(feature)
@@ -161,7 +166,7 @@ def _part(
         shape = [int(n) for n in features[feature]["tensor"].get("shape", {}).get("dimensions", ())]
         return found.reshape(-1, *shape)
 
-    actions = array(ACTION)
+    actions = array(action)
     words: Values = next((values[k] for k in INSTRUCTIONS if k in values), [])
     flags = ("reward", "is_terminal", "is_last", "is_first")
     optional = {k: array(f"steps/{k}") for k in flags if f"steps/{k}" in values}
@@ -237,7 +242,7 @@ def _tensor(array: np.ndarray) -> dict[str, Any]:
 def _example(store: EpisodeStore, episode: int) -> dict[str, Values]:
     rows = slice(int(store.episode_starts[episode]), int(store.episode_ends[episode]))
     steps = rows.stop - rows.start
-    values: dict[str, Values] = {ACTION: store.actions_NA[rows], "steps/reward": store.rewards_N[rows]}
+    values: dict[str, Values] = {f"steps/{ACTION}": store.actions_NA[rows], "steps/reward": store.rewards_N[rows]}
     for name, array in store.obs.items():
         image = name in store.images
         values[OBSERVATION + name] = [encode_png(p) for p in array[rows]] if image else array[rows]

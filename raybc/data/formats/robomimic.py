@@ -194,7 +194,7 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
     name, path: for messages.
     """
     where = f"{path}: {name}"
-    actions = containers.hdf5_values(demo, "actions", where)
+    actions = containers.hdf5_values(demo, wanted.keys.action or "actions", where)
     if not isinstance(demo.get("obs"), h5py.Group):
         raise UserError(f"{where}: expected the group 'obs', got {sorted(demo)}")
     obs = {}

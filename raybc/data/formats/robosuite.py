@@ -82,7 +82,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
 
 def _part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> EpisodeChunk:
     where = f"{path}: {name}"
-    actions = containers.hdf5_values(demo, "actions", where)
+    actions = containers.hdf5_values(demo, wanted.keys.action or "actions", where)
     states = robomimic.states_of(demo, where, len(actions)) if wanted.states else None
     return EpisodeChunk(name=name, obs={}, actions=actions, states=states)
 
