@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raybc.config import flat, identity
-from raybc.config.data import ACTIONS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
+from raybc.config.data import ACTIONS, INPUTS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
 from raybc.config.options import OptionInfo, Role, check_bounds, check_relations, flag_path, options_in
 from raybc.config.output import OutputOptions
 from raybc.config.policy import EncoderConfig, FlowConfig, NoEncoder, PolicyConfig, kinds
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
+from raybc.files import expanded
 from raybc.strict import check_type, did_you_mean
 from raybc.types import SampleSetting, UserError
 
@@ -66,6 +68,11 @@ class RunConfig(
         return flat.replace(self, values)
 
     # --- sampling, data, checks -------------------------------------------------------------------------------------
+
+    def inputs(self) -> list[Path]:
+        """The files and folders on this machine that the options name."""
+        named = [expanded(getattr(self, name), name) for name in INPUTS if getattr(self, name)]
+        return [path for path in named if path.exists()]
 
     @property
     def has_environment(self) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from raybc._version import __version__
 from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig, changed_options
+from raybc.config.data import INPUTS
 from raybc.data.episodes import format_shape
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
@@ -250,7 +251,7 @@ def _front(name: str, env_name: str, kind: str, evidence: Evidence) -> dict[str,
 def _changed(config: RunConfig) -> dict[str, Any]:
     """Values that differ from the defaults, without the paths of the machine that trained the policy."""
     values = config.to_plain()
-    for name in ("dataset", "ogbench_dataset_dir", "sampling_plan_path", "init_from"):
+    for name in INPUTS:
         if Path(values[name]).is_absolute():
             values[name] = Path(values[name]).name
     hidden = ("save_dir", "device", "keep")

@@ -12,7 +12,6 @@ from typing import Annotated
 import tyro
 
 from raybc import cli
-from raybc.files import expanded
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.load import load_sweep
@@ -96,9 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     from raybc.sweep.run import run_sweep
 
     folder = SweepFolder(args.out or Path("runs") / config.name)
-    train = config.train
-    named = (train.dataset, train.ogbench_dataset_dir, train.sampling_plan_path)
-    inputs = (path, *(expanded(name) for name in named if name and expanded(name).exists()))
+    inputs = (path, *config.train.inputs())
     launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used)
     with contextlib.ExitStack() as stack:
         if args.dashboard:

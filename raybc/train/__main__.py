@@ -272,8 +272,7 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
 
 def inputs_of(config: RunConfig, args: Args, *more: Path) -> list[Path]:
     """The files and folders that a training reads; more: those that no flag names."""
-    named = (config.dataset, config.ogbench_dataset_dir, config.sampling_plan_path, config.init_from, args.config)
-    return [*(expanded(name) for name in named if name and expanded(name).exists()), *more]
+    return [*config.inputs(), *([expanded(args.config)] if args.config else []), *more]
 
 
 def training_workers(args: Args, config: RunConfig, seeds: Sequence[int], gpus: float) -> WorkerConfig:
