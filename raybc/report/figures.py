@@ -64,7 +64,7 @@ def _styles(rows: list[LeaderboardRow]) -> dict[int, _Style]:
     for row in rows:
         if row.is_winner:
             styles[row.trial] = _Style(f"trial {row.trial} (winner)", _WINNER, 3.5, 1.0, "solid", "star")
-        elif row.final and (colour := next(colours, None)):
+        elif row.final and row.status != "pruned" and (colour := next(colours, None)):
             styles[row.trial] = _Style(f"trial {row.trial} (finalist)", colour, 2.0, 0.95, "solid", "circle")
         elif row.status in ("pruned", "failed"):
             symbol = "x" if row.status == "failed" else "circle-open"

@@ -275,9 +275,21 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
     rows = leaderboard(run)
     flows = sorted({flow for row in rows for flow in row.per_flow_steps})
     objective = run.objective
-    head = ["trial", "status", f"final {objective.label}", "95 % CI", "episodes", "over seeds (95 % t)", "setting"]
+    head = [
+        "trial",
+        "status",
+        f"{'final ' * objective.from_episodes}{objective.label}",
+        "95 % CI",
+        "episodes",
+        "over seeds (95 % t)",
+        "setting",
+    ]
     head += ["search score"]
-    head += [f"final at flow_steps={flow}" for flow in flows] + ["errors", "step", *run.axes]
+    head += [f"{'final ' * objective.from_episodes}at flow_steps={flow}" for flow in flows] + [
+        "errors",
+        "step",
+        *run.axes,
+    ]
     lines = [f"# {_md(run.name)}: leaderboard", "", f"> {_md(winner_line(run, rows))}", ""]
     lines += [_md(selection_rule(run)), ""]
     lines += ["| " + " | ".join(map(_md, head)) + " |", "|" + " --- |" * len(head)]
