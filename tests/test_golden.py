@@ -48,6 +48,12 @@ def _is_same_machine() -> bool:
 SAME = platform.system() == "Linux" and _is_same_machine()
 
 
+@pytest.fixture(autouse=True)
+def _threads() -> None:
+    """As many as the artefacts were made with: sums depend on their number."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the artefacts, as the working folder: the options of saved runs name files relative to it."""
