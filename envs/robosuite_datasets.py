@@ -27,7 +27,7 @@ from raybc.envs.robosuite import (
     low_dim_keys,
     quiet,
 )
-from raybc.files import parse_json
+from raybc.files import expanded, parse_json
 from raybc.types import UserError
 
 PREFIX = "dataset:"
@@ -50,7 +50,7 @@ def task(name: str) -> Task | None:
     """The task `dataset:PATH`, by the file's `env_args`; None for other names. Does not import robosuite."""
     if not name.startswith(PREFIX):
         return None
-    path = Path(name.removeprefix(PREFIX)).expanduser()
+    path = expanded(name.removeprefix(PREFIX))
     recorded = read_recorded_env(path)
     kwargs = recorded.kwargs
     robots = kwargs.get("robots", "Panda")

@@ -15,7 +15,7 @@ from raybc.data.dataset import Dataset
 from raybc.data.download import Unreachable
 from raybc.data.fetch import fetch
 from raybc.envs import d4rl, ogbench
-from raybc.files import home
+from raybc.files import expanded, home
 from raybc.registry import get_task
 from raybc.strict import did_you_mean
 from raybc.types import UserError
@@ -47,7 +47,7 @@ EXAMPLES = ("halfcheetah-medium-v2", "cube-single-play-v0", "lift-ph-low_dim", "
 
 def resolve(name: str) -> Dataset:
     """The data set called `name`; asks no server. Raises `UserError`, with similar names, for unknown ones."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if _is_there(path) or path.is_absolute() or name.startswith((".", "~")) or path.suffix:
         return Dataset(name, path)
     found = _by_suite(name)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from raybc.data.normalize import Normalizer
-from raybc.files import read_json, write_json
+from raybc.files import expanded, read_json, write_json
 from raybc.run_folder import BUNDLE_FILE, TrainingFolder
 from raybc.strict import digest
 from raybc.types import UserError
@@ -52,7 +52,7 @@ def load(place: str) -> Keys:
 
     Raises `UserError` for a place without statistics and for another or a damaged file.
     """
-    path = Path(place).expanduser()
+    path = expanded(place, "norm_stats_from")
     folder = TrainingFolder(path)
     choices = [path] if path.is_file() else [
         folder.norm_stats, *(each / BUNDLE_FILE for each in (path, folder.final_model, folder.latest))

@@ -14,6 +14,7 @@ from raybc import causes
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers, unknown
 from raybc.data.formats.base import Format
+from raybc.files import expanded
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
@@ -93,7 +94,7 @@ def read(
     whether to read the simulator's states. The others: see `base.ReadOptions`. Raises `UserError` with file, episode
     and key for what is missing, damaged or inconsistent.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     chosen = get(format or detect(path))
     if hasattr(chosen, "open_store") and image_size is None:  # needs no copy in memory
         if keys.action:
