@@ -14,8 +14,10 @@ from pathlib import Path
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.data.episodes import EpisodeStore
-from raybc.data.load import load, read_for
-from raybc.data.names import obtain
+from raybc.data.formats.options import Keys
+from raybc.data.idle import without_idle
+from raybc.data.load import read_for
+from raybc.data.names import obtain, resolve
 from raybc.data.plan.build import build_plan
 from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.files import PAGE, load_plan, plan_folder, save_plan
@@ -35,7 +37,21 @@ class Data:
     """The observations of the task; empty if no task is given."""
 
 
-def open_data(env_name: str, dataset: str, demos: int) -> Data:
+@dataclass(frozen=True)
+class ReadArgs:
+    """How the data are read: as in the training that uses the plan."""
+
+    skip_bad_episodes: bool = False
+    """Leave out episodes that cannot be read."""
+    drop_idle: bool = False
+    """Leave out idle steps."""
+    action_key: str = ""
+    """Name of the action in the data (empty: the usual names)."""
+    obs_keys: str = ""
+    """Observations to read, separated by commas (empty: all)."""
+
+
+def open_data(env_name: str, dataset: str, demos: int, read: ReadArgs) -> Data:
     """Open the dataset of `env_name`, or the file or published name `dataset`.
 
     demos: number of demonstrations, if env_name uses scripted data. Raises `UserError` if there is no such dataset.
@@ -44,21 +60,26 @@ def open_data(env_name: str, dataset: str, demos: int) -> Data:
         if not dataset:
             raise UserError("expected --dataset PATH or --env_name NAME, which say what the plan is of; got neither")
         path = obtain(dataset)
-        return Data(load(dataset), (path.name,), ())
+        keys = Keys.of(read.action_key, read.obs_keys)
+        task = resolve(dataset).task
+        store = read_for(path, task, skip_bad_episodes=read.skip_bad_episodes, keys=keys)
+        return Data(without_idle(store) if read.drop_idle else store, (path.name,), ())
     from raybc.demos.spec import source_of  # imports the adapter of a simulator, so only if a task is given
     from raybc.registry import get_task, parse_env_name
+    from raybc.train.source import read_data
 
     task = parse_env_name(env_name).task
-    path, _ = source_of(RunConfig(env_name=env_name, dataset=dataset), DemosConfig(episodes=demos))
+    config = RunConfig(env_name=env_name, dataset=dataset, **dataclasses.asdict(read))
+    path, _ = source_of(config, DemosConfig(episodes=demos))
     if not path.exists():
         raise UserError(
             f"{env_name}: its demonstrations are not made yet: python -m raybc.demos {task} --episodes {demos}"
         )
-    return Data(read_for(path, task), (env_name, path.name), tuple(get_task(task).obs_keys))
+    return Data(read_data(config, path), (env_name, path.name), tuple(get_task(task).obs_keys))
 
 
 @dataclass(frozen=True)
-class BuildArgs(PlanConfig):
+class BuildArgs(ReadArgs, PlanConfig):
     """Decide which windows of a dataset training draws, and how often; write plan_meta.json and plan_arrays.npz."""
 
     dataset: str = ""
@@ -73,8 +94,8 @@ class BuildArgs(PlanConfig):
     """Replace an existing plan."""
 
 
-@dataclass(frozen=True)
-class VerifyArgs:
+@dataclass(frozen=True, kw_only=True)
+class VerifyArgs(ReadArgs):
     """Check a plan: its checksums and bounds, and with --dataset or --env_name everything against the data."""
 
     plan_path: Path
@@ -109,7 +130,7 @@ def build(argv: list[str]) -> int:
     config.validate("--")
     if args.out_dir is None:
         raise UserError("--out-dir: expected the folder to write the plan to, e.g. --out-dir plans/ten")
-    data = open_data(args.env_name, args.dataset, args.demos)
+    data = open_data(args.env_name, args.dataset, args.demos, _read_args(args))
     config = dataclasses.replace(config, state_keys=config.state_keys or ",".join(data.state_keys))
     plan = build_plan(data.store, config, data.names[0])
     save_plan(plan, args.out_dir, args.overwrite)
@@ -120,6 +141,10 @@ def build(argv: list[str]) -> int:
     cli.console.print(f"plan: {args.out_dir}: {len(plan.episodes_E)} episodes, {len(plan.anchors_P)} anchors")
     cli.console.print(f"plan_sha256: {plan.plan_sha256}")
     return 0
+
+
+def _read_args(args: ReadArgs) -> ReadArgs:
+    return ReadArgs(**{f.name: getattr(args, f.name) for f in dataclasses.fields(ReadArgs)})
 
 
 def _dimension_names(plan: SamplingPlan, store: EpisodeStore) -> list[str]:
@@ -134,7 +159,7 @@ def verify(argv: list[str]) -> int:
     check_training(plan, args.horizon_length or plan.config.horizon_length, args.batch_size)
     checked = "checksums, bounds"
     if args.dataset or args.env_name:
-        data = open_data(args.env_name, args.dataset, args.demos)
+        data = open_data(args.env_name, args.dataset, args.demos, _read_args(args))
         check_dataset(plan, data.names, data.store.fingerprint(), len(data.store.actions_NA), data.store)
         check_rebuilt(plan, data.store)
         checked += ", data, every array built again"

@@ -163,6 +163,26 @@ def test_verify_refuses(pointmass_demos: Path, tmp_path: Path, capsys: pytest.Ca
     assert "expected a sampling plan" in capsys.readouterr().err
 
 
+def test_a_plan_of_what_is_left_of_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in training, and the training that uses it sees the same data."""
+    import h5py
+
+    from tests.test_train_offline import SMALL, robot, train
+
+    path = robot(tmp_path / "robot.hdf5")
+    with h5py.File(path, "a") as file:
+        file["data/demo_3/obs/joints"][4] = np.nan
+    flags = ["--dataset", path, "--horizon-length=4", "--batch-size=32", "--out-dir", tmp_path / "plan"]
+    assert plan_command("build", *flags) == 2
+    assert "joints: expected finite numbers, got nan or inf in episode 3" in capsys.readouterr().err
+    assert plan_command("build", *flags, "--skip_bad_episodes") == 0
+    assert plan_command("verify", tmp_path / "plan", "--dataset", path, "--skip-bad-episodes") == 0
+    assert len(load_plan(tmp_path / "plan").episodes_E) == 9
+    run = ("--dataset", path, *SMALL, "--skip_bad_episodes", "--training_steps=2", "--sampling_plan_path")
+    assert train(*run, tmp_path / "plan", "--out", tmp_path / "run") == 2
+    assert "with a sampling plan the data need a split `valid`" in " ".join(capsys.readouterr().err.split())
+
+
 def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan_command("--help") == 0
     assert "python -m raybc.plan {build,verify,show}" in capsys.readouterr().out
