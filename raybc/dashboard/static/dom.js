@@ -32,7 +32,7 @@ export function compareBy(found, trials) {
   objective.ends = known.length ? [low - room, high + room] : [0, 1];
 }
 
-const number = (value) => {
+const plain = (value) => {
   const scaled = value * objective.factor;
   if (objective.digits !== null) return scaled.toFixed(objective.digits);
   const size = Math.abs(scaled);
@@ -41,10 +41,10 @@ const number = (value) => {
 const unit = () => (objective.unit ? `\u00a0${objective.unit}` : "");
 
 /** A score and its interval as text, in the unit of the objective. */
-export const score = (value) => (value === null || value === undefined ? "-" : number(value) + unit());
+export const score = (value) => (value === null || value === undefined ? "-" : plain(value) + unit());
 export function scoreRange(pair) {
   if (!pair) return "";
-  const [low, high] = pair.map(number);
+  const [low, high] = pair.map(plain);
   return `${low}${/-/.test(low + high) ? "\u00a0to\u00a0" : "\u2013"}${high}${unit()}`;
 }
 
@@ -83,16 +83,16 @@ export function bar(value, range) {
   const svg = document.createElementNS(NS, "svg");
   const part = (name, x, y, width, height) => {
     const rect = document.createElementNS(NS, "rect");
-    for (const [key, value] of Object.entries({ class: name, x, y, width, height })) rect.setAttribute(key, value);
+    for (const [key, set] of Object.entries({ class: name, x, y, width, height })) rect.setAttribute(key, set);
     svg.append(rect);
   };
-  for (const [key, value] of Object.entries({
+  for (const [key, set] of Object.entries({
     class: "bar",
     viewBox: "0 0 100 10",
     preserveAspectRatio: "none",
     "aria-hidden": "true",
   }))
-    svg.setAttribute(key, value);
+    svg.setAttribute(key, set);
   part("track", 0, 4, 100, 2);
   if (interval) part("range", 100 * interval[0], 1.5, 100 * (interval[1] - interval[0]), 7);
   part("point", Math.min(Math.max(100 * rate - 0.7, 0), 98.6), 0, 1.4, 10);
