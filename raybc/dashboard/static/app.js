@@ -1,6 +1,19 @@
 // Asks for what is new every two seconds and draws it. Nothing is asked while the page is not looked at.
 import { axisFigure, inBrush, parallel, settingFigure } from "./axes.js";
-import { $, compareBy, count, duration, h, objective, percent, radios, score, scoreRange, sentence, video } from "./dom.js";
+import {
+  $,
+  compareBy,
+  count,
+  duration,
+  h,
+  objective,
+  percent,
+  radios,
+  score,
+  scoreRange,
+  sentence,
+  video,
+} from "./dom.js";
 import * as figures from "./figures.js";
 import { plan } from "./plots.js";
 import { drawStatuses, drawTable, parseFilter, resetPage } from "./table.js";

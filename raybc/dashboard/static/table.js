@@ -13,7 +13,16 @@ export function columns(run) {
     { key: "trial", title: "Trial", value: (t) => t.n, number: true },
     { key: "score", title: `Search ${objective.label}, 95 % CI`, value: (t) => t.score, number: true },
     // Without a simulator there are no final starts.
-    ...(objective.episodes === false ? [] : [{ key: "final", title: `Final ${objective.label}, 95 % CI`, value: (t) => (t.final ? t.final.rate : null), number: true }]),
+    ...(objective.episodes === false
+      ? []
+      : [
+          {
+            key: "final",
+            title: `Final ${objective.label}, 95 % CI`,
+            value: (t) => (t.final ? t.final.rate : null),
+            number: true,
+          },
+        ]),
     ...run.axes.map((axis) => ({
       key: axis,
       title: axis,

@@ -1,5 +1,20 @@
 // One trial: recipe, curves, every measurement with its command, episodes, videos.
-import { $, badge, command, copyButton, count, duration, h, objective, radios, score, scoreRange, sentence, show, video } from "./dom.js";
+import {
+  $,
+  badge,
+  command,
+  copyButton,
+  count,
+  duration,
+  h,
+  objective,
+  radios,
+  score,
+  scoreRange,
+  sentence,
+  show,
+  video,
+} from "./dom.js";
 import { lossCurve, trialCurve } from "./figures.js";
 import { plan } from "./plots.js";
 
@@ -154,7 +169,9 @@ function measurements(found) {
       h(
         "p",
         { class: "small soft" },
-        ...["success", "failure", "timeout", "error"].slice(objective.told ? 0 : 1).flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
+        ...["success", "failure", "timeout", "error"]
+          .slice(objective.told ? 0 : 1)
+          .flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
       ),
     );
   const fill = () =>
