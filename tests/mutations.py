@@ -302,12 +302,23 @@ def _objection(message: str, path: Path) -> str:
     return "" if str(path) in message else f"a message without the file: {message}"
 
 
-def run(kind: Kind, folder: Path, first: int, count: int) -> list[Fault]:
-    """Read `count` damaged copies in a forked process; what went wrong."""
+def _named(name: str) -> Kind:
+    from tests.test_mutations import KINDS
+
+    return next(kind for kind in KINDS if kind.name == name)
+
+
+def run(kind: Kind | str, folder: Path, first: int, count: int) -> list[Fault]:
+    """Read `count` damaged copies in another process; what went wrong.
+
+    kind: the name of one of `tests.test_mutations.KINDS`, which is read in a process without the threads and the memory
+    of this one; or another kind, in a fork of this process.
+    """
     receive, send = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(
-        target=_guarded, args=(kind, folder, first, count, send), daemon=True
-    )
+    context = multiprocessing.get_context("forkserver" if isinstance(kind, str) else "fork")
+    if isinstance(kind, str):
+        multiprocessing.set_forkserver_preload(["tests.test_mutations"])
+    process = context.Process(target=_guarded, args=(kind, folder, first, count, send), daemon=True)
     process.start()
     send.close()
     faults: list[Fault] = []
@@ -335,12 +346,12 @@ def run(kind: Kind, folder: Path, first: int, count: int) -> list[Fault]:
     return faults
 
 
-def _guarded(kind: Kind, folder: Path, first: int, count: int, send: Any) -> None:
+def _guarded(kind: Kind | str, folder: Path, first: int, count: int, send: Any) -> None:
     code = 1
     faulthandler.disable()  # a crash is a result here
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries print about damage
-        _copies(kind, folder, first, count, send.send)
+        _copies(_named(kind) if isinstance(kind, str) else kind, folder, first, count, send.send)
         code = 0
     except BaseException:
         send.send(("fault", -1, traceback.format_exc()))

@@ -123,7 +123,7 @@ NEEDS = {case.format: case.needs for case in CASES if case.needs}
 
 def check(kind: Kind, folder: Path, first: int, count: int) -> None:
     pytest.importorskip(NEEDS.get(kind.name.partition("-")[0]) or "numpy")
-    faults = run(kind, folder, first, count)
+    faults = run(kind.name, folder, first, count)
     text = "\n".join(f"{fault.number}: {fault.damage}: {fault.what}" for fault in faults[:5])
     assert not faults, f"{kind.name}: {len(faults)} of {count}:\n{text}"
 
