@@ -107,7 +107,7 @@ def test_words_stay_words(text: str) -> None:
     ("change", "parts"),
     [
         ({"trian": {}}, ["trian", "did you mean", "'train'"]),
-        ({"train": {"learning": 1}}, ["train.learning", "unknown key", "known:", "lr"]),
+        ({"train": {"learning": 1}}, ["train.learning", "unknown key", "the nearest of", "lr"]),
         ({"train": {"horizon_lenght": 1}}, ["train.horizon_lenght", "did you mean 'horizon_length'"]),
         ({"train": {1: 1}}, ["train.1", "unknown key"]),
         ({"train": {"lr": "fast"}}, ["train.lr", "expected float", "'fast'"]),
@@ -628,7 +628,15 @@ def test_an_option_of_release_0_1_0_is_still_accepted(name: str) -> None:
 def test_what_could_not_be_searched_still_cannot() -> None:
     assert set(NOT_AXES_OF_0_1_0) | set(NO_AXES_ANY_MORE) <= set(NOT_AXES)
     start = {"init_from", "init_from_sha256", "init_partial"}
-    new = {"schedule_steps", "schedule_after", "objective", "video_evaluations", "skip_bad_episodes"} | start
+    new = {
+        "schedule_steps",
+        "schedule_after",
+        "objective",
+        "video_evaluations",
+        "skip_bad_episodes",
+        "action_key",
+        "obs_keys",
+    } | start
     new |= {"norm_stats_from", "norm_stats_sha256"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 

@@ -55,7 +55,7 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
         path, setting = find_bundle(run, name)
         assert PolicyBundle.load(path).step == step
         assert setting is None
-    with pytest.raises(UserError, match=r"latest, best, -1 or one of the steps 100, 200, 300, 1000; got '150'"):
+    with pytest.raises(UserError, match=r"latest, best, final, -1 or one of the steps 100, 200, 300, 1000; got '150'"):
         find_bundle(run, "150")
     (run / "eval.csv").unlink()
     with pytest.raises(UserError, match=r"eval\.csv has no evaluation of a checkpoint that is still on disk"):
@@ -126,15 +126,18 @@ def test_what_differs_from_then_is_told(env_spec: EnvSpec) -> None:
     ]
     kwargs = {"control_freq": 10, "controller_configs": {"type": "OSC_POSE"}}
     data = dataclasses.replace(bundle, data_env={"env_name": "Lift", "env_version": "1.4.1", "env_kwargs": kwargs})
+    other = dataclasses.replace(
+        bundle, data_env={"env_kwargs": kwargs | {"controller_configs": {"type": "JOINT_VELOCITY"}}}
+    )
     here = {"control_freq": 20, "controller_configs": {"type": "BASIC", "body_parts": {"right": {"type": "OSC_POSE"}}}}
     now = dataclasses.replace(
         env_spec, env_args={"env_name": "Lift", "env_version": "1.5.2", "type": 1, "env_kwargs": here}
     )
     assert version_changes(data, now) == [
         ("the data was recorded", "env_version", "1.4.1", "1.5.2"),
-        ("the data was recorded", "controller_configs", '["OSC_POSE"]', '["BASIC", "OSC_POSE"]'),
         ("the data was recorded", "control_freq", "10", "20"),
-    ]
+    ], "another release spells the same controller otherwise"
+    assert "controller_configs" in [what for _, what, *_ in version_changes(other, now)]
 
 
 # What a measurement says

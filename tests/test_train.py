@@ -230,7 +230,9 @@ def test_damaged_states_are_refused(tmp_path: Path, damage: str) -> None:
         }
         path.write_bytes(new[damage])
     fresh = tiny_trainer()
-    with pytest.raises(UserError, match=f"{path}: not readable as a training state"):
+    told = {"missing": "expected a training state, found none", "empty": "the file is empty",
+            "folder": "expected a training state, got a folder"}  # fmt: skip
+    with pytest.raises(UserError, match=f"{path}: {told.get(damage, 'not readable as a training state')}"):
         fresh.load_state(path)
 
 

@@ -177,7 +177,8 @@ def test_plans_of_other_trainings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="horizon"):
         trainer_of(path)
     data = some_data()
-    moved = dataclasses.replace(data, fingerprint="0" * 64)
+    other = dataclasses.replace(data.store, actions_NA=data.store.actions_NA + 1)
+    moved = dataclasses.replace(data, store=other, fingerprint=other.fingerprint())
     path, _ = tiny_plan(tmp_path / "other")
     config = tiny_config(sampling_plan_path=str(path))
     with pytest.raises(UserError, match=r"Sampling plan (dataset_fingerprint|repo_id) mismatch"):

@@ -14,9 +14,9 @@ from raybc.data.adapt import added
 from raybc.data.formats import base
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, Gathered, ReadOptions
 from raybc.data.formats.options import Keys, Remarks
-from raybc.data.formats.splits import held_out, resolved_splits
 from raybc.data.load import step_limit_of
 from raybc.data.names import obtain, resolve
+from raybc.data.splits import held_out, resolved_splits
 from raybc.registry import parse_env_name
 from raybc.strict import did_you_mean
 from raybc.types import UserError

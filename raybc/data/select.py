@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 
 from raybc.data.episodes import VALIDATION, EpisodeStore
-from raybc.data.formats.splits import held_out, listed, overlap
+from raybc.data.splits import held_out, listed, overlap
 from raybc.types import UserError
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raybc.data.formats import containers, libero, minari, robomimic, robosuite
+from raybc.data import npz
+from raybc.data.formats import libero, minari, robomimic, robosuite
 from raybc.data.scan import Source
 from raybc.envs.base import Obs, Observed, Restorable, SimEnv
 from raybc.types import UserError
@@ -129,7 +130,7 @@ def _reset(
 
 def _npz(path: Path, wanted: set[int]) -> dict[int, np.ndarray]:
     """Episode -> its first state (S,), where `path` is an npz file with an array `STARTS`."""
-    if STARTS not in containers.npz_names(path):
+    if STARTS not in npz.npz_names(path):
         return {}
-    starts = containers.Npz(path)[STARTS]
+    starts = npz.Npz(path)[STARTS]
     return {episode: starts[episode] for episode in wanted if episode < len(starts)}

@@ -21,7 +21,7 @@ from raybc.data.formats.images import is_image as is_image
 from raybc.data.formats.options import Keys as Keys
 from raybc.data.formats.options import ReadOptions as ReadOptions
 from raybc.data.formats.options import Remarks
-from raybc.data.formats.splits import resolved_splits
+from raybc.data.splits import resolved_splits
 from raybc.data.videos import resized
 from raybc.types import UserError
 

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from raybc.data import npz
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers, flat
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
-from raybc.data.formats.containers import Npz
 from raybc.data.formats.images import is_image
+from raybc.data.npz import Npz
 from raybc.data.zarr2 import META, Zarr
 from raybc.files import replacing, write_json
 from raybc.types import UserError
@@ -67,7 +68,7 @@ class _Arrays:
 def _is_zarr(path: Path) -> bool:
     if path.is_dir():
         return any((path / name / META).is_file() for name in (f"meta/{ENDS}", ENDS))
-    if containers.magic(path, 4) != containers.ZIP_MAGIC:
+    if containers.magic(path, 4) != npz.ZIP_MAGIC:
         return False
     try:
         with zipfile.ZipFile(path) as file:
@@ -78,7 +79,7 @@ def _is_zarr(path: Path) -> bool:
 
 def matches(path: Path) -> bool:
     """Whether `path` is an npz or zarr file with `episode_ends`."""
-    return _is_zarr(path) or ENDS in containers.npz_names(path)
+    return _is_zarr(path) or ENDS in npz.npz_names(path)
 
 
 def count(path: Path) -> int:

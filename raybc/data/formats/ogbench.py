@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from raybc.data import npz
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats import base, containers, flat
+from raybc.data.formats import base, flat
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
-from raybc.data.formats.containers import Npz
 from raybc.data.formats.images import resembles_image
+from raybc.data.npz import Npz
 from raybc.files import replacing
 from raybc.types import UserError
 
@@ -52,7 +53,7 @@ def _files(path: Path) -> tuple[list[Path], list[Path]]:
 def matches(path: Path) -> bool:
     """Whether `path` is an npz file with observations, actions and terminals, or a folder of such files."""
     first = shards(path)[:1]
-    names = containers.npz_names(first[0]) if first else set()
+    names = npz.npz_names(first[0]) if first else set()
     return names >= KEYS and bool(names & set(flat.KNOWN))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 
 from raybc import causes
-from raybc.data import guard
+from raybc.data import guard, npz
 from raybc.data.formats import containers
 
 #: Files by which formats recognise a folder; where one is a pointer or damaged, that is the cause.
@@ -38,7 +38,7 @@ def _file(path: Path) -> str:
     start = containers.magic(path)
     if start != containers.HDF5_MAGIC and cause:
         return f"{cause}."
-    if start.startswith(containers.ZIP_MAGIC):
+    if start.startswith(npz.ZIP_MAGIC):
         return "not in a known format. It begins as a zip file: it may be damaged or truncated."
     if start != containers.HDF5_MAGIC:
         return "not in a known format."
@@ -96,7 +96,7 @@ def _folder(path: Path, matching: Callable[[Path], str]) -> str:
 
 def _magic_of(path: Path) -> bytes:
     known = {".hdf5": containers.HDF5_MAGIC, ".h5": containers.HDF5_MAGIC, ".parquet": b"PAR1"}
-    return known.get(path.suffix, containers.ZIP_MAGIC)
+    return known.get(path.suffix, npz.ZIP_MAGIC)
 
 
 def _below(folder: Path, depth: int = DEPTH) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from raybc.causes import expect_file
-from raybc.data.formats.containers import Npz
+from raybc.data.npz import Npz
 from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.plan import FORMAT, VERSION, SamplingPlan, from_arrays, sha256
 from raybc.files import read_json, replacing, write_json

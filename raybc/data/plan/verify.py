@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from raybc.data.adapt import ADAPTERS, for_task
 from raybc.data.episodes import EpisodeStore
 from raybc.data.plan.build import build_plan, not_enough_anchors
 from raybc.data.plan.plan import SamplingPlan
@@ -50,6 +49,8 @@ def check_dataset(
 def _other_fingerprints(store: EpisodeStore) -> Iterator[str]:
     """Fingerprints of the same demonstrations as they are read without images, and with the observations of tasks or
     without."""
+    from raybc.data.adapt import ADAPTERS, for_task  # imports a simulator's adapter, so only where plan and data differ
+
     low_dim = {name for name in store.obs if name not in store.images}
     yield store.fingerprint(low_dim)
     for task, adapter in ADAPTERS.items():

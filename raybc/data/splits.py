@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raybc.data.episodes import HELD_OUT
-from raybc.data.formats.options import Remarks
 from raybc.types import UserError
+
+if TYPE_CHECKING:  # reading formats imports their libraries
+    from raybc.data.formats.options import Remarks
 
 #: Number of episodes to list in a remark.
 MAX_LISTED = 8
