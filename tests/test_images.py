@@ -36,7 +36,7 @@ from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Parallel, Ranks
 from raybc.types import EpisodeSpec, Observation, SampleSetting, UserError
-from tests.helpers import CPU, demonstrations, run_train, tiny_config
+from tests.helpers import CPU, demonstrations, leave_group, run_train, tiny_config
 
 ENCODER = {"env_name": "pointmass-scripted-image", "encoder": "impala_small"}
 
@@ -321,7 +321,7 @@ def seen_together(rank: int, world: int, port: int, out: str, parallel: Parallel
     weights = trainer.bundle(0).weights
     if rank == 0:
         torch.save(weights, f"{out}/weights.pt")
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

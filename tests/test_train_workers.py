@@ -17,7 +17,7 @@ from raybc.bundle import PolicyBundle
 from raybc.train.checkpointing import save_checkpoint
 from raybc.train.ranks import Parallel, Ranks
 from raybc.types import UserError
-from tests.helpers import read_table, run_train, tiny_config, tiny_trainer
+from tests.helpers import leave_group, read_table, run_train, tiny_config, tiny_trainer
 
 CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
     "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "monitor_interval": 5}),
@@ -41,7 +41,7 @@ def trained_together(rank: int, world: int, port: int, out: str, case: str) -> N
     trainer.load_state(Path(out) / "state")
     trainer.advance(200, lambda progress: seen.append(progress.losses))
     torch.save({"weights": trainer.bundle(0).weights, "losses": seen}, f"{out}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    leave_group()
 
 
 @pytest.mark.parametrize("case", CASES)
