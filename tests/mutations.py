@@ -50,7 +50,7 @@ class Kind:
     restore: Callable[[Path], None] = lambda path: None
     """Corrects the checksums after the values of a JSON file were changed, so that what follows is reached."""
     suffix: str = ""
-    """Of the name of a sample that is a file: the text that JSON, YAML and others are told apart by."""
+    """Of the name of a sample that is a file: the text that JSON, YAML and others are distinguished by."""
     rate: float = 1.0
     """How many copies are read in the normal run, relative to the others: fewer of what is slow."""
 

@@ -1,4 +1,4 @@
-"""What is not damage is told apart from it: pointers, locks, permissions, links, archives, half downloads, pages."""
+"""What is not damage is distinguished from it: pointers, locks, permissions, links, archives, half downloads, pages."""
 
 from __future__ import annotations
 

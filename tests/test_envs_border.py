@@ -84,7 +84,7 @@ def row(task: Task) -> dict[str, Any]:
 
 
 def error_of(task: Task) -> str:
-    """The message of the error that an episode ends in; the process goes on."""
+    """The message of the error that an episode ends in; the process continues."""
     agent: Any = Script([[1, 0]])
     engine = Engine(lambda path: agent, slots=1)
     env = task.make(None)

@@ -1,4 +1,4 @@
-"""Errors, truncated episodes and starts that are solved at reset are told beside the rate."""
+"""Errors, truncated episodes and starts that are solved at reset are reported beside the rate."""
 
 from __future__ import annotations
 

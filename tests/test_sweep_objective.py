@@ -188,7 +188,7 @@ def test_the_dashboard(folder: SweepFolder) -> None:
     view.refresh()
     news = view.since(-1, -1)
     assert news["run"]["objective"]["label"] == "return"
-    assert news["run"]["objective"]["told"] is False
+    assert news["run"]["objective"]["has_success"] is False
     assert news["run"]["leader"] == 2
     trial = next(t for t in news["trials"] if t["n"] == 2)
     assert trial["final"]["rate"] == -32.0

@@ -32,7 +32,7 @@ def config() -> SweepConfig:
 
 @dataclass
 class Recorded:
-    """What a tracker was told about a trial."""
+    """What a tracker received about a trial."""
 
     name: str
     group: str

@@ -230,9 +230,9 @@ def test_damaged_states_are_refused(tmp_path: Path, damage: str) -> None:
         }
         path.write_bytes(new[damage])
     fresh = tiny_trainer()
-    told = {"missing": "expected a training state, found none", "empty": "the file is empty",
+    messages = {"missing": "expected a training state, found none", "empty": "the file is empty",
             "folder": "expected a training state, got a folder"}  # fmt: skip
-    with pytest.raises(UserError, match=f"{path}: {told.get(damage, 'not readable as a training state')}"):
+    with pytest.raises(UserError, match=f"{path}: {messages.get(damage, 'not readable as a training state')}"):
         fresh.load_state(path)
 
 

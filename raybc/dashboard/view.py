@@ -134,7 +134,7 @@ class RunView:
         totals = {k: sum(t[k] for t in trials) for k in ("episodes", "successes", "timeouts", "failures", "errors")}
         return {
             "name": config.name if config else self.folder.path.name,
-            "objective": self.state.objective.to_plain() | {"told": self._success_is_told()},
+            "objective": self.state.objective.to_plain() | {"has_success": self._has_success()},
             "path": near_path(self.folder.path),
             "task": config.train.env_name if config else "",
             "asked": config.search.trials if config else 0,
@@ -159,7 +159,7 @@ class RunView:
             "videos": [video | {"setting": video_setting(video).label()} for video in self.file("videos")],
         }
 
-    def _success_is_told(self) -> bool:
+    def _has_success(self) -> bool:
         """Whether outcomes say anything about success."""
         if self.state.objective.is_rate:
             return True

@@ -38,7 +38,7 @@ def read(path: str, alive: Callable[[], None]) -> bool:
     """Read the structure, the attributes and (up to a bound) the values of a file; whether it could be opened."""
     try:
         file = h5py.File(path, "r")
-    except Exception:
+    except Exception:  # the reader in the parent process says what is wrong; here only a crash counts
         return False
     with contextlib.suppress(Exception), file:
         budget = _Budget()

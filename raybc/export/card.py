@@ -85,7 +85,7 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
         "simulator are counted apart.\n\n"
     )
     rows, rate, episodes, objective = [], None, 0, SUCCESS
-    told = any(row["success_rate"] is not None for row in found["settings"])
+    has_success = any(row["success_rate"] is not None for row in found["settings"])
     scored = any(row.get("normalized_score") is not None for row in found["settings"])
     for row in found["settings"]:
         objective = OBJECTIVES[row.get("objective", "success")]
@@ -93,7 +93,7 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
         if setting_of(row) == setting and value is not None and found["starts"] == "final":
             rate, episodes = value, row["episodes"]
         cells = [setting_of(row).label()]
-        if told:
+        if has_success:
             known = row["success_rate"] is not None
             cells += [
                 percent(row["success_rate"]),
@@ -103,10 +103,10 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
         cells += _mean("return", row["mean_return"], row.get("mean_return_interval"))
         if scored:
             cells += _mean("normalized_score", row["normalized_score"], row.get("normalized_score_interval"))
-        rows.append([*cells, *([] if told else [row["episodes"]]), row["failure_counts"]["exception"]])
-    heads = ["setting", *(("success", "95 % interval (Wilson)", "solved") if told else ())]
+        rows.append([*cells, *([] if has_success else [row["episodes"]]), row["failure_counts"]["exception"]])
+    heads = ["setting", *(("success", "95 % interval (Wilson)", "solved") if has_success else ())]
     heads += ["mean return", "95 % interval", *(("D4RL score", "95 % interval") if scored else ())]
-    text += table([*heads, *([] if told else ["episodes"]), "errors"], rows)
+    text += table([*heads, *([] if has_success else ["episodes"]), "errors"], rows)
     if found["until_halfwidth"]:
         text += f"\nEach evaluation ended when half the width of its interval was at most {found['until_halfwidth']}.\n"
     return Evidence(text, rate, objective, episodes, _versions(evaluation.versions))

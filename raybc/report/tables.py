@@ -73,8 +73,8 @@ class RunTables:
     def objective(self) -> Objective:
         """What recipes are compared by."""
         found = OBJECTIVES[self.config.get("objective") or "success"]
-        told = found.is_rate or any(row["success_rate"] is not None for row in self.results)
-        return replace(found, has_success=told)
+        knows_success = found.is_rate or any(row["success_rate"] is not None for row in self.results)
+        return replace(found, has_success=knows_success)
 
     def winner_setting(self) -> SampleSetting | None:
         return SampleSetting(**(self.winner.get("setting") or {})) if self.winner else None

@@ -112,7 +112,7 @@ class Engine:
         self._questions: deque[_Question] = deque()
         self.progress = Progress()
         self.proven: frozenset[Signature] = frozenset()
-        """Exceptions that no fresh process prevents; their episodes end as errors, and the process goes on."""
+        """Exceptions that no fresh process prevents; their episodes end as errors, and the process continues."""
 
     def add(self, number: int, job: RolloutJob, spec: EpisodeSpec) -> None:
         self._queue.append((number, job, spec))

@@ -45,7 +45,7 @@ class Retries:
         self._failed.discard((job, spec))
 
     def gave_up(self, job: RolloutJob, spec: EpisodeSpec, failures: int, fault: Fault) -> None:
-        """An episode became an error after so many failures."""
+        """An episode became an error after this many failures."""
         self._failed.add((job, spec))
         # A process that dies or hangs may do so for reasons outside of it, which pass.
         if failures > RETRIES and fault.kind not in (DIED, HUNG):

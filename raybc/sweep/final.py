@@ -68,7 +68,7 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
     """Measure the top recipes on the final starts, except those that the ledger has already."""
     config, context, state = recorder.config, recorder.context, recorder.state
     specs = [EpisodeSpec(context.task, "final", i) for i in range(config.final.episodes)]
-    told = False
+    announced = False
     for trial in finalists(config, state):
         measured_all = trial.final_rows and all(episodes_of(r) == config.final.episodes for r in trial.final_rows)
         if measured_all and not too_many_errors(
@@ -91,9 +91,9 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
         )
         recorder.record({"event": "final", "trial": trial.number, "rows": rows})
         first = next((row["first_error"] for row in rows if "first_error" in row), None)
-        if first is not None and not told:
+        if first is not None and not announced:
             say(first_error_text(first))
-            told = True
+            announced = True
 
 
 def write_winner(folder: SweepFolder, state: SweepState) -> TrialState | None:

@@ -198,7 +198,7 @@ def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: Ext
                 f"{saved.folder}: training_steps: cannot be extended with plan_aware_lr_scale: the learning rate of "
                 "every step depends on the number of steps"
             )
-        if old.lr_schedule == "rsqrt" and not member.schedule_steps:  # it goes on as it was
+        if old.lr_schedule == "rsqrt" and not member.schedule_steps:  # it continues unchanged
             return dataclasses.replace(member, schedule_steps=old.schedule_steps or old.training_steps)
         if old.lr_schedule == "cosine" and not member.schedule_steps:
             if extend == "no":

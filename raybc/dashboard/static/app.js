@@ -251,7 +251,7 @@ function tiles() {
 
 function errors() {
   const rows = [
-    ...(objective.told ? [["success", run.totals.successes]] : []),
+    ...(objective.has_success ? [["success", run.totals.successes]] : []),
     ["failure (ended by the task)", run.totals.failures],
     ["timeout (step limit)", run.totals.timeouts],
     ["error (in no mean)", run.totals.errors],
@@ -327,7 +327,7 @@ function drawVideos() {
     "outcome",
     [
       ["all", `all ${here.length}`],
-      ...(objective.told
+      ...(objective.has_success
         ? [
             ["success", `${solved.length} success`],
             ["failure", `${here.length - solved.length} failure`],

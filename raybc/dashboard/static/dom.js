@@ -15,7 +15,15 @@ export function h(tag, props = {}, ...children) {
 }
 
 // What trials are compared by, and the ends of the bars; set for each page by `compareBy`.
-const SUCCESS = { label: "success", unit: "%", factor: 100, digits: 1, direction: "maximize", rate: true, told: true };
+const SUCCESS = {
+  label: "success",
+  unit: "%",
+  factor: 100,
+  digits: 1,
+  direction: "maximize",
+  rate: true,
+  has_success: true,
+};
 export const objective = { ...SUCCESS, ends: [0, 1] };
 
 /** Take over the objective of a run, and what its trials measured as the ends of the bars. */

@@ -61,7 +61,7 @@ const plot = (name, label) =>
 function draw(found, run) {
   const t = found.trial;
   const word = t.n === run.winner ? "winner" : t.status;
-  const outcomes = `${objective.told ? `${count(t.successes)} success, ` : ""}${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
+  const outcomes = `${objective.has_success ? `${count(t.successes)} success, ` : ""}${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
   dialog.replaceChildren(
     h(
       "div",
@@ -130,7 +130,7 @@ function videos(found) {
     "trial-outcome",
     [
       ["all", `all ${found.videos.length}`],
-      ...(objective.told
+      ...(objective.has_success
         ? [
             ["success", `${solved} success`],
             ["failure", `${found.videos.length - solved} failure`],
@@ -170,7 +170,7 @@ function measurements(found) {
         "p",
         { class: "small soft" },
         ...["success", "failure", "timeout", "error"]
-          .slice(objective.told ? 0 : 1)
+          .slice(objective.has_success ? 0 : 1)
           .flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
       ),
     );
@@ -188,7 +188,7 @@ function measurements(found) {
             h("td", { class: "num" }, String(r.seed)),
             h("td", {}, r.setting),
             h("td", {}, h("strong", {}, score(r.rate)), ` ${scoreRange(r.interval)}`),
-            h("td", { class: "num" }, objective.told ? `${r.successes}/${r.episodes}` : String(r.episodes)),
+            h("td", { class: "num" }, objective.has_success ? `${r.successes}/${r.episodes}` : String(r.episodes)),
             h("td", { class: "num" }, String(r.timeouts)),
             h("td", { class: "num" }, String(r.errors)),
             h("td", { class: "num" }, r.mean_steps_success === null ? "-" : r.mean_steps_success.toFixed(1)),
@@ -219,7 +219,7 @@ function measurements(found) {
     "Seed",
     "Setting",
     `${sentence(objective.label)}, 95 % CI`,
-    objective.told ? "Solved" : "Episodes",
+    objective.has_success ? "Solved" : "Episodes",
     "Timeouts",
     "Errors",
     "Steps to success",

@@ -104,7 +104,9 @@ def _part(dataset: Any, number: int, path: Path, wanted: ReadOptions) -> Episode
     infos = episode.infos if isinstance(episode.infos, Mapping) else {}
     success = infos.get("success")
     terminals = np.array(episode.terminations, bool)
-    terminals[:-1] |= np.asarray(episode.truncations, bool)[:-1]  # an episode that goes on behind an end: see `verify`
+    terminals[:-1] |= np.asarray(episode.truncations, bool)[
+        :-1
+    ]  # an episode that continues behind an end: see `verify`
     return EpisodeChunk(
         name=name,
         obs=obs,
