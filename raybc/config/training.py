@@ -76,10 +76,16 @@ class OptimizerOptions:
     """Steps between checks of the loss (on the split `valid` if there is one, else in training); 0: one epoch."""
     weight_decay: float = option(0.0, role=Role.MEMBER, at_least=0)
     """Weight decay."""
+    adam_beta1: float = option(0.9, role=Role.MEMBER, at_least=0, below=1)
+    """Decay of Adam's mean of gradients."""
+    adam_beta2: float = option(0.999, role=Role.MEMBER, at_least=0, below=1)
+    """Decay of Adam's mean of squared gradients."""
     grad_clip: float = option(0.0, role=Role.MEMBER, at_least=0)
     """Largest gradient norm of a member (0: no clipping)."""
     ema_decay: float = option(0.0, role=Role.MEMBER, at_least=0, below=1, off="")
     """Evaluate an exponential moving average of the weights with this decay (0: the weights themselves)."""
+    ema_power: float = option(0.0, role=Role.MEMBER, at_least=0, only_with=({"ema_decay": CHANGED},))
+    """At step t, limit the decay to 1 - t^-ema_power (Diffusion Policy: 0.75); 0: to (1 + t) / (10 + t)."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class PackTrainer:
         self.parameters = list(named.values())
         self.optimizer = PackOptimizer(named, self.members)
         decays = [c.ema_decay for c in self.members]
-        self.ema = Ema(named, decays) if any(decays) else None
+        self.ema = Ema(named, decays, [c.ema_power for c in self.members]) if any(decays) else None
         clips = [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         plan, count_at = self.prepared.plan, self.prepared.rotation.count_at

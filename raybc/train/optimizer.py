@@ -29,7 +29,17 @@ class PackOptimizer:
         self.names, self.parameters = list(parameters), list(parameters.values())
         self.members = list(members)
         same = {
-            (c.lr, c.min_lr, c.lr_schedule, c.schedule_steps, c.schedule_after, c.warm_up, c.weight_decay)
+            (
+                c.lr,
+                c.min_lr,
+                c.lr_schedule,
+                c.schedule_steps,
+                c.schedule_after,
+                c.warm_up,
+                c.weight_decay,
+                c.adam_beta1,
+                c.adam_beta2,
+            )
             for c in members
         }
         self.split = len(self.members) > 1 and (len(same) > 1 or any(map(is_monitored, members)))
@@ -43,7 +53,7 @@ class PackOptimizer:
         """Discard all moments."""
         kind = torch.optim.AdamW if self.members[0].optimizer == "adamw" else torch.optim.Adam
         groups = [
-            {"params": params, "lr": c.lr, "weight_decay": c.weight_decay}
+            {"params": params, "lr": c.lr, "weight_decay": c.weight_decay, "betas": (c.adam_beta1, c.adam_beta2)}
             for params, c in zip(self._slices, self.members, strict=False)
         ]
         self._adam = kind(groups, fused=True)
@@ -99,22 +109,30 @@ class PackOptimizer:
 
 
 class Ema:
-    """Exponential moving averages of the parameters, as in TensorFlow's ExponentialMovingAverage.
+    """Exponential moving averages of the parameters.
 
-    At step t (from 1), e <- e + (1 - d_t) (p - e) with d_t = min(d, (1 + t) / (10 + t)), so that the initial weights
-    lose their influence early.
+    At step t (from 1), e <- e + (1 - d_t) (p - e) with d_t = min(d, limit_t), so that the initial weights lose their
+    influence early. limit_t is (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage, or with a power k > 0
+    1 - t^-k, as in Diffusion Policy (its `EMAModel` with `inv_gamma` 1 and `power` k, which counts steps from 0).
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decays: Sequence[float]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], decays: Sequence[float], powers: Sequence[float] = ()
+    ) -> None:
+        """decays, powers: of each member (no powers: 0 for all)."""
         self.names, self.parameters = list(parameters), list(parameters.values())
-        self.decays = list(decays)
+        self.decays, self.powers = list(decays), list(powers) or [0.0] * len(decays)
         self.values = [p.detach().clone() for p in self.parameters]
+
+    def decay(self, member: int, step: int) -> float:
+        """d_t of a member. step: from 1."""
+        power = self.powers[member]
+        return min(self.decays[member], 1 - step**-power if power else (1 + step) / (10 + step))
 
     @torch.no_grad()
     def update(self, step: int, stopped: Sequence[bool]) -> None:
         """Update the averages. step: from 1. stopped: members that do not change any more."""
-        ramp = (1 + step) / (10 + step)
-        weights = [0.0 if s else 1 - min(d, ramp) for d, s in zip(self.decays, stopped, strict=True)]
+        weights = [0.0 if s else 1 - self.decay(m, step) for m, s in enumerate(stopped)]
         if len(set(weights)) == 1:
             torch._foreach_lerp_(self.values, list[Tensor](self.parameters), weights[0])
             return
