@@ -25,6 +25,8 @@ class SettingFields(TypedDict):
     execute_steps: int
     eval_temperature: float
     temporal_ensemble: float
+    solver: NotRequired[str]
+    """Rows of earlier releases lack it: euler."""
 
 
 _Return = TypedDict("_Return", {"return": float})
@@ -202,6 +204,7 @@ class VideoRow(TypedDict):
     """This and the other fields of the sample setting; earlier releases wrote flow_steps alone."""
     eval_temperature: NotRequired[float]
     temporal_ensemble: NotRequired[float]
+    solver: NotRequired[str]
     steps: int
 
 
@@ -277,11 +280,12 @@ def no_timing() -> Timing:
 
 
 def setting_fields(setting: SampleSetting) -> SettingFields:
-    return cast(SettingFields, dataclasses.asdict(setting))
+    return cast(SettingFields, setting.to_plain())
 
 
 def setting_of(row: SettingFields) -> SampleSetting:
-    return SampleSetting(*[row[name] for name in _SETTING])  # type: ignore[literal-required]
+    own = cast(Mapping[str, Any], row)
+    return SampleSetting(**{name: own[name] for name in _SETTING if name in own})
 
 
 def video_setting(video: VideoRow) -> SampleSetting:

@@ -20,6 +20,8 @@ Split = Literal["demos", "search", "final"]
 SPLIT_SIZE = 1_000_000
 #: Set of starts -> its first seed.
 SPLIT_BASE: dict[str, int] = {"demos": 0, "search": SPLIT_SIZE, "final": 2 * SPLIT_SIZE}
+#: Solver -> evaluations of the network per step.
+EVALUATIONS: dict[str, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
 
 class UserError(ValueError):
@@ -99,7 +101,7 @@ class SampleSetting:
     """How actions are sampled from a trained policy; changing it needs no new training."""
 
     flow_steps: int = 10
-    """Euler steps of the flow; 0 for a policy without a flow."""
+    """Steps of the solver of a flow, or of DDIM; 0 for a policy without steps."""
     execute_steps: int = 0
     """Steps of a chunk that are executed before the next one is sampled (0: the whole chunk)."""
     eval_temperature: float = 0.0
@@ -108,6 +110,21 @@ class SampleSetting:
     """m >= 0: average the predictions of all chunks for a step, with weights exp(-m i), i = 0 the oldest (Zhao et al.
     2023, ACT, section IV.B, where m = 0.01). A chunk is then sampled every `execute_steps` steps, or every step if that
     is 0. -1: off."""
+    solver: str = "euler"
+    """Solver of a flow: euler, midpoint, heun or rk4 (`raybc.policies.solvers`)."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Field -> value for JSON. Fields that release 0.1.0 did not know are left out at their default, so that what
+        it has written and what is written now are the same text."""
+        values = dict(vars(self))
+        if self.solver == "euler":
+            del values["solver"]
+        return values
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the network per chunk for a flow or DDIM; 0 if `flow_steps` is."""
+        return self.flow_steps * EVALUATIONS[self.solver]
 
     @property
     def of_network(self) -> SampleSetting:
@@ -131,6 +148,7 @@ class SampleSetting:
         parts += [f"execute_{self.execute_steps}"] if self.execute_steps else []
         parts += [f"temperature_{self.eval_temperature:g}"] if self.eval_temperature else []
         parts += [f"ensemble_{self.temporal_ensemble:g}"] if self.temporal_ensemble >= 0 else []
+        parts += [self.solver] if self.solver != "euler" else []
         return "_".join(parts)
 
     def label(self) -> str:
@@ -139,6 +157,7 @@ class SampleSetting:
         parts += [f"execute_steps={self.execute_steps}"] if self.execute_steps else []
         parts += [f"eval_temperature={self.eval_temperature:g}"] if self.eval_temperature else []
         parts += [f"temporal_ensemble={self.temporal_ensemble:g}"] if self.temporal_ensemble >= 0 else []
+        parts += [f"solver={self.solver}"] if self.solver != "euler" else []
         return " ".join(parts) or "default sampling"
 
 

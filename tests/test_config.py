@@ -17,7 +17,7 @@ import pytest
 from raybc.cli import run_main
 from raybc.config import SAMPLE_AXES, PolicyConfig, Role, RunConfig, flat, migrate, option, register
 from raybc.config.command import parse_run
-from raybc.config.policy import _KINDS
+from raybc.config.component import _KINDS
 from raybc.registry import parse_env_name
 from raybc.strict import did_you_mean, digest, from_mapping, parse_yaml
 from raybc.sweep import space
@@ -498,6 +498,7 @@ def changed(value: Any) -> Any:
         return not value
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
     others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta", None: "return"}
+    others |= {"uniform": "beta", "mse": "l1", "epsilon": "sample", "euler": "heun"}
     if value in others:
         return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"
@@ -511,7 +512,7 @@ OUTPUTS = {
     "norm_stats_from", "sparse",
     "sampling_plan_path", "compile", "accumulate", "run_group", "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
-    "device", "objective",
+    "device", "metric",
 }  # fmt: skip
 
 
@@ -538,7 +539,7 @@ def beta() -> Iterator[None]:
 @pytest.mark.usefixtures("beta")
 @pytest.mark.parametrize("name", list(WHOLE.options()))
 def test_run_id_is_made_of_everything_but_outputs(name: str) -> None:
-    value = "cuda" if name == "device" else changed(WHOLE.get(name))
+    value = {"device": "cuda", "objective": "mip"}.get(name) or changed(WHOLE.get(name))
     other = WHOLE.changed(**{name: value})
     assert other.get(name) == value
     assert (WHOLE.run_id("data") == other.run_id("data")) is (name in OUTPUTS)
@@ -631,7 +632,7 @@ def test_what_could_not_be_searched_still_cannot() -> None:
     new = {
         "schedule_steps",
         "schedule_after",
-        "objective",
+        "metric",
         "video_evaluations",
         "skip_bad_episodes",
         "action_key",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from raybc.config.policy import kinds
+from raybc.config.component import kinds
 from raybc.testing import check_config
 
 torch.set_num_threads(1)

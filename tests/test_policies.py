@@ -19,8 +19,9 @@ from raybc.config import RunConfig
 from raybc.policies import packed
 from raybc.policies.base import ImageEncoders, PolicySpec
 from raybc.policies.build import build_policy
+from raybc.policies.fields.base import Field
 from raybc.policies.fields.mlp import FREQUENCIES, MLPField
-from raybc.policies.flow import FlowPolicy, VelocityField
+from raybc.policies.flow import FlowPolicy
 from raybc.policies.packed import PackedLinear, PackedMLP, fourier_features
 from raybc.testing.policies import (
     CLOSE,
@@ -43,7 +44,7 @@ def flow(members: int, spec: PolicySpec = SPEC, **changes: Any) -> FlowPolicy:
     return policy
 
 
-class KnownField(VelocityField):
+class KnownField(Field):
     """A velocity field that is a formula of (x, t)."""
 
     def __init__(self, formula: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:

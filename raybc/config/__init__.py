@@ -1,9 +1,9 @@
 """Options of a run, grouped by component; users write them flat (`raybc.config.options`)."""
 
+from raybc.config.component import EncoderConfig, PolicyConfig, register
 from raybc.config.data import ACTIONS, Normalization
 from raybc.config.demos import DemosConfig
 from raybc.config.options import OptionInfo, Role, flag_path, option
-from raybc.config.policy import EncoderConfig, PolicyConfig, register
 from raybc.config.run import MEMBER_FIELDS, SAMPLE_AXES, RunConfig, changed_options
 
 __all__ = [

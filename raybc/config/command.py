@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from raybc import cli
 from raybc.config import flat
+from raybc.config.component import find_kind, kind_of
 from raybc.config.data import DataOptions, PlanOptions, implied_environment
 from raybc.config.options import options_in
 from raybc.config.output import OutputOptions
-from raybc.config.policy import find_kind, kind_of
 from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
@@ -86,7 +86,7 @@ def without_effect(config: RunConfig) -> dict[str, str]:
     if not config.action_chunking:
         found["horizon_length"] = "while action_chunking is off; set it to true"
     without = [name for name in SAMPLE_AXES if name not in config.policy.sample_axes]
-    return found | dict.fromkeys(without, f"with policy {config.policy.kind}")
+    return found | {name: config.policy.without_effect(name) for name in without}
 
 
 def _group_of(run: RunConfig, group: type) -> Any:
@@ -97,9 +97,12 @@ def _current_names(argv: list[str]) -> list[str]:
     """Replace old names of flags by their current names; flags may have dashes."""
     renamed = flat.aliases(RunConfig)
     found = []
-    for token in argv:
+    for token, following in itertools.pairwise([*argv, ""]):
         name, equals, value = token.partition("=")
         bare = name.removeprefix("--").replace("-", "_")
+        if name == "--objective" and flat.was_metric(bare, value if equals else following):
+            found.append(f"--metric{equals}{value}")
+            continue
         found.append(f"--{renamed[bare]}{equals}{value}" if name.startswith("--") and bare in renamed else token)
     return found
 

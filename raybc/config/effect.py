@@ -20,7 +20,7 @@ def inert(run: RunConfig) -> dict[str, str]:
     options = run.options()
     found = {name: text for name, info in options.items() if (text := _missing(run, info, options))}
     return found | {
-        name: f"a policy that has it, not {run.policy.kind}"
+        name: f"a policy that has it; it has no effect {run.policy.without_effect(name)}"
         for name in SAMPLE_AXES
         if name not in run.policy.sample_axes
     }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from raybc.config.component import Component, find_kind, kind_of, kinds
 from raybc.config.options import Option, OptionInfo, flag_path, options_in
-from raybc.config.policy import Component, find_kind, kind_of, kinds
+from raybc.objective import ObjectiveName
 from raybc.strict import check_type, did_you_mean
 from raybc.types import UserError
 
@@ -58,12 +59,17 @@ def aliases(cls: type) -> dict[str, str]:
     return {old: name for group in groups for name, info in options_in(group).items() for old in info.option.aliases}
 
 
+def was_metric(key: Any, value: Any) -> bool:
+    """Whether this is the option `metric` under the name that it had before policies had an `objective`."""
+    return bool(key == "objective" and (value is None or value in get_args(ObjectiveName)))
+
+
 def todays_names(cls: type, values: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """`values` with current option names. Raises `UserError` if an option has both its old and its current name."""
     renamed = aliases(cls)
     found: dict[str, Any] = {}
     for key, value in values.items():
-        name = renamed.get(str(key), str(key))
+        name = "metric" if was_metric(key, value) else renamed.get(str(key), str(key))
         if name in found:
             old = next(str(key) for key in values if str(key) != name and renamed.get(str(key)) == name)
             raise UserError(f"{flag_path(where)}{name}: stands twice: {old} is an earlier name of it")

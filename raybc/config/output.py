@@ -26,8 +26,8 @@ class OutputOptions:
     """Steps between rollout evaluations; without a simulator, between measurements on held-out episodes (0: none)."""
     eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")
     """Episodes of an evaluation during training."""
-    objective: ObjectiveName | None = option(  # noqa: RUF009 (immutable)
-        None, role=Role.OUTPUT, axis="use objective at the top level"
+    metric: ObjectiveName | None = option(  # noqa: RUF009 (immutable)
+        None, role=Role.OUTPUT, axis="use metric at the top level"
     )
     """What `best` and early stops compare: success, return, normalized_score (D4RL's), largest_reward, or valid_error
     (None: success where the task tells it, else normalized_score or return; valid_error without an environment)."""

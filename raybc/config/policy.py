@@ -1,228 +1,103 @@
-"""Options of policies and image encoders: one dataclass per kind. This module does not import PyTorch.
+"""The built-in kinds of policies and image encoders. This module does not import PyTorch.
 
-A kind is a name (`flow`), or `module:Class` for a custom policy outside of this package (docs/extending.md).
+A policy kind is a network (`raybc.config.networks`) with an objective: what it learns to predict.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from raybc.config.options import check_bounds, flag_path, option
-from raybc.strict import did_you_mean
+from raybc.config.component import SAMPLE_OPTIONS, EncoderConfig, PolicyConfig, register
+from raybc.config.networks import MLPOptions, UNetOptions
+from raybc.config.options import flag_path, option
 from raybc.types import UserError
 
 if TYPE_CHECKING:
     from raybc.config.run import RunConfig
 
-SAMPLE_OPTIONS = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble")
-C = TypeVar("C", bound="type[Component]")
+#: Objective -> sampling options that have an effect.
+_SAMPLED = {
+    "flow": SAMPLE_OPTIONS,
+    "mip": ("execute_steps", "temporal_ensemble"),
+    "regression": ("execute_steps", "temporal_ensemble"),
+    "diffusion": ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble"),
+}
+_ALWAYS = {
+    "mip": "with objective mip, which always makes two evaluations of the network without noise",
+    "regression": "with objective regression, which makes one evaluation of the network without noise",
+    "diffusion": "with objective diffusion, which samples with DDIM",
+}
 
 
 @dataclass(frozen=True)
-class Component:
-    """Options of a policy or an encoder, chosen by kind."""
+class ObjectiveOptions(PolicyConfig):
+    """What the network of a policy learns to predict, and how actions are made from it."""
 
-    what: ClassVar[str] = "component"
-    """The option that chooses the kind."""
-    builder: ClassVar[str] = ""
-    """`module:function` that builds the network; imported only when it is called."""
+    builder: ClassVar[str] = "raybc.policies.chunk:build"
+    network: ClassVar[str] = ""
+    """`module:function` that builds the network from (run, spec, features, members)."""
+
+    objective: Literal["flow", "mip", "regression", "diffusion"] = "flow"
+    """flow: the velocity of rectified flow. mip: two-step regression. regression: the chunk itself. diffusion: DDPM,
+    sampled with DDIM."""
+    flow_time: Literal["uniform", "beta", "logit_normal"] = option("uniform", only_with=({"objective": "flow"},))
+    """Distribution of the flow time in training. beta: more noise, as in pi0. logit_normal: more of the middle."""
+    regression_loss: Literal["mse", "l1"] = option("mse", only_with=({"objective": "regression"},))
+    """Mean squared or mean absolute error."""
+    diffusion_steps: int = option(100, at_least=2, only_with=({"objective": "diffusion"},))
+    """Noise levels of the squared-cosine schedule; flow_steps of them are visited when acting."""
+    diffusion_prediction: Literal["epsilon", "sample"] = option("epsilon", only_with=({"objective": "diffusion"},))
+    """The network predicts the noise (epsilon) or the chunk (sample)."""
 
     @property
-    def kind(self) -> str:
-        """The name that chooses this class."""
-        return kind_of(type(self))
+    def sample_axes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Sampling options that have an effect."""
+        return _SAMPLED[self.objective]
+
+    def without_effect(self, name: str) -> str:
+        return _ALWAYS[self.objective]
 
     def validate(self, run: RunConfig, where: str) -> None:
-        """Raise `UserError` for the first impossible value. run: the run that these options belong to."""
-        check_bounds(self, where)
-
-    def build(self, *inputs: Any) -> Any:
-        """Call `builder` with `inputs`. Raises `UserError` if there is no such function."""
-        module, _, name = self.builder.partition(":")
-        build = getattr(importlib.import_module(module), name, None) if name else None
-        if not callable(build):
+        super().validate(run, where)
+        if self.objective == "diffusion" and run.flow_steps > self.diffusion_steps:
             raise UserError(
-                f"{self.what} {self.kind}: builder: expected 'module:function', got {self.builder!r}; check the class "
-                f"with raybc.testing.check_config({type(self).__name__})"
+                f"{flag_path(where)}flow_steps: expected at most diffusion_steps = {self.diffusion_steps}, "
+                f"got {run.flow_steps}"
             )
-        return build(*inputs)
-
-
-@dataclass(frozen=True)
-class PolicyConfig(Component):
-    """Options of one kind of policy.
-
-    `builder` names `build(run: RunConfig, spec: PolicySpec, members: int) -> Policy`, a pack with uninitialised
-    weights (raybc.policies.base).
-    """
-
-    what: ClassVar[str] = "policy"
-    sample_axes: ClassVar[tuple[str, ...]] = SAMPLE_OPTIONS
-    """Sampling options that have an effect on this policy."""
-    renamed_weights: ClassVar[Mapping[str, str]] = {}
-    """Prefix of parameter names in earlier releases -> current prefix."""
-
-
-@dataclass(frozen=True)
-class EncoderConfig(Component):
-    """Options of one kind of image encoder.
-
-    `builder` names `build(config: EncoderConfig, image: tuple[int, int, int], members: int)`, a pack of encoders
-    (raybc.policies.base.Encoder) of images of (height, width, channels of all observation steps).
-    """
-
-    what: ClassVar[str] = "encoder"
-
-
-_KINDS: dict[str, dict[str, type[Component]]] = {"policy": {}, "encoder": {}}
-
-
-def register(kind: str) -> Callable[[C], C]:
-    """Class decorator: choose this class by the name `kind`."""
-
-    def add(cls: C) -> C:
-        _KINDS[cls.what][kind] = cls
-        return cls
-
-    return add
-
-
-def kinds(what: str) -> Mapping[str, type[Component]]:
-    """Name -> class of the built-in kinds. what: policy or encoder."""
-    return _KINDS[what]
-
-
-def kind_of(cls: type[Component]) -> str:
-    """The name that chooses `cls`."""
-    known = [name for name, other in _KINDS[cls.what].items() if other is cls]
-    return known[0] if known else f"{cls.__module__}:{cls.__qualname__}"
-
-
-def find_kind(what: str, kind: str, where: str) -> type[Component]:
-    """The class that `kind` names. Raises `UserError` if there is none.
-
-    Args:
-        what: policy or encoder.
-        kind: a built-in name, or module:Class.
-        where: the option, for messages.
-    """
-    known = _KINDS[what]
-    if kind in known:
-        return known[kind]
-    if ":" not in kind:
-        raise UserError(
-            f"{where}: expected one of {', '.join(known)} or module:Class of your own, got {kind!r}; "
-            f"{did_you_mean(kind, known)}"
-        )
-    return _own_kind(what, kind, where)
-
-
-def _own_kind(what: str, kind: str, where: str) -> type[Component]:
-    module, _, name = kind.partition(":")
-    base = {"policy": PolicyConfig, "encoder": EncoderConfig}[what]
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as error:
-        if error.name not in (module, module.split(".")[0]):
-            raise UserError(f"{where}: {kind!r}: importing {module} failed: no module {error.name!r}") from error
-        raise UserError(f"{where}: {kind!r}: there is no module {module!r} (is its folder in PYTHONPATH?)") from None
-    except (AttributeError, ValueError):
-        raise UserError(f"{where}: {kind!r}: module {module!r} has no {name!r}") from None
-    except Exception as error:  # anything that the user's module raises during import
-        raise UserError(f"{where}: {kind!r}: importing {module} raised {type(error).__name__}: {error}") from error
-    check = f"check it with raybc.testing.check_config({name})"
-    if not (isinstance(found, type) and issubclass(found, base) and dataclasses.is_dataclass(found)):
-        raise UserError(f"{where}: {kind!r}: expected a frozen dataclass derived from {base.__name__}; {check}")
-    if not found.builder:
-        raise UserError(f"{where}: {kind!r}: expected `builder` to name 'module:function', got none; {check}")
-    if kind_of(found) != kind:
-        raise UserError(f"{where}: {kind!r}: this class is called {kind_of(found)!r}; use that name")
-    return found
-
-
-# --- policies -------------------------------------------------------------------------------------------------------
 
 
 @register("flow")
 @dataclass(frozen=True)
-class FlowConfig(PolicyConfig):
-    """Flow matching with a multilayer perceptron."""
+class FlowConfig(ObjectiveOptions, MLPOptions):
+    """A multilayer perceptron, by default with flow matching."""
 
-    builder: ClassVar[str] = "raybc.policies.flow:build"
+    network: ClassVar[str] = "raybc.policies.fields.mlp:build"
     renamed_weights: ClassVar[Mapping[str, str]] = {"field.": "velocity_field."}
 
-    hidden_width: int = option(512, at_least=1)
-    """Units in a hidden layer of the velocity field."""
-    hidden_depth: int = option(4, at_least=1)
-    """Hidden layers of the velocity field."""
     use_fourier_features: bool = False
     """Feed the flow time as Fourier features instead of a scalar."""
 
 
 @register("flow_unet")
 @dataclass(frozen=True)
-class FlowUNetConfig(PolicyConfig):
-    """Flow matching with the conditional 1-D U-Net of Diffusion Policy."""
+class FlowUNetConfig(ObjectiveOptions, UNetOptions):
+    """The conditional 1-D U-Net of Diffusion Policy, by default with flow matching."""
 
-    builder: ClassVar[str] = "raybc.policies.fields.unet1d:build"
-
-    unet_channels: str = "256,512,1024"
-    """Channels of each level, comma-separated; horizon_length must be a multiple of 2^(levels - 1)."""
-    unet_kernel: int = option(5, at_least=1)
-    """Kernel of the convolutions, odd."""
-    unet_groups: int = option(8, at_least=1)
-    """Groups of GroupNorm; they divide the channels."""
-    unet_time_size: int = option(256, at_least=4)
-    """Size of the time embedding, even."""
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """unet_channels as integers."""
-        return tuple(int(c) for c in self.unet_channels.split(","))
-
-    def validate(self, run: RunConfig, where: str) -> None:
-        super().validate(run, where)
-        place = flag_path(where)
-        if not all(c.strip().isdecimal() and int(c) > 0 for c in self.unet_channels.split(",")):
-            raise UserError(f"{place}unet_channels: expected numbers such as 64,128,256, got {self.unet_channels!r}")
-        for name in ("unet_kernel", "unet_time_size"):
-            odd = name == "unet_kernel"
-            if getattr(self, name) % 2 != odd:
-                raise UserError(
-                    f"{place}{name}: expected an {'odd' if odd else 'even'} number, got {getattr(self, name)}"
-                )
-        if any(c % self.unet_groups for c in self.channels):
-            raise UserError(
-                f"{place}unet_channels: expected multiples of unet_groups = {self.unet_groups}, "
-                f"got {self.unet_channels!r}"
-            )
-        divisor = 2 ** (len(self.channels) - 1)
-        if run.chunk_length % divisor:
-            hint = "" if run.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
-            raise UserError(
-                f"{place}horizon_length: expected a multiple of {divisor} with the {len(self.channels)} levels of "
-                f"unet_channels, got {run.chunk_length}{hint}"
-            )
+    network: ClassVar[str] = "raybc.policies.fields.unet1d:build"
 
 
 @register("regression")
 @dataclass(frozen=True)
-class RegressionConfig(PolicyConfig):
-    """Regression on the chunk with a multilayer perceptron."""
+class RegressionConfig(MLPOptions, PolicyConfig):
+    """Regression on the chunk with a multilayer perceptron of the observation alone."""
 
     builder: ClassVar[str] = "raybc.policies.regression:build"
     sample_axes: ClassVar[tuple[str, ...]] = ("execute_steps", "temporal_ensemble")
 
     regression_loss: Literal["mse", "l1"] = "mse"
     """Mean squared or mean absolute error."""
-    hidden_width: int = option(512, at_least=1)
-    """Units in a hidden layer."""
-    hidden_depth: int = option(4, at_least=1)
-    """Hidden layers."""
 
 
 # --- encoders -------------------------------------------------------------------------------------------------------

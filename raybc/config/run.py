@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import flat, identity
+from raybc.config.component import EncoderConfig, PolicyConfig, kinds
 from raybc.config.data import ACTIONS, INPUTS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
 from raybc.config.options import OptionInfo, Role, check_bounds, check_relations, flag_path, options_in
 from raybc.config.output import OutputOptions
-from raybc.config.policy import EncoderConfig, FlowConfig, NoEncoder, PolicyConfig, kinds
+from raybc.config.policy import FlowConfig, NoEncoder
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.files import expanded
@@ -101,6 +102,13 @@ class RunConfig(
         wanted = max(self.budget_min_warmup_steps, round(self.budget_warmup_ratio * total))
         return max(1, min(wanted, total // 2))
 
+    @property
+    def scales_actions_to_one(self) -> bool:
+        """Whether actions are scaled to [-1, 1] by their smallest and largest value."""
+        entries = [entry.partition("=") for entry in self.normalization_keys.split(",")]
+        own = {key.strip(): kind.strip() for key, _, kind in entries}
+        return own.get(ACTIONS, self.normalization) == "min_max"
+
     def with_setting(self, setting: SampleSetting) -> RunConfig:
         values = dataclasses.asdict(setting)
         if "flow_steps" not in self.policy.sample_axes:
@@ -111,7 +119,7 @@ class RunConfig(
         """Raise `UserError` for the first of these sampling options that has no effect on this policy."""
         for name in names:
             if name not in self.policy.sample_axes:
-                raise UserError(f"{flag_path(where)}{name}: has no effect with policy {self.policy.kind}")
+                raise UserError(f"{flag_path(where)}{name}: has no effect {self.policy.without_effect(name)}")
 
     def normalization_of(self, obs_keys: Sequence[str], where: str = "run") -> dict[str, Normalization]:
         """Name -> kind of statistics for `obs_keys` and `ACTIONS`. Raises `UserError` for an unknown key or kind."""

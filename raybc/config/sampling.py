@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from raybc.config.options import Role, option
 
@@ -27,7 +28,7 @@ class SampleOptions:
     """Sampling: needs no new training."""
 
     flow_steps: int = option(10, role=Role.SAMPLE, at_least=1)
-    """Euler steps of the flow."""
+    """Steps of the solver that integrates the flow, or of DDIM."""
     execute_steps: int = option(0, role=Role.SAMPLE, at_least=0, only_with=({"action_chunking": True},))
     """Steps of a chunk that are executed before the next one is sampled (0: all)."""
     eval_temperature: float = option(0.0, role=Role.SAMPLE, at_least=0)
@@ -36,3 +37,5 @@ class SampleOptions:
         -1.0, role=Role.SAMPLE, at_least=0, also=(-1,), off="off", only_with=({"action_chunking": True},)
     )
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off)."""
+    solver: Literal["euler", "midpoint", "heun", "rk4"] = option("euler", role=Role.SAMPLE)
+    """Solver of the flow: 1 (euler), 2 (midpoint, heun) or 4 (rk4) evaluations of the network a step."""

@@ -7,7 +7,6 @@ policy/        the bundle
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shutil
@@ -36,7 +35,7 @@ def write_folder(
     """Write the files of the repository `name` to `folder`, atomically. source: the folder of the bundle."""
     with replacing(folder) as temporary:
         shutil.copytree(source, temporary / "policy")
-        winner = {"bundle": "policy", "setting": dataclasses.asdict(setting), "run_id": bundle.run_id}
+        winner = {"bundle": "policy", "setting": setting.to_plain(), "run_id": bundle.run_id}
         write_json(SweepFolder(temporary).winner_json, winner)
         write_text(temporary / "README.md", card(name, bundle, setting, evidence))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from raybc._version import __version__
@@ -40,7 +39,7 @@ def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, A
             "offset": bundle.action_normalizer.offset.tolist(),
             "scale": bundle.action_normalizer.scale.tolist(),
         },
-        "setting": dataclasses.asdict(setting),
+        "setting": setting.to_plain(),
         "fps": control_rate(bundle),
         "environment": bundle.environment,
         "controller": bundle.data_env.get("env_kwargs", {}).get("controller_configs"),

@@ -2,7 +2,9 @@
 
     loss = mean over valid chunk entries of (p(obs) - x_1)^2, or of |p(obs) - x_1|,   x_1 = expert's chunk
 
-Letters: M members, B batch, H chunk, A action dim, F features of the observation.
+`RegressionPolicy` (`--policy regression`) is a multilayer perceptron of the observation; `FieldRegression`
+(`--objective regression`) is any network f(x, t | obs) at x = 0, t = 0. Letters: M members, B batch, H chunk, A action
+dim, F features of the observation.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from raybc.policies.base import (
     build_encoders,
     mean_over_valid,
 )
+from raybc.policies.chunk import ChunkPolicy, at_time
 from raybc.policies.fields.mlp import OUTPUTS
 from raybc.policies.packed import PackedMLP
 from raybc.types import Batch, Observation, SampleSetting
@@ -65,10 +68,7 @@ class RegressionPolicy(Policy):
         return out.unflatten(-1, (spec.horizon, spec.action_size))
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
-        difference = self.predict(batch.obs) - batch.actions_MBHA
-        error_MBHA = difference**2 if self.error == "mse" else difference.abs()
-        loss_MB = mean_over_valid(error_MBHA, batch.is_pad_MBH)
-        return Loss(loss_MB, {f"bc_{self.error}_loss": loss_MB})
+        return _loss(self.predict(batch.obs), batch, self.error)
 
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """The predicted chunk, float32 (M, B, H, A). Adding 0 * noise keeps the noise an input of exported graphs."""
@@ -76,6 +76,38 @@ class RegressionPolicy(Policy):
 
     def prepare_for_acting(self) -> None:
         self.network.pad_outputs(OUTPUTS)
+
+
+class FieldRegression(ChunkPolicy):
+    """A pack of M policies that predict the chunk with any network."""
+
+    sample_axes = ("execute_steps", "temporal_ensemble")
+    error: Literal["mse", "l1"] = "mse"
+
+    def configure(self, run: RunConfig) -> None:
+        config: Any = run.policy
+        self.error = config.regression_loss
+
+    def draws(self) -> Mapping[str, DrawShape]:
+        return {}
+
+    def _predict(self, obs: Observation[Tensor], zero_MBHA: Tensor) -> Tensor:
+        chunk: Tensor = self.velocity_field(zero_MBHA, at_time(zero_MBHA, 0.0), self.condition(obs))
+        return chunk
+
+    def loss(self, batch: Batch, draws: Draws) -> Loss:
+        return _loss(self._predict(batch.obs, torch.zeros_like(batch.actions_MBHA)), batch, self.error)
+
+    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+        """One evaluation; float32 (M, B, H, A). 0 * noise keeps the noise an input of exported graphs."""
+        return self._predict(obs, 0 * noise_MBHA)
+
+
+def _loss(chunk_MBHA: Tensor, batch: Batch, error: Literal["mse", "l1"]) -> Loss:
+    difference = chunk_MBHA - batch.actions_MBHA
+    error_MBHA = difference**2 if error == "mse" else difference.abs()
+    loss_MB = mean_over_valid(error_MBHA, batch.is_pad_MBH)
+    return Loss(loss_MB, {f"bc_{error}_loss": loss_MB})
 
 
 def build(run: RunConfig, spec: PolicySpec, members: int) -> RegressionPolicy:

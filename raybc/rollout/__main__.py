@@ -50,6 +50,8 @@ class Args:
     """Scale of the initial noise (default: the bundle's)."""
     temporal_ensemble: float | None = None
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the bundle's)."""
+    solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
+    """Solver of the flow (default: the bundle's)."""
     starts: Literal["final", "search", "demos"] = "final"
     """The set of starts."""
     first: int = 0
@@ -100,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
     task = get_task(task_name)
-    objective = resolve(args.objective or bundle.config.objective, task, "--objective")
+    objective = resolve(args.objective or bundle.config.metric, task, "--objective")
     episodes = _episodes(args, objective)
     env_spec = spec_of_task(task)
     check_fits(bundle, env_spec, path)

@@ -69,7 +69,7 @@ class EvaluationConfig:
             "run_id": bundle.run_id,
             "step": bundle.step,
             "task": self.task,
-            "settings": [asdict(s) for s in self.settings],
+            "settings": [s.to_plain() for s in self.settings],
             "starts": {
                 "set": self.specs[0].split,
                 "first": self.specs[0].index,
@@ -134,13 +134,13 @@ def _resume(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolde
 
 def _parse(line: str, config: EvaluationConfig) -> Known:
     row = json.loads(line)
-    setting = SampleSetting(**{name: row.pop(name) for name in asdict(SampleSetting())})
+    setting = SampleSetting(**{name: row.pop(name) for name in asdict(SampleSetting()) if name in row})
     key = config.settings.index(setting), row["index"] - config.specs[0].index
     return {} if row["outcome"] == "error" else {key: cast(EpisodeRow, row)}
 
 
 def _line(config: EvaluationConfig, job: int, row: EpisodeRow) -> str:
-    return json.dumps({**asdict(config.settings[job]), **row}) + "\n"
+    return json.dumps({**config.settings[job].to_plain(), **row}) + "\n"
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
+from raybc.config.component import find_kind
 from raybc.config.flat import unknown_option
-from raybc.config.policy import find_kind
 from raybc.objective import ObjectiveName
 from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, UserError
@@ -200,8 +200,8 @@ class SweepConfig:
             self._validate_axis(name, axis)
         if self.train.seed != 0:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
-        if self.train.objective is not None:
-            raise UserError(f"train.objective: expected `objective: {self.train.objective}` at the top level instead")
+        if self.train.metric is not None:
+            raise UserError(f"train.metric: expected `objective: {self.train.metric}` at the top level instead")
         for name in ("epochs_per_round", "stop_patience"):
             if getattr(self.train, name):
                 reason = self.train.options()[name].option.axis

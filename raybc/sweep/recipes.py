@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ def check_effects(config: SweepConfig) -> None:
         for setting in sample_settings(config) if undecided & samples else ():
             found = repr(setting.canonical(run.chunk_length))
             for name in sorted(undecided & samples):
-                others = repr((params, dataclasses.replace(setting, **{name: 0})))
+                others = repr((params, {k: v for k, v in vars(setting).items() if k != name}))
                 seen[name].setdefault(others, {}).setdefault(repr(getattr(setting, name)), set()).add(found)
         undecided -= {name for name in undecided if any(_differ(by_value) for by_value in seen[name].values())}
     for name in config.space:

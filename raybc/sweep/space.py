@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raybc.config import SAMPLE_AXES, RunConfig
+from raybc.config.component import find_kind
 from raybc.config.effect import training_key
 from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
-from raybc.config.policy import find_kind
 from raybc.data.episodes import EpisodeStore, check_files
 from raybc.envs.base import Task
 from raybc.objective import Objective, resolve

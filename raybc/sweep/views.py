@@ -49,7 +49,8 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
         result = {k: v for k, v in row.items() if k not in ("episode_list", "messages")}
         messages = row.get("messages", {})
         results.append(json.dumps(result))
-        origin = {k: result[k] for k in ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)}
+        names = ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)
+        origin = {k: result[k] for k in names if k in result}
         for entry in row["episode_list"]:
             message = {"message": messages[str(entry[0])]} if str(entry[0]) in messages else {}
             if "first_error" in row and row["first_error"]["index"] == entry[0]:

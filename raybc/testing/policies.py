@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from raybc.config import EncoderConfig, PolicyConfig, RunConfig
+from raybc.config.component import kind_of
 from raybc.config.options import options_in
-from raybc.config.policy import kind_of
 from raybc.policies.base import Draws, Encoder, Policy, PolicySpec
 from raybc.policies.build import build_policy
 from raybc.types import Batch, Observation, SampleSetting
@@ -52,7 +52,7 @@ def check_config(config: type[PolicyConfig] | type[EncoderConfig], **options: An
         for spec in SPECS:
             check_policy(lambda members, spec=spec: build_policy(run, spec, members))  # type: ignore[misc]
         policy = build_policy(run, SPECS[0], 1)
-        axes = (policy.sample_axes, config.sample_axes)
+        axes = (policy.sample_axes, run.policy.sample_axes)
         assert axes[0] == axes[1], f"sample_axes: the policy says {axes[0]}, its options {axes[1]}"
         return
     run = RunConfig.of(encoder=kind, **options)

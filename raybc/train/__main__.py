@@ -141,7 +141,7 @@ class _Request:
 def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
     config, args, seeds = request.config, request.args, request.seeds
-    resolve(config.objective, None, "--objective")
+    resolve(config.metric, None, "--metric")
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
     dataset = obtain(config.dataset)
@@ -178,9 +178,9 @@ def _with_simulators(request: _Request) -> None:
     config, args, seeds = request.config, request.args, request.seeds
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
-    if not resolve(config.objective, task, "--objective").from_episodes:
+    if not resolve(config.metric, task, "--metric").from_episodes:
         raise UserError(
-            f"--objective: expected a measure of rollouts with an environment, got {config.objective}; leave it out"
+            f"--metric: expected a measure of rollouts with an environment, got {config.metric}; leave it out"
         )
     config.check_encoder(task.images, "--")
     check_source(name, config.dataset or config.ogbench_dataset_dir)

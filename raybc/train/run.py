@@ -67,7 +67,7 @@ class PackRun:
         self._trackers: list[tuple[int, Tracker]] = []  # (member index, tracker)
         self.config = place.members[0]
         name = parse_env_name(self.config.env_name).task if self.config.has_environment else ""
-        objective = resolve(self.config.objective, get_task(name) if name else None, "--objective")
+        objective = resolve(self.config.metric, get_task(name) if name else None, "--metric")
         place.write_flags(data.fingerprint)
         self.members = [
             MemberRun(config, data, folder, ids[-1] if ids else config.run_id(data.fingerprint), threads)

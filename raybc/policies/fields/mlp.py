@@ -5,10 +5,16 @@ Letters: M members, B batch, H chunk, A action dim, F features of the observatio
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
 
+from raybc.policies.base import PolicySpec
 from raybc.policies.packed import PackedMLP, fourier_features
+
+if TYPE_CHECKING:
+    from raybc.config import RunConfig
 
 #: Fourier features of the flow time: cos and sin of this many frequencies.
 FREQUENCIES = 8
@@ -39,3 +45,12 @@ class MLPField(PackedMLP):
 
     def prepare_for_acting(self) -> None:
         self.pad_outputs(OUTPUTS)
+
+
+def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> MLPField:
+    """The network of `--policy flow`."""
+    config: Any = run.policy
+    return MLPField(
+        members, features, spec.horizon, spec.action_size,
+        width=config.hidden_width, depth=config.hidden_depth, fourier=config.use_fourier_features,
+    )  # fmt: skip

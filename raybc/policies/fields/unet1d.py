@@ -1,4 +1,4 @@
-"""The conditional 1-D U-Net of Diffusion Policy as a velocity field.
+"""The conditional 1-D U-Net of Diffusion Policy.
 
 Chi et al. 2023, "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion"; Ronneberger et al. 2015, "U-Net";
 Perez et al. 2018, "FiLM". Time runs along L, channels come last, and convolutions see an action as channels:
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from raybc.policies.base import PolicySpec
+from raybc.policies.fields.base import Field
 from raybc.policies.fields.convolution import (
     PackedBlock,
     PackedConv1d,
@@ -39,7 +40,6 @@ from raybc.policies.fields.convolution import (
     init_uniform,
     mish,
 )
-from raybc.policies.flow import FlowPolicy, VelocityField, with_field
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -59,8 +59,8 @@ def sinusoids(t_MB1: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class UNetField(VelocityField):
-    """M velocity fields; H must be a multiple of `divisor` = 2^(levels - 1)."""
+class UNetField(Field):
+    """M networks; H must be a multiple of `divisor` = 2^(levels - 1)."""
 
     def __init__(
         self,
@@ -128,13 +128,10 @@ class UNetField(VelocityField):
         return self.out(self.last(x))
 
 
-def build(run: RunConfig, spec: PolicySpec, members: int) -> FlowPolicy:
-    """Builder of `--policy flow_unet`."""
+def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> UNetField:
+    """The network of `--policy flow_unet`."""
     config: Any = run.policy
-    return with_field(
-        run, spec, members,
-        lambda features: UNetField(
-            members, spec.action_size, features, channels=config.channels, kernel=config.unet_kernel,
-            groups=config.unet_groups, time_size=config.unet_time_size,
-        ),
+    return UNetField(
+        members, spec.action_size, features, channels=config.channels, kernel=config.unet_kernel,
+        groups=config.unet_groups, time_size=config.unet_time_size,
     )  # fmt: skip

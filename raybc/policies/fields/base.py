@@ -1,0 +1,34 @@
+"""Networks f(x, t | obs) of a chunk x and a time t, for a pack of members.
+
+Objectives (flow matching, diffusion, regression ...) know only this interface, so every network works with every
+objective. Letters: M members, B batch, H chunk, A action dim, F features of the observation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Field(nn.Module, ABC):
+    """M networks f(x, t | obs): a velocity, noise or a chunk, as the objective says."""
+
+    @abstractmethod
+    def init_members(self, generators: Sequence[torch.Generator]) -> None:
+        """Initialise the weights; member m depends on generators[m] alone."""
+
+    def condition(self, cond_MBF: Tensor) -> Any:
+        """Everything that depends only on the encoded observation, (M, B, F); computed once per chunk."""
+        return cond_MBF
+
+    @abstractmethod
+    def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Any) -> Tensor:
+        """f(x, t | obs), (M, B, H, A). t_MB1: in [0, 1]; (M, 1, 1) if all rows share it. condition: result of
+        `condition`."""
+
+    def prepare_for_acting(self) -> None:
+        """See `Policy.prepare_for_acting`."""
