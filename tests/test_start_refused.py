@@ -70,7 +70,7 @@ def test_an_interrupted_start_says_what_to_do(tmp_path: Path, monkeypatch: pytes
         ("--device=cuda:7", "device"),
         ("--horizon_length=500", "horizon"),
         ("--encoder=impala", "encoder"),
-        ("--objective=success", "objective"),
+        ("--metric=success", "metric"),
     ],
 )
 def test_a_refused_training_leaves_nothing(

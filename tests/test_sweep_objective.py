@@ -108,7 +108,7 @@ def test_the_task_decides() -> None:
         config(objective="reward")
     with pytest.raises(UserError, match="objective: expected a measure of rollouts"):
         objective_of(config(objective="valid_error"))
-    with pytest.raises(UserError, match=r"train.objective: expected `objective: return` at the top level"):
+    with pytest.raises(UserError, match=r"train.metric: expected `objective: return` at the top level"):
         config(train={"env_name": "halfcheetah-medium-v2", "objective": "return"})
     assert check_corners(config()) == 2
 
