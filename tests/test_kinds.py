@@ -12,6 +12,17 @@ from raybc.testing import check_config
 
 torch.set_num_threads(1)
 
+OBJECTIVES: list[dict[str, Any]] = [
+    {"objective": "mip"},
+    {"objective": "regression", "regression_loss": "l1"},
+    {"objective": "diffusion", "diffusion_prediction": "sample"},
+]
+#: Network of a kind -> options that make it small, for every objective.
+SMALL: dict[str, dict[str, Any]] = {
+    "flow": {"hidden_width": 16, "hidden_depth": 2},
+    "flow_unet": {"unet_channels": "8,16", "unet_groups": 4, "unet_time_size": 8},
+    "flow_transformer": {"transformer_layers": 2, "transformer_heads": 2, "transformer_width": 16},
+}
 #: Kind -> options that make its networks small; several to check several forms.
 POLICIES: dict[str, list[dict[str, Any]]] = {
     "flow": [
@@ -22,6 +33,10 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
         {"unet_channels": "8,16", "unet_groups": 4, "unet_time_size": 8},
         {"unet_channels": "8,8,16", "unet_groups": 2, "unet_kernel": 3, "unet_time_size": 8},
     ],
+    "flow_transformer": [
+        SMALL["flow_transformer"],
+        {"transformer_size": "tiny", "transformer_layers": 1, "transformer_heads": 3, "transformer_width": 12},
+    ],
     "regression": [{"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")],
 }
 ENCODERS: dict[str, list[dict[str, Any]]] = {"impala_small": [{}], "impala": [{}], "impala_large": [{}]}
@@ -30,6 +45,12 @@ ENCODERS: dict[str, list[dict[str, Any]]] = {"impala_small": [{}], "impala": [{}
 @pytest.mark.parametrize(("kind", "options"), [(k, o) for k, some in POLICIES.items() for o in some])
 def test_policies(kind: str, options: dict[str, Any]) -> None:
     check_config(kinds("policy")[kind], **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: o["objective"])
+@pytest.mark.parametrize("kind", SMALL)
+def test_every_network_has_every_objective(kind: str, objective: dict[str, Any]) -> None:
+    check_config(kinds("policy")[kind], **SMALL[kind], **objective)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("kind", "options"), [(k, o) for k, some in ENCODERS.items() for o in some])

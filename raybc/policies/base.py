@@ -91,6 +91,8 @@ class Policy(nn.Module, ABC):
     members: int
     sample_axes: ClassVar[tuple[str, ...]] = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble")
     """Sampling options that have an effect; must equal `sample_axes` of its configuration."""
+    zero_gates: bool = False
+    """Whether gates that are zero at the start (adaLN-zero) keep gradients from other parameters at the first steps."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -107,6 +109,11 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """Normalised chunks, float32 (M, B, H, A). noise_MBHA: standard normal times `eval_temperature`."""
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Names of parameters without an effect, e.g. those that are multiplied with an input that is always 0."""
+        return frozenset()
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """The same as `loss`; wrappers (DistributedDataParallel, FSDP) call it."""

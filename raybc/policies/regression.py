@@ -91,6 +91,11 @@ class FieldRegression(ChunkPolicy):
     def draws(self) -> Mapping[str, DrawShape]:
         return {}
 
+    @property
+    def unused(self) -> frozenset[str]:
+        """The input of the network is 0."""
+        return frozenset(f"velocity_field.{name}" for name in self.velocity_field.input_weights)
+
     def _predict(self, obs: Observation[Tensor], zero_MBHA: Tensor) -> Tensor:
         chunk: Tensor = self.velocity_field(zero_MBHA, at_time(zero_MBHA, 0.0), self.condition(obs))
         return chunk

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 class Field(nn.Module, ABC):
     """M networks f(x, t | obs): a velocity, noise or a chunk, as the objective says."""
+
+    zero_gates: ClassVar[bool] = False
+    """See `Policy.zero_gates`."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -29,6 +32,11 @@ class Field(nn.Module, ABC):
     def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Any) -> Tensor:
         """f(x, t | obs), (M, B, H, A). t_MB1: in [0, 1]; (M, 1, 1) if all rows share it. condition: result of
         `condition`."""
+
+    @property
+    def input_weights(self) -> Sequence[str]:
+        """Names of parameters that x alone is multiplied with, so that they have no effect where x is 0."""
+        return ()
 
     def prepare_for_acting(self) -> None:
         """See `Policy.prepare_for_acting`."""
