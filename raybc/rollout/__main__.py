@@ -103,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     task_name = parse_env_name(bundle.config.env_name).task
     task = get_task(task_name)
     metric = resolve(args.metric or bundle.config.metric, task, "--metric")
+    if not metric.from_episodes:
+        raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
     episodes = _episodes(args, metric)
     env_spec = spec_of_task(task)
     check_fits(bundle, env_spec, path)
