@@ -71,7 +71,7 @@ def todays_names(cls: type, values: Mapping[Any, Any], where: str) -> dict[str, 
     for key, value in values.items():
         name = "metric" if was_metric(key, value) else renamed.get(str(key), str(key))
         if name in found:
-            old = next(str(key) for key in values if str(key) != name and renamed.get(str(key)) == name)
+            old = next(str(k) for k, v in values.items() if renamed.get(str(k)) == name or was_metric(k, v))
             raise UserError(f"{flag_path(where)}{name}: stands twice: {old} is an earlier name of it")
         found[name] = value
     return found
