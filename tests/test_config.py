@@ -19,13 +19,14 @@ from raybc.config import SAMPLE_AXES, PolicyConfig, Role, RunConfig, flat, migra
 from raybc.config.command import parse_run
 from raybc.config.component import _KINDS
 from raybc.registry import parse_env_name
-from raybc.strict import did_you_mean, digest, from_mapping, parse_yaml
+from raybc.strict import did_you_mean, digest, from_mapping
 from raybc.sweep import space
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.load import load_sweep, sweep_from_mapping
 from raybc.sweep.recipes import check_effects
 from raybc.train.__main__ import Args, main
 from raybc.types import EpisodeSpec, SampleSetting, UserError
+from raybc.yaml_text import parse_yaml
 from tests.helpers import ROOT, tiny_store
 
 BASE: dict[str, Any] = {

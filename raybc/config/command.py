@@ -17,8 +17,8 @@ from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.files import expanded
-from raybc.strict import read_yaml
 from raybc.types import UserError
+from raybc.yaml_text import read_yaml
 
 A = TypeVar("A")
 #: Title of a group -> its options, in the order of --help.

@@ -9,9 +9,10 @@ from typing import Any
 from raybc.config import RunConfig
 from raybc.config.data import implied_environment
 from raybc.config.flat import todays_names
-from raybc.strict import did_you_mean, from_mapping, parse_yaml, read_yaml
+from raybc.strict import did_you_mean, from_mapping
 from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
+from raybc.yaml_text import parse_yaml, read_yaml
 
 
 def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
