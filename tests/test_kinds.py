@@ -17,10 +17,16 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
     "flow": [
         {"hidden_width": 16, "hidden_depth": 2},
         {"hidden_width": 8, "hidden_depth": 1, "use_fourier_features": True},
+        *({"hidden_width": 8, "flow_time": time} for time in ("beta", "logit_normal")),
+        *({"hidden_width": 8, "objective": objective} for objective in ("mip", "regression", "diffusion")),
     ],
     "flow_unet": [
         {"unet_channels": "8,16", "unet_groups": 4, "unet_time_size": 8},
         {"unet_channels": "8,8,16", "unet_groups": 2, "unet_kernel": 3, "unet_time_size": 8},
+        *(
+            {"unet_channels": "8,8", "unet_groups": 2, "unet_time_size": 8, "objective": objective}
+            for objective in ("mip", "regression", "diffusion")
+        ),
     ],
     "regression": [{"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")],
 }

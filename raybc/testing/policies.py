@@ -233,24 +233,24 @@ def check_pack(make: MakePolicy) -> None:
 
 
 def check_padding_carries_no_loss(make: MakePolicy) -> None:
-    """Check that padded actions are not targets of the loss; they may be inputs of the network.
+    """Check that padded actions are not targets of the loss, and that the others have an effect on it.
 
-    With all weights at zero the inputs have no effect, so padded actions must not change the loss.
+    Padded actions may be inputs of the network. With all weights at zero the inputs have no effect, so padded actions
+    must not change the loss.
     """
     policy = make_pack(make, [0])
+    batch, draws = random_batch(policy, 8)
+    pad, actions = batch.is_pad_MBH[..., None], batch.actions_MBHA
+    assert pad.any()
+    valid = dataclasses.replace(batch, actions_MBHA=torch.where(pad, actions, actions + 1))
+    first, changed = policy.loss(batch, draws).value_MB, policy.loss(valid, draws).value_MB
+    assert not torch.isclose(first, changed).any(), "valid actions are not part of the loss"
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.zero_()
-    batch, draws = random_batch(policy, 8)
-    pad = batch.is_pad_MBH[..., None]
-    assert pad.any()
-    actions = batch.actions_MBHA
     other = dataclasses.replace(batch, actions_MBHA=torch.where(pad, torch.full_like(actions, 1e3), actions))
     first = policy.loss(batch, draws).value_MB
     assert torch.equal(first, policy.loss(other, draws).value_MB), "padded actions are part of the loss"
-    valid = dataclasses.replace(batch, actions_MBHA=torch.where(pad, actions, actions + 1))
-    changed = policy.loss(valid, draws).value_MB
-    assert not torch.isclose(first, changed).any(), "valid actions are not part of the loss"
 
 
 def check_sample_is_a_function(make: MakePolicy) -> None:
