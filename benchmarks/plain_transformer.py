@@ -27,9 +27,7 @@ class PlainLayer(nn.Module):
         self.queries, self.keys, self.values = (nn.Linear(width, width) for _ in range(3))
         self.seen_keys, self.seen_values = nn.Linear(width, width), nn.Linear(width, width)
         self.project = nn.Linear(width, width)
-        self.feed = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
-        )
+        self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
 
     def by_head(self, x_BXD: Tensor) -> Tensor:
         batch, tokens, width = x_BXD.shape

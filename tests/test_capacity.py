@@ -9,8 +9,8 @@ import pytest
 
 from raybc.cluster import capacity
 from raybc.cluster.capacity import Machine, allocate_sweep, gpu_share, machines_of
-from raybc.strict import parse_yaml
 from raybc.types import UserError
+from raybc.yaml_text import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 HEAD = Machine({})

@@ -19,13 +19,14 @@ from raybc.config import SAMPLE_AXES, PolicyConfig, Role, RunConfig, flat, migra
 from raybc.config.command import parse_run
 from raybc.config.component import _KINDS
 from raybc.registry import parse_env_name
-from raybc.strict import did_you_mean, digest, from_mapping, parse_yaml
+from raybc.strict import did_you_mean, digest, from_mapping
 from raybc.sweep import space
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.load import load_sweep, sweep_from_mapping
 from raybc.sweep.recipes import check_effects
 from raybc.train.__main__ import Args, main
 from raybc.types import EpisodeSpec, SampleSetting, UserError
+from raybc.yaml_text import parse_yaml
 from tests.helpers import ROOT, tiny_store
 
 BASE: dict[str, Any] = {
@@ -664,6 +665,17 @@ def test_an_earlier_name() -> None:
     assert space.first_points(config) == points
     both = {n: {"values": [0, 5]} for n in ("watch_interval", "monitor_interval")}
     assert "my.yaml: space.monitor_interval: stands twice: watch_interval is an earlier name" in refused(space=both)
+
+
+def test_the_metric_had_the_name_that_the_objective_has_today(tmp_path: Path) -> None:
+    """`objective` is told apart by its values: those of the metric, or what a network learns."""
+    assert parsed("--objective=return") == parsed("--objective", "return") == RunConfig.of(metric="return")
+    assert parsed("--objective=mip", "--metric=return") == RunConfig.of(metric="return", objective="mip")
+    assert parsed("--objective=mip", "--objective=return") == RunConfig.of(metric="return", objective="mip")
+    file = tmp_path / "mine.yaml"
+    file.write_text("objective: largest_reward\n")
+    assert parsed(f"--config={file}", "--objective=mip") == RunConfig.of(metric="largest_reward", objective="mip")
+    assert RunConfig.from_plain({"objective": None}, "").to_plain()["objective"] == "flow"
 
 
 @pytest.mark.parametrize("true", ["True", "true", "TRUE", "tRue"])

@@ -70,7 +70,12 @@ def test_one_file_acts_alone(folder: Path, tmp_path: Path, capsys: pytest.Captur
 
 def bundles() -> dict[str, PolicyBundle]:
     unet = {"policy": "flow_unet", "unet_channels": "8,16", "unet_groups": 4, "unet_time_size": 8}
-    transformer = {"policy": "flow_transformer", "transformer_layers": 2, "transformer_heads": 2, "transformer_width": 16}
+    transformer = {
+        "policy": "flow_transformer",
+        "transformer_layers": 2,
+        "transformer_heads": 2,
+        "transformer_width": 16,
+    }
     history = {"obs_steps": 3, "use_fourier_features": True, "normalization": "min_max"}
     return {
         "history": tiny_trainer(data=pointmass_data(), **history).bundle(0),

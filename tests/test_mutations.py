@@ -23,10 +23,11 @@ from raybc.data import formats
 from raybc.data.episodes import EpisodeStore
 from raybc.data.plan.files import load_plan, save_plan
 from raybc.doctor.cluster_file import check_file
-from raybc.strict import digest, read_yaml
+from raybc.strict import digest
 from raybc.sweep.ledger import SweepState, read_events
 from raybc.sweep.load import load_sweep
 from raybc.train import checkpointing
+from raybc.yaml_text import read_yaml
 from tests.conformance.formats import CASES, Case, full_store
 from tests.helpers import ROOT, pointmass_bundle, tiny_trainer
 from tests.mutations import Kind, run

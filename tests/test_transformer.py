@@ -112,6 +112,7 @@ def test_observations_are_processed_once_per_chunk(monkeypatch: pytest.MonkeyPat
     net: Any = policy.velocity_field
     calls = dict.fromkeys(("tokens", "seen", "observe", "modulate", "act"), 0)
     for name in calls:
+
         def count(*_: Any, name: str = name) -> None:
             calls[name] += 1
 

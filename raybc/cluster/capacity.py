@@ -16,8 +16,8 @@ from typing import Any
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 
-from raybc.strict import read_yaml
 from raybc.types import UserError
+from raybc.yaml_text import read_yaml
 
 TRAINER, SIMULATOR = "trainer", "simulator"
 #: The amount that a trial or a simulator reserves: so little that any number of them fits on a machine.

@@ -12,8 +12,8 @@ from raybc.doctor.cluster_file import check_file, check_token
 from raybc.doctor.findings import Finding, error, ok, warning
 from raybc.doctor.machine import check_facts, facts, pins
 from raybc.doctor.running import check_allocation, check_cluster
-from raybc.strict import read_yaml
 from raybc.sweep.load import load_sweep
+from raybc.yaml_text import read_yaml
 
 
 def check(cluster: Path | None, address: str, storage: Path | None, sweep: Path | None, fix: bool) -> list[Finding]:

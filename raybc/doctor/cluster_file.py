@@ -25,7 +25,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from raybc.doctor.findings import Finding, error, ok, warning
 from raybc.files import read_text
-from raybc.strict import did_you_mean, parse_yaml
+from raybc.strict import did_you_mean
+from raybc.yaml_text import parse_yaml
 
 #: Keys of `provider` by its type; Ray accepts any. (Other types are not checked.)
 PROVIDER_KEYS = {

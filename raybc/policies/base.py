@@ -110,11 +110,6 @@ class Policy(nn.Module, ABC):
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """Normalised chunks, float32 (M, B, H, A). noise_MBHA: standard normal times `eval_temperature`."""
 
-    @property
-    def unused(self) -> frozenset[str]:
-        """Names of parameters without an effect, e.g. those that are multiplied with an input that is always 0."""
-        return frozenset()
-
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """The same as `loss`; wrappers (DistributedDataParallel, FSDP) call it."""
         return self.loss(batch, draws)

@@ -3,7 +3,8 @@
     loss = mean over valid chunk entries of (p(obs) - x_1)^2, or of |p(obs) - x_1|,   x_1 = expert's chunk
 
 `RegressionPolicy` (`--policy regression`) is a multilayer perceptron of the observation; `FieldRegression`
-(`--objective regression`) is any network f(x, t | obs) at x = 0, t = 0. Letters: M members, B batch, H chunk, A action
+(`--objective regression`) is any network f(x, t | obs) at x = 1, t = 0 (at x = 0, as in Pan et al. 2025, the first
+convolution of a U-Net would have no gradient). Letters: M members, B batch, H chunk, A action
 dim, F features of the observation.
 """
 
@@ -91,21 +92,16 @@ class FieldRegression(ChunkPolicy):
     def draws(self) -> Mapping[str, DrawShape]:
         return {}
 
-    @property
-    def unused(self) -> frozenset[str]:
-        """The input of the network is 0."""
-        return frozenset(f"velocity_field.{name}" for name in self.velocity_field.input_weights)
-
-    def _predict(self, obs: Observation[Tensor], zero_MBHA: Tensor) -> Tensor:
-        chunk: Tensor = self.velocity_field(zero_MBHA, at_time(zero_MBHA, 0.0), self.condition(obs))
+    def _predict(self, obs: Observation[Tensor], one_MBHA: Tensor) -> Tensor:
+        chunk: Tensor = self.velocity_field(one_MBHA, at_time(one_MBHA, 0.0), self.condition(obs))
         return chunk
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
-        return _loss(self._predict(batch.obs, torch.zeros_like(batch.actions_MBHA)), batch, self.error)
+        return _loss(self._predict(batch.obs, torch.ones_like(batch.actions_MBHA)), batch, self.error)
 
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """One evaluation; float32 (M, B, H, A). 0 * noise keeps the noise an input of exported graphs."""
-        return self._predict(obs, 0 * noise_MBHA)
+        return self._predict(obs, 1 + 0 * noise_MBHA)
 
 
 def _loss(chunk_MBHA: Tensor, batch: Batch, error: Literal["mse", "l1"]) -> Loss:

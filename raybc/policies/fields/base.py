@@ -33,10 +33,5 @@ class Field(nn.Module, ABC):
         """f(x, t | obs), (M, B, H, A). t_MB1: in [0, 1]; (M, 1, 1) if all rows share it. condition: result of
         `condition`."""
 
-    @property
-    def input_weights(self) -> Sequence[str]:
-        """Names of parameters that x alone is multiplied with, so that they have no effect where x is 0."""
-        return ()
-
     def prepare_for_acting(self) -> None:
         """See `Policy.prepare_for_acting`."""

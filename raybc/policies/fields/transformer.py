@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -147,9 +147,7 @@ class TransformerField(Field):
 
     zero_gates = True
 
-    def __init__(
-        self, members: int, spec: PolicySpec, features: int, *, layers: int, heads: int, width: int
-    ) -> None:
+    def __init__(self, members: int, spec: PolicySpec, features: int, *, layers: int, heads: int, width: int) -> None:
         super().__init__()
         self.heads = heads
         modulation = width * (PER_LAYER * layers + OF_OUTPUT)
@@ -174,10 +172,6 @@ class TransformerField(Field):
                     module.init_member(m, generator)
             for position in positions:
                 position[m] = POSITION_STD * torch.randn(position.shape[1:], generator=generator)
-
-    @property
-    def input_weights(self) -> Sequence[str]:
-        return ("act.weights_MIO",)
 
     def condition(self, cond_MBF: Tensor) -> Seen:
         """Computed once per chunk."""

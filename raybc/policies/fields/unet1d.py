@@ -44,6 +44,7 @@ from raybc.policies.fields.time import sinusoids
 if TYPE_CHECKING:
     from raybc.config import RunConfig
 
+
 class UNetField(Field):
     """M networks; H must be a multiple of `divisor` = 2^(levels - 1)."""
 
@@ -89,11 +90,6 @@ class UNetField(Field):
                     module.init_member(m, generator)
             for parameter in (self.film_obs.weights_MIO, self.film_obs.bias_M1O, self.film_time_MES):
                 init_uniform(parameter[m], seen, generator)
-
-    @property
-    def input_weights(self) -> Sequence[str]:
-        names = ("down.0.first.conv.weights_MOKI", "down.0.skip.weights_MIO")
-        return [name for name, _ in self.named_parameters() if name in names]
 
     def condition(self, cond_MBF: Tensor) -> Tensor:
         """The contribution of the observations to all scales and shifts, (M, B, S); computed once per chunk."""
