@@ -15,7 +15,7 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.files import write_json
-from raybc.objective import SUCCESS
+from raybc.metric import SUCCESS
 from raybc.rollout.results import best_setting, pooled, summarise
 from raybc.rows import rows_at
 from raybc.run_folder import SweepFolder

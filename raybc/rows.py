@@ -89,9 +89,9 @@ class EpisodeCounts(TypedDict):
     successes_at_reset: NotRequired[int]
     """Those of them that ended in success."""
     score: NotRequired[float | None]
-    """Mean of the sweep's or run's objective (`raybc.objective`); releases up to 0.1.0 measured success alone."""
+    """Mean of the sweep's or run's metric (`raybc.metric`); releases up to 0.1.0 measured success alone."""
     score_sd: NotRequired[float | None]
-    """Sample standard deviation of the objective over valid episodes; None with fewer than two."""
+    """Sample standard deviation of the metric over valid episodes; None with fewer than two."""
 
 
 class EpisodeSummary(EpisodeCounts):
@@ -236,8 +236,8 @@ class SettingMetrics(TypedDict):
     mean_return: float | None
     mean_max_reward: float | None
     normalized_score: float | None
-    objective: str
-    """The measure by which the policy is compared, see `raybc.objective`."""
+    metric: str
+    """The measure by which the policy is compared, see `raybc.metric`."""
     score: float | None
     """Its mean over valid episodes."""
     mean_return_interval: list[float] | None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raybc.files import read_json
-from raybc.objective import OBJECTIVES, SUCCESS, Objective, Score
+from raybc.metric import METRICS, SUCCESS, Metric, Score, metric_name
 from raybc.types import SampleSetting, UserError
 
 #: A folder with this file is a policy bundle.
@@ -136,39 +136,39 @@ class TrainingFolder:
     def best_step(self) -> int | None:
         """Step of the checkpoint on disk with the best score in eval.csv, or without a simulator the lowest error in
         offline.csv; the latest of equals. None if none was evaluated."""
-        objective, scores = self.scores()
+        metric, scores = self.scores()
         return min(
             (s for s in self.checkpoints() if s in scores),
-            key=lambda step: (objective.cost(scores[step]), -step),
+            key=lambda step: (metric.cost(scores[step]), -step),
             default=None,
         )
 
-    def scores(self) -> tuple[Objective, dict[int, float]]:
+    def scores(self) -> tuple[Metric, dict[int, float]]:
         """What checkpoints are compared by, and step -> score of those that were measured.
 
         Errors count against a checkpoint (`Score.cautious`); where the worst an episode can be is unknown, one with too
-        many errors is left out. In eval.csv the objective is that of the last row; rows of another one do not count.
-        Earlier releases compared by success, and wrote no `objective`.
+        many errors is left out. In eval.csv the metric is that of the last row; rows of another one do not count.
+        Earlier releases compared by success, and wrote no `metric`.
         """
         if self.offline_csv.is_file():
             with self.offline_csv.open(newline="") as handle:
                 held_out = {int(r["step"]): float(r["valid/error"]) for r in csv.DictReader(handle)}
-            return OBJECTIVES["valid_error"], held_out
+            return METRICS["valid_error"], held_out
         if not self.eval_csv.is_file():
             return SUCCESS, {}
         with self.eval_csv.open(newline="") as handle:
             rows = list(csv.DictReader(handle))
-        names = [row.get("objective") or "success" for row in rows]
+        names = [metric_name(row) or "success" for row in rows]
         last = names[-1] if names else "success"
         found: dict[int, Score] = {}
         for name, row in zip(names, rows, strict=True):
             value = row["eval/success"] if name == "success" else row.get("eval/score")
             if name == last and value:
                 episodes, errors = (int(row.get(column) or 0) for column in ("episodes", "errors"))
-                score = Score(OBJECTIVES[last], float(value), None, episodes, 0, errors)
+                score = Score(METRICS[last], float(value), None, episodes, 0, errors)
                 found[int(row["step"])] = score
         usable = {step: score for step, score in found.items() if not score.order[0]} or found
-        return OBJECTIVES[last], {step: score.cautious or 0.0 for step, score in usable.items()}
+        return METRICS[last], {step: score.cautious or 0.0 for step, score in usable.items()}
 
 
 @dataclass(frozen=True)

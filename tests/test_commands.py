@@ -210,6 +210,8 @@ def test_rollout_until_the_interval_is_narrow(run: Path, tmp_path: Path) -> None
         (["--videos=99"], "--videos"),
         (["--flow_steps=1,x"], "--flow_steps"),
         (["--execute_steps=9"], "--execute_steps"),
+        (["--metric=valid_error"], "--metric: expected"),
+        (["--objective=normalized_score"], "--metric: expected"),  # its former name
     ],
 )
 def test_rollout_refuses_flags(

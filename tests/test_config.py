@@ -667,6 +667,17 @@ def test_an_earlier_name() -> None:
     assert "my.yaml: space.monitor_interval: stands twice: watch_interval is an earlier name" in refused(space=both)
 
 
+def test_the_metric_had_the_name_that_the_objective_has_today(tmp_path: Path) -> None:
+    """`objective` is told apart by its values: those of the metric, or what a network learns."""
+    assert parsed("--objective=return") == parsed("--objective", "return") == RunConfig.of(metric="return")
+    assert parsed("--objective=mip", "--metric=return") == RunConfig.of(metric="return", objective="mip")
+    assert parsed("--objective=mip", "--objective=return") == RunConfig.of(metric="return", objective="mip")
+    file = tmp_path / "mine.yaml"
+    file.write_text("objective: largest_reward\n")
+    assert parsed(f"--config={file}", "--objective=mip") == RunConfig.of(metric="largest_reward", objective="mip")
+    assert RunConfig.from_plain({"objective": None}, "").to_plain()["objective"] == "flow"
+
+
 @pytest.mark.parametrize("true", ["True", "true", "TRUE", "tRue"])
 def test_booleans_in_any_case(true: str) -> None:
     """Of every group of flags, of the command's own, and of the policy's."""

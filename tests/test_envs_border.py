@@ -17,7 +17,7 @@ from raybc.envs import border, callables, gym
 from raybc.envs.base import Task
 from raybc.envs.pointmass import PointMassEnv
 from raybc.envs.spec import spec_of_task
-from raybc.objective import SUCCESS
+from raybc.metric import SUCCESS
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.checks import check_camera
 from raybc.rollout.engine import Engine, Rollout

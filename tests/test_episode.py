@@ -16,7 +16,7 @@ import pytest
 from raybc.envs.base import SimEnv, Task
 from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMassEnv
 from raybc.inference.agent import Agent, Resolved
-from raybc.objective import OBJECTIVES, SUCCESS
+from raybc.metric import METRICS, SUCCESS
 from raybc.rollout import faults, results
 from raybc.rollout.episode import run_episode
 from raybc.testing.envs import check_task
@@ -342,7 +342,7 @@ def test_errors_are_counted_and_never_averaged() -> None:
 
 def test_largest_rewards_are_kept_where_they_are_compared() -> None:
     episodes = [episode(0, "timeout", 1.0, 80), episode(1, "failure", 0.4, 9)]
-    summary = results.summarise(episodes, OBJECTIVES["largest_reward"])
+    summary = results.summarise(episodes, METRICS["largest_reward"])
     assert summary["episode_list"] == [[0, "timeout", 80, 1.0, 0.5], [1, "failure", 9, 0.4, 0.2]]
     assert summary["score"] == pytest.approx(0.35)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from raybc.objective import OBJECTIVES, SUCCESS, Score, score_of
+from raybc.metric import METRICS, SUCCESS, Score, score_of
 from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import metrics, summarise
 from raybc.statistics import bounds_with_errors, too_many_errors
@@ -54,14 +54,14 @@ def test_errors_are_told_with_bounds_and_their_first_message() -> None:
     assert score_of([summarise(rows("error"), SUCCESS)], SUCCESS).errors_text == "1 of 1 episodes ended in errors"
     assert first_error_text(counts["first_error"]) == "first error, at start 0: gone"
     assert first_error_text({"index": 3, "message": "a", "traceback": "b\nc"}).splitlines()[1:] == ["b", "c"]
-    found = metrics(rows(*["error"] * 14, *["success"] * 6), has_success=True, reference=None, objective=SUCCESS)
+    found = metrics(rows(*["error"] * 14, *["success"] * 6), has_success=True, reference=None, metric=SUCCESS)
     assert found["success_bounds"] == pytest.approx([0.3, 1.0])
     assert found["first_error"]["message"] == "gone"
-    assert "success_bounds" not in metrics(rows("success"), has_success=True, reference=None, objective=SUCCESS)
+    assert "success_bounds" not in metrics(rows("success"), has_success=True, reference=None, metric=SUCCESS)
 
 
-def scored(value: float, episodes: int, errors: int, objective: Any = SUCCESS) -> Score:
-    return Score(objective, value, None, episodes, 0, errors)
+def scored(value: float, episodes: int, errors: int, metric: Any = SUCCESS) -> Score:
+    return Score(metric, value, None, episodes, 0, errors)
 
 
 def test_a_crashing_policy_is_behind_one_that_runs() -> None:
@@ -69,7 +69,7 @@ def test_a_crashing_policy_is_behind_one_that_runs() -> None:
     assert scored(1.0, 6, 14).cautious == pytest.approx(0.3)
     assert scored(0.5, 20, 0).order < scored(1.0, 6, 14).order < scored(0.25, 20, 0).order
     assert scored(1.0, 19, 1).order < scored(0.9, 20, 0).order
-    free = OBJECTIVES["return"]
+    free = METRICS["return"]
     assert scored(9.0, 6, 14, free).bounds_text == ""
     assert scored(1.0, 20, 0, free).order < scored(9.0, 6, 14, free).order, "the worst return is unknown"
     bound = dataclasses.replace(free, bounds=(-10.0, 10.0))

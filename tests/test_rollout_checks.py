@@ -16,7 +16,7 @@ from raybc.bundle import PolicyBundle
 from raybc.data.normalize import Normalizer
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import EnvSpec, spec_of_task
-from raybc.objective import OBJECTIVES, SUCCESS
+from raybc.metric import METRICS, SUCCESS
 from raybc.rollout.checks import check_fits, version_changes
 from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
@@ -152,7 +152,7 @@ def rows(outcomes: str, returns: float = 10.0) -> list[dict[str, Any]]:
 
 
 def test_metrics() -> None:
-    told = metrics(rows("sstfes"), has_success=True, reference=(-10.0, 90.0), objective=SUCCESS)
+    told = metrics(rows("sstfes"), has_success=True, reference=(-10.0, 90.0), metric=SUCCESS)
     assert told["failure_counts"] == {"timeout": 1, "exception": 1, "other": 1}
     assert (told["episodes"], told["successes"], told["success_rate"]) == (5, 3, 0.6)
     assert told["wilson_low"] < 0.6 < told["wilson_high"]
@@ -164,12 +164,12 @@ def test_metrics() -> None:
 
 
 def test_metrics_of_a_task_without_success() -> None:
-    told = metrics(rows("tt"), has_success=False, reference=None, objective=OBJECTIVES["return"])
+    told = metrics(rows("tt"), has_success=False, reference=None, metric=METRICS["return"])
     assert told["success_rate"] is told["wilson_low"] is told["successes"] is told["normalized_score"] is None
     assert told["mean_return"] == told["score"] == 15
     low, high = told["mean_return_interval"] or (0, 0)
     assert low < 15 < high
-    nothing = metrics(rows("ee"), has_success=True, reference=(0.0, 1.0), objective=SUCCESS)
+    nothing = metrics(rows("ee"), has_success=True, reference=(0.0, 1.0), metric=SUCCESS)
     assert nothing["success_rate"] is nothing["mean_return"] is nothing["normalized_score"] is None
 
 
@@ -178,7 +178,7 @@ def test_metrics_of_a_task_without_success() -> None:
 
 def test_a_mean_is_measured_until_its_interval_is_narrow() -> None:
     """Student's interval, errors left out, from 20 valid episodes on; values that agree are known at once."""
-    rule = UntilHalfwidth(3.0, OBJECTIVES["return"])
+    rule = UntilHalfwidth(3.0, METRICS["return"])
     rng = np.random.default_rng(0)
     wide, same = list(rng.normal(100, 10, 200)), [7.0] * 200
     wide[3] = math.nan
@@ -191,8 +191,8 @@ def test_a_mean_is_measured_until_its_interval_is_narrow() -> None:
 
 
 def test_a_race_on_another_score_sees_it_between_its_bounds() -> None:
-    objective = dataclasses.replace(OBJECTIVES["return"], bounds=(-100.0, 0.0))
-    race = Race(["a", "b"], {}, comparisons=1, block=10, objective=objective)
+    metric = dataclasses.replace(METRICS["return"], bounds=(-100.0, 0.0))
+    race = Race(["a", "b"], {}, comparisons=1, block=10, metric=metric)
     assert race.value_of(rows("t", -25.0)[0]) == 0.75  # type: ignore[arg-type]
     assert math.isnan(race.value_of(rows("e")[0]))  # type: ignore[arg-type]
     assert race.update([[0.1] * 60, [0.9] * 60]) == {0: 10}

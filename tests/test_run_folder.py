@@ -12,7 +12,7 @@ import pytest
 from raybc.bundle import META
 from raybc.dashboard.detail import detail
 from raybc.dashboard.view import RunView
-from raybc.objective import SUCCESS
+from raybc.metric import SUCCESS
 from raybc.report.tables import load_run
 from raybc.rollout.faults import DIED, error_kind
 from raybc.rollout.results import summarise
@@ -20,6 +20,8 @@ from raybc.rows import EpisodeRow, episode_row, result_row, setting_of
 from raybc.run_folder import BUNDLE_FILE, EvaluationFolder, SweepFolder, TrainingFolder, find_bundle
 from raybc.sweep.ledger import SweepState, read_events
 from raybc.sweep.views import write_timing
+from raybc.train.csv_rows import append_row
+from raybc.train.evaluate import EVAL_COLUMNS
 from raybc.types import EpisodeResult
 
 GOLDEN = Path(__file__).parent / "golden/v0.1.0"
@@ -50,6 +52,20 @@ def test_checkpoints_of_release_0_1_0_are_found() -> None:
     assert TRAIN.best_step() in TRAIN.checkpoints()
     assert find_bundle(TRAIN.path) == (TRAIN.checkpoint(60), None)
     assert find_bundle(TRAIN.path, "30") == (TRAIN.checkpoint(30), None)
+
+
+def test_eval_csv_with_the_former_name_of_the_metric_is_read_and_continued(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path)
+    before = [name.replace("metric", "objective") for name in EVAL_COLUMNS]
+    row = dict.fromkeys(before, "") | {"step": "10", "episodes": "4", "errors": "0"}
+    row |= {"objective": "return", "eval/score": "-3.5"}
+    folder.eval_csv.write_text(f"{','.join(before)}\n{','.join(row.values())}\n")
+    metric, scores = folder.scores()
+    assert (metric.name, scores) == ("return", {10: -3.5})
+    values = {**dict.fromkeys(EVAL_COLUMNS), "step": 20, "metric": "return", "eval/score": -2.5}
+    append_row(folder.eval_csv, EVAL_COLUMNS, list(values.values()))
+    assert "objective" not in folder.eval_csv.read_text()
+    assert folder.scores()[1] == {10: -3.5, 20: -2.5}
 
 
 def test_a_sweep_of_release_0_1_0_is_read(tmp_path: Path) -> None:

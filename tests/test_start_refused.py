@@ -11,7 +11,7 @@ import pytest
 
 from raybc import cli
 from raybc.cli import run_main
-from raybc.objective import SUCCESS
+from raybc.metric import SUCCESS
 from raybc.rows import setting_fields, video_setting
 from raybc.run_folder import EvaluationFolder, SweepFolder
 from raybc.sweep import run as sweep_run
@@ -102,7 +102,7 @@ def test_film_folders_have_every_sample_axis(tmp_path: Path) -> None:
 
 
 def test_the_same_start_is_filmed_at_each_setting() -> None:
-    state = SweepState(objective=SUCCESS)
+    state = SweepState(metric=SUCCESS)
     state.apply({"event": "start", "trial": 0, "params": {"lr": 1e-3}, "origin": "defaults"})
     rows = [
         {"trial": 0, "seed": 0, "phase": "search", "evaluation": 1, "step": 10, "run_id": "r",

@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
-from raybc.objective import SUCCESS
+from raybc.metric import SUCCESS
 from raybc.rollout.results import best_setting
 from raybc.sweep.__main__ import main
 from raybc.sweep.ledger import SweepState, read_events

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from raybc.objective import SUCCESS
+from raybc.metric import SUCCESS
 from raybc.report import tables
 from raybc.run_folder import SweepFolder, TrainingFolder
 from raybc.sweep.final import write_winner

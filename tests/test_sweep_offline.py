@@ -22,7 +22,7 @@ from raybc.sweep.config import SweepConfig
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.pack import Job, run_pack
 from raybc.sweep.run import run_sweep
-from raybc.sweep.space import check_corners, objective_of, race_comparisons, recipe, sample_settings
+from raybc.sweep.space import check_corners, metric_of, race_comparisons, recipe, sample_settings
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import no_rollouts
 from raybc.types import SampleSetting, UserError
@@ -43,12 +43,12 @@ def config(**changes: Any) -> SweepConfig:
 
 def test_what_is_compared() -> None:
     plan = config()
-    objective = objective_of(plan)
-    assert (objective.name, objective.direction, objective.has_success) == ("valid_error", "minimize", False)
+    metric = metric_of(plan)
+    assert (metric.name, metric.direction, metric.has_success) == ("valid_error", "minimize", False)
     assert check_corners(plan) == 4
-    assert race_comparisons(plan, objective) == 0
-    with pytest.raises(UserError, match=r"objective: expected one of valid_error, since there is no environment"):
-        objective_of(config(objective="return"))
+    assert race_comparisons(plan, metric) == 0
+    with pytest.raises(UserError, match=r"metric: expected one of valid_error, since there is no environment"):
+        metric_of(config(metric="return"))
 
 
 def test_episodes_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_a_trial_is_scored_by_the_held_out_error_and_rolls_nothing_out(tmp_path:
     context = TrialContext(
         folder=SweepFolder(tmp_path), train=plan.train, task="", dataset=str(DATA), fingerprint=store.fingerprint(),
         obs_keys=tuple(sorted(store.obs)), environment={}, seeds=(0, 1), steps=(60, 120),
-        settings=tuple(sample_settings(plan)), episodes=10, race_comparisons=0, objective=objective_of(plan), threads=1,
+        settings=tuple(sample_settings(plan)), episodes=10, race_comparisons=0, metric=metric_of(plan), threads=1,
     )  # fmt: skip
     found = []
     jobs = [Job(0, recipe(plan, {"lr": 1e-2}))]
@@ -97,15 +97,15 @@ def test_a_whole_sweep_without_a_simulator(tmp_path: Path, capsys: pytest.Captur
     for page in (place.report.read_text(), place.leaderboard.read_text()):
         assert "No success rate was measured" in page
     run = load_run(place.path)
-    assert run.objective.name == "valid_error"
+    assert run.metric.name == "valid_error"
     view = RunView(place.path)
     view.refresh()
-    assert view.since(-1, -1)["run"]["objective"]["episodes"] is False
+    assert view.since(-1, -1)["run"]["metric"]["episodes"] is False
     bundle = PolicyBundle.load(place.winner)
     setting = SampleSetting(**winner["setting"])
     card = evidence_for(place.path, place.winner, bundle, setting, EvaluationFolder(tmp_path / "nothing"))
     assert "No success rate was measured" in card.text
-    assert card.objective.name == "valid_error"
+    assert card.metric.name == "valid_error"
     again = run_sweep(dataclasses.replace(config(), search=dataclasses.replace(config().search, trials=5)),
                       Launch(place, "True"))  # fmt: skip
     assert again == place.path

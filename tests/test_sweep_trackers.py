@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raybc.config import RunConfig
-from raybc.objective import OBJECTIVES
+from raybc.metric import METRICS
 from raybc.rows import setting_fields
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
@@ -86,7 +86,7 @@ def test_every_trial_is_a_run_and_a_resumed_sweep_continues_it(tmp_path: Path) -
         log = folder.member(0, seed).train_csv
         log.parent.mkdir(parents=True)
         log.write_text(f"step,train/actor_loss\n10,{2.0 + seed}\n20,{1.0 + seed}\n")
-    state = SweepState(objective=OBJECTIVES["return"])
+    state = SweepState(metric=METRICS["return"])
     trackers = SweepTrackers([fake], config(), folder, state)
     for number in (0, 1):
         state.apply({"event": "start", "trial": number, "params": {"lr": 1e-3 + number}, "origin": "point"})
@@ -142,7 +142,7 @@ def test_mlflow_gets_trials(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     plan = MlflowConfig(str(tmp_path / "db"), "sweeps")
     plan.check()
-    folder, state = SweepFolder(tmp_path / "run"), SweepState(objective=OBJECTIVES["return"])
+    folder, state = SweepFolder(tmp_path / "run"), SweepState(metric=METRICS["return"])
     trackers = SweepTrackers([plan], config(), folder, state)
     state.apply({"event": "start", "trial": 0, "params": {"lr": 1e-3}, "origin": "point"})
     evaluated(state, 0, 1, -7.5, "running")

@@ -17,6 +17,7 @@ from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.files import expanded
+from raybc.metric import KEY
 from raybc.types import UserError
 from raybc.yaml_text import read_yaml
 
@@ -100,8 +101,8 @@ def _current_names(argv: list[str]) -> list[str]:
     for token, following in itertools.pairwise([*argv, ""]):
         name, equals, value = token.partition("=")
         bare = name.removeprefix("--").replace("-", "_")
-        if name == "--objective" and flat.was_metric(bare, value if equals else following):
-            found.append(f"--metric{equals}{value}")
+        if name.startswith("--") and flat.was_metric(bare, value if equals else following):
+            found.append(f"--{KEY}{equals}{value}")
             continue
         found.append(f"--{renamed[bare]}{equals}{value}" if name.startswith("--") and bare in renamed else token)
     return found
@@ -128,9 +129,8 @@ def _read_file(path: str) -> dict[str, Any]:
         raise UserError(f"--config {path}: expected keys and values, got {type(values).__name__}")
     if isinstance(values.get("train"), dict):
         values = values["train"]
-    renamed = flat.aliases(RunConfig)
     RunConfig.from_plain(values, path)
-    return {renamed.get(str(name), str(name)): value for name, value in values.items()}
+    return flat.todays_names(RunConfig, values, path)
 
 
 def _refuse_foreign(argv: Sequence[str], run: RunConfig, own: type) -> None:

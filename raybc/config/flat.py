@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from raybc.config.component import Component, find_kind, kind_of, kinds
 from raybc.config.options import Option, OptionInfo, flag_path, options_in
-from raybc.objective import ObjectiveName
+from raybc.metric import FORMER_KEY, KEY, MetricName
 from raybc.strict import check_type, did_you_mean
 from raybc.types import UserError
 
@@ -61,18 +61,20 @@ def aliases(cls: type) -> dict[str, str]:
 
 def was_metric(key: Any, value: Any) -> bool:
     """Whether this is the option `metric` under the name that it had before policies had an `objective`."""
-    return bool(key == "objective" and (value is None or value in get_args(ObjectiveName)))
+    return bool(key == FORMER_KEY and (value is None or value in get_args(MetricName)))
 
 
 def todays_names(cls: type, values: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """`values` with current option names. Raises `UserError` if an option has both its old and its current name."""
     renamed = aliases(cls)
     found: dict[str, Any] = {}
+    former: dict[str, str] = {}
     for key, value in values.items():
-        name = "metric" if was_metric(key, value) else renamed.get(str(key), str(key))
+        name = KEY if was_metric(key, value) else renamed.get(str(key), str(key))
+        if name != key:
+            former[name] = str(key)
         if name in found:
-            old = next(str(k) for k, v in values.items() if renamed.get(str(k)) == name or was_metric(k, v))
-            raise UserError(f"{flag_path(where)}{name}: stands twice: {old} is an earlier name of it")
+            raise UserError(f"{flag_path(where)}{name}: stands twice: {former[name]} is an earlier name of it")
         found[name] = value
     return found
 

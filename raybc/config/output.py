@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raybc.config.options import Role, option
-from raybc.objective import ObjectiveName
+from raybc.metric import MetricName
 
 _OWN_FOLDER = "the sweep owns its run folder"
 _NO_CHANGE = "it does not change a policy"
@@ -26,7 +26,7 @@ class OutputOptions:
     """Steps between rollout evaluations; without a simulator, between measurements on held-out episodes (0: none)."""
     eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")
     """Episodes of an evaluation during training."""
-    metric: ObjectiveName | None = option(  # noqa: RUF009 (immutable)
+    metric: MetricName | None = option(  # noqa: RUF009 (immutable)
         None, role=Role.OUTPUT, axis="use metric at the top level"
     )
     """What `best` and early stops compare: success, return, normalized_score (D4RL's), largest_reward, or valid_error

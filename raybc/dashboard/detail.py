@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raybc.dashboard.view import RunView
-from raybc.objective import score_of
+from raybc.metric import score_of
 from raybc.report.commands import rollout_command, train_command
 from raybc.report.curves import loss_points
 from raybc.rows import setting_of, video_setting
@@ -33,7 +33,7 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
     train, note = train_command(config, trial.params, facts) if config else ("", "")
     measured = []
     for row in rows:
-        score = score_of([row], view.state.objective)
+        score = score_of([row], view.state.metric)
         measured.append(
             {name: value for name, value in row.items() if name in SHOWN}
             | {"setting": setting_of(row).label(), "chosen": setting_of(row) == setting}

@@ -37,7 +37,7 @@ def importances(config: SweepConfig, state: SweepState) -> dict[str, Any]:
         return found
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     axes = distributions(config)
-    study = optuna.create_study(direction=state.objective.direction)
+    study = optuna.create_study(direction=state.metric.direction)
     for params, value in measured:  # axes that only some recipes have are left out by Optuna
         own = {name: axes[name] for name in params}
         study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=own))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.files import read_json
-from raybc.objective import OBJECTIVES, Objective, Score, score_of
+from raybc.metric import METRICS, Metric, Score, score_of
 from raybc.report.commands import near_path
 from raybc.report.tables import totals
 from raybc.rollout.results import best_setting
@@ -78,13 +78,13 @@ class RunView:
             changed = {name for name, file in self._files.items() if file.refresh()}
             replaced, events = self._tail.read()
             if replaced:
-                self.state, self.trials, self._changed = SweepState(objective=self.state.objective), {}, {}
+                self.state, self.trials, self._changed = SweepState(metric=self.state.metric), {}, {}
                 self.generation += 1
             if "config" in changed:
                 config = self.file("config")
                 self.config = saved_sweep(config, str(self.folder.config)) if config else None
-                name = (self.config and self.config.objective) or "success"
-                self.state.objective = OBJECTIVES[name]
+                name = (self.config and self.config.metric) or "success"
+                self.state.metric = METRICS[name]
             touched = set()
             for event in events:
                 self.state.apply(event)
@@ -98,7 +98,7 @@ class RunView:
             shown = Counter(video["trial"] for video in self.file("videos"))
             for number in touched:
                 self.trials[number] = summary(
-                    self.state.trials[number], self.setting(number), shown[number], self.state.objective
+                    self.state.trials[number], self.setting(number), shown[number], self.state.metric
                 )
                 self._changed[number] = self.revision
             self._overview = self._summarise()
@@ -109,7 +109,7 @@ class RunView:
         if winner.get("trial") == number and winner.get("setting"):
             return SampleSetting(**winner["setting"])
         evaluations = self.state.trials[number].evaluations
-        return best_setting(evaluations[-1].rows, self.state.objective) if evaluations else None
+        return best_setting(evaluations[-1].rows, self.state.metric) if evaluations else None
 
     def since(self, generation: int, revision: int) -> dict[str, Any]:
         """What is new for a page that knows `revision` of `generation`."""
@@ -134,7 +134,7 @@ class RunView:
         totals = {k: sum(t[k] for t in trials) for k in ("episodes", "successes", "timeouts", "failures", "errors")}
         return {
             "name": config.name if config else self.folder.path.name,
-            "objective": self.state.objective.to_plain() | {"has_success": self._has_success()},
+            "metric": self.state.metric.to_plain() | {"has_success": self._has_success()},
             "path": near_path(self.folder.path),
             "task": config.train.env_name if config else "",
             "asked": config.search.trials if config else 0,
@@ -161,7 +161,7 @@ class RunView:
 
     def _has_success(self) -> bool:
         """Whether outcomes say anything about success."""
-        if self.state.objective.is_rate:
+        if self.state.metric.is_rate:
             return True
         rows = (row for t in self.state.trials.values() for e in t.evaluations[:1] for row in e.rows)
         return any(row["success_rate"] is not None for row in rows)
@@ -210,7 +210,7 @@ def _union(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def summary(trial: TrialState, setting: SampleSetting | None, videos: int, objective: Objective) -> dict[str, Any]:
+def summary(trial: TrialState, setting: SampleSetting | None, videos: int, metric: Metric) -> dict[str, Any]:
     """A trial in a few hundred bytes. Scores are those of `setting`, pooled over seeds, without errors.
 
     curve: [step, score, lowest and highest seed, 95 % interval (null: none), episodes] for each evaluation.
@@ -221,10 +221,10 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, objec
         kinds.update(row.get("errors_by_kind") or ({"unknown": row["errors"]} if row["errors"] else {}))
     curve = []
     for evaluation in trial.evaluations:
-        here = _measured(evaluation.rows, setting, objective)
+        here = _measured(evaluation.rows, setting, metric)
         if here:
-            curve.append([evaluation.step, *_scores(here, objective)])
-    final = _measured(trial.final_rows, setting, objective)
+            curve.append([evaluation.step, *_scores(here, metric)])
+    final = _measured(trial.final_rows, setting, metric)
     return {
         "n": trial.number,
         "status": trial.status,
@@ -237,8 +237,8 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, objec
         "params": trial.params,
         "setting": setting.label() if setting else "",
         "curve": curve,
-        "by_setting": _by_setting(trial, objective),
-        "final": _final(final, objective) if final else None,
+        "by_setting": _by_setting(trial, metric),
+        "final": _final(final, metric) if final else None,
         **totals(rows, "episodes", "successes", "timeouts", "failures", "errors"),
         "kinds": dict(kinds),
         "first_error": next((row["first_error"]["message"] for row in rows if "first_error" in row), ""),
@@ -248,16 +248,16 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, objec
     }
 
 
-def _measured(rows: Sequence[R], setting: SampleSetting | None, objective: Objective) -> list[R]:
+def _measured(rows: Sequence[R], setting: SampleSetting | None, metric: Metric) -> list[R]:
     """The rows of a sample setting that have a score."""
     here = rows_at(rows, setting) if setting is not None else []
-    return [row for row in here if score_of([row], objective).value is not None]
+    return [row for row in here if score_of([row], metric).value is not None]
 
 
-def _by_setting(trial: TrialState, objective: Objective) -> list[list[Any]]:
+def _by_setting(trial: TrialState, metric: Metric) -> list[list[Any]]:
     """[sample setting, score] at the last evaluation."""
     rows = trial.evaluations[-1].rows if trial.evaluations else []
-    scores = [(s.label(), score_of(rows_at(rows, s), objective).value) for s in dict.fromkeys(map(setting_of, rows))]
+    scores = [(s.label(), score_of(rows_at(rows, s), metric).value) for s in dict.fromkeys(map(setting_of, rows))]
     return [[label, _short(value)] for label, value in scores if value is not None]
 
 
@@ -269,22 +269,22 @@ def _length(span: list[float] | None) -> float:
     return span[1] - span[0] if span else 0.0
 
 
-def _scores(rows: Sequence[ResultRow], objective: Objective) -> list[float | None]:
-    seeds = [score_of([row], objective).value or 0.0 for row in rows]
-    score = score_of(rows, objective)
+def _scores(rows: Sequence[ResultRow], metric: Metric) -> list[float | None]:
+    seeds = [score_of([row], metric).value or 0.0 for row in rows]
+    score = score_of(rows, metric)
     low, high = score.interval or (None, None)
     return [*map(_short, (score.value, min(seeds), max(seeds), low, high)), score.episodes]
 
 
-def _final(rows: Sequence[ResultRow], objective: Objective) -> Mapping[str, Any]:
-    score: Score = score_of(rows, objective)
-    seeds = [score_of([row], objective).value or 0.0 for row in rows]
+def _final(rows: Sequence[ResultRow], metric: Metric) -> Mapping[str, Any]:
+    score: Score = score_of(rows, metric)
+    seeds = [score_of([row], metric).value or 0.0 for row in rows]
     return {
         "rate": _short(score.value),
         "interval": score.interval and [_short(end) for end in score.interval],
         "episodes": score.episodes,
         "errors": score.errors_text,
-        "seeds": seed_interval(seeds, bounds=(0.0, 1.0) if objective.is_rate else None),
+        "seeds": seed_interval(seeds, bounds=(0.0, 1.0) if metric.is_rate else None),
     }
 
 

@@ -18,7 +18,7 @@ from raybc.config.data import INPUTS
 from raybc.data.episodes import format_shape
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
-from raybc.objective import OBJECTIVES, SUCCESS, Objective
+from raybc.metric import METRICS, SUCCESS, Metric, metric_name
 from raybc.report.tables import leaderboard, load_run, percent, percent_range, selection_rule, winner_line
 from raybc.rows import setting_of
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
@@ -33,7 +33,7 @@ class Evidence:
     """Paragraphs of Markdown."""
     rate: float | None = None
     """Score on final starts with the shared sample setting; None if it was not measured."""
-    objective: Objective = SUCCESS
+    metric: Metric = SUCCESS
     """What `rate` is."""
     episodes: int = 0
     """Valid episodes behind `rate`."""
@@ -84,12 +84,12 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
         f"`{found['task']}`, at most {found['max_steps']} steps each. A timeout counts as a failure; errors of the "
         "simulator are counted apart.\n\n"
     )
-    rows, rate, episodes, objective = [], None, 0, SUCCESS
+    rows, rate, episodes, metric = [], None, 0, SUCCESS
     has_success = any(row["success_rate"] is not None for row in found["settings"])
     scored = any(row.get("normalized_score") is not None for row in found["settings"])
     for row in found["settings"]:
-        objective = OBJECTIVES[row.get("objective", "success")]
-        value = row.get("score") if "objective" in row else row["success_rate"]  # metrics of earlier releases
+        metric = METRICS[metric_name(row) or "success"]
+        value = row.get("score") if metric_name(row) else row["success_rate"]  # metrics of earlier releases
         if setting_of(row) == setting and value is not None and found["starts"] == "final":
             rate, episodes = value, row["episodes"]
         cells = [setting_of(row).label()]
@@ -109,13 +109,13 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
     text += table([*heads, *([] if has_success else ["episodes"]), "errors"], rows)
     if found["until_halfwidth"]:
         text += f"\nEach evaluation ended when half the width of its interval was at most {found['until_halfwidth']}.\n"
-    return Evidence(text, rate, objective, episodes, _versions(evaluation.versions))
+    return Evidence(text, rate, metric, episodes, _versions(evaluation.versions))
 
 
 def _mean(name: str, mean: float | None, interval: Sequence[float] | None) -> list[str]:
     """Two cells: a mean and its interval."""
-    objective = OBJECTIVES[name]
-    return [objective.show(mean), objective.show_range((interval[0], interval[1]) if interval else None)]
+    metric = METRICS[name]
+    return [metric.show(mean), metric.show_range((interval[0], interval[1]) if interval else None)]
 
 
 def _versions(path: Path) -> dict[str, Any]:
@@ -129,22 +129,18 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
     text = f"{winner_line(run, rows)}\n\n{selection_rule(run)}\n"
     if winner is None or winner.final is None:
         return Evidence(text, versions=run.versions)
-    objective, final = run.objective, winner.final
-    count = "solved" if objective.is_rate else "episodes"
+    metric, final = run.metric, winner.final
+    count = "solved" if metric.is_rate else "episodes"
     flows = [
         (steps, score.text, score.range_text,
-         f"{score.successes}/{score.episodes}" if objective.is_rate else score.episodes, score.errors)
+         f"{score.successes}/{score.episodes}" if metric.is_rate else score.episodes, score.errors)
         for steps, score in winner.per_flow_steps.items()
     ]  # fmt: skip
-    if objective.from_episodes:
-        text += (
-            f"\nThe {'rate' if objective.is_rate else 'mean'} is that of the recipe over all its seeds; this policy "
-        )
+    if metric.from_episodes:
+        text += f"\nThe {'rate' if metric.is_rate else 'mean'} is that of the recipe over all its seeds; this policy "
         text += "is the seed that did best on the search starts.\n\n"
-        text += table(
-            ("flow_steps", objective.label, f"95 % interval ({objective.interval_name})", count, "errors"), flows
-        )
-    return Evidence(text, final.value if winner.setting == setting else None, objective, final.episodes, run.versions)
+        text += table(("flow_steps", metric.label, f"95 % interval ({metric.interval_name})", count, "errors"), flows)
+    return Evidence(text, final.value if winner.setting == setting else None, metric, final.episodes, run.versions)
 
 
 def _of_training(run: TrainingFolder, step: int) -> Evidence:
@@ -160,14 +156,14 @@ def _of_training(run: TrainingFolder, step: int) -> Evidence:
     if not rows:
         return Evidence("It was not evaluated.\n", versions=versions)
     row = rows[0]
-    objective = OBJECTIVES[row.get("objective") or "success"]
-    names = ("eval/success", "wilson_low", "wilson_high") if objective.is_rate else ("eval/score", "score_low",
+    metric = METRICS[metric_name(row) or "success"]
+    names = ("eval/success", "wilson_low", "wilson_high") if metric.is_rate else ("eval/score", "score_low",
                                                                                     "score_high")  # fmt: skip
     value, low, high = (float(row[name]) if row[name] else None for name in names)
     interval = None if low is None or high is None else (low, high)
-    what = f"{objective.show(value)} of" if objective.is_rate else f"{objective.label} {objective.show(value)} over"
+    what = f"{metric.show(value)} of" if metric.is_rate else f"{metric.label} {metric.show(value)} over"
     text = (
-        f"{what} {row['episodes']} episodes on search starts (95 % interval {objective.show_range(interval)}), "
+        f"{what} {row['episodes']} episodes on search starts (95 % interval {metric.show_range(interval)}), "
         "measured during training. The checkpoint may have been chosen by this number, which biases it; it was not "
         "measured on final starts.\n"
     )
@@ -179,11 +175,11 @@ def _offline(rows: Sequence[Mapping[str, str]], versions: Mapping[str, Any]) -> 
     text = "No success rate was measured: there is no environment.\n"
     if not rows:
         return Evidence(text, versions=versions)
-    row, objective = rows[0], OBJECTIVES["valid_error"]
+    row, metric = rows[0], METRICS["valid_error"]
     interval = (float(row["low"]), float(row["high"])) if row["low"] and row["high"] else None
     text += (
-        f"\nHeld-out error {objective.show(float(row['valid/error']))} on {row['episodes']} episodes (95 % interval "
-        f"{objective.show_range(interval)}): root mean squared error of the actions, each dimension divided by its "
+        f"\nHeld-out error {metric.show(float(row['valid/error']))} on {row['episodes']} episodes (95 % interval "
+        f"{metric.show_range(interval)}): root mean squared error of the actions, each dimension divided by its "
         "standard deviation (1: no better than the mean action). The checkpoint may have been chosen by this number.\n"
     )
     return Evidence(text, versions=versions)
@@ -226,7 +222,7 @@ def _subject(config: RunConfig) -> str:
 
 
 def _heading(evidence: Evidence) -> str:
-    label = evidence.objective.label
+    label = evidence.metric.label
     return label[:1].upper() + label[1:]
 
 
@@ -239,11 +235,11 @@ def _front(name: str, env_name: str, kind: str, evidence: Evidence) -> dict[str,
     }
     if evidence.rate is not None:
         task = {"type": "robotics", "name": env_name}
-        objective = evidence.objective
-        metric_kind, what = ("success_rate", "success rate") if objective.is_rate else (objective.name, objective.label)
-        where = " on final starts" if objective.from_episodes else ""
-        metric = {"type": metric_kind, "name": f"{what}{where}", "value": evidence.rate}
-        result = {"task": task, "dataset": {"type": env_name, "name": env_name}, "metrics": [metric]}
+        metric = evidence.metric
+        metric_kind, what = ("success_rate", "success rate") if metric.is_rate else (metric.name, metric.label)
+        where = " on final starts" if metric.from_episodes else ""
+        measured = {"type": metric_kind, "name": f"{what}{where}", "value": evidence.rate}
+        result = {"task": task, "dataset": {"type": env_name, "name": env_name}, "metrics": [measured]}
         front["model-index"] = [{"name": name.partition("/")[2], "results": [result]}]
     return front
 

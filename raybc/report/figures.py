@@ -13,7 +13,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from raybc.objective import Objective, score_of
+from raybc.metric import Metric, score_of
 from raybc.report import tables
 from raybc.report.curves import loss_points
 from raybc.report.page import Figure, make_figure, rgba
@@ -34,16 +34,16 @@ _FINALISTS = ("#c9790b", "#2a9d78", "#b0559e", "#c8523b", "#7b76d9")
 _REST = "#868c95"
 
 
-def _score_axis(objective: Objective, where: str) -> dict[str, Any]:
-    title = {"title_text": html.escape(f"{objective.label} on {where}" if objective.from_episodes else objective.label)}
-    if objective.is_rate:
+def _score_axis(metric: Metric, where: str) -> dict[str, Any]:
+    title = {"title_text": html.escape(f"{metric.label} on {where}" if metric.from_episodes else metric.label)}
+    if metric.is_rate:
         return {**title, "range": [-0.04, 1.04], "tickformat": ".0%", "dtick": 0.2}
     return title
 
 
-def _hover_format(objective: Objective, name: str = "y") -> str:
+def _hover_format(metric: Metric, name: str = "y") -> str:
     """How plotly writes a score when the mouse is over it."""
-    return f"%{{{name}:.1%}}" if objective.is_rate else f"%{{{name}:.5~g}}"
+    return f"%{{{name}:.1%}}" if metric.is_rate else f"%{{{name}:.5~g}}"
 
 
 @dataclass(frozen=True)
@@ -151,17 +151,17 @@ class _Lines:
 
 def learning_curves(run: RunTables, rows: list[LeaderboardRow]) -> Figure | None:
     """The score on search starts over training steps, at the sample setting chosen for the trial."""
-    objective = run.objective
+    metric = run.metric
     settings = {row.trial: row.setting for row in rows}
     curves: dict[int, Curve] = {}
     for result in run.results:
-        trial, value = result["trial"], score_of([result], objective).value
+        trial, value = result["trial"], score_of([result], metric).value
         if result["phase"] == "search" and value is not None and setting_of(result) == settings.get(trial):
             curves.setdefault(trial, {}).setdefault(result["step"], []).append(value)
-    traces, shapes = _curve_traces(rows, curves, _hover_format(objective), bands=True)
-    what = f"{objective.label} on search starts" if objective.from_episodes else objective.label
+    traces, shapes = _curve_traces(rows, curves, _hover_format(metric), bands=True)
+    what = f"{metric.label} on search starts" if metric.from_episodes else metric.label
     label = f"Line chart: {what} over training steps for {len(curves)} trials."
-    x, y = {"title_text": "training step", "rangemode": "tozero"}, _score_axis(objective, "search starts")
+    x, y = {"title_text": "training step", "rangemode": "tozero"}, _score_axis(metric, "search starts")
     if not traces:
         return None
     return make_figure("curves", sentence(what), label, traces, x, y, 440, shapes)
@@ -216,16 +216,14 @@ def axis_figures(run: RunTables, rows: list[LeaderboardRow]) -> list[Figure]:
                 seen[name] += 1
             x |= {"tickvals": list(range(len(names))), "ticktext": [html.escape(name) for name in names]}
             x["range"] = [-0.5, len(names) - 0.5]
-        traces = _scatter_traces(run.objective, points, place, axis)
-        y = _score_axis(run.objective, "search starts")
-        label = f"Scatter chart: {run.objective.label} on search starts against {axis}, {len(points)} trials."
+        traces = _scatter_traces(run.metric, points, place, axis)
+        y = _score_axis(run.metric, "search starts")
+        label = f"Scatter chart: {run.metric.label} on search starts against {axis}, {len(points)} trials."
         figures.append(make_figure(f"axis{number}", axis, label, traces, x, y, 290))
     return figures
 
 
-def _scatter_traces(
-    objective: Objective, points: list[LeaderboardRow], place: Mapping[int, float], axis: str
-) -> list[Any]:
+def _scatter_traces(metric: Metric, points: list[LeaderboardRow], place: Mapping[int, float], axis: str) -> list[Any]:
     """A trace per style, the winner on top."""
     styles = _styles(points)
     groups: dict[_Style, list[LeaderboardRow]] = {}
@@ -243,20 +241,20 @@ def _scatter_traces(
                 "symbol": style.symbol,
                 "opacity": style.opacity,
             },
-            **_hover(objective, rows, axis, len(points) > MANY),
+            **_hover(metric, rows, axis, len(points) > MANY),
         )
         for style, rows in groups.items()
     ]
 
 
-def _hover(objective: Objective, rows: list[LeaderboardRow], axis: str, short: bool) -> dict[str, Any]:
+def _hover(metric: Metric, rows: list[LeaderboardRow], axis: str, short: bool) -> dict[str, Any]:
     """The hover text of points; short: only number and score, for pages with thousands."""
     if short:
-        template = f"trial %{{customdata}}: {_hover_format(objective)}<extra></extra>"
+        template = f"trial %{{customdata}}: {_hover_format(metric)}<extra></extra>"
         return {"customdata": [row.trial for row in rows], "hovertemplate": template}
     texts = [
         html.escape(f"trial {row.trial} ({'winner' if row.is_winner else row.status})")
-        + f"<br>{html.escape(axis)} = {html.escape(tables.show(row.params[axis]))}<br>{objective.show(row.score)}"
+        + f"<br>{html.escape(axis)} = {html.escape(tables.show(row.params[axis]))}<br>{metric.show(row.score)}"
         for row in rows
     ]
     return {"hovertext": texts, "hoverinfo": "text"}
@@ -269,7 +267,7 @@ def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
     flows = winner.per_flow_steps
     chosen = winner.setting.flow_steps if winner.setting else None
     scores = list(flows.values())
-    objective = scores[0].objective
+    metric = scores[0].metric
     values = [score.value or 0.0 for score in scores]
     ends = [score.interval or (value, value) for score, value in zip(scores, values, strict=True)]
     bars = go.Bar(
@@ -283,13 +281,13 @@ def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
             "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
             **{"color": _REST, "thickness": 2, "width": 7},
         },
-        hovertemplate=f"flow_steps = %{{x}}: {_hover_format(objective)}<extra></extra>",
+        hovertemplate=f"flow_steps = %{{x}}: {_hover_format(metric)}<extra></extra>",
         width=0.5,
     )
-    label = f"Bar chart: final {objective.label} of the winner per flow_steps; the table beside it has the numbers."
+    label = f"Bar chart: final {metric.label} of the winner per flow_steps; the table beside it has the numbers."
     x = {"title_text": "flow_steps", "type": "category"}
-    y = _score_axis(objective, "final starts")
-    return make_figure("flow", f"Final {objective.label} per flow_steps", label, [bars], x, y, 300)
+    y = _score_axis(metric, "final starts")
+    return make_figure("flow", f"Final {metric.label} per flow_steps", label, [bars], x, y, 300)
 
 
 def sentence(text: str) -> str:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raybc.files import write_text
-from raybc.objective import Objective
+from raybc.metric import Metric
 from raybc.report import tables
 from raybc.report.commands import train_command
 from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, learning_curves, loss_curves
@@ -85,10 +85,10 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
         notes.append(f"{solved} episodes were on starts that were solved before the first step.")
     winner = next((row for row in rows if row.is_winner), None)
     asked = (run.config.get("final") or {}).get("episodes")
-    if not run.objective.from_episodes:
+    if not run.metric.from_episodes:
         notes.append(tables.NO_RATE)
     for seed, score in (winner.final_per_seed if winner else {}).items():
-        if asked and run.objective.from_episodes and score.episodes != asked:
+        if asked and run.metric.from_episodes and score.episodes != asked:
             notes.append(f"Winner, seed {seed}: {asked} final starts were asked for, {score.episodes} gave a result.")
     seeds = run.config.get("seeds") or []
     if winner and winner.final and len(winner.final_per_seed) < len(seeds):
@@ -142,9 +142,9 @@ def _train_command(run: RunTables, winner: LeaderboardRow | None) -> tuple[str, 
     return train_command(config, winner.params, run.timing)
 
 
-def _scale(rows: list[LeaderboardRow], objective: Objective) -> tuple[float, float]:
+def _scale(rows: list[LeaderboardRow], metric: Metric) -> tuple[float, float]:
     """The ends of the bars: 0 to 100 % for a rate, otherwise what was measured on final starts."""
-    if objective.is_rate:
+    if metric.is_rate:
         return 0.0, 1.0
     finals = [row.final for row in rows if row.final is not None]
     ends = [end for final in finals for end in (*(final.interval or ()), final.value or 0.0)]
@@ -170,13 +170,13 @@ def _context(run: RunTables) -> dict[str, Any]:
     command, command_note = _train_command(run, winner)
     return {
         "run": run,
-        "objective": run.objective,
-        "interval_text": tables.interval_text(run.objective),
-        "scale": _scale(rows, run.objective),
+        "metric": run.metric,
+        "interval_text": tables.interval_text(run.metric),
+        "scale": _scale(rows, run.metric),
         "rows": rows[:ROWS],
         "trials": len(rows),
         "outcomes": _outcomes(run),
-        "outcome_kinds": (("successes",) if run.objective.has_success else ()) + ("timeouts", "failures", "errors"),
+        "outcome_kinds": (("successes",) if run.metric.has_success else ()) + ("timeouts", "failures", "errors"),
         "reasons": Counter(row.reason or "no reason recorded" for row in rows if row.status == "failed").most_common(),
         "cost": _cost(run.timing),
         "command": command,

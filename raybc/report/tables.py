@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from raybc.files import read_json, write_text
-from raybc.objective import OBJECTIVES, Objective, Score, score_of
+from raybc.metric import METRICS, Metric, Score, metric_name, score_of
 from raybc.rows import ResultRow, VideoRow, WinnerFile, result_row, setting_of
 from raybc.run_folder import SweepFolder
 from raybc.statistics import ERRORS_ALLOWED, seed_interval
@@ -70,9 +70,9 @@ class RunTables:
         return list(dict.fromkeys(axis for trial in self.trials for axis in trial.params))
 
     @cached_property
-    def objective(self) -> Objective:
+    def metric(self) -> Metric:
         """What recipes are compared by."""
-        found = OBJECTIVES[self.config.get("objective") or "success"]
+        found = METRICS[metric_name(self.config) or "success"]
         knows_success = found.is_rate or any(row["success_rate"] is not None for row in self.results)
         return replace(found, has_success=knows_success)
 
@@ -146,7 +146,7 @@ def leaderboard(run: RunTables) -> list[LeaderboardRow]:
 
     def order(row: LeaderboardRow) -> tuple[Any, ...]:
         status = STATUS_ORDER.index(row.status) if row.status in STATUS_ORDER else len(STATUS_ORDER)
-        return not row.is_winner, row.final is None, status, run.objective.cost(row.score), row.trial
+        return not row.is_winner, row.final is None, status, run.metric.cost(row.score), row.trial
 
     return sorted(rows, key=order)
 
@@ -156,8 +156,8 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
     (pooled over seeds; among equals the fewest flow_steps). None when nothing was evaluated. results: of the trial."""
     if run.winner and run.winner["trial"] == trial and run.winner.get("setting"):
         return run.winner_setting()
-    objective = run.objective
-    rows = [row for row in results if row["phase"] == "search" and score_of([row], objective).value is not None]
+    metric = run.metric
+    rows = [row for row in results if row["phase"] == "search" and score_of([row], metric).value is not None]
     last = max((row["evaluation"] for row in rows), default=0)
     pools: dict[SampleSetting, list[ResultRow]] = {}
     for row in rows:
@@ -165,7 +165,7 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
             pools.setdefault(setting_of(row), []).append(row)
 
     def order(setting: SampleSetting) -> tuple[float, ...]:
-        return *score_of(pools[setting], objective).order, *dataclasses.astuple(setting)
+        return *score_of(pools[setting], metric).order, *dataclasses.astuple(setting)
 
     return min(pools, key=order, default=None)
 
@@ -178,12 +178,12 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
             key = row["seed"], setting_of(row)
             if key not in latest or row["evaluation"] >= latest[key]["evaluation"]:
                 latest[key] = row
-    objective = run.objective
-    if not objective.from_episodes:  # there is no other measurement than the last one of the search
+    metric = run.metric
+    if not metric.from_episodes:  # there is no other measurement than the last one of the search
         last = max((row["evaluation"] for row in results), default=0)
         latest = {(row["seed"], setting_of(row)): row for row in results if row["evaluation"] == last}
     here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
-    per_seed = {row["seed"]: score for row in here if (score := score_of([row], objective)).value is not None}
+    per_seed = {row["seed"]: score for row in here if (score := score_of([row], metric)).value is not None}
     flows: dict[int, list[ResultRow]] = {}
     for (_, at), row in latest.items():
         if setting and at == replace(setting, flow_steps=at.flow_steps):
@@ -192,12 +192,12 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
         **vars(trial),
         is_winner=run.winner is not None and run.winner["trial"] == trial.trial,
         setting=setting,
-        final=score_of(here, objective) if per_seed else None,
-        unusable=final if (final := score_of(here, objective)).too_many_errors else None,
+        final=score_of(here, metric) if per_seed else None,
+        unusable=final if (final := score_of(here, metric)).too_many_errors else None,
         final_per_seed=per_seed,
-        seed_interval=seed_interval([score.value or 0.0 for score in per_seed.values()], bounds=objective.bounds),
+        seed_interval=seed_interval([score.value or 0.0 for score in per_seed.values()], bounds=metric.bounds),
         per_flow_steps={
-            flow: pool for flow in sorted(flows) if (pool := score_of(flows[flow], objective)).value is not None
+            flow: pool for flow in sorted(flows) if (pool := score_of(flows[flow], metric)).value is not None
         },
         errors=sum(row["errors"] for row in results),
     )
@@ -213,7 +213,7 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
             found = unusable.unusable
             return (
                 f"No winner: of trial {unusable.trial} on final starts, {found.errors_text}; at most "
-                f"{percent(ERRORS_ALLOWED)} may. Without them its {run.objective.label} is {found.text}."
+                f"{percent(ERRORS_ALLOWED)} may. Without them its {run.metric.label} is {found.text}."
             )
         why = "none was chosen" if "completed" in status_counts(run) else "no trial completed"
         return f"No winner: {why} ({counts})."
@@ -221,20 +221,20 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
     if winner.setting:
         text += f" at {winner.setting.label()}"
     if winner.final is None:
-        score = run.objective.show(winner.score)
+        score = run.metric.show(winner.score)
         return f"{text}, not measured on final starts; its search score {score} took part in selection."
-    final, seeds, objective = winner.final, len(winner.final_per_seed), run.objective
+    final, seeds, metric = winner.final, len(winner.final_per_seed), run.metric
     of = f"{seeds} seed{'s' * (seeds != 1)}"
-    if objective.from_episodes:
-        solved = f"{final.successes}/" if objective.is_rate else ""
+    if metric.from_episodes:
+        solved = f"{final.successes}/" if metric.is_rate else ""
         of = f"{solved}{final.episodes} episodes on final starts, {of}"
-    what = "" if objective.is_rate else f"{objective.label} "
+    what = "" if metric.is_rate else f"{metric.label} "
     interval = f"95 % CI {final.range_text}, " if final.interval else ""
     text += f": {what}{final.text} ({interval}{of})"
-    if winner.seed_interval and objective.from_episodes:
-        text += f"; over seeds {objective.show(winner.seed_mean)} "
-        text += f"(95 % t interval {objective.show_range(winner.seed_interval)})"
-    if not objective.from_episodes:
+    if winner.seed_interval and metric.from_episodes:
+        text += f"; over seeds {metric.show(winner.seed_mean)} "
+        text += f"(95 % t interval {metric.show_range(winner.seed_interval)})"
+    if not metric.from_episodes:
         return f"{text}. {NO_RATE}"
     if final.errors:
         text += f"; {final.errors} error{'s' * (final.errors != 1)} not counted"
@@ -248,18 +248,18 @@ NO_RATE = "No success rate was measured: there is no environment."
 
 def selection_rule(run: RunTables) -> str:
     """How the winner was chosen, and the role of the final starts."""
-    objective = run.objective
-    measure = f"{objective.best} {objective.label} on search starts"
+    metric = run.metric
+    measure = f"{metric.best} {metric.label} on search starts"
     rule = str((run.winner and run.winner.get("rule")) or measure).strip().rstrip(".")
-    if not objective.from_episodes:
+    if not metric.from_episodes:
         return (
             f"The winner was chosen by the error on held-out episodes ({rule}), so that error is optimistic. {NO_RATE}"
         )
-    better = "higher" if objective.direction == "maximize" else "lower"
+    better = "higher" if metric.direction == "maximize" else "lower"
     return (
         f"The winner was chosen on search starts ({rule}). Final starts are disjoint from them and only measure: "
         f"they choose nothing, so a trial below the winner may show a {better} final "
-        f"{'rate' if objective.is_rate else objective.label}."
+        f"{'rate' if metric.is_rate else metric.label}."
     )
 
 
@@ -274,18 +274,18 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
     run = load_run(run_dir)
     rows = leaderboard(run)
     flows = sorted({flow for row in rows for flow in row.per_flow_steps})
-    objective = run.objective
+    metric = run.metric
     head = [
         "trial",
         "status",
-        f"{'final ' * objective.from_episodes}{objective.label}",
+        f"{'final ' * metric.from_episodes}{metric.label}",
         "95 % CI",
         "episodes",
         "over seeds (95 % t)",
         "setting",
     ]
     head += ["search score"]
-    head += [f"{'final ' * objective.from_episodes}at flow_steps={flow}" for flow in flows] + [
+    head += [f"{'final ' * metric.from_episodes}at flow_steps={flow}" for flow in flows] + [
         "errors",
         "step",
         *run.axes,
@@ -300,10 +300,10 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
             row.status,
             final.text if final else "-",
             final.range_text if final else "-",
-            (f"{final.successes}/{final.episodes}" if objective.is_rate else str(final.episodes)) if final else "-",
-            objective.show_range(row.seed_interval),
+            (f"{final.successes}/{final.episodes}" if metric.is_rate else str(final.episodes)) if final else "-",
+            metric.show_range(row.seed_interval),
             row.setting.label() if row.setting else "-",
-            objective.show(row.score),
+            metric.show(row.score),
         ]
         for flow in flows:
             rate = row.per_flow_steps.get(flow)
@@ -315,16 +315,16 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
     if failed:
         lines += ["", "## Failed trials", ""]
         lines += [f"- trial {row.trial}: {_md(row.reason) or 'no reason recorded'}" for row in failed]
-    lines += ["", f"CI: {interval_text(objective)}. Errors are counted apart and enter no mean.", ""]
+    lines += ["", f"CI: {interval_text(metric)}. Errors are counted apart and enter no mean.", ""]
     write_text(run.folder.leaderboard, "\n".join(lines))
     return run.folder.leaderboard
 
 
-def interval_text(objective: Objective) -> str:
+def interval_text(metric: Metric) -> str:
     """Which interval stands behind the score of a trial."""
-    if not objective.from_episodes:
+    if not metric.from_episodes:
         return "Student's t interval over seeds"
-    name = "Wilson's" if objective.is_rate else "Student's t"
+    name = "Wilson's" if metric.is_rate else "Student's t"
     return f"{name} interval over episodes"
 
 

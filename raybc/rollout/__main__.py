@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,7 +15,7 @@ from raybc.bundle import PolicyBundle
 from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
-from raybc.objective import Objective, ObjectiveName, resolve
+from raybc.metric import FORMER_KEY, Metric, MetricName, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
@@ -35,9 +35,9 @@ class Args:
     episodes: int | None = None
     """Starts for each value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0
-    """Stop as soon as half the width of the 95 % interval of the objective is at most this, e.g. 0.05 (5 points of a
+    """Stop as soon as half the width of the 95 % interval of the metric is at most this, e.g. 0.05 (5 points of a
     rate; 0: run all episodes)."""
-    objective: ObjectiveName | None = None
+    metric: Annotated[MetricName | None, tyro.conf.arg(aliases=(f"--{FORMER_KEY}",))] = None
     """What --until_halfwidth narrows (default: the run's; success where the task tells it, else D4RL's score or the
     return)."""
     videos: int = 0
@@ -102,8 +102,10 @@ def main(argv: list[str] | None = None) -> int:
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
     task = get_task(task_name)
-    objective = resolve(args.objective or bundle.config.metric, task, "--objective")
-    episodes = _episodes(args, objective)
+    metric = resolve(args.metric or bundle.config.metric, task, "--metric")
+    if not metric.from_episodes:
+        raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
+    episodes = _episodes(args, metric)
     env_spec = spec_of_task(task)
     check_fits(bundle, env_spec, path)
     check_camera(args.camera, env_spec, task_name)
@@ -126,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
         video_frame_skip=args.video_frame_skip,
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),
         until_halfwidth=args.until_halfwidth,
-        objective=objective,
+        metric=metric,
         workers=0 if args.workers == "auto" else int(args.workers),
         slots=args.slots or None,
         inference=args.inference,
@@ -141,20 +143,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _episodes(args: Args, objective: Objective) -> int:
+def _episodes(args: Args, metric: Metric) -> int:
     """The number of starts. Raises `UserError` for an impossible one."""
     halfwidth = args.until_halfwidth
-    if halfwidth and objective.is_rate and not 0 < halfwidth < 0.5:
+    if halfwidth and metric.is_rate and not 0 < halfwidth < 0.5:
         raise UserError(f"--until_halfwidth: expected a number in (0, 0.5) such as 0.05, got {halfwidth}")
     if halfwidth and not (math.isfinite(halfwidth) and halfwidth > 0):
-        raise UserError(
-            f"--until_halfwidth: expected more than 0 (in the unit of the {objective.label}), got {halfwidth}"
-        )
+        raise UserError(f"--until_halfwidth: expected more than 0 (in the unit of the {metric.label}), got {halfwidth}")
     episodes = args.episodes
-    if episodes is None and halfwidth and not objective.is_rate:
+    if episodes is None and halfwidth and not metric.is_rate:
         raise UserError(
             f"--until_halfwidth: expected --episodes as well, the most to run: how many the interval of the "
-            f"{objective.label} needs is not known beforehand"
+            f"{metric.label} needs is not known beforehand"
         )
     if episodes is None:
         episodes = most_starts(halfwidth) if halfwidth else 50

@@ -20,7 +20,7 @@ from raybc.cluster.session import ray_session
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, write_json, write_text
 from raybc.inference.shared import LARGE
-from raybc.objective import Objective
+from raybc.metric import FORMER_KEY, KEY, Metric
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.stop import UntilHalfwidth
@@ -44,7 +44,7 @@ class EvaluationConfig:
     video_frame_skip: int
     render: RenderOptions
     until_halfwidth: float
-    objective: Objective
+    metric: Metric
     """Whose interval `until_halfwidth` narrows."""
     workers: int
     slots: int | None
@@ -76,7 +76,7 @@ class EvaluationConfig:
                 "episodes": len(self.specs),
             },
             "until_halfwidth": self.until_halfwidth,
-            **({"objective": self.objective.name} if self.until_halfwidth and not self.objective.is_rate else {}),
+            **({"metric": self.metric.name} if self.until_halfwidth and not self.metric.is_rate else {}),
             "videos": self.videos,
         }
 
@@ -112,6 +112,8 @@ def _resume(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolde
     request = config.request(bundle)
     if out.request.exists():
         before = read_json(out.request)
+        if FORMER_KEY in before:
+            before[KEY] = before[FORMER_KEY]
         if before.get("run_id") in bundle.run_ids:  # perhaps the id that an earlier release gave it
             before["run_id"] = bundle.run_id
         differing = [f"{k}: was {before.get(k)!r}, is {v!r}" for k, v in request.items() if before.get(k) != v]
@@ -211,7 +213,7 @@ class EvaluationRun:
 
     def measure(self, workers: int) -> list[list[EpisodeRow]]:
         config = self._config
-        rule = UntilHalfwidth(config.until_halfwidth, config.objective) if config.until_halfwidth else None
+        rule = UntilHalfwidth(config.until_halfwidth, config.metric) if config.until_halfwidth else None
         return self._evaluate("run", config.jobs(), config.specs, workers=workers, rule=rule, slots=config.slots)
 
     def _videos(self, setting: SampleSetting) -> Path:
@@ -256,7 +258,7 @@ class EvaluationRun:
         rows = [row for row in self._known.values() if row["outcome"] != "error"]
         solved = sum(row["outcome"] == "success" for row in rows)
         rate = ""
-        if rows and self._config.objective.has_success:
+        if rows and self._config.metric.has_success:
             rate = f"{solved} solved ({100 * solved / len(rows):.0f} %)"
         elif rows:
             rate = f"return {fmean(row['return'] for row in rows):.4g}"

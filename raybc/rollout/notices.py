@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raybc.objective import Score
+from raybc.metric import Score
 from raybc.rows import EpisodeCounts, FirstError
 
 
@@ -49,7 +49,7 @@ class Notices:
     def evaluated(self, member: str, counts: EpisodeCounts, score: Score) -> None:
         """Note an evaluation. member: names who was measured; empty for the only one."""
         self.first_error(counts, member)
-        for text in notices(counts, score.objective.has_success):
+        for text in notices(counts, score.metric.has_success):
             kind = "truncated" if "truncated" in text else "solved"
             if kind not in self._noted:
                 self._noted.add(kind)

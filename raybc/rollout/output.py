@@ -12,7 +12,7 @@ from raybc.bundle import PolicyBundle
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
-from raybc.objective import OBJECTIVES, score_of
+from raybc.metric import METRICS, score_of
 from raybc.rollout.evaluation import EvaluationConfig
 from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import first_error, metrics, summarise
@@ -38,7 +38,7 @@ def write_results(
     results: list[MetricsRow] = [
         {
             **setting_fields(setting),
-            **metrics(part, has_success=task.has_success, reference=task.reference_returns, objective=config.objective),
+            **metrics(part, has_success=task.has_success, reference=task.reference_returns, metric=config.metric),
         }
         for setting, part in pairs
     ]
@@ -76,10 +76,10 @@ def write_results(
 
 def _print_notices(config: EvaluationConfig, task: Task, rows: Sequence[Sequence[EpisodeRow]]) -> None:
     for setting, part in zip(config.settings, rows, strict=True):
-        counts = summarise(part, config.objective)
+        counts = summarise(part, config.metric)
         said = notices(counts, task.has_success)
         if counts["errors"]:
-            said.append(score_of([counts], config.objective).errors_text)
+            said.append(score_of([counts], config.metric).errors_text)
         where = f"{setting.label()}: " if len(config.settings) > 1 else ""
         cli.print_notes(where + text for text in said)
 
@@ -115,8 +115,8 @@ def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
 
 def _mean(name: str, mean: float | None, interval: Sequence[float] | None) -> list[str]:
     """Two cells: a mean and its interval."""
-    objective = OBJECTIVES[name]
-    return [objective.show(mean), objective.show_range((interval[0], interval[1]) if interval else None)]
+    metric = METRICS[name]
+    return [metric.show(mean), metric.show_range((interval[0], interval[1]) if interval else None)]
 
 
 def _show(value: float | None, factor: float = 1.0, unit: str = "", digits: int = 1) -> str:

@@ -48,7 +48,7 @@ from raybc.types import UserError
 #: would end that bet for ever.
 BETS: tuple[float, ...] = (0.2, 0.45, 0.7, 0.95)
 
-#: Why arms do not race on some objectives.
+#: Why arms do not race on some metrics.
 NO_RACE = "the range of an episode's score is unknown, and then no test of means can keep its guarantee"
 
 #: Outcomes of one arm on the starts 0, 1, .. in [0, 1]; nan = error.

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from raybc.objective import Objective, normalized, score_of, summary
+from raybc.metric import Metric, normalized, score_of, summary
 from raybc.rollout.faults import error_kind
 from raybc.rows import (
     EpisodeCounts,
@@ -22,28 +22,28 @@ from raybc.statistics import bounds_with_errors, mean_interval, wilson_interval
 from raybc.types import SampleSetting
 
 
-def pooled(rows: Sequence[EpisodeCounts], objective: Objective) -> float | None:
+def pooled(rows: Sequence[EpisodeCounts], metric: Metric) -> float | None:
     """What rows are compared by, over all their episodes (`Score.cautious`); None if nothing was measured."""
-    return score_of(rows, objective).cautious
+    return score_of(rows, metric).cautious
 
 
-def best_setting(rows: Sequence[ResultRow], objective: Objective) -> SampleSetting:
+def best_setting(rows: Sequence[ResultRow], metric: Metric) -> SampleSetting:
     """The sample setting with the best score pooled over seeds, errors counted against it (`Score.order`); of equals,
     the one with fewest flow steps."""
     settings = sorted({setting_of(r) for r in rows}, key=dataclasses.astuple)
-    return min(settings, key=lambda s: score_of(rows_at(rows, s), objective).order)  # the first of equals
+    return min(settings, key=lambda s: score_of(rows_at(rows, s), metric).order)  # the first of equals
 
 
-def summarise(episodes: Sequence[EpisodeRow], objective: Objective) -> EpisodeSummary:
+def summarise(episodes: Sequence[EpisodeRow], metric: Metric) -> EpisodeSummary:
     """The counts of a result row; errors are counted apart and averaged into nothing.
 
     Where the task tells no success, success_rate is None. `score` and `score_sd` are mean and standard deviation of the
-    objective over valid episodes.
+    metric over valid episodes.
     """
     valid = [e for e in episodes if e["outcome"] != "error"]
     solved = [e for e in valid if e["outcome"] == "success"]
-    largest = objective.name == "largest_reward"
-    score, spread = summary([objective.of_episode(e) for e in episodes])
+    largest = metric.name == "largest_reward"
+    score, spread = summary([metric.of_episode(e) for e in episodes])
     found: EpisodeSummary = {
         "score": score,
         "score_sd": spread,
@@ -52,7 +52,7 @@ def summarise(episodes: Sequence[EpisodeRow], objective: Objective) -> EpisodeSu
         "timeouts": sum(e["outcome"] == "timeout" for e in valid),
         "failures": sum(e["outcome"] == "failure" for e in valid),
         "errors": len(episodes) - len(valid),
-        "success_rate": len(solved) / len(valid) if valid and objective.has_success else None,
+        "success_rate": len(solved) / len(valid) if valid and metric.has_success else None,
         "mean_return": _mean([e["return"] for e in valid]),
         "mean_max_reward": _mean([e["max_reward"] for e in valid]),
         "mean_steps_success": _mean([e["steps"] for e in solved]),
@@ -97,7 +97,7 @@ def _interval(values: Sequence[float]) -> list[float] | None:
 
 
 def metrics(
-    episodes: Sequence[EpisodeRow], *, has_success: bool, reference: tuple[float, float] | None, objective: Objective
+    episodes: Sequence[EpisodeRow], *, has_success: bool, reference: tuple[float, float] | None, metric: Metric
 ) -> SettingMetrics:
     """What metrics.json says about one sample setting.
 
@@ -107,7 +107,7 @@ def metrics(
     both. failure_counts: timeout (step limit), exception (errors, which enter no average), other (the environment ended
     the episode). eval_time_sec: core seconds of the episodes.
     """
-    counts = summarise(episodes, objective)
+    counts = summarise(episodes, metric)
     low, high = wilson_interval(counts["successes"], counts["episodes"])
     valid = [e for e in episodes if e["outcome"] != "error"]
     returns, scores = _interval([e["return"] for e in valid]), None
@@ -116,7 +116,7 @@ def metrics(
         score = normalized(counts["mean_return"], reference)
         scores = returns and [normalized(end, reference) for end in returns]
     found: SettingMetrics = {
-        "objective": objective.name,
+        "metric": metric.name,
         "score": counts["score"],
         "mean_return_interval": returns,
         "mean_max_reward_interval": _interval([e["max_reward"] for e in valid]),

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from raybc.objective import SUCCESS, Objective, summary
+from raybc.metric import SUCCESS, Metric, summary
 from raybc.rollout.race import Domination, Outcomes, dominated, first_domination
 from raybc.rows import EpisodeRow
 from raybc.statistics import halfwidth_reached, mean_interval
@@ -43,17 +43,17 @@ class UntilHalfwidth:
     """
 
     halfwidth: float
-    """In the unit of the objective."""
-    objective: Objective = SUCCESS
+    """In the unit of the metric."""
+    metric: Metric = SUCCESS
 
     def value_of(self, episode: EpisodeRow) -> float:
-        return self.objective.of_episode(episode)
+        return self.metric.of_episode(episode)
 
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
         ends = {}
         for job, known in enumerate(values):
             valid = [start for start, value in enumerate(known) if not math.isnan(value)]
-            if self.objective.is_rate:
+            if self.metric.is_rate:
                 enough = halfwidth_reached([known[start] > 0 for start in valid], self.halfwidth)
             else:
                 enough = self._enough([known[start] for start in valid])
@@ -87,7 +87,7 @@ class Race:
     block: int
     """Starts between two decisions."""
     alpha: float = 0.05
-    objective: Objective = SUCCESS
+    metric: Metric = SUCCESS
     """What is compared; its bounds must be known (see `race`)."""
     dropped: dict[str, tuple[int, Domination]] = field(default_factory=dict)
     """Arm -> starts after which it was dropped, and why."""
@@ -97,7 +97,7 @@ class Race:
 
     def value_of(self, episode: EpisodeRow) -> float:
         """The score of an episode on the scale 0 .. 1."""
-        return self.objective.unit_value(self.objective.of_episode(episode))
+        return self.metric.unit_value(self.metric.of_episode(episode))
 
     def update(self, values: Sequence[Sequence[float]]) -> dict[int, int]:
         while self.beaten is None and self._decide(values, self._decided + self.block):

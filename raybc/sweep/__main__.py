@@ -16,7 +16,7 @@ from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.load import load_sweep
 from raybc.sweep.recipes import check_effects
-from raybc.sweep.space import check_corners, objective_of
+from raybc.sweep.space import check_corners, metric_of
 from raybc.train.trackers.base import TrackerConfig
 from raybc.train.trackers.mlflow import MlflowConfig
 from raybc.train.trackers.wandb import Mode, WandbConfig
@@ -75,12 +75,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.cpus is not None and args.cpus < 1:
         raise UserError(f"--cpus: expected at least 1, got {args.cpus}")
     if args.check:
-        objective = objective_of(config)
+        metric = metric_of(config)
         corners = check_corners(config)
         check_effects(config)
         cli.console.print(
-            f"{path}: {corners} corners are possible; recipes are compared by {objective.label} "
-            f"({objective.meaning}, {objective.direction}d)"
+            f"{path}: {corners} corners are possible; recipes are compared by {metric.label} "
+            f"({metric.meaning}, {metric.direction}d)"
         )
         return 0
     trackers: tuple[TrackerConfig, ...] = (

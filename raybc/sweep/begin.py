@@ -1,4 +1,4 @@
-"""How a sweep begins: its objective, its data, and whether it is the one that a folder holds."""
+"""How a sweep begins: its metric, its data, and whether it is the one that a folder holds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from raybc.data.names import obtain
 from raybc.demos.spec import DemosSpec
 from raybc.envs.base import Task
 from raybc.files import read_json, write_json
-from raybc.objective import Objective, bind
+from raybc.metric import Metric, bind
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.load import saved_sweep
-from raybc.sweep.space import objective_of
+from raybc.sweep.space import metric_of
 from raybc.train.data import held_out_episodes, with_held_out
 from raybc.train.source import read_data
 from raybc.train.trackers.base import TrackerConfig
@@ -64,23 +64,23 @@ def holding_out(config: SweepConfig) -> SweepConfig:
     return dataclasses.replace(config, train=train)
 
 
-def with_objective(config: SweepConfig, launch: Launch, task: Task | None) -> tuple[SweepConfig, Objective]:
-    """The sweep with its objective resolved, for config.json. A resumed sweep keeps the one it was started with: those
+def with_metric(config: SweepConfig, launch: Launch, task: Task | None) -> tuple[SweepConfig, Metric]:
+    """The sweep with its metric resolved, for config.json. A resumed sweep keeps the one it was started with: those
     of earlier releases compared recipes by success, whatever the task."""
     path = launch.folder.config
-    if config.objective is None and launch.resume != "False" and not launch.overwrite and path.is_file():
-        before = saved_sweep(read_json(path), str(path)).objective
+    if config.metric is None and launch.resume != "False" and not launch.overwrite and path.is_file():
+        before = saved_sweep(read_json(path), str(path)).metric
         if before is not None:
-            objective = bind(before, task)
+            metric = bind(before, task)
             if before == "success" and task is not None and not task.has_success:
                 cli.console.print(
                     f"warning: {path} was started by a release that compared recipes by success, which {task.name} "
                     "does not tell; start it again with another --out",
                     style="yellow",
                 )
-            return dataclasses.replace(config, objective=objective.name), objective
-    objective = objective_of(config)
-    return dataclasses.replace(config, objective=objective.name), objective
+            return dataclasses.replace(config, metric=metric.name), metric
+    metric = metric_of(config)
+    return dataclasses.replace(config, metric=metric.name), metric
 
 
 def check_resume(config: SweepConfig, folder: SweepFolder) -> None:

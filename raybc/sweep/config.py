@@ -12,7 +12,7 @@ from typing import Any, Literal
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
 from raybc.config.component import find_kind
 from raybc.config.flat import unknown_option
-from raybc.objective import ObjectiveName
+from raybc.metric import MetricName
 from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, UserError
 
@@ -94,7 +94,7 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """When a trial is stopped early, always by its score (see `SweepConfig.objective`)."""
+    """When a trial is stopped early, always by its score (see `SweepConfig.metric`)."""
 
     scheduler: Literal["asha", "median", "none"] = "asha"
     grace_evaluations: int = 1
@@ -183,7 +183,7 @@ class SweepConfig:
     train: RunConfig = field(default_factory=RunConfig)
     """What all recipes share; the value of a searched axis is the default that is tried first."""
     seeds: tuple[int, ...] = (0, 1)
-    objective: ObjectiveName | None = None
+    metric: MetricName | None = None
     """What recipes are compared by (None: success where the task tells it, else D4RL's score or the return)."""
     demos: DemosConfig = field(default_factory=DemosConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -201,7 +201,7 @@ class SweepConfig:
         if self.train.seed != 0:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
         if self.train.metric is not None:
-            raise UserError(f"train.metric: expected `objective: {self.train.metric}` at the top level instead")
+            raise UserError(f"train.metric: expected `metric: {self.train.metric}` at the top level instead")
         for name in ("epochs_per_round", "stop_patience"):
             if getattr(self.train, name):
                 reason = self.train.options()[name].option.axis

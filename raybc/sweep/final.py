@@ -15,7 +15,7 @@ import ray
 
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
-from raybc.objective import Objective, score_of
+from raybc.metric import Metric, score_of
 from raybc.rollout.engine import Rollout
 from raybc.rollout.notices import first_error_text
 from raybc.rollout.pool import RolloutPool
@@ -42,16 +42,16 @@ from raybc.sweep.tune import Recorder
 from raybc.types import EpisodeSpec, Outcome, SampleSetting
 
 
-def rule_of(objective: Objective) -> str:
+def rule_of(metric: Metric) -> str:
     """How the winner is chosen."""
-    if not objective.from_episodes:
+    if not metric.from_episodes:
         return (
-            f"{objective.best} {objective.label} at the last evaluation among completed trials, averaged over seeds at "
+            f"{metric.best} {metric.label} at the last evaluation among completed trials, averaged over seeds at "
             "the trial's best sample setting; ties: the earlier trial"
         )
-    ties = "fewer steps to success, then the earlier trial" if objective.has_success else "the earlier trial"
+    ties = "fewer steps to success, then the earlier trial" if metric.has_success else "the earlier trial"
     return (
-        f"{objective.best} {objective.label} on the search starts at the last evaluation among completed trials, "
+        f"{metric.best} {metric.label} on the search starts at the last evaluation among completed trials, "
         f"pooled over seeds at the trial's best sample setting, errors counting against it; ties: {ties}"
     )
 
@@ -110,15 +110,15 @@ def write_winner(folder: SweepFolder, state: SweepState) -> TrialState | None:
         return None
     trial = ranking[0]
     last = trial.evaluations[-1]
-    objective = state.objective
-    setting = best_setting(last.rows, objective)
+    metric = state.metric
+    setting = best_setting(last.rows, metric)
     best = min(
         rows_at(last.rows, setting),
         key=lambda r: (
-            score_of([r], objective).order, r["mean_steps_success"] or float("inf"), r["seed"]
+            score_of([r], metric).order, r["mean_steps_success"] or float("inf"), r["seed"]
         ),
     )  # fmt: skip
-    rule = rule_of(objective)
+    rule = rule_of(metric)
     with replacing(folder.winner) as temporary:
         shutil.copytree(folder.checkpoint(trial.number, best["seed"], last.step), temporary)
     winner: WinnerFile = {
@@ -163,15 +163,15 @@ def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
     clips = []
     for trial in [*ordered, *rest]:
         for rows in (trial.final_rows, trial.evaluations[-1].rows):
-            setting = best_setting(rows, state.objective) if rows else None
+            setting = best_setting(rows, state.metric) if rows else None
             # The chosen setting first: its success rate is the one that is quoted.
             for row in sorted(rows, key=lambda r: (setting_of(r) != setting, r["seed"])):
                 clips += [
-                    _Clip(row, entry[0], entry[1], entry[2], state.objective.cost(state.objective.of_entry(entry)))
+                    _Clip(row, entry[0], entry[1], entry[2], state.metric.cost(state.metric.of_entry(entry)))
                     for entry in row["episode_list"]
                 ]
-        if not state.objective.has_success and any(clip.outcome != "error" for clip in clips):
-            chosen = best_setting(trial.evaluations[-1].rows, state.objective)
+        if not state.metric.has_success and any(clip.outcome != "error" for clip in clips):
+            chosen = best_setting(trial.evaluations[-1].rows, state.metric)
             return _extremes([clip for clip in clips if setting_of(clip.row) == chosen], wanted)
     solved = [c for c in clips if c.outcome == "success"]
     missed = [c for c in clips if c.outcome in ("failure", "timeout")]

@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from raybc.config import RunConfig
 from raybc.config.flat import todays_names
-from raybc.objective import SUCCESS, Objective, Score, score_of
+from raybc.metric import SUCCESS, Metric, Score, score_of
 from raybc.rollout.results import best_setting
 from raybc.rows import (
     EvaluationEvent,
@@ -135,7 +135,7 @@ class Evaluation:
     """1, 2, ..."""
     step: int
     score: float
-    """The objective pooled over seeds at the best sample setting; an error counts as the worst an episode can be
+    """The metric pooled over seeds at the best sample setting; an error counts as the worst an episode can be
     (`Score.cautious`; releases up to 0.1.0 left errors out)."""
     rows: list[EvaluationRow]
     timing: Timing = field(default_factory=no_timing)
@@ -181,12 +181,12 @@ class SweepState:
     trials: dict[int, TrialState] = field(default_factory=dict)
     stages: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """Stage -> start and end (unix times) in each process that worked on the sweep."""
-    objective: Objective = SUCCESS
+    metric: Metric = SUCCESS
     """What trials are compared by."""
 
     @classmethod
-    def from_events(cls, events: Iterable[LedgerEvent], objective: Objective = SUCCESS) -> SweepState:
-        state = cls(objective=objective)
+    def from_events(cls, events: Iterable[LedgerEvent], metric: Metric = SUCCESS) -> SweepState:
+        state = cls(metric=metric)
         for event in events:
             state.apply(event)
         return state
@@ -229,8 +229,8 @@ class SweepState:
         """The score of a trial on the final starts at its best sample setting; None if it was not measured there."""
         if not trial.final_rows or not trial.evaluations:
             return None
-        setting = best_setting(trial.evaluations[-1].rows, self.objective)
-        return score_of(rows_at(trial.final_rows, setting), self.objective)
+        setting = best_setting(trial.evaluations[-1].rows, self.metric)
+        return score_of(rows_at(trial.final_rows, setting), self.metric)
 
     def ranking(self) -> list[TrialState]:
         """Completed trials, best first, by search starts only: score, then fewer steps to success, then number.
@@ -242,9 +242,9 @@ class SweepState:
 
         def key(trial: TrialState) -> tuple[bool, float, float, int]:
             last = trial.evaluations[-1]
-            chosen = rows_at(last.rows, best_setting(last.rows, self.objective))
-            pooled = score_of(chosen, self.objective)
-            order = pooled.order if pooled.errors else (False, self.objective.cost(last.score))
+            chosen = rows_at(last.rows, best_setting(last.rows, self.metric))
+            pooled = score_of(chosen, self.metric)
+            order = pooled.order if pooled.errors else (False, self.metric.cost(last.score))
             steps = [s for r in chosen if (s := r["mean_steps_success"]) is not None]
             return (*order, sum(steps) / len(steps) if steps else float("inf"), trial.number)
 

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raybc.objective import score_of
+from raybc.metric import score_of
 from raybc.rollout.notices import Notices
 from raybc.rollout.results import best_setting
 from raybc.rows import rows_at
@@ -56,30 +56,30 @@ class LiveTable:
             new = trial.evaluations[self._looked_at.get(trial.number, 0) :]
             self._looked_at[trial.number] = len(trial.evaluations)
             for row in [row for evaluation in new for row in evaluation.rows]:
-                self._notices.evaluated(f"trial {trial.number}: ", row, score_of([row], self._state.objective))
+                self._notices.evaluated(f"trial {trial.number}: ", row, score_of([row], self._state.metric))
 
     def _line(self, trial: TrialState) -> str:
         params = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
         if not trial.evaluations:
             what = f"failed: {trial.reason}" if trial.status == "failed" else f"started ({trial.origin}): {params}"
             return f"trial {trial.number}: {what}"
-        last, objective = trial.evaluations[-1], self._state.objective
-        text = f"trial {trial.number}: step {last.step}: {objective.label} {objective.show(last.score)}"
-        score = score_of(rows_at(last.rows, best_setting(last.rows, objective)), objective) if last.rows else None
+        last, metric = trial.evaluations[-1], self._state.metric
+        text = f"trial {trial.number}: step {last.step}: {metric.label} {metric.show(last.score)}"
+        score = score_of(rows_at(last.rows, best_setting(last.rows, metric)), metric) if last.rows else None
         text += f" ({score.errors_text})" if score is not None and score.errors else ""
         return text + ("" if trial.status == "running" else f" [{trial.status}] {trial.reason}")
 
     def _render(self) -> RenderableType:
-        objective = self._state.objective
+        metric = self._state.metric
         trials = sorted(
-            self._state.trials.values(), key=lambda t: (t.status != "running", objective.cost(t.score), t.number)
+            self._state.trials.values(), key=lambda t: (t.status != "running", metric.cost(t.score), t.number)
         )
         axes = list(dict.fromkeys(axis for trial in trials for axis in trial.params))
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("trial", "status", "evaluation", objective.label, "errors", *axes):
+        for column in ("trial", "status", "evaluation", metric.label, "errors", *axes):
             table.add_column(column, justify="left" if column == "status" else "right")
         for trial in trials[:ROWS]:
-            score = "" if trial.score is None else objective.show(trial.score)
+            score = "" if trial.score is None else metric.show(trial.score)
             table.add_row(
                 str(trial.number),
                 trial.status,

@@ -9,6 +9,7 @@ from typing import Any
 from raybc.config import RunConfig
 from raybc.config.data import implied_environment
 from raybc.config.flat import todays_names
+from raybc.metric import FORMER_KEY, KEY
 from raybc.strict import did_you_mean, from_mapping
 from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
@@ -28,6 +29,7 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ())
     """A checked `SweepConfig` from plain values (from YAML, or from a run folder's config.json)."""
     if not isinstance(mapping, dict):
         raise UserError(f"{source}: expected keys and values, got {type(mapping).__name__}")
+    mapping = _with_metric(mapping, source)
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key:
@@ -38,6 +40,8 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ())
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise UserError(f"--set {item}: {parent!r} is not a group of keys")
+        if key == FORMER_KEY:
+            last = KEY
         target[last] = parse_yaml(text, f"--set {item}")
     train = mapping.get("train")
     if isinstance(train, dict):
@@ -52,7 +56,16 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ())
 
 def saved_sweep(mapping: Any, source: str) -> SweepConfig:
     """The sweep of a run folder, from its config.json. Earlier releases compared recipes by success alone."""
-    return sweep_from_mapping({"objective": "success", **mapping} if isinstance(mapping, dict) else mapping, source)
+    if isinstance(mapping, dict):
+        mapping = {KEY: "success", **_with_metric(mapping, source)}
+    return sweep_from_mapping(mapping, source)
+
+
+def _with_metric(mapping: dict[str, Any], source: str) -> dict[str, Any]:
+    """A sweep whose `metric` has its name of today."""
+    if FORMER_KEY in mapping and KEY in mapping:
+        raise UserError(f"{source}: {KEY}: stands twice: {FORMER_KEY} is an earlier name of it")
+    return {KEY if key == FORMER_KEY else key: value for key, value in mapping.items()}
 
 
 def _todays_axes(mapping: dict[str, Any]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class _Pack:
     def _log(self, evaluation: Evaluation, logs: Sequence[MemberLog]) -> None:
         for log, seed in zip(logs, self.context.seeds, strict=True):
             for row in evaluation.rows:
-                values = {"success": row["success_rate"], self.context.objective.name: row.get("score")}
+                values = {"success": row["success_rate"], self.context.metric.name: row.get("score")}
                 for name, value in values.items():
                     if row["seed"] == seed and value is not None:
                         log.scalar(f"eval/{name}/{setting_label(row)}", value, evaluation.step)

@@ -27,7 +27,7 @@ from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
 from raybc.run_folder import SweepFolder
 from raybc.run_start import check_folder, starting
-from raybc.sweep.begin import Launch, check_resume, earlier_options, holding_out, offline_source, with_objective
+from raybc.sweep.begin import Launch, check_resume, earlier_options, holding_out, offline_source, with_metric
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
 from raybc.sweep.health import measured_again
@@ -59,7 +59,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         check_source(parse_env_name(config.train.env_name), named)
     else:
         config = holding_out(config)
-    config, objective = with_objective(config, launch, task)
+    config, metric = with_metric(config, launch, task)
     _check_without_data(config)
     if launch.overwrite or not folder.config.is_file():  # sweeps of earlier releases go on as they began
         check_effects(config)
@@ -79,7 +79,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         write_json(folder.config, config.to_dict())
         write_json(folder.versions, versions(env_spec.identity if env_spec is not None else {}))
         ledger = Ledger(folder.ledger)
-        state = SweepState.from_events(read_events(folder.ledger), objective)
+        state = SweepState.from_events(read_events(folder.ledger), metric)
         try:
             _run(config, launch, env_spec, dataset, demos, ledger, state, begun)
         except KeyboardInterrupt:
@@ -173,8 +173,8 @@ def _run(
             steps=tuple(config.evaluation_step(k) for k in range(1, config.eval.evaluations + 1)),
             settings=tuple(sample_settings(config)),
             episodes=config.eval.episodes,
-            race_comparisons=race_comparisons(config, state.objective),
-            objective=state.objective,
+            race_comparisons=race_comparisons(config, state.metric),
+            metric=state.metric,
             threads=allocation.threads,
             earlier_options=tuple(earlier_options(folder)),
         )
@@ -200,8 +200,8 @@ def _run(
                 f"demonstrations of {config.train.env_name if task else dataset}; {workers} simulators; results in "
                 f"{folder.path}"
             )
-            say(f"recipes are compared by {state.objective.label}: {state.objective.meaning}")
-            if not state.objective.from_episodes:
+            say(f"recipes are compared by {state.metric.label}: {state.metric.meaning}")
+            if not state.metric.from_episodes:
                 say(NO_RATE)
             elif config.eval.race and not context.race_comparisons:
                 say(f"racing is off: {NO_RACE}")

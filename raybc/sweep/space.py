@@ -14,7 +14,7 @@ from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
 from raybc.data.episodes import EpisodeStore, check_files
 from raybc.envs.base import Task
-from raybc.objective import Objective, resolve
+from raybc.metric import Metric, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.strict import check_type, did_you_mean
 from raybc.sweep.config import Axis, SweepConfig
@@ -189,22 +189,22 @@ def task_of(config: SweepConfig) -> Task | None:
     return get_task(parse_env_name(config.train.env_name).task) if config.train.has_environment else None
 
 
-def objective_of(config: SweepConfig) -> Objective:
+def metric_of(config: SweepConfig) -> Metric:
     """What the recipes of a sweep are compared by. Raises `UserError` where the task cannot tell it."""
     task = task_of(config)
-    objective = resolve(config.objective, task)
-    if task is not None and not objective.from_episodes:
+    metric = resolve(config.metric, task)
+    if task is not None and not metric.from_episodes:
         raise UserError(
-            f"objective: expected a measure of rollouts, since there is an environment, got {objective.name!r}; leave "
-            "objective out, or set env_name: none"
+            f"metric: expected a measure of rollouts, since there is an environment, got {metric.name!r}; leave "
+            "metric out, or set env_name: none"
         )
-    return objective
+    return metric
 
 
-def race_comparisons(config: SweepConfig, objective: Objective) -> int:
+def race_comparisons(config: SweepConfig, metric: Metric) -> int:
     """The tests that the best arm of a sweep can be in (0: no racing): against every other arm (trial and sample
-    setting) at every evaluation. Without known bounds of the objective no test keeps its guarantee (see `race`)."""
-    if not config.eval.race or objective.bounds is None:
+    setting) at every evaluation. Without known bounds of the metric no test keeps its guarantee (see `race`)."""
+    if not config.eval.race or metric.bounds is None:
         return 0
     arms = config.search.trials * len(sample_settings(config))
     return max(1, arms - 1) * config.eval.evaluations

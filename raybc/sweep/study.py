@@ -185,7 +185,7 @@ class Proposer:
         self._config, self._distributions = config, distributions(config)
         self._points = first_points(config)
         self._tried = {recipe_key(config, trial.params) for trial in state.trials.values()}
-        self._direction = state.objective.direction
+        self._direction = state.metric.direction
         self._all = finite_recipes(config, LISTED)
         self._repeats = may_repeat(config)
         self._open: dict[int, optuna.Trial] = {}
@@ -195,9 +195,9 @@ class Proposer:
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(folder.study))),
             study_name=config.name,
-            direction=state.objective.direction,
+            direction=state.metric.direction,
         )
-        _name_metric(self._study, state.objective.label)
+        _name_metric(self._study, state.metric.label)
         self._earlier: list[optuna.trial.FrozenTrial] = []  # completed by earlier processes
         for number in sorted(state.trials):
             trial = state.trials[number]

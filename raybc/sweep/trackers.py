@@ -104,7 +104,7 @@ class SweepTrackers:
     def _write(self, trial: TrialState) -> None:
         """Write the trial's train.csv and eval.csv from the logs of its members and from the ledger."""
         place = TrainingFolder(self._folder.trial(trial.number))
-        objective, losses = self._state.objective, dict[int, list[float]]()
+        metric, losses = self._state.metric, dict[int, list[float]]()
         for path in self._folder.member_logs(trial.number).values():
             for step, loss in loss_points(path):
                 losses.setdefault(step, []).append(loss)
@@ -113,7 +113,7 @@ class SweepTrackers:
         for evaluation in trial.evaluations:
             row: dict[str, Any] = {"step": evaluation.step, "eval/score": evaluation.score}
             for setting in dict.fromkeys(map(setting_of, evaluation.rows)):
-                row[f"eval/{objective.name}/{setting.slug()}"] = pooled(rows_at(evaluation.rows, setting), objective)
+                row[f"eval/{metric.name}/{setting.slug()}"] = pooled(rows_at(evaluation.rows, setting), metric)
             rows.append(row)
         _write_csv(place.eval_csv, rows)
 

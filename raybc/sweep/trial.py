@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import RunConfig
-from raybc.objective import Objective
+from raybc.metric import Metric
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled, summarise
 from raybc.rollout.stop import STARTS_PER_BLOCK, Race
@@ -58,7 +58,7 @@ class TrialContext:
     """Search starts per evaluation."""
     race_comparisons: int
     """The tests that the best arm can be in: (trials x settings - 1) x evaluations; 0: no racing."""
-    objective: Objective
+    metric: Metric
     """What recipes are compared by."""
     threads: int
     """Threads of PyTorch: fixed, because sums depend on their number."""
@@ -108,7 +108,7 @@ def evaluation_rows(
             "evaluation": evaluation,
             "step": step,
             **setting_fields(setting),
-            **summarise(episodes, context.objective),
+            **summarise(episodes, context.metric),
         }
         for (seed, setting), episodes in zip(measured, results, strict=True)
     ]
@@ -132,18 +132,16 @@ def evaluate_trial(
     started = time.time()
     step = context.steps[k - 1]
     measured, jobs = jobs_of(context, trial, step)
-    if not context.objective.from_episodes:
+    if not context.metric.from_episodes:
         rows = offline_rows(context, run, measured, trial=trial, evaluation=k, step=step)
-        score = pooled(rows_at(rows, best_setting(rows, context.objective)), context.objective)
+        score = pooled(rows_at(rows, best_setting(rows, context.metric)), context.metric)
         assert score is not None, "every row has an error"
         timing: Timing = {"train": list(train), "rollout": [started, time.time()], "train_seconds": train_seconds}
         return Evaluation(k, step, score, rows, timing)
     race = None
     if context.race_comparisons:
         arms = [setting.label() for _, setting in measured]
-        race = Race(
-            arms, rivals, comparisons=context.race_comparisons, block=STARTS_PER_BLOCK, objective=context.objective
-        )
+        race = Race(arms, rivals, comparisons=context.race_comparisons, block=STARTS_PER_BLOCK, metric=context.metric)
     results = evaluate(f"{context.folder.path}/trial {trial}/evaluation {k}", jobs, context.search_specs(), race)
     rows = evaluation_rows(context, run, measured, results, trial=trial, phase="search", evaluation=k, step=step)
     if not any(r["episodes"] for r in rows):
@@ -156,8 +154,8 @@ def evaluate_trial(
         race.update([[race.value_of(e) for e in episodes] for episodes in results])
         beaten = str(race.beaten[1]) if race.beaten else ""
     timing = {"train": list(train), "rollout": [started, time.time()], "train_seconds": train_seconds}
-    objective = context.objective
-    score = pooled(rows_at(rows, best_setting(rows, objective)), objective)
+    metric = context.metric
+    score = pooled(rows_at(rows, best_setting(rows, metric)), metric)
     assert score is not None, "some row has valid episodes"
     return Evaluation(k, step, score, rows, timing, beaten)
 
@@ -189,10 +187,10 @@ def offline_rows(
     return rows
 
 
-def rivals_of(state: SweepState, trial: int, k: int, objective: Objective) -> dict[str, list[float]]:
+def rivals_of(state: SweepState, trial: int, k: int, metric: Metric) -> dict[str, list[float]]:
     """Scores of other trials at evaluation k on the scale 0 .. 1, one arm per sample setting: on each start the mean
-    over the trial's seeds, nan if one of them is an error. Empty where the objective has no known bounds."""
-    if objective.bounds is None:
+    over the trial's seeds, nan if one of them is an error. Empty where the metric has no known bounds."""
+    if metric.bounds is None:
         return {}
     found = {}
     for other in state.trials.values():
@@ -200,9 +198,7 @@ def rivals_of(state: SweepState, trial: int, k: int, objective: Objective) -> di
             continue
         rows = other.evaluations[k - 1].rows
         for setting in dict.fromkeys(setting_of(r) for r in rows):
-            seeds = [
-                [objective.unit_value(objective.of_entry(e)) for e in r["episode_list"]] for r in rows_at(rows, setting)
-            ]
+            seeds = [[metric.unit_value(metric.of_entry(e)) for e in r["episode_list"]] for r in rows_at(rows, setting)]
             count = min(len(values) for values in seeds)
             means = [sum(values[i] for values in seeds) / len(seeds) for i in range(count)]
             found[f"trial {other.number} at {setting.label()}"] = means

@@ -42,13 +42,13 @@ from raybc.sweep.trial import TrialContext, rivals_of
 FULL_DISK = 20 * 2**20
 METRIC = "score"
 TIME = "evaluation"
-#: Direction of an objective -> Tune's word.
+#: Direction of a metric -> Tune's word.
 MODES = {"maximize": "max", "minimize": "min"}
 
 OnEvent = Callable[[], None]
 
 
-# --- pruning: Tune's rules, on the objective ------------------------------------------------------------------------
+# --- pruning: Tune's rules, on the metric ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Pruner:
 
     def __init__(self, prune: PruneConfig, evaluations: int, state: SweepState) -> None:
         self._rule = self._make(prune, evaluations)
-        self._rule.set_search_properties(METRIC, MODES[state.objective.direction])
+        self._rule.set_search_properties(METRIC, MODES[state.metric.direction])
         self._evaluations = evaluations
         self._known: set[int] = set()
         self._controller: Any = _ControllerStub()
@@ -231,7 +231,7 @@ class _Searcher(_NotPickled, Searcher):
     """Tune's source of trials."""
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__(metric=METRIC, mode=MODES[recorder.context.objective.direction])
+        super().__init__(metric=METRIC, mode=MODES[recorder.context.metric.direction])
         self._recorder = recorder
         self._numbers: dict[str, list[int]] = {}
 
@@ -324,7 +324,7 @@ def _trainable(
     """The function that Tune runs in (reused) trial processes."""
 
     def known() -> SweepState:
-        return SweepState.from_events(read_events(context.folder.ledger), context.objective)
+        return SweepState.from_events(read_events(context.folder.ledger), context.metric)
 
     def send(number: int, score: float, k: int, **found: Any) -> None:
         tune.report({METRIC: score, TIME: k, "payload": json.dumps({"trial": number, **found})})
@@ -337,7 +337,7 @@ def _trainable(
         send(number, 0.0, 0, reason=reason, errors=errors)
 
     def rivals(number: int, k: int) -> dict[str, list[float]]:
-        return rivals_of(known(), number, k, context.objective)
+        return rivals_of(known(), number, k, context.metric)
 
     def trial(tune_config: dict[str, Any]) -> None:
         state = known()

@@ -22,7 +22,7 @@ from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import expanded, free_space_for
-from raybc.objective import resolve
+from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting

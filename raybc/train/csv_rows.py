@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raybc.files import replacing
+from raybc.metric import FORMER_KEY, KEY
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -15,7 +16,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as handle:
-        return list(csv.DictReader(handle))
+        return [{KEY if name == FORMER_KEY else name: v for name, v in row.items()} for row in csv.DictReader(handle)]
 
 
 def append_row(path: Path, columns: Sequence[str], values: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from raybc import cli
 from raybc.envs.base import RenderOptions
-from raybc.objective import OBJECTIVES, Objective, Score, score_of
+from raybc.metric import METRICS, Metric, Score, score_of
 from raybc.rollout.engine import Rollout
 from raybc.rollout.notices import Notices
 from raybc.rollout.results import summarise
@@ -22,10 +22,10 @@ from raybc.train.member import MemberRun
 from raybc.train.trackers.base import Tracker
 from raybc.types import EpisodeSpec
 
-#: `objective` names what `eval/score` and its interval are; cells of what the task does not tell are empty.
+#: `metric` names what `eval/score` and its interval are; cells of what the task does not tell are empty.
 EVAL_COLUMNS = (
     "step", "eval/success", "wilson_low", "wilson_high", "eval/return", "eval/length", "episodes", "errors",
-    "objective", "eval/score", "score_low", "score_high",
+    "metric", "eval/score", "score_low", "score_high",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ class RolloutEvaluation:
         out: Path,
         task: str,
         pool: Any,
-        objective: Objective,
+        metric: Metric,
         members: Sequence[MemberRun],
         trackers: Sequence[tuple[int, Tracker]],
     ) -> None:
@@ -46,32 +46,32 @@ class RolloutEvaluation:
             out: the run folder.
             task: name of the task.
             pool: its simulators.
-            objective: what checkpoints are compared by.
+            metric: what checkpoints are compared by.
             members: the members.
             trackers: (member index, tracker); may grow later.
         """
-        self._out, self._task, self._pool, self._objective = out, task, pool, objective
+        self._out, self._task, self._pool, self._metric = out, task, pool, metric
         self._members, self._trackers = members, trackers
         self.notices = Notices(lambda text: cli.console.print(text, style="yellow"))
 
     def run(self, step: int, finished: bool) -> None:
         """Measure the checkpoints at `step`: a row in eval.csv, TensorBoard and the console for each member."""
-        config, objective = self._members[0].config, self._objective
+        config, metric = self._members[0].config, self._metric
         specs = [EpisodeSpec(self._task, "search", i) for i in range(config.eval_episodes)]
         works = [Rollout(str(m.bundle(step).absolute()), config.sample_setting) for m in self._members]
         results = self._pool.evaluate(f"{self._out}/step {step}", works, specs)
         for member, episodes in zip(self._members, results, strict=True):
-            counts = summarise(episodes, objective)
+            counts = summarise(episodes, metric)
             if not counts["episodes"]:
                 self.notices.first_error(counts)
                 raise cli.Failed(f"no episode could be run: {episodes[0]['message']}")
-            score = score_of([counts], objective)
+            score = score_of([counts], metric)
             length = fmean(e["steps"] for e in episodes if e["outcome"] != "error")
             rates: tuple[float | None, ...] = (None, None, None)
-            if objective.has_success:
+            if metric.has_success:
                 rates = (counts["success_rate"], *wilson_interval(counts["successes"], counts["episodes"]))
             values = (step, *rates, counts["mean_return"], length, counts["episodes"], counts["errors"],
-                      objective.name, score.value, *(score.interval or (None, None)))  # fmt: skip
+                      metric.name, score.value, *(score.interval or (None, None)))  # fmt: skip
             append_row(member.folder.eval_csv, EVAL_COLUMNS, values)
             named = zip(EVAL_COLUMNS, values, strict=True)
             scalars = {n: float(v) for n, v in named if n.startswith("eval/") and isinstance(v, int | float)}
@@ -79,8 +79,8 @@ class RolloutEvaluation:
             who = f"seed {member.config.seed}: " if len(self._members) > 1 else ""
             errors = f"; {score.errors_text}" if score.errors else ""
             cli.console.print(
-                f"step {step}: {who}{objective.label} {score.text} ({_solved(score)}"
-                f"95 % interval {score.range_text}){_mean_return(objective, counts)}, length {length:.1f}{errors}"
+                f"step {step}: {who}{metric.label} {score.text} ({_solved(score)}"
+                f"95 % interval {score.range_text}){_mean_return(metric, counts)}, length {length:.1f}{errors}"
             )
             self.notices.evaluated(who, counts, score)
         if config.video_episodes and (finished or config.video_evaluations == "all"):
@@ -110,9 +110,9 @@ class RolloutEvaluation:
 
 
 def _solved(score: Score) -> str:
-    return f"{score.successes}/{score.episodes}, " if score.objective.is_rate else f"{score.episodes} episodes, "
+    return f"{score.successes}/{score.episodes}, " if score.metric.is_rate else f"{score.episodes} episodes, "
 
 
-def _mean_return(objective: Objective, counts: EpisodeSummary) -> str:
+def _mean_return(metric: Metric, counts: EpisodeSummary) -> str:
     mean = counts["mean_return"]
-    return "" if mean is None or objective.name == "return" else f", return {OBJECTIVES['return'].show(mean)}"
+    return "" if mean is None or metric.name == "return" else f", return {METRICS['return'].show(mean)}"

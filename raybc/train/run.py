@@ -17,7 +17,7 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
 from raybc.data.notes import write_data_notes
-from raybc.objective import resolve
+from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import BUNDLE_FILE
 from raybc.train import checkpointing
@@ -67,7 +67,7 @@ class PackRun:
         self._trackers: list[tuple[int, Tracker]] = []  # (member index, tracker)
         self.config = place.members[0]
         name = parse_env_name(self.config.env_name).task if self.config.has_environment else ""
-        objective = resolve(self.config.metric, get_task(name) if name else None, "--metric")
+        metric = resolve(self.config.metric, get_task(name) if name else None, "--metric")
         place.write_flags(data.fingerprint)
         self.members = [
             MemberRun(config, data, folder, ids[-1] if ids else config.run_id(data.fingerprint), threads)
@@ -75,7 +75,7 @@ class PackRun:
         ]
         self._rollouts: RolloutEvaluation | None = None
         if name:
-            self._rollouts = RolloutEvaluation(self.out, name, pool, objective, self.members, self._trackers)
+            self._rollouts = RolloutEvaluation(self.out, name, pool, metric, self.members, self._trackers)
         note_plan(self.config, [m.out for m in self.members])
         for member in self.members:
             write_data_notes(member.folder.data_notes, data.store)

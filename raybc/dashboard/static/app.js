@@ -6,7 +6,7 @@ import {
   count,
   duration,
   h,
-  objective,
+  metric,
   percent,
   radios,
   score,
@@ -58,7 +58,7 @@ async function ask() {
   if (news.run) {
     const first = run === null;
     run = news.run;
-    compareBy(run.objective, [...trials.values()]);
+    compareBy(run.metric, [...trials.values()]);
     draw();
     const wanted = /^#trial-(\d+)$/.exec(location.hash);
     if (first && wanted) open(Number(wanted[1]));
@@ -142,7 +142,7 @@ function axes(shown) {
             role: "img",
             style: "height:280px",
             "data-axis": name,
-            "aria-label": `${sentence(objective.label)} against ${name}`,
+            "aria-label": `${sentence(metric.label)} against ${name}`,
           }),
         ),
       ),
@@ -181,7 +181,7 @@ async function importances() {
 /** Which trial, by what, with which interval. */
 function interval(best) {
   const pair = best.final ? best.final.interval : best.interval;
-  const what = objective.rate ? "" : `, ${objective.label}`;
+  const what = metric.rate ? "" : `, ${metric.label}`;
   return `trial ${best.n}${what}${pair ? `, 95 % CI ${scoreRange(pair)}` : ""}`;
 }
 
@@ -201,14 +201,14 @@ function tiles() {
   const recent = run.rate.rate?.slice(-3) ?? [];
   $("tiles").replaceChildren(
     tile(
-      objective.episodes === false
+      metric.episodes === false
         ? "Best on held-out data"
         : measured
           ? `${run.winner === null ? "Leader" : "Winner"} on final starts`
           : "Best on search starts",
       best ? score(measured ? measured.rate : best.score) : "-",
       best ? interval(best) : "no measurement yet",
-      objective.episodes === false
+      metric.episodes === false
         ? "; no success rate was measured: there is no environment"
         : best && !measured
           ? "; chosen on these starts, so optimistic"
@@ -251,7 +251,7 @@ function tiles() {
 
 function errors() {
   const rows = [
-    ...(objective.has_success ? [["success", run.totals.successes]] : []),
+    ...(metric.has_success ? [["success", run.totals.successes]] : []),
     ["failure (ended by the task)", run.totals.failures],
     ["timeout (step limit)", run.totals.timeouts],
     ["error (in no mean)", run.totals.errors],
@@ -327,7 +327,7 @@ function drawVideos() {
     "outcome",
     [
       ["all", `all ${here.length}`],
-      ...(objective.has_success
+      ...(metric.has_success
         ? [
             ["success", `${solved.length} success`],
             ["failure", `${here.length - solved.length} failure`],

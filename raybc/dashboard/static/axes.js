@@ -1,5 +1,5 @@
 // Figures of what was searched: a chart for each axis, and all of them as parallel coordinates.
-import { h, objective, score, show } from "./dom.js";
+import { h, metric, score, show } from "./dom.js";
 import { ACCENT, REST, escape, scoreAxis, variable } from "./plots.js";
 
 /** Trials with one value of a list stand beside each other. */
@@ -104,7 +104,7 @@ function scatter(axis, points, { place, log, low, high, names }, run, open) {
     x,
     y: scoreAxis(),
     click: open,
-    label: `Scatter chart: ${objective.label} against ${axis}, ${points.length} points.`,
+    label: `Scatter chart: ${metric.label} against ${axis}, ${points.length} points.`,
   };
 }
 
@@ -134,10 +134,10 @@ export function parallel(trials, run, brush, changed) {
   const dimensions = run.axes.map((axis) => dimension(axis, list, run));
   dimensions.push({
     key: "score",
-    label: objective.label,
+    label: metric.label,
     values: list.map((t) => t.score),
-    range: objective.ends,
-    tickformat: objective.rate ? ".0%" : "~g",
+    range: metric.ends,
+    tickformat: metric.rate ? ".0%" : "~g",
   });
   for (const one of dimensions) if (brush.has(one.key)) one.constraintrange = brush.get(one.key);
   const font = { color: variable("--ink"), family: getComputedStyle(document.body).fontFamily };
@@ -148,9 +148,9 @@ export function parallel(trials, run, brush, changed) {
       dimensions: dimensions.map(({ key, ...rest }) => ({ ...rest, name: key })),
       line: {
         color: list.map((t) => t.score),
-        cmin: objective.ends[0],
-        cmax: objective.ends[1],
-        reversescale: objective.direction === "minimize",
+        cmin: metric.ends[0],
+        cmax: metric.ends[1],
+        reversescale: metric.direction === "minimize",
         colorscale: dark
           ? [
               [0, "#4a4f58"],
@@ -163,7 +163,7 @@ export function parallel(trials, run, brush, changed) {
               [1, "#0b3d78"],
             ],
         showscale: true,
-        colorbar: { thickness: 10, tickformat: objective.rate ? ".0%" : "~g", tickfont: font, outlinewidth: 0 },
+        colorbar: { thickness: 10, tickformat: metric.rate ? ".0%" : "~g", tickfont: font, outlinewidth: 0 },
       },
       labelfont: { ...font, size: 12 },
       tickfont: { ...font, size: 11 },
@@ -184,7 +184,7 @@ export function parallel(trials, run, brush, changed) {
     data,
     after,
     extra: { margin: { l: 70, r: 30, t: 44, b: 20 } },
-    label: `Parallel coordinates of ${list.length} trials over ${run.axes.join(", ")} and ${objective.label}.`,
+    label: `Parallel coordinates of ${list.length} trials over ${run.axes.join(", ")} and ${metric.label}.`,
   };
 }
 

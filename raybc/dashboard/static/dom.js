@@ -24,31 +24,31 @@ const SUCCESS = {
   rate: true,
   has_success: true,
 };
-export const objective = { ...SUCCESS, ends: [0, 1] };
+export const metric = { ...SUCCESS, ends: [0, 1] };
 
-/** Take over the objective of a run, and what its trials measured as the ends of the bars. */
+/** Take over the metric of a run, and what its trials measured as the ends of the bars. */
 export function compareBy(found, trials) {
-  Object.assign(objective, SUCCESS, found);
-  if (objective.rate) {
-    objective.ends = [0, 1];
+  Object.assign(metric, SUCCESS, found);
+  if (metric.rate) {
+    metric.ends = [0, 1];
     return;
   }
   const seen = trials.flatMap((t) => [t.score, ...(t.interval ?? []), t.final?.rate, ...(t.final?.interval ?? [])]);
   const known = seen.filter((v) => v !== null && v !== undefined);
   const [low, high] = [Math.min(...known), Math.max(...known)];
   const room = 0.05 * (high - low) || 1;
-  objective.ends = known.length ? [low - room, high + room] : [0, 1];
+  metric.ends = known.length ? [low - room, high + room] : [0, 1];
 }
 
 const plain = (value) => {
-  const scaled = value * objective.factor;
-  if (objective.digits !== null) return scaled.toFixed(objective.digits);
+  const scaled = value * metric.factor;
+  if (metric.digits !== null) return scaled.toFixed(metric.digits);
   const size = Math.abs(scaled);
   return size >= 100 ? scaled.toFixed(1) : size >= 1 ? scaled.toFixed(2) : String(Number(scaled.toPrecision(3)));
 };
-const unit = () => (objective.unit ? `\u00a0${objective.unit}` : "");
+const unit = () => (metric.unit ? `\u00a0${metric.unit}` : "");
 
-/** A score and its interval as text, in the unit of the objective. */
+/** A score and its interval as text, in the unit of the metric. */
 export const score = (value) => (value === null || value === undefined ? "-" : plain(value) + unit());
 export function scoreRange(pair) {
   if (!pair) return "";
@@ -58,7 +58,7 @@ export function scoreRange(pair) {
 
 /** Smaller for a better score; a missing one is the worst. */
 export const cost = (value) =>
-  value === null || value === undefined ? Infinity : objective.direction === "maximize" ? -value : value;
+  value === null || value === undefined ? Infinity : metric.direction === "maximize" ? -value : value;
 
 /** The score of people's headings, e.g. `D4RL score`. */
 export const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
@@ -84,7 +84,7 @@ export const badge = (word) => h("span", { class: `badge ${word}` }, word);
 
 /** A score with its interval as a bar: a rate from 0 to 100 %, anything else from the lowest to the highest. */
 export function bar(value, range) {
-  const place = (v) => (v - objective.ends[0]) / (objective.ends[1] - objective.ends[0]);
+  const place = (v) => (v - metric.ends[0]) / (metric.ends[1] - metric.ends[0]);
   const rate = place(value);
   const interval = range?.map(place);
   const NS = "http://www.w3.org/2000/svg";

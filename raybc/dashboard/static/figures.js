@@ -1,5 +1,5 @@
 // Figures over training steps and over time, and the importance of the axes.
-import { objective, percent, scoreRange } from "./dom.js";
+import { metric, percent, scoreRange } from "./dom.js";
 import { ACCENT, COLOURS, REST, alpha, escape, hover, layout, scoreAxis } from "./plots.js";
 import { ranked } from "./table.js";
 
@@ -100,10 +100,10 @@ export function curves(trials, run, open) {
   return {
     data: [...below, ...data, ...last],
     x: { title: { text: "training step" }, rangemode: "tozero" },
-    y: scoreAxis(objective.episodes === false ? "" : "on search starts"),
+    y: scoreAxis(metric.episodes === false ? "" : "on search starts"),
     click: open,
     extra: { shapes, legend: { ...layout({}).legend, traceorder: "reversed" } },
-    label: `Line chart: ${objective.label} over training steps for ${list.length} trials; the table above has the last values.`,
+    label: `Line chart: ${metric.label} over training steps for ${list.length} trials; the table above has the last values.`,
   };
 }
 
@@ -206,7 +206,7 @@ export function trialCurve(t, rows) {
     data,
     x: { title: { text: "training step" }, rangemode: "tozero" },
     y: scoreAxis(),
-    label: `Line chart: ${objective.label} of trial ${t.n} over training steps; the table below has the numbers.`,
+    label: `Line chart: ${metric.label} of trial ${t.n} over training steps; the table below has the numbers.`,
   };
 }
 

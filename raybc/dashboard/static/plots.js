@@ -1,5 +1,5 @@
 // Drawing: a figure is drawn when it is near the screen and what it shows has changed. And what figures share.
-import { $, objective } from "./dom.js";
+import { $, metric } from "./dom.js";
 
 export const ACCENT = "#2878d0";
 export const COLOURS = [ACCENT, "#c9790b", "#2a9d78", "#b0559e", "#c8523b", "#7b76d9"];
@@ -115,9 +115,9 @@ export function layout({ x = {}, y = {}, extra = {} }) {
 
 /** The axis of the score; `where`: behind its name, e.g. `on search starts`. */
 export function scoreAxis(where = "") {
-  const title = { text: escape(`${objective.label} ${where}`.trim()) };
-  return objective.rate ? { title, range: [-0.04, 1.04], tickformat: ".0%", dtick: 0.2 } : { title };
+  const title = { text: escape(`${metric.label} ${where}`.trim()) };
+  return metric.rate ? { title, range: [-0.04, 1.04], tickformat: ".0%", dtick: 0.2 } : { title };
 }
 
 /** How plotly writes a score when the mouse is over it. */
-export const hover = () => (objective.rate ? "%{y:.1%}" : "%{y:.5~g}");
+export const hover = () => (metric.rate ? "%{y:.1%}" : "%{y:.5~g}");

@@ -1,5 +1,5 @@
 // The table of trials: filter language, sorting, rows.
-import { $, badge, bar, copyButton, cost, count, h, objective, score, scoreRange, show } from "./dom.js";
+import { $, badge, bar, copyButton, cost, count, h, metric, score, scoreRange, show } from "./dom.js";
 
 const PAGE = 60;
 const STATUSES = ["completed", "running", "pruned", "failed"];
@@ -11,14 +11,14 @@ export function columns(run) {
   const settings = ["flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble"].some((a) => run.space[a]);
   return [
     { key: "trial", title: "Trial", value: (t) => t.n, number: true },
-    { key: "score", title: `Search ${objective.label}, 95 % CI`, value: (t) => t.score, number: true },
+    { key: "score", title: `Search ${metric.label}, 95 % CI`, value: (t) => t.score, number: true },
     // Without a simulator there are no final starts.
-    ...(objective.episodes === false
+    ...(metric.episodes === false
       ? []
       : [
           {
             key: "final",
-            title: `Final ${objective.label}, 95 % CI`,
+            title: `Final ${metric.label}, 95 % CI`,
             value: (t) => (t.final ? t.final.rate : null),
             number: true,
           },
@@ -106,7 +106,7 @@ function head(run, redraw) {
   const cell = (column) => {
     const on = sort.key === column.key;
     const turn = () => {
-      const down = ["score", "final"].includes(column.key) && objective.direction === "maximize"; // the best first
+      const down = ["score", "final"].includes(column.key) && metric.direction === "maximize"; // the best first
       if (!on) Object.assign(sort, { key: column.key, down });
       else if (sort.down === down) sort.down = !sort.down;
       else Object.assign(sort, { key: "rank", down: false });

@@ -7,7 +7,7 @@ import {
   count,
   duration,
   h,
-  objective,
+  metric,
   radios,
   score,
   scoreRange,
@@ -61,7 +61,7 @@ const plot = (name, label) =>
 function draw(found, run) {
   const t = found.trial;
   const word = t.n === run.winner ? "winner" : t.status;
-  const outcomes = `${objective.has_success ? `${count(t.successes)} success, ` : ""}${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
+  const outcomes = `${metric.has_success ? `${count(t.successes)} success, ` : ""}${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
   dialog.replaceChildren(
     h(
       "div",
@@ -80,11 +80,11 @@ function draw(found, run) {
       "dl",
       { class: "facts" },
       fact(
-        `Search ${objective.label}, last evaluation`,
+        `Search ${metric.label}, last evaluation`,
         t.score === null ? "not measured" : score(t.score) + (t.interval ? ` (95 % CI ${scoreRange(t.interval)})` : ""),
       ),
       fact(
-        `Final ${objective.label}`,
+        `Final ${metric.label}`,
         t.final
           ? `${score(t.final.rate)} (${t.final.interval ? `95 % CI ${scoreRange(t.final.interval)}, ` : ""}${count(t.final.episodes)} episodes)`
           : "not measured",
@@ -97,7 +97,7 @@ function draw(found, run) {
     h(
       "div",
       { class: "two" },
-      t.curve.length ? plot("curve", `${sentence(objective.label)} over training steps`) : "",
+      t.curve.length ? plot("curve", `${sentence(metric.label)} over training steps`) : "",
       plot("loss", "Training loss"),
     ),
     h("h3", {}, "The same again"),
@@ -130,7 +130,7 @@ function videos(found) {
     "trial-outcome",
     [
       ["all", `all ${found.videos.length}`],
-      ...(objective.has_success
+      ...(metric.has_success
         ? [
             ["success", `${solved} success`],
             ["failure", `${found.videos.length - solved} failure`],
@@ -170,7 +170,7 @@ function measurements(found) {
         "p",
         { class: "small soft" },
         ...["success", "failure", "timeout", "error"]
-          .slice(objective.has_success ? 0 : 1)
+          .slice(metric.has_success ? 0 : 1)
           .flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
       ),
     );
@@ -188,7 +188,7 @@ function measurements(found) {
             h("td", { class: "num" }, String(r.seed)),
             h("td", {}, r.setting),
             h("td", {}, h("strong", {}, score(r.rate)), ` ${scoreRange(r.interval)}`),
-            h("td", { class: "num" }, objective.has_success ? `${r.successes}/${r.episodes}` : String(r.episodes)),
+            h("td", { class: "num" }, metric.has_success ? `${r.successes}/${r.episodes}` : String(r.episodes)),
             h("td", { class: "num" }, String(r.timeouts)),
             h("td", { class: "num" }, String(r.errors)),
             h("td", { class: "num" }, r.mean_steps_success === null ? "-" : r.mean_steps_success.toFixed(1)),
@@ -218,8 +218,8 @@ function measurements(found) {
     "Step",
     "Seed",
     "Setting",
-    `${sentence(objective.label)}, 95 % CI`,
-    objective.has_success ? "Solved" : "Episodes",
+    `${sentence(metric.label)}, 95 % CI`,
+    metric.has_success ? "Solved" : "Episodes",
     "Timeouts",
     "Errors",
     "Steps to success",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from raybc.config import RunConfig
+from raybc.metric import FORMER_KEY, KEY
 from raybc.run_folder import TrainingFolder
 
 #: Seconds between two reads of the files.
@@ -71,4 +72,5 @@ def _rows(path: Path) -> list[Row]:
         return []
     text = path.read_text()
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v and k != "objective"}) for row in rows]
+    names = (KEY, FORMER_KEY)  # the only column that is no number
+    return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v and k not in names}) for row in rows]

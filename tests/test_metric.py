@@ -1,4 +1,4 @@
-"""What recipes are compared by: direction, intervals, text, and which objectives a task can tell."""
+"""What recipes are compared by: direction, intervals, text, and which metrics a task can tell."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raybc.objective import OBJECTIVES, SUCCESS, normalized, resolve, score_of, summary
+from raybc.metric import METRICS, SUCCESS, normalized, resolve, score_of, summary
 from raybc.registry import get_task, parse_env_name
 from raybc.statistics import mean_interval, wilson_interval
 from raybc.types import UserError
@@ -25,7 +25,7 @@ class _Task:
     max_steps: int = 100
 
 
-def test_default_objectives() -> None:
+def test_default_metrics() -> None:
     assert resolve(None, _Task(has_success=True, reference_returns=(0, 1))).name == "success"
     assert resolve(None, _Task(reference_returns=(0, 1))).name == "normalized_score"
     assert resolve(None, _Task()).name == "return"
@@ -36,7 +36,7 @@ def test_default_objectives() -> None:
 @pytest.mark.parametrize(
     ("requested", "task", "message"),
     [
-        ("success", _Task(), r"objective: expected one of return, largest_reward, valid_error, since t tells no s"),
+        ("success", _Task(), r"metric: expected one of return, largest_reward, valid_error, since t tells no s"),
         ("normalized_score", _Task(), r"since t has no reference returns, got 'normalized_score'"),
         ("return", None, r"expected one of valid_error, since there is no environment, got 'return'; name the environ"),
         ("speed", _Task(), r"expected one of return, largest_reward, valid_error, got 'speed'"),
@@ -48,28 +48,28 @@ def test_what_a_task_cannot_tell_is_refused(requested: str, task: Any, message: 
 
 
 def test_directions_are_explicit() -> None:
-    assert {o.name: o.direction for o in OBJECTIVES.values()} == {
+    assert {o.name: o.direction for o in METRICS.values()} == {
         "success": "maximize", "return": "maximize", "normalized_score": "maximize", "largest_reward": "maximize",
         "valid_error": "minimize",
     }  # fmt: skip
-    error = OBJECTIVES["valid_error"]
+    error = METRICS["valid_error"]
     assert sorted([0.3, None, 0.1], key=error.cost) == [0.1, 0.3, None]
     assert sorted([0.3, None, 0.1], key=SUCCESS.cost) == [0.3, 0.1, None]
-    assert sorted([-5.0, math.nan, -40.0], key=OBJECTIVES["return"].cost)[0] == -5.0
+    assert sorted([-5.0, math.nan, -40.0], key=METRICS["return"].cost)[0] == -5.0
 
 
 def test_the_score_of_an_episode() -> None:
     episode = {"outcome": "timeout", "return": 30.0, "max_reward": 0.7}
     d4rl = resolve("normalized_score", _Task(reference_returns=(10.0, 50.0)))
     assert d4rl.of_episode(episode) == normalized(30.0, (10.0, 50.0)) == 50.0
-    assert OBJECTIVES["return"].of_episode(episode) == 30.0
-    assert OBJECTIVES["largest_reward"].of_episode(episode) == 0.7
+    assert METRICS["return"].of_episode(episode) == 30.0
+    assert METRICS["largest_reward"].of_episode(episode) == 0.7
     assert SUCCESS.of_episode(episode) == 0.0
-    assert OBJECTIVES["return"].of_entry([0, "failure", 9, 30.0, 0.7]) == 30.0
-    assert OBJECTIVES["largest_reward"].of_entry([0, "failure", 9, 30.0, 0.7]) == 0.7
-    assert math.isnan(OBJECTIVES["largest_reward"].of_entry([0, "failure", 9, 30.0]))  # not recorded
-    for objective in (SUCCESS, d4rl, OBJECTIVES["return"], OBJECTIVES["largest_reward"]):
-        assert math.isnan(objective.of_episode(episode | {"outcome": "error"}))
+    assert METRICS["return"].of_entry([0, "failure", 9, 30.0, 0.7]) == 30.0
+    assert METRICS["largest_reward"].of_entry([0, "failure", 9, 30.0, 0.7]) == 0.7
+    assert math.isnan(METRICS["largest_reward"].of_entry([0, "failure", 9, 30.0]))  # not recorded
+    for metric in (SUCCESS, d4rl, METRICS["return"], METRICS["largest_reward"]):
+        assert math.isnan(metric.of_episode(episode | {"outcome": "error"}))
 
 
 def test_bounds_of_an_episode() -> None:
@@ -87,11 +87,11 @@ def test_bounds_of_an_episode() -> None:
 def test_text() -> None:
     assert SUCCESS.show(0.96) == "96.0 %"
     assert SUCCESS.show_range((0.902, 0.984)) == "90.2-98.4 %"
-    assert OBJECTIVES["return"].show(-31.234) == "-31.23"
-    assert OBJECTIVES["return"].show(3210.46) == "3210.5"
-    assert OBJECTIVES["return"].show_range((-40.06, -31.2)) == "-40.06 to -31.20"
-    assert OBJECTIVES["largest_reward"].show_range((0.8, 0.91)) == "0.800-0.910"
-    assert OBJECTIVES["valid_error"].show(0.01234) == "0.0123"
+    assert METRICS["return"].show(-31.234) == "-31.23"
+    assert METRICS["return"].show(3210.46) == "3210.5"
+    assert METRICS["return"].show_range((-40.06, -31.2)) == "-40.06 to -31.20"
+    assert METRICS["largest_reward"].show_range((0.8, 0.91)) == "0.800-0.910"
+    assert METRICS["valid_error"].show(0.01234) == "0.0123"
     assert SUCCESS.show(None) == SUCCESS.show(math.nan) == SUCCESS.show_range(None) == "-"
 
 
@@ -106,7 +106,7 @@ def test_pooled_rows_are_the_episodes_together() -> None:
     rng = np.random.default_rng(0)
     groups = [list(rng.normal(3, 2, n)) for n in (7, 1, 12)]
     every = [v for group in groups for v in group]
-    score = score_of([_row([*groups[0], math.nan]), _row(groups[1]), _row(groups[2])], OBJECTIVES["return"])
+    score = score_of([_row([*groups[0], math.nan]), _row(groups[1]), _row(groups[2])], METRICS["return"])
     assert score.value == pytest.approx(fmean(every))
     assert score.interval == pytest.approx(mean_interval(fmean(every), stdev(every), len(every)))
     assert (score.episodes, score.errors) == (20, 1)
@@ -119,7 +119,7 @@ def test_the_interval_of_a_rate_is_wilsons_and_needs_no_new_column() -> None:
 
 
 def test_valid_error_is_pooled_over_policies() -> None:
-    score = score_of([_row([], score=v) for v in (0.2, 0.4)], OBJECTIVES["valid_error"])  # type: ignore[arg-type]
+    score = score_of([_row([], score=v) for v in (0.2, 0.4)], METRICS["valid_error"])  # type: ignore[arg-type]
     assert score.value == pytest.approx(0.3)
     assert score.interval is not None
     assert score.range_text.count("0.3") == 0
@@ -134,6 +134,6 @@ def test_mean_intervals_cover() -> None:
 
 
 def test_values_that_agree_have_no_interval() -> None:
-    assert score_of([_row([1.0, 1.0, 1.0])], OBJECTIVES["return"]).interval is None
+    assert score_of([_row([1.0, 1.0, 1.0])], METRICS["return"]).interval is None
     assert mean_interval(1.0, None, 1) is None
     assert mean_interval(0.99, 0.1, 10, (0.0, 1.0))[1] == 1.0  # type: ignore[index]

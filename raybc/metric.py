@@ -1,6 +1,6 @@
 """What recipes and checkpoints are compared by: success, or another measure where a task tells no success.
 
-An `Objective` says in which direction it is better, how one episode is scored, which interval belongs to its mean and
+A `Metric` says in which direction it is better, how one episode is scored, which interval belongs to its mean and
 how it is written. Search, training, rollouts, tables and pages take all of this from here, so none of them assumes that
 a score is a success rate. Neither Ray nor torch.
 """
@@ -16,13 +16,16 @@ from typing import Any, Literal, Protocol, get_args
 from raybc.statistics import bounds_with_errors, mean_interval, too_many_errors, wilson_interval
 from raybc.types import UserError
 
-ObjectiveName = Literal["success", "return", "normalized_score", "largest_reward", "valid_error"]
+MetricName = Literal["success", "return", "normalized_score", "largest_reward", "valid_error"]
+#: The key and column of a metric's name on disk, in sweep files and on the command line, and the one that it had before
+#: policies had an `objective`.
+KEY, FORMER_KEY = "metric", "objective"
 Direction = Literal["maximize", "minimize"]
 Interval = tuple[float, float]
 
 
 class Measured(Protocol):
-    """What an objective needs to know about a task; `raybc.envs.base.Task` is one."""
+    """What a metric needs to know about a task; `raybc.envs.base.Task` is one."""
 
     @property
     def name(self) -> str: ...
@@ -37,10 +40,10 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True)
-class Objective:
+class Metric:
     """A measure by which policies are compared."""
 
-    name: ObjectiveName
+    name: MetricName
     label: str
     """Text for headings, e.g. `success`."""
     meaning: str
@@ -152,42 +155,47 @@ class Objective:
         }  # fmt: skip
 
 
+def metric_name(row: Mapping[str, Any]) -> str:
+    """The name of the metric in a row or a configuration on disk; "" where releases compared by success alone."""
+    return str(row.get(KEY) or row.get(FORMER_KEY) or "")
+
+
 def normalized(episode_return: float, reference: tuple[float, float]) -> float:
     """D4RL's score, 100 (R - random) / (expert - random) (Fu et al. 2020, arXiv:2004.07219). reference: the returns of
     a random and of an expert policy."""
     return 100 * (episode_return - reference[0]) / (reference[1] - reference[0])
 
 
-#: Name -> objective, not yet bound to a task (see `resolve`).
-OBJECTIVES: dict[str, Objective] = {
+#: Name -> metric, not yet bound to a task (see `resolve`).
+METRICS: dict[str, Metric] = {
     o.name: o
     for o in (
-        Objective(
+        Metric(
             "success", "success", "the share of episodes that solve the task", unit="%", factor=100.0, digits=1,
             is_rate=True, bounds=(0.0, 1.0),
         ),
-        Objective("return", "return", "the mean return of an episode"),
-        Objective(
+        Metric("return", "return", "the mean return of an episode"),
+        Metric(
             "normalized_score", "D4RL score",
             "the mean return of an episode on D4RL's scale (0: a random policy, 100: an expert)", digits=1,
         ),
-        Objective("largest_reward", "largest reward", "the mean of the largest reward of each episode", digits=3),
-        Objective(
+        Metric("largest_reward", "largest reward", "the mean of the largest reward of each episode", digits=3),
+        Metric(
             "valid_error", "held-out error", "the error of actions on held-out episodes", direction="minimize",
             from_episodes=False,
         ),
     )
 }  # fmt: skip
-assert set(OBJECTIVES) == set(get_args(ObjectiveName))
-#: The objective of everything that earlier releases wrote.
-SUCCESS = OBJECTIVES["success"]
+assert set(METRICS) == set(get_args(MetricName))
+#: The metric of everything that earlier releases wrote.
+SUCCESS = METRICS["success"]
 
 
 def choices(task: Measured | None) -> dict[str, str]:
-    """Objective -> empty, or why the task cannot tell it. task: None where there is no environment."""
-    found = dict.fromkeys(OBJECTIVES, "")
+    """Metric -> empty, or why the task cannot tell it. task: None where there is no environment."""
+    found = dict.fromkeys(METRICS, "")
     if task is None:
-        return found | dict.fromkeys([n for n, o in OBJECTIVES.items() if o.from_episodes], "there is no environment")
+        return found | dict.fromkeys([n for n, o in METRICS.items() if o.from_episodes], "there is no environment")
     if not task.has_success:
         found["success"] = f"{task.name} tells no success"
     if task.reference_returns is None:
@@ -195,8 +203,8 @@ def choices(task: Measured | None) -> dict[str, str]:
     return found
 
 
-def resolve(requested: str | None, task: Measured | None, where: str = "objective") -> Objective:
-    """The objective of a run, bound to its task.
+def resolve(requested: str | None, task: Measured | None, where: str = "metric") -> Metric:
+    """The metric of a run, bound to its task.
 
     Args:
         requested: its name; None: success where the task tells it, else D4RL's score where there are reference returns,
@@ -204,10 +212,10 @@ def resolve(requested: str | None, task: Measured | None, where: str = "objectiv
         task: the task; None where there is no environment.
         where: the key or flag, for messages.
 
-    Raises `UserError` for an objective that the task cannot tell.
+    Raises `UserError` for a metric that the task cannot tell.
     """
     known = choices(task)
-    name = requested or default_objective(task)
+    name = requested or default_metric(task)
     if name not in known or known[name]:
         possible = ", ".join(name for name, why in known.items() if not why)
         why = f", since {known[name]}" if known.get(name) else ""
@@ -216,19 +224,17 @@ def resolve(requested: str | None, task: Measured | None, where: str = "objectiv
     return bind(name, task)
 
 
-def bind(name: str, task: Measured | None) -> Objective:
-    """The objective `name` with what it needs to know about the task. Unlike `resolve` it refuses nothing, for runs of
+def bind(name: str, task: Measured | None) -> Metric:
+    """The metric `name` with what it needs to know about the task. Unlike `resolve` it refuses nothing, for runs of
     earlier releases."""
-    objective = OBJECTIVES[name]
+    metric = METRICS[name]
     if task is None:
-        return replace(objective, has_success=False)
-    return replace(
-        objective, bounds=_bounds(name, task), reference=task.reference_returns, has_success=task.has_success
-    )
+        return replace(metric, has_success=False)
+    return replace(metric, bounds=_bounds(name, task), reference=task.reference_returns, has_success=task.has_success)
 
 
-def default_objective(task: Measured | None) -> str:
-    """The objective of a task where none was requested."""
+def default_metric(task: Measured | None) -> str:
+    """The metric of a task where none was requested."""
     if task is None:
         return "valid_error"
     if task.has_success:
@@ -239,7 +245,7 @@ def default_objective(task: Measured | None) -> str:
 def _bounds(name: str, task: Measured) -> tuple[float, float] | None:
     """Lowest and highest value that one episode can have; None where the range of rewards is unknown."""
     if name in ("success", "valid_error") or task.reward_range is None:
-        return OBJECTIVES[name].bounds
+        return METRICS[name].bounds
     low, high = task.reward_range
     if name == "largest_reward":
         return low, high
@@ -256,7 +262,7 @@ def _bounds(name: str, task: Measured) -> tuple[float, float] | None:
 class Score:
     """The score of a policy, or of several, over all their episodes. Errors are counted apart and in nothing."""
 
-    objective: Objective
+    metric: Metric
     value: float | None
     """The mean over valid episodes (of `valid_error`: over policies); None if nothing was measured."""
     interval: Interval | None
@@ -271,9 +277,9 @@ class Score:
     def bounds(self) -> Interval | None:
         """The lowest and the highest mean, if errors counted as the worst and as the best an episode can be; None where
         these are unknown. Without errors both are the mean."""
-        if self.objective.bounds is None or not self.objective.from_episodes:
+        if self.metric.bounds is None or not self.metric.from_episodes:
             return None if self.errors else (self.value, self.value) if self.value is not None else None
-        low, high = self.objective.bounds
+        low, high = self.metric.bounds
         return bounds_with_errors(self.value or 0.0, self.episodes, self.errors, low, high)
 
     @property
@@ -283,7 +289,7 @@ class Score:
         was measured."""
         if not self.errors or self.value is None or self.bounds is None:
             return self.value
-        return self.bounds[0] if self.objective.direction == "maximize" else self.bounds[1]
+        return self.bounds[0] if self.metric.direction == "maximize" else self.bounds[1]
 
     @property
     def too_many_errors(self) -> bool:
@@ -294,7 +300,7 @@ class Score:
     def order(self) -> tuple[bool, float]:
         """Smaller for a better score. Where the worst an episode can be is unknown, a score with too many errors is
         behind all others."""
-        return self.too_many_errors and self.objective.bounds is None, self.objective.cost(self.cautious)
+        return self.too_many_errors and self.metric.bounds is None, self.metric.cost(self.cautious)
 
     @property
     def errors_text(self) -> str:
@@ -309,18 +315,18 @@ class Score:
         """`30.0-100.0 % if errors count as failures or as successes`; "" without errors or bounds."""
         if not self.errors or self.bounds is None:
             return ""
-        low, high = ("failures", "successes") if self.objective.is_rate else ("the lowest", "the highest value")
-        return f"{self.objective.show_range(self.bounds)} if errors count as {low} or as {high}"
+        low, high = ("failures", "successes") if self.metric.is_rate else ("the lowest", "the highest value")
+        return f"{self.metric.show_range(self.bounds)} if errors count as {low} or as {high}"
 
     @property
     def text(self) -> str:
         """`96.0 %`."""
-        return self.objective.show(self.value)
+        return self.metric.show(self.value)
 
     @property
     def range_text(self) -> str:
         """`90.2-98.4 %`, or `-`."""
-        return self.objective.show_range(self.interval)
+        return self.metric.show_range(self.interval)
 
 
 def summary(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -329,8 +335,8 @@ def summary(values: Sequence[float]) -> tuple[float | None, float | None]:
     return (fmean(valid) if valid else None), (stdev(valid) if len(valid) > 1 else None)
 
 
-def score_of(rows: Sequence[Mapping[str, Any]], objective: Objective) -> Score:
-    """Pool rows (`raybc.rows.EpisodeCounts`) of one objective over their episodes.
+def score_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Score:
+    """Pool rows (`raybc.rows.EpisodeCounts`) of one metric over their episodes.
 
     Rows of earlier releases have no `score`; their success rate is computed from their counts.
     """
@@ -338,18 +344,18 @@ def score_of(rows: Sequence[Mapping[str, Any]], objective: Objective) -> Score:
         name: sum(int(row.get(name) or 0) for row in rows) for name in ("episodes", "successes", "errors")
     }
     counts["mean_steps_success"] = _mean_steps(rows)
-    if objective.is_rate:
+    if metric.is_rate:
         n = counts["episodes"]
         value = counts["successes"] / n if n else None
-        return Score(objective, value, wilson_interval(counts["successes"], n) if n else None, **counts)
+        return Score(metric, value, wilson_interval(counts["successes"], n) if n else None, **counts)
     known = [row for row in rows if row.get("score") is not None]
-    if not objective.from_episodes:
+    if not metric.from_episodes:
         values = [float(row["score"]) for row in known]
         spread = stdev(values) if len(values) > 1 else None
         value = fmean(values) if values else None
-        return Score(objective, value, mean_interval(value, spread, len(values)), **counts)
+        return Score(metric, value, mean_interval(value, spread, len(values)), **counts)
     value, spread, n = _pool(known)
-    return Score(objective, value, mean_interval(value, spread, n, objective.bounds), **counts)
+    return Score(metric, value, mean_interval(value, spread, n, metric.bounds), **counts)
 
 
 def _mean_steps(rows: Sequence[Mapping[str, Any]]) -> float | None:

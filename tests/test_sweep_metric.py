@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from raybc.config import RunConfig
 from raybc.dashboard.detail import detail
 from raybc.dashboard.view import RunView
 from raybc.export.card import evidence_for
 from raybc.files import write_json
-from raybc.objective import OBJECTIVES, Objective, resolve
+from raybc.metric import METRICS, Metric, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.report.html import write_report
 from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
@@ -24,7 +25,7 @@ from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.final import choose_clips, rule_of, write_winner
 from raybc.sweep.ledger import SweepState
 from raybc.sweep.load import saved_sweep, sweep_from_mapping
-from raybc.sweep.space import check_corners, objective_of, race_comparisons
+from raybc.sweep.space import check_corners, metric_of, race_comparisons
 from raybc.sweep.study import Proposer
 from raybc.sweep.trial import rivals_of
 from raybc.sweep.tune import Pruner
@@ -52,22 +53,22 @@ def episodes(mean: float, count: int = 6) -> list[EpisodeRow]:
     ]
 
 
-def row(trial: int, mean: float, objective: Objective, phase: str = "search") -> dict[str, Any]:
+def row(trial: int, mean: float, metric: Metric, phase: str = "search") -> dict[str, Any]:
     where = {"run_id": f"{trial:016d}", "trial": trial, "seed": 0, "phase": phase, "evaluation": 1, "step": 100}
-    return where | setting_fields(SETTING) | summarise(episodes(mean), objective)
+    return where | setting_fields(SETTING) | summarise(episodes(mean), metric)
 
 
-def swept(objective: Objective) -> SweepState:
-    state = SweepState(objective=objective)
+def swept(metric: Metric) -> SweepState:
+    state = SweepState(metric=metric)
     for number, mean in enumerate(RETURNS):
-        found = row(number, mean, objective)
+        found = row(number, mean, metric)
         state.apply({"event": "start", "trial": number, "params": {"lr": 1e-3 * (1 + number)}, "origin": "point"})
         state.apply(
             {"event": "evaluation", "trial": number, "status": "completed", "evaluation": 1, "step": 100,
              "score": found["score"], "rows": [found],
              "timing": {"train": [0.0, 1.0], "rollout": [1.0, 2.0], "train_seconds": 1.0}}  # type: ignore[typeddict-item]
         )  # fmt: skip
-        final = row(number, mean - 1, objective, "final")
+        final = row(number, mean - 1, metric, "final")
         state.apply({"event": "final", "trial": number, "rows": [final]})  # type: ignore[typeddict-item,list-item]
     return state
 
@@ -75,9 +76,9 @@ def swept(objective: Objective) -> SweepState:
 @pytest.fixture
 def folder(tmp_path: Path) -> SweepFolder:
     """The folder of a finished sweep over returns."""
-    objective = OBJECTIVES["return"]
-    state, place = swept(dataclasses.replace(objective, has_success=False)), SweepFolder(tmp_path / "run")
-    plain = config(objective="return")
+    metric = METRICS["return"]
+    state, place = swept(dataclasses.replace(metric, has_success=False)), SweepFolder(tmp_path / "run")
+    plain = config(metric="return")
     bundle = dataclasses.replace(pointmass_bundle(), step=100)
     bundle.save(place.checkpoint(2, 0, 100))
     write_json(place.config, plain.to_dict())
@@ -98,31 +99,44 @@ def folder(tmp_path: Path) -> SweepFolder:
 
 
 def test_the_task_decides() -> None:
-    assert objective_of(config()).name == "normalized_score"
-    assert objective_of(config(objective="return")).name == "return"
-    with pytest.raises(
-        UserError, match=r"objective: expected one of return, .*halfcheetah.* tells no success, got 'su"
-    ):
-        objective_of(config(objective="success"))
-    with pytest.raises(UserError, match=r"objective: expected one of .*, got 'reward'"):
-        config(objective="reward")
-    with pytest.raises(UserError, match="objective: expected a measure of rollouts"):
-        objective_of(config(objective="valid_error"))
-    with pytest.raises(UserError, match=r"train.metric: expected `objective: return` at the top level"):
-        config(train={"env_name": "halfcheetah-medium-v2", "objective": "return"})
+    assert metric_of(config()).name == "normalized_score"
+    assert metric_of(config(metric="return")).name == "return"
+    with pytest.raises(UserError, match=r"metric: expected one of return, .*halfcheetah.* tells no success, got 'su"):
+        metric_of(config(metric="success"))
+    with pytest.raises(UserError, match=r"metric: expected one of .*, got 'reward'"):
+        config(metric="reward")
+    with pytest.raises(UserError, match="metric: expected a measure of rollouts"):
+        metric_of(config(metric="valid_error"))
+    with pytest.raises(UserError, match=r"train.metric: expected `metric: return` at the top level"):
+        config(train={"env_name": "halfcheetah-medium-v2", "metric": "return"})
     assert check_corners(config()) == 2
 
 
-def test_a_saved_sweep_without_an_objective_compared_success() -> None:
+def test_a_saved_sweep_without_a_metric_compared_success() -> None:
     plain = config().to_dict()
-    del plain["objective"]
-    assert saved_sweep(plain, "config.json").objective == "success"
-    assert saved_sweep(plain | {"objective": "return"}, "config.json").objective == "return"
+    del plain["metric"]
+    assert saved_sweep(plain, "config.json").metric == "success"
+    assert saved_sweep(plain | {"metric": "return"}, "config.json").metric == "return"
+    assert saved_sweep(plain | {"objective": "return"}, "config.json").metric == "return"
+
+
+def test_the_former_name_of_the_metric_is_read_and_two_names_are_refused() -> None:
+    plain = config().to_dict()
+    del plain["metric"]
+    assert sweep_from_mapping(plain | {"objective": "return"}, "my.yaml").metric == "return"
+    assert sweep_from_mapping(dict(plain), "my.yaml", ["objective=return"]).metric == "return"
+    assert sweep_from_mapping(plain | {"objective": "success"}, "my.yaml", ["metric=return"]).metric == "return"
+    with pytest.raises(UserError, match=r"^my\.yaml: metric: stands twice: objective is an earlier name of it"):
+        sweep_from_mapping(plain | {"objective": "return", "metric": "return"}, "my.yaml")
+    with pytest.raises(UserError, match=r"^my\.yaml: metric: expected one of success, .*, got 'flow'"):
+        sweep_from_mapping(plain | {"objective": "flow"}, "my.yaml")
+    with pytest.raises(UserError, match=r"train\.metric: stands twice: objective is an earlier name of it"):
+        RunConfig.from_plain({"objective": "return", "metric": "return"}, "train")
 
 
 def test_the_best_recipe_wins() -> None:
-    assert [t.number for t in swept(OBJECTIVES["return"]).ranking()] == [2, 1, 0]
-    worst = dataclasses.replace(OBJECTIVES["return"], direction="minimize")
+    assert [t.number for t in swept(METRICS["return"]).ranking()] == [2, 1, 0]
+    worst = dataclasses.replace(METRICS["return"], direction="minimize")
     assert [t.number for t in swept(worst).ranking()] == [0, 1, 2]
     assert rule_of(dataclasses.replace(worst, has_success=False)).startswith("lowest return on the search starts")
 
@@ -130,8 +144,8 @@ def test_the_best_recipe_wins() -> None:
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_pruning_follows_the_direction(scheduler: Any, direction: Any) -> None:
-    objective = dataclasses.replace(OBJECTIVES["return"], direction=direction)
-    pruner = Pruner(PruneConfig(scheduler, min_trials=2), 4, SweepState(objective=objective))
+    metric = dataclasses.replace(METRICS["return"], direction=direction)
+    pruner = Pruner(PruneConfig(scheduler, min_trials=2), 4, SweepState(metric=metric))
     sign = 1 if direction == "maximize" else -1
     for number, score in enumerate((-30.0, -20.0, -25.0)):
         pruner.decide(number, 1, sign * score)
@@ -140,8 +154,8 @@ def test_pruning_follows_the_direction(scheduler: Any, direction: Any) -> None:
 
 
 def test_optuna_knows_direction_and_name(tmp_path: Path) -> None:
-    objective = OBJECTIVES["valid_error"]
-    study = Proposer(config(), SweepFolder(tmp_path), SweepState(objective=objective))._study
+    metric = METRICS["valid_error"]
+    study = Proposer(config(), SweepFolder(tmp_path), SweepState(metric=metric))._study
     assert study.direction.name == "MINIMIZE"
     assert study.metric_names == ["held-out error"]
 
@@ -150,7 +164,7 @@ def test_races_need_the_range_of_a_score() -> None:
     task = get_task(parse_env_name("halfcheetah-medium-v2").task)
     unknown = resolve(None, task)
     assert race_comparisons(config(), unknown) == 0
-    assert rivals_of(swept(OBJECTIVES["return"]), 9, 1, OBJECTIVES["return"]) == {}
+    assert rivals_of(swept(METRICS["return"]), 9, 1, METRICS["return"]) == {}
     known = resolve("return", dataclasses.replace(task, reward_range=(-1.0, 1.0), max_steps=100))
     assert race_comparisons(config(), known) > 0
     rivals = rivals_of(swept(known), 9, 1, known)
@@ -158,7 +172,7 @@ def test_races_need_the_range_of_a_score() -> None:
 
 
 def test_videos_show_the_best_and_the_worst(folder: SweepFolder) -> None:
-    state = swept(dataclasses.replace(OBJECTIVES["return"], has_success=False))
+    state = swept(dataclasses.replace(METRICS["return"], has_success=False))
     clips = choose_clips(config(final={"videos": 4}), state)
     assert {clip.row["trial"] for clip in clips} == {2}
     assert [-clip.cost for clip in clips] == [-31.0, -31.0, -33.0, -33.0]
@@ -187,8 +201,8 @@ def test_the_dashboard(folder: SweepFolder) -> None:
     view = RunView(folder.path)
     view.refresh()
     news = view.since(-1, -1)
-    assert news["run"]["objective"]["label"] == "return"
-    assert news["run"]["objective"]["has_success"] is False
+    assert news["run"]["metric"]["label"] == "return"
+    assert news["run"]["metric"]["has_success"] is False
     assert news["run"]["leader"] == 2
     trial = next(t for t in news["trials"] if t["n"] == 2)
     assert trial["final"]["rate"] == -32.0
@@ -203,19 +217,20 @@ def test_the_model_card(folder: SweepFolder, tmp_path: Path) -> None:
     bundle = dataclasses.replace(pointmass_bundle(), step=100)
     nowhere = EvaluationFolder(tmp_path / "nothing")
     own = evidence_for(folder.path, folder.winner, bundle, SETTING, nowhere)
-    assert (own.rate, own.objective.name, own.episodes) == (-32.0, "return", 6)
+    assert (own.rate, own.metric.name, own.episodes) == (-32.0, "return", 6)
     assert "| 10 | -32.00 | -32.94 to -31.06 | 6 | 0 |" in own.text
 
 
+@pytest.mark.parametrize("key", ["metric", "objective"])
 @pytest.mark.parametrize(("count", "quoted"), [(3, -32.0), (50, -20.0)])
 def test_a_smaller_rollout_does_not_replace_the_numbers_of_a_sweep(
-    folder: SweepFolder, tmp_path: Path, count: int, quoted: float
+    folder: SweepFolder, tmp_path: Path, count: int, quoted: float, key: str
 ) -> None:
     bundle = dataclasses.replace(pointmass_bundle(), step=100)
     again = EvaluationFolder(tmp_path / "again")
     measured = {
         "episodes": count, "success_rate": None, "successes": None, "wilson_low": None, "wilson_high": None,
-        "mean_return": -20.0, "normalized_score": None, "failure_counts": {"exception": 0}, "objective": "return",
+        "mean_return": -20.0, "normalized_score": None, "failure_counts": {"exception": 0}, key: "return",
         "score": -20.0, **setting_fields(SETTING),
     }  # fmt: skip
     write_json(
