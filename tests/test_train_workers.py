@@ -19,10 +19,21 @@ from raybc.train.ranks import Parallel, Ranks
 from raybc.types import UserError
 from tests.helpers import leave_group, read_table, run_train, tiny_config, tiny_trainer
 
+_UNET = {
+    "policy": "flow_unet", "unet_channels": "8,8", "unet_groups": 2, "unet_time_size": 8, "lr": 1e-4,
+    "horizon_length": 4,
+}  # fmt: skip
 CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
     "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "monitor_interval": 5}),
     "ddp, unequal shares": ("ddp", 3, [3, 5], {"ema_decay": 0.9}),
     "fsdp": ("fsdp", 2, [3], {"grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9}),
+    "ddp, U-Net, MIP": ("ddp", 2, [3, 5], _UNET | {"objective": "mip"}),
+    "fsdp, U-Net, diffusion": (
+        "fsdp",
+        2,
+        [3],
+        _UNET | {"objective": "diffusion", "ema_decay": 0.99, "ema_power": 0.75},
+    ),
     "fsdp, parts frozen": ("fsdp", 2, [3], {"freeze": "velocity_field.layers.0", "hidden_width": 15}),
 }
 
