@@ -48,7 +48,9 @@ def test_every_network_is_here() -> None:
 
 @every
 def test_it_learns_also_in_bf16(policy: str, objective: str) -> None:
-    full, half = (losses(trainer(policy, objective, precision=p, log_interval=10, lr=1e-2), 50) for p in ("fp32", "bf16"))
+    full, half = (
+        losses(trainer(policy, objective, precision=p, log_interval=10, lr=1e-2), 50) for p in ("fp32", "bf16")
+    )
     assert min(full[1:]) < full[0]
     assert full != half
     np.testing.assert_allclose(full, half, rtol=0.1)
