@@ -26,6 +26,7 @@ def implied_environment(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 _BY_THE_PLAN = ("sampling_plan_path", "the plan says which episodes are used")
+_WINDOWS_OF_THE_PLAN = ("sampling_plan_path", "the plan says which windows are drawn")
 _SCALED = ({"plan_aware_lr_scale": True},)
 _OF_STATISTICS = ("norm_stats_from", "name a file or a run there")
 _OF_A_PLAN = ("sampling_plan_path", "name a plan there")
@@ -44,6 +45,9 @@ class DataOptions:
     """Folder with OGBench datasets; env_name names one of them."""
     obs_steps: int = option(1, at_least=1)
     """T, the number of observations the policy sees: the current one and those before it."""
+    pad_before: int = option(-1, at_least=-1, excluded_by=_WINDOWS_OF_THE_PLAN)
+    """How often a window may repeat the first observation of its episode, at most obs_steps - 1 (-1: as often as
+    needed, so the first step begins a window)."""
     normalization: Normalization = "mean_std"
     """Statistics for observations and actions, fitted on the training split."""
     normalization_keys: str = ""

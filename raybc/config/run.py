@@ -192,6 +192,16 @@ class RunConfig(
                 f"{place}execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
                 f"got {self.execute_steps}{hint}"
             )
+        if self.pad_before >= self.obs_steps:
+            raise UserError(
+                f"{place}pad_before: expected at most obs_steps - 1 = {self.obs_steps - 1}, got {self.pad_before}"
+            )
+        if self.pad_after >= self.chunk_length:
+            hint = "" if self.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
+            raise UserError(
+                f"{place}pad_after: expected less than the {self.chunk_length} step(s) of a chunk, "
+                f"got {self.pad_after}{hint}"
+            )
         self.policy.validate(self, where)
         self.encoder.validate(self, where)
 

@@ -16,6 +16,16 @@ class ChunkOptions:
     """H, the steps of an action chunk (used with action_chunking)."""
     action_chunking: bool = False
     """Predict chunks of horizon_length steps; otherwise single actions."""
+    pad_after: int = option(
+        -1,
+        at_least=-1,
+        excluded_by=("sampling_plan_path", "the plan says which windows are drawn"),
+        only_with=({"action_chunking": True},),
+    )
+    """Steps that the chunk of a window may reach beyond the end of its episode, where it repeats the last action; below
+    horizon_length (-1: as many as needed, so every step begins a window)."""
+    pad_loss: Literal["mask", "repeat"] = option("mask", only_with=({"action_chunking": True},))
+    """Steps of a chunk beyond the end of its episode: left out of the loss, or the last action is their target."""
 
     @property
     def chunk_length(self) -> int:

@@ -14,7 +14,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raybc.config import RunConfig
 from raybc.types import Batch, Observation
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How far windows may reach beyond their episode, and whether padded steps of a chunk are trained on."""
+
+    before: int = -1
+    """Times that the first observation may be repeated; -1: as often as needed."""
+    after: int = -1
+    """Steps of a chunk beyond the end of the episode; -1: as many as needed."""
+    in_loss: bool = False
+    """Whether the repeated last action is a target."""
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Padding:
+        """The padding of a run."""
+        return cls(config.pad_before, config.pad_after, config.pad_loss == "repeat")
+
+    def range_of(self, lengths_E: np.ndarray, horizon: int, obs_steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first step of each episode that begins a window, and the exclusive end of these steps, int64 (E,).
+
+        lengths_E: steps of each episode. Where the two are equal, the episode has no window.
+        """
+        first = 0 if self.before < 0 else max(0, obs_steps - 1 - self.before)
+        last_E = lengths_E if self.after < 0 else np.minimum(lengths_E, lengths_E - horizon + self.after + 1)
+        return np.full_like(lengths_E, first), np.maximum(last_E, first)
+
+    def counts(self, lengths_E: np.ndarray, horizon: int, obs_steps: int) -> np.ndarray:
+        """Windows of episodes of these lengths, int64 (E,)."""
+        first_E, end_E = self.range_of(lengths_E, horizon, obs_steps)
+        counts_E: np.ndarray = end_E - first_E
+        return counts_E
+
+
+#: A window begins at every step, and only recorded actions are targets.
+EVERY_STEP = Padding()
 
 
 @dataclass(frozen=True)
@@ -38,6 +75,8 @@ class Windows:
     images: Mapping[str, Tensor] = field(default_factory=dict)
     """Name -> uint8 (N, height, width, channels), on the same device or, if they do not fit, in main memory (possibly
     mapped from a file)."""
+    padding: Padding = EVERY_STEP
+    """Which steps of an episode begin a window."""
 
     @classmethod
     def build(
@@ -50,8 +89,9 @@ class Windows:
         device: torch.device,
         obs_steps: int = 1,
         images: Mapping[str, np.ndarray] | None = None,
+        padding: Padding = EVERY_STEP,
     ) -> Windows:
-        """Windows that begin at every transition of `episodes`; a chunk beyond the end of its episode is padded.
+        """The windows of `episodes`; a chunk beyond the end of its episode is padded.
 
         obs_NO, actions_NA: normalised, float32. images: name -> uint8 (N, height, width, channels).
         """
@@ -63,22 +103,23 @@ class Windows:
             torch.from_numpy(np.ascontiguousarray(actions_NA)).to(device),
             torch.from_numpy(np.repeat(begins, lengths)).to(device),
             torch.from_numpy(ends_N).to(device),
-            torch.from_numpy(_starts(episodes, episode_ends)).to(device),
+            torch.from_numpy(_starts(episodes, episode_ends, padding, horizon, obs_steps)).to(device),
             horizon,
             obs_steps,
             to_device_if_it_fits(images or {}, device),
+            padding,
         )
 
     def of_episodes(self, episodes: np.ndarray, episode_ends: np.ndarray, most: int) -> Windows:
         """The windows of other episodes of the same arrays, or `most` of them, evenly spaced, if there are more."""
-        starts = _starts(episodes, episode_ends)
+        starts = _starts(episodes, episode_ends, self.padding, self.horizon, self.obs_steps)
         if len(starts) > most:
             starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
         return dataclasses.replace(self, starts=torch.from_numpy(starts).to(self.starts.device))
 
     def gather(self, indices_MB: Tensor) -> Batch:
-        """The windows that begin at `starts[indices_MB]`. Padding repeats the last action of the episode; observations
-        before the first one repeat it, as in a rollout."""
+        """The windows that begin at `starts[indices_MB]`. Padding repeats the last action of the episode, and counts as
+        recorded with `Padding.in_loss`; observations before the first one repeat it, as in a rollout."""
         first_MB = self.starts[indices_MB]
         steps_MBH = first_MB[..., None] + torch.arange(self.horizon, device=first_MB.device)
         last_MB1 = (self.ends_N[first_MB] - 1)[..., None]
@@ -88,7 +129,7 @@ class Windows:
         return Batch(
             obs=Observation(self.obs_NO[seen_MBT], images),
             actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
-            is_pad_MBH=steps_MBH > last_MB1,
+            is_pad_MBH=torch.zeros_like(steps_MBH, dtype=torch.bool) if self.padding.in_loss else steps_MBH > last_MB1,
         )
 
 
@@ -102,7 +143,10 @@ def to_device_if_it_fits(images: Mapping[str, np.ndarray], device: torch.device)
     return tensors
 
 
-def _starts(episodes: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:
-    """Indices of every transition of `episodes`, int64."""
+def _starts(
+    episodes: np.ndarray, episode_ends: np.ndarray, padding: Padding, horizon: int, obs_steps: int
+) -> np.ndarray:
+    """Indices of the transitions of `episodes` that begin a window, int64."""
     begins = np.concatenate([[0], episode_ends[:-1]])
-    return np.concatenate([np.arange(begins[e], episode_ends[e]) for e in episodes])
+    first_E, end_E = padding.range_of(episode_ends - begins, horizon, obs_steps)
+    return np.concatenate([np.arange(begins[e] + first_E[e], begins[e] + end_E[e]) for e in episodes])

@@ -26,7 +26,7 @@ from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
-from raybc.train.data import TrainingData, held_out_episodes, resolved, with_held_out
+from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.member import saved_threads
 from raybc.train.ranks import Parallel, WorkerConfig
@@ -227,7 +227,7 @@ def _go(
 ) -> None:
     """Find the run folder and train."""
     args = request.args
-    cli.print_notes(data.store.remarks())
+    cli.print_notes((*data.store.remarks(), *window_notes(members[0], data.store)))
     place = find_place(args, members, data.fingerprint)
     free_space_for(place.out, 200)
     inputs = inputs_of(members[0], args, dataset)

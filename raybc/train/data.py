@@ -20,11 +20,20 @@ from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
+from raybc.data.splits import listed
 from raybc.data.windows import Windows
 from raybc.run_folder import TrainingFolder
 from raybc.train.initial import sha256_of_start
 from raybc.train.plans import plan_of
-from raybc.train.rotation import DatasetView, ShardRotation, fitted, held_out_windows, rotation_of, rows_of
+from raybc.train.rotation import (
+    DatasetView,
+    ShardRotation,
+    fitted,
+    held_out_windows,
+    rotation_of,
+    rows_of,
+    window_counts,
+)
 from raybc.types import UserError
 
 #: Maximum number of windows for the validation loss, evenly spaced.
@@ -90,8 +99,8 @@ def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
         config = dataclasses.replace(config, init_from_sha256=sha256_of_start(config))
     if config.epochs_per_round == 0:
         return config
-    lengths = (store.episode_ends - store.episode_starts)[train_episodes(config, store)]
-    windows = int(lengths.sum()) if plan is None else len(plan.anchors_P)
+    counts = window_counts(config, store, train_episodes(config, store))
+    windows = int(counts.sum()) if plan is None else len(plan.anchors_P)
     epoch = math.ceil(windows / config.batch_size)
     return dataclasses.replace(config, training_steps=config.num_rounds * config.epochs_per_round * epoch)
 
@@ -161,6 +170,10 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
     episodes = train_episodes(config, store)
     rows = rows_of(store, episodes)
     _, held_out = _splits(config, store)
+    if not config.sampling_plan_path:
+        without_windows(config, store, episodes)
+        if len(held_out):
+            without_windows(config, store, held_out, "held-out")
     plan = None
     if config.dataset_replace_interval:
         obs_normalizer, action_normalizer = _normalizers(config, store, obs_sizes, kinds, rows, scale_floor)
@@ -191,6 +204,52 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
         {key: image_size(store.obs[key].shape[1:]) for key in images},
         plan,
     )
+
+
+def without_windows(
+    config: RunConfig, store: EpisodeStore, episodes: np.ndarray, which: str = "training"
+) -> np.ndarray:
+    """Those of `episodes` that are too short for a window with the padding of the run, int64.
+
+    which: what they are called. Raises `UserError` if all are.
+    """
+    none = episodes[window_counts(config, store, episodes) == 0]
+    if len(none) < len(episodes):
+        return none
+    lengths = (store.episode_ends - store.episode_starts)[episodes]
+    longest = int(np.argmax(lengths))
+    what = "pad_after" if config.pad_after >= 0 else "pad_before"
+    raise UserError(
+        f"{what}: expected {which} episodes of {store.source} with a window, got none: the longest of {len(none)} "
+        f"(episode {episodes[longest]}) has {lengths[longest]} steps, and with {_padding(config)} a window needs "
+        f"{_needed_steps(config)}; use larger values, or -1"
+    )
+
+
+def window_notes(config: RunConfig, store: EpisodeStore) -> tuple[str, ...]:
+    """What to know about the training episodes that padding leaves without a window; () where there are none."""
+    if config.sampling_plan_path:
+        return ()
+    none = without_windows(config, store, train_episodes(config, store))
+    if not len(none):
+        return ()
+    return (
+        f"{len(none)} of the training episodes ({listed(none)}) have no window and are not trained on: with "
+        f"{_padding(config)} a window needs {_needed_steps(config)} steps",
+    )
+
+
+def _padding(config: RunConfig) -> str:
+    return (
+        f"horizon_length={config.chunk_length}, pad_after={config.pad_after}, obs_steps={config.obs_steps}, "
+        f"pad_before={config.pad_before}"
+    )
+
+
+def _needed_steps(config: RunConfig) -> int:
+    """Steps of the shortest episode that has a window."""
+    first = config.obs_steps - 1 - config.pad_before if config.pad_before >= 0 else 0
+    return first + (config.chunk_length - config.pad_after if config.pad_after >= 0 else 1)
 
 
 def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:

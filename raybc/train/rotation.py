@@ -19,7 +19,7 @@ import torch
 from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
-from raybc.data.windows import Windows
+from raybc.data.windows import Padding, Windows
 
 #: Rows that are read at a time to fit statistics.
 ROWS_PER_BLOCK = 65_536
@@ -108,6 +108,7 @@ class DatasetView:
             device,
             config.obs_steps,
             {name: store.obs[name][rows] for name in self.images},
+            Padding.of(config),
         )
 
 
@@ -117,10 +118,11 @@ def rotation_of(view: DatasetView, config: RunConfig, episodes: np.ndarray, devi
     builds, counts, first_rows = [], [], []
     for first, end in zip((0, *store.files[:-1]), store.files, strict=True):
         mine = episodes[(episodes >= first) & (episodes < end)]
-        if len(mine):
+        windows = int(window_counts(config, store, mine).sum())
+        if windows:
             builds.append(functools.partial(_file_windows, view, config, device, first, end, mine))
             first_rows.append(int(store.episode_starts[first]))
-            counts.append(int((store.episode_ends - store.episode_starts)[mine].sum()))
+            counts.append(windows)
     return ShardRotation(builds, counts, first_rows, config.dataset_replace_interval)
 
 
@@ -167,6 +169,12 @@ def fitted(
     summary = summary_of(blocks)
     found = Normalizer.from_summary(summary, kinds)
     return found.with_floor(summary.min, summary.max, kinds, sizes) if sizes else found
+
+
+def window_counts(config: RunConfig, store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
+    """Windows of each of `episodes`, int64."""
+    lengths = (store.episode_ends - store.episode_starts)[episodes]
+    return Padding.of(config).counts(lengths, config.chunk_length, config.obs_steps)
 
 
 def rows_of(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
