@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raybc.policies.fields.unet1d import TIME_SCALE, UNetField
+from raybc.policies.fields.time import TIME_SCALE
+from raybc.policies.fields.unet1d import UNetField
 
 
 class PlainBlock(nn.Sequential):

@@ -70,6 +70,12 @@ def test_one_file_acts_alone(folder: Path, tmp_path: Path, capsys: pytest.Captur
 
 def bundles() -> dict[str, PolicyBundle]:
     unet = {"policy": "flow_unet", "unet_channels": "8,16", "unet_groups": 4, "unet_time_size": 8}
+    transformer = {
+        "policy": "flow_transformer",
+        "transformer_layers": 2,
+        "transformer_heads": 2,
+        "transformer_width": 16,
+    }
     history = {"obs_steps": 3, "use_fourier_features": True, "normalization": "min_max"}
     return {
         "history": tiny_trainer(data=pointmass_data(), **history).bundle(0),
@@ -78,10 +84,11 @@ def bundles() -> dict[str, PolicyBundle]:
         "images": image_trainer(obs_steps=2).bundle(0),
         "regression": tiny_trainer(data=pointmass_data(), policy="regression").bundle(0),
         "U-Net": tiny_trainer(data=pointmass_data(), **unet).bundle(0),
+        "transformer": tiny_trainer(data=pointmass_data(), obs_steps=2, flow_steps=2, **transformer).bundle(0),
     }
 
 
-@pytest.mark.parametrize("kind", ["history", "single actions", "deep", "images", "regression", "U-Net"])
+@pytest.mark.parametrize("kind", ["history", "single actions", "deep", "images", "regression", "U-Net", "transformer"])
 def test_every_kind_of_policy(kind: str, tmp_path: Path) -> None:
     bundle = bundles()[kind]
     bundle.save(tmp_path / "bundle")

@@ -28,6 +28,13 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
             for objective in ("mip", "regression", "diffusion")
         ),
     ],
+    "flow_transformer": [
+        {"transformer_layers": 2, "transformer_heads": 2, "transformer_width": 16},
+        *(
+            {"transformer_size": "tiny", "transformer_layers": 1, "transformer_width": 12, "objective": objective}
+            for objective in ("mip", "regression", "diffusion")
+        ),
+    ],
     "regression": [{"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")],
 }
 ENCODERS: dict[str, list[dict[str, Any]]] = {"impala_small": [{}], "impala": [{}], "impala_large": [{}]}

@@ -39,14 +39,19 @@ def test_matrices_are_weights_of_layers() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("options", [{}, UNET, {"policy": "regression"}], ids=lambda o: o.get("policy", "flow"))
+TRANSFORMER = {"policy": "flow_transformer", "transformer_size": "tiny", "transformer_layers": 1}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, UNET, {"policy": "regression"}, TRANSFORMER], ids=lambda o: o.get("policy", "flow")
+)
 def test_matrices_of_the_networks(options: dict[str, Any]) -> None:
     trainer = tiny_trainer([0, 1], **options)
     found = matrices_of(trainer.learner.module)
     rest = trainer.learner.parameters().keys() - found
     assert all("weights" in name or name.endswith("film_time_MES") for name in found)
     assert rest
-    assert all(".bias" in name or ".gain" in name for name in rest)
+    assert all(any(word in name for word in (".bias", ".gain", ".position")) for name in rest)
 
 
 def named(module: PackedModule) -> dict[str, nn.Parameter]:

@@ -350,8 +350,15 @@ def test_validation_loss() -> None:
 # Precision and compilation
 
 
-def test_bf16_learns_nearly_the_same() -> None:
-    half, full = (tiny_trainer([0], pointmass_data(), precision=p, lr=3e-3) for p in ("bf16", "fp32"))
+TRANSFORMER: dict[str, Any] = {
+    "policy": "flow_transformer", "transformer_layers": 1, "transformer_heads": 2, "transformer_width": 16,
+}  # fmt: skip
+NETWORKS = pytest.mark.parametrize("network", [{}, TRANSFORMER], ids=["mlp", "transformer"])
+
+
+@NETWORKS
+def test_bf16_learns_nearly_the_same(network: dict[str, Any]) -> None:
+    half, full = (tiny_trainer([0], pointmass_data(), precision=p, lr=3e-3, **network) for p in ("bf16", "fp32"))
     losses: list[list[float]] = [[], []]
     for trainer, seen in zip((half, full), losses, strict=True):
         trainer.advance(60, lambda progress, seen=seen: seen.append(progress.losses[0]))
@@ -361,8 +368,9 @@ def test_bf16_learns_nearly_the_same() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_step_is_the_same_step() -> None:
-    eager, compiled = tiny_trainer([0, 1]), tiny_trainer([0, 1], compile="default")
+@NETWORKS
+def test_a_compiled_step_is_the_same_step(network: dict[str, Any]) -> None:
+    eager, compiled = tiny_trainer([0, 1], **network), tiny_trainer([0, 1], compile="default", **network)
     for trainer in (eager, compiled):
         trainer.advance(30)
     assert_close(dict(eager.policy.state_dict()), dict(compiled.policy.state_dict()), 1e-4)

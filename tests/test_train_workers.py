@@ -19,9 +19,14 @@ from raybc.train.ranks import Parallel, Ranks
 from raybc.types import UserError
 from tests.helpers import leave_group, read_table, run_train, tiny_config, tiny_trainer
 
+TRANSFORMER: dict[str, Any] = {
+    "policy": "flow_transformer", "transformer_layers": 1, "transformer_heads": 2, "transformer_width": 16,
+}  # fmt: skip
 CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
     "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "monitor_interval": 5}),
     "ddp, unequal shares": ("ddp", 3, [3, 5], {"ema_decay": 0.9}),
+    "ddp, transformer": ("ddp", 2, [3, 5], TRANSFORMER),
+    "fsdp, transformer": ("fsdp", 2, [3], TRANSFORMER),
     "fsdp": ("fsdp", 2, [3], {
         "grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9, "ema_power": 0.75, "weight_decay": 0.3,
         "weight_decay_on": "matrices",
@@ -47,7 +52,10 @@ def trained_together(rank: int, world: int, port: int, out: str, case: str) -> N
     leave_group()
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("ddp, transformer", "fsdp, transformer")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES])
 def test_processes_with_parts_of_a_batch_are_one_with_the_whole(case: str, tmp_path: Path, free_port: int) -> None:
     """After 200 steps with a stop and a new start in between, to 1e-5 (gradients are summed in another order); the
     ranks are equal to the bit."""

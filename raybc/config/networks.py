@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from raybc.config.component import Component
 from raybc.config.options import flag_path, option
@@ -65,4 +65,41 @@ class UNetOptions(Component):
             raise UserError(
                 f"{place}horizon_length: expected a multiple of {divisor} with the {len(self.channels)} levels of "
                 f"unet_channels, got {run.chunk_length}{hint}"
+            )
+
+
+#: `transformer_size` -> layers, heads, width.
+TRANSFORMER_SIZES = {"tiny": (4, 4, 128), "small": (8, 4, 256), "base": (12, 12, 768)}
+
+
+@dataclass(frozen=True)
+class TransformerOptions(Component):
+    """A diffusion transformer (DiT)."""
+
+    transformer_size: Literal["tiny", "small", "base"] = option(
+        "small", only_with=({"transformer_layers": 0}, {"transformer_heads": 0}, {"transformer_width": 0})
+    )
+    """Layers, heads and width: tiny 4, 4, 128; small 8, 4, 256 (Diffusion Policy's); base 12, 12, 768 (DiT-B's)."""
+    transformer_layers: int = option(0, at_least=0)
+    """Layers; 0: by transformer_size."""
+    transformer_heads: int = option(0, at_least=0)
+    """Heads of attention, a divisor of the width; 0: by transformer_size."""
+    transformer_width: int = option(0, at_least=0)
+    """Width of a token; 0: by transformer_size."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Layers, heads, width."""
+        layers, heads, width = TRANSFORMER_SIZES[self.transformer_size]
+        return self.transformer_layers or layers, self.transformer_heads or heads, self.transformer_width or width
+
+    def validate(self, run: RunConfig, where: str) -> None:
+        super().validate(run, where)
+        _, heads, width = self.sizes
+        if width % heads:
+            divisors = [n for n in range(1, width + 1) if width % n == 0]
+            near = [n for n in divisors if n < heads][-1:] + [n for n in divisors if n > heads][:1]
+            raise UserError(
+                f"{flag_path(where)}transformer_heads: expected a divisor of the width {width}, got {heads}; "
+                f"use {' or '.join(map(str, near))}"
             )

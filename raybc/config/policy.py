@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raybc.config.component import SAMPLE_OPTIONS, EncoderConfig, PolicyConfig, register
-from raybc.config.networks import MLPOptions, UNetOptions
+from raybc.config.networks import MLPOptions, TransformerOptions, UNetOptions
 from raybc.config.options import flag_path, option
 from raybc.types import UserError
 
@@ -86,6 +86,14 @@ class FlowUNetConfig(ObjectiveOptions, UNetOptions):
     """The conditional 1-D U-Net of Diffusion Policy, by default with flow matching."""
 
     network: ClassVar[str] = "raybc.policies.fields.unet1d:build"
+
+
+@register("flow_transformer")
+@dataclass(frozen=True)
+class FlowTransformerConfig(ObjectiveOptions, TransformerOptions):
+    """A diffusion transformer (DiT) over the steps of a chunk, by default with flow matching."""
+
+    network: ClassVar[str] = "raybc.policies.fields.transformer:build"
 
 
 @register("regression")

@@ -91,6 +91,8 @@ class Policy(nn.Module, ABC):
     members: int
     sample_axes: ClassVar[tuple[str, ...]] = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble")
     """Sampling options that have an effect; must equal `sample_axes` of its configuration."""
+    zero_gates: bool = False
+    """Whether gates that are zero at the start (adaLN-zero) keep gradients from other parameters at the first steps."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:

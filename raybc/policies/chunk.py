@@ -46,6 +46,7 @@ class ChunkPolicy(Policy):
         self.spec, self.members = spec, members
         self.encoders = encoders
         self.velocity_field = velocity_field
+        self.zero_gates = velocity_field.zero_gates
         if run is not None:
             self.sample_axes = run.policy.sample_axes  # type: ignore[misc]  # of the objective
             self.configure(run)

@@ -27,6 +27,9 @@ from raybc.types import Batch, Observation, SampleSetting
 
 MakePolicy = Callable[[int], Policy]
 CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
+#: Gradient steps within which every parameter must have a gradient where gates start at zero: the first moves the
+#: output, the second the gates, the third what is behind them.
+OPEN_STEPS = 3
 SPECS = (
     PolicySpec(low_dim_size=5, action_size=2, horizon=8),
     PolicySpec(low_dim_size=3, action_size=7, horizon=16, obs_steps=2),
@@ -93,9 +96,22 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(s) for s in seeds]
 
 
-def make_pack(make: MakePolicy, seeds: Sequence[int]) -> Policy:
+def start_pack(make: MakePolicy, seeds: Sequence[int]) -> Policy:
+    """A pack with its initial weights."""
     policy = make(len(seeds))
     policy.init_members(generators(seeds))
+    return policy
+
+
+def make_pack(make: MakePolicy, seeds: Sequence[int]) -> Policy:
+    """A pack with its initial weights; with `Policy.zero_gates`, noise is added to all of them. With gates at zero most
+    of the network would have no effect, and checks of it would be empty."""
+    policy = start_pack(make, seeds)
+    if policy.zero_gates:
+        with torch.no_grad():
+            for m, generator in enumerate(generators(seeds)):
+                for parameter in policy.parameters():
+                    parameter[m] += 0.1 * torch.randn(parameter[m].shape, generator=generator)
     return policy
 
 
@@ -182,10 +198,10 @@ def check_init(make: MakePolicy) -> None:
     """Check that initial weights depend only on the member's generator, not on other members or global state."""
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    pack = dict(make_pack(make, [3, 4, 3]).named_parameters())
+    pack = dict(start_pack(make, [3, 4, 3]).named_parameters())
     assert torch.equal(before, torch.get_rng_state()), "init_members draws from torch's global generator"
     torch.manual_seed(2)
-    alone = {s: dict(make_pack(make, [s]).named_parameters()) for s in (3, 4)}
+    alone = {s: dict(start_pack(make, [s]).named_parameters()) for s in (3, 4)}
     for name, parameter in pack.items():
         assert parameter.shape[0] == 3, f"{name}: expected a leading member axis, got {tuple(parameter.shape)}"
         for m, seed in enumerate([3, 4, 3]):
@@ -270,13 +286,20 @@ def check_sample_is_a_function(make: MakePolicy) -> None:
 
 
 def check_every_parameter_learns(make: MakePolicy) -> None:
-    policy = make_pack(make, [0, 1])
+    """Check that every parameter has a gradient at the first step; with `Policy.zero_gates`, within `OPEN_STEPS`."""
+    policy = start_pack(make, [0, 1])
     batch, draws = random_batch(policy, 8)
-    policy(batch, draws).value_MB.mean(1).sum().backward()
-    for name, parameter in policy.named_parameters():
-        assert parameter.grad is not None, f"{name}: no gradient"
-        for m in range(2):
-            assert parameter.grad[m].abs().max() > 0, f"{name}: the gradient of member {m} is zero"
+    optimiser = torch.optim.SGD(policy.parameters(), lr=0.1)
+    missing = {(name, m) for name, _ in policy.named_parameters() for m in range(2)}
+    for _ in range(OPEN_STEPS if policy.zero_gates else 1):
+        optimiser.zero_grad()
+        policy(batch, draws).value_MB.mean(1).sum().backward()
+        for name, parameter in policy.named_parameters():
+            assert parameter.grad is not None, f"{name}: no gradient"
+            missing -= {(name, m) for m in range(2) if parameter.grad[m].abs().max() > 0}
+        optimiser.step()
+    for name, m in sorted(missing):
+        raise AssertionError(f"{name}: the gradient of member {m} is zero")
 
 
 def check_acting(make: MakePolicy) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 class Field(nn.Module, ABC):
     """M networks f(x, t | obs): a velocity, noise or a chunk, as the objective says."""
+
+    zero_gates: ClassVar[bool] = False
+    """See `Policy.zero_gates`."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raybc.policies.base import PolicySpec
+from raybc.policies.fields.base import Field
 from raybc.policies.packed import PackedMLP, fourier_features
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ FREQUENCIES = 8
 OUTPUTS = 16
 
 
-class MLPField(PackedMLP):
+class MLPField(PackedMLP, Field):
     """A pack of M fields. fourier: encode the time as Fourier features instead of a scalar."""
 
     def __init__(

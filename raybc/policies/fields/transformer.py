@@ -1,0 +1,206 @@
+"""A diffusion transformer (DiT) over the steps of a chunk, with observation tokens.
+
+Peebles and Xie 2023, "Scalable Diffusion Models with Transformers"; observations as keys and values that do not change
+between flow steps: Black et al. 2024, "pi0". The chunk is H tokens, linear maps of an action plus a learned position;
+the observation is P tokens (`Tokens`). Each of L layers, with LayerNorm without weights,
+
+    x <- x + gate_1 * attention(scale_1 * norm(x) + shift_1;  keys and values: of these tokens and of the observation)
+    x <- x + gate_2 * down(gelu(up(scale_2 * norm(x) + shift_2)))                                    (width 4 D)
+
+and at last out(scale * norm(x) + shift). All gates, scales and shifts, and out, are zero at the start (scales: one), so
+that every layer starts as the identity (adaLN-zero). They are a linear map of silu(time embedding) plus one of
+silu(linear map of the observation). The second one, and the keys and values of the observation in all layers, are
+computed once per chunk by `condition`.
+
+Letters: M members, B batch, H chunk, A action dim, F features of the observation, T observation steps, O observation
+dim, D width, N heads, L layers, P observation tokens, S gates, scales and shifts of all layers, X tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from raybc.policies.base import PolicySpec
+from raybc.policies.fields.base import Field
+from raybc.policies.fields.time import sinusoids
+from raybc.policies.packed import PackedLinear, gelu
+
+if TYPE_CHECKING:
+    from raybc.config import RunConfig
+
+#: Size of the sinusoids of the time, as in DiT.
+TIME_SIZE = 256
+#: Standard deviation of positions at the start.
+POSITION_STD = 0.02
+#: Shifts, scales and gates in a layer, and of the output.
+PER_LAYER, OF_OUTPUT = 6, 2
+#: Added to variances in LayerNorm.
+EPS = 1e-6
+
+
+class TokenLinear(PackedLinear):
+    """M linear layers over the last axis: (M, B, X, I) -> (M, B, X, O) or (M, B, I) -> (M, B, O).
+
+    Initialised by Glorot's rule (Glorot and Bengio 2010), as in DiT, or with zeros.
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, zero: bool = False) -> None:
+        super().__init__(members, inputs, outputs)
+        self.zero = zero
+
+    @torch.no_grad()
+    def init_member(self, m: int, generator: torch.Generator) -> None:
+        inputs, outputs = self.weights_MIO.shape[1:]
+        self.bias_M1O[m] = 0.0
+        if self.zero:
+            self.weights_MIO[m] = 0.0
+            return
+        bound = math.sqrt(6 / (inputs + outputs))
+        self.weights_MIO[m] = bound * (2 * torch.rand(inputs, outputs, generator=generator) - 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 3:
+            return super().forward(x)
+        return super().forward(x.flatten(1, 2)).unflatten(1, (-1, int(x.shape[2])))
+
+
+class Seen(NamedTuple):
+    """What the network needs of an observation, once per chunk."""
+
+    modulation_MBS: Tensor
+    """The part of all gates, scales and shifts that depends on the observation."""
+    keys: Sequence[Tensor]
+    """Of the observation tokens in each layer, (M * B, N, P, D / N)."""
+    values: Sequence[Tensor]
+
+
+class Tokens(nn.Module):
+    """Observation tokens, (M, B, F) -> (M, B, P, D): one for each observation step, and one for each image.
+
+    `ImageEncoders.encode` begins with the low-dimensional observations of all T steps; each step is a token. The
+    features of all images follow. A token of an image is a linear map of the features of all images. Each token has a
+    learned position.
+    """
+
+    def __init__(self, members: int, spec: PolicySpec, features: int, width: int) -> None:
+        super().__init__()
+        self.split = (spec.obs_size, features - spec.obs_size)
+        self.steps = spec.obs_steps if spec.low_dim_size else 0
+        self.images = len(spec.images)
+        self.low_dim = TokenLinear(members, spec.low_dim_size, width) if self.steps else None
+        self.image = TokenLinear(members, self.split[1], self.images * width) if self.images else None
+        self.position_M1PD = nn.Parameter(torch.empty(members, 1, self.steps + self.images, width))
+
+    def forward(self, cond_MBF: Tensor) -> Tensor:
+        low_dim, images = cond_MBF.split(self.split, dim=-1)
+        tokens = []
+        if self.low_dim is not None:
+            tokens.append(self.low_dim(low_dim.unflatten(-1, (self.steps, -1))))
+        if self.image is not None:
+            tokens.append(self.image(images).unflatten(-1, (self.images, -1)))
+        return torch.cat(tokens, dim=2) + self.position_M1PD
+
+
+class Layer(nn.Module):
+    """Attention and a feed-forward network, both with a residual connection: (M, B, H, D) -> the same."""
+
+    def __init__(self, members: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attend = TokenLinear(members, width, 3 * width)
+        self.attended = TokenLinear(members, width, width)
+        self.up = TokenLinear(members, width, 4 * width)
+        self.down = TokenLinear(members, 4 * width, width)
+
+    def forward(self, x: Tensor, modulation_MB1S: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation_MB1S.chunk(PER_LAYER, dim=-1)
+        x = torch.addcmul(x, gate_1, self.attention(torch.addcmul(shift_1, norm(x), scale_1), keys, values))
+        return torch.addcmul(x, gate_2, self.down(gelu(self.up(torch.addcmul(shift_2, norm(x), scale_2)))))
+
+    def attention(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Of all heads. keys, values: of the observation tokens."""
+        q, k, v = split_heads(self.attend(x), 3, self.heads)
+        k, v = torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return self.attended(y.transpose(1, 2).flatten(2).unflatten(0, (x.shape[0], -1)))
+
+
+def norm(x: Tensor) -> Tensor:
+    """LayerNorm without weights."""
+    return functional.layer_norm(x, (int(x.shape[-1]),), eps=EPS)  # int: exported graphs need a constant
+
+
+def split_heads(x: Tensor, parts: int, heads: int) -> Sequence[Tensor]:
+    """(M, B, X, parts * D) -> `parts` times (M * B, N, X, D / N)."""
+    x = x.flatten(0, 1).unflatten(2, (parts * heads, -1)).transpose(1, 2)
+    return x.chunk(parts, dim=1)
+
+
+class TransformerField(Field):
+    """M networks; `heads` must divide `width`."""
+
+    zero_gates = True
+
+    def __init__(self, members: int, spec: PolicySpec, features: int, *, layers: int, heads: int, width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        modulation = width * (PER_LAYER * layers + OF_OUTPUT)
+        self.tokens = Tokens(members, spec, features, width)
+        self.seen = TokenLinear(members, width, 2 * width * layers)
+        self.observe = TokenLinear(members, features, width)
+        self.modulate = TokenLinear(members, width, modulation, zero=True)
+        self.time_in = TokenLinear(members, TIME_SIZE, width)
+        self.time_out = TokenLinear(members, width, width)
+        self.modulate_time = TokenLinear(members, width, modulation, zero=True)
+        self.act = TokenLinear(members, spec.action_size, width)
+        self.position_M1HD = nn.Parameter(torch.empty(members, 1, spec.horizon, width))
+        self.layers = nn.ModuleList(Layer(members, width, heads) for _ in range(layers))
+        self.out = TokenLinear(members, width, spec.action_size, zero=True)
+
+    @torch.no_grad()
+    def init_members(self, generators: Sequence[torch.Generator]) -> None:
+        positions = (self.tokens.position_M1PD, self.position_M1HD)
+        for m, generator in enumerate(generators):
+            for module in self.modules():
+                if isinstance(module, TokenLinear):
+                    module.init_member(m, generator)
+            for position in positions:
+                position[m] = POSITION_STD * torch.randn(position.shape[1:], generator=generator)
+
+    def condition(self, cond_MBF: Tensor) -> Seen:
+        """Computed once per chunk."""
+        parts = split_heads(self.seen(norm(self.tokens(cond_MBF))), 2 * len(self.layers), self.heads)
+        modulation_MBS = self.modulate(functional.silu(self.observe(cond_MBF)))
+        return Seen(modulation_MBS + self._one(modulation_MBS), parts[::2], parts[1::2])
+
+    def _one(self, like: Tensor) -> Tensor:
+        """1 at scales, 0 at gates and shifts, (S,)."""
+        width = self.position_M1HD.shape[-1]
+        one = like.new_zeros(like.shape[-1] // width, width)
+        one[1 : -OF_OUTPUT : PER_LAYER // 2] = 1
+        one[-1] = 1
+        return one.flatten()
+
+    def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Seen) -> Tensor:
+        """f(x, t | obs), (M, B, H, A). t_MB1: (M, 1, 1) if all rows share it."""
+        time = self.time_out(functional.silu(self.time_in(sinusoids(t_MB1, TIME_SIZE))))
+        modulation_MB1S = (condition.modulation_MBS + self.modulate_time(functional.silu(time))).unsqueeze(2)
+        width = self.position_M1HD.shape[-1]
+        *ofs, last = modulation_MB1S.split([PER_LAYER * width] * len(self.layers) + [OF_OUTPUT * width], dim=-1)
+        x = self.act(x_MBHA) + self.position_M1HD
+        for layer, modulation, keys, values in zip(self.layers, ofs, condition.keys, condition.values, strict=True):
+            x = layer(x, modulation, keys, values)
+        shift, scale = last.chunk(2, dim=-1)
+        return self.out(torch.addcmul(shift, norm(x), scale))
+
+
+def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> TransformerField:
+    """The network of `--policy flow_transformer`."""
+    layers, heads, width = run.policy.sizes  # type: ignore[attr-defined]  # of TransformerOptions
+    return TransformerField(members, spec, features, layers=layers, heads=heads, width=width)
