@@ -32,8 +32,12 @@ CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
     "fsdp, transformer": ("fsdp", 2, [3], TRANSFORMER),
     "fsdp": ("fsdp", 2, [3], {"grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9}),
     "fsdp, U-Net, diffusion": ("fsdp", 2, [3], UNET | {"objective": "diffusion", "ema_decay": 0.99, "lr": 1e-4}),
+    "fsdp": ("fsdp", 2, [3], {
+        "grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9, "ema_power": 0.75, "weight_decay": 0.3,
+        "weight_decay_on": "matrices",
+    }),
     "fsdp, parts frozen": ("fsdp", 2, [3], {"freeze": "velocity_field.layers.0", "hidden_width": 15}),
-}
+}  # fmt: skip
 
 
 def trained_together(rank: int, world: int, port: int, out: str, case: str) -> None:
