@@ -547,7 +547,8 @@ def beta() -> Iterator[None]:
 @pytest.mark.usefixtures("beta")
 @pytest.mark.parametrize("name", list(WHOLE.options()))
 def test_run_id_is_made_of_everything_but_outputs(name: str) -> None:
-    value = {"device": "cuda", "objective": "mip"}.get(name) or changed(WHOLE.get(name))
+    own = {"device": "cuda", "objective": "mip", "weight_decay_on": "matrices"}
+    value = own.get(name) or changed(WHOLE.get(name))
     other = WHOLE.changed(**{name: value})
     assert other.get(name) == value
     assert (WHOLE.run_id("data") == other.run_id("data")) is (name in OUTPUTS)

@@ -76,6 +76,10 @@ class OptimizerOptions:
     """Steps between checks of the loss (on the split `valid` if there is one, else in training); 0: one epoch."""
     weight_decay: float = option(0.0, role=Role.MEMBER, at_least=0)
     """Weight decay."""
+    weight_decay_on: Literal["all", "matrices"] = option(
+        "all", role=Role.MEMBER, only_with=({"weight_decay": CHANGED},)
+    )
+    """Parameters that decay. matrices: not biases, gains of norms, embeddings."""
     adam_beta1: float = option(0.9, role=Role.MEMBER, at_least=0, below=1)
     """Decay of Adam's mean of gradients."""
     adam_beta2: float = option(0.999, role=Role.MEMBER, at_least=0, below=1)

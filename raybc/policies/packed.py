@@ -132,6 +132,7 @@ class PackedModule(nn.Module):
         for name, parameter in template.named_parameters():
             self.register_parameter(name.replace(".", "__"), nn.Parameter(torch.empty(members, *parameter.shape)))
         self._names = [name for name, _ in template.named_parameters()]
+        self._owners = {name: template.get_submodule(name.rpartition(".")[0]) for name in self._names}
         self._template = [template]  # in a list, so that its parameters are not registered
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -141,6 +142,10 @@ class PackedModule(nn.Module):
                 torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
                 for name, parameter in self._make().named_parameters():
                     getattr(self, name.replace(".", "__"))[m] = parameter
+
+    def owners(self) -> dict[str, tuple[nn.Module, str]]:
+        """Name of a parameter -> the module that it belongs to in `make()`, and its name there."""
+        return {n.replace(".", "__"): (owner, n.rpartition(".")[2]) for n, owner in self._owners.items()}
 
     def _call(self, weights: Mapping[str, Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
         """Call the module with these weights, name -> tensor."""

@@ -23,7 +23,7 @@ from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.dtensor import gather_full, shard_like
 from raybc.train.initial import load_start
 from raybc.train.learner import BehaviourCloning
-from raybc.train.optimizer import Ema, PackOptimizer
+from raybc.train.optimizer import Ema, PackOptimizer, matrices_of
 from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.ranks import Ranks
@@ -97,7 +97,7 @@ class PackTrainer:
         self._loss_of = self._loss_function()
         named = self.learner.parameters()
         self.parameters = list(named.values())
-        self.optimizer = PackOptimizer(named, self.members)
+        self.optimizer = PackOptimizer(named, self.members, matrices_of(self.learner.module))
         decays = [c.ema_decay for c in self.members]
         self.ema = Ema(named, decays, [c.ema_power for c in self.members]) if any(decays) else None
         clips = [c.grad_clip for c in self.members]

@@ -5,12 +5,13 @@ Uses PyTorch's fused kernels. Every parameter has a leading member axis M.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from raybc.config import RunConfig
+from raybc.policies.packed import PackedModule
 from raybc.train.dtensor import gather_full, shard_like
 from raybc.train.schedule import is_monitored
 
@@ -18,14 +19,48 @@ from raybc.train.schedule import is_monitored
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def matrices_of(module: nn.Module) -> frozenset[str]:
+    """Names of the parameters that decay with `weight_decay_on` matrices: weights of linear and convolutional layers.
+
+    Not among them are biases, gains and shifts of norms, and embeddings, also of positions, as in Loshchilov and
+    Hutter's AdamW as it is used for transformers (Karpathy's minGPT, which Diffusion Policy's transformer follows). A
+    parameter outside of a layer of torch counts as a matrix if it has two dimensions of more than one entry.
+    """
+    found = set()
+    for path, part in module.named_modules():
+        owners = part.owners() if isinstance(part, PackedModule) else {}
+        for name, parameter in part.named_parameters(recurse=False):
+            owner, leaf = owners.get(name, (part, name))
+            if _is_matrix(owner, leaf, parameter.shape[1:]):
+                found.add(f"{path}.{name}" if path else name)
+    return frozenset(found)
+
+
+def _is_matrix(owner: nn.Module, name: str, shape: Sequence[int]) -> bool:
+    """owner: the layer. name: of the parameter there. shape: without the member axis."""
+    if isinstance(owner, nn.Embedding) or any(word in name for word in ("bias", "gain", "emb", "pos")):
+        return False
+    return len(shape) > 1 if name.startswith("weight") else sum(size > 1 for size in shape) > 1
+
+
 class PackOptimizer:
     """Adam or AdamW on the packed parameters.
 
     If all members have the same learning rate at every step, the packed parameters are one parameter group. Otherwise
-    there is one group per member, with slices that share the pack's memory. Both give the same result.
+    there is one group per member, with slices that share the pack's memory. Both give the same result. With
+    `weight_decay_on` matrices a group is two: what decays, and what does not.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], members: Sequence[RunConfig]) -> None:
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], members: Sequence[RunConfig], matrices: Collection[str] = ()
+    ) -> None:
+        """
+        Args:
+            parameters: name -> parameter.
+            members: options of each member.
+            matrices: names of the parameters that decay with `weight_decay_on` matrices (`matrices_of`).
+        """
+        self._matrices = frozenset(matrices)
         self.names, self.parameters = list(parameters), list(parameters.values())
         self.members = list(members)
         same = {
@@ -37,6 +72,7 @@ class PackOptimizer:
                 c.schedule_after,
                 c.warm_up,
                 c.weight_decay,
+                c.weight_decay_on,
                 c.adam_beta1,
                 c.adam_beta2,
             )
@@ -52,11 +88,24 @@ class PackOptimizer:
     def reset(self) -> None:
         """Discard all moments."""
         kind = torch.optim.AdamW if self.members[0].optimizer == "adamw" else torch.optim.Adam
-        groups = [
-            {"params": params, "lr": c.lr, "weight_decay": c.weight_decay, "betas": (c.adam_beta1, c.adam_beta2)}
-            for params, c in zip(self._slices, self.members, strict=False)
-        ]
+        groups, self._members_of_groups = [], list[int]()
+        for m, (params, c) in enumerate(zip(self._slices, self.members, strict=False)):
+            for chosen, decay in self._decays(c):
+                betas = (c.adam_beta1, c.adam_beta2)
+                groups.append(
+                    {"params": [params[i] for i in chosen], "lr": c.lr, "weight_decay": decay, "betas": betas}
+                )
+                self._members_of_groups.append(m)
         self._adam = kind(groups, fused=True)
+
+    def _decays(self, config: RunConfig) -> list[tuple[list[int], float]]:
+        """(indices of parameters, their weight decay) of the groups of a member."""
+        everything = range(len(self.parameters))
+        if config.weight_decay_on == "all" or not config.weight_decay:
+            return [(list(everything), config.weight_decay)]
+        matrices = [i for i in everything if self.names[i] in self._matrices]
+        others = [i for i in everything if self.names[i] not in self._matrices]
+        return [(chosen, decay) for chosen, decay in ((matrices, config.weight_decay), (others, 0.0)) if chosen]
 
     @property
     def rates(self) -> list[float]:
@@ -74,8 +123,8 @@ class PackOptimizer:
             for i, parameter in enumerate(self.parameters):
                 for m, slices in enumerate(self._slices):
                     slices[i].grad = None if parameter.grad is None else parameter.grad[m]
-        for group, rate in zip(self._adam.param_groups, rates, strict=False):
-            group["lr"] = rate
+        for group, m in zip(self._adam.param_groups, self._members_of_groups, strict=True):
+            group["lr"] = rates[m]
         self._adam.found_inf = bad  # type: ignore[attr-defined]  # what GradScaler sets; read by the fused kernels
         self._adam.step()
 
@@ -113,7 +162,8 @@ class Ema:
 
     At step t (from 1), e <- e + (1 - d_t) (p - e) with d_t = min(d, limit_t), so that the initial weights lose their
     influence early. limit_t is (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage, or with a power k > 0
-    1 - t^-k, as in Diffusion Policy (its `EMAModel` with `inv_gamma` 1 and `power` k, which counts steps from 0).
+    1 - t^-k: what `diffusers`' EMAModel does with `use_ema_warmup`, `inv_gamma` 1 and `power` k. Diffusion Policy's
+    own EMAModel is one step behind, 0 and then 1 - (t - 1)^-k, because it reads its counter before it increases it.
     """
 
     def __init__(
