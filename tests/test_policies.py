@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from raybc.config import RunConfig
-from raybc.policies import packed
+from raybc.policies import activations
 from raybc.policies.base import ImageEncoders, PolicySpec
 from raybc.policies.build import build_policy
 from raybc.policies.fields.base import Field
@@ -281,13 +281,13 @@ def test_both_forms_of_gelu_are_one_function(dtype: torch.dtype) -> None:
     x = torch.linspace(-30, 30, 100_001, dtype=dtype)
     wanted = torch.nn.functional.gelu(x.double(), approximate="tanh")
     with torch.no_grad():
-        fast = packed.gelu(x)
+        fast = activations.gelu(x)
     assert fast.dtype == dtype
     torch.testing.assert_close(fast.double(), wanted, rtol=0, atol=2e-6 if dtype == torch.float32 else 1e-13)
     tolerance = 2e-6 if dtype == torch.float32 else 1e-13
-    torch.testing.assert_close(packed.gelu(x).double(), wanted, rtol=0, atol=tolerance)
+    torch.testing.assert_close(activations.gelu(x).double(), wanted, rtol=0, atol=tolerance)
     slopes = []
-    for function in (packed.gelu, functools.partial(torch.nn.functional.gelu, approximate="tanh")):
+    for function in (activations.gelu, functools.partial(torch.nn.functional.gelu, approximate="tanh")):
         leaf = x.clone().requires_grad_()
         (slope,) = torch.autograd.grad(function(leaf).sum(), leaf)
         slopes.append(slope)

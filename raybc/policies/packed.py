@@ -9,10 +9,12 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from raybc.policies.activations import gelu
+from raybc.policies.frozen import MKL_ROWS, FrozenLinear, can_freeze, is_acting
 
 
 class PackedLinear(nn.Module):
@@ -33,13 +35,10 @@ class PackedLinear(nn.Module):
             if self.bias_M1O is not None:
                 self.bias_M1O[m] = 0.0
 
-    @torch.no_grad()
-    def pad_outputs(self, multiple: int) -> None:
-        """Append outputs that are always 0 until their number is a multiple of `multiple`, for inference."""
-        missing = -self.weights_MIO.shape[2] % multiple
-        for name, _ in list(self.named_parameters()):
-            padded = nn.functional.pad(getattr(self, name), (0, missing))
-            setattr(self, name, nn.Parameter(padded, requires_grad=False))
+    def freeze(self, onednn: bool = True) -> FrozenLinear:
+        """The layer of a pack of one member for acting. onednn: see `FrozenLinear`."""
+        bias_O = None if self.bias_M1O is None else self.bias_M1O.detach()[0, 0]
+        return FrozenLinear(self.weights_MIO.detach()[0], bias_O, onednn)
 
     def forward(self, x_MBI: Tensor) -> Tensor:
         if self.bias_M1O is None:
@@ -56,47 +55,11 @@ def norm(x: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, (int(x.shape[-1]),), eps=EPS)  # int: exported graphs need a constant
 
 
-#: 2 c of the tanh form of GELU, c = sqrt(2 / pi), and that times its cubic coefficient.
-_LINEAR = 2 * math.sqrt(2 / math.pi)
-_CUBIC = 0.044715 * _LINEAR
-
-
-def gelu(x: Tensor) -> Tensor:
-    """x Phi(x) in its tanh form (Hendrycks and Gimpel 2016); also x sigmoid(2 c (x + 0.044715 x^3)), c = sqrt(2 / pi).
-
-    PyTorch uses the first form. On a CPU its tanh is slow, and the second form takes about half the time. Under
-    torch.compile this is PyTorch's own function, which the compiler fuses.
-    """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return nn.functional.gelu(x, approximate="tanh")
-    if torch.is_grad_enabled():
-        return _SigmoidGelu.apply(x)
-    return _gate(x).mul_(x)
-
-
-def _gate(x: Tensor) -> Tensor:
-    inner = torch.addcmul(torch.full((), _LINEAR, dtype=x.dtype), x, x, value=_CUBIC)
-    return inner.mul_(x).sigmoid_()
-
-
-class _SigmoidGelu(torch.autograd.Function):
-    """y = x s, s = sigmoid(a x + b x^3);  dy/dx = s (1 + x (a + 3 b x^2) (1 - s))."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        gate = _gate(x)
-        ctx.save_for_backward(x, gate)
-        return gate * x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        x, gate = ctx.saved_tensors
-        slope = torch.addcmul(torch.full((), _LINEAR, dtype=x.dtype), x, x, value=3 * _CUBIC).mul_(x)
-        return slope.addcmul_(slope, gate, value=-1).add_(1).mul_(gate).mul_(grad)
-
-
 class PackedMLP(nn.Module):
     """M perceptrons with `depth` hidden layers of `width` GELU units."""
+
+    frozen: Sequence[FrozenLinear] | None = None
+    """The layers for acting."""
 
     def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int) -> None:
         super().__init__()
@@ -109,14 +72,23 @@ class PackedMLP(nn.Module):
                 assert isinstance(layer, PackedLinear)
                 layer.init_member(m, generator)
 
-    def pad_outputs(self, multiple: int) -> None:
-        """See `PackedLinear.pad_outputs`."""
-        self.layers[-1].pad_outputs(multiple)  # type: ignore[operator]  # a PackedLinear
+    def prepare_for_acting(self) -> None:
+        """See `Policy.prepare_for_acting`. Without oneDNN, so that chunks of saved policies keep their bits."""
+        if can_freeze(self):
+            self.frozen = [layer.freeze(onednn=False) for layer in self.layers]  # type: ignore[operator]
 
     def forward(self, x_MBI: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
+        if self.frozen is not None and is_acting():
+            rows = x_MBI.shape[1]
+            x_BI = nn.functional.pad(x_MBI[0], (0, 0, 0, MKL_ROWS - rows)) if rows < MKL_ROWS else x_MBI[0]
+            for frozen in self.frozen[:-1]:
+                x_BI = frozen(x_BI, gelu=True)
+            return self.frozen[-1](x_BI)[:rows].unsqueeze(0)
+        *hidden, last = self.layers
+        for layer in hidden:
             x_MBI = gelu(layer(x_MBI))
-        return self.layers[-1](x_MBI)
+        out: Tensor = last(x_MBI)
+        return out
 
 
 #: Units of the hidden layer of a residual block, in widths.
@@ -128,6 +100,9 @@ class PackedResidualMLP(nn.Module):
 
     (Lee et al. 2024, "SimBa: Simplicity Bias for Scaling Up Parameters in Deep Reinforcement Learning", with GELU.)
     """
+
+    frozen: FrozenResidualMLP | None = None
+    """The perceptron for acting."""
 
     def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int, conditions: int = 0) -> None:
         """
@@ -152,20 +127,42 @@ class PackedResidualMLP(nn.Module):
                 if isinstance(layer, PackedLinear):
                     layer.init_member(m, generator)
 
-    def pad_outputs(self, multiple: int) -> None:
-        """See `PackedLinear.pad_outputs`."""
-        self.out.pad_outputs(multiple)
+    def prepare_for_acting(self) -> None:
+        """See `Policy.prepare_for_acting`."""
+        if can_freeze(self):
+            self.frozen = FrozenResidualMLP(self)
 
     def condition(self, cond_MBF: Tensor) -> Tensor:
         """The contribution of the further inputs to x, (M, B, width)."""
+        if self.frozen is not None and is_acting():
+            return self.frozen.observe(cond_MBF[0]).unsqueeze(0)
         assert self.observe is not None
-        return self.observe(cond_MBF)
+        observed: Tensor = self.observe(cond_MBF)
+        return observed
 
     def forward(self, x_MBI: Tensor, condition: Tensor | None = None) -> Tensor:
+        if self.frozen is not None and is_acting():
+            return self.frozen(x_MBI[0], None if condition is None else condition[0]).unsqueeze(0)
         x = self.first(x_MBI)
         x = x if condition is None else x + condition
         for up, down in zip(self.up, self.down, strict=True):
             x = x + down(gelu(up(norm(x))))
+        return self.out(norm(x))
+
+
+class FrozenResidualMLP:
+    """A `PackedResidualMLP` of one member for acting."""
+
+    def __init__(self, mlp: PackedResidualMLP) -> None:
+        self.first, self.out = mlp.first.freeze(), mlp.out.freeze()
+        self.blocks = [(up.freeze(), down.freeze()) for up, down in zip(mlp.up, mlp.down, strict=True)]  # type: ignore[operator]
+        self.observe = self.first if mlp.observe is None else mlp.observe.freeze()
+
+    def __call__(self, x_BI: Tensor, condition: Tensor | None) -> Tensor:
+        x = self.first(x_BI)
+        x = x if condition is None else x + condition
+        for up, down in self.blocks:
+            x = x + down(up(norm(x), gelu=True))
         return self.out(norm(x))
 
 

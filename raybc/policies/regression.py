@@ -27,7 +27,6 @@ from raybc.policies.base import (
     mean_over_valid,
 )
 from raybc.policies.chunk import ChunkPolicy, at_time
-from raybc.policies.fields.mlp import OUTPUTS
 from raybc.policies.packed import PackedMLP, PackedResidualMLP
 from raybc.types import Batch, Observation, SampleSetting
 
@@ -67,8 +66,7 @@ class RegressionPolicy(Policy):
     def predict(self, obs: Observation[Tensor]) -> Tensor:
         """The normalised chunk, float32 (M, B, H, A)."""
         spec = self.spec
-        out = self.network(self.encoders.encode(obs))[..., : spec.horizon * spec.action_size]
-        return out.unflatten(-1, (spec.horizon, spec.action_size))
+        return self.network(self.encoders.encode(obs)).unflatten(-1, (spec.horizon, spec.action_size))
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
         return _loss(self.predict(batch.obs), batch, self.error)
@@ -78,7 +76,7 @@ class RegressionPolicy(Policy):
         return self.predict(obs) + 0 * noise_MBHA
 
     def prepare_for_acting(self) -> None:
-        self.network.pad_outputs(OUTPUTS)
+        self.network.prepare_for_acting()
 
 
 class FieldRegression(ChunkPolicy):

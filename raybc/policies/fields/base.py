@@ -13,12 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from raybc.policies.frozen import Times
+
 
 class Field(nn.Module, ABC):
     """M networks f(x, t | obs): a velocity, noise or a chunk, as the objective says."""
 
     zero_gates: ClassVar[bool] = False
     """See `Policy.zero_gates`."""
+    times: Times | None = None
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -33,5 +36,14 @@ class Field(nn.Module, ABC):
         """f(x, t | obs), (M, B, H, A). t_MB1: in [0, 1]; (M, 1, 1) if all rows share it. condition: result of
         `condition`."""
 
+    def time_part(self, t_MB1: Tensor) -> Any:
+        """Everything that depends only on the time; `of_time` calls it."""
+        return t_MB1
+
+    def of_time(self, t_MB1: Tensor) -> Any:
+        """`time_part`, computed once for each time after `prepare_for_acting` where all rows share the time."""
+        return self.time_part(t_MB1) if self.times is None else self.times(t_MB1, self.time_part)
+
     def prepare_for_acting(self) -> None:
         """See `Policy.prepare_for_acting`."""
+        self.times = Times()

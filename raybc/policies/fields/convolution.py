@@ -1,6 +1,6 @@
 """Layers along time for packs of members: convolutions, blocks with GroupNorm, Mish and FiLM. Time runs along L.
 
-Chi et al. 2023, "Diffusion Policy"; Perez et al. 2018, "FiLM"; Misra 2019, "Mish". Letters: M members, B batch, L
+Chi et al. 2023, "Diffusion Policy"; Perez et al. 2018, "FiLM". Letters: M members, B batch, L
 length, C channels, I input and O output channels, K kernel, G groups, P parameters of a FiLM, N rows.
 """
 
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raybc.policies.activations import mish, on_eager_cpu
+from raybc.policies.frozen import FrozenConv1d
 from raybc.policies.packed import PackedLinear
 
 #: Added to variances in GroupNorm.
 EPS = 1e-5
-#: Minimum numbers of entries per member for which Mish as a sigmoid, and fused blocks, are faster on a CPU. For smaller
-#: tensors the number of calls costs more than the arithmetic.
-SIGMOID_FROM = 1 << 12
+#: Minimum number of entries per member for which fused blocks are faster on a CPU. For smaller tensors the number of
+#: calls costs more than the arithmetic.
 FUSED_FROM = 1 << 15
 #: Maximum batch size for which one product of windows is faster than convolutions on a CPU.
 WINDOWS_TO = 16
@@ -46,18 +47,6 @@ class PackedPointwise(UniformLinear):
         return super().forward(x_MBLI.flatten(1, 2)).unflatten(1, (-1, int(x_MBLI.shape[2])))
 
 
-def _on_eager_cpu(x: Tensor) -> bool:
-    """Whether to use hand-written CPU code instead of PyTorch's operators, which compilers and exporters need."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-
-
-def mish(x: Tensor) -> Tensor:
-    """x tanh(log(1 + e^x)), Misra 2019; without gradients on a CPU by a sigmoid, in about half the time."""
-    if _on_eager_cpu(x) and not torch.is_grad_enabled() and x[0].numel() >= SIGMOID_FROM:
-        return _mish_gate(x.sigmoid()).mul_(x)
-    return nn.functional.mish(x)
-
-
 def _mish_gate(s: Tensor) -> Tensor:
     """tanh(log(1 + e^x)) of s = sigmoid(x) = 1 - 1 / (1 + e^x): p / (2 - p), p = s (2 - s)."""
     p = (2 - s).mul_(s)
@@ -73,7 +62,7 @@ def packed_conv(x_MBLI: Tensor, weights_MOKI: Tensor, bias_MO: Tensor, stride: i
     """
     members = x_MBLI.shape[0]
     by_windows = members > 1
-    if _on_eager_cpu(x_MBLI):  # otherwise the batch size may be symbolic
+    if on_eager_cpu(x_MBLI):  # otherwise the batch size may be symbolic
         by_windows = x_MBLI.shape[1] <= WINDOWS_TO and x_MBLI.shape[:2] != (1, 1)
     if not by_windows:
         outs_BLO = []
@@ -198,7 +187,7 @@ class PackedBlock(nn.Module):
 
     def forward(self, x_MBLI: Tensor, scale_MB1O: Tensor | None = None, shift_MB1O: Tensor | None = None) -> Tensor:
         x = self.conv(x_MBLI)
-        if _on_eager_cpu(x) and x.dtype.itemsize >= 4 and x[0].numel() >= FUSED_FROM:
+        if on_eager_cpu(x) and x.dtype.itemsize >= 4 and x[0].numel() >= FUSED_FROM:
             affine, film, with_grad = (
                 (self.gain_M11O, self.bias_M11O),
                 (scale_MB1O, shift_MB1O),
@@ -225,3 +214,49 @@ class PackedResidual(nn.Module):
     def forward(self, x_MBLI: Tensor, film_MB1P: Tensor) -> Tensor:
         scale_MB1O, shift_MB1O = film_MB1P.chunk(2, dim=-1)
         return self.second(self.first(x_MBLI, scale_MB1O, shift_MB1O)) + self.skip(x_MBLI)
+
+
+def pad(x_BLC: Tensor, padding: int) -> Tensor:
+    """Zeros before and after the steps: (B, L, C) -> (B, L + 2 padding, C)."""
+    return nn.functional.pad(x_BLC, (0, 0, padding, padding))
+
+
+class FrozenBlock:
+    """A `PackedBlock` of one member for acting: (B, L, I) -> (B, L, O)."""
+
+    def __init__(self, block: PackedBlock) -> None:
+        conv = block.conv
+        self.conv = FrozenConv1d(conv.weights_MOKI[0], conv.bias_MO[0], conv.stride, conv.padding)
+        self.groups = block.groups
+        self.affine = block.gain_M11O.detach().flatten(), block.bias_M11O.detach().flatten()
+
+    def __call__(self, x_BLI: Tensor) -> Tensor:
+        return self.normed(pad(x_BLI, self.conv.padding))
+
+    def normed(self, padded_BLI: Tensor) -> Tensor:
+        """What follows padding."""
+        batch, out_NO = padded_BLI.shape[0], self.conv(padded_BLI)
+        channels, length, stride = out_NO.shape[1], out_NO.shape[0] // batch, out_NO.stride(0)
+        image_BO1L = out_NO.as_strided((batch, channels, 1, length), (length * stride, 1, length * stride, stride))
+        normed_BO1L = torch.group_norm(image_BO1L, self.groups, *self.affine, EPS)
+        return mish(normed_BO1L.squeeze(2).transpose(1, 2))
+
+
+class FrozenResidual:
+    """A `PackedResidual` of one member for acting: (B, L, I) -> (B, L, O)."""
+
+    def __init__(self, residual: PackedResidual) -> None:
+        self.first, self.second = FrozenBlock(residual.first), FrozenBlock(residual.second)
+        self.skip = residual.skip.freeze() if isinstance(residual.skip, PackedPointwise) else None
+
+    def __call__(self, x_BLI: Tensor, film_B1P: Tensor) -> Tensor:
+        scale_B1O, shift_B1O = film_B1P.chunk(2, dim=-1)
+        first_BLO = self.first(x_BLI)
+        batch, length, channels = first_BLO.shape
+        padding = self.second.conv.padding
+        padded_BLO = first_BLO.new_zeros(batch, length + 2 * padding, channels)
+        torch.addcmul(shift_B1O, first_BLO, scale_B1O, out=padded_BLO[:, padding : padding + length])
+        out_BLO = self.second.normed(padded_BLO)
+        if self.skip is None:
+            return out_BLO + x_BLI
+        return out_BLO + self.skip(x_BLI.flatten(0, 1)).view(out_BLO.shape)

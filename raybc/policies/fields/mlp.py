@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 #: Fourier features of the flow time: cos and sin of this many frequencies.
 FREQUENCIES = 8
-#: For inference, the number of outputs is padded to a multiple of this. With few columns (MKL: 5, 6, 7, 9, 10, 11) the
-#: last rows of a product use another kernel, so that a row would depend on its position in the batch.
-OUTPUTS = 16
 
 
 class MLPField(PackedMLP, Field):
@@ -42,10 +39,7 @@ class MLPField(PackedMLP, Field):
         t_MB1 = t_MB1.expand(-1, x_MBHA.shape[1], -1)
         time = fourier_features(t_MB1, FREQUENCIES) if self.fourier else t_MB1
         out = super().forward(torch.cat([condition, x_MBHA.flatten(2), time], dim=-1))
-        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # the rest is padding for inference
-
-    def prepare_for_acting(self) -> None:
-        self.pad_outputs(OUTPUTS)
+        return out.unflatten(-1, x_MBHA.shape[2:])
 
 
 class ResidualMLPField(PackedResidualMLP, Field):
@@ -66,10 +60,7 @@ class ResidualMLPField(PackedResidualMLP, Field):
         t_MB1 = t_MB1.expand(-1, x_MBHA.shape[1], -1)
         time = fourier_features(t_MB1, FREQUENCIES) if self.fourier else t_MB1
         out = super().forward(torch.cat([x_MBHA.flatten(2), time], dim=-1), condition)
-        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # the rest is padding for inference
-
-    def prepare_for_acting(self) -> None:
-        self.pad_outputs(OUTPUTS)
+        return out.unflatten(-1, x_MBHA.shape[2:])
 
 
 def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> Field:

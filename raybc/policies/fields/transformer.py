@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,8 @@ from torch.nn import functional
 from raybc.policies.base import PolicySpec
 from raybc.policies.fields.base import Field
 from raybc.policies.fields.time import sinusoids
-from raybc.policies.packed import PackedLinear, gelu, norm
+from raybc.policies.frozen import can_freeze, is_acting
+from raybc.policies.packed import EPS, PackedLinear, gelu, norm
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -130,6 +131,14 @@ class Layer(nn.Module):
         return self.attended(y.transpose(1, 2).flatten(2).unflatten(0, (x.shape[0], -1)))
 
 
+def ones_at_scales(modulation: Tensor, layers: int) -> Tensor:
+    """1 at scales, 0 at gates and shifts, (S,)."""
+    one = modulation.new_zeros(PER_LAYER * layers + OF_OUTPUT, modulation.shape[-1] // (PER_LAYER * layers + OF_OUTPUT))
+    one[1 : -OF_OUTPUT : PER_LAYER // 2] = 1
+    one[-1] = 1
+    return one.flatten()
+
+
 def split_heads(x: Tensor, parts: int, heads: int) -> Sequence[Tensor]:
     """(M, B, X, parts * D) -> `parts` times (M * B, N, X, D / N)."""
     x = x.flatten(0, 1).unflatten(2, (parts * heads, -1)).transpose(1, 2)
@@ -140,6 +149,8 @@ class TransformerField(Field):
     """M networks; `heads` must divide `width`."""
 
     zero_gates = True
+    frozen: FrozenTransformer | None = None
+    """The network for acting."""
 
     def __init__(self, members: int, spec: PolicySpec, features: int, *, layers: int, heads: int, width: int) -> None:
         super().__init__()
@@ -169,29 +180,101 @@ class TransformerField(Field):
 
     def condition(self, cond_MBF: Tensor) -> Seen:
         """Computed once per chunk."""
+        if self.frozen is not None and is_acting():
+            return self.frozen.condition(cond_MBF[0])
         parts = split_heads(self.seen(norm(self.tokens(cond_MBF))), 2 * len(self.layers), self.heads)
         modulation_MBS = self.modulate(functional.silu(self.observe(cond_MBF)))
-        return Seen(modulation_MBS + self._one(modulation_MBS), parts[::2], parts[1::2])
-
-    def _one(self, like: Tensor) -> Tensor:
-        """1 at scales, 0 at gates and shifts, (S,)."""
-        width = self.position_M1HD.shape[-1]
-        one = like.new_zeros(like.shape[-1] // width, width)
-        one[1 : -OF_OUTPUT : PER_LAYER // 2] = 1
-        one[-1] = 1
-        return one.flatten()
+        return Seen(modulation_MBS + ones_at_scales(modulation_MBS, len(self.layers)), parts[::2], parts[1::2])
 
     def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Seen) -> Tensor:
         """f(x, t | obs), (M, B, H, A). t_MB1: (M, 1, 1) if all rows share it."""
-        time = self.time_out(functional.silu(self.time_in(sinusoids(t_MB1, TIME_SIZE))))
-        modulation_MB1S = (condition.modulation_MBS + self.modulate_time(functional.silu(time))).unsqueeze(2)
+        modulation_MB1S = (condition.modulation_MBS + self.of_time(t_MB1)).unsqueeze(2)
+        if self.frozen is not None and is_acting():
+            return self.frozen(x_MBHA[0], modulation_MB1S[0], condition).unsqueeze(0)
         width = self.position_M1HD.shape[-1]
         *ofs, last = modulation_MB1S.split([PER_LAYER * width] * len(self.layers) + [OF_OUTPUT * width], dim=-1)
         x = self.act(x_MBHA) + self.position_M1HD
         for layer, modulation, keys, values in zip(self.layers, ofs, condition.keys, condition.values, strict=True):
             x = layer(x, modulation, keys, values)
         shift, scale = last.chunk(2, dim=-1)
-        return self.out(torch.addcmul(shift, norm(x), scale))
+        out: Tensor = self.out(torch.addcmul(shift, norm(x), scale))
+        return out
+
+    def time_part(self, t_MB1: Tensor) -> Tensor:
+        """The part of all gates, scales and shifts that depends on the time, (M, B, S)."""
+        time_MBD = self.time_out(functional.silu(self.time_in(sinusoids(t_MB1, TIME_SIZE))))
+        modulation_MBS: Tensor = self.modulate_time(functional.silu(time_MBD))
+        return modulation_MBS
+
+    def prepare_for_acting(self) -> None:
+        if can_freeze(self):
+            super().prepare_for_acting()
+            self.frozen = FrozenTransformer(self)
+
+
+class FrozenTransformer:
+    """A `TransformerField` of one member for acting: (B, H, A) -> (B, H, A)."""
+
+    def __init__(self, field: TransformerField) -> None:
+        self.heads, self.tokens = field.heads, field.tokens
+        self.observe, self.modulate, self.seen = (part.freeze() for part in (field.observe, field.modulate, field.seen))
+        self.low_dim, self.image = (
+            None if part is None else part.freeze() for part in (field.tokens.low_dim, field.tokens.image)
+        )
+        self.act, self.out, self.position_1HD = field.act.freeze(), field.out.freeze(), field.position_M1HD.detach()[0]
+        layers: list[Any] = list(field.layers)
+        self.layers = [
+            tuple(part.freeze() for part in (layer.attend, layer.attended, layer.up, layer.down)) for layer in layers
+        ]
+
+    def condition(self, cond_BF: Tensor) -> Seen:
+        """See `TransformerField.condition`. keys: keys and values of each layer, (B, P + H, 2 D), whose last H rows are
+        those of the chunk's tokens at the latest evaluation. values: none."""
+        batch, tokens = cond_BF.shape[0], self.tokens
+        low_dim, images = cond_BF.split(tokens.split, dim=-1)
+        parts = []
+        if self.low_dim is not None:
+            parts.append(self.low_dim(low_dim.reshape(batch * tokens.steps, -1)).view(batch, tokens.steps, -1))
+        if self.image is not None:
+            parts.append(self.image(images).view(batch, tokens.images, -1))
+        x_BPD = torch.cat(parts, dim=1) + tokens.position_M1PD[0]
+        seen_BPS = self.seen(norm(x_BPD).flatten(0, 1)).view(batch, x_BPD.shape[1], -1)
+        below = seen_BPS.new_empty(batch, self.position_1HD.shape[1], seen_BPS.shape[2] // len(self.layers))
+        kept = [torch.cat([part, below], dim=1) for part in seen_BPS.chunk(len(self.layers), dim=-1)]
+        modulation_BS = self.modulate(functional.silu(self.observe(cond_BF)))
+        return Seen((modulation_BS + ones_at_scales(modulation_BS, len(self.layers))).unsqueeze(0), kept, ())
+
+    def __call__(self, x_BHA: Tensor, modulation_B1S: Tensor, condition: Seen) -> Tensor:
+        batch, steps, _ = x_BHA.shape
+        width = self.position_1HD.shape[-1]
+        x = self.act(x_BHA.flatten(0, 1)).view(batch, steps, width) + self.position_1HD
+        parts = modulation_B1S.split(width, dim=-1)
+        for n, (layer, kept) in enumerate(zip(self.layers, condition.keys, strict=True)):
+            attend, attended, up, down = layer
+            shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = parts[PER_LAYER * n : PER_LAYER * (n + 1)]
+            y = attend(modulated(x, shift_1, scale_1).view(-1, width)).view(batch, steps, -1)
+            kept[:, -steps:] = y[..., width:]
+            y = attended(self.attention(y[..., :width], kept))
+            x = torch.addcmul(x, gate_1, y.view(batch, steps, width))
+            y = down(up(modulated(x, shift_2, scale_2).view(-1, width), gelu=True))
+            x = torch.addcmul(x, gate_2, y.view(batch, steps, width))
+        return self.out(modulated(x, *parts[-OF_OUTPUT:]).view(-1, width)).view_as(x_BHA)
+
+    def attention(self, queries_BHD: Tensor, kept: Tensor) -> Tensor:
+        """(B, H, D) and keys and values (B, P + H, 2 D) -> (B * H, D)."""
+        batch, steps, width = queries_BHD.shape
+        size = (self.heads, width // self.heads)
+        q = queries_BHD.unflatten(2, size).transpose(1, 2)
+        k, v = kept.unflatten(2, (2, *size)).permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return y.transpose(1, 2).reshape(batch * steps, width)
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """scale * norm(x) + shift: in one call, with the same bits, for a single example."""
+    if len(x) == 1:
+        return functional.layer_norm(x, x.shape[-1:], scale[0, 0], shift[0, 0], EPS)
+    return torch.addcmul(shift, norm(x), scale)
 
 
 def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> TransformerField:

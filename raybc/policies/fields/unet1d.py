@@ -27,9 +27,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from raybc.policies.activations import mish
 from raybc.policies.base import PolicySpec
 from raybc.policies.fields.base import Field
 from raybc.policies.fields.convolution import (
+    FrozenBlock,
+    FrozenResidual,
     PackedBlock,
     PackedConv1d,
     PackedPointwise,
@@ -37,9 +40,10 @@ from raybc.policies.fields.convolution import (
     PackedUpsample,
     UniformLinear,
     init_uniform,
-    mish,
+    pad,
 )
 from raybc.policies.fields.time import sinusoids
+from raybc.policies.frozen import FrozenConv1d, can_freeze, is_acting
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -47,6 +51,9 @@ if TYPE_CHECKING:
 
 class UNetField(Field):
     """M networks; H must be a multiple of `divisor` = 2^(levels - 1)."""
+
+    frozen: FrozenUNet | None = None
+    """The network for acting."""
 
     def __init__(
         self,
@@ -93,12 +100,16 @@ class UNetField(Field):
 
     def condition(self, cond_MBF: Tensor) -> Tensor:
         """The contribution of the observations to all scales and shifts, (M, B, S); computed once per chunk."""
-        return self.film_obs(mish(cond_MBF))
+        if self.frozen is not None and is_acting():
+            return self.frozen.film_obs(mish(cond_MBF[0])).unsqueeze(0)
+        film_MBS: Tensor = self.film_obs(mish(cond_MBF))
+        return film_MBS
 
     def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Tensor) -> Tensor:
         """v(x, t | obs), (M, B, H, A). t_MB1: (M, 1, 1) if all rows share it."""
-        time_MBE = self.time_out(mish(self.time_in(sinusoids(t_MB1, self.time_size))))
-        film_MBS = condition + torch.bmm(mish(time_MBE), self.film_time_MES)
+        film_MBS = condition + self.of_time(t_MB1)
+        if self.frozen is not None and is_acting():
+            return self.frozen(x_MBHA[0], film_MBS[0]).unsqueeze(0)
         films = iter(film_MBS.unsqueeze(2).split(self.film_sizes, dim=-1))
         x, skips = x_MBHA, []
         for n, residual in enumerate(self.down):
@@ -112,6 +123,53 @@ class UNetField(Field):
             x = residual(x if n % 2 else torch.cat([x, skips.pop()], dim=-1), next(films))
             x = self.grow[n // 2](x) if n % 2 else x
         return self.out(self.last(x))
+
+    def time_part(self, t_MB1: Tensor) -> Tensor:
+        """The contribution of the time to all scales and shifts, (M, B, S)."""
+        time_MBE = self.time_out(mish(self.time_in(sinusoids(t_MB1, self.time_size))))
+        return torch.bmm(mish(time_MBE), self.film_time_MES)
+
+    def prepare_for_acting(self) -> None:
+        if can_freeze(self):
+            super().prepare_for_acting()
+            self.frozen = FrozenUNet(self)
+
+
+class FrozenUNet:
+    """A `UNetField` of one member for acting: (B, H, A) -> (B, H, A)."""
+
+    def __init__(self, field: UNetField) -> None:
+        self.sizes = field.film_sizes
+        self.film_obs = field.film_obs.freeze()
+        # Typed Any: iterating a ModuleList gives modules.
+        down, middle, up, shrink, grow = map(list[Any], (field.down, field.middle, field.up, field.shrink, field.grow))
+        self.down, self.middle, self.up = (list(map(FrozenResidual, part)) for part in (down, middle, up))
+        self.shrink = [
+            FrozenConv1d(conv.weights_MOKI[0], conv.bias_MO[0], conv.stride, conv.padding) for conv in shrink
+        ]
+        self.grow = [
+            FrozenConv1d(one.weights_MPOKI[0].flatten(0, 1), one.bias_MO[0].repeat(2), stride=1, padding=1)
+            for one in grow
+        ]
+        self.last, self.out = FrozenBlock(field.last), field.out.freeze()
+
+    def __call__(self, x_BHA: Tensor, film_BS: Tensor) -> Tensor:
+        films = iter(film_BS.unsqueeze(1).split(self.sizes, dim=-1))
+        x, skips = x_BHA, []
+        for n, residual in enumerate(self.down):
+            x = residual(x, next(films))
+            if n % 2:
+                skips.append(x)
+                if n // 2 < len(self.shrink):
+                    shrink = self.shrink[n // 2]
+                    x = shrink(pad(x, shrink.padding)).view(len(x), -1, x.shape[2])
+        for residual in self.middle:
+            x = residual(x, next(films))
+        for n, residual in enumerate(self.up):
+            x = residual(x if n % 2 else torch.cat([x, skips.pop()], dim=-1), next(films))
+            if n % 2:  # pairs of neighbours in a row, with one entry too many at either end
+                x = self.grow[n // 2](pad(x, 1)).view(len(x), -1, x.shape[2])[:, 1:-1]
+        return self.out(self.last(x).flatten(0, 1)).view_as(x_BHA)
 
 
 def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> UNetField:
