@@ -19,7 +19,9 @@ from raybc.data.episodes import format_shape
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
 from raybc.metric import METRICS, SUCCESS, Metric, metric_name
-from raybc.report.tables import leaderboard, load_run, percent, percent_range, selection_rule, winner_line
+from raybc.report.read import load_run
+from raybc.report.tables import leaderboard, selection_rule, winner_line
+from raybc.report.text import percent, percent_range
 from raybc.rows import setting_of
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
 from raybc.types import SampleSetting, UserError

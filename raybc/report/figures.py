@@ -14,10 +14,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from raybc.metric import Metric, score_of
-from raybc.report import tables
 from raybc.report.curves import loss_points
 from raybc.report.page import Figure, make_figure, rgba
-from raybc.report.tables import LeaderboardRow, RunTables
+from raybc.report.read import RunTables
+from raybc.report.tables import LeaderboardRow
+from raybc.report.text import show
 from raybc.rows import setting_of
 
 #: Maximum number of trials whose losses are drawn, the first of the leaderboard.
@@ -208,10 +209,10 @@ def axis_figures(run: RunTables, rows: list[LeaderboardRow]) -> list[Figure]:
             if isinstance(spec, Mapping) and spec.get("log") and min(place.values()) > 0:
                 x |= _log_axis([*place.values(), float(spec["low"]), float(spec["high"])])
         else:
-            names = list(dict.fromkeys(map(tables.show, [*(listed or ()), *(row.params[axis] for row in points)])))
+            names = list(dict.fromkeys(map(show, [*(listed or ()), *(row.params[axis] for row in points)])))
             place, seen = {}, dict.fromkeys(names, 0)
             for row in points:
-                name = tables.show(row.params[axis])
+                name = show(row.params[axis])
                 place[row.trial] = names.index(name) + SPREAD[seen[name] % len(SPREAD)]
                 seen[name] += 1
             x |= {"tickvals": list(range(len(names))), "ticktext": [html.escape(name) for name in names]}
@@ -254,7 +255,7 @@ def _hover(metric: Metric, rows: list[LeaderboardRow], axis: str, short: bool) -
         return {"customdata": [row.trial for row in rows], "hovertemplate": template}
     texts = [
         html.escape(f"trial {row.trial} ({'winner' if row.is_winner else row.status})")
-        + f"<br>{html.escape(axis)} = {html.escape(tables.show(row.params[axis]))}<br>{metric.show(row.score)}"
+        + f"<br>{html.escape(axis)} = {html.escape(show(row.params[axis]))}<br>{metric.show(row.score)}"
         for row in rows
     ]
     return {"hovertext": texts, "hoverinfo": "text"}

@@ -23,7 +23,9 @@ from raybc.report import tables
 from raybc.report.commands import train_command
 from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, learning_curves, loss_curves
 from raybc.report.page import environment
-from raybc.report.tables import LeaderboardRow, RunTables
+from raybc.report.read import RunTables, load_run, totals
+from raybc.report.tables import LeaderboardRow
+from raybc.report.text import duration
 from raybc.rollout.video import last_frame_jpeg
 from raybc.rows import setting_of, video_setting
 from raybc.sweep.load import saved_sweep
@@ -38,7 +40,7 @@ PHASES = ("search", "final")
 
 def write_report(run_dir: Path | str) -> Path:
     """Write run_dir/report.html from the files on disk. A folder that is not a run is a UserError."""
-    run = tables.load_run(run_dir)
+    run = load_run(run_dir)
     text = environment().get_template("report.html.j2").render(_context(run))
     write_text(run.folder.report, text)
     return run.folder.report
@@ -103,7 +105,7 @@ def _outcomes(run: RunTables) -> list[dict[str, Any]]:
     found = []
     for phase in PHASES:
         rows = [row for row in run.results if row["phase"] == phase]
-        counts = tables.totals(rows, "successes", "timeouts", "failures", "errors")
+        counts = totals(rows, "successes", "timeouts", "failures", "errors")
         kinds: Counter[str] = Counter()
         for row in rows:
             kinds.update(row.get("errors_by_kind", {}))
@@ -118,16 +120,16 @@ def _cost(timing: Mapping[str, Any]) -> dict[str, str]:
         count = timing.get(key)
         if wall is not None and count is not None:
             hours = wall * count / 3600
-            held = f"{count:g} {name if name == 'GPU' else 'core'}{'s' * (count != 1)} for {tables.duration(wall)}"
+            held = f"{count:g} {name if name == 'GPU' else 'core'}{'s' * (count != 1)} for {duration(wall)}"
             cost[f"{name} hours held"] = f"{hours:.3g} h ({held})" if count else "none"
     if timing.get("train_seconds") is not None:
         threads = timing.get("threads")
-        cost["Training"] = tables.duration(timing["train_seconds"]) + (
+        cost["Training"] = duration(timing["train_seconds"]) + (
             f" at {threads} thread{'s' * (threads != 1)}" if threads else ""
         )
     busy = (timing.get("rollouts") or {}).get("busy_seconds")
     if busy is not None:
-        cost["Simulator processes busy"] = f"{tables.duration(busy)} ({timing.get('workers', '?')} processes)"
+        cost["Simulator processes busy"] = f"{duration(busy)} ({timing.get('workers', '?')} processes)"
     return cost
 
 
@@ -164,7 +166,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _context(run: RunTables) -> dict[str, Any]:
     rows = tables.leaderboard(run)
     winner = next((row for row in rows if row.is_winner), None)
-    counts = {p: tables.totals([r for r in run.results if r["phase"] == p], "episodes", "errors") for p in PHASES}
+    counts = {p: totals([r for r in run.results if r["phase"] == p], "episodes", "errors") for p in PHASES}
     errors = {phase: count["errors"] for phase, count in counts.items()}
     episodes = {phase: count["episodes"] for phase, count in counts.items()}
     command, command_note = _train_command(run, winner)
