@@ -21,15 +21,15 @@ from raybc.files import write_text
 from raybc.metric import Metric
 from raybc.report import tables
 from raybc.report.commands import train_command
-from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, learning_curves, loss_curves
+from raybc.report.figures import LOSS_TRIALS, axis_figures, cost_figure, few, learning_curves, loss_curves
 from raybc.report.page import environment
 from raybc.report.read import RunTables, load_run, totals
+from raybc.report.sampling import head, is_plain
 from raybc.report.tables import LeaderboardRow
 from raybc.report.text import duration
 from raybc.rollout.video import last_frame_jpeg
 from raybc.rows import setting_of, video_setting
-from raybc.sweep.load import saved_sweep
-from raybc.types import SPLIT_BASE, UserError
+from raybc.types import SPLIT_BASE
 
 #: Videos are embedded up to this many bytes in total; more are linked.
 VIDEO_LIMIT_BYTES = 40_000_000
@@ -137,11 +137,9 @@ def _train_command(run: RunTables, winner: LeaderboardRow | None) -> tuple[str, 
     """The command that trains the winner again, and a note about it; empty if it is not known."""
     if winner is None:
         return "", ""
-    try:
-        config = saved_sweep(run.config, "config.json")
-    except UserError:  # written by another version: the rest of the page is still useful
+    if run.sweep is None:  # written by another version: the rest of the page is still useful
         return "", ""
-    return train_command(config, winner.params, run.timing)
+    return train_command(run.sweep, winner.params, run.timing)
 
 
 def _scale(rows: list[LeaderboardRow], metric: Metric) -> tuple[float, float]:
@@ -169,6 +167,8 @@ def _context(run: RunTables) -> dict[str, Any]:
     counts = {p: totals([r for r in run.results if r["phase"] == p], "episodes", "errors") for p in PHASES}
     errors = {phase: count["errors"] for phase, count in counts.items()}
     episodes = {phase: count["episodes"] for phase, count in counts.items()}
+    costs = tables.costs(rows)
+    plain = is_plain(cost.sampling for cost in costs)
     command, command_note = _train_command(run, winner)
     return {
         "run": run,
@@ -195,11 +195,14 @@ def _context(run: RunTables) -> dict[str, Any]:
         "notes": _notes(run, rows, errors),
         "errors": errors,
         "episodes": episodes,
-        "flows": sorted({flow_steps for row in rows for flow_steps in row.per_flow_steps}),
+        "samplings": sorted({at for row in rows for at in row.per_sampling}),
+        "costs": costs,
+        "cost_head": head(plain),
+        "plain": plain,
         "failed": [row for row in rows if row.status == "failed"][:ROWS],
         "curves": learning_curves(run, rows),
         "losses": loss_curves(run, rows),
-        "flow": flow_figure(winner),
+        "cost_figure": cost_figure(winner),
         "axes": axis_figures(run, rows),
         "few": few(rows),
         "videos": _videos(run),

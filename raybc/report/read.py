@@ -14,6 +14,9 @@ from raybc.files import read_json
 from raybc.metric import METRICS, Metric, metric_name
 from raybc.rows import ResultRow, VideoRow, WinnerFile, result_row, setting_of
 from raybc.run_folder import SweepFolder
+from raybc.sweep.config import SweepConfig
+from raybc.sweep.load import saved_sweep
+from raybc.sweep.space import recipe
 from raybc.types import SampleSetting, UserError
 
 _TRIAL_NUMBERS = {"score": float, "step": int, "evaluations": int, "train_seconds": float, "rollout_seconds": float}
@@ -66,6 +69,22 @@ class RunTables:
         found = METRICS[metric_name(self.config) or "success"]
         knows_success = found.is_rate or any(row["success_rate"] is not None for row in self.results)
         return replace(found, has_success=knows_success)
+
+    @cached_property
+    def sweep(self) -> SweepConfig | None:
+        """The configuration; None where another version wrote one that cannot be read."""
+        try:
+            return saved_sweep(self.config, "config.json")
+        except UserError:
+            return None
+
+    def evaluations(self, params: dict[str, Any], setting: SampleSetting) -> int:
+        """Evaluations of the network per chunk of the recipe with `params`."""
+        try:
+            policy = recipe(self.sweep, params).policy if self.sweep else None
+        except UserError:  # of another version
+            policy = None
+        return policy.evaluations(setting) if policy else setting.evaluations
 
     def winner_setting(self) -> SampleSetting | None:
         return SampleSetting(**(self.winner.get("setting") or {})) if self.winner else None

@@ -6,7 +6,6 @@ only measure. Episodes that ended in an error are counted apart and never enter 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -14,6 +13,7 @@ from typing import Any
 
 from raybc.metric import Metric, Score, score_of
 from raybc.report.read import RunTables, TrialRow
+from raybc.report.sampling import Sampling
 from raybc.report.text import percent
 from raybc.rows import ResultRow, setting_of
 from raybc.statistics import ERRORS_ALLOWED, seed_interval
@@ -36,10 +36,18 @@ class LeaderboardRow(TrialRow):
     seed_interval: tuple[float, float] | None
     unusable: Score | None
     """The final score, if too many of its episodes ended in errors for a winner to be declared."""
-    per_flow_steps: dict[int, Score]
-    """On final starts at every measured flow_steps, otherwise at `setting`."""
+    per_sampling: dict[Sampling, Score]
+    """On final starts at every measured solver and flow_steps, otherwise at `setting`; the cheapest first."""
     errors: int
     """Episodes of this trial, on search and final starts, that ended in an error."""
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """The one of `per_sampling` that was chosen."""
+        same = [s for s in self.per_sampling if self.setting and (s.flow_steps, s.solver) == (
+            self.setting.flow_steps, self.setting.solver
+        )]  # fmt: skip
+        return same[0] if same else None
 
     @property
     def seed_mean(self) -> float | None:
@@ -63,7 +71,10 @@ def leaderboard(run: RunTables) -> list[LeaderboardRow]:
 
 def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> SampleSetting | None:
     """The sample setting of a trial: the winner's as recorded, else the best on search starts at its last evaluation
-    (pooled over seeds; among equals the fewest flow_steps). None when nothing was evaluated. results: of the trial."""
+    (pooled over seeds; of equals the one with the fewest evaluations of the network). None when nothing was evaluated.
+
+    results: of the trial.
+    """
     if run.winner and run.winner["trial"] == trial and run.winner.get("setting"):
         return run.winner_setting()
     metric = run.metric
@@ -74,8 +85,8 @@ def chosen_setting(run: RunTables, trial: int, results: Iterable[ResultRow]) -> 
         if row["evaluation"] == last:
             pools.setdefault(setting_of(row), []).append(row)
 
-    def order(setting: SampleSetting) -> tuple[float, ...]:
-        return *score_of(pools[setting], metric).order, *dataclasses.astuple(setting)
+    def order(setting: SampleSetting) -> tuple[float | str, ...]:
+        return *score_of(pools[setting], metric).order, *setting.order
 
     return min(pools, key=order, default=None)
 
@@ -94,10 +105,10 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
         latest = {(row["seed"], setting_of(row)): row for row in results if row["evaluation"] == last}
     here = [row for (_, at), row in sorted(latest.items(), key=lambda item: item[0][0]) if at == setting]
     per_seed = {row["seed"]: score for row in here if (score := score_of([row], metric)).value is not None}
-    flows: dict[int, list[ResultRow]] = {}
+    costs: dict[Sampling, list[ResultRow]] = {}
     for (_, at), row in latest.items():
-        if setting and at == replace(setting, flow_steps=at.flow_steps):
-            flows.setdefault(at.flow_steps, []).append(row)
+        if setting and at == replace(setting, flow_steps=at.flow_steps, solver=at.solver):
+            costs.setdefault(Sampling.of(at, run.evaluations(trial.params, at)), []).append(row)
     return LeaderboardRow(
         **vars(trial),
         is_winner=run.winner is not None and run.winner["trial"] == trial.trial,
@@ -106,11 +117,28 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
         unusable=final if (final := score_of(here, metric)).too_many_errors else None,
         final_per_seed=per_seed,
         seed_interval=seed_interval([score.value or 0.0 for score in per_seed.values()], bounds=metric.bounds),
-        per_flow_steps={
-            flow: pool for flow in sorted(flows) if (pool := score_of(flows[flow], metric)).value is not None
-        },
+        per_sampling={at: pool for at in sorted(costs) if (pool := score_of(costs[at], metric)).value is not None},
         errors=sum(row["errors"] for row in results),
     )
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """A line of the table of evaluations of the network against success."""
+
+    row: LeaderboardRow
+    sampling: Sampling
+    score: Score
+
+    @property
+    def is_chosen(self) -> bool:
+        return self.sampling == self.row.sampling
+
+
+def costs(rows: Iterable[LeaderboardRow]) -> list[CostRow]:
+    """What was measured on final starts at every cost; the cheapest first, and the winner before others."""
+    found = [CostRow(row, at, score) for row in rows for at, score in row.per_sampling.items()]
+    return sorted(found, key=lambda cost: (cost.sampling, not cost.row.is_winner, cost.row.trial))
 
 
 def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
