@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from raybc._version import __version__
 from raybc.causes import expect_file
 from raybc.config import RunConfig, migrate
+from raybc.data.action_form import ActionForm
 from raybc.data.episodes import image_size
 from raybc.data.normalize import Normalizer
 from raybc.files import read_json, replacing, write_json
@@ -49,10 +50,11 @@ class PolicyBundle:
     obs_sizes: dict[str, int]
     """Low-dimensional observation -> size, in the order in which they are concatenated."""
     action_size: int
-    """A."""
+    """A, of the environment."""
     obs_normalizer: Normalizer
     """Of the concatenated low-dimensional observations."""
     action_normalizer: Normalizer
+    """Of actions in the form that the network learns (`action_form`)."""
     weights: Mapping[str, torch.Tensor]
     """Parameter name -> tensor with a member axis of 1."""
     data_fingerprint: str
@@ -81,9 +83,14 @@ class PolicyBundle:
         return policy.eval().requires_grad_(False)
 
     @property
+    def action_form(self) -> ActionForm:
+        """What the network gives, and the environment's actions that are made from it."""
+        return ActionForm.of(self.config, self.action_size)
+
+    @property
     def spec(self) -> PolicySpec:
         config = self.config
-        return PolicySpec.of(self.obs_sizes, self.images, self.action_size, config.chunk_length, config.obs_steps)
+        return PolicySpec.of(self.obs_sizes, self.images, self.action_form.size, config.chunk_length, config.obs_steps)
 
     def save(self, folder: Path) -> None:
         """Write the bundle to `folder` atomically; an existing bundle is replaced."""
@@ -159,7 +166,7 @@ class PolicyBundle:
             raise UserError(_mixed(folder / META, run_id, self.run_id))
         for name, normalizer, size in (
             ("observations", self.obs_normalizer, sum(self.obs_sizes.values())),
-            ("actions", self.action_normalizer, self.action_size),
+            ("actions", self.action_normalizer, self.action_form.size),
         ):
             if len(normalizer.offset) != size:
                 raise UserError(

@@ -499,7 +499,14 @@ def changed(value: Any) -> Any:
         return not value
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
     others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta", None: "return"}
-    others |= {"uniform": "beta", "mse": "l1", "epsilon": "sample", "euler": "heun", "mask": "repeat"}
+    others |= {
+        "uniform": "beta",
+        "mse": "l1",
+        "epsilon": "sample",
+        "euler": "heun",
+        "mask": "repeat",
+        "as_recorded": "rotation_6d",
+    }
     if value in others:
         return others[value]
     return value + 1 if isinstance(value, int | float) else value + "x"

@@ -22,11 +22,15 @@ from tests.helpers import leave_group, read_table, run_train, tiny_config, tiny_
 TRANSFORMER: dict[str, Any] = {
     "policy": "flow_transformer", "transformer_layers": 1, "transformer_heads": 2, "transformer_width": 16,
 }  # fmt: skip
+UNET: dict[str, Any] = {
+    "policy": "flow_unet", "unet_channels": "8,8", "unet_groups": 2, "unet_time_size": 8, "horizon_length": 4,
+}  # fmt: skip
 CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
     "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "monitor_interval": 5}),
     "ddp, unequal shares": ("ddp", 3, [3, 5], {"ema_decay": 0.9}),
     "ddp, transformer": ("ddp", 2, [3, 5], TRANSFORMER),
     "fsdp, transformer": ("fsdp", 2, [3], TRANSFORMER),
+    "fsdp, U-Net, diffusion": ("fsdp", 2, [3], UNET | {"objective": "diffusion", "ema_decay": 0.99, "lr": 1e-4}),
     "fsdp": ("fsdp", 2, [3], {
         "grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9, "ema_power": 0.75, "weight_decay": 0.3,
         "weight_decay_on": "matrices",

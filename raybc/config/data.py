@@ -52,6 +52,9 @@ class DataOptions:
     """Statistics for observations and actions, fitted on the training split."""
     normalization_keys: str = ""
     """Other statistics for some observations or for `actions`, e.g. robot0_eef_pos=min_max,actions=quantile."""
+    action_rotation: Literal["as_recorded", "rotation_6d"] = "as_recorded"
+    """Rotations of actions that are learned. rotation_6d: for arms with a position, an axis-angle and a gripper, which
+    are converted for training and back for acting; the six numbers are not normalised."""
     norm_stats_from: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset")
     """Take the statistics of normalisation from this run, bundle or norm_stats.json instead of fitting them."""
     norm_stats_sha256: str = option("", needs=_OF_STATISTICS, axis="it is found in the statistics")

@@ -4,7 +4,7 @@ Normalisation is included and the steps of the solver are unrolled, so the file 
 only if onnxruntime gives the same results as `Agent` in rollouts. PyTorch's TorchScript exporter needs no other
 package; the newer one needs onnxscript and gives the same graph.
 
-Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
+Letters: B batch, T observation steps, O observation dim, H chunk, A action dim (of noise: of what the network gives).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
+from raybc.export.rotations import decoded
 from raybc.extras import require_extra
 from raybc.files import replacing, write_json
 from raybc.inference.agent import Agent
@@ -43,6 +44,7 @@ class PhysicalPolicy(nn.Module):
         self._policy = bundle.build()
         self._setting = setting
         self._low_dim, self._images = list(bundle.obs_sizes), list(bundle.images)
+        self._form = bundle.action_form
         observed, acted = bundle.obs_normalizer, bundle.action_normalizer
         self._obs_offset, self._obs_scale = torch.from_numpy(observed.offset), torch.from_numpy(observed.scale)
         self._action_offset, self._action_scale = torch.from_numpy(acted.offset), torch.from_numpy(acted.scale)
@@ -59,7 +61,7 @@ class PhysicalPolicy(nn.Module):
         obs_BTO = (obs_BTO - self._obs_offset) / self._obs_scale
         seen = {name: image[None] for name, image in zip(self._images, images, strict=True)}
         chunk_BHA = self._policy.sample(Observation(obs_BTO[None], seen), noise_BHA[None], self._setting)[0]
-        return chunk_BHA * self._action_scale + self._action_offset
+        return decoded(chunk_BHA * self._action_scale + self._action_offset, self._form)
 
 
 def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
@@ -70,7 +72,7 @@ def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
     taken = {NOISE, ACTIONS} & shapes.keys()
     if taken:
         raise UserError(f"--onnx: expected observations of other names than {NOISE} and {ACTIONS}, got {taken.pop()!r}")
-    return shapes | {NOISE: (bundle.spec.horizon, bundle.action_size)}
+    return shapes | {NOISE: (bundle.spec.horizon, bundle.spec.action_size)}
 
 
 def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    agent, rng, worst = Agent(bundle), np.random.default_rng(1), 0.0
+    agent, rng, worst, form = Agent(bundle), np.random.default_rng(1), 0.0, bundle.action_form
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     try:
@@ -133,7 +135,8 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
             images = {name: inputs[name] for name in bundle.images}
             expected = agent.chunks(Observation(obs_BTO, images), inputs[NOISE], setting)
             got = session.run([ACTIONS], inputs)[0]
-            worst = max(worst, float((np.abs(got - expected) / bundle.action_normalizer.scale).max()))
+            away = np.abs(form.encode(got) - form.encode(expected))  # axis-angles of one rotation may differ
+            worst = max(worst, float((away / bundle.action_normalizer.scale).max()))
     except (
         errors.Fail,
         errors.InvalidArgument,

@@ -3,7 +3,8 @@
 A chunk must not depend on the other rows of its batch; otherwise the result of an episode would depend on the number
 of workers. Matrix products do depend on the number of rows, because libraries use different kernels for one row and for
 many. An `Agent` therefore measures which batch sizes give bit-identical rows on this machine, and pads to one of these.
-Letters: B batch, T observation steps, O observation dim, H chunk, A action dim.
+Letters: B batch, T observation steps, O observation dim, H chunk, A action dim (of noise: of what the network gives,
+`ActionForm.size`).
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class Agent:
             part = obs.map(functools.partial(_piece, rows=piece, size=size))
             noise = _padded(noise_BHA[piece], size)
             pieces.append(_sample(self._policy, part, noise, setting, self._device)[:count])
-        return self.bundle.action_normalizer.invert(np.concatenate(pieces))
+        return self.bundle.action_form.decode(self.bundle.action_normalizer.invert(np.concatenate(pieces)))
 
 
 def _piece(array: np.ndarray, rows: slice, size: int) -> np.ndarray:

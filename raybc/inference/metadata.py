@@ -9,6 +9,9 @@ from raybc.bundle import PolicyBundle
 from raybc.registry import get_task, parse_env_name
 from raybc.types import SampleSetting, UserError
 
+#: What to know about actions whose rotations are learned as rotation_6d.
+ROTATION_6D = "axis-angle; learned as rotation_6d, whose statistics these are: each arm's position, rotation, gripper"
+
 
 def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
     """Describe a policy as JSON values.
@@ -38,6 +41,7 @@ def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, A
             "meaning": "the actions of the next steps, physical units of the training data, not clipped",
             "offset": bundle.action_normalizer.offset.tolist(),
             "scale": bundle.action_normalizer.scale.tolist(),
+            **({"rotation": ROTATION_6D} if bundle.action_form.arms else {}),
         },
         "setting": setting.to_plain(),
         "fps": control_rate(bundle),

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.inference.agent import Agent
 from raybc.statistics import mean_interval
@@ -40,7 +41,8 @@ class OfflineError:
     interval: tuple[float, float] | None
     """95 % interval of `error` over episodes (Student's t of the mean squared error); None for a single episode."""
     rmse_A: np.ndarray
-    """Root mean squared error of each action dimension, physical, float64 (A,)."""
+    """Root mean squared error of each action dimension, physical, float64 (A,). Where rotations are learned as
+    rotation_6d, so are the errors measured, and A is larger (`ActionForm`)."""
     step_error_H: np.ndarray
     """`error` at each step of the whole chunk, float64 (H,), over all windows; nan where no window is that long."""
     episode_error_E: np.ndarray
@@ -81,12 +83,13 @@ def offline_error(
     """
     if not len(episodes):
         raise UserError(f"{store.source}: the error of actions is measured on held-out episodes, and there are none")
-    spread_A = _spread(store, episodes)
+    form = agent.bundle.action_form
+    spread_A = _spread(store, episodes, form)
     varies_A = spread_A > 0
     if not varies_A.any():
         raise UserError(f"{store.source}: the actions of the held-out episodes never change, so there is no scale")
     rows_B, episode_B = _windows(store, episodes)
-    horizon, size = agent.bundle.spec.horizon, agent.bundle.action_size
+    horizon, size = agent.bundle.spec.horizon, form.size
     ends_B = store.episode_ends[episode_B]
     errors_BHA = np.full((len(rows_B), horizon, size), np.nan)
     noise = np.random.default_rng([seed, 2])
@@ -95,9 +98,9 @@ def offline_error(
         rows = rows_B[part]
         noise_BHA = noise.standard_normal((len(rows), horizon, size)).astype(np.float32)
         observed = _observed(agent, store, rows, store.episode_starts[episode_B[part]])
-        chunks_BHA = agent.chunks(observed, noise_BHA * np.float32(setting.eval_temperature), setting)
+        chunks_BHA = form.encode(agent.chunks(observed, noise_BHA * np.float32(setting.eval_temperature), setting))
         steps_BH = rows[:, None] + np.arange(horizon)
-        recorded_BHA = store.actions_NA[np.minimum(steps_BH, ends_B[part, None] - 1)]
+        recorded_BHA = form.encode(store.actions_NA[np.minimum(steps_BH, ends_B[part, None] - 1)])
         inside_BH = steps_BH < ends_B[part, None]
         errors_BHA[part][inside_BH] = (chunks_BHA.astype(np.float64) - recorded_BHA)[inside_BH]
     squared_BHA = errors_BHA**2
@@ -121,10 +124,10 @@ def offline_error(
     )
 
 
-def _spread(store: EpisodeStore, episodes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Standard deviation of the actions of these episodes, float64 (A,)."""
+def _spread(store: EpisodeStore, episodes: Sequence[int] | np.ndarray, form: ActionForm) -> np.ndarray:
+    """Standard deviation of the actions of these episodes in the form that is learned, float64 (A,)."""
     parts = [store.actions_NA[store.episode_starts[e] : store.episode_ends[e]] for e in episodes]
-    actions = np.concatenate(parts).astype(np.float64)
+    actions = form.encode(np.concatenate(parts)).astype(np.float64)
     spread: np.ndarray = actions.std(0)
     # A constant in float32 may have a tiny spread.
     spread[spread <= 1e-6 * np.abs(actions).max(0)] = 0

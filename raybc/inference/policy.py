@@ -106,7 +106,7 @@ class Policy:
         if n < 1:
             raise UserError(f"n: expected at least 1, got {n}")
         seen = self._session.seen_with(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
-        shape = (n, self.bundle.spec.horizon, self.bundle.action_size)
+        shape = (n, self.bundle.spec.horizon, self.bundle.spec.action_size)
         noise = np.random.default_rng(seed).standard_normal(shape) * self.setting.eval_temperature
         return self._clipped(self._agent.chunks(stack_rows([seen] * n), noise.astype(np.float32), self.setting))
 

@@ -28,7 +28,8 @@ class Session:
         self.setting = setting
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.config.obs_steps
         self._images = tuple(bundle.images)
-        self._chunk_shape = (bundle.spec.horizon, bundle.action_size)
+        self._form = bundle.action_form
+        self._chunk_shape = (bundle.spec.horizon, bundle.spec.action_size)
         horizon = self._chunk_shape[0]
         self.steps_between = setting.steps_between(horizon)
         if self.steps_between > horizon:
@@ -73,7 +74,7 @@ class Session:
         self._planned += count
         if self.setting.temporal_ensemble < 0:
             return chunk_HA[:count]
-        self._chunks.append((first_step, chunk_HA))
+        self._chunks.append((first_step, self._form.encode(chunk_HA)))  # axis-angles have no mean
         while first_step - self._chunks[0][0] >= len(chunk_HA):
             self._chunks.popleft()
         actions = []
@@ -81,4 +82,4 @@ class Session:
             predicted = np.stack([c[step - first] for first, c in self._chunks if step - first < len(c)])
             weights = np.exp(-self.setting.temporal_ensemble * np.arange(len(predicted)))
             actions.append((weights / weights.sum()) @ predicted)
-        return np.array(actions, np.float32)
+        return self._form.decode(np.array(actions, np.float32))

@@ -47,5 +47,6 @@ class MipPolicy(ChunkPolicy):
         condition = self.condition(obs)
         zero = 0 * noise_MBHA
         first = self.velocity_field(zero, at_time(zero, 0.0), condition)
-        chunk: Tensor = self.velocity_field(first, at_time(zero, SECOND), condition)
+        # + zero: the exporter would take the batch size of `first` alone for a constant.
+        chunk: Tensor = self.velocity_field(first + zero, at_time(zero, SECOND), condition)
         return chunk

@@ -59,14 +59,15 @@ def check_statistics(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> Non
             f"{bundle.obs_normalizer.offset[worst]:g} of the training data; was the data in other units, or normalised "
             "twice?"
         )
-    low, high = env_spec.action_low, env_spec.action_high
-    offset, scale = bundle.action_normalizer.offset, bundle.action_normalizer.scale
+    places, learned = map(list, zip(*bundle.action_form.kept(), strict=True))
+    low, high = env_spec.action_low[places], env_spec.action_high[places]
+    offset, scale = bundle.action_normalizer.offset[learned], bundle.action_normalizer.scale[learned]
     other = other_actions(offset - 5 * scale, offset + 5 * scale, low, high)
     if other is not None:
         raise UserError(
-            f"{path}: normalisation of actions does not fit environment {bundle.config.env_name!r}: action {other} is "
-            f"{offset[other]:g} -+ {scale[other]:g} in the training data, the environment takes {low[other]:g} to "
-            f"{high[other]:g}; was the data in other units, or normalised twice?"
+            f"{path}: normalisation of actions does not fit environment {bundle.config.env_name!r}: action "
+            f"{places[other]} is {offset[other]:g} -+ {scale[other]:g} in the training data, the environment takes "
+            f"{low[other]:g} to {high[other]:g}; was the data in other units, or normalised twice?"
         )
 
 

@@ -16,6 +16,7 @@ import torch
 
 from raybc.config import ACTIONS, Normalization, RunConfig
 from raybc.data import norm_stats, select
+from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
@@ -70,6 +71,8 @@ class Prepared:
     """Image -> (height, width, channels)."""
     plan: SamplingPlan | None
     """The sampling plan; None: every window is drawn equally often."""
+    form: ActionForm
+    """The form of the actions that are learned, which `action_normalizer` normalises."""
 
     def write_statistics(self, folders: Sequence[Path]) -> None:
         """Write norm_stats.json to run folders."""
@@ -127,22 +130,22 @@ def _normalizers(
 ) -> tuple[Normalizer, Normalizer]:
     """Of low-dimensional observations and actions: fitted on `rows`, or those of `norm_stats_from`."""
     low_dim, sizes = tuple(obs_sizes), tuple(obs_sizes.values())
-    action_size = store.actions_NA.shape[1]
+    form = ActionForm.of(config, store.actions_NA.shape[1])
     if config.norm_stats_from:
         keys, where = statistics_of(config), f"norm_stats_from: {config.norm_stats_from}"
         obs = norm_stats.normalizer(keys, obs_sizes, kinds, where)
-        return obs, norm_stats.normalizer(keys, {ACTIONS: action_size}, kinds, where)
+        return obs, norm_stats.normalizer(keys, {ACTIONS: form.size}, kinds, where)
     obs_kinds = [kinds[k] for k, size in obs_sizes.items() for _ in range(size)]
-    action_kinds = [kinds[ACTIONS]] * action_size
+    action_kinds = form.kinds(kinds[ACTIONS])
     if config.dataset_replace_interval:
         floor = sizes if scale_floor else ()
         obs = fitted(lambda some: store.observation(low_dim, some), rows, obs_kinds, floor)
-        return obs, fitted(lambda some: store.actions_NA[some], rows, action_kinds)
+        return obs, fitted(lambda some: form.encode(store.actions_NA[some]), rows, action_kinds)
     observed = store.observation(low_dim, rows)
     obs = Normalizer.fit_columns(observed, obs_kinds)
     if scale_floor and low_dim:
         obs = obs.with_floor(observed.min(axis=0), observed.max(axis=0), obs_kinds, sizes)
-    return obs, Normalizer.fit_columns(store.actions_NA[rows], action_kinds)
+    return obs, Normalizer.fit_columns(form.encode(store.actions_NA[rows]), action_kinds)
 
 
 def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_floor: bool = True) -> Prepared:
@@ -203,6 +206,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
         obs_sizes,
         {key: image_size(store.obs[key].shape[1:]) for key in images},
         plan,
+        ActionForm.of(config, store.actions_NA.shape[1]),
     )
 
 

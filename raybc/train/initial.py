@@ -83,7 +83,7 @@ def load_start(config: RunConfig, prepared: Prepared, action_size: int, weights:
         tuple(name for name in weights if name not in loaded),
         tuple(name for name in there if name not in shapes),
     )
-    differing = _differences(bundle, prepared, action_size)
+    differing = _differences(config, bundle, prepared, action_size)
     other = [
         f"{name} is {format_shape(there[name])} there and {format_shape(shapes[name])} here"
         for name in shapes
@@ -105,7 +105,7 @@ def load_start(config: RunConfig, prepared: Prepared, action_size: int, weights:
     return start
 
 
-def _differences(bundle: PolicyBundle, prepared: Prepared, action_size: int) -> list[str]:
+def _differences(config: RunConfig, bundle: PolicyBundle, prepared: Prepared, action_size: int) -> list[str]:
     """What the two policies see and give, where that differs."""
     found = []
     for what, before, now in (
@@ -116,6 +116,8 @@ def _differences(bundle: PolicyBundle, prepared: Prepared, action_size: int) -> 
             found.append(f"{what}: {_named(before)} there, {_named(now)} here")
     if bundle.action_size != action_size:
         found.append(f"actions: {bundle.action_size} there, {action_size} here")
+    if bundle.config.action_rotation != config.action_rotation:
+        found.append(f"action_rotation: {bundle.config.action_rotation} there, {config.action_rotation} here")
     return found
 
 

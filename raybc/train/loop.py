@@ -86,7 +86,7 @@ class PackTrainer:
         self._scale_floor = True
         self.prepared = prepare(config, data, device)
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
-        spec = PolicySpec.of(seen.obs_sizes, seen.images, action_size, config.chunk_length, config.obs_steps)
+        spec = PolicySpec.of(seen.obs_sizes, seen.images, seen.form.size, config.chunk_length, config.obs_steps)
         self.learner = BehaviourCloning(config, spec, len(self.members))
         # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from raybc.config import RunConfig
+from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
 from raybc.data.windows import Padding, Windows
@@ -99,9 +100,10 @@ class DatasetView:
             episodes: indices into `ends` of the episodes to draw windows from, int64.
         """
         store = self.store
+        form = ActionForm.of(config, store.actions_NA.shape[1])
         return Windows.build(
             self.obs_normalizer.apply(store.observation(self.low_dim, rows)),
-            self.action_normalizer.apply(store.actions_NA[rows]),
+            self.action_normalizer.apply(form.encode(store.actions_NA[rows])),
             ends,
             episodes,
             config.chunk_length,
