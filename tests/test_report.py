@@ -214,7 +214,7 @@ def test_leaderboard_order_and_numbers(tmp_path: Path) -> None:
     assert first.final.interval == pytest.approx((0.902, 0.984), abs=5e-4)
     assert first.final.mean_steps_success == pytest.approx((49 * 30 + 47 * 34) / 96)
     assert first.seed_interval == seed_interval([0.98, 0.94])
-    assert {flow: rate.successes for flow, rate in first.per_flow_steps.items()} == {1: 78, 5: 96}
+    assert {at.flow_steps: score.successes for at, score in first.per_sampling.items()} == {1: 78, 5: 96}
     assert first.params == {"lr": 1e-3, "horizon_length": 10, "use_fourier_features": True}
     assert rows[2].final is None
     assert rows[2].setting == SampleSetting(flow_steps=1)  # 16/20 at both: the cheaper one
@@ -300,7 +300,7 @@ def test_figures_show_the_true_values(tmp_path: Path) -> None:
     assert curves["data"][-1]["name"] == "trial 3 (winner)"  # drawn on top
     band = [trace for trace in curves["data"] if trace.get("fill") == "toself"][-1]
     assert band["y"] == [0.5, 0.9, 0.9, 0.7]
-    bars = json.loads(figures.flow_figure(rows[0]).spec)["data"][0]  # type: ignore[union-attr]
+    bars = json.loads(figures.cost_figure(rows[0]).spec)["data"][0]  # type: ignore[union-attr]
     assert bars["y"] == [0.78, 0.96]
     assert bars["y"][1] + bars["error_y"]["array"][1] == pytest.approx(0.984, abs=5e-4)
     axes = figures.axis_figures(run, rows)

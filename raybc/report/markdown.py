@@ -54,7 +54,7 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
         cells += [str(row.errors), "-" if row.step is None else str(row.step)]
         cells += [show(row.params.get(axis)) for axis in run.axes]
         lines.append("| " + " | ".join(map(_md, cells)) + " |")
-    lines += _costs(metric, rows) if len(samplings) > 1 else []
+    lines += _costs(metric, rows) if not is_plain(samplings) and len(samplings) > 1 else []
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         lines += ["", "## Failed trials", ""]
@@ -67,13 +67,12 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
 def _costs(metric: Metric, rows: list[LeaderboardRow]) -> list[str]:
     """Evaluations of the network per chunk against the score, for the trials that were measured on final starts."""
     found = costs(rows)
-    plain = is_plain(cost.sampling for cost in found)
-    cells = [["trial", *head(plain), f"{'final ' * metric.from_episodes}{metric.label}", "95 % CI", "episodes"]]
+    cells = [["trial", *head(plain=False), f"{'final ' * metric.from_episodes}{metric.label}", "95 % CI", "episodes"]]
     for cost in found:
         trial = f"{cost.row.trial}{' (chosen)' if cost.is_chosen else ''}"
         solved = f"{cost.score.successes}/" if metric.is_rate else ""
         numbers = [cost.score.text, cost.score.range_text, f"{solved}{cost.score.episodes}"]
-        cells.append([trial, *cost.sampling.cells(plain), *numbers])
+        cells.append([trial, *cost.sampling.cells(plain=False), *numbers])
     cells.insert(1, ["---"] * len(cells[0]))
     return ["", "## Evaluations of the network per chunk", "", *(f"| {' | '.join(map(_md, row))} |" for row in cells)]
 
