@@ -500,6 +500,7 @@ def changed(value: Any) -> Any:
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
     others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta", None: "return"}
     others |= {
+        "plain": "residual",
         "uniform": "beta",
         "mse": "l1",
         "epsilon": "sample",
