@@ -79,7 +79,7 @@ def test_data_and_environment_must_mean_the_same() -> None:
     with pytest.raises(
         UserError,
         match=r"^tiny\.hdf5: actions: expected absolute actions of OSC_POSE in the base's frame, as lift_abs takes, "
-        r"got delta actions .*; convert them: raybc data convert FILE --actions absolute .*; or choose the task with delta",
+        r"got delta actions .*; convert them: raybc data convert FILE --actions absolute .*; or choose the task",
     ):
         refuse_other_control(store, absolute, "lift_abs")
     refuse_other_control(store, absolute, "lift_abs", action_key="actions_abs")
