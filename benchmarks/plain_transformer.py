@@ -104,7 +104,6 @@ def copy_weights(field: TransformerField, m: int, plain: Any) -> None:
     modulations = [layer.modulation[1] for layer in (*plain.layers, plain)]
     weight, width = torch.cat([modulation.weight for modulation in modulations]).T, plain.act.out_features
     field.modulate_time.weights_MIO[m], field.modulate.weights_MIO[m] = weight[:width], weight[width:]
-    field.modulate_time.bias_M1O[m] = 0
     field.modulate.bias_M1O[m, 0] = torch.cat([modulation.bias for modulation in modulations])
     for ours, theirs in zip(field.layers, plain.layers, strict=True):
         ours_any: Any = ours

@@ -17,6 +17,11 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
     "flow": [
         {"hidden_width": 16, "hidden_depth": 2},
         {"hidden_width": 8, "hidden_depth": 1, "use_fourier_features": True},
+        {"hidden_width": 8, "hidden_depth": 2, "hidden_block": "residual", "use_fourier_features": True},
+        *(
+            {"hidden_width": 8, "hidden_depth": 2, "hidden_block": "residual", "objective": objective}
+            for objective in ("mip", "regression", "diffusion")
+        ),
         *({"hidden_width": 8, "flow_time": time} for time in ("beta", "logit_normal")),
         *({"hidden_width": 8, "objective": objective} for objective in ("mip", "regression", "diffusion")),
     ],
@@ -35,7 +40,10 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
             for objective in ("mip", "regression", "diffusion")
         ),
     ],
-    "regression": [{"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")],
+    "regression": [
+        *({"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")),
+        {"hidden_width": 8, "hidden_depth": 2, "hidden_block": "residual"},
+    ],
 }
 ENCODERS: dict[str, list[dict[str, Any]]] = {"impala_small": [{}], "impala": [{}], "impala_large": [{}]}
 

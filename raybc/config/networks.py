@@ -18,9 +18,11 @@ class MLPOptions(Component):
     """A multilayer perceptron."""
 
     hidden_width: int = option(512, at_least=1)
-    """Units in a hidden layer."""
+    """Units in a hidden layer; with residual blocks the width of what they add to."""
     hidden_depth: int = option(4, at_least=1)
-    """Hidden layers."""
+    """Hidden layers, or residual blocks."""
+    hidden_block: Literal["plain", "residual"] = "plain"
+    """plain: linear layers and GELU. residual: x + down(gelu(up(LayerNorm(x)))), with 4 hidden_width units within."""
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,40 @@ class PackedLinear(nn.Module):
 
     is_fsdp_unit = True
 
-    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+    def __init__(self, members: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.weights_MIO = nn.Parameter(torch.empty(members, inputs, outputs))
-        self.bias_M1O = nn.Parameter(torch.empty(members, 1, outputs))
+        self.bias_M1O = nn.Parameter(torch.empty(members, 1, outputs)) if bias else None
 
     def init_member(self, m: int, generator: torch.Generator) -> None:
         """LeCun-normal weights and zero bias for member m, independent of the size of the pack."""
         inputs, outputs = self.weights_MIO.shape[1:]
         with torch.no_grad():
             self.weights_MIO[m] = torch.randn(inputs, outputs, generator=generator) / math.sqrt(inputs)
-            self.bias_M1O[m] = 0.0
+            if self.bias_M1O is not None:
+                self.bias_M1O[m] = 0.0
+
+    @torch.no_grad()
+    def pad_outputs(self, multiple: int) -> None:
+        """Append outputs that are always 0 until their number is a multiple of `multiple`, for inference."""
+        missing = -self.weights_MIO.shape[2] % multiple
+        for name, _ in list(self.named_parameters()):
+            padded = nn.functional.pad(getattr(self, name), (0, missing))
+            setattr(self, name, nn.Parameter(padded, requires_grad=False))
 
     def forward(self, x_MBI: Tensor) -> Tensor:
+        if self.bias_M1O is None:
+            return torch.bmm(x_MBI, self.weights_MIO)
         return torch.baddbmm(self.bias_M1O, x_MBI, self.weights_MIO)
+
+
+#: Added to variances in LayerNorm.
+EPS = 1e-6
+
+
+def norm(x: Tensor) -> Tensor:
+    """LayerNorm over the last axis without weights: a linear layer that follows contains them."""
+    return nn.functional.layer_norm(x, (int(x.shape[-1]),), eps=EPS)  # int: exported graphs need a constant
 
 
 #: 2 c of the tanh form of GELU, c = sqrt(2 / pi), and that times its cubic coefficient.
@@ -90,18 +110,63 @@ class PackedMLP(nn.Module):
                 layer.init_member(m, generator)
 
     def pad_outputs(self, multiple: int) -> None:
-        """Append outputs that are always 0 until their number is a multiple of `multiple`, for inference."""
-        last = self.layers[-1]
-        assert isinstance(last, PackedLinear)
-        missing = -last.weights_MIO.shape[2] % multiple
-        with torch.no_grad():
-            last.weights_MIO = nn.Parameter(nn.functional.pad(last.weights_MIO, (0, missing)), requires_grad=False)
-            last.bias_M1O = nn.Parameter(nn.functional.pad(last.bias_M1O, (0, missing)), requires_grad=False)
+        """See `PackedLinear.pad_outputs`."""
+        self.layers[-1].pad_outputs(multiple)  # type: ignore[operator]  # a PackedLinear
 
     def forward(self, x_MBI: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x_MBI = gelu(layer(x_MBI))
         return self.layers[-1](x_MBI)
+
+
+#: Units of the hidden layer of a residual block, in widths.
+EXPANSION = 4
+
+
+class PackedResidualMLP(nn.Module):
+    """M perceptrons with `depth` residual blocks: x <- x + down(gelu(up(norm(x)))), and out(norm(x)) at last.
+
+    (Lee et al. 2024, "SimBa: Simplicity Bias for Scaling Up Parameters in Deep Reinforcement Learning", with GELU.)
+    """
+
+    def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int, conditions: int = 0) -> None:
+        """
+        Args:
+            members: M.
+            inputs: I.
+            outputs: O.
+            width: of x.
+            depth: number of blocks.
+            conditions: further inputs, which `condition` processes once for many calls.
+        """
+        super().__init__()
+        self.first = PackedLinear(members, inputs, width)
+        self.observe = PackedLinear(members, conditions, width, bias=False) if conditions else None
+        self.up = nn.ModuleList(PackedLinear(members, width, EXPANSION * width) for _ in range(depth))
+        self.down = nn.ModuleList(PackedLinear(members, EXPANSION * width, width) for _ in range(depth))
+        self.out = PackedLinear(members, width, outputs)
+
+    def init_members(self, generators: Sequence[torch.Generator]) -> None:
+        for m, generator in enumerate(generators):
+            for layer in self.modules():
+                if isinstance(layer, PackedLinear):
+                    layer.init_member(m, generator)
+
+    def pad_outputs(self, multiple: int) -> None:
+        """See `PackedLinear.pad_outputs`."""
+        self.out.pad_outputs(multiple)
+
+    def condition(self, cond_MBF: Tensor) -> Tensor:
+        """The contribution of the further inputs to x, (M, B, width)."""
+        assert self.observe is not None
+        return self.observe(cond_MBF)
+
+    def forward(self, x_MBI: Tensor, condition: Tensor | None = None) -> Tensor:
+        x = self.first(x_MBI)
+        x = x if condition is None else x + condition
+        for up, down in zip(self.up, self.down, strict=True):
+            x = x + down(gelu(up(norm(x))))
+        return self.out(norm(x))
 
 
 def fourier_features(t: Tensor, frequencies: int) -> Tensor:

@@ -28,7 +28,7 @@ from raybc.policies.base import (
 )
 from raybc.policies.chunk import ChunkPolicy, at_time
 from raybc.policies.fields.mlp import OUTPUTS
-from raybc.policies.packed import PackedMLP
+from raybc.policies.packed import PackedMLP, PackedResidualMLP
 from raybc.types import Batch, Observation, SampleSetting
 
 if TYPE_CHECKING:
@@ -49,11 +49,13 @@ class RegressionPolicy(Policy):
         width: int,
         depth: int,
         error: Literal["mse", "l1"],
+        residual: bool = False,
     ) -> None:
         super().__init__()
         self.spec, self.members, self.error = spec, members, error
         self.encoders = encoders
-        self.network = PackedMLP(members, encoders.features, spec.horizon * spec.action_size, width, depth)
+        kind = PackedResidualMLP if residual else PackedMLP
+        self.network = kind(members, encoders.features, spec.horizon * spec.action_size, width, depth)
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         self.network.init_members(generators)
@@ -117,4 +119,5 @@ def build(run: RunConfig, spec: PolicySpec, members: int) -> RegressionPolicy:
     return RegressionPolicy(
         spec, build_encoders(run.encoder, spec, members), members,
         width=config.hidden_width, depth=config.hidden_depth, error=config.regression_loss,
+        residual=config.hidden_block == "residual",
     )  # fmt: skip

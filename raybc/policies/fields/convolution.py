@@ -35,7 +35,7 @@ class UniformLinear(PackedLinear):
 
     @torch.no_grad()
     def init_member(self, m: int, generator: torch.Generator) -> None:
-        for parameter in (self.weights_MIO, self.bias_M1O):
+        for parameter in self.parameters():
             init_uniform(parameter[m], self.weights_MIO.shape[1], generator)
 
 

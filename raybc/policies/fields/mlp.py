@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raybc.policies.base import PolicySpec
 from raybc.policies.fields.base import Field
-from raybc.policies.packed import PackedMLP, fourier_features
+from raybc.policies.packed import PackedMLP, PackedResidualMLP, fourier_features
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -48,10 +48,35 @@ class MLPField(PackedMLP, Field):
         self.pad_outputs(OUTPUTS)
 
 
-def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> MLPField:
+class ResidualMLPField(PackedResidualMLP, Field):
+    """A pack of M fields with residual blocks. The first layer's part of the observation is computed once per chunk.
+
+    fourier: encode the time as Fourier features instead of a scalar.
+    """
+
+    def __init__(
+        self, members: int, features: int, horizon: int, action_size: int, *, width: int, depth: int, fourier: bool
+    ) -> None:
+        chunk = horizon * action_size
+        super().__init__(members, chunk + (2 * FREQUENCIES if fourier else 1), chunk, width, depth, features)
+        self.fourier = fourier
+
+    def forward(self, x_MBHA: Tensor, t_MB1: Tensor, condition: Tensor) -> Tensor:  # type: ignore[override]
+        """v(x, t | obs), (M, B, H, A)."""
+        t_MB1 = t_MB1.expand(-1, x_MBHA.shape[1], -1)
+        time = fourier_features(t_MB1, FREQUENCIES) if self.fourier else t_MB1
+        out = super().forward(torch.cat([x_MBHA.flatten(2), time], dim=-1), condition)
+        return out[..., : x_MBHA[0, 0].numel()].unflatten(-1, x_MBHA.shape[2:])  # the rest is padding for inference
+
+    def prepare_for_acting(self) -> None:
+        self.pad_outputs(OUTPUTS)
+
+
+def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> Field:
     """The network of `--policy flow`."""
     config: Any = run.policy
-    return MLPField(
+    kind = ResidualMLPField if config.hidden_block == "residual" else MLPField
+    return kind(
         members, features, spec.horizon, spec.action_size,
         width=config.hidden_width, depth=config.hidden_depth, fourier=config.use_fourier_features,
     )  # fmt: skip

@@ -29,7 +29,7 @@ from torch.nn import functional
 from raybc.policies.base import PolicySpec
 from raybc.policies.fields.base import Field
 from raybc.policies.fields.time import sinusoids
-from raybc.policies.packed import PackedLinear, gelu
+from raybc.policies.packed import PackedLinear, gelu, norm
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -40,8 +40,6 @@ TIME_SIZE = 256
 POSITION_STD = 0.02
 #: Shifts, scales and gates in a layer, and of the output.
 PER_LAYER, OF_OUTPUT = 6, 2
-#: Added to variances in LayerNorm.
-EPS = 1e-6
 
 
 class TokenLinear(PackedLinear):
@@ -50,14 +48,15 @@ class TokenLinear(PackedLinear):
     Initialised by Glorot's rule (Glorot and Bengio 2010), as in DiT, or with zeros.
     """
 
-    def __init__(self, members: int, inputs: int, outputs: int, zero: bool = False) -> None:
-        super().__init__(members, inputs, outputs)
+    def __init__(self, members: int, inputs: int, outputs: int, bias: bool = True, zero: bool = False) -> None:
+        super().__init__(members, inputs, outputs, bias)
         self.zero = zero
 
     @torch.no_grad()
     def init_member(self, m: int, generator: torch.Generator) -> None:
         inputs, outputs = self.weights_MIO.shape[1:]
-        self.bias_M1O[m] = 0.0
+        if self.bias_M1O is not None:
+            self.bias_M1O[m] = 0.0
         if self.zero:
             self.weights_MIO[m] = 0.0
             return
@@ -131,11 +130,6 @@ class Layer(nn.Module):
         return self.attended(y.transpose(1, 2).flatten(2).unflatten(0, (x.shape[0], -1)))
 
 
-def norm(x: Tensor) -> Tensor:
-    """LayerNorm without weights."""
-    return functional.layer_norm(x, (int(x.shape[-1]),), eps=EPS)  # int: exported graphs need a constant
-
-
 def split_heads(x: Tensor, parts: int, heads: int) -> Sequence[Tensor]:
     """(M, B, X, parts * D) -> `parts` times (M * B, N, X, D / N)."""
     x = x.flatten(0, 1).unflatten(2, (parts * heads, -1)).transpose(1, 2)
@@ -157,7 +151,7 @@ class TransformerField(Field):
         self.modulate = TokenLinear(members, width, modulation, zero=True)
         self.time_in = TokenLinear(members, TIME_SIZE, width)
         self.time_out = TokenLinear(members, width, width)
-        self.modulate_time = TokenLinear(members, width, modulation, zero=True)
+        self.modulate_time = TokenLinear(members, width, modulation, bias=False, zero=True)
         self.act = TokenLinear(members, spec.action_size, width)
         self.position_M1HD = nn.Parameter(torch.empty(members, 1, spec.horizon, width))
         self.layers = nn.ModuleList(Layer(members, width, heads) for _ in range(layers))

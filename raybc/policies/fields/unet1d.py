@@ -88,7 +88,7 @@ class UNetField(Field):
             for module in self.modules():
                 if isinstance(module, (UniformLinear, PackedConv1d, PackedUpsample)):
                     module.init_member(m, generator)
-            for parameter in (self.film_obs.weights_MIO, self.film_obs.bias_M1O, self.film_time_MES):
+            for parameter in (*self.film_obs.parameters(), self.film_time_MES):
                 init_uniform(parameter[m], seen, generator)
 
     def condition(self, cond_MBF: Tensor) -> Tensor:
