@@ -21,6 +21,7 @@ from raybc.rollout.checks import check_camera, check_fits, far_observations, ver
 from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
+from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
 
@@ -33,7 +34,7 @@ class Args:
     checkpoint: str = ""
     """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     episodes: int | None = None
-    """Starts for each value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
+    """Starts for each solver and value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0
     """Stop as soon as half the width of the 95 % interval of the metric is at most this, e.g. 0.05 (5 points of a
     rate; 0: run all episodes)."""
@@ -43,15 +44,16 @@ class Args:
     videos: int = 0
     """Episodes to film (the first ones; they count like all others); also writes a grid of them."""
     flow_steps: str = ""
-    """Euler steps, one value or several as 1,2,5 (default: the bundle's)."""
+    """Steps of the solver, one value or several as 1,2,5 (default: the bundle's)."""
     execute_steps: int | None = None
     """Steps of a chunk that are executed (0: all; default: the bundle's)."""
     eval_temperature: float | None = None
     """Scale of the initial noise (default: the bundle's)."""
     temporal_ensemble: float | None = None
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the bundle's)."""
-    solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
-    """Solver of the flow (default: the bundle's)."""
+    solver: str = ""
+    """Solver of the flow: euler, midpoint, heun, rk4, or several as euler,heun, each with every value of flow_steps
+    (default: the bundle's)."""
     starts: Literal["final", "search", "demos"] = "final"
     """The set of starts."""
     first: int = 0
@@ -183,14 +185,18 @@ def _settings(args: Args, bundle: PolicyBundle, chosen: SampleSetting | None) ->
     base = chosen or bundle.config.sample_setting
     given = {name: getattr(args, name) for name in SAMPLE_AXES if getattr(args, name) not in (None, "")}
     bundle.config.check_sampling(given, "--")
-    rest = {name: given.get(name, getattr(base, name)) for name in SAMPLE_AXES if name != "flow_steps"}
+    rest = {n: given.get(n, getattr(base, n)) for n in SAMPLE_AXES if n not in ("flow_steps", "solver")}
+    hint = bundle.config.options()["solver"].hint
+    solvers = [check_type(s.strip(), hint, "--solver") for s in (args.solver or base.solver).split(",")]
+    if len(set(solvers)) != len(solvers):
+        raise UserError(f"--solver: expected different solvers, got {args.solver}")
     try:
         values = [int(v) for v in args.flow_steps.split(",")] if args.flow_steps else [base.flow_steps]
     except ValueError:
         raise UserError(f"--flow_steps: expected whole numbers such as 1,2,5, got {args.flow_steps!r}") from None
     if args.flow_steps and (len(set(values)) != len(values) or min(values) < 1):
         raise UserError(f"--flow_steps: expected different numbers of at least 1, got {args.flow_steps}")
-    settings = [SampleSetting(flow_steps=value, **rest) for value in values]
+    settings = [SampleSetting(value, solver=solver, **rest) for solver in solvers for value in values]
     for setting in settings:
         bundle.config.with_setting(setting).validate("--")
     return settings

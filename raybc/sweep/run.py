@@ -22,7 +22,9 @@ from raybc.envs.spec import EnvSpec, observation_shapes, spec_of_task
 from raybc.files import free_space_for, write_json
 from raybc.registry import parse_env_name
 from raybc.report.html import write_report
-from raybc.report.tables import NO_RATE, leaderboard, load_run, winner_line, write_leaderboard_md
+from raybc.report.markdown import write_leaderboard_md
+from raybc.report.read import load_run
+from raybc.report.tables import NO_RATE, leaderboard, winner_line
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
 from raybc.run_folder import SweepFolder
