@@ -19,6 +19,11 @@ TASKS = {
     "square": "raybc.envs.robosuite:SQUARE",
     "transport": "raybc.envs.robosuite:TRANSPORT",
     "tool_hang": "raybc.envs.robosuite:TOOL_HANG",
+    "lift_abs": "raybc.envs.robosuite_absolute:LIFT_ABS",
+    "can_abs": "raybc.envs.robosuite_absolute:CAN_ABS",
+    "square_abs": "raybc.envs.robosuite_absolute:SQUARE_ABS",
+    "transport_abs": "raybc.envs.robosuite_absolute:TRANSPORT_ABS",
+    "tool_hang_abs": "raybc.envs.robosuite_absolute:TOOL_HANG_ABS",
     "pointmass": "raybc.envs.pointmass:POINTMASS",
     "pointmass_pixels": "raybc.envs.pointmass:POINTMASS_PIXELS",
     "pusht": "raybc.envs.pusht:PUSHT",
@@ -32,8 +37,8 @@ FAMILIES = (
     "raybc.envs.ogbench",
     "raybc.envs.metaworld",
 )
-#: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it.
-OBSERVATIONS = {"low_dim": "", "image": "_pixels"}
+#: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it (low_dim_abs: with absolute actions).
+OBSERVATIONS = {"low_dim": "", "low_dim_abs": "_abs", "image": "_pixels"}
 #: DATA of a name TASK-DATA-OBS -> what it means.
 DATA = {
     "scripted": "demonstrations of the task's scripted expert",

@@ -102,14 +102,16 @@ class DemosSpec:
 
 
 def _modules(task: Task) -> list[ModuleType]:
-    """The modules of the adapter and of the expert, also behind `functools.partial` and callable objects."""
+    """The modules of the adapter and of the expert, also behind `functools.partial` and callable objects, and those
+    that they name as `DEMOS_ALSO`."""
     modules = []
     for made in (task.make, task.make_expert):
         while isinstance(made, functools.partial):
             made = made.func
         module = inspect.getmodule(made) or inspect.getmodule(type(made))
-        if module is not None and module not in modules:
-            modules.append(module)
+        for each in (module, *getattr(module, "DEMOS_ALSO", ())):
+            if each is not None and each not in modules:
+                modules.append(each)
     return modules
 
 
