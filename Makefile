@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: quickstart oracles test test-all test-cluster bench check lint lint-js smoke gl clean help
+.PHONY: quickstart oracles test test-all test-cluster bench bench-gpu check lint lint-js smoke gl clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -72,6 +72,9 @@ bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m benchmarks.serving
+
+bench-gpu: $(STAMP)  ## eight minutes on a GPU; without raybc's other packages: python -m benchmarks.gpu --out FILE.json
+	mkdir -p runs && $(BIN)/python -m benchmarks.gpu --minutes 8 --out runs/gpu.json
 
 check: lint test smoke  ## what CI runs
 

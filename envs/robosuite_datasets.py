@@ -27,6 +27,8 @@ from raybc.envs.robosuite import (
     low_dim_keys,
     quiet,
 )
+from raybc.envs.robosuite_absolute import AbsoluteEnv
+from raybc.envs.robosuite_control import is_absolute, is_old
 from raybc.files import expanded, parse_json
 from raybc.types import UserError
 
@@ -123,7 +125,7 @@ def _make(
     unknown = sorted(set(robots) - set(robosuite.ALL_ROBOTS))
     if unknown:
         raise UserError(f"{path}: env_args: robosuite {robosuite.__version__} has no robot {unknown[0]!r}")
-    old = re.match(r"(0|1\.[0-4])(\.|$)", recorded.version) is not None
+    old = is_old(recorded.version)
     settings = {key: value for key, value in recorded.kwargs.items() if IGNORED_ARGUMENTS.fullmatch(key) is None}
     if settings.get("controller_configs") is None:
         settings.pop("controller_configs", None)
@@ -132,8 +134,11 @@ def _make(
             settings["controller_configs"] = _controllers(path, settings["controller_configs"], robots, old)
     if old:
         settings["lite_physics"] = False  # robosuite's advice for data of these versions
+    absolute = is_absolute({"env_kwargs": settings})
     try:
-        return RobosuiteEnv(recorded.env_name, keys, render, robots=robots, settings=settings)
+        return (AbsoluteEnv if absolute else RobosuiteEnv)(
+            recorded.env_name, keys, render, robots=robots, settings=settings
+        )
     # What robosuite raises for unknown arguments and for combinations that do not fit.
     except (TypeError, KeyError, AssertionError, ValueError) as error:
         if isinstance(error, UserError):

@@ -26,6 +26,7 @@ def load(
     execute_steps: int | None = None,
     eval_temperature: float | None = None,
     temporal_ensemble: float | None = None,
+    solver: str | None = None,
     action_range: ActionRange | None = None,
     device: str = "cpu",
 ) -> Policy:
@@ -33,8 +34,9 @@ def load(
 
     path: a policy bundle, the folder of a training run (its latest checkpoint, or `checkpoint`: latest, best or a step)
     or that of a sweep (its winner, with the sample setting that was chosen). flow_steps, execute_steps,
-    eval_temperature, temporal_ensemble: replace the policy's own. action_range: the lowest and the highest action, (A,)
-    each or a number, to which actions are clipped (rollouts clip to the simulator's action space); None: they are not.
+    eval_temperature, temporal_ensemble, solver: replace the policy's own. action_range: the lowest and the highest
+    action, (A,) each or a number, to which actions are clipped (rollouts clip to the simulator's action space); None:
+    they are not.
     Raises `raybc.types.UserError` where there is no such policy, or it is damaged.
     """
     from raybc.inference.policy import load as load_policy
@@ -44,6 +46,7 @@ def load(
         "execute_steps": execute_steps,
         "eval_temperature": eval_temperature,
         "temporal_ensemble": temporal_ensemble,
+        "solver": solver,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return load_policy(path, checkpoint, changes, action_range, device)

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from raybc.files import expanded
 from raybc.types import UserError
@@ -38,6 +40,12 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print what the user should know before a command works on."""
     for note in notes:
         console.print(f"note: {note}", style="yellow")
+
+
+def print_whole(table: Table) -> None:
+    """Print a table at its own width: on a narrow terminal lines wrap, but no number is cut."""
+    wanted = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(file=console.file, highlight=False, markup=False, width=max(console.width, wanted)).print(table)
 
 
 def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: str) -> Args:

@@ -264,6 +264,9 @@ class SettingMetrics(TypedDict):
 class MetricsRow(SettingFields, SettingMetrics):
     """An entry of `settings` in metrics.json."""
 
+    evaluations: int
+    """Evaluations of the network per chunk; not in files of release 0.1.0."""
+
 
 _SETTING = dataclasses.asdict(SampleSetting())
 _COUNTS = ("trial", "seed", "evaluation", "step", "episodes", "successes", "timeouts", "failures", "errors")

@@ -7,7 +7,7 @@ dim, H horizon_length (chunk), A action dim, N transitions, E episodes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:  # importing these types must not import torch
@@ -125,6 +125,11 @@ class SampleSetting:
     def evaluations(self) -> int:
         """Evaluations of the network per chunk for a flow or DDIM; 0 if `flow_steps` is."""
         return self.flow_steps * EVALUATIONS[self.solver]
+
+    @property
+    def order(self) -> tuple[float | str, ...]:
+        """Of settings that do equally well the smallest is preferred: fewest evaluations, then fewest steps."""
+        return self.evaluations, *astuple(self)
 
     @property
     def of_network(self) -> SampleSetting:

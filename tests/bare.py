@@ -8,6 +8,7 @@ import importlib.abc
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from typing import Any
 
 #: What is installed, with what PyTorch itself requires.
@@ -19,18 +20,18 @@ INSTALLED = {
 OURS = {"raybc", "benchmarks", "tests"}
 
 
-class Missing(importlib.abc.MetaPathFinder):
-    """Finds nothing, and says so, for packages that are not on a bare machine."""
+class Bare(importlib.abc.MetaPathFinder):
+    """Finds what a bare machine has."""
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> ModuleSpec | None:
         first = name.partition(".")[0]
-        if first not in sys.stdlib_module_names | INSTALLED | OURS:
-            raise ModuleNotFoundError(f"No module named {name!r}: this machine is bare", name=name)
+        known = first in sys.stdlib_module_names | INSTALLED | OURS or first.startswith("_sysconfigdata")
+        return PathFinder.find_spec(name, path, target) if known else None
 
 
 def forbid() -> None:
     """From now on, this process finds no other package."""
-    sys.meta_path.insert(0, Missing())
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Bare()]
 
 
 if __name__ == "__main__":

@@ -77,12 +77,12 @@ def test_the_measuring_command_is_the_row(view: Made, run: Path) -> None:
     from raybc.rollout.__main__ import Args
 
     row = view.state.trials[8].evaluations[-1].rows[1]
-    assert rollout_command(view.config, SweepFolder(run), row) == "", "the policy was not kept"
+    assert rollout_command(view.config, SweepFolder(run), row, {}) == "", "the policy was not kept"
     (run / "trials" / "0008" / "seed_0" / "checkpoint_2000").mkdir(parents=True)
-    args = cli.parse(Args, shlex.split(rollout_command(view.config, SweepFolder(run), row))[3:], "raybc.rollout", "")
+    command = rollout_command(view.config, SweepFolder(run), row, {})
+    args = cli.parse(Args, shlex.split(command)[3:], "raybc.rollout", "")
     assert (args.starts, args.flow_steps) == ("search", str(row["flow_steps"]))
     assert args.episodes == row["episodes"] + row["errors"]
-    film = cli.parse(
-        Args, shlex.split(rollout_command(view.config, SweepFolder(run), row, videos=3))[3:], "raybc.rollout", ""
-    )
+    command = rollout_command(view.config, SweepFolder(run), row, {}, videos=3)
+    film = cli.parse(Args, shlex.split(command)[3:], "raybc.rollout", "")
     assert (film.videos, film.episodes) == (3, 6)

@@ -18,8 +18,8 @@ from raybc.sweep.study import Proposer
 from raybc.types import UserError
 
 SPACE: dict[str, Any] = {
-    "regression_loss": {"values": ["mse", "l1"]},
-    "policy": {"values": ["flow", "regression"]},
+    "transformer_layers": {"values": [0, 2]},
+    "policy": {"values": ["flow", "flow_transformer"]},
     "lr": {"low": 1e-4, "high": 1e-2, "log": True},
     "use_fourier_features": {"values": [True, False]},
     "ema_decay": {"low": 0.5, "high": 0.99, "when": {"use_fourier_features": True}},
@@ -39,21 +39,21 @@ def sweep(changes: dict[str, Any] | None = None, **train: Any) -> SweepConfig:
 def names_of(params: dict[str, Any]) -> set[str]:
     """The axes that a recipe with these values must have."""
     wanted = {"policy", "lr"}
-    if params["policy"] == "regression":
-        return wanted | {"regression_loss"}
+    if params["policy"] == "flow_transformer":
+        return wanted | {"transformer_layers"}
     return wanted | {"use_fourier_features"} | ({"ema_decay"} if params["use_fourier_features"] else set())
 
 
 def test_an_axis_stands_behind_what_it_depends_on() -> None:
     order = list(space.train_axes(sweep()))
-    assert order.index("policy") < min(order.index("regression_loss"), order.index("use_fourier_features"))
+    assert order.index("policy") < min(order.index("transformer_layers"), order.index("use_fourier_features"))
     assert order.index("use_fourier_features") < order.index("ema_decay")
 
 
 def test_corners_have_the_axes_of_their_kind() -> None:
     runs = [run for run, _ in space.corners(sweep())]
-    assert len(runs) == 2 * 2 + 2 * (2 + 1), "regression: loss x lr; flow: lr x (fourier x decay, plain)"
-    assert {r.policy.kind for r in runs} == {"flow", "regression"}
+    assert len(runs) == 2 * 2 + 2 * (2 + 1), "transformer: layers x lr; flow: lr x (fourier x decay, plain)"
+    assert {r.policy.kind for r in runs} == {"flow", "flow_transformer"}
     assert space.check_corners(sweep()) == len(runs)
 
 
@@ -61,8 +61,8 @@ def test_the_defaults_are_a_point() -> None:
     assert space.default_params(sweep(ema_decay=0.6)) == {
         "policy": "flow", "lr": 3e-4, "use_fourier_features": False,
     }  # fmt: skip
-    config = sweep(policy="regression")
-    assert space.default_params(config) == {"policy": "regression", "regression_loss": "mse", "lr": 3e-4}
+    config = sweep(policy="flow_transformer")
+    assert space.default_params(config) == {"policy": "flow_transformer", "transformer_layers": 0, "lr": 3e-4}
 
 
 def test_recipes_are_proposed_and_repeat(tmp_path: Path) -> None:
@@ -89,8 +89,8 @@ def test_recipes_are_proposed_and_repeat(tmp_path: Path) -> None:
     once = search(tmp_path / "a", -1)
     assert once == search(tmp_path / "b", 17)
     assert all(params.keys() == names_of(params) for params in once)
-    assert {p["policy"] for p in once} == {"flow", "regression"}
-    assert {p.get("regression_loss") for p in once} == {"mse", "l1", None}
+    assert {p["policy"] for p in once} == {"flow", "flow_transformer"}
+    assert {p.get("transformer_layers") for p in once} == {0, 2, None}
     for params in once:
         run = space.recipe(config, params)
         assert run.policy.kind == params["policy"]
@@ -103,7 +103,7 @@ def test_recipes_are_proposed_and_repeat(tmp_path: Path) -> None:
         ({"unet_kernel": {"values": [3, 5]}}, "unet_kernel: has no effect with policy flow; it belongs to flow_unet"),
         ({"policy": {"values": ["flow", "flow_unett"]}}, "did you mean 'flow_unet'"),
         (
-            {"policy": {"values": ["flow", "regression"]}, "flow_steps": {"values": [1, 2]}},
+            {"policy": {"values": ["regression"]}, "flow_steps": {"values": [1, 2]}},
             "flow_steps: has no effect with policy regression",
         ),
         ({"lr": {"low": 1e-4, "high": 1e-2, "when": {"policy": "flow"}}}, "when: expected another train axis"),
@@ -142,7 +142,7 @@ def test_a_sweep_over_policies(pointmass_demos: Path, tmp_path: Path, ray_cpus: 
         "space": {
             "policy": {"values": ["flow", "regression"]},
             "lr": {"low": 1e-3, "high": 1e-1, "log": True},
-            "regression_loss": {"values": ["mse", "l1"]},
+            "use_fourier_features": {"values": [False, True]},
         },
         "seeds": [0],
         "search": {"trials": 4, "max_concurrent": 1, "points_to_evaluate": [{"policy": "regression"}]},

@@ -500,6 +500,7 @@ def changed(value: Any) -> Any:
     others = {"mean_std": "min_max", "constant": "cosine", "adamw": "adam", "fp32": "bf16", "auto": "off"}
     others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta", None: "return"}
     others |= {
+        "plain": "residual",
         "uniform": "beta",
         "mse": "l1",
         "epsilon": "sample",
@@ -736,7 +737,9 @@ def test_axes_of_kinds() -> None:
     assert [r.policy.kind for r in runs].count("beta") == 2 * 2
     assert len(set(runs)) == len(runs)
     assert next(iter(space.train_axes(config))) in ("policy", "hidden_width")
-    message = refused(space={**axes, "flow_steps": {"values": [1, 2]}})
+    flows = {"flow_steps": {"values": [1, 2]}}
+    assert space.check_corners(sweep(space={**axes, **flows})) == 2 * 3 * 2 + 2 * 2
+    message = refused(space={**flows, "policy": {"values": ["beta"]}})
     assert "space.flow_steps: has no effect with policy beta" in message
 
 

@@ -164,7 +164,8 @@ def test_a_page_gets_only_what_is_new(view: RunView, run: Path) -> None:
 
 
 def test_the_page_says_what_the_tables_say(view: RunView, run: Path) -> None:
-    from raybc.report.tables import leaderboard, load_run
+    from raybc.report.read import load_run
+    from raybc.report.tables import leaderboard
 
     tables = {row.trial: row for row in leaderboard(load_run(run))}
     assert len(tables) == len(view.trials) == 30

@@ -17,6 +17,9 @@ import pytest
 from raybc.cli import run_main
 from raybc.report import figures, html, tables
 from raybc.report.__main__ import main
+from raybc.report.markdown import write_leaderboard_md
+from raybc.report.read import load_run
+from raybc.report.text import duration
 from raybc.statistics import seed_interval, wilson_interval
 from raybc.types import SampleSetting, UserError
 
@@ -201,7 +204,7 @@ def test_seed_interval() -> None:
 
 
 def test_leaderboard_order_and_numbers(tmp_path: Path) -> None:
-    rows = tables.leaderboard(tables.load_run(make_run(tmp_path)))
+    rows = tables.leaderboard(load_run(make_run(tmp_path)))
     # trial 0 has the higher final rate (98/100) and yet stands second: final starts choose nothing
     assert [row.trial for row in rows] == [3, 0, 4, 5, 1, 2]
     assert [row.is_winner for row in rows] == [True, False, False, False, False, False]
@@ -211,7 +214,7 @@ def test_leaderboard_order_and_numbers(tmp_path: Path) -> None:
     assert first.final.interval == pytest.approx((0.902, 0.984), abs=5e-4)
     assert first.final.mean_steps_success == pytest.approx((49 * 30 + 47 * 34) / 96)
     assert first.seed_interval == seed_interval([0.98, 0.94])
-    assert {flow: rate.successes for flow, rate in first.per_flow_steps.items()} == {1: 78, 5: 96}
+    assert {at.flow_steps: score.successes for at, score in first.per_sampling.items()} == {1: 78, 5: 96}
     assert first.params == {"lr": 1e-3, "horizon_length": 10, "use_fourier_features": True}
     assert rows[2].final is None
     assert rows[2].setting == SampleSetting(flow_steps=1)  # 16/20 at both: the cheaper one
@@ -222,14 +225,14 @@ def test_measured_twice_is_not_measured_on_more_starts(tmp_path: Path) -> None:
     again = json.dumps(result(3, 0, "final", 3, 5, 45, 50))
     with (folder / "results.jsonl").open("a") as file:
         file.write(again + "\n" + again + "\n" + again[:40])  # a repeated row, and one that is being written
-    final = tables.leaderboard(tables.load_run(folder))[0].final
+    final = tables.leaderboard(load_run(folder))[0].final
     assert final is not None
     assert (final.successes, final.episodes) == (45 + 47, 100)
 
 
 def test_errors_are_counted_apart(tmp_path: Path) -> None:
     broken = Trial("completed", (1e-3, 10, True), {5: [[9, 9]]}, {5: [49, 47]}, 0.9, errors=4)
-    run = tables.load_run(make_run(tmp_path, [broken], winner=0))
+    run = load_run(make_run(tmp_path, [broken], winner=0))
     row = tables.leaderboard(run)[0]
     assert row.final is not None
     assert (row.final.value, row.final.errors, row.errors) == (0.96, 4, 4)
@@ -237,7 +240,7 @@ def test_errors_are_counted_apart(tmp_path: Path) -> None:
     assert "Simulator errors: 4 on final starts" in report(tmp_path)[1].text
     only_errors = json.dumps(result(0, 0, "final", 1, 5, 0, 0, errors=50)) + "\n"
     (tmp_path / "results.jsonl").write_text(only_errors)
-    assert tables.leaderboard(tables.load_run(tmp_path))[0].final is None  # no rate at all, rather than 0 %
+    assert tables.leaderboard(load_run(tmp_path))[0].final is None  # no rate at all, rather than 0 %
     assert "not measured on final starts" in report(tmp_path)[1].text
 
 
@@ -252,7 +255,7 @@ def test_fewer_episodes_than_asked_are_told(tmp_path: Path) -> None:
 
 
 def test_markdown_leaderboard(tmp_path: Path) -> None:
-    path = tables.write_leaderboard_md(make_run(tmp_path))
+    path = write_leaderboard_md(make_run(tmp_path))
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[2].startswith(
         "> Winner: trial 3 at flow_steps=5: 96.0 % (95 % CI 90.2-98.4 %, 96/100 episodes on final starts, 2 seeds)"
@@ -288,7 +291,7 @@ def test_report_is_whole_and_self_contained(tmp_path: Path) -> None:
 
 
 def test_figures_show_the_true_values(tmp_path: Path) -> None:
-    run = tables.load_run(make_run(tmp_path))
+    run = load_run(make_run(tmp_path))
     rows = tables.leaderboard(run)
     curves = json.loads(figures.learning_curves(run, rows).spec)  # type: ignore[union-attr]
     lines = {trace["name"]: trace for trace in curves["data"] if trace.get("name")}
@@ -297,7 +300,7 @@ def test_figures_show_the_true_values(tmp_path: Path) -> None:
     assert curves["data"][-1]["name"] == "trial 3 (winner)"  # drawn on top
     band = [trace for trace in curves["data"] if trace.get("fill") == "toself"][-1]
     assert band["y"] == [0.5, 0.9, 0.9, 0.7]
-    bars = json.loads(figures.flow_figure(rows[0]).spec)["data"][0]  # type: ignore[union-attr]
+    bars = json.loads(figures.cost_figure(rows[0]).spec)["data"][0]  # type: ignore[union-attr]
     assert bars["y"] == [0.78, 0.96]
     assert bars["y"][1] + bars["error_y"]["array"][1] == pytest.approx(0.984, abs=5e-4)
     axes = figures.axis_figures(run, rows)
@@ -363,18 +366,18 @@ def test_partial_runs(
     folder = make_run(tmp_path, trials, winner)
     damage(folder)
     assert expected in report(folder)[1].text
-    assert tables.write_leaderboard_md(folder).is_file()
+    assert write_leaderboard_md(folder).is_file()
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(None, "-"), (8.25, "8.2 s"), (412.0, "6 min 52 s"), (7260, "2 h 01 min")]
 )
 def test_durations_are_readable(seconds: float | None, text: str) -> None:
-    assert tables.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_one_seed_has_no_interval_over_seeds(tmp_path: Path) -> None:
-    run = tables.load_run(make_run(tmp_path, seeds=(0,)))
+    run = load_run(make_run(tmp_path, seeds=(0,)))
     row = tables.leaderboard(run)[0]
     assert row.seed_interval is None
     assert "49/50 episodes on final starts, 1 seed)." in tables.winner_line(run, [row])
@@ -383,9 +386,9 @@ def test_one_seed_has_no_interval_over_seeds(tmp_path: Path) -> None:
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"no such folder"):
-        tables.load_run(tmp_path / "nowhere")
+        load_run(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"no config.json and no trials.csv"):
-        tables.load_run(tmp_path)
+        load_run(tmp_path)
     assert run_main(lambda: main([str(tmp_path)])) == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: expected the folder of a sweep run")
     folder = make_run(tmp_path / "run")
@@ -393,11 +396,11 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.strip() == f"report: {folder / 'report.html'}"
     (folder / "results.jsonl").write_text('{"trial": 1}\n')
     with pytest.raises(UserError, match=r"results.jsonl, line 1"):
-        tables.load_run(folder)
+        load_run(folder)
     (folder / "results.jsonl").write_text(json.dumps(result(3, 0, "final", 1, 5, 9, 10) | {"timeouts": 0}) + "\n")
     with pytest.raises(UserError, match="do not add up"):
-        tables.load_run(folder)
+        load_run(folder)
     (folder / "winner.json").write_text('{"trial": 99}')
     (folder / "results.jsonl").write_text("")
     with pytest.raises(UserError, match="trial 99"):
-        tables.load_run(folder)
+        load_run(folder)

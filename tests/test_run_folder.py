@@ -13,7 +13,7 @@ from raybc.bundle import META
 from raybc.dashboard.detail import detail
 from raybc.dashboard.view import RunView
 from raybc.metric import SUCCESS
-from raybc.report.tables import load_run
+from raybc.report.read import load_run
 from raybc.rollout.faults import DIED, error_kind
 from raybc.rollout.results import summarise
 from raybc.rows import EpisodeRow, episode_row, result_row, setting_of

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from raybc.metric import SUCCESS
 from raybc.report import tables
+from raybc.report.read import load_run
 from raybc.run_folder import SweepFolder, TrainingFolder
 from raybc.sweep.final import write_winner
 from raybc.sweep.health import measured_again, why_to_end
@@ -118,7 +119,7 @@ def test_no_winner_is_declared_above_five_percent_errors(tmp_path: Path, errors:
     assert (winner is not None) is declared
     assert folder.winner_json.exists() is declared
     assert folder.winner.exists() is declared
-    run = tables.load_run(tmp_path)
+    run = load_run(tmp_path)
     line = tables.winner_line(run, tables.leaderboard(run))
     if not declared:
         assert line.startswith(f"No winner: of trial 0 on final starts, {errors} of 20 episodes ended in errors")

@@ -17,7 +17,9 @@ from raybc.files import write_json
 from raybc.metric import METRICS, Metric, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.report.html import write_report
-from raybc.report.tables import leaderboard, load_run, winner_line, write_leaderboard_md
+from raybc.report.markdown import write_leaderboard_md
+from raybc.report.read import load_run
+from raybc.report.tables import leaderboard, winner_line
 from raybc.rollout.results import summarise
 from raybc.rows import EpisodeRow, episode_row, setting_fields
 from raybc.run_folder import EvaluationFolder, SweepFolder

@@ -15,7 +15,7 @@ from raybc.bundle import PolicyBundle
 from raybc.dashboard.view import RunView
 from raybc.data.load import read_for
 from raybc.export.card import evidence_for
-from raybc.report.tables import load_run
+from raybc.report.read import load_run
 from raybc.run_folder import EvaluationFolder, SweepFolder
 from raybc.sweep.begin import Launch, holding_out
 from raybc.sweep.config import SweepConfig

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from raybc.config.options import check_bounds
 from raybc.strict import did_you_mean
-from raybc.types import UserError
+from raybc.types import SampleSetting, UserError
 
 if TYPE_CHECKING:
     from raybc.config.run import RunConfig
@@ -65,6 +65,10 @@ class PolicyConfig(Component):
     """Sampling options that have an effect on this policy; a property where that depends on its options."""
     renamed_weights: ClassVar[Mapping[str, str]] = {}
     """Prefix of parameter names in earlier releases -> current prefix."""
+
+    def evaluations(self, setting: SampleSetting) -> int:
+        """Evaluations of the network per chunk."""
+        return setting.evaluations if "flow_steps" in self.sample_axes else 1
 
     def without_effect(self, name: str) -> str:
         """Why the sampling option `name`, which is not in `sample_axes`, has no effect; part of a sentence."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from raybc.config.component import SAMPLE_OPTIONS, EncoderConfig, PolicyConfig, register
 from raybc.config.networks import MLPOptions, TransformerOptions, UNetOptions
 from raybc.config.options import flag_path, option
-from raybc.types import UserError
+from raybc.types import SampleSetting, UserError
 
 if TYPE_CHECKING:
     from raybc.config.run import RunConfig
@@ -55,6 +55,9 @@ class ObjectiveOptions(PolicyConfig):
     def sample_axes(self) -> tuple[str, ...]:  # type: ignore[override]
         """Sampling options that have an effect."""
         return _SAMPLED[self.objective]
+
+    def evaluations(self, setting: SampleSetting) -> int:
+        return 2 if self.objective == "mip" else super().evaluations(setting)
 
     def without_effect(self, name: str) -> str:
         return _ALWAYS[self.objective]

@@ -82,9 +82,13 @@ class RunConfig(
 
     @property
     def sample_setting(self) -> SampleSetting:
-        """How actions are sampled; flow_steps is 0 for a policy without a flow."""
-        setting = SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES})
-        return setting if "flow_steps" in self.policy.sample_axes else dataclasses.replace(setting, flow_steps=0)
+        """How actions are sampled."""
+        return self.in_effect(SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES}))
+
+    def in_effect(self, setting: SampleSetting) -> SampleSetting:
+        """The setting as it acts on this policy: what has no effect has its default, and flow_steps is 0."""
+        idle = {name: getattr(_AT_DEFAULT, name) for name in SAMPLE_AXES if name not in self.policy.sample_axes}
+        return dataclasses.replace(setting, **idle | ({"flow_steps": 0} if "flow_steps" in idle else {}))
 
     @property
     def warm_up(self) -> int:
@@ -212,6 +216,7 @@ class RunConfig(
         return identity.run_id(self, data_fingerprint)
 
 
+_AT_DEFAULT = SampleSetting()
 #: Options of sampling: all values can be evaluated with the same checkpoint.
 SAMPLE_AXES = tuple(name for name, info in options_in(RunConfig).items() if info.option.role is Role.SAMPLE)
 #: Options in which members of a pack may differ: they change neither network shapes nor batches.

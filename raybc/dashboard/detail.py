@@ -38,10 +38,10 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
             {name: value for name, value in row.items() if name in SHOWN}
             | {"setting": setting_of(row).label(), "chosen": setting_of(row) == setting}
             | {"rate": score.value, "interval": score.interval and list(score.interval)}
-            | {"command": rollout_command(config, view.folder, row) if config else ""}
+            | {"command": rollout_command(config, view.folder, row, trial.params) if config else ""}
         )
     chosen = [row for row in rows if setting_of(row) == setting]
-    film = rollout_command(config, view.folder, chosen[-1], videos=VIDEOS) if config and chosen else ""
+    film = rollout_command(config, view.folder, chosen[-1], trial.params, videos=VIDEOS) if config and chosen else ""
     losses = {seed: loss_points(path) for seed, path in view.folder.member_logs(number).items()}
     return {
         "trial": summary,

@@ -13,7 +13,7 @@ from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.files import read_json
 from raybc.metric import METRICS, Metric, Score, score_of
 from raybc.report.commands import near_path
-from raybc.report.tables import totals
+from raybc.report.read import totals
 from raybc.rollout.results import best_setting
 from raybc.rows import ResultRow, episodes_of, rows_at, setting_of, video_setting
 from raybc.run_folder import SweepFolder

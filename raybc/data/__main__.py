@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -19,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from raybc import cli
 from raybc.data import formats, norm_stats, replay_findings, show, store
+from raybc.data.control import converted
 from raybc.data.episodes import EpisodeStore
 from raybc.data.findings import Report, unreadable
 from raybc.data.fit import TaskView
@@ -33,6 +35,7 @@ from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
 from raybc.data.verify import verify
 from raybc.envs.base import Task
+from raybc.envs.robosuite_control import is_absolute
 from raybc.envs.spec import spec_of_task
 from raybc.files import free_space_for
 from raybc.registry import get_task
@@ -142,6 +145,9 @@ class ConvertArgs:
     """Leave out episodes that cannot be read or differ from most; they are listed."""
     states: bool = True
     """Also the simulator's states, where there are any."""
+    actions: Literal["as_recorded", "absolute", "delta"] = "as_recorded"
+    """Actions of robosuite's arms in the other form: absolute poses or deltas, by the formula of the controller in the
+    recorded states (the simulator is started)."""
     env_name: str = ""
     """Also the observations that this task adds. Data without observations are observed in its simulator, state by
     state (its simulator is started)."""
@@ -216,7 +222,9 @@ def _print(report: Report, played: Replay | None, as_json: bool) -> int:
 
 def _look_at(task: Task, source: Source) -> TaskView:
     with contextlib.closing(task.make(None)) as env:
-        return TaskView(task, spec_of_task(task), tuple(gains(first_of(source), env)))
+        poses = is_absolute(env.env_args())  # a pose moves nothing by a distance
+        found = () if poses else tuple(gains(first_of(source), env))
+        return TaskView(task, spec_of_task(task), found, chosen_action=bool(source.keys.action))
 
 
 def _replay(report: Report, count: int, quiet: bool) -> Replay | None:
@@ -256,11 +264,12 @@ def convert(argv: list[str]) -> int:
     writer = formats.get(args.format)
     store.refuse_existing(args.out)
     keys = Keys.of(args.action_key, args.obs_keys)
+    note = ""
     source, images = source_of(args.data, args.env_name, keys=keys), args.image_keys or args.images
     total = formats.count(source.path, source.format)
     with _progress(f"convert to {args.format}", total, quiet=False) as update:
-        if args.env_name:
-            whole = _observed(source, args, update, size)
+        if args.env_name or args.actions != "as_recorded":
+            whole, note = _observed(source, args, update, size)
             before = whole.fingerprint()
             _check_space(args.out, whole)
             writer.write_store(args.out, whole)
@@ -285,7 +294,7 @@ def convert(argv: list[str]) -> int:
         update(made.num_episodes)
     cli.console.print(f"{made.num_episodes} episodes, {len(made.actions_NA)} transitions in {args.out} ({args.format})")
     cli.console.print(f"fingerprint: {made.fingerprint()}")
-    for remark in remarks:
+    for remark in (*remarks, *([note] if note else [])):
         cli.console.print(f"note: {remark}")
     if made.fingerprint() != before:
         cli.console.print(
@@ -302,18 +311,22 @@ def _check_space(out: Path, data: EpisodeStore) -> None:
 
 def _observed(
     source: Source, args: ConvertArgs, update: Callable[[int], None], size: tuple[int, int] | None
-) -> EpisodeStore:
-    """The data with the observations of the task, which are made from states where there are none."""
+) -> tuple[EpisodeStore, str]:
+    """The data with the observations of the task, which are made from states where there are none, and with actions in
+    the form of `--actions`; and a note about these."""
     data = read_for(
         source.path, source.task, images=args.image_keys or args.images, states=True, image_size=size, keys=source.keys
     )
-    if not data.obs:
+    if args.env_name and not data.obs:
         if args.images:
             raise UserError("--images: images cannot be made from states; leave it out")
         task = get_task(source.task)
         with contextlib.closing(task.make(None)) as env:
             data = with_observations(data, task, env, update)
-    return data if args.states else dataclasses.replace(data, states_NS=None, checked=True)
+    note = ""
+    if args.actions != "as_recorded":
+        data, note = converted(data, task_of_data(source, data.env_args), args.actions, update)
+    return (data if args.states else dataclasses.replace(data, states_NS=None, checked=True)), note
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

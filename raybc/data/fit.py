@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raybc.data import units
+from raybc.data.control import advice_for, mismatch
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.findings import Finding, Severity
 from raybc.data.formats.base import DatasetInfo
@@ -17,6 +18,7 @@ from raybc.data.gains import Gain, barely_used, text_of
 from raybc.data.normalize import CONSTANT, Normalizer
 from raybc.data.seen import Seen
 from raybc.envs.base import Task
+from raybc.envs.robosuite_control import is_absolute
 from raybc.envs.spec import EnvSpec, observation_shapes
 from raybc.types import UserError
 
@@ -31,6 +33,8 @@ class TaskView:
     """Sizes, action space and starts of its simulator."""
     gains: tuple[Gain, ...] = ()
     """How far actions of the data move observations, in the data and in the simulator; () where it was not played."""
+    chosen_action: bool = False
+    """Whether the action was chosen by hand (`--action_key`), so that `env_args` need not describe it."""
 
 
 def _action_findings(
@@ -91,13 +95,28 @@ def environment(seen: Seen, view: TaskView, about: DatasetInfo) -> list[Finding]
         advice = "name the task that the data were recorded in with --env_name"
         expected = f"the observations and actions of {name}"
         return [seen.finding("error", "task", "", (), expected, str(error), advice)]
-    found = _moved(seen, view) or _action_findings(
-        seen, probe.action_low, probe.action_high, f"environment {name}", "warning"
+    found = (
+        _control(seen, view, about)
+        or _moved(seen, view)
+        or _action_findings(seen, probe.action_low, probe.action_high, f"environment {name}", "warning")
     )
     found += _version(seen, view, about) + _long(seen, view)
     for key in (k for k in shapes if k in probe.obs_sizes):
         found += _observation_findings(seen, key, probe.starts[key], name)
     return found
+
+
+def _control(seen: Seen, view: TaskView, about: DatasetInfo) -> list[Finding]:
+    """Deltas where the environment takes poses, or the reverse."""
+    found = None if view.chosen_action else mismatch(about.env_args, view.probe.env_args)
+    if found is None:
+        return []
+    was, now = found
+    return [
+        seen.finding(
+            "error", "control", "actions", (), f"{now}, as {view.task.name} takes", str(was), advice_for(was, now)
+        )
+    ]
 
 
 def _version(seen: Seen, view: TaskView, about: DatasetInfo) -> list[Finding]:
@@ -128,6 +147,8 @@ def _moved(seen: Seen, view: TaskView) -> list[Finding]:
         expected = f"the distances of environment {view.task.name} for each unit of action"
         advice = "convert the actions to its units; a policy trained on these would solve nothing"
         return [seen.finding("error", "action_units", f"actions[{dims}]", (), expected, text_of(other), advice)]
+    if is_absolute(view.probe.env_args):  # poses use a part of the space
+        return []
     low, high = view.probe.action_low, view.probe.action_high
     lowest, highest = np.nanmin(np.stack(seen.lowest), axis=0), np.nanmax(np.stack(seen.highest), axis=0)
     shown = {gain.action for gain in view.gains}

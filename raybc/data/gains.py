@@ -23,6 +23,7 @@ from raybc.data.load import step_limit_of
 from raybc.data.normalize import Normalizer
 from raybc.data.scan import Source
 from raybc.envs.base import SimEnv, Task
+from raybc.envs.robosuite_control import is_absolute
 from raybc.envs.spec import EnvSpec
 from raybc.types import UserError
 
@@ -233,7 +234,7 @@ def refuse_other_units(store: EpisodeStore, task: Task, probe: EnvSpec) -> list[
     The simulator is built and played only where the range of actions is suspicious. probe: of the task.
     """
     low_A, high_A = probe.action_low, probe.action_high
-    if not np.isfinite(high_A - low_A).all():
+    if not np.isfinite(high_A - low_A).all() or is_absolute(probe.env_args):  # poses move nothing by a distance
         return []
     lowest = np.minimum.reduceat(store.actions_NA, store.episode_starts)
     highest = np.maximum.reduceat(store.actions_NA, store.episode_starts)

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -39,9 +40,11 @@ class Args:
     measured: Path | None = None
     """Folder of an evaluation by raybc.rollout, for the model card (default: where that command writes it)."""
     flow_steps: int | None = None
-    """Euler steps of the flow (default: the policy's)."""
+    """Steps of the solver that integrates the flow (default: the policy's)."""
+    solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
+    """Solver of the flow (default: the policy's)."""
     out: Path | None = None
-    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx, with --flow_steps also its number)."""
+    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx, with --flow_steps and --solver also these)."""
     overwrite: bool = False
     """Replace an existing file or folder."""
 
@@ -53,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     for flag in ("public", "dry_run", "measured"):
         if getattr(args, flag) and not args.push_to_hub:
             raise UserError(f"--{flag}: belongs to --push_to_hub OWNER/NAME, which is missing")
-    changes = {} if args.flow_steps is None else {"flow_steps": args.flow_steps}
+    changes = {name: getattr(args, name) for name in ("flow_steps", "solver") if getattr(args, name) is not None}
     bundle, setting = load_bundle(args.bundle, args.checkpoint, changes)
     if args.push_to_hub:
         _hub(args, bundle, setting)
@@ -109,6 +112,7 @@ def _is_exported(path: Path) -> bool:
 
 def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
     flow = "" if args.flow_steps is None else f"_flow_{args.flow_steps}"
+    flow += "" if args.solver is None else f"_{args.solver}"
     out = args.out or Path("runs/exports") / f"{bundle.run_id}_step_{bundle.step}{flow}.onnx"
     if out.suffix != ".onnx":
         raise UserError(f"--out: expected a file that ends in .onnx, got {out}")

@@ -19,7 +19,10 @@ from raybc.data.episodes import format_shape
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
 from raybc.metric import METRICS, SUCCESS, Metric, metric_name
-from raybc.report.tables import leaderboard, load_run, percent, percent_range, selection_rule, winner_line
+from raybc.report.read import load_run
+from raybc.report.sampling import head, is_plain
+from raybc.report.tables import leaderboard, selection_rule, winner_line
+from raybc.report.text import percent, percent_range
 from raybc.rows import setting_of
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
 from raybc.types import SampleSetting, UserError
@@ -131,15 +134,17 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
         return Evidence(text, versions=run.versions)
     metric, final = run.metric, winner.final
     count = "solved" if metric.is_rate else "episodes"
-    flows = [
-        (steps, score.text, score.range_text,
+    plain = is_plain(winner.per_sampling)
+    measured = [
+        (*at.cells(plain), score.text, score.range_text,
          f"{score.successes}/{score.episodes}" if metric.is_rate else score.episodes, score.errors)
-        for steps, score in winner.per_flow_steps.items()
+        for at, score in winner.per_sampling.items()
     ]  # fmt: skip
     if metric.from_episodes:
         text += f"\nThe {'rate' if metric.is_rate else 'mean'} is that of the recipe over all its seeds; this policy "
         text += "is the seed that did best on the search starts.\n\n"
-        text += table(("flow_steps", metric.label, f"95 % interval ({metric.interval_name})", count, "errors"), flows)
+        names = (*head(plain), metric.label, f"95 % interval ({metric.interval_name})", count, "errors")
+        text += table(names, measured)
     return Evidence(text, final.value if winner.setting == setting else None, metric, final.episodes, run.versions)
 
 

@@ -1,6 +1,6 @@
 """A policy as one ONNX file: physical observations and noise in, a physical chunk out.
 
-Normalisation is included and the Euler steps of the flow are unrolled, so the file needs nothing else. It is written
+Normalisation is included and the steps of the solver are unrolled, so the file needs nothing else. It is written
 only if onnxruntime gives the same results as `Agent` in rollouts. PyTorch's TorchScript exporter needs no other
 package; the newer one needs onnxscript and gives the same graph.
 

@@ -25,6 +25,7 @@ from raybc.inference.agent import Agent, stack_rows
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
 from raybc.inference.session import Session
 from raybc.run_folder import find_bundle
+from raybc.strict import check_type
 from raybc.types import SampleSetting, UserError
 
 
@@ -54,8 +55,10 @@ def load_bundle(
     """
     folder, chosen = find_bundle(path, checkpoint)
     bundle = PolicyBundle.load(folder)
-    bundle.config.check_sampling(changes or (), "--")
-    setting = dataclasses.replace(chosen or bundle.config.sample_setting, **(changes or {}))
+    options = bundle.config.options()
+    given = {name: check_type(value, options[name].hint, f"--{name}") for name, value in (changes or {}).items()}
+    bundle.config.check_sampling(given, "--")
+    setting = dataclasses.replace(chosen or bundle.config.sample_setting, **given)
     bundle.config.with_setting(setting).validate("--")
     return bundle, setting
 

@@ -10,7 +10,7 @@ import tyro
 
 from raybc import cli
 from raybc.report.html import write_report
-from raybc.report.tables import write_leaderboard_md
+from raybc.report.markdown import write_leaderboard_md
 
 
 @dataclass(frozen=True)

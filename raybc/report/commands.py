@@ -43,11 +43,13 @@ def train_command(
     return shlex.join(command), note
 
 
-def rollout_command(config: SweepConfig, folder: SweepFolder, row: ResultRow, *, videos: int = 0) -> str:
+def rollout_command(
+    config: SweepConfig, folder: SweepFolder, row: ResultRow, params: dict[str, Any], *, videos: int = 0
+) -> str:
     """`python -m raybc.rollout ...` for a result row; empty if the policy was not kept, or without a
     simulator.
 
-    videos: film this many episodes instead of repeating the evaluation.
+    params: train axes of the trial. videos: film this many episodes instead of repeating the evaluation.
     """
     bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
     if not bundle.is_dir() or not config.train.has_environment:
@@ -55,7 +57,7 @@ def rollout_command(config: SweepConfig, folder: SweepFolder, row: ResultRow, *,
     episodes = episodes_of(row)
     setting = dataclasses.asdict(setting_of(row))
     flags = [f"--starts={row['phase']}", f"--episodes={min(episodes, 2 * videos) if videos else episodes}"]
-    own = config.train.sample_setting
+    own = recipe(config, params).sample_setting
     wanted = [k for k in SAMPLE_AXES if (setting[k] if k == "flow_steps" else setting[k] != getattr(own, k))]
     flags += [f"--{k}={setting[k]}" for k in wanted]
     if videos:

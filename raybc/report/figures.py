@@ -1,4 +1,4 @@
-"""The figures of the report: learning curves, losses, success against each axis, and per flow_steps.
+"""The figures of the report: learning curves, losses, success against each axis, and per cost of a chunk.
 
 A trial looks the same in all of them. Trials with the same style share a trace, so that a page with thousands is fast.
 """
@@ -14,10 +14,12 @@ from typing import Any
 import plotly.graph_objects as go
 
 from raybc.metric import Metric, score_of
-from raybc.report import tables
 from raybc.report.curves import loss_points
 from raybc.report.page import Figure, make_figure, rgba
-from raybc.report.tables import LeaderboardRow, RunTables
+from raybc.report.read import RunTables
+from raybc.report.sampling import Sampling, is_plain
+from raybc.report.tables import LeaderboardRow
+from raybc.report.text import show
 from raybc.rows import setting_of
 
 #: Maximum number of trials whose losses are drawn, the first of the leaderboard.
@@ -208,10 +210,10 @@ def axis_figures(run: RunTables, rows: list[LeaderboardRow]) -> list[Figure]:
             if isinstance(spec, Mapping) and spec.get("log") and min(place.values()) > 0:
                 x |= _log_axis([*place.values(), float(spec["low"]), float(spec["high"])])
         else:
-            names = list(dict.fromkeys(map(tables.show, [*(listed or ()), *(row.params[axis] for row in points)])))
+            names = list(dict.fromkeys(map(show, [*(listed or ()), *(row.params[axis] for row in points)])))
             place, seen = {}, dict.fromkeys(names, 0)
             for row in points:
-                name = tables.show(row.params[axis])
+                name = show(row.params[axis])
                 place[row.trial] = names.index(name) + SPREAD[seen[name] % len(SPREAD)]
                 seen[name] += 1
             x |= {"tickvals": list(range(len(names))), "ticktext": [html.escape(name) for name in names]}
@@ -254,26 +256,26 @@ def _hover(metric: Metric, rows: list[LeaderboardRow], axis: str, short: bool) -
         return {"customdata": [row.trial for row in rows], "hovertemplate": template}
     texts = [
         html.escape(f"trial {row.trial} ({'winner' if row.is_winner else row.status})")
-        + f"<br>{html.escape(axis)} = {html.escape(tables.show(row.params[axis]))}<br>{metric.show(row.score)}"
+        + f"<br>{html.escape(axis)} = {html.escape(show(row.params[axis]))}<br>{metric.show(row.score)}"
         for row in rows
     ]
     return {"hovertext": texts, "hoverinfo": "text"}
 
 
-def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
-    """The winner on final starts at every measured flow_steps, with intervals."""
-    if winner is None or not winner.per_flow_steps:
+def cost_figure(winner: LeaderboardRow | None) -> Figure | None:
+    """The winner on final starts at every measured solver and flow_steps, with intervals."""
+    if winner is None or not winner.per_sampling:
         return None
-    flows = winner.per_flow_steps
-    chosen = winner.setting.flow_steps if winner.setting else None
-    scores = list(flows.values())
+    plain = is_plain(winner.per_sampling)
+    names = [_cost_name(at, plain) for at in winner.per_sampling]
+    scores = list(winner.per_sampling.values())
     metric = scores[0].metric
     values = [score.value or 0.0 for score in scores]
     ends = [score.interval or (value, value) for score, value in zip(scores, values, strict=True)]
     bars = go.Bar(
-        x=[str(flow) for flow in flows],
+        x=names,
         y=values,
-        marker={"color": [_WINNER if flow == chosen else rgba(_WINNER, 0.45) for flow in flows]},
+        marker={"color": [_WINNER if at == winner.sampling else rgba(_WINNER, 0.45) for at in winner.per_sampling]},
         error_y={
             "type": "data",
             "symmetric": False,
@@ -281,13 +283,19 @@ def flow_figure(winner: LeaderboardRow | None) -> Figure | None:
             "arrayminus": [value - low for (low, _), value in zip(ends, values, strict=True)],
             **{"color": _REST, "thickness": 2, "width": 7},
         },
-        hovertemplate=f"flow_steps = %{{x}}: {_hover_format(metric)}<extra></extra>",
+        hovertemplate=f"{'flow_steps = ' * plain}%{{x}}: {_hover_format(metric)}<extra></extra>",
         width=0.5,
     )
-    label = f"Bar chart: final {metric.label} of the winner per flow_steps; the table beside it has the numbers."
-    x = {"title_text": "flow_steps", "type": "category"}
+    per = "flow_steps" if plain else "evaluations of the network"
+    label = f"Bar chart: final {metric.label} of the winner per {per}; the table beside it has the numbers."
+    x = {"title_text": per, "type": "category"}
     y = _score_axis(metric, "final starts")
-    return make_figure("flow", f"Final {metric.label} per flow_steps", label, [bars], x, y, 300)
+    return make_figure("flow", f"Final {metric.label} per {per}", label, [bars], x, y, 300)
+
+
+def _cost_name(at: Sampling, plain: bool) -> str:
+    """`4`, or `4 (2 x heun)`."""
+    return str(at.evaluations) if plain or not at.flow_steps else f"{at.evaluations} ({at.flow_steps} x {at.solver})"
 
 
 def sentence(text: str) -> str:

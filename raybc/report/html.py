@@ -21,13 +21,15 @@ from raybc.files import write_text
 from raybc.metric import Metric
 from raybc.report import tables
 from raybc.report.commands import train_command
-from raybc.report.figures import LOSS_TRIALS, axis_figures, few, flow_figure, learning_curves, loss_curves
+from raybc.report.figures import LOSS_TRIALS, axis_figures, cost_figure, few, learning_curves, loss_curves
 from raybc.report.page import environment
-from raybc.report.tables import LeaderboardRow, RunTables
+from raybc.report.read import RunTables, load_run, totals
+from raybc.report.sampling import head, is_plain
+from raybc.report.tables import LeaderboardRow
+from raybc.report.text import duration
 from raybc.rollout.video import last_frame_jpeg
 from raybc.rows import setting_of, video_setting
-from raybc.sweep.load import saved_sweep
-from raybc.types import SPLIT_BASE, UserError
+from raybc.types import SPLIT_BASE
 
 #: Videos are embedded up to this many bytes in total; more are linked.
 VIDEO_LIMIT_BYTES = 40_000_000
@@ -38,7 +40,7 @@ PHASES = ("search", "final")
 
 def write_report(run_dir: Path | str) -> Path:
     """Write run_dir/report.html from the files on disk. A folder that is not a run is a UserError."""
-    run = tables.load_run(run_dir)
+    run = load_run(run_dir)
     text = environment().get_template("report.html.j2").render(_context(run))
     write_text(run.folder.report, text)
     return run.folder.report
@@ -103,7 +105,7 @@ def _outcomes(run: RunTables) -> list[dict[str, Any]]:
     found = []
     for phase in PHASES:
         rows = [row for row in run.results if row["phase"] == phase]
-        counts = tables.totals(rows, "successes", "timeouts", "failures", "errors")
+        counts = totals(rows, "successes", "timeouts", "failures", "errors")
         kinds: Counter[str] = Counter()
         for row in rows:
             kinds.update(row.get("errors_by_kind", {}))
@@ -118,16 +120,16 @@ def _cost(timing: Mapping[str, Any]) -> dict[str, str]:
         count = timing.get(key)
         if wall is not None and count is not None:
             hours = wall * count / 3600
-            held = f"{count:g} {name if name == 'GPU' else 'core'}{'s' * (count != 1)} for {tables.duration(wall)}"
+            held = f"{count:g} {name if name == 'GPU' else 'core'}{'s' * (count != 1)} for {duration(wall)}"
             cost[f"{name} hours held"] = f"{hours:.3g} h ({held})" if count else "none"
     if timing.get("train_seconds") is not None:
         threads = timing.get("threads")
-        cost["Training"] = tables.duration(timing["train_seconds"]) + (
+        cost["Training"] = duration(timing["train_seconds"]) + (
             f" at {threads} thread{'s' * (threads != 1)}" if threads else ""
         )
     busy = (timing.get("rollouts") or {}).get("busy_seconds")
     if busy is not None:
-        cost["Simulator processes busy"] = f"{tables.duration(busy)} ({timing.get('workers', '?')} processes)"
+        cost["Simulator processes busy"] = f"{duration(busy)} ({timing.get('workers', '?')} processes)"
     return cost
 
 
@@ -135,11 +137,9 @@ def _train_command(run: RunTables, winner: LeaderboardRow | None) -> tuple[str, 
     """The command that trains the winner again, and a note about it; empty if it is not known."""
     if winner is None:
         return "", ""
-    try:
-        config = saved_sweep(run.config, "config.json")
-    except UserError:  # written by another version: the rest of the page is still useful
+    if run.sweep is None:  # written by another version: the rest of the page is still useful
         return "", ""
-    return train_command(config, winner.params, run.timing)
+    return train_command(run.sweep, winner.params, run.timing)
 
 
 def _scale(rows: list[LeaderboardRow], metric: Metric) -> tuple[float, float]:
@@ -164,9 +164,11 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _context(run: RunTables) -> dict[str, Any]:
     rows = tables.leaderboard(run)
     winner = next((row for row in rows if row.is_winner), None)
-    counts = {p: tables.totals([r for r in run.results if r["phase"] == p], "episodes", "errors") for p in PHASES}
+    counts = {p: totals([r for r in run.results if r["phase"] == p], "episodes", "errors") for p in PHASES}
     errors = {phase: count["errors"] for phase, count in counts.items()}
     episodes = {phase: count["episodes"] for phase, count in counts.items()}
+    costs = tables.costs(rows)
+    plain = is_plain(cost.sampling for cost in costs)
     command, command_note = _train_command(run, winner)
     return {
         "run": run,
@@ -193,11 +195,14 @@ def _context(run: RunTables) -> dict[str, Any]:
         "notes": _notes(run, rows, errors),
         "errors": errors,
         "episodes": episodes,
-        "flows": sorted({flow_steps for row in rows for flow_steps in row.per_flow_steps}),
+        "samplings": sorted({at for row in rows for at in row.per_sampling}),
+        "costs": costs,
+        "cost_head": head(plain),
+        "plain": plain,
         "failed": [row for row in rows if row.status == "failed"][:ROWS],
         "curves": learning_curves(run, rows),
         "losses": loss_curves(run, rows),
-        "flow": flow_figure(winner),
+        "cost_figure": cost_figure(winner),
         "axes": axis_figures(run, rows),
         "few": few(rows),
         "videos": _videos(run),

@@ -14,7 +14,7 @@ import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from raybc.report import tables
+from raybc.report import text
 
 
 def environment() -> jinja2.Environment:
@@ -32,9 +32,9 @@ def environment() -> jinja2.Environment:
         span=lambda text: (text if " to " in text else text.replace("-", "\N{EN DASH}")).replace(
             " ", "\N{NO-BREAK SPACE}"
         ),
-        pct=lambda rate: tables.percent(rate).replace(" ", "\N{NO-BREAK SPACE}"),
-        show=tables.show,
-        seconds=tables.duration,
+        pct=lambda rate: text.percent(rate).replace(" ", "\N{NO-BREAK SPACE}"),
+        show=text.show,
+        seconds=text.duration,
         plural=lambda count, word: f"{count} {word}{'' if count == 1 else 's'}",
     )
     return templates

@@ -16,11 +16,12 @@ from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
 from raybc.metric import FORMER_KEY, Metric, MetricName, resolve
-from raybc.registry import get_task, parse_env_name
+from raybc.registry import get_task, parse_env_name, with_limit
 from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
+from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
 
@@ -33,7 +34,7 @@ class Args:
     checkpoint: str = ""
     """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     episodes: int | None = None
-    """Starts for each value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
+    """Starts for each solver and value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0
     """Stop as soon as half the width of the 95 % interval of the metric is at most this, e.g. 0.05 (5 points of a
     rate; 0: run all episodes)."""
@@ -43,19 +44,22 @@ class Args:
     videos: int = 0
     """Episodes to film (the first ones; they count like all others); also writes a grid of them."""
     flow_steps: str = ""
-    """Euler steps, one value or several as 1,2,5 (default: the bundle's)."""
+    """Steps of the solver, one value or several as 1,2,5 (default: the bundle's)."""
     execute_steps: int | None = None
     """Steps of a chunk that are executed (0: all; default: the bundle's)."""
     eval_temperature: float | None = None
     """Scale of the initial noise (default: the bundle's)."""
     temporal_ensemble: float | None = None
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the bundle's)."""
-    solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
-    """Solver of the flow (default: the bundle's)."""
+    solver: str = ""
+    """Solver of the flow: euler, midpoint, heun, rk4, or several as euler,heun, each with every value of flow_steps
+    (default: the bundle's)."""
     starts: Literal["final", "search", "demos"] = "final"
     """The set of starts."""
     first: int = 0
     """Index of the first start."""
+    max_steps: int = 0
+    """Step limit of an episode (0: that of the environment's name)."""
     video_frame_skip: int = 3
     """Film every n-th environment step."""
     video_size: int = 256
@@ -101,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
+    if args.max_steps:
+        task_name = f"{with_limit(task_name)[0]}@{args.max_steps}"
     task = get_task(task_name)
     metric = resolve(args.metric or bundle.config.metric, task, "--metric")
     if not metric.from_episodes:
@@ -116,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     changes = version_changes(bundle, env_spec)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
-    folders = [EvaluationFolder.default(run_id, bundle.step, args.starts) for run_id in bundle.run_ids]
+    which = f"{args.starts}_{args.max_steps}" if args.max_steps else args.starts
+    folders = [EvaluationFolder.default(run_id, bundle.step, which) for run_id in bundle.run_ids]
     default = next((f for f in folders if f.path.exists()), folders[0])
     out = default if args.out is None else EvaluationFolder(args.out)
     check_folder(out, out.request, args.resume, args.overwrite, [path])
@@ -172,6 +179,8 @@ def _check(args: Args) -> None:
             raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
     if args.workers != "auto" and not (args.workers.isdigit() and int(args.workers) > 0):
         raise UserError(f"--workers: expected auto or a number of at least 1, got {args.workers!r}")
+    if args.max_steps < 0:
+        raise UserError(f"--max_steps: expected at least 1, or 0 (that of the environment), got {args.max_steps}")
     if args.recycle < 0:
         raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
     if not (math.isfinite(args.deadline) and args.deadline > 0):
@@ -183,14 +192,18 @@ def _settings(args: Args, bundle: PolicyBundle, chosen: SampleSetting | None) ->
     base = chosen or bundle.config.sample_setting
     given = {name: getattr(args, name) for name in SAMPLE_AXES if getattr(args, name) not in (None, "")}
     bundle.config.check_sampling(given, "--")
-    rest = {name: given.get(name, getattr(base, name)) for name in SAMPLE_AXES if name != "flow_steps"}
+    rest = {n: given.get(n, getattr(base, n)) for n in SAMPLE_AXES if n not in ("flow_steps", "solver")}
+    hint = bundle.config.options()["solver"].hint
+    solvers = [check_type(s.strip(), hint, "--solver") for s in (args.solver or base.solver).split(",")]
+    if len(set(solvers)) != len(solvers):
+        raise UserError(f"--solver: expected different solvers, got {args.solver}")
     try:
         values = [int(v) for v in args.flow_steps.split(",")] if args.flow_steps else [base.flow_steps]
     except ValueError:
         raise UserError(f"--flow_steps: expected whole numbers such as 1,2,5, got {args.flow_steps!r}") from None
     if args.flow_steps and (len(set(values)) != len(values) or min(values) < 1):
         raise UserError(f"--flow_steps: expected different numbers of at least 1, got {args.flow_steps}")
-    settings = [SampleSetting(flow_steps=value, **rest) for value in values]
+    settings = [SampleSetting(value, solver=solver, **rest) for solver in solvers for value in values]
     for setting in settings:
         bundle.config.with_setting(setting).validate("--")
     return settings

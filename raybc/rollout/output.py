@@ -13,10 +13,11 @@ from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
 from raybc.metric import METRICS, score_of
+from raybc.report.sampling import Sampling, head, is_plain
 from raybc.rollout.evaluation import EvaluationConfig
 from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import first_error, metrics, summarise
-from raybc.rows import EpisodeRow, MetricsRow, setting_fields
+from raybc.rows import EpisodeRow, MetricsRow, setting_fields, setting_of
 from raybc.run_folder import EvaluationFolder
 from raybc.versions import versions
 
@@ -38,6 +39,7 @@ def write_results(
     results: list[MetricsRow] = [
         {
             **setting_fields(setting),
+            "evaluations": bundle.config.policy.evaluations(setting),
             **metrics(part, has_success=task.has_success, reference=task.reference_returns, metric=config.metric),
         }
         for setting, part in pairs
@@ -62,7 +64,7 @@ def write_results(
         },
     )
     write_json(out.versions, versions(env_spec.identity))
-    cli.console.print(_table(task, results))
+    cli.print_whole(_table(task, results))
     _print_notices(config, task, rows)
     cli.console.print(f"episodes, metrics and videos: {out.path}")
     errors = [row for part in rows for row in part if row["outcome"] == "error"]
@@ -85,15 +87,17 @@ def _print_notices(config: EvaluationConfig, task: Task, rows: Sequence[Sequence
 
 
 def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
-    columns = ["flow_steps"]
+    costs = [Sampling.of(setting_of(row), row["evaluations"]) for row in results]
+    plain = is_plain(costs)
+    columns = head(plain)
     columns += ["success", "95 % interval", "solved", "steps"] if task.has_success else []
     columns += ["return", "95 % interval"]
     columns += ["D4RL score", "95 % interval"] if task.reference_returns else []
     graded = any(row["mean_max_reward"] != row["success_rate"] for row in results)  # PushT's score is such a reward
     columns += ["largest reward", "95 % interval"] if graded else []
     table = Table(*columns, "missed", "errors", box=None)
-    for row in results:
-        cells = [str(row["flow_steps"])]
+    for at, row in sorted(zip(costs, results, strict=True), key=lambda pair: pair[0]):
+        cells = at.cells(plain)
         if task.has_success:
             cells += [
                 _show(row["success_rate"], 100, " %"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
@@ -29,8 +28,8 @@ def pooled(rows: Sequence[EpisodeCounts], metric: Metric) -> float | None:
 
 def best_setting(rows: Sequence[ResultRow], metric: Metric) -> SampleSetting:
     """The sample setting with the best score pooled over seeds, errors counted against it (`Score.order`); of equals,
-    the one with fewest flow steps."""
-    settings = sorted({setting_of(r) for r in rows}, key=dataclasses.astuple)
+    the one with fewest evaluations of the network."""
+    settings = sorted({setting_of(r) for r in rows}, key=lambda s: s.order)
     return min(settings, key=lambda s: score_of(rows_at(rows, s), metric).order)  # the first of equals
 
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -37,7 +38,9 @@ class Args:
     token_file: Path | None = None
     """File with the token that clients must send (readable by you only)."""
     flow_steps: int | None = None
-    """Euler steps of the flow (default: the policy's)."""
+    """Steps of the solver that integrates the flow (default: the policy's)."""
+    solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
+    """Solver of the flow (default: the policy's)."""
     execute_steps: int | None = None
     """Steps of a chunk that a session executes (0: all; default: the policy's)."""
     eval_temperature: float | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
-from raybc.config.component import find_kind
+from raybc.config.component import PolicyConfig, find_kind
 from raybc.config.flat import unknown_option
 from raybc.metric import MetricName
 from raybc.strict import check_type
@@ -224,6 +224,19 @@ class SweepConfig:
         """The kinds of policy or encoder (`what`) that recipes may have."""
         return list(self.space[what].values) if what in self.space else [self.train.get(what)]
 
+    def _policies(self) -> list[PolicyConfig]:
+        """The policies that recipes may have, as far as it matters to sampling: every kind with every objective."""
+        found = []
+        for kind in self.kinds("policy"):
+            run = self.train.changed(policy=check_type(kind, str, "space.policy"))
+            info = run.options().get("objective")
+            values = self.space["objective"].values if "objective" in self.space and info is not None else ()
+            for value in values:
+                assert info is not None
+                check_type(value, info.hint, "space.objective")
+            found += [run.changed(objective=value).policy for value in values] or [run.policy]
+        return found
+
     def axis_option(self, name: str) -> OptionInfo:
         """The declaration of the option that an axis searches. Raises `UserError` where no recipe has it."""
         for policy, encoder in itertools.product(self.kinds("policy"), self.kinds("encoder")):
@@ -237,6 +250,7 @@ class SweepConfig:
         for what in ("policy", "encoder"):  # a kind that does not exist is refused before its options are
             for kind in self.kinds(what):
                 find_kind(what, check_type(kind, str, f"space.{what}"), f"space.{what}")
+        policies = self._policies()
         info = self.axis_option(name)
         if info.option.axis is not True:
             raise UserError(f"{where}: cannot be searched: {info.option.axis}")
@@ -246,8 +260,9 @@ class SweepConfig:
         if name in SAMPLE_AXES:
             if not axis.values:
                 raise UserError(f"{where}: expected `values: [...]` (every value is scored from the same checkpoint)")
-            for kind in self.kinds("policy"):
-                self.train.changed(policy=kind).check_sampling([name], "space")
+            idle = [p.without_effect(name) for p in policies if name not in p.sample_axes]
+            if len(idle) == len(policies):
+                raise UserError(f"{where}: has no effect {' or '.join(dict.fromkeys(idle))}")
         for other, wanted in axis.when.items():
             if other == name or other not in self.space or other in SAMPLE_AXES or not self.space[other].values:
                 raise UserError(f"{where}.when: expected another train axis with `values`, got {other!r}")

@@ -77,11 +77,12 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
             continue
         say(f"measuring trial {trial.number} on {config.final.episodes} final starts")
         step = trial.evaluations[-1].step
-        measured, jobs = jobs_of(context, trial.number, step)
+        run = recipe(config, trial.params)
+        measured, jobs = jobs_of(context, run, trial.number, step)
         results = pool.evaluate(f"{context.folder.path}/final {trial.number}", jobs, specs)
         rows = evaluation_rows(
             context,
-            recipe(config, trial.params),
+            run,
             measured,
             results,
             trial=trial.number,

@@ -13,6 +13,7 @@ from raybc import cli
 from raybc.cluster.capacity import allocate_sweep, machines, total
 from raybc.cluster.nodes import check_shared
 from raybc.cluster.session import ray_session
+from raybc.data.control import refuse_other_control
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.gains import far_starts_of, refuse_other_units
 from raybc.data.notes import write_data_notes
@@ -22,7 +23,9 @@ from raybc.envs.spec import EnvSpec, observation_shapes, spec_of_task
 from raybc.files import free_space_for, write_json
 from raybc.registry import parse_env_name
 from raybc.report.html import write_report
-from raybc.report.tables import NO_RATE, leaderboard, load_run, winner_line, write_leaderboard_md
+from raybc.report.markdown import write_leaderboard_md
+from raybc.report.read import load_run
+from raybc.report.tables import NO_RATE, leaderboard, winner_line
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
 from raybc.run_folder import SweepFolder
@@ -74,6 +77,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
             store = read_data(config.train, dataset)
             _check_data(config, store, env_spec, task)
             if task is not None and env_spec is not None and config.train.dataset:
+                refuse_other_control(store, env_spec.env_args, task.name, config.train.action_key)
                 cli.print_notes(refuse_other_units(store, task, env_spec))
                 cli.print_notes(far_starts_of(store, env_spec, task.obs_keys))
         write_json(folder.config, config.to_dict())

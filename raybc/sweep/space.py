@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from raybc.config import SAMPLE_AXES, RunConfig
@@ -63,16 +62,20 @@ def active(config: SweepConfig, params: Mapping[str, Any], name: str) -> bool:
 
 
 def sample_settings(config: SweepConfig) -> list[SampleSetting]:
-    """Every combination of the sample axes; all are scored from the same checkpoint."""
+    """Every combination of the sample axes, all of which are scored from the same checkpoint (see `settings_of`)."""
     hints = {name: config.train.options()[name].hint for name in SAMPLE_AXES}
-    own = dataclasses.asdict(config.train.sample_setting)
     values = [
         [check_type(value, hints[name], f"space.{name}") for value in config.space[name].values]
         if name in config.space
-        else [own[name]]
+        else [getattr(config.train, name)]
         for name in SAMPLE_AXES
     ]
     return [SampleSetting(*combination) for combination in itertools.product(*values)]
+
+
+def settings_of(run: RunConfig, settings: Iterable[SampleSetting]) -> list[SampleSetting]:
+    """The sample settings that differ for a recipe: an axis that has no effect on its policy adds none."""
+    return list(dict.fromkeys(map(run.in_effect, settings)))
 
 
 def recipe(config: SweepConfig, params: dict[str, Any]) -> RunConfig:
@@ -125,7 +128,7 @@ def first_points(config: SweepConfig) -> list[tuple[str, dict[str, Any]]]:
 
 
 def corners(config: SweepConfig) -> Iterator[tuple[RunConfig, SampleSetting]]:
-    """Every combination of the extremes of the train axes with every sample setting."""
+    """Every combination of the extremes of the train axes with every sample setting that differs there."""
     axes = train_axes(config)
     settings = sample_settings(config)
     count = len(settings)
@@ -135,7 +138,7 @@ def corners(config: SweepConfig) -> Iterator[tuple[RunConfig, SampleSetting]]:
         raise UserError(f"space: expected at most {MAX_CORNERS} corners, got {count}; use ranges instead of long lists")
     for params in combinations(config, list(axes), {}):
         run = recipe(config, params)
-        for setting in settings:
+        for setting in settings_of(run, settings):
             yield run, setting
 
 

@@ -28,6 +28,7 @@ from raybc.rows import (
 )
 from raybc.run_folder import SweepFolder
 from raybc.sweep.ledger import Evaluation, SweepState
+from raybc.sweep.space import settings_of
 from raybc.train.data import TrainingData, held_out_episodes
 from raybc.train.source import read_data
 from raybc.types import EpisodeSpec, SampleSetting
@@ -54,6 +55,7 @@ class TrialContext:
     steps: tuple[int, ...]
     """Training step of each evaluation."""
     settings: tuple[SampleSetting, ...]
+    """Every combination of the sample axes, see `settings_of`."""
     episodes: int
     """Search starts per evaluation."""
     race_comparisons: int
@@ -81,9 +83,14 @@ def setting_label(row: SettingFields) -> str:
     return setting_of(row).label().replace(" ", "_").replace("=", "_")
 
 
-def jobs_of(context: TrialContext, trial: int, step: int) -> tuple[list[tuple[int, SampleSetting]], list[Rollout]]:
-    """(seed, sample setting) of everything that is measured of a trial at a training step, and the jobs for it."""
-    measured = [(seed, setting) for seed in context.seeds for setting in context.settings]
+def jobs_of(
+    context: TrialContext, run: RunConfig, trial: int, step: int
+) -> tuple[list[tuple[int, SampleSetting]], list[Rollout]]:
+    """(seed, sample setting) of everything that is measured of a trial at a training step, and the jobs for it.
+
+    run: the trial's recipe.
+    """
+    measured = [(seed, setting) for seed in context.seeds for setting in settings_of(run, context.settings)]
     return measured, [Rollout(str(context.folder.checkpoint(trial, seed, step)), setting) for seed, setting in measured]
 
 
@@ -131,7 +138,7 @@ def evaluate_trial(
     """
     started = time.time()
     step = context.steps[k - 1]
-    measured, jobs = jobs_of(context, trial, step)
+    measured, jobs = jobs_of(context, run, trial, step)
     if not context.metric.from_episodes:
         rows = offline_rows(context, run, measured, trial=trial, evaluation=k, step=step)
         score = pooled(rows_at(rows, best_setting(rows, context.metric)), context.metric)

@@ -15,6 +15,7 @@ import torch
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.config.command import parse_run
+from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task
 from raybc.data.gains import far_starts_of, refuse_other_units
 from raybc.data.names import obtain
@@ -200,6 +201,7 @@ def _with_simulators(request: _Request) -> None:
         store = read_data(config, dataset)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
         if config.dataset:
+            refuse_other_control(store, probe.env_args, task.name, config.action_key)
             cli.print_notes(refuse_other_units(store, task, probe))
             cli.print_notes(far_starts_of(store, probe, task.obs_keys))
     with contextlib.ExitStack() as stack:

@@ -12,17 +12,18 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from raybc.config import MEMBER_FIELDS, RunConfig, migrate
 from raybc.data.windows import Windows
-from raybc.policies.base import Draws, Loss, Policy, PolicySpec
+from raybc.policies.base import Policy, PolicySpec
+from raybc.train.arithmetic import with_arithmetic
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.dtensor import gather_full, shard_like
 from raybc.train.initial import load_start
 from raybc.train.learner import BehaviourCloning
+from raybc.train.non_finite import non_finite_examples
 from raybc.train.optimizer import Ema, PackOptimizer, matrices_of
 from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
@@ -38,7 +39,7 @@ from raybc.train.step import (
     generator,
 )
 from raybc.train.validation import validation_loss
-from raybc.types import Batch, UserError
+from raybc.types import UserError
 
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
@@ -207,25 +208,11 @@ class PackTrainer:
     def _loss_function(self) -> LossOf:
         module = self._wrapped = self.learner.module
         self.phases = self.learner.phases(self.config)
-        if self.ranks.world > 1:
+        if self.ranks.wraps:
             for name, parameter in self.learner.parameters().items():  # DDP and FSDP average these
                 parameter.requires_grad_(name in self.phases[0].learning)
             self._wrapped = self.ranks.wrap(module, self.device)
-        policy: LossOf = self._wrapped
-        mode = self.config.compile
-        if mode == "auto":
-            mode = "reduce-overhead" if self.device.type == "cuda" else "off"
-        self.compiled = mode != "off"
-        if self.compiled:
-            policy = torch.compile(policy, mode=mode, dynamic=False)
-        if self.config.precision == "fp32":
-            return policy
-
-        def in_half(batch: Batch, draws: Draws) -> Loss:
-            with torch.autocast(self.device.type, torch.bfloat16):
-                return policy(batch, draws)
-
-        return in_half
+        return with_arithmetic(self._wrapped, self.config, self.device)
 
     # --- non-finite losses ------------------------------------------------------------------------------------------
 
@@ -234,35 +221,11 @@ class PackTrainer:
             self.step = self._checked + int(self._good)
             loss_M, norm_M, _ = self._gradient()
             members = torch.nonzero(~torch.isfinite(loss_M + norm_M)).flatten().tolist()
-            raise NonFiniteLoss(f"step {self.step + 1}: {self._blame(members)}; lower lr or set grad_clip", members)
-
-    def _blame(self, members: Sequence[int]) -> str:
-        """Describe the examples of the next step whose loss is not finite."""
-        drawn = self.draws.at(self.step)
-        with torch.no_grad():
-            loss_MB = self.learner.loss(self.windows.gather(drawn.indices_MB), drawn.draws).value_MB
-        bad_MB = ~torch.isfinite(loss_MB)
-        found = []
-        for m in members:
-            if not bad_MB[m].any():
-                found.append(f"{self._name(m)}: the loss is finite, its gradient is not")
-                continue
-            indices = drawn.indices_MB[m, bad_MB[m]]
-            rows = (self.windows.starts[indices] + self.prepared.rotation.first_row(self.step)).tolist()
-            ends = self.data.store.episode_ends
-            places = []
-            for row in rows[:3]:
-                episode = int(np.searchsorted(ends, row, side="right"))
-                places.append(f"episode {episode} step {row - int(self.data.store.episode_starts[episode])}")
-            more = ", ..." if len(rows) > 3 else ""
-            found.append(
-                f"{self._name(m)}: the loss is {loss_MB[m].mean().item()}, "
-                f"of {len(rows)} of {bad_MB.shape[1]} examples ({', '.join(places)}{more})"
+            first_row = self.prepared.rotation.first_row(self.step)
+            found = non_finite_examples(
+                self.learner, self.windows, self.draws.at(self.step), self.members, members, self.data.store, first_row
             )
-        return "; ".join(found)
-
-    def _name(self, m: int) -> str:
-        return f"seed {self.members[m].seed} with lr {self.members[m].lr:g}"
+            raise NonFiniteLoss(f"step {self.step + 1}: {found}; lower lr or set grad_clip", members)
 
     # --- plateaus and early stopping --------------------------------------------------------------------------------
 

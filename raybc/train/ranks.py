@@ -70,6 +70,8 @@ class Ranks:
     """Number of processes; 1: no process group."""
     parallel: Parallel = "ddp"
     """See `WorkerConfig.parallel`."""
+    wrap_one: bool = False
+    """Also wrap the policy in a group of one, which needs a process group then, to check and time the wrappers."""
 
     @classmethod
     def here(cls, parallel: Parallel = "ddp") -> Ranks:
@@ -79,9 +81,14 @@ class Ranks:
         return cls()
 
     @property
+    def wraps(self) -> bool:
+        """Whether the policy is wrapped."""
+        return self.world > 1 or self.wrap_one
+
+    @property
     def sharded(self) -> bool:
         """Whether parameters are sharded. Gathering a full parameter is then a collective call on all ranks."""
-        return self.world > 1 and self.parallel == "fsdp"
+        return self.wraps and self.parallel == "fsdp"
 
     def check(self, members: Sequence[RunConfig]) -> None:
         """Raise `UserError` for a run that cannot be split over the ranks.
@@ -114,7 +121,7 @@ class Ranks:
 
         With FSDP each rank keeps its shard of the gradients, and the parameters of `policy` are replaced.
         """
-        assert self.world > 1
+        assert self.wraps
         if self.parallel == "ddp":
             ids = [device] if device.type == "cuda" else None
             return nn.parallel.DistributedDataParallel(policy, device_ids=ids, gradient_as_bucket_view=True)

@@ -8,7 +8,9 @@ let limit = PAGE;
 
 /** Columns: key, title, value to sort and filter by (null: last), number or word. */
 export function columns(run) {
-  const settings = ["flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble"].some((a) => run.space[a]);
+  const settings = ["flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver"].some(
+    (a) => run.space[a],
+  );
   return [
     { key: "trial", title: "Trial", value: (t) => t.n, number: true },
     { key: "score", title: `Search ${metric.label}, 95 % CI`, value: (t) => t.score, number: true },

@@ -1,0 +1,32 @@
+"""How the loss of a pack is computed: compiled or eager, in float32 or bfloat16."""
+
+from __future__ import annotations
+
+import torch
+
+from raybc.config import RunConfig
+from raybc.policies.base import Draws, Loss
+from raybc.train.step import LossOf
+from raybc.types import Batch
+
+
+def compile_mode(config: RunConfig, device: torch.device) -> str:
+    """The mode of torch.compile; off: eager. auto is reduce-overhead on a GPU and off on a CPU."""
+    if config.compile == "auto":
+        return "reduce-overhead" if device.type == "cuda" else "off"
+    return config.compile
+
+
+def with_arithmetic(loss_of: LossOf, config: RunConfig, device: torch.device) -> LossOf:
+    """`loss_of`, compiled and with matrix products in bfloat16 as the options say."""
+    mode = compile_mode(config, device)
+    if mode != "off":
+        loss_of = torch.compile(loss_of, mode=mode, dynamic=False)
+    if config.precision == "fp32":
+        return loss_of
+
+    def in_half(batch: Batch, draws: Draws) -> Loss:
+        with torch.autocast(device.type, torch.bfloat16):
+            return loss_of(batch, draws)
+
+    return in_half
