@@ -68,7 +68,7 @@ bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.
 	$(BIN)/python -m benchmarks.rollouts
 	$(BIN)/python -m benchmarks.racing
 	$(BIN)/python -m benchmarks.train_throughput
-	$(BIN)/python -m benchmarks.unet
+	$(BIN)/python -m benchmarks.policies
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.pages
 	$(BIN)/python -m benchmarks.serving

@@ -146,29 +146,31 @@ def medians(runs: dict[str, Callable[[], None]], rounds: int, repeats: int) -> d
     return {name: statistics.median(times[2:]) for name, times in took.items()}
 
 
-def compare(name: str, runs: dict[str, Callable[[], None]], rounds: int, repeats: int) -> None:
+def compare(name: str, runs: dict[str, Callable[[], None]], rounds: int, repeats: int, members: int = 1) -> None:
     took = medians(runs, rounds, repeats)
-    ratio = took["plain"] / took["ours"]
-    print(f"{name:45} plain {MS * took['plain']:8.2f} ms   ours {MS * took['ours']:8.2f} ms   {ratio:.2f}x", flush=True)
+    plain, ours = MS * took["plain"] * members, MS * took["ours"]
+    print(f"{name:45} plain {plain:8.2f} ms   ours {ours:8.2f} ms   {plain / ours:.2f}x", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", choices=("train", "chunk", "real_time"), default="")
+    parser.add_argument("--batch", type=int, default=1, help="observations of --only chunk")
+    parser.add_argument("--members", type=int, default=1, help="of a pack, against as many plain networks")
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = {name: NETWORKS[name] for name in args.networks}
     if args.only in ("", "chunk"):
         for name, (options, make) in chosen.items():
-            runs = {"plain": plain_sampler(make), "ours": our_sampler(options)}
-            compare(f"chunk, batch 1, {name}", runs, args.rounds, repeats=10)
+            runs = {"plain": plain_sampler(make, args.batch), "ours": our_sampler(options, args.batch)}
+            compare(f"chunk, batch {args.batch}, {name}", runs, args.rounds, repeats=10 if args.batch == 1 else 1)
     if args.only in ("", "train"):
         for batch in (64, 256):
             for name, (options, make) in chosen.items():
-                runs = {"plain": plain_trainer(make, batch), "ours": our_trainer(options, batch)}
-                compare(f"step, batch {batch}, {name}", runs, args.rounds, repeats=1)
+                runs = {"plain": plain_trainer(make, batch), "ours": our_trainer(options, batch, args.members)}
+                compare(f"step, batch {batch}, {name}", runs, args.rounds, 1, args.members)
     if args.only in ("", "real_time"):
         for name, (options, _) in chosen.items():
             samplers = {objective: our_sampler(options | more) for objective, more in OBJECTIVES.items()}
