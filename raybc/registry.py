@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from typing import Protocol, cast
 
@@ -49,6 +50,17 @@ DATA = {
 }
 
 
+#: (task, DATA) -> the step limit of robomimic's evaluations on these data, where it is not the task's own. People who
+#: are no experts are slow: recorded episodes of Lift take up to 1143 steps.
+LIMITS = {
+    **{(task, "mh"): 500 for task in ("lift", "can", "square")},
+    ("transport", "mh"): 1100,
+    ("lift", "ph"): 400,
+    ("lift", "mg"): 400,
+    ("lift", "human"): 500,
+}
+
+
 class Family(Protocol):
     """A module that knows the names of one suite. It does not import the simulator to answer."""
 
@@ -64,10 +76,29 @@ class Family(Protocol):
 
 def get_task(name: str) -> Task:
     """The task called `name`: a registered one ("lift"), one of a family ("gym:Pendulum-v1", "cube-single-v0"), or
-    the user's own as "module:attribute", a `Task` or a function that makes a gymnasium environment.
+    the user's own as "module:attribute", a `Task` or a function that makes a gymnasium environment. "NAME@STEPS" is the
+    same task with another step limit; published returns (for D4RL's score) are not those of another limit.
 
     Raises `UserError`, with similar names, for names that nobody knows.
     """
+    name, limit = with_limit(name)
+    task = _named(name)
+    if limit in (0, task.max_steps):
+        return task
+    return dataclasses.replace(task, name=f"{name}@{limit}", max_steps=limit, reference_returns=None)
+
+
+def with_limit(name: str) -> tuple[str, int]:
+    """The parts of "NAME@STEPS"; the limit is 0 where none is written. Raises `UserError` for a limit of 0 steps."""
+    base, _, steps = name.rpartition("@")
+    if not base or not steps.isdecimal():
+        return name, 0
+    if int(steps) < 1:
+        raise UserError(f"{name}: expected a step limit of at least 1 after @, got {steps}")
+    return base, int(steps)
+
+
+def _named(name: str) -> Task:
     if name in TASKS:
         module, _, attribute = TASKS[name].partition(":")
         return cast(Task, getattr(importlib.import_module(module), attribute))
@@ -116,6 +147,7 @@ def _own_task(name: str) -> Task:
 def parse_env_name(env_name: str) -> EnvName:
     """The task and the data of an environment name: TASK-DATA-OBS (`lift-scripted-low_dim`, `can-scripted-low_dim`),
     a name of D4RL or OGBench (`halfcheetah-medium-v2`, `cube-single-play-v0`), or a task alone (`gym:Pendulum-v1`).
+    Followed by @STEPS, the task has this step limit; without, it is that of the data (`LIMITS`) or of the task.
 
     Raises `UserError`, with similar names, for names that nobody knows.
     """
@@ -124,15 +156,20 @@ def parse_env_name(env_name: str) -> EnvName:
             f"env_name {NO_ENVIRONMENT}: there is no simulator to run episodes in; name one, e.g. "
             "--env_name lift-human-low_dim"
         )
+    base, limit = with_limit(env_name)
+    if limit:
+        found = parse_env_name(base)
+        return EnvName(env_name, f"{with_limit(found.task)[0]}@{limit}", found.data)
     parts = env_name.rsplit("-", 2)
     if len(parts) == 3 and parts[1] in DATA and parts[2] in OBSERVATIONS:
         task_name = parts[0] + OBSERVATIONS[parts[2]]
         if task_name in TASKS:
-            return EnvName(env_name, task_name, parts[1])
+            limit = LIMITS.get((parts[0], parts[1]), 0)
+            return EnvName(env_name, f"{task_name}@{limit}" if limit else task_name, parts[1])
     for family in _families():
-        found = family.parse(env_name)
-        if found is not None:
-            return found
+        of_family = family.parse(env_name)
+        if of_family is not None:
+            return of_family
     if env_name in TASKS or ":" in env_name:
         task = get_task(env_name)
         return EnvName(env_name, env_name, "scripted" if task.make_expert is not None else "")

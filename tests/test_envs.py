@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raybc.envs.pointmass import POINTMASS
-from raybc.registry import DATA, OBSERVATIONS, TASKS, get_task, parse_env_name
+from raybc.registry import DATA, OBSERVATIONS, TASKS, get_task, parse_env_name, with_limit
 from raybc.testing.envs import check_task
 from raybc.types import SPLIT_SIZE, EpisodeSpec, UserError
 
@@ -35,7 +35,7 @@ def test_names() -> None:
             for obs, suffix in OBSERVATIONS.items():
                 if task + suffix in TASKS:
                     found = parse_env_name(f"{task}-{data}-{obs}")
-                    assert (str(found), found.task) == (f"{task}-{data}-{obs}", task + suffix)
+                    assert (str(found), with_limit(found.task)[0]) == (f"{task}-{data}-{obs}", task + suffix)
     with pytest.raises(UserError, match="unknown environment 'lift-scripted-image'"):
         parse_env_name("lift-scripted-image")
     with pytest.raises(UserError, match="did you mean 'lift-scripted-low_dim'"):

@@ -10,7 +10,7 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.options import Keys
 from raybc.data.names import obtain, resolve
 from raybc.data.store import cached
-from raybc.registry import get_task
+from raybc.registry import get_task, with_limit
 
 #: Data sets with more bytes are converted once and memory-mapped, instead of read into the memory of every process.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
@@ -68,7 +68,7 @@ def step_limit_of(task: str, format: str) -> int:
     where an episode was cut off."""
     if format != "d4rl" or not task:
         return 0
-    return get_task(task).max_steps
+    return get_task(with_limit(task)[0]).max_steps  # of the recording, whatever an evaluation has
 
 
 def size_on_disk(path: Path) -> int:

@@ -21,7 +21,7 @@ from raybc.data.names import is_published, obtain, resolve
 from raybc.demos.record import demonstrate
 from raybc.envs.base import EnvName, Task
 from raybc.files import expanded, home
-from raybc.registry import get_task, parse_env_name
+from raybc.registry import get_task, parse_env_name, with_limit
 from raybc.strict import digest
 from raybc.types import EpisodeSpec, UserError
 
@@ -62,7 +62,7 @@ def source_of(config: RunConfig, demos: DemosConfig) -> tuple[Path, DemosSpec | 
         )
     if not _is_scripted(name):
         return obtain(config.env_name), None
-    spec = DemosSpec(name.task, demos)
+    spec = DemosSpec(with_limit(name.task)[0], demos)
     path = spec.default_path()
     is_ready(spec, path)  # refuses a damaged file now
     return path, spec

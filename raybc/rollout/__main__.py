@@ -16,7 +16,7 @@ from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
 from raybc.metric import FORMER_KEY, Metric, MetricName, resolve
-from raybc.registry import get_task, parse_env_name
+from raybc.registry import get_task, parse_env_name, with_limit
 from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.run_start import Resume, check_folder, starting
@@ -58,6 +58,8 @@ class Args:
     """The set of starts."""
     first: int = 0
     """Index of the first start."""
+    max_steps: int = 0
+    """Step limit of an episode (0: that of the environment's name)."""
     video_frame_skip: int = 3
     """Film every n-th environment step."""
     video_size: int = 256
@@ -103,6 +105,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
+    if args.max_steps:
+        task_name = f"{with_limit(task_name)[0]}@{args.max_steps}"
     task = get_task(task_name)
     metric = resolve(args.metric or bundle.config.metric, task, "--metric")
     if not metric.from_episodes:
@@ -118,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     changes = version_changes(bundle, env_spec)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
-    folders = [EvaluationFolder.default(run_id, bundle.step, args.starts) for run_id in bundle.run_ids]
+    which = f"{args.starts}_{args.max_steps}" if args.max_steps else args.starts
+    folders = [EvaluationFolder.default(run_id, bundle.step, which) for run_id in bundle.run_ids]
     default = next((f for f in folders if f.path.exists()), folders[0])
     out = default if args.out is None else EvaluationFolder(args.out)
     check_folder(out, out.request, args.resume, args.overwrite, [path])
@@ -174,6 +179,8 @@ def _check(args: Args) -> None:
             raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
     if args.workers != "auto" and not (args.workers.isdigit() and int(args.workers) > 0):
         raise UserError(f"--workers: expected auto or a number of at least 1, got {args.workers!r}")
+    if args.max_steps < 0:
+        raise UserError(f"--max_steps: expected at least 1, or 0 (that of the environment), got {args.max_steps}")
     if args.recycle < 0:
         raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
     if not (math.isfinite(args.deadline) and args.deadline > 0):
