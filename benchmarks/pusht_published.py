@@ -102,9 +102,9 @@ def main() -> None:
     for run in args.runs:
         file = run / "published.jsonl"
         known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        print(f"\n{run}\n\n| step | score (95 % t interval) | success | 95 % Wilson interval |\n|---|---|---|---|")
-        scores = {}
-        for step, path in checkpoints(run) if args.all else checkpoints(run)[-LAST:]:
+        found = {}
+        chosen = checkpoints(run) if args.all else checkpoints(run)[-LAST:]
+        for step, path in reversed(chosen):  # the latest is the most interesting one
             at = PolicyBundle.load(path).config.sample_setting
             if args.flow_steps:
                 at = SampleSetting(**{**vars(at), "flow_steps": args.flow_steps})
@@ -113,8 +113,11 @@ def main() -> None:
                 kept = measure(path, envs, at)
                 with file.open("a") as out:
                     out.write(json.dumps(kept) + "\n")
-            scores[step] = statistics.mean(kept["scores"])
-            print(row(kept), flush=True)
+                print(f"step {step}: {statistics.mean(kept['scores']):.3f}", flush=True)
+            found[step] = kept
+        print(f"\n{run}\n\n| step | score (95 % t interval) | success | 95 % Wilson interval |\n|---|---|---|---|")
+        print("\n".join(row(found[step]) for step in sorted(found)))
+        scores = {step: statistics.mean(kept["scores"]) for step, kept in found.items()}
         last = [scores[step] for step in sorted(scores)[-LAST:]]
         best.append(max(last))
         means.append(statistics.mean(last))

@@ -10,6 +10,7 @@ from raybc._version import __version__
 #: Command -> the module with its `main`, and what `raybc --help` says about it.
 COMMANDS = {
     "sweep": ("raybc.sweep.__main__", "search recipes, measure the best, write a report"),
+    "recipes": ("raybc.recipes.__main__", "list the recipes of the literature that a training or a sweep starts from"),
     "train": ("raybc.train.__main__", "train one recipe with one seed or several"),
     "rollout": ("raybc.rollout.__main__", "measure the success rate of a policy, with videos"),
     "data": ("raybc.data.__main__", "describe, verify and convert data sets"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 from raybc import cli
@@ -18,6 +18,8 @@ from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.files import expanded
 from raybc.metric import KEY
+from raybc.recipes.read import options_of
+from raybc.strict import check_type
 from raybc.types import UserError
 from raybc.yaml_text import read_yaml
 
@@ -33,20 +35,26 @@ GROUPS: dict[str, type] = {
 def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) -> tuple[RunConfig, A]:
     """Parse the options of a run and the command's own flags.
 
-    `--config FILE.yaml` gives values for options that are not on the command line. Raises `UserError` for options of a
-    policy or encoder that is not chosen, and for options that have no effect.
+    `--config FILE.yaml` gives values for options that are not on the command line, `--recipe NAME` for those that are
+    in neither. Raises `UserError` for options of a policy or encoder that is not chosen, and for options that have no
+    effect.
 
     Args:
-        own: dataclass of the command's own flags; no field may have the name of an option.
+        own: dataclass of the command's own flags; no field may have the name of an option. Its `recipe` is that of
+            --recipe or of the file.
         argv: the arguments.
         prog: see `cli.parse`.
         description: see `cli.parse`.
     """
     argv = _current_names(list(argv))
-    base = _read_file(_last(argv, "config"))
+    base, named, preset = _read_file(_last(argv, "config"), _last(argv, "recipe"))
+    explicit = {*base, *(_name_of(token) for token in argv if token.startswith("--"))}
+    given = base | {name: value for name in (*flat.COMPONENTS, *flat.TASK) if (value := _last(argv, name))}
+    flat.check_task(preset, given, "--")
+    base = flat.over_recipe(RunConfig, preset, given, "--")
     typed = {name: _last(argv, name) or base.get(name) for name in ("dataset", "env_name")}
     base |= implied_environment(typed)
-    kinds = {what: _last(argv, what) or str(base.pop(what, "")) for what in flat.COMPONENTS}
+    kinds = {what: str(base.pop(what, "")) for what in flat.COMPONENTS}
     parts = {
         what: find_kind(what, kind, f"--{what}") if kind else flat.default_kind(RunConfig, what)
         for what, kind in kinds.items()
@@ -69,8 +77,20 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
         part = getattr(parsed, place)
         chosen |= {name: getattr(part, name) for name in options_in(type(part))}
     config = RunConfig.from_plain(chosen | {what: getattr(parsed, what) for what in flat.COMPONENTS}, "--")
+    config = _without_idle(config, preset.keys() - explicit)
     check_effective(config, "--")
-    return config, parsed.command
+    command = parsed.command
+    return config, dataclasses.replace(command, recipe=named) if hasattr(command, "recipe") else command
+
+
+def _without_idle(config: RunConfig, from_recipe: Collection[str]) -> RunConfig:
+    """The run without options of its recipe that other options have made ineffective, which is said."""
+    options = config.options()
+    for name, why in without_effect(config).items():
+        if name in from_recipe and config.get(name) != options[name].default:
+            cli.print_notes([f"{name}={config.get(name)} of the recipe is left out: it has no effect {why}"])
+            config = config.changed(**{name: options[name].default})
+    return config
 
 
 def check_effective(config: RunConfig, where: str) -> None:
@@ -108,6 +128,11 @@ def _current_names(argv: list[str]) -> list[str]:
     return found
 
 
+def _name_of(token: str) -> str:
+    """The option that a flag sets."""
+    return token.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+
+
 def _last(argv: Sequence[str], name: str) -> str:
     """The last value of the flag --name; empty without one."""
     value = ""
@@ -118,19 +143,28 @@ def _last(argv: Sequence[str], name: str) -> str:
     return value
 
 
-def _read_file(path: str) -> dict[str, Any]:
-    """The options in a YAML file: a mapping of options, or a sweep file, of which `train:` is read."""
-    if not path:
-        return {}
-    if not expanded(path, "--config").exists():
-        raise UserError(f"--config {path}: expected a YAML file with options of a run, found none")
-    values = read_yaml(expanded(path, "--config"), "a YAML file with options of a run")
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected keys and values, got {type(values).__name__}")
-    if isinstance(values.get("train"), dict):
-        values = values["train"]
-    RunConfig.from_plain(values, path)
-    return flat.todays_names(RunConfig, values, path)
+def _read_file(path: str, recipe: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """(the options in the YAML file of --config, the recipe beneath them, its options).
+
+    The file is a mapping of options, a sweep file, of which `recipe:` and `train:` are read, or a recipe, of which
+    `options:` are. recipe: the one on the command line, which counts more than the file's.
+    """
+    values: dict[str, Any] = {}
+    named = recipe
+    if path:
+        if not expanded(path, "--config").exists():
+            raise UserError(f"--config {path}: expected a YAML file with options of a run, found none")
+        found = read_yaml(expanded(path, "--config"), "a YAML file with options of a run")
+        if not isinstance(found, dict):
+            raise UserError(f"--config {path}: expected keys and values, got {type(found).__name__}")
+        parts = [found[key] for key in ("train", "options") if isinstance(found.get(key), dict)]
+        if parts and not recipe:
+            named = check_type(found.get("recipe", ""), str, f"{path}: recipe")
+        values = flat.todays_names(RunConfig, parts[0] if parts else found, path)
+    preset = flat.todays_names(RunConfig, options_of(named, "--recipe" if recipe else f"{path}: recipe"), named)
+    if path:
+        RunConfig.from_plain(flat.over_recipe(RunConfig, preset, values, path), path)
+    return values, named, preset
 
 
 def _refuse_foreign(argv: Sequence[str], run: RunConfig, own: type) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from raybc.config.run import RunConfig
 
 R = TypeVar("R", bound="RunConfig")
+#: The options that name a task and its data.
+TASK = ("env_name", "dataset", "ogbench_dataset_dir")
 #: The options that choose a kind.
 COMPONENTS = ("policy", "encoder")
 
@@ -125,6 +127,22 @@ def read(cls: type[R], values: Any, where: str) -> R:
     own = common_options(cls)
     checked = {name: check_type(value, own[name].hint, f"{flag_path(where)}{name}") for name, value in given.items()}
     return cls(**checked, **parts)
+
+
+def over_recipe(cls: type[R], recipe: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The options of a recipe under those that were given. A given kind of policy or encoder keeps of the recipe the
+    options that both kinds have, as `RunConfig.changed` does. Both have the names of today."""
+    merged, known = {**recipe, **given}, set(common_options(cls))
+    for what in COMPONENTS:
+        kind = check_type(merged.get(what, kind_of(default_kind(cls, what))), str, f"{flag_path(where)}{what}")
+        known |= {what, *options_in(find_kind(what, kind, f"{flag_path(where)}{what}"))}
+    return {name: value for name, value in merged.items() if name in given or name in known}
+
+
+def check_task(recipe: Mapping[str, Any], given: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` where a recipe leaves the task open and nothing names it."""
+    if recipe and not any(values.get(name) for name in TASK for values in (recipe, given)):
+        raise UserError(f"{flag_path(where)}env_name: expected a task (or a dataset), since the recipe leaves it open")
 
 
 def unknown_option(name: str, known: Mapping[str, OptionInfo], parts: Mapping[str, Component]) -> str:

@@ -26,7 +26,7 @@ from raybc.train.trackers.base import TrackerConfig
 from raybc.types import UserError
 
 #: Keys that may differ when a sweep is resumed: how many more trials, and which resources.
-MAY_CHANGE = ("search.trials", "search.max_concurrent", "search.pack", "final", "resources")
+MAY_CHANGE = ("recipe", "search.trials", "search.max_concurrent", "search.pack", "final", "resources")
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,8 @@ class SweepConfig:
     train: RunConfig = field(default_factory=RunConfig)
     """What all recipes share; the value of a searched axis is the default that is tried first."""
     seeds: tuple[int, ...] = (0, 1)
+    recipe: str = ""
+    """The recipe whose options are the defaults under `train`; they are in `train` when the file has been read."""
     metric: MetricName | None = None
     """What recipes are compared by (None: success where the task tells it, else D4RL's score or the return)."""
     demos: DemosConfig = field(default_factory=DemosConfig)

@@ -8,9 +8,10 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.config.data import implied_environment
-from raybc.config.flat import todays_names
+from raybc.config.flat import check_task, over_recipe, todays_names
 from raybc.metric import FORMER_KEY, KEY
-from raybc.strict import did_you_mean, from_mapping
+from raybc.recipes.read import options_of
+from raybc.strict import check_type, did_you_mean, from_mapping
 from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
 from raybc.yaml_text import parse_yaml, read_yaml
@@ -25,8 +26,11 @@ def load_sweep(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     return sweep_from_mapping(read_yaml(path, "a sweep file"), str(path), overrides)
 
 
-def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ()) -> SweepConfig:
-    """A checked `SweepConfig` from plain values (from YAML, or from a run folder's config.json)."""
+def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = (), *, saved: bool = False) -> SweepConfig:
+    """A checked `SweepConfig` from plain values (from YAML, or from a run folder's config.json).
+
+    saved: the values are those of a run folder, whose options are all there, whatever its recipe says today.
+    """
     if not isinstance(mapping, dict):
         raise UserError(f"{source}: expected keys and values, got {type(mapping).__name__}")
     mapping = _with_metric(mapping, source)
@@ -43,6 +47,8 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = ())
         if key == FORMER_KEY:
             last = KEY
         target[last] = parse_yaml(text, f"--set {item}")
+    if not saved:
+        mapping = _with_recipe(mapping, source)
     train = mapping.get("train")
     if isinstance(train, dict):
         mapping = mapping | {"train": train | implied_environment(train)}
@@ -58,7 +64,18 @@ def saved_sweep(mapping: Any, source: str) -> SweepConfig:
     """The sweep of a run folder, from its config.json. Earlier releases compared recipes by success alone."""
     if isinstance(mapping, dict):
         mapping = {KEY: "success", **_with_metric(mapping, source)}
-    return sweep_from_mapping(mapping, source)
+    return sweep_from_mapping(mapping, source, saved=True)
+
+
+def _with_recipe(mapping: dict[str, Any], source: str) -> dict[str, Any]:
+    """A sweep whose `train` has the options of its `recipe` where it names none."""
+    name, train = mapping.get("recipe") or "", mapping.get("train") or {}
+    if not name or not isinstance(train, dict):
+        return mapping
+    preset = todays_names(RunConfig, options_of(check_type(name, str, f"{source}: recipe"), f"{source}: recipe"), name)
+    given = todays_names(RunConfig, train, f"{source}: train")
+    check_task(preset, given, f"{source}: train")
+    return mapping | {"train": over_recipe(RunConfig, preset, given, f"{source}: train")}
 
 
 def _with_metric(mapping: dict[str, Any], source: str) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class Args:
 
     config: str = ""
     """A YAML file with options of the run, as under `train:` of a sweep file; flags override it."""
+    recipe: str = ""
+    """A recipe of the literature (`raybc recipes` lists them); --config and flags override its options."""
     seeds: tuple[int, ...] = ()
     """Train these seeds together as a pack, e.g. --seeds 0 1 2 3 (instead of seed)."""
 
@@ -263,13 +265,13 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
                     cli.console.print(
                         f"extending {saved.folder}: {saved.config.training_steps} steps become {member.training_steps}"
                     )
-            return place
+            return dataclasses.replace(place, recipe=args.recipe or place.saved[0].recipe)
         if args.resume == "True":
             raise nothing_to_resume(members, fingerprint, args.out)
     place = new_place(members, fingerprint, args.out)
     begun = TrainingFolder(place.folders[0]).flags
     check_folder(TrainingFolder(place.out), begun, args.resume, args.overwrite, inputs_of(members[0], args))
-    return place
+    return dataclasses.replace(place, recipe=args.recipe)
 
 
 def inputs_of(config: RunConfig, args: Args, *more: Path) -> list[Path]:

@@ -21,7 +21,7 @@ from raybc.strict import digest
 from raybc.types import UserError
 
 #: Keys of flags.json in addition to the options.
-_FACTS = ("schema", "raybc", "run_id", "earlier_run_ids", "data_fingerprint")
+_FACTS = ("schema", "raybc", "run_id", "earlier_run_ids", "data_fingerprint", "recipe")
 ExtendSchedule = Literal["no", "hold", "restart"]
 
 
@@ -35,6 +35,8 @@ class SavedRun:
     """`EpisodeStore.fingerprint` of the training data."""
     run_ids: tuple[str, ...]
     """The current run_id, then those of earlier releases that its files may carry."""
+    recipe: str = ""
+    """The recipe that it started from."""
 
     @classmethod
     def read(cls, folder: Path) -> SavedRun:
@@ -51,7 +53,7 @@ class SavedRun:
         fingerprint = str(flags["data_fingerprint"])
         config = RunConfig.from_plain({k: v for k, v in flags.items() if k not in _FACTS}, place)
         ids = (config.run_id(fingerprint), str(flags["run_id"]), *map(str, flags.get("earlier_run_ids", [])))
-        return cls(folder, config, fingerprint, tuple(dict.fromkeys(ids)))
+        return cls(folder, config, fingerprint, tuple(dict.fromkeys(ids)), str(flags.get("recipe", "")))
 
     def differences(self, config: RunConfig, fingerprint: str) -> list[str]:
         """Descriptions of what makes `config` a different run; empty for the same run."""
@@ -83,6 +85,8 @@ class RunPlace:
     members: tuple[RunConfig, ...]
     saved: tuple[SavedRun, ...] = ()
     """The runs to resume; () for a new run."""
+    recipe: str = ""
+    """The recipe that the options started from, for flags.json; it is no part of the identity."""
 
     @property
     def earlier_ids(self) -> list[tuple[str, ...]]:
@@ -104,6 +108,7 @@ class RunPlace:
                 "run_id": run_id,
                 "earlier_run_ids": [other for other in earlier if other != run_id],
                 "data_fingerprint": fingerprint,
+                **({"recipe": self.recipe} if self.recipe else {}),
             }
             write_json(TrainingFolder(folder).flags, config.to_plain() | facts)
         if len(self.members) > 1:
