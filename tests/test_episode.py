@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raybc.data.action_form import ActionForm
 from raybc.envs.base import SimEnv, Task
 from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMassEnv
 from raybc.inference.agent import Agent, Resolved
@@ -51,9 +52,10 @@ class Script:
         self.bundle: Any = SimpleNamespace(
             obs_sizes={"state": 4, "goal": 2},
             action_size=2,
+            action_form=ActionForm(2),
             config=SimpleNamespace(obs_steps=obs_steps),
             images={},
-            spec=SimpleNamespace(horizon=horizon),
+            spec=SimpleNamespace(horizon=horizon, action_size=2),
         )
         self.noises: list[np.ndarray] = []
         self.seen: list[np.ndarray] = []

@@ -92,6 +92,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)  # read at import, maybe by another test
     monkeypatch.setenv("HF_TOKEN", "hf_not_a_token")
     yield server
     server.shutdown()

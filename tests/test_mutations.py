@@ -116,7 +116,9 @@ KINDS = [
     Kind("state", write_state, checkpointing.load),
     Kind("ledger", copied(GOLDEN / "sweep" / "ledger.jsonl"), read_ledger, suffix=".jsonl"),
     Kind("sweep", copied(ROOT / "sweeps" / "quickstart.yaml"), load_sweep, suffix=".yaml"),
-    Kind("options", copied(ROOT / "sweeps" / "quickstart.yaml"), lambda path: _read_file(str(path)), suffix=".yaml"),
+    Kind(
+        "options", copied(ROOT / "sweeps" / "quickstart.yaml"), lambda path: _read_file(str(path), ""), suffix=".yaml"
+    ),
     Kind("cluster", copied(ROOT / "cluster.yaml"), read_cluster, suffix=".yaml", rate=0.3),
 ]
 NEEDS = {case.format: case.needs for case in CASES if case.needs}

@@ -53,7 +53,7 @@ def test_it_learns_also_in_bf16(policy: str, objective: str) -> None:
     )
     assert min(full[1:]) < full[0]
     assert full != half
-    np.testing.assert_allclose(full, half, rtol=0.2)
+    np.testing.assert_allclose(full, half, rtol=0.35)
 
 
 @every

@@ -9,6 +9,7 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -18,6 +19,7 @@ import pytest
 import raybc
 from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
+from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.inference.agent import Agent
 from raybc.inference.offline import offline_error
@@ -307,5 +309,6 @@ def test_no_held_out_episodes() -> None:
                          np.array([2, 4]))  # fmt: skip
     with pytest.raises(UserError, match="measured on held-out episodes, and there are none"):
         offline_error(None, store, np.zeros(0, np.int64), SampleSetting())  # type: ignore[arg-type]
+    agent: Any = SimpleNamespace(bundle=SimpleNamespace(action_form=ActionForm(2)))
     with pytest.raises(UserError, match="actions of the held-out episodes never change"):
-        offline_error(None, store, np.array([1]), SampleSetting())  # type: ignore[arg-type]
+        offline_error(agent, store, np.array([1]), SampleSetting())
