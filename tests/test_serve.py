@@ -118,6 +118,14 @@ def test_a_chunk_is_what_it_is_here(server: str, bundles: Path) -> None:
     np.testing.assert_array_equal(answer["actions"], expected)
 
 
+def test_flags_of_sampling_reach_the_policy(bundles: Path) -> None:
+    expected = raybc.load(bundles / "plain", solver="heun", flow_steps=3).chunk(GOOD)
+    assert not np.array_equal(expected, raybc.load(bundles / "plain", flow_steps=3).chunk(GOOD))
+    with serving(bundles / "plain", "--solver=heun", "--flow_steps=3") as (place, _):
+        _, answer = ask(place, "POST", "/act", {"obs": GOOD})
+    np.testing.assert_array_equal(np.array(answer["actions"], np.float32), expected)
+
+
 @pytest.fixture(scope="module")
 def seen() -> list[dict[str, np.ndarray]]:
     """Two steps with images."""
