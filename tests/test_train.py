@@ -20,7 +20,7 @@ from raybc.policies.flow import FlowPolicy
 from raybc.train.log import MemberLog, TrainRow
 from raybc.train.loop import PackTrainer, Progress, pick_device
 from raybc.train.schedule import learning_rate
-from raybc.train.step import STEPS_PER_BLOCK, DrawSource, NonFiniteLoss, clip_by_member, stream_seed
+from raybc.train.step import STEPS_PER_BLOCK, DrawSource, NonFiniteLoss, clip_by_member, generator, stream_seed
 from raybc.types import UserError
 from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
 
@@ -84,6 +84,21 @@ def test_members_see_their_own_numbers() -> None:
     seen = [source.at(step).draws["noise"].clone() for step in range(2 * STEPS_PER_BLOCK)]
     assert len({tuple(x[0, 0].flatten().tolist()) for x in seen}) == 2 * STEPS_PER_BLOCK, "no step repeats another"
     assert torch.equal(source.at(3).draws["noise"], seen[3]), "asked for again, after later ones"
+
+
+def test_draws_are_rows_of_a_block() -> None:
+    """In whatever order the steps are asked for: windows first, then what the loss needs, from one generator."""
+    shapes = tiny_trainer().policy.draws()
+    source = DrawSource(shapes, lambda step: 17, 16, [5, 9], CPU)
+    for block in (0, 2):
+        for m, seed in enumerate((5, 9)):
+            g = generator(CPU, seed, "draws", block)
+            picks = torch.randint(17, (STEPS_PER_BLOCK, 16), generator=g)
+            noise = torch.randn((STEPS_PER_BLOCK, 16, 4, 2), generator=g)
+            for row in (0, 63, 7, 8, 9, 40, 39, 1):
+                drawn = source.at(block * STEPS_PER_BLOCK + row)
+                assert torch.equal(drawn.indices_MB[m], picks[row])
+                assert torch.equal(drawn.draws["noise"][m], noise[row])
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 16])

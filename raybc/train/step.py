@@ -25,6 +25,8 @@ from raybc.types import Batch
 
 #: Steps whose random numbers are drawn together.
 STEPS_PER_BLOCK = 64
+#: Steps whose random numbers are stacked over members together, a divisor of the above: few enough to stay in caches.
+STEPS_PER_PIECE = 8
 
 #: (batch, draws) -> loss of each example; a policy, possibly compiled or wrapped by DDP or FSDP.
 LossOf = Callable[[Batch, Draws], Loss]
@@ -88,16 +90,21 @@ class DrawSource:
         """
         self._sampler, self._shapes = sampler, dict(shapes)
         self._num_starts, self._batch_size, self._seeds, self._device = num_starts, batch_size, seeds, device
-        self._block = -1
+        self._block = self._piece = -1
+        self._members: list[dict[str, Tensor]] = []
         self._drawn: dict[str, Tensor] = {}
 
     def at(self, step: int) -> StepDraws:
         """The draws of step `step` (from 0)."""
         if self._block != step // STEPS_PER_BLOCK:
-            self._block = step // STEPS_PER_BLOCK
-            members = [self._draw(seed) for seed in self._seeds]
-            self._drawn = {name: torch.stack([m[name] for m in members], 1) for name in members[0]}
-        row = step % STEPS_PER_BLOCK
+            self._block, self._piece = step // STEPS_PER_BLOCK, -1
+            self._members = [self._draw(seed) for seed in self._seeds]
+        if self._piece != step // STEPS_PER_PIECE:
+            self._piece = step // STEPS_PER_PIECE
+            first = self._piece * STEPS_PER_PIECE % STEPS_PER_BLOCK
+            rows = slice(first, first + STEPS_PER_PIECE)
+            self._drawn = {name: torch.stack([m[name][rows] for m in self._members], 1) for name in self._members[0]}
+        row = step % STEPS_PER_PIECE
         return StepDraws(self._drawn[""][row], {name: self._drawn[name][row] for name in self._shapes})
 
     def _draw(self, seed: int) -> dict[str, Tensor]:
