@@ -377,6 +377,52 @@ def test_a_huge_learning_rate_is_noticed() -> None:
     assert all(torch.isfinite(v).all() for v in parameters(trainer).values())
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("factor", [1.0, 1e15, 1e17, 1e22, 1e37, math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_the_cheap_check_finds_what_the_norms_find(
+    where: str, factor: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients whose squares overflow, and large ones whose squares do not; with the loss, or behind its back."""
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return grad * torch.tensor([[1.0], [factor]])
+
+    def outcome(cheap: bool) -> tuple[str, int, dict[str, torch.Tensor]]:
+        trainer = tiny_trainer([3, 5], precision=precision)
+        loss_of = trainer._loss_of
+
+        def scaled(*args: Any) -> Loss:
+            loss = loss_of(*args)
+            if trainer.step < 3:
+                return loss
+            value_MB = loss.value_MB
+            changed = value_MB * torch.tensor([[1.0], [factor]]) if where == "loss" else Scaled.apply(value_MB)
+            return loss._replace(value_MB=changed)
+
+        monkeypatch.setattr(trainer, "_loss_of", scaled)
+        assert trainer._reads_values
+        trainer._reads_values = cheap
+        found = ""
+        try:
+            trainer.advance(6)
+        except NonFiniteLoss as error:
+            found = str(error)
+        return found, trainer.step, trainer.state().tensors
+
+    (found, step, tensors), (expected, steps, others) = outcome(cheap=True), outcome(cheap=False)
+    assert (found, step) == (expected, steps)
+    assert (step == 3) == bool(found) == (not factor < 1e18), found
+    assert "seed 3" not in found
+    assert_equal(tensors, others)
+
+
 @pytest.mark.parametrize("max_norm", [0.1, 2.0, 1e6])
 def test_gradients_are_clipped_by_member(max_norm: float) -> None:
     """As torch clips each member alone: large ones are scaled, small ones are left as they are."""

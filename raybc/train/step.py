@@ -27,6 +27,8 @@ from raybc.types import Batch
 STEPS_PER_BLOCK = 64
 #: Steps whose random numbers are stacked over members together, a divisor of the above: few enough to stay in caches.
 STEPS_PER_PIECE = 8
+#: Losses and norms below this are far from overflow when they are squared and added in float32.
+MODERATE = 1e15
 
 #: (batch, draws) -> loss of each example; a policy, possibly compiled or wrapped by DDP or FSDP.
 LossOf = Callable[[Batch, Draws], Loss]
@@ -125,6 +127,15 @@ class DrawSource:
             indices = torch.from_numpy(drawn).to(self._device)
         shapes = self._shapes.items()
         return {"": indices} | {name: s.sample((STEPS_PER_BLOCK, size), g, self._device) for name, s in shapes}
+
+
+def are_moderate(loss_M: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether losses and gradients are finite, and so far from overflow that `clip_by_member` finds finite norms.
+
+    This costs about half as much as those norms. It reads values, so on a GPU it waits for all queued work.
+    """
+    norms = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+    return all(abs(value) < MODERATE for value in (*loss_M.tolist(), *norms.tolist()))  # nan is not
 
 
 def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> Tensor:
