@@ -4,10 +4,11 @@
     python -m benchmarks.policy_table runs/pusht --tasks pusht --dataset pusht.npz --budget core --core_seconds 900
 
 Each policy is trained with the same seeds, on the same demonstrations (a scripted expert's, or --dataset), with equal
-examples (`--budget examples`: --steps gradient steps of 256) or equal time on one core (`--budget core`: as many steps
-as fit into --core_seconds, timed beforehand). Every seed is then measured on the same final starts. The table has the
-success rate over all seeds with its Wilson interval, the mean score where the task has one (PushT: the largest
-reward), and the difference from the first policy in pairs of the same seed and start (95 % t interval over starts).
+examples (`--budget examples`: --steps gradient steps of --batch_size) or equal time on one core (`--budget core`: as
+many steps as fit into --core_seconds; a step is timed on made-up data of Lift's size, in CPU time). Every seed is then
+measured on the same final starts. The table has the core-minutes of training per seed, the success rate over all seeds
+with its Wilson interval, the mean score where the task has one (PushT: the largest reward), and the difference from the
+first policy in pairs of the same seed and start (95 % t interval over starts).
 
 What is done is kept in OUT, so a second call continues where the first one ended.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -36,10 +38,11 @@ from raybc.train.loop import PackTrainer, with_seeds
 
 _MLP = {"policy": "flow", "use_fourier_features": True, "lr": 1e-3}
 _UNET = {"policy": "flow_unet", "unet_channels": "32,64,128", "unet_time_size": 128, "lr": 5e-4}
-_DIT = {"policy": "flow_transformer", "transformer_size": "tiny", "lr": 5e-4}
+_DIT = {"policy": "flow_transformer", "transformer_size": "tiny", "transformer_layers": 2, "lr": 5e-4}
 #: Name -> options that differ from COMMON.
 POLICIES: dict[str, dict[str, Any]] = {
     "MLP, flow": _MLP,
+    "MLP, flow, 6 x the steps": _MLP,
     "MLP, MIP": _MLP | {"objective": "mip"},
     "MLP, regression": {"policy": "regression", "lr": 1e-3},
     "U-Net, flow": _UNET,
@@ -49,10 +52,12 @@ POLICIES: dict[str, dict[str, Any]] = {
     "transformer, flow": _DIT,
     "transformer, MIP": _DIT | {"objective": "mip"},
 }
+#: Name -> multiple of the steps with equal examples. With 6 x the steps the MLP takes about as long as the U-Net.
+TIMES = {"MLP, flow, 6 x the steps": 6}
 COMMON = {
-    "action_chunking": True, "horizon_length": 16, "execute_steps": 8, "obs_steps": 2, "batch_size": 256,
-    "lr_schedule": "cosine", "ema_decay": 0.9999, "ema_power": 0.75, "normalization": "min_max",
-    "flow_steps": 10, "eval_temperature": 1.0,
+    "action_chunking": True, "horizon_length": 16, "execute_steps": 8, "obs_steps": 2,
+    "lr_schedule": "cosine", "ema_decay": 0.9999, "ema_power": 0.75, "normalization": "min_max", "flow_steps": 10,
+    "eval_temperature": 1.0,
 }  # fmt: skip
 #: Short name -> env_name and options of the data.
 TASKS: dict[str, dict[str, Any]] = {
@@ -75,13 +80,13 @@ def options(policy: str, task: str) -> dict[str, Any]:
     return found
 
 
-def step_seconds(policy: str, members: int, obs: int = 20, actions: int = 4) -> float:
+def step_seconds(policy: str, members: int, batch: int, obs: int = 20, actions: int = 4) -> float:
     """Core-seconds of one gradient step of a pack, on made-up data."""
     n, rng = 2000, np.random.default_rng(0)
     state, moves = rng.normal(size=(n, obs)).astype(np.float32), rng.uniform(-1, 1, (n, actions)).astype(np.float32)
     ends = np.arange(100, n + 1, 100)
     store = EpisodeStore({"state": state}, moves, np.zeros(n, np.float32), ends, source=Path("random"))
-    run = RunConfig.of(**{**options(policy, "lift"), "training_steps": 1000, "device": "cpu"})
+    run = RunConfig.of(**{**options(policy, "lift"), "batch_size": batch, "training_steps": 1000, "device": "cpu"})
     torch.set_num_threads(1)
     data = TrainingData(store, "0" * 64, ("state",), {})
     trainer = PackTrainer(with_seeds(run, range(members)), data, torch.device("cpu"))
@@ -102,13 +107,13 @@ def raybc(*words: object) -> None:
 
 
 def train_and_measure(out: Path, task: str, policy: str, steps: int, args: argparse.Namespace) -> dict[str, Any]:
-    place = out / task / f"{policy.replace(', ', '_')}_{steps}"
+    place = out / task / f"{re.sub(r'[^A-Za-z0-9]+', '_', policy)}_{steps}"
     flags = [f"--{k}={v}" for k, v in options(policy, task).items()]
     flags += [f"--dataset={args.dataset}"] if args.dataset else [f"--demos={args.demos}"]
     seeds = [str(s) for s in range(args.seeds)]
     raybc("raybc.train", f"--env_name={TASKS[task]['env_name']}", *flags, f"--training_steps={steps}",
-          "--eval_interval=0", "--save_interval=-1", "--threads=1", "--device=cpu", f"--out={place}", "--resume=auto",
-          "--seeds", *seeds)  # fmt: skip
+          f"--batch_size={args.batch_size}", "--eval_interval=0", "--save_interval=-1", "--threads=1", "--device=cpu",
+          f"--out={place}", "--resume=auto", "--seeds", *seeds)  # fmt: skip
     runs = sorted(place.glob("sd*")) or [place]
     episodes = []
     for run in runs:
@@ -126,7 +131,15 @@ def train_and_measure(out: Path, task: str, policy: str, steps: int, args: argpa
 
 def show(task: str, rows: list[Mapping[str, Any]], scored: bool) -> None:
     key = "score" if scored else "success"
-    head = ["policy", "steps", "success (95 % Wilson)", "each seed", *["score"] * scored, "minus the first"]
+    head = [
+        "policy",
+        "steps",
+        "core-minutes per seed",
+        "success (95 % Wilson)",
+        "each seed",
+        *["score"] * scored,
+        "minus the first",
+    ]
     print(f"\n### {task}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     first = np.array(rows[0][key], float)
     for row in rows:
@@ -140,7 +153,9 @@ def show(task: str, rows: list[Mapping[str, Any]], scored: bool) -> None:
         gap += f" ({unit * pair[0]:+.3g} to {unit * pair[1]:+.3g})" if pair and row is not rows[0] else ""
         score = f"{np.mean(row['score']):.3f} | " if scored else ""
         rate = f"{100 * wins.mean():.1f} % ({100 * low:.0f}-{100 * high:.0f})"
-        print(f"| {row['policy']} | {row['steps']} | {rate} | {seeds} | {score}{gap} |")
+        print(
+            f"| {row['policy']} | {row['steps']} | {row['core_seconds'] / 60:.1f} | {rate} | {seeds} | {score}{gap} |"
+        )
 
 
 def main() -> None:
@@ -150,6 +165,7 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=POLICIES)
     parser.add_argument("--budget", choices=("examples", "core"), default="examples")
     parser.add_argument("--steps", type=int, default=6000, help="gradient steps with --budget examples")
+    parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--core_seconds", type=float, default=900, help="of training one pack with --budget core")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--demos", type=int, default=100)
@@ -160,14 +176,17 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     kept = args.out / f"results_{args.budget}.jsonl"
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
-    budgets = {}
+    seconds: dict[str, float] = {}
     for task in args.tasks:
         for policy in args.policies:
             if args.show or any((row["task"], row["policy"]) == (task, policy) for row in done):
                 continue
-            if args.budget == "core" and policy not in budgets:
-                budgets[policy] = int(args.core_seconds / step_seconds(policy, args.seeds))
-            row = train_and_measure(args.out, task, policy, budgets.get(policy, args.steps), args)
+            if policy not in seconds:
+                seconds[policy] = step_seconds(policy, args.seeds, args.batch_size)
+            examples = args.budget == "examples"
+            steps = args.steps * TIMES.get(policy, 1) if examples else int(args.core_seconds / seconds[policy])
+            row = train_and_measure(args.out, task, policy, steps, args)
+            row["core_seconds"] = seconds[policy] * steps / args.seeds
             done.append(row)
             with kept.open("a") as file:
                 file.write(json.dumps(row) + "\n")

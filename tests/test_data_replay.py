@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raybc.data import formats, replay_findings
+from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import robomimic
 from raybc.data.replay import replay, task_of_data
 from raybc.data.scan import Source, source_of
@@ -59,6 +60,36 @@ def test_the_data_name_their_task(pointmass_demos: Path) -> None:
     for args in ({}, {"env_name": "Tiny"}):
         with pytest.raises(UserError, match=r"--replay: the data name no known environment .* with --env_name"):
             task_of_data(source, args)
+
+
+def test_some_idle_steps_are_part_of_a_motion(tmp_path: Path) -> None:
+    """A point mass has momentum: it coasts while nothing is commanded. At rest a pause changes nothing."""
+    env, push, wait = POINTMASS.make(None), [[1, 0], [0.9, 0]] * 5, [[0, 0]]
+    assert isinstance(env, Restorable)
+    obs, states, actions, ends = [], [], [], []
+    for way in ([*wait * 5, *push, *push], [*push, *wait * 20], [*push, *push]):  # rests first; coasts; never idle
+        seen, success = env.start_at(np.array([-0.5, 0.6, 0, 0, 0.3, 0.6])), False
+        for action in np.array(way, np.float32):
+            if not success:
+                obs.append(seen)
+                states.append(env.sim_state())
+                actions.append(action)
+                seen, _, _, _, info = env.step(action)
+                success = info["success"]
+        assert success
+        ends.append(len(actions))
+    recorded = EpisodeStore(
+        {key: np.stack([o[key] for o in obs]) for key in obs[0]}, np.stack(actions), np.zeros(len(obs), np.float32),
+        np.array(ends), states_NS=np.stack(states),
+    )  # fmt: skip
+    formats.get("store").write_store(tmp_path / "a", recorded)
+    found = replay(source_of(str(tmp_path / "a")), POINTMASS, env, np.arange(3), np.ones(3, bool))
+    assert [e.success for e in found.episodes] == [True] * 3
+    assert [e.success_without_idle for e in found.episodes] == [True, False, None]
+    [finding] = replay_findings.findings(tmp_path, found)
+    assert (finding.severity, finding.kind, finding.episodes) == ("warning", "idle", (1,))
+    assert "as in 1 of 2 episodes" in finding.expected
+    assert "--drop_idle" in finding.advice
 
 
 class Fixed(SimEnv):
@@ -200,6 +231,7 @@ def test_human_lift_demonstrations_succeed_again(human_lift: Path) -> None:
         "of these recordings, made with older versions, one does not succeed in robosuite 1.5.2"
     )
     assert found.lost() == (7,)
+    assert found.needing_pauses() == (5, 6), "made of single key presses"
     env.close()
 
 

@@ -71,13 +71,15 @@ def test_data_do_not_depend_on_the_limit() -> None:
     assert step_limit_of("halfcheetah@10", "d4rl") == 1000
 
 
-def test_a_rollout_with_another_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rollout_with_another_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pointmass_bundle().save(tmp_path / "bundle")
-    flags = [str(tmp_path / "bundle"), "--episodes=3", "--workers=1", "--max_steps=4", f"--out={tmp_path / 'out'}"]
-    assert rollout(flags) == 0
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert rollout([str(tmp_path / "bundle"), "--episodes=3", "--workers=1", "--max_steps=4"]) == 0
+    [out] = Path("runs/rollouts").iterdir()
+    assert out.name.endswith("_final_4"), "each limit has a folder of its own"
+    metrics = json.loads((out / "metrics.json").read_text())
     assert "pointmass@4" in json.dumps(metrics)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert [(row["outcome"], row["steps"]) for row in rows] == [("timeout", 4)] * 3
     with pytest.raises(UserError, match=r"^--max_steps: expected at least 1, or 0 .*, got -1$"):
         rollout([str(tmp_path / "bundle"), "--max_steps=-1"])

@@ -17,6 +17,7 @@ import ray
 import torch
 
 from raybc.bundle import PolicyBundle
+from raybc.cluster.session import ray_session
 from raybc.config import RunConfig
 from raybc.data.formats import robomimic
 from raybc.envs.base import RenderOptions
@@ -26,7 +27,7 @@ from raybc.rollout.stop import UntilHalfwidth
 from raybc.statistics import halfwidth_reached
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer
-from raybc.types import EpisodeSpec, SampleSetting
+from raybc.types import EpisodeSpec, SampleSetting, UserError
 from tests.faults import task_name
 
 SPECS = [EpisodeSpec("pointmass", "search", i) for i in range(10)]
@@ -263,6 +264,19 @@ def test_filming_changes_no_outcome_and_the_video_plays(ray_cpus: float, bundle:
         assert len(frames) == row["steps"] // 2 + 2  # the start, every second step, and the end once more
         assert frames[0].shape == (64, 64, 3)
         assert np.abs(frames[0].astype(int) - frames[-1].astype(int)).max() > 50, "the mass has moved"
+
+
+def test_an_overloaded_machine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray raises when its processes do not answer in time cannot be brought about here, so it is made up."""
+
+    def too_late(*_: Any, **__: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_late)
+    expected = r"Ray did not start: .* load of this machine is \d+ with \d+ cores"
+    with pytest.raises(UserError, match=expected), ray_session():
+        pytest.fail("it began")
 
 
 RAY_SESSION = """

@@ -79,6 +79,15 @@ def test_resume_needs_something_to_resume(
         assert torch.equal(value, other.weights[name])
 
 
+def test_without_evaluations_ray_is_not_started(
+    pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raybc.cluster.session.ray_session", lambda *_, **__: pytest.fail("Ray was started"))
+    assert run_train(pointmass_demos, tmp_path / "run", "--training_steps=10", "--eval_interval=0") == 0
+    assert (tmp_path / "run" / "final_model").exists()
+    assert not (tmp_path / "run" / "eval.csv").exists()
+
+
 def test_rounds_and_kept_checkpoints(
     ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

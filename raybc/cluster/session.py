@@ -9,6 +9,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
@@ -82,6 +83,27 @@ def _announce(place: str) -> None:
     cli.console.print(f"Ray's dashboard: http://{place} (the token that it requests is in {path})")
 
 
+def _start(num_cpus: int | None, dashboard: bool) -> Any:
+    """A local Ray. Raises `UserError` where its processes do not answer in time, as on a machine that is overloaded."""
+    try:
+        return ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # Ray raises no class of its own here
+        if "timed out" not in str(error):
+            raise
+        load, cores = os.getloadavg()[0], os.cpu_count()
+        raise UserError(
+            f"Ray did not start: its processes did not answer in time; the load of this machine is {load:.0f} with "
+            f"{cores} cores; stop other work, or wait for it, and repeat the command (`free -g` shows the memory)"
+        ) from None
+
+
 @contextlib.contextmanager
 def ray_session(address: str = "", num_cpus: int | None = None, dashboard: bool = False) -> Iterator[float]:
     """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs
@@ -107,14 +129,7 @@ def ray_session(address: str = "", num_cpus: int | None = None, dashboard: bool 
             else:
                 _ensure_token()  # Ray requires it by default on a local cluster (from 2.60)
                 stack.enter_context(_loopback_only())
-                context = ray.init(
-                    address="local",
-                    num_cpus=num_cpus,
-                    include_dashboard=dashboard,
-                    dashboard_host="127.0.0.1",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                context = _start(num_cpus, dashboard)
                 if dashboard:
                     _announce(str(context.dashboard_url))
         except ConnectionError as error:

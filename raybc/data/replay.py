@@ -22,6 +22,7 @@ import numpy as np
 
 from raybc.data.formats import robomimic, robosuite
 from raybc.data.formats.base import ReadOptions
+from raybc.data.idle import commands, idle_steps
 from raybc.data.scan import Block, Source
 from raybc.data.starts import Recording, Starts, starts_of
 from raybc.envs import d4rl, metaworld, ogbench
@@ -67,6 +68,9 @@ class Replayed:
     deviations of the data. None where data and environment share no observation."""
     step_drift: float | None = None
     """The same after single steps from recorded states, median. None without states, and where success is compared."""
+    success_without_idle: bool | None = None
+    """Whether it also succeeds without its idle steps (`raybc.data.idle`). None where it has none, or does not succeed
+    here."""
 
     @property
     def judged(self) -> bool:
@@ -126,6 +130,10 @@ class Replay:
     def lost(self) -> tuple[int, ...]:
         """Episodes that succeeded when they were recorded and do not succeed here."""
         return tuple(e.episode for e in self.episodes if e.recorded and e.success is False)
+
+    def needing_pauses(self) -> tuple[int, ...]:
+        """Episodes that succeed here, but not without their idle steps."""
+        return tuple(e.episode for e in self.episodes if e.success_without_idle is False)
 
     def elsewhere(self) -> tuple[int, ...]:
         """Episodes whose single steps lead elsewhere, where success cannot be compared."""
@@ -214,11 +222,15 @@ def replay(
     starts = starts_of(source, env, recorded)
     spread = _spread(recorded)
     rewarded = any(r.rewards.any() for r in recorded.values())  # formats without rewards are read as zeros
+    held = commands(np.concatenate([r.actions for r in recorded.values()]))
     played: list[Replayed] = []
     for episode in episodes.tolist():
         succeeded = None if success_E is None else bool(success_E[episode])
         with calling(task.name, f"replaying episode {episode}", "the data were not replayed further"):
             one = _play(task, env, starts, episode, recorded[episode], spread)
+        if one.success:
+            with calling(task.name, f"replaying episode {episode}", "the data were not replayed further"):
+                one = dataclasses.replace(one, success_without_idle=_without_idle(env, starts, episode, recorded, held))
         if succeeded is None and one.success is not None:
             succeeded = _judge(env, recorded[episode])
         was = float(recorded[episode].rewards.sum(dtype=np.float64)) if rewarded else None
@@ -279,6 +291,24 @@ def _play(
         replayed_return=sum(rewards),
         drift=max((x for x in drifts if x is not None), default=None),
     )
+
+
+def _without_idle(
+    env: SimEnv, starts: Starts, episode: int, recorded: Mapping[int, Recording], held_A: np.ndarray
+) -> bool | None:
+    """`Replayed.success_without_idle`."""
+    actions = recorded[episode].actions
+    idle = idle_steps(actions, np.array([len(actions)]), held_A)
+    if not idle.any():
+        return None
+    starts.begin(episode)
+    for action in actions[~idle]:
+        _, _, terminated, truncated, info = env.step(action)
+        if info["success"]:
+            return True
+        if terminated or truncated:
+            return False
+    return False
 
 
 def _distance(obs: Obs, recorded: Recording, step: int, spread: Mapping[str, np.ndarray]) -> float | None:

@@ -10,7 +10,7 @@ from raybc.data.replay import DRIFT_TOLERANCE, RETURN_TOLERANCE, STEP_TOLERANCE,
 
 def findings(path: Path, played: Replay) -> list[Finding]:
     """Episodes that no longer succeed and, where success is not known, whose single steps, returns or observations
-    differ. path: of the data set."""
+    differ; and episodes that need their idle steps. path: of the data set."""
     advice = (
         "check in which version of the simulator they were recorded, and whether the actions are those that were "
         "executed; data of other versions may still be good for training"
@@ -33,8 +33,19 @@ def findings(path: Path, played: Replay) -> list[Finding]:
             "" if played.drifts is None else f"up to {played.drifts[1]:.3g} standard deviations away",
         ),
     )
-    return [
+    differing = [
         Finding("warning", "replay", str(path), "actions", episodes, expected, found, advice)
         for episodes, expected, found in kinds
         if episodes
     ]
+    return differing + _pauses(path, played)
+
+
+def _pauses(path: Path, played: Replay) -> list[Finding]:
+    episodes = played.needing_pauses()
+    if not episodes:
+        return []
+    tried = sum(e.success_without_idle is not None for e in played.episodes)
+    expected = f"success in {played.task} also without idle steps, as in {tried - len(episodes)} of {tried} episodes"
+    advice = "the robot still moves during these pauses: --drop_idle makes other motions of them; train without it, too"
+    return [Finding("warning", "idle", str(path), "actions", episodes, expected, "no success", advice)]

@@ -92,6 +92,8 @@ def _replay(played: Replay) -> None:
         said = "" if None in recorded else f" ({sum(map(bool, recorded))} when recorded)"
         text = f"{played.successes} of {count} episodes succeed{said} {begun}"
         text += f"; mean highest reward {played.mean_max_reward:.3f}"
+        paused = [e.success_without_idle for e in played.episodes if e.success_without_idle is not None]
+        text += f"; without their idle steps {sum(paused)} of {len(paused)}" if paused else ""
     cli.console.print(f"replay: {text}")
     if played.returns is not None:
         was, now = played.returns

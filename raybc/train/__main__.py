@@ -143,7 +143,7 @@ class _Request:
 
 def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
-    config, args, seeds = request.config, request.args, request.seeds
+    config, seeds = request.config, request.seeds
     resolve(config.metric, None, "--metric")
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
@@ -165,14 +165,7 @@ def _without_simulator(request: _Request) -> None:
     data = TrainingData(store, store.fingerprint(), keys, {})
     members = with_seeds(resolved(held_out, store), seeds)
     with contextlib.ExitStack() as stack:
-        training = training_workers(args, config, seeds, gpus=0)
-        if training.max_workers > 1:
-            from raybc.cluster.session import ray_session  # isort: skip (before ray)
-            import ray
-
-            cpus = stack.enter_context(ray_session(args.address, dashboard=args.ray_dashboard))
-            training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))
-            check_cpus(cpus, training)
+        training, _ = _processes(stack, request, task="")
         _go(stack, request, members, data, None, training, dataset)
 
 
@@ -191,11 +184,6 @@ def _with_simulators(request: _Request) -> None:
     task = dataclasses.replace(task, obs_keys=observed(config, probe, task.obs_keys))
     cli.print_notes(task.notes)
 
-    from raybc.cluster.session import ray_session  # isort: skip (before ray)
-    import ray
-
-    from raybc.rollout.pool import RolloutPool
-
     dataset, plan = source_of(config, DemosConfig(episodes=args.demos))
     needs_demos = plan is not None and not dataset.exists()
     shapes = observation_shapes(probe, task.obs_keys)
@@ -207,17 +195,36 @@ def _with_simulators(request: _Request) -> None:
             cli.print_notes(refuse_other_units(store, task, probe))
             cli.print_notes(far_starts_of(store, probe, task.obs_keys))
     with contextlib.ExitStack() as stack:
-        cpus = stack.enter_context(ray_session(args.address, dashboard=args.ray_dashboard))
-        training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))
-        simulators, share = simulator_workers(cpus, args.workers, training)
-        pool = stack.enter_context(RolloutPool.start(name.task, simulators, worker_cpus=share))
+        simulates = needs_demos or config.eval_interval > 0
+        training, pool = _processes(stack, request, task=name.task if simulates else "")
         if plan is not None and needs_demos:
+            assert pool is not None
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store), seeds)
         _go(stack, request, members, data, pool, training, dataset)
+
+
+def _processes(stack: contextlib.ExitStack, request: _Request, task: str) -> tuple[WorkerConfig, RolloutPool | None]:
+    """The training processes, and the simulators of `task` ("": none); Ray is started only if something needs it."""
+    config, args, seeds = request.config, request.args, request.seeds
+    training = training_workers(args, config, seeds, gpus=0)
+    if training.max_workers == 1 and not task and not args.ray_dashboard:
+        return training, None
+    from raybc.cluster.session import ray_session  # isort: skip (before ray)
+    import ray
+
+    from raybc.rollout.pool import RolloutPool
+
+    cpus = stack.enter_context(ray_session(args.address, dashboard=args.ray_dashboard))
+    training = training_workers(args, config, seeds, ray.cluster_resources().get("GPU", 0))
+    if not task:
+        check_cpus(cpus, training)
+        return training, None
+    simulators, share = simulator_workers(cpus, args.workers, training)
+    return training, stack.enter_context(RolloutPool.start(task, simulators, worker_cpus=share))
 
 
 def _go(
