@@ -29,7 +29,7 @@ from benchmarks.policy_table import POLICIES, options
 from raybc.config import RunConfig
 from raybc.data.control import converted
 from raybc.data.episodes import EpisodeStore
-from raybc.data.idle import idle_steps
+from raybc.data.idle import without_idle
 from raybc.data.load import read_for
 from raybc.envs.base import Obs
 from raybc.envs.robosuite import RobosuiteEnv
@@ -47,30 +47,13 @@ RECIPE = {"batch_size": 128, "normalization": "mean_std", "device": "cpu"}
 #: The cube's quaternion, and the vector from the hand to the cube, in the observation `object`.
 TURN, REACH = slice(3, 7), slice(7, 10)
 #: From how near the cube can be grasped, and how high it is when it is certainly held, m. People close at up to 2.8 cm.
-NEAR, HELD = 0.03, 0.01
+NEAR, HELD = 0.03, 0.003
 Data = Callable[[EpisodeStore], EpisodeStore]
 
 
-def trimmed(keep: int) -> Data:
-    """At most `keep` idle steps after each step that is not idle."""
-
-    def trim(store: EpisodeStore) -> EpisodeStore:
-        idle = idle_steps(store.actions_NA, store.episode_ends)
-        kept = np.ones(len(idle), bool)
-        for start, end in zip(store.episode_starts, store.episode_ends, strict=True):
-            pause = keep  # nobody waits for a motion at the start
-            for row in range(start, end):
-                pause = pause + 1 if idle[row] else 0
-                kept[row] = pause <= keep
-        ends = np.cumsum(np.add.reduceat(kept, store.episode_starts)).astype(np.int64)
-        return dataclasses.replace(
-            store,
-            **{name: getattr(store, name)[kept] for name in ("actions_NA", "rewards_N", "states_NS")},
-            obs={name: array[kept] for name, array in store.obs.items()},
-            terminals_N=None, episode_ends=ends, checked=True,
-        )  # fmt: skip
-
-    return trim
+def trimmed(store: EpisodeStore) -> EpisodeStore:
+    """Idle steps left out but for the first four after each motion, in which the arm still moves."""
+    return without_idle(store, keep=4)
 
 
 def clipped(store: EpisodeStore) -> EpisodeStore:
@@ -133,18 +116,18 @@ def after(*steps: Data) -> Data:
 _ABSOLUTE = {
     "env_name": "lift-human-low_dim_abs", "action_rotation": "rotation_6d", "normalization_keys": "actions=min_max",
 }  # fmt: skip
-NO_IDLE, TRIMMED = trimmed(0), trimmed(4)
+
 #: Name -> what is done to the demonstrations, and options.
 VARIANTS: dict[str, tuple[Data, dict[str, Any]]] = {
     "as recorded": (lambda store: store, {}),
     "clipped": (clipped, {}),
-    "no idle": (NO_IDLE, {}),
-    "no idle, clipped": (after(NO_IDLE, clipped), {}),
-    "idle trimmed, clipped": (after(TRIMMED, clipped), {}),
-    "no idle, clipped, turn hidden": (after(NO_IDLE, clipped, without_turn), {}),
-    "no idle, first five": (after(NO_IDLE, only(0, 1, 2, 3, 4)), {}),
-    "no idle, clipped, last three": (after(NO_IDLE, clipped, only(5, 6, 7)), {}),
-    "no idle, all eight": (after(NO_IDLE, clipped, only(*range(8))), {}),
+    "no idle": (without_idle, {}),
+    "no idle, clipped": (after(without_idle, clipped), {}),
+    "idle trimmed, clipped": (after(trimmed, clipped), {}),
+    "no idle, clipped, turn hidden": (after(without_idle, clipped, without_turn), {}),
+    "no idle, first five": (after(without_idle, only(0, 1, 2, 3, 4)), {}),
+    "no idle, clipped, last three": (after(without_idle, clipped, only(5, 6, 7)), {}),
+    "no idle, all eight": (after(without_idle, clipped, only(*range(8))), {}),
     "absolute": (absolute, _ABSOLUTE),
     "scripted, same starts": (scripted, {}),
 }
@@ -264,7 +247,7 @@ def replay(path: Path) -> None:
     starts, lift = recorded.states_NS[recorded.episode_starts], Lift("lift")
     print("| idle steps kept | steps | demonstrations that succeed |\n|---|---|---|")
     for keep in (0, 1, 2, 4, 8, 16, len(recorded.actions_NA)):
-        store = trimmed(keep)(recorded)
+        store = without_idle(recorded, keep)
         bounds = zip(store.episode_starts, store.episode_ends, strict=True)
         again = [lift.replay(at, store.actions_NA[a:b]) for at, (a, b) in zip(starts, bounds, strict=True)]
         kept = keep if keep < len(recorded.actions_NA) else "all"

@@ -45,6 +45,8 @@ class ReadArgs:
     """Leave out episodes that cannot be read."""
     drop_idle: bool = False
     """Leave out idle steps."""
+    keep_idle: int = 0
+    """With --drop_idle: number of idle steps that stay after each motion."""
     action_key: str = ""
     """Name of the action in the data (empty: the usual names)."""
     obs_keys: str = ""
@@ -63,7 +65,7 @@ def open_data(env_name: str, dataset: str, demos: int, read: ReadArgs) -> Data:
         keys = Keys.of(read.action_key, read.obs_keys)
         task = resolve(dataset).task
         store = read_for(path, task, skip_bad_episodes=read.skip_bad_episodes, keys=keys)
-        return Data(without_idle(store) if read.drop_idle else store, (path.name,), ())
+        return Data(without_idle(store, read.keep_idle) if read.drop_idle else store, (path.name,), ())
     from raybc.demos.spec import source_of  # imports the adapter of a simulator, so only if a task is given
     from raybc.registry import get_task, parse_env_name
     from raybc.train.source import read_data
@@ -144,6 +146,10 @@ def build(argv: list[str]) -> int:
 
 
 def _read_args(args: ReadArgs) -> ReadArgs:
+    if args.keep_idle < 0:
+        raise UserError(f"--keep_idle: expected at least 0, got {args.keep_idle}")
+    if args.keep_idle and not args.drop_idle:
+        raise UserError("--keep_idle: has no effect without --drop_idle; it says how many idle steps are left")
     return ReadArgs(**{f.name: getattr(args, f.name) for f in dataclasses.fields(ReadArgs)})
 
 

@@ -1,8 +1,7 @@
-"""`python -m benchmarks.lift_human`: what its variants do to demonstrations, and a whole run of tiny sizes."""
+"""`python -m benchmarks.lift_human`: how episodes fail, and a whole run of tiny sizes."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,27 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.lift_human import main, stage, trimmed
+from benchmarks.lift_human import main, stage
 from raybc.data.formats import robomimic
-from raybc.data.idle import without_idle
 from raybc.registry import get_task
-from tests.helpers import tiny_store
 from tests.recordings import as_store, at_random
-
-#: Two episodes: (motion x, motion y, gripper); rows 1 and 7 are not idle.
-ACTIONS = np.array(
-    [[0, 0, -1], [0.5, 1, -1], *[[0, 0, -1]] * 3, [0, 0, 1], [0, 0, 1], [1, 0.5, 1], [0, 0, 1]], np.float32
-)
-
-
-def test_pauses_are_trimmed() -> None:
-    store = tiny_store(lengths=(5, 4))
-    store = dataclasses.replace(store, actions_NA=ACTIONS, states_NS=np.arange(9.0)[:, None])
-    kept = {keep: trimmed(keep)(store) for keep in (0, 1, 2, 9)}
-    states = {keep: found.states_NS.ravel().tolist() for keep, found in kept.items() if found.states_NS is not None}
-    assert states == {0: [1, 7], 1: [1, 2, 7, 8], 2: [1, 2, 3, 7, 8], 9: [1, 2, 3, 4, 7, 8]}
-    assert [found.episode_ends.tolist() for found in kept.values()] == [[1, 2], [2, 4], [3, 5], [4, 6]]
-    np.testing.assert_array_equal(kept[0].actions_NA, without_idle(store).actions_NA)
 
 
 def test_how_far_an_episode_came() -> None:

@@ -17,8 +17,10 @@ from raybc.data.scan import source_of
 from raybc.data.verify import verify
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import spec_of_task
+from raybc.plan import ReadArgs, open_data
 from raybc.rollout.checks import version_changes
 from raybc.train.source import read_data
+from raybc.types import UserError
 from tests.helpers import demonstrations, pointmass_bundle, tiny_store
 
 #: Two episodes: (motion x, motion y, gripper).
@@ -49,6 +51,19 @@ def test_idle_steps_are_left_out() -> None:
     assert without_idle(busy) is busy
 
 
+def test_the_end_of_a_motion_may_stay() -> None:
+    actions = np.array([[0.0], [1], [0], [0], [0], [0.5], [0], [0], [0], [1], [0], [0], [0]], np.float32)
+    rows = np.arange(13, dtype=np.float32)
+    store = tiny_store((8, 5), actions_NA=actions, obs={"arm": rows[:, None]}, rewards_N=rows)  # motions: 1, 5; 9
+    kept = {keep: without_idle(store, keep).obs["arm"][:, 0].tolist() for keep in (0, 1, 2, 9)}
+    assert kept[0] == [1, 5, 9]
+    assert kept[1] == [1, 2, 5, 6, 9, 10]
+    assert kept[2] == [1, 2, 3, 5, 6, 7, 9, 10, 11]
+    assert kept[9] == [*range(1, 8), *range(9, 13)], "none before the first motion"
+    assert without_idle(store, 1).episode_ends.tolist() == [4, 6]
+    assert without_idle(store, 9).episode_ends.tolist() == [7, 11]
+
+
 def test_training_leaves_them_out(tmp_path: Path) -> None:
     data = demonstrations(POINTMASS, 4)
     actions = data.actions_NA.copy()
@@ -60,6 +75,11 @@ def test_training_leaves_them_out(tmp_path: Path) -> None:
     assert len(left.actions_NA) == len(whole.actions_NA) - 4
     assert left.num_episodes == 4
     assert config.run_id("data") != dataclasses.replace(config, drop_idle=True).run_id("data")
+    with pytest.raises(UserError, match=r"keep_idle: has no effect without drop_idle"):
+        dataclasses.replace(config, keep_idle=2).validate()
+    planned = open_data("", str(tmp_path / "a"), 0, ReadArgs(drop_idle=True)).store
+    assert planned.fingerprint() == left.fingerprint(), "a plan is of the data that are trained on"
+    dataclasses.replace(config, drop_idle=True, sampling_plan_path="plan").validate()
     [remark] = [r for r in verify(source_of(str(tmp_path / "a"))).remarks if "idle" in r]
     assert "--drop_idle" in remark
 

@@ -71,8 +71,10 @@ class DataOptions:
     """Use only this percentage of the episodes, those with the highest return."""
     holdout_seed: int = option(-1, at_least=-1, excluded_by=_BY_THE_PLAN)
     """Hold out 20 % of all episodes, chosen with this seed, as the split `valid` (-1: the data's own splits)."""
-    drop_idle: bool = option(False, excluded_by=_BY_THE_PLAN)
+    drop_idle: bool = False
     """Leave out idle steps, which command no motion and leave the gripper as it is, before windows are made."""
+    keep_idle: int = option(0, at_least=0, needs=("drop_idle", "it says how many idle steps are left"))
+    """With drop_idle: number of idle steps that stay after each motion, which may still go on."""
     action_key: str = option("", axis="a sweep has one dataset")
     """The array of the dataset that is the action, by its name in the file (empty: the format's)."""
     obs_keys: str = option("", axis="a sweep has one dataset")

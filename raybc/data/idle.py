@@ -1,7 +1,9 @@
 """Idle steps: no motion is commanded and the gripper stays as it was, as in pauses of people at a keyboard or mouse.
 
 Policies learn to pause from them. Users of LIBERO leave them out (OpenVLA's `is_noop`: the norm of all but the gripper
-is below 1e-4, and the gripper is unchanged). Letters: N transitions, A action dim.
+is below 1e-4, and the gripper is unchanged). But an arm still moves for some steps after a command, and a gripper takes
+time to close, so a few idle steps after a motion may be part of it: `raybc data verify --replay` shows if they are.
+Letters: N transitions, A action dim.
 """
 
 from __future__ import annotations
@@ -39,10 +41,17 @@ def idle_steps(actions_NA: np.ndarray, episode_ends: np.ndarray, commands_A: np.
     return idle
 
 
-def without_idle(store: EpisodeStore) -> EpisodeStore:
+def without_idle(store: EpisodeStore, keep: int = 0) -> EpisodeStore:
     """`store` without its idle steps; of an episode that is idle throughout the first step is kept. Copies what is
-    left into memory."""
+    left into memory.
+
+    keep: number of idle steps that stay after each step that is not idle. None stay before the first motion.
+    """
     idle = idle_steps(store.actions_NA, store.episode_ends)
+    rows = np.arange(len(idle))
+    last_motion = np.maximum.accumulate(np.where(idle, -1, rows))
+    begun = np.repeat(store.episode_starts, np.diff(store.episode_ends, prepend=0))
+    idle &= (last_motion < begun) | (rows - last_motion > keep)
     lengths = np.add.reduceat(~idle, store.episode_starts)
     idle[store.episode_starts[lengths == 0]] = False
     if not idle.any():

@@ -47,5 +47,8 @@ def _pauses(path: Path, played: Replay) -> list[Finding]:
         return []
     tried = sum(e.success_without_idle is not None for e in played.episodes)
     expected = f"success in {played.task} also without idle steps, as in {tried - len(episodes)} of {tried} episodes"
-    advice = "the robot still moves during these pauses: --drop_idle makes other motions of them; train without it, too"
+    advice = (
+        "the robot still moves in the first steps of these pauses: keep some of them with --drop_idle --keep_idle 4, "
+        "or do not use --drop_idle"
+    )
     return [Finding("warning", "idle", str(path), "actions", episodes, expected, "no success", advice)]

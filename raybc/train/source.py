@@ -18,7 +18,7 @@ def read_data(config: RunConfig, dataset: Path) -> EpisodeStore:
     """The demonstrations at `dataset` with the observations that a run sees: those of its task, or without a simulator
     those that were recorded (images only for a policy with an encoder)."""
     found = _read(config, dataset)
-    return without_idle(found) if config.drop_idle else found
+    return without_idle(found, config.keep_idle) if config.drop_idle else found
 
 
 def _read(config: RunConfig, dataset: Path) -> EpisodeStore:
