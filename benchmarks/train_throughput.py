@@ -116,9 +116,13 @@ class Ours:
 
 
 class Jax:
-    """The same update, jitted: data on the device, gathered there, AdamW by hand (optax is not needed for it)."""
+    """The same update, jitted: data on the device, gathered there, AdamW by hand (optax is not needed for it).
 
-    def __init__(self, width: int, depth: int) -> None:
+    members: 0 for a single network; otherwise the update is vmapped over as many. State is donated, so that it is
+    updated in place.
+    """
+
+    def __init__(self, width: int, depth: int, members: int = 0) -> None:
         import jax
         import jax.numpy as jnp
 
@@ -144,9 +148,9 @@ class Jax:
             valid = steps <= last
             return ((error * valid).sum(1) / valid.sum(1)).mean()
 
-        def update(state: Any, key: Any) -> Any:
-            parameters, first, second, step = state
-            k1, k2, k3 = jax.random.split(key, 3)
+        def update(state: Any) -> Any:
+            parameters, first, second, step, key = state
+            key, k1, k2, k3 = jax.random.split(key, 4)
             picks = jax.random.randint(k1, (BATCH,), 0, len(obs_NO))
             x_0, t = jax.random.normal(k2, (BATCH, CHUNK * ACT)), jax.random.uniform(k3, (BATCH, 1))
             loss, grads = jax.value_and_grad(loss_of)(parameters, picks, x_0, t)
@@ -157,16 +161,18 @@ class Jax:
                 lambda p, m, v: p - 3e-4 * (m / (1 - 0.9**step)) / (jnp.sqrt(v / (1 - 0.999**step)) + 1e-8),
                 parameters, first, second,
             )  # fmt: skip
-            return (parameters, first, second, step), loss
+            return (parameters, first, second, step, key), loss
 
-        self._jax, self._update = jax, jax.jit(update)
-        zeros = jax.tree.map(jnp.zeros_like, parameters)
-        self._state, self._key = (parameters, zeros, zeros, 0), jax.random.PRNGKey(0)
+        first, second = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
+        self._state = (parameters, first, second, jnp.zeros((), jnp.int32), jax.random.PRNGKey(0))
+        if members:
+            self._state = jax.tree.map(lambda array: jnp.stack([array] * members), self._state)
+            update = jax.vmap(update)
+        self._update = jax.jit(update, donate_argnums=0)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            self._key, key = self._jax.random.split(self._key)
-            self._state, loss = self._update(self._state, key)
+            self._state, loss = self._update(self._state)
         loss.block_until_ready()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -427,3 +428,24 @@ def test_windows_are_those_of_a_plain_loop(horizon: int, episodes: list[int]) ->
         np.testing.assert_array_equal(batch.actions_MBHA[member].numpy(), np.array(chunks)[order])
         np.testing.assert_array_equal(batch.is_pad_MBH[member].numpy(), np.array(pads)[order])
     assert not batch.is_pad_MBH[..., 0].any(), "the first step of a chunk is never padding"
+
+
+def test_windows_of_a_mapped_file_and_of_strided_arrays(tmp_path: Path) -> None:
+    """What is read is what is there, however the numbers lie in memory."""
+    built = windows(tiny_store(LENGTHS), np.arange(3), 4)
+    indices = torch.tensor([[3, 0, 16], [5, 5, 1]])
+    expected = built.gather(indices)
+    path = tmp_path / "observations.npy"
+    np.save(path, built.obs_NO.numpy())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable")
+        mapped = torch.from_numpy(np.load(path, mmap_mode="r"))
+    strided = built.actions_NA.repeat_interleave(2, 1)[:, ::2]
+    assert not strided.is_contiguous()
+    other = dataclasses.replace(built, obs_NO=mapped, actions_NA=strided, starts=built.starts.repeat_interleave(2)[::2])
+    turned = other.gather(indices.t().contiguous().t())
+    assert torch.equal(turned.obs.low_dim, expected.obs.low_dim)
+    assert torch.equal(turned.actions_MBHA, expected.actions_MBHA)
+    assert torch.equal(turned.is_pad_MBH, expected.is_pad_MBH)
+    blind = dataclasses.replace(built, obs_NO=built.obs_NO[:, :0]).gather(indices)
+    assert blind.obs.low_dim.shape == (2, 3, 1, 0), "a policy that sees cameras only"

@@ -20,7 +20,7 @@ from raybc.policies.flow import FlowPolicy
 from raybc.train.log import MemberLog, TrainRow
 from raybc.train.loop import PackTrainer, Progress, pick_device
 from raybc.train.schedule import learning_rate
-from raybc.train.step import STEPS_PER_BLOCK, DrawSource, NonFiniteLoss, clip_by_member, stream_seed
+from raybc.train.step import STEPS_PER_BLOCK, DrawSource, NonFiniteLoss, clip_by_member, generator, stream_seed
 from raybc.types import UserError
 from tests.helpers import CPU, pointmass_data, tiny_config, tiny_data, tiny_store, tiny_trainer
 
@@ -84,6 +84,21 @@ def test_members_see_their_own_numbers() -> None:
     seen = [source.at(step).draws["noise"].clone() for step in range(2 * STEPS_PER_BLOCK)]
     assert len({tuple(x[0, 0].flatten().tolist()) for x in seen}) == 2 * STEPS_PER_BLOCK, "no step repeats another"
     assert torch.equal(source.at(3).draws["noise"], seen[3]), "asked for again, after later ones"
+
+
+def test_draws_are_rows_of_a_block() -> None:
+    """In whatever order the steps are asked for: windows first, then what the loss needs, from one generator."""
+    shapes = tiny_trainer().policy.draws()
+    source = DrawSource(shapes, lambda step: 17, 16, [5, 9], CPU)
+    for block in (0, 2):
+        for m, seed in enumerate((5, 9)):
+            g = generator(CPU, seed, "draws", block)
+            picks = torch.randint(17, (STEPS_PER_BLOCK, 16), generator=g)
+            noise = torch.randn((STEPS_PER_BLOCK, 16, 4, 2), generator=g)
+            for row in (0, 63, 7, 8, 9, 40, 39, 1):
+                drawn = source.at(block * STEPS_PER_BLOCK + row)
+                assert torch.equal(drawn.indices_MB[m], picks[row])
+                assert torch.equal(drawn.draws["noise"][m], noise[row])
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 16])
@@ -360,6 +375,52 @@ def test_a_huge_learning_rate_is_noticed() -> None:
         trainer.advance(50)
     assert trainer.step < 50
     assert all(torch.isfinite(v).all() for v in parameters(trainer).values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("factor", [1.0, 1e15, 1e17, 1e22, 1e37, math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_the_cheap_check_finds_what_the_norms_find(
+    where: str, factor: float, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients whose squares overflow, and large ones whose squares do not; with the loss, or behind its back."""
+
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return grad * torch.tensor([[1.0], [factor]])
+
+    def outcome(cheap: bool) -> tuple[str, int, dict[str, torch.Tensor]]:
+        trainer = tiny_trainer([3, 5], precision=precision)
+        loss_of = trainer._loss_of
+
+        def scaled(*args: Any) -> Loss:
+            loss = loss_of(*args)
+            if trainer.step < 3:
+                return loss
+            value_MB = loss.value_MB
+            changed = value_MB * torch.tensor([[1.0], [factor]]) if where == "loss" else Scaled.apply(value_MB)
+            return loss._replace(value_MB=changed)
+
+        monkeypatch.setattr(trainer, "_loss_of", scaled)
+        assert trainer._reads_values
+        trainer._reads_values = cheap
+        found = ""
+        try:
+            trainer.advance(6)
+        except NonFiniteLoss as error:
+            found = str(error)
+        return found, trainer.step, trainer.state().tensors
+
+    (found, step, tensors), (expected, steps, others) = outcome(cheap=True), outcome(cheap=False)
+    assert (found, step) == (expected, steps)
+    assert (step == 3) == bool(found) == (not factor < 1e18), found
+    assert "seed 3" not in found
+    assert_equal(tensors, others)
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 2.0, 1e6])

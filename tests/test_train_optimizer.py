@@ -95,6 +95,44 @@ def test_it_is_torchs_with_two_groups(kind: Any, oracle: Callable[..., torch.opt
         torch.testing.assert_close(trainer.policy.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "oracle"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+@pytest.mark.parametrize("lrs", [(0.01, 0.01), (0.01, 0.02)], ids=["together", "apart"])
+def test_every_bit_is_that_of_torchs_fused_optimiser(
+    kind: Any, oracle: Callable[..., torch.optim.Optimizer], lrs: tuple[float, float]
+) -> None:
+    """Also over a step that is skipped, and with a parameter whose first gradient comes later."""
+    g = torch.Generator().manual_seed(0)
+    shapes = {"a": (2, 3, 5), "b": (2, 7)}
+    parameters = {name: nn.Parameter(torch.randn(shape, generator=g)) for name, shape in shapes.items()}
+    common = {"weight_decay": 0.1, "optimizer": kind, "adam_beta1": 0.8}
+    optimizer = PackOptimizer(parameters, [RunConfig.of(lr=lr, seed=m, **common) for m, lr in enumerate(lrs)])
+    # One oracle for all members, or one for each.
+    parts = [slice(0, 1), slice(1, 2)] if lrs[0] != lrs[1] else [slice(0, 2)]
+    assert optimizer.split == (len(parts) > 1)
+    copies = [{name: nn.Parameter(p.detach()[part].clone()) for name, p in parameters.items()} for part in parts]
+    theirs = [oracle(c.values(), lr=1.0, weight_decay=0.1, betas=(0.8, 0.999), fused=True) for c in copies]
+    for step in range(6):
+        rates, bad = [lr / (step + 1) for lr in lrs], torch.tensor(float(step == 3))
+        for name, parameter in parameters.items():
+            if name == "a" or step >= 2:
+                parameter.grad = torch.randn(parameter.shape, generator=g)
+                for copy, part in zip(copies, parts, strict=True):
+                    copy[name].grad = parameter.grad[part].clone()
+        optimizer.step(rates, bad)
+        for their, part in zip(theirs, parts, strict=True):
+            their.param_groups[0]["lr"] = rates[part.start]
+            their.found_inf = bad  # type: ignore[attr-defined]  # as GradScaler does
+            their.step()
+    saved = optimizer.tensors()
+    for their, copy, part in zip(theirs, copies, parts, strict=True):
+        for name, parameter in parameters.items():
+            state = their.state[copy[name]]
+            assert torch.equal(parameter[part], copy[name])
+            assert torch.equal(saved[f"{name}/exp_avg"][part], state["exp_avg"])
+            assert torch.equal(saved[f"{name}/exp_avg_sq"][part], state["exp_avg_sq"])
+            assert saved[f"{name}/step"] == state["step"] == {"a": 5, "b": 3}[name]
+
+
 MEMBERS = (
     {"weight_decay": 0.3, "weight_decay_on": "matrices", "ema_decay": 0.99, "ema_power": 0.75},
     {"weight_decay": 0.3, "lr": 1e-2, "ema_decay": 0.9, "ema_power": 0.5},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,13 @@ def test_ranks_share_a_batch() -> None:
             assert torch.equal(torch.cat([share.draws[name] for share in shares], 1), whole)
 
 
+def commands_of_children() -> Iterator[tuple[int, str]]:
+    """(pid, command line) of the processes that this one has started, and they in turn."""
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            yield child.pid, " ".join(child.cmdline())
+
+
 @pytest.mark.slow
 def test_workers_of_ray_train(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
     """The run folder is that of one process; a worker that is killed in between changes nothing."""
@@ -111,10 +120,10 @@ def test_workers_of_ray_train(ray_cpus: float, pointmass_demos: Path, tmp_path: 
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not killed:
             if (out / "state.safetensors").exists():
-                found = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"])]
+                found = [pid for pid, command in commands_of_children() if "RayTrainWorker" in command]
                 if found:
-                    os.kill(found[-1].pid, signal.SIGKILL)
-                    killed.append(found[-1].pid)
+                    os.kill(found[-1], signal.SIGKILL)
+                    killed.append(found[-1])
             time.sleep(0.05)
 
     thread = threading.Thread(target=kill_one)

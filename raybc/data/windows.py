@@ -120,17 +120,24 @@ class Windows:
     def gather(self, indices_MB: Tensor) -> Batch:
         """The windows that begin at `starts[indices_MB]`. Padding repeats the last action of the episode, and counts as
         recorded with `Padding.in_loss`; observations before the first one repeat it, as in a rollout."""
-        first_MB = self.starts[indices_MB]
-        steps_MBH = first_MB[..., None] + torch.arange(self.horizon, device=first_MB.device)
-        last_MB1 = (self.ends_N[first_MB] - 1)[..., None]
-        back_T = torch.arange(1 - self.obs_steps, 1, device=first_MB.device)
-        seen_MBT = torch.maximum(first_MB[..., None] + back_T, self.begins_N[first_MB][..., None])
-        images = {k: v[seen_MBT.to(v.device)].to(first_MB.device) for k, v in self.images.items()}
+        first_MB1 = _rows(self.starts, indices_MB)[..., None]
+        steps_MBH = first_MB1 + torch.arange(self.horizon, device=first_MB1.device)
+        last_MB1 = _rows(self.ends_N, first_MB1) - 1
+        seen_MBT = first_MB1
+        if self.obs_steps > 1:
+            back_T = torch.arange(1 - self.obs_steps, 1, device=first_MB1.device)
+            seen_MBT = torch.maximum(first_MB1 + back_T, _rows(self.begins_N, first_MB1))
+        images = {k: v[seen_MBT.to(v.device)].to(first_MB1.device) for k, v in self.images.items()}
         return Batch(
-            obs=Observation(self.obs_NO[seen_MBT], images),
-            actions_MBHA=self.actions_NA[torch.minimum(steps_MBH, last_MB1)],
+            obs=Observation(_rows(self.obs_NO, seen_MBT), images),
+            actions_MBHA=_rows(self.actions_NA, torch.minimum(steps_MBH, last_MB1)),
             is_pad_MBH=torch.zeros_like(steps_MBH, dtype=torch.bool) if self.padding.in_loss else steps_MBH > last_MB1,
         )
+
+
+def _rows(values: Tensor, indices: Tensor) -> Tensor:
+    """values[indices], which `index_select` does in a third of the time on a CPU."""
+    return values.index_select(0, indices.flatten()).unflatten(0, indices.shape)
 
 
 def to_device_if_it_fits(images: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:

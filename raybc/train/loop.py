@@ -34,6 +34,7 @@ from raybc.train.step import (
     DrawSource,
     LossOf,
     NonFiniteLoss,
+    are_moderate,
     backward,
     clip_by_member,
     generator,
@@ -114,6 +115,8 @@ class PackTrainer:
         self._bad = torch.zeros((), device=device)
         self._good = torch.zeros((), device=device)
         self._checked = 0
+        # Reading a value waits for all queued GPU work, so on a GPU losses are checked only now and then.
+        self._reads_values = device.type == "cpu" and not self.ranks.sharded
 
     @property
     def policy(self) -> Policy:
@@ -151,7 +154,6 @@ class PackTrainer:
         while self.step < until and not self.finished:
             logs = on_log is not None and ((self.step + 1) % self.config.log_interval == 0 or self.step + 1 == until)
             loss_M, metrics = self._update(logs)
-            # Reading a value waits for all queued GPU work, so on a GPU it is checked only now and then.
             if self.device.type == "cpu" or logs or self.step == until or self.step % STEPS_PER_BLOCK == 0:
                 self._check()
             if self._monitored and self.step % self._monitor_interval() == 0:
@@ -165,8 +167,8 @@ class PackTrainer:
                 on_log(Progress(self.step, loss_M.tolist(), values, (self.step - done) / (now - started)))
                 started, done = now, self.step
 
-    def _gradient(self, wants_metrics: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Compute the clipped gradients of the next step; returns losses, norms before clipping, metrics, each (M,)."""
+    def _gradient(self, wants_metrics: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the gradients of the next step; returns losses and metrics, each (M,)."""
         config = self.config
         for parameter in self.parameters:
             parameter.grad = None
@@ -177,12 +179,14 @@ class PackTrainer:
             self._loss_of, self.windows, drawn, examples, config.accumulate, no_sync, wants_metrics
         )
         metrics = {name: self.ranks.mean(value_M) for name, value_M in metrics.items()}
-        return self.ranks.mean(loss_M), clip_by_member(self.parameters, self._clip_M), metrics
+        return self.ranks.mean(loss_M), metrics
 
     def _update(self, wants_metrics: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         self._enter_phase()
-        loss_M, norm_M, metrics = self._gradient(wants_metrics)
-        self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
+        loss_M, metrics = self._gradient(wants_metrics)
+        if not (self._reads_values and self._clip_M is None and are_moderate(loss_M, self.parameters)):
+            norm_M = clip_by_member(self.parameters, self._clip_M)
+            self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
         self.optimizer.step(self.rates, self._bad)
         self._good += 1 - self._bad
         self.step += 1
@@ -219,7 +223,8 @@ class PackTrainer:
     def _check(self) -> None:
         if bool(self._bad):
             self.step = self._checked + int(self._good)
-            loss_M, norm_M, _ = self._gradient()
+            loss_M, _ = self._gradient()
+            norm_M = clip_by_member(self.parameters, self._clip_M)
             members = torch.nonzero(~torch.isfinite(loss_M + norm_M)).flatten().tolist()
             first_row = self.prepared.rotation.first_row(self.step)
             found = non_finite_examples(

@@ -1,14 +1,18 @@
 """Adam(W) for a pack with a learning rate and weight decay per member, and moving averages of weights.
 
-Uses PyTorch's fused kernels. Every parameter has a leading member axis M.
+Uses PyTorch's fused kernels through `torch.optim`'s functional form, because `Optimizer.step` costs as much as the
+update of a small network. Every parameter has a leading member axis M.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 
 from raybc.config import RunConfig
 from raybc.policies.packed import PackedModule
@@ -17,6 +21,27 @@ from raybc.train.schedule import is_monitored
 
 #: Adam's moments of each parameter; in addition it keeps a scalar "step".
 MOMENTS = ("exp_avg", "exp_avg_sq")
+#: Adam's epsilon, PyTorch's default.
+EPSILON = 1e-8
+
+
+class _Moments(NamedTuple):
+    """Adam's state of a parameter."""
+
+    step: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+
+
+class _Group(NamedTuple):
+    """Parameters that are updated together."""
+
+    member: int
+    """Whose options and rate; 0 where all members are alike."""
+    chosen: list[int]
+    """Indices of the parameters."""
+    decay: float
+    """Weight decay."""
 
 
 def matrices_of(module: nn.Module) -> frozenset[str]:
@@ -83,20 +108,19 @@ class PackOptimizer:
             self._slices = [[nn.Parameter(p.detach()[m]) for p in self.parameters] for m in range(len(self.members))]
         else:
             self._slices = [self.parameters]
+        self._update = adamw if self.members[0].optimizer == "adamw" else adam
+        self._groups = [
+            _Group(m, chosen, decay)
+            for m, config in enumerate(self.members[: len(self._slices)])
+            for chosen, decay in self._decays(config)
+        ]
+        self.rates = [self.members[group.member].lr for group in self._groups]
+        """Learning rates of the latest step, one per group."""
         self.reset()
 
     def reset(self) -> None:
         """Discard all moments."""
-        kind = torch.optim.AdamW if self.members[0].optimizer == "adamw" else torch.optim.Adam
-        groups, self._members_of_groups = [], list[int]()
-        for m, (params, c) in enumerate(zip(self._slices, self.members, strict=False)):
-            for chosen, decay in self._decays(c):
-                betas = (c.adam_beta1, c.adam_beta2)
-                groups.append(
-                    {"params": [params[i] for i in chosen], "lr": c.lr, "weight_decay": decay, "betas": betas}
-                )
-                self._members_of_groups.append(m)
-        self._adam = kind(groups, fused=True)
+        self._moments: list[dict[int, _Moments]] = [{} for _ in self._slices]
 
     def _decays(self, config: RunConfig) -> list[tuple[list[int], float]]:
         """(indices of parameters, their weight decay) of the groups of a member."""
@@ -107,11 +131,7 @@ class PackOptimizer:
         others = [i for i in everything if self.names[i] not in self._matrices]
         return [(chosen, decay) for chosen, decay in ((matrices, config.weight_decay), (others, 0.0)) if chosen]
 
-    @property
-    def rates(self) -> list[float]:
-        """Learning rates of the latest step, one per parameter group."""
-        return [group["lr"] for group in self._adam.param_groups]
-
+    @torch.no_grad()
     def step(self, rates: Sequence[float], bad: Tensor) -> None:
         """Update the parameters with their gradients; parameters without a gradient do not change.
 
@@ -119,14 +139,48 @@ class PackOptimizer:
             rates: learning rate of each member.
             bad: float32 scalar on the device; 1 skips the update, without a synchronisation of the GPU.
         """
-        if self.split:
-            for i, parameter in enumerate(self.parameters):
-                for m, slices in enumerate(self._slices):
-                    slices[i].grad = None if parameter.grad is None else parameter.grad[m]
-        for group, m in zip(self._adam.param_groups, self._members_of_groups, strict=True):
-            group["lr"] = rates[m]
-        self._adam.found_inf = bad  # type: ignore[attr-defined]  # what GradScaler sets; read by the fused kernels
-        self._adam.step()
+        grads: list[Sequence[Tensor] | None] = [
+            None if p.grad is None else p.grad.unbind() if self.split else (p.grad,) for p in self.parameters
+        ]
+        self.rates = [rates[group.member] for group in self._groups]
+        for group, rate in zip(self._groups, self.rates, strict=True):
+            m, config = group.member, self.members[group.member]
+            parameters, gradients, moments = list[Tensor](), list[Tensor](), list[_Moments]()
+            for i in group.chosen:
+                gradient = grads[i]
+                if gradient is not None:
+                    parameters.append(self._slices[m][i])
+                    gradients.append(gradient[m])
+                    moments.append(self._moments_of(m, i))
+            self._update(
+                parameters,
+                gradients,
+                [moment.exp_avg for moment in moments],
+                [moment.exp_avg_sq for moment in moments],
+                [],
+                [moment.step for moment in moments],
+                fused=True,
+                found_inf=bad,
+                amsgrad=False,
+                beta1=config.adam_beta1,
+                beta2=config.adam_beta2,
+                lr=rate,
+                weight_decay=group.decay,
+                eps=EPSILON,
+                maximize=False,
+            )
+
+    def _moments_of(self, member: int, index: int) -> _Moments:
+        """The moments of a parameter; 0 before its first gradient."""
+        found = self._moments[member].get(index)
+        if found is None:
+            parameter = self._slices[member][index]
+            # The fused kernels need `step` on the device of the parameter.
+            step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            found = self._moments[member][index] = _Moments(
+                step, torch.zeros_like(parameter), torch.zeros_like(parameter)
+            )
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimiser state: `NAME/exp_avg` and `NAME/exp_avg_sq` in the shape of the parameter, and `NAME/step`.
@@ -135,12 +189,12 @@ class PackOptimizer:
         """
         found: dict[str, Tensor] = {}
         for i, key in enumerate(self.names):
-            states = [self._adam.state.get(slices[i], {}) for slices in self._slices]
-            if states[0]:
-                found[f"{key}/step"] = states[0]["step"]
+            states = [moments[i] for moments in self._moments if i in moments]
+            if states:
+                found[f"{key}/step"] = states[0].step
                 for name in MOMENTS:
-                    kept = torch.stack([s[name] for s in states]) if self.split else states[0][name]
-                    found[f"{key}/{name}"] = gather_full(kept)
+                    kept = [getattr(state, name) for state in states]
+                    found[f"{key}/{name}"] = gather_full(torch.stack(kept) if self.split else kept[0])
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -148,13 +202,10 @@ class PackOptimizer:
         for i, (key, parameter) in enumerate(zip(self.names, self.parameters, strict=True)):
             if f"{key}/step" not in tensors:
                 continue
-            for m, slices in enumerate(self._slices):
-                # The fused kernels need `step` on the device of the parameter.
-                state = {"step": tensors[f"{key}/step"].clone().to(parameter.device)}
-                for name in MOMENTS:
-                    moment = tensors[f"{key}/{name}"]
-                    state[name] = shard_like(moment[m].clone() if self.split else moment, parameter)
-                self._adam.state[slices[i]] = state
+            for m, moments in enumerate(self._moments):
+                saved = [tensors[f"{key}/{name}"] for name in MOMENTS]
+                first, second = (shard_like(v[m].clone() if self.split else v, parameter) for v in saved)
+                moments[i] = _Moments(tensors[f"{key}/step"].clone().to(parameter.device), first, second)
 
 
 class Ema:

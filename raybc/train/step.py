@@ -25,6 +25,10 @@ from raybc.types import Batch
 
 #: Steps whose random numbers are drawn together.
 STEPS_PER_BLOCK = 64
+#: Steps whose random numbers are stacked over members together, a divisor of the above: few enough to stay in caches.
+STEPS_PER_PIECE = 8
+#: Losses and norms below this are far from overflow when they are squared and added in float32.
+MODERATE = 1e15
 
 #: (batch, draws) -> loss of each example; a policy, possibly compiled or wrapped by DDP or FSDP.
 LossOf = Callable[[Batch, Draws], Loss]
@@ -88,16 +92,21 @@ class DrawSource:
         """
         self._sampler, self._shapes = sampler, dict(shapes)
         self._num_starts, self._batch_size, self._seeds, self._device = num_starts, batch_size, seeds, device
-        self._block = -1
+        self._block = self._piece = -1
+        self._members: list[dict[str, Tensor]] = []
         self._drawn: dict[str, Tensor] = {}
 
     def at(self, step: int) -> StepDraws:
         """The draws of step `step` (from 0)."""
         if self._block != step // STEPS_PER_BLOCK:
-            self._block = step // STEPS_PER_BLOCK
-            members = [self._draw(seed) for seed in self._seeds]
-            self._drawn = {name: torch.stack([m[name] for m in members], 1) for name in members[0]}
-        row = step % STEPS_PER_BLOCK
+            self._block, self._piece = step // STEPS_PER_BLOCK, -1
+            self._members = [self._draw(seed) for seed in self._seeds]
+        if self._piece != step // STEPS_PER_PIECE:
+            self._piece = step // STEPS_PER_PIECE
+            first = self._piece * STEPS_PER_PIECE % STEPS_PER_BLOCK
+            rows = slice(first, first + STEPS_PER_PIECE)
+            self._drawn = {name: torch.stack([m[name][rows] for m in self._members], 1) for name in self._members[0]}
+        row = step % STEPS_PER_PIECE
         return StepDraws(self._drawn[""][row], {name: self._drawn[name][row] for name in self._shapes})
 
     def _draw(self, seed: int) -> dict[str, Tensor]:
@@ -118,6 +127,15 @@ class DrawSource:
             indices = torch.from_numpy(drawn).to(self._device)
         shapes = self._shapes.items()
         return {"": indices} | {name: s.sample((STEPS_PER_BLOCK, size), g, self._device) for name, s in shapes}
+
+
+def are_moderate(loss_M: Tensor, parameters: Sequence[Tensor]) -> bool:
+    """Whether losses and gradients are finite, and so far from overflow that `clip_by_member` finds finite norms.
+
+    This costs about half as much as those norms. It reads values, so on a GPU it waits for all queued work.
+    """
+    norms = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
+    return all(abs(value) < MODERATE for value in (*loss_M.tolist(), *norms.tolist()))  # nan is not
 
 
 def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> Tensor:
