@@ -48,6 +48,8 @@ RECIPE = {"batch_size": 128, "normalization": "mean_std", "device": "cpu"}
 TURN, REACH = slice(3, 7), slice(7, 10)
 #: From how near the cube can be grasped, and how high it is when it is certainly held, m. People close at up to 2.8 cm.
 NEAR, HELD = 0.03, 0.003
+#: How far from the cube no demonstration closes the gripper, m; the hand begins at 20 cm.
+FAR = 0.15
 Data = Callable[[EpisodeStore], EpisodeStore]
 
 
@@ -124,10 +126,9 @@ VARIANTS: dict[str, tuple[Data, dict[str, Any]]] = {
     "no idle": (without_idle, {}),
     "no idle, clipped": (after(without_idle, clipped), {}),
     "idle trimmed, clipped": (after(trimmed, clipped), {}),
-    "no idle, clipped, turn hidden": (after(without_idle, clipped, without_turn), {}),
-    "no idle, first five": (after(without_idle, only(0, 1, 2, 3, 4)), {}),
-    "no idle, clipped, last three": (after(without_idle, clipped, only(5, 6, 7)), {}),
-    "no idle, all eight": (after(without_idle, clipped, only(*range(8))), {}),
+    "idle trimmed, clipped, turn hidden": (after(trimmed, clipped, without_turn), {}),
+    "idle trimmed, first five": (after(trimmed, only(0, 1, 2, 3, 4)), {}),
+    "idle trimmed, clipped, last three": (after(trimmed, clipped, only(5, 6, 7)), {}),
     "absolute": (absolute, _ABSOLUTE),
     "scripted, same starts": (scripted, {}),
 }
@@ -194,8 +195,6 @@ class Lift:
             "nearest": round(float(apart.min()), 4),
             "rise": round(float(cubes[:, 2].max() - cubes[0, 2]), 4),
             "closed_at": round(float(apart[closed[0]]), 4) if len(closed) else None,
-            "closed": round(len(closed) / len(actions), 3),
-            "moved": round(float(np.abs(actions[-50:, :3]).mean()), 4),
         }
 
 
@@ -245,7 +244,7 @@ def measure(policy: str, variant: str, args: argparse.Namespace) -> dict[str, An
 
 
 def replay(path: Path) -> None:
-    """Print how many demonstrations succeed again with at most 0, 1, ... idle steps after each other one."""
+    """Print how many demonstrations succeed again with the first 0, 1, ... steps of each pause."""
     recorded = read_for(path, "lift", states=True)
     assert recorded.states_NS is not None
     starts, lift = recorded.states_NS[recorded.episode_starts], Lift("lift")
@@ -263,15 +262,15 @@ def show(rows: list[dict[str, Any]]) -> None:
     """Print a table; differences are from the first row, in pairs of the same start."""
     stages = ("not reached", "never closed", "not held", "lost")
     limits = sorted({limit for row in rows for limit in (150, row["limit"]) if limit <= row["limit"]})
-    head = ["policy", "demonstrations", "windows", *(f"within {limit}" for limit in limits), "minus the first"]
-    head += ["cube within recorded starts", "elsewhere", "own starts", *stages]
+    head = ["policy", "demonstrations", "windows", "steps", *(f"within {limit}" for limit in limits), "minus the first"]
+    head += ["cube within recorded starts", "elsewhere", "own starts", "closed far off", *stages]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
 
     def wins(row: dict[str, Any], limit: int) -> np.ndarray:
         return np.array([e["success"] and e["steps"] <= limit for e in row["final"]], float)
 
     for row in rows:
-        cells = [row["policy"], row["variant"], str(row["windows"])]
+        cells = [row["policy"], row["variant"], str(row["windows"]), str(row["steps"])]
         for limit in limits:
             won = wins(row, limit)
             low, high = wilson_interval(int(won.sum()), len(won))
@@ -284,6 +283,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         covered = [e for e in row["final"] if e["covered"]]
         for some in (covered, [e for e in row["final"] if not e["covered"]], row["own"]):
             cells.append(f"{sum(e['success'] for e in some)} of {len(some)}" if some else "")
+        cells.append(str(sum((e["closed_at"] or 0) > FAR for e in row["final"])))
         found = [stage(e) for e in row["final"]]
         print(f"| {' | '.join(cells + [str(found.count(name)) for name in stages])} |")
 
