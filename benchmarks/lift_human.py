@@ -52,8 +52,8 @@ Data = Callable[[EpisodeStore], EpisodeStore]
 
 
 def trimmed(store: EpisodeStore) -> EpisodeStore:
-    """Idle steps left out but for the first four after each motion, in which the arm still moves."""
-    return without_idle(store, keep=4)
+    """Only the first eight steps of a pause, in which the arm still moves and at the start the gripper opens."""
+    return without_idle(store, keep=8)
 
 
 def clipped(store: EpisodeStore) -> EpisodeStore:
@@ -227,6 +227,10 @@ def measure(policy: str, variant: str, args: argparse.Namespace) -> dict[str, An
     trainer.advance(args.steps)
     agent, trained = Agent(trainer.bundle(0)), time.perf_counter()
     final = [lift.play(agent, i, args.limit) for i in range(args.episodes)]
+    first = recorded.obs["object"][recorded.episode_starts, :2]
+    for episode in final:  # whether the cube lies within the box of the recorded starts
+        cube = np.array(episode["cube"])
+        episode["covered"] = bool(((first.min(0) <= cube) & (cube <= first.max(0))).all())
     own = [
         {"demonstration": e} | lift.play(agent, i, args.limit, recorded.states_NS[start])
         for e, start in enumerate(recorded.episode_starts)
@@ -260,7 +264,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     stages = ("not reached", "never closed", "not held", "lost")
     limits = sorted({limit for row in rows for limit in (150, row["limit"]) if limit <= row["limit"]})
     head = ["policy", "demonstrations", "windows", *(f"within {limit}" for limit in limits), "minus the first"]
-    head += ["own starts", *stages]
+    head += ["cube within recorded starts", "elsewhere", "own starts", *stages]
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
 
     def wins(row: dict[str, Any], limit: int) -> np.ndarray:
@@ -277,8 +281,9 @@ def show(rows: list[dict[str, Any]]) -> None:
         compared = row is not rows[0] and shared > 1
         pair = mean_interval(apart.mean(), apart.std(ddof=1), shared) if compared else None
         cells.append(f"{100 * apart.mean():+.0f} ({100 * pair[0]:+.0f} to {100 * pair[1]:+.0f})" if pair else "")
-        own = row["own"]
-        cells.append(f"{sum(e['success'] for e in own)} of {len(own)}" if own else "")
+        covered = [e for e in row["final"] if e["covered"]]
+        for some in (covered, [e for e in row["final"] if not e["covered"]], row["own"]):
+            cells.append(f"{sum(e['success'] for e in some)} of {len(some)}" if some else "")
         found = [stage(e) for e in row["final"]]
         print(f"| {' | '.join(cells + [str(found.count(name)) for name in stages])} |")
 

@@ -46,7 +46,7 @@ class ReadArgs:
     drop_idle: bool = False
     """Leave out idle steps."""
     keep_idle: int = 0
-    """With --drop_idle: number of idle steps that stay after each motion."""
+    """With --drop_idle: number of idle steps that stay at the beginning of each pause."""
     action_key: str = ""
     """Name of the action in the data (empty: the usual names)."""
     obs_keys: str = ""

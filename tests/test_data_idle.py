@@ -51,17 +51,16 @@ def test_idle_steps_are_left_out() -> None:
     assert without_idle(busy) is busy
 
 
-def test_the_end_of_a_motion_may_stay() -> None:
+def test_the_beginning_of_a_pause_may_stay() -> None:
     actions = np.array([[0.0], [1], [0], [0], [0], [0.5], [0], [0], [0], [1], [0], [0], [0]], np.float32)
     rows = np.arange(13, dtype=np.float32)
     store = tiny_store((8, 5), actions_NA=actions, obs={"arm": rows[:, None]}, rewards_N=rows)  # motions: 1, 5; 9
     kept = {keep: without_idle(store, keep).obs["arm"][:, 0].tolist() for keep in (0, 1, 2, 9)}
     assert kept[0] == [1, 5, 9]
-    assert kept[1] == [1, 2, 5, 6, 9, 10]
-    assert kept[2] == [1, 2, 3, 5, 6, 7, 9, 10, 11]
-    assert kept[9] == [*range(1, 8), *range(9, 13)], "none before the first motion"
-    assert without_idle(store, 1).episode_ends.tolist() == [4, 6]
-    assert without_idle(store, 9).episode_ends.tolist() == [7, 11]
+    assert kept[1] == [0, 1, 2, 5, 6, 8, 9, 10]
+    assert kept[2] == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert kept[9] == [*range(13)]
+    assert without_idle(store, 1).episode_ends.tolist() == [5, 8]
 
 
 def test_training_leaves_them_out(tmp_path: Path) -> None:

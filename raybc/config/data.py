@@ -74,7 +74,7 @@ class DataOptions:
     drop_idle: bool = False
     """Leave out idle steps, which command no motion and leave the gripper as it is, before windows are made."""
     keep_idle: int = option(0, at_least=0, needs=("drop_idle", "it says how many idle steps are left"))
-    """With drop_idle: number of idle steps that stay after each motion, which may still go on."""
+    """With drop_idle: number of idle steps that stay at the beginning of each pause (a robot may still move)."""
     action_key: str = option("", axis="a sweep has one dataset")
     """The array of the dataset that is the action, by its name in the file (empty: the format's)."""
     obs_keys: str = option("", axis="a sweep has one dataset")

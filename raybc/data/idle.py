@@ -2,7 +2,8 @@
 
 Policies learn to pause from them. Users of LIBERO leave them out (OpenVLA's `is_noop`: the norm of all but the gripper
 is below 1e-4, and the gripper is unchanged). But an arm still moves for some steps after a command, and a gripper takes
-time to close, so a few idle steps after a motion may be part of it: `raybc data verify --replay` shows if they are.
+time to close, or to open at the start of an episode: the first idle steps of a pause may matter. `raybc data verify
+--replay` shows whether demonstrations succeed without them.
 Letters: N transitions, A action dim.
 """
 
@@ -45,13 +46,13 @@ def without_idle(store: EpisodeStore, keep: int = 0) -> EpisodeStore:
     """`store` without its idle steps; of an episode that is idle throughout the first step is kept. Copies what is
     left into memory.
 
-    keep: number of idle steps that stay after each step that is not idle. None stay before the first motion.
+    keep: number of idle steps that stay at the beginning of each pause, also of one that begins an episode.
     """
     idle = idle_steps(store.actions_NA, store.episode_ends)
     rows = np.arange(len(idle))
-    last_motion = np.maximum.accumulate(np.where(idle, -1, rows))
-    begun = np.repeat(store.episode_starts, np.diff(store.episode_ends, prepend=0))
-    idle &= (last_motion < begun) | (rows - last_motion > keep)
+    before = np.where(idle, -1, rows)  # the last row before a pause
+    before[store.episode_starts] = np.where(idle[store.episode_starts], store.episode_starts - 1, store.episode_starts)
+    idle &= rows - np.maximum.accumulate(before) > keep
     lengths = np.add.reduceat(~idle, store.episode_starts)
     idle[store.episode_starts[lengths == 0]] = False
     if not idle.any():

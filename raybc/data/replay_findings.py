@@ -48,7 +48,7 @@ def _pauses(path: Path, played: Replay) -> list[Finding]:
     tried = sum(e.success_without_idle is not None for e in played.episodes)
     expected = f"success in {played.task} also without idle steps, as in {tried - len(episodes)} of {tried} episodes"
     advice = (
-        "the robot still moves in the first steps of these pauses: keep some of them with --drop_idle --keep_idle 4, "
+        "the robot still moves in the first steps of these pauses: keep some of them with --drop_idle --keep_idle 8, "
         "or do not use --drop_idle"
     )
     return [Finding("warning", "idle", str(path), "actions", episodes, expected, "no success", advice)]

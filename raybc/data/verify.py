@@ -120,7 +120,7 @@ def _remarks(source: Source, seen: Seen, built: EpisodeStore, horizon: int) -> t
         share = 100 * seen.idle / seen.transitions
         said.append(
             f"{share:.2g} % of the steps are idle (no motion, gripper unchanged): training with --drop_idle leaves "
-            "them out"
+            "them out, and --keep_idle 8 keeps the first 8 steps of each pause, in which a robot may still move"
         )
     if horizon > 1:
         share = 100 * seen.padded(horizon)
