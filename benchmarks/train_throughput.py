@@ -4,14 +4,18 @@
     plain xM   M of them started side by side, each with its share of the cores                      (b)
     ours M     one `PackTrainer` with M members                                                      (c)
     jax        the same update jitted in JAX, where it is installed
+    jax M      the same update vmapped over M members, next to `ours M` in every round
 
 Flow matching, batches of 256, chunks of 5, 23 observations and 7 actions. Each is measured in every round (A, B, C, A,
-B, C ...); the figures are medians.
+B, C ...); the figures are medians. Beside other busy processes compare CPU times on one core:
+
+    OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.train_throughput --ways ours vmapped --clock cpu
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import multiprocessing
@@ -30,8 +34,10 @@ from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
+from raybc.train.step import STEPS_PER_BLOCK
 
 OBS, ACT, CHUNK, BATCH = 23, 7, 5, 256
+WAYS = ("plain", "beside", "jax", "ours", "vmapped")
 EPISODES, LENGTH = 200, 50
 
 
@@ -222,52 +228,86 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def rate(run: Callable[[int], None], members: int, seconds: float, device: str) -> float:
-    """Member-steps per second, over about `seconds`."""
+#: What a second is: of the wall clock, or of the CPU time of this process.
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def rate(
+    run: Callable[[int], None],
+    members: int,
+    seconds: float,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Member-steps per second, over about `seconds`; many steps are whole blocks of draws, whose cost comes at once."""
     steps, took = 2, 0.0
     while True:
-        started = time.perf_counter()
+        started = clock()
         run(steps)
         _wait(device)
-        took = time.perf_counter() - started
+        took = clock() - started
         if took > seconds / 2:
             return steps * members / took
         steps = max(steps * 2, int(steps * seconds / max(took, 1e-3) * 0.8))
+        if steps > STEPS_PER_BLOCK // 2:
+            steps = -(-steps // STEPS_PER_BLOCK) * STEPS_PER_BLOCK
+
+
+def ways_of(args: argparse.Namespace, width: int, depth: int) -> dict[str, tuple[Any, int]]:
+    """Name -> (what runs steps, its number of members), in the order of a round."""
+    device, chosen, ways = args.device, set(args.ways), dict[str, tuple[Any, int]]()
+    if chosen & {"jax", "vmapped"} and importlib.util.find_spec("jax") is None:
+        print("JAX is not installed: left out")
+        chosen -= {"jax", "vmapped"}
+    if "plain" in chosen:
+        ways["plain"] = (Plain(width, depth, device), 1)
+    if "beside" in chosen:
+        ways[f"plain x{args.beside}"] = (Beside(args.beside, width, depth, device), args.beside)
+    if "jax" in chosen:
+        ways["jax"] = (Jax(width, depth), 1)
+    for m in args.members:
+        if "ours" in chosen:
+            ways[f"ours M={m}"] = (Ours(m, width, depth, device, compile=args.compile), m)
+        if "vmapped" in chosen:
+            ways[f"jax M={m}"] = (Jax(width, depth, m), m)
+    return ways
 
 
 def compare(args: argparse.Namespace, width: int, depth: int) -> dict[str, list[float]]:
-    device, sizes = args.device, [int(m) for m in args.members]
-    ways: dict[str, tuple[Any, int]] = {"plain": (Plain(width, depth, device), 1)}
-    ways[f"plain x{args.beside}"] = (Beside(args.beside, width, depth, device), args.beside)
-    ways |= {f"ours M={m}": (Ours(m, width, depth, device, compile=args.compile), m) for m in sizes}
-    try:
-        ways["jax"] = (Jax(width, depth), 1)
-    except ImportError:
-        print("JAX is not installed: left out")
+    ways = ways_of(args, width, depth)
     found: dict[str, list[float]] = {name: [] for name in ways}
     for way, _ in ways.values():
         way.run(3)
     for _ in range(args.rounds):
         for name, (way, members) in ways.items():
-            found[name].append(rate(way.run, members, args.seconds, device))
-    ways[f"plain x{args.beside}"][0].close()
+            found[name].append(rate(way.run, members, args.seconds, args.device, CLOCKS[args.clock]))
+    for way, _ in ways.values():
+        if isinstance(way, Beside):
+            way.close()
     return found
 
 
 def show(width: int, depth: int, found: dict[str, list[float]], device: str) -> None:
+    """A row for each way: medians over those of the ways of one size, and over JAX with equally many members."""
     print(f"\n### {depth} x {width}, batch {BATCH}, {device}\n")
-    others = [name for name in found if not name.startswith("ours")]
-    print(f"| | member-steps/s (each round) | {' | '.join(f'over {o}' for o in others)} |")
-    print(f"|---|---|{'---|' * len(others)}")
+    median = {name: statistics.median(values) for name, values in found.items()}
+    others = [name for name in found if "M=" not in name]
+    columns = [*(f"over {o}" for o in others), "over vmapped JAX"]
+    print(f"| | member-steps/s (each round) | {' | '.join(columns)} |")
+    print(f"|---|---|{'---|' * len(columns)}")
     for name, values in found.items():
-        over = (f"{statistics.median(values) / statistics.median(found[o]):.2f}" for o in others)
-        print(f"| {name} | {', '.join(f'{v:.0f}' for v in values)} | {' | '.join(over)} |")
+        over = [f"{median[name] / median[o]:.2f}" for o in others]
+        same = name.replace("ours", "jax")
+        over.append(f"{median[name] / median[same]:.2f}" if same != name and same in median else "")
+        print(f"| {name} | {', '.join(f'{v:.0f}' for v in values)} | {' | '.join(over)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="*", default=["4x512", "3x128"], help="DEPTHxWIDTH")
-    parser.add_argument("--members", nargs="*", default=["1", "2", "4", "8", "16", "32"])
+    parser.add_argument("--members", nargs="*", type=int, default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: not for `beside`, nor for a GPU")
     parser.add_argument("--beside", type=int, default=8, help="M of the plain loops side by side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a measurement")
@@ -275,6 +315,8 @@ def main() -> None:
     parser.add_argument("--compile", default="auto")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if args.clock == "cpu" and ("beside" in args.ways or args.device != "cpu"):
+        parser.error("--clock cpu: expected --device cpu and --ways without beside, whose time other processes spend")
     results = {}
     for net in args.nets:
         depth, width = map(int, net.split("x"))
