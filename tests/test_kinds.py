@@ -45,7 +45,13 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
         {"hidden_width": 8, "hidden_depth": 2, "hidden_block": "residual"},
     ],
 }
-ENCODERS: dict[str, list[dict[str, Any]]] = {"impala_small": [{}], "impala": [{}], "impala_large": [{}]}
+ENCODERS: dict[str, list[dict[str, Any]]] = {
+    "impala_small": [{}],
+    "impala": [{}],
+    "impala_large": [{}],
+    "resnet18": [{}, {"image_pool": "average"}],
+    "resnet34": [{}],
+}
 
 
 @pytest.mark.parametrize(("kind", "options"), [(k, o) for k, some in POLICIES.items() for o in some])

@@ -80,10 +80,15 @@ class EncoderConfig(Component):
     """Options of one kind of image encoder.
 
     `builder` names `build(config: EncoderConfig, image: tuple[int, int, int], members: int)`, a pack of encoders
-    (raybc.policies.base.Encoder) of images of (height, width, channels of all observation steps).
+    (raybc.policies.base.Encoder) of images of (height, width, channels of all observation steps, or of one step).
     """
 
     what: ClassVar[str] = "encoder"
+    by_step: ClassVar[bool] = False
+    """Whether the encoder sees one observation step at a time; must equal `by_step` of what is built."""
+    smallest: ClassVar[int] = 1
+    """Height and width, in pixels, of the smallest image that it can tell from others; a property where that depends on
+    its options."""
 
 
 _KINDS: dict[str, dict[str, type[Component]]] = {"policy": {}, "encoder": {}}

@@ -1,4 +1,4 @@
-"""The built-in kinds of policies and image encoders. This module does not import PyTorch.
+"""The built-in kinds of policies. This module does not import PyTorch.
 
 A policy kind is a network (`raybc.config.networks`) with an objective: what it learns to predict.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from raybc.config.component import SAMPLE_OPTIONS, EncoderConfig, PolicyConfig, register
+from raybc.config.component import SAMPLE_OPTIONS, PolicyConfig, register
 from raybc.config.networks import MLPOptions, TransformerOptions, UNetOptions
 from raybc.config.options import flag_path, option
 from raybc.types import SampleSetting, UserError
@@ -109,45 +109,3 @@ class RegressionConfig(MLPOptions, PolicyConfig):
 
     regression_loss: Literal["mse", "l1"] = "mse"
     """Mean squared or mean absolute error."""
-
-
-# --- encoders -------------------------------------------------------------------------------------------------------
-
-
-@register("None")
-@dataclass(frozen=True)
-class NoEncoder(EncoderConfig):
-    """No images."""
-
-
-@dataclass(frozen=True)
-class _Impala(EncoderConfig):
-    builder: ClassVar[str] = "raybc.policies.encoders.impala:build"
-    channels: ClassVar[tuple[int, ...]]
-    blocks: ClassVar[int]
-    """Residual blocks in each stack."""
-    features: ClassVar[int]
-
-
-@register("impala_small")
-@dataclass(frozen=True)
-class ImpalaSmall(_Impala):
-    """IMPALA's residual network, one block per stack."""
-
-    channels, blocks, features = (16, 32, 32), 1, 512
-
-
-@register("impala")
-@dataclass(frozen=True)
-class Impala(_Impala):
-    """IMPALA's residual network, two blocks per stack."""
-
-    channels, blocks, features = (16, 32, 32), 2, 512
-
-
-@register("impala_large")
-@dataclass(frozen=True)
-class ImpalaLarge(_Impala):
-    """IMPALA's residual network, two wide blocks per stack."""
-
-    channels, blocks, features = (64, 128, 128), 2, 1024

@@ -15,9 +15,10 @@ from typing import Any
 from raybc.config import flat, identity
 from raybc.config.component import EncoderConfig, PolicyConfig, kinds
 from raybc.config.data import ACTIONS, INPUTS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
+from raybc.config.encoders import NoEncoder
 from raybc.config.options import OptionInfo, Role, check_bounds, check_relations, flag_path, options_in
 from raybc.config.output import OutputOptions
-from raybc.config.policy import FlowConfig, NoEncoder
+from raybc.config.policy import FlowConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.files import expanded

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from raybc.types import Batch, Observation, SampleSetting
+from raybc.types import Batch, Observation, SampleSetting, UserError
 
 #: Name -> random numbers of each example, float32 (M, B, ...).
 Draws = Mapping[str, Tensor]
@@ -123,6 +123,9 @@ class Encoder(nn.Module, ABC):
 
     features: int
     """F, the size of the output."""
+    by_step: bool = False
+    """Whether each observation step is encoded by itself, as an example with T = 1; the features of all steps follow
+    each other. Otherwise the encoder sees all steps at once."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -140,7 +143,8 @@ class ImageEncoders(nn.ModuleDict):
         # Module names cannot contain dots.
         super().__init__({name.replace(".", "_"): encoder for name, encoder in encoders.items()})
         self.names = tuple(encoders)
-        self.features = spec.obs_size + sum(encoder.features for encoder in encoders.values())
+        seen = (encoder.features * (spec.obs_steps if encoder.by_step else 1) for encoder in encoders.values())
+        self.features = spec.obs_size + sum(seen)
         """F: the size of the low-dimensional observations of all steps plus the features of each image."""
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -150,8 +154,16 @@ class ImageEncoders(nn.ModuleDict):
     def encode(self, obs: Observation[Tensor]) -> Tensor:
         """The low-dimensional observations followed by the features of each image, float32 (M, B, F)."""
         low_dim = obs.low_dim.flatten(2)
-        seen = [self[name.replace(".", "_")](obs.images[name]) for name in self.names]
+        seen = [self._encoded(self[name.replace(".", "_")], obs.images[name]) for name in self.names]
         return torch.cat([low_dim, *seen], dim=-1) if seen else low_dim
+
+    @staticmethod
+    def _encoded(encoder: nn.Module, images_MBTHWC: Tensor) -> Tensor:
+        if not encoder.by_step:
+            features: Tensor = encoder(images_MBTHWC)
+            return features
+        steps = encoder(images_MBTHWC.flatten(1, 2).unsqueeze(2))  # (M, B T, F)
+        return steps.unflatten(1, images_MBTHWC.shape[1:3]).flatten(2)
 
 
 def mean_over_valid(error_MBHA: Tensor, is_pad_MBH: Tensor) -> Tensor:
@@ -162,7 +174,12 @@ def mean_over_valid(error_MBHA: Tensor, is_pad_MBH: Tensor) -> Tensor:
 
 
 def build_encoders(config: Any, spec: PolicySpec, members: int) -> ImageEncoders:
-    """The encoders of a policy. config: an `EncoderConfig`."""
-    return ImageEncoders(
-        spec, {name: config.build(config, spec.stacked_image(name), members) for name, _ in spec.images}
-    )
+    """The encoders of a policy. config: an `EncoderConfig`. Raises `UserError` for images that are too small."""
+    for name, (height, width, _) in spec.images:
+        if min(height, width) < config.smallest:
+            raise UserError(
+                f"--encoder={config.kind}: {name}: expected images of at least {config.smallest} x {config.smallest} "
+                f"pixels, got {height} x {width}; use larger images, or a smaller encoder such as impala_small"
+            )
+    sizes = {name: image if config.by_step else spec.stacked_image(name) for name, image in spec.images}
+    return ImageEncoders(spec, {name: config.build(config, image, members) for name, image in sizes.items()})
