@@ -764,7 +764,10 @@ def test_unknown_policies_are_refused(kind: str, parts: list[str], capsys: pytes
 def test_unknown_encoders_are_refused() -> None:
     near = "did you mean 'impala' or 'impala_small' or 'impala_large'?"
     message = refused_flags("--encoder=impla")
-    for part in ("--encoder: expected one of None, impala_small, impala, impala_large, resnet18, resnet34 or module:Class", near):
+    for part in (
+        "--encoder: expected one of None, impala_small, impala, impala_large, resnet18, resnet34 or module:Class",
+        near,
+    ):
         assert part in message
     assert near in refused(train={"encoder": "impla"})
     assert parsed("--encoder=impala", "--encoder", "impala_small").encoder.kind == "impala_small", "the last one counts"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raybc.config.component import EncoderConfig, register
-from raybc.config.options import option
+from raybc.config.options import CHANGED, flag_path, option
+from raybc.types import UserError
+
+if TYPE_CHECKING:
+    from raybc.config.run import RunConfig
 
 
 @register("None")
@@ -16,7 +21,37 @@ class NoEncoder(EncoderConfig):
 
 
 @dataclass(frozen=True)
-class _Impala(EncoderConfig):
+class ImageOptions(EncoderConfig):
+    """What is done to images before they are encoded; an encoder of your own may inherit it."""
+
+    image_crop: str = ""
+    """Height and width of a crop, such as "76,76": random in training, the centre when acting (empty: none)."""
+    image_shift: int = option(0, at_least=0)
+    """Pixels by which images are shifted at random in training; their edges are repeated."""
+    p_aug: float = option(1.0, above=0.0, at_most=1.0, only_with=({"image_shift": CHANGED},))
+    """Probability of a shift."""
+    color_jitter: float = option(0.0, at_least=0.0, at_most=1.0)
+    """Largest relative change of brightness, contrast and saturation in training."""
+
+    @property
+    def crop(self) -> tuple[int, int] | None:
+        """(height, width), or None."""
+        if not self.image_crop:
+            return None
+        height, _, width = self.image_crop.partition(",")
+        return int(height), int(width or height)
+
+    def validate(self, run: RunConfig, where: str) -> None:
+        super().validate(run, where)
+        if self.image_crop and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", self.image_crop):
+            raise UserError(
+                f"{flag_path(where)}image_crop: expected a size or 'HEIGHT,WIDTH' in pixels, such as 76 or 76,100, "
+                f"got {self.image_crop!r}"
+            )
+
+
+@dataclass(frozen=True)
+class _Impala(ImageOptions):
     builder: ClassVar[str] = "raybc.policies.encoders.impala:build"
     channels: ClassVar[tuple[int, ...]]
     blocks: ClassVar[int]
@@ -49,7 +84,7 @@ class ImpalaLarge(_Impala):
 
 
 @dataclass(frozen=True)
-class ResNetOptions(EncoderConfig):
+class ResNetOptions(ImageOptions):
     """Options of ResNets."""
 
     builder: ClassVar[str] = "raybc.policies.encoders.resnet:build"

@@ -54,11 +54,6 @@ class PolicySpec:
         """T * O, the size of the low-dimensional observations of all steps."""
         return self.obs_steps * self.low_dim_size
 
-    def stacked_image(self, name: str) -> tuple[int, int, int]:
-        """(height, width, channels of all steps) of an image."""
-        height, width, channels = dict(self.images)[name]
-        return height, width, self.obs_steps * channels
-
 
 @dataclass(frozen=True)
 class DrawShape:
@@ -139,10 +134,11 @@ class Encoder(nn.Module, ABC):
 class ImageEncoders(nn.ModuleDict):
     """One encoder per image; encodes an observation as one vector."""
 
-    def __init__(self, spec: PolicySpec, encoders: Mapping[str, Encoder]) -> None:
+    def __init__(self, spec: PolicySpec, encoders: Mapping[str, Encoder], crop: tuple[int, int] | None = None) -> None:
+        """crop: (height, width) of what the encoders see, the centre of larger images; None: all of them."""
         # Module names cannot contain dots.
         super().__init__({name.replace(".", "_"): encoder for name, encoder in encoders.items()})
-        self.names = tuple(encoders)
+        self.names, self.crop = tuple(encoders), crop
         seen = (encoder.features * (spec.obs_steps if encoder.by_step else 1) for encoder in encoders.values())
         self.features = spec.obs_size + sum(seen)
         """F: the size of the low-dimensional observations of all steps plus the features of each image."""
@@ -154,7 +150,7 @@ class ImageEncoders(nn.ModuleDict):
     def encode(self, obs: Observation[Tensor]) -> Tensor:
         """The low-dimensional observations followed by the features of each image, float32 (M, B, F)."""
         low_dim = obs.low_dim.flatten(2)
-        seen = [self._encoded(self[name.replace(".", "_")], obs.images[name]) for name in self.names]
+        seen = [self._encoded(self[name.replace(".", "_")], centre(obs.images[name], self.crop)) for name in self.names]
         return torch.cat([low_dim, *seen], dim=-1) if seen else low_dim
 
     @staticmethod
@@ -166,6 +162,15 @@ class ImageEncoders(nn.ModuleDict):
         return steps.unflatten(1, images_MBTHWC.shape[1:3]).flatten(2)
 
 
+def centre(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """The centre of images (..., height, width, channels) of `size`, (height, width); None: the images themselves. In
+    training, images are cut to this size at random beforehand (`raybc.policies.augment`)."""
+    if size is None:
+        return images
+    top, left = ((int(images.shape[axis]) - size[i]) // 2 for i, axis in enumerate((-3, -2)))
+    return images[..., top : top + size[0], left : left + size[1], :]
+
+
 def mean_over_valid(error_MBHA: Tensor, is_pad_MBH: Tensor) -> Tensor:
     """The mean of an error over the chunk steps that are not padding, (M, B)."""
     valid_MBH = ~is_pad_MBH
@@ -175,11 +180,18 @@ def mean_over_valid(error_MBHA: Tensor, is_pad_MBH: Tensor) -> Tensor:
 
 def build_encoders(config: Any, spec: PolicySpec, members: int) -> ImageEncoders:
     """The encoders of a policy. config: an `EncoderConfig`. Raises `UserError` for images that are too small."""
-    for name, (height, width, _) in spec.images:
-        if min(height, width) < config.smallest:
+    crop: tuple[int, int] | None = getattr(config, "crop", None)
+    sizes = {}
+    for name, (height, width, channels) in spec.images:
+        if crop is not None and (crop[0] > height or crop[1] > width):
+            raise UserError(
+                f"--image_crop={config.image_crop}: {name}: expected at most the size of the images, {height},{width}"
+            )
+        seen = crop or (height, width)
+        if min(seen) < config.smallest:
             raise UserError(
                 f"--encoder={config.kind}: {name}: expected images of at least {config.smallest} x {config.smallest} "
-                f"pixels, got {height} x {width}; use larger images, or a smaller encoder such as impala_small"
+                f"pixels, got {seen[0]} x {seen[1]}; use larger images, or a smaller encoder such as impala_small"
             )
-    sizes = {name: image if config.by_step else spec.stacked_image(name) for name, image in spec.images}
-    return ImageEncoders(spec, {name: config.build(config, image, members) for name, image in sizes.items()})
+        sizes[name] = (*seen, channels if config.by_step else spec.obs_steps * channels)
+    return ImageEncoders(spec, {name: config.build(config, image, members) for name, image in sizes.items()}, crop)

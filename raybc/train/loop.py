@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raybc.config import MEMBER_FIELDS, RunConfig, migrate
 from raybc.data.windows import Windows
+from raybc.policies.augment import augmentation_of
 from raybc.policies.base import Policy, PolicySpec
 from raybc.train.arithmetic import with_arithmetic
 from raybc.train.data import TrainingData, prepare, resolved
@@ -34,13 +35,14 @@ from raybc.train.step import (
     DrawSource,
     LossOf,
     NonFiniteLoss,
+    StepDraws,
     are_moderate,
     backward,
     clip_by_member,
     generator,
 )
 from raybc.train.validation import validation_loss
-from raybc.types import UserError
+from raybc.types import Batch, UserError
 
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
@@ -106,7 +108,10 @@ class PackTrainer:
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         plan, count_at = self.prepared.plan, self.prepared.rotation.count_at
         sampler = sampler_of(config, plan)
-        self.draws = DrawSource(self.learner.draws(), count_at, config.batch_size, self.seeds, device, sampler)
+        self._augment = augmentation_of(config.encoder, spec.images)
+        # After the others, which do not depend on it.
+        shapes = {**self.learner.draws(), **(self._augment.draws() if self._augment else {})}
+        self.draws = DrawSource(shapes, count_at, config.batch_size, self.seeds, device, sampler)
         self._lr_scale = lr_scale_of(config, plan)
         self.monitors = [LossMonitor() for _ in self.members]
         self._monitored = any(map(is_monitored, self.members))
@@ -176,10 +181,15 @@ class PackTrainer:
         examples = config.batch_size / self.ranks.world  # per rank; gradients and losses are averaged over ranks
         no_sync = functools.partial(self.ranks.no_sync, self._wrapped)
         loss_M, metrics = backward(
-            self._loss_of, self.windows, drawn, examples, config.accumulate, no_sync, wants_metrics
+            self._loss_of, self._batch_of, drawn, examples, config.accumulate, no_sync, wants_metrics
         )
         metrics = {name: self.ranks.mean(value_M) for name, value_M in metrics.items()}
         return self.ranks.mean(loss_M), metrics
+
+    def _batch_of(self, drawn: StepDraws) -> Batch:
+        """The windows that were drawn, with what augmentation makes of their images."""
+        batch = self.windows.gather(drawn.indices_MB)
+        return batch if self._augment is None else self._augment(batch, drawn.draws)
 
     def _update(self, wants_metrics: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         self._enter_phase()
@@ -227,8 +237,16 @@ class PackTrainer:
             norm_M = clip_by_member(self.parameters, self._clip_M)
             members = torch.nonzero(~torch.isfinite(loss_M + norm_M)).flatten().tolist()
             first_row = self.prepared.rotation.first_row(self.step)
+            drawn = self.draws.at(self.step)
             found = non_finite_examples(
-                self.learner, self.windows, self.draws.at(self.step), self.members, members, self.data.store, first_row
+                self.learner,
+                self.windows,
+                self._batch_of(drawn),
+                drawn,
+                self.members,
+                members,
+                self.data.store,
+                first_row,
             )
             raise NonFiniteLoss(f"step {self.step + 1}: {found}; lower lr or set grad_clip", members)
 

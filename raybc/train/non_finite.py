@@ -12,11 +12,13 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.windows import Windows
 from raybc.train.learner import Learner
 from raybc.train.step import StepDraws
+from raybc.types import Batch
 
 
 def non_finite_examples(
     learner: Learner,
     windows: Windows,
+    batch: Batch,
     drawn: StepDraws,
     members: Sequence[RunConfig],
     failed: Sequence[int],
@@ -28,6 +30,7 @@ def non_finite_examples(
     Args:
         learner: the pack.
         windows: the windows of the step.
+        batch: the batch of the step.
         drawn: the draws of the step.
         members: the configuration of each member.
         failed: indices of the members whose loss or gradient is not finite.
@@ -35,7 +38,7 @@ def non_finite_examples(
         first_row: the transition of the store at which the arrays of `windows` begin.
     """
     with torch.no_grad():
-        loss_MB = learner.loss(windows.gather(drawn.indices_MB), drawn.draws).value_MB
+        loss_MB = learner.loss(batch, drawn.draws).value_MB
     bad_MB = ~torch.isfinite(loss_MB)
     found = []
     for m in failed:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from raybc.data.plan.sampler import IndexSampler
-from raybc.data.windows import Windows
 from raybc.policies.base import Draws, DrawShape, Loss
 from raybc.train.dtensor import gather_full, replicate
 from raybc.types import Batch
@@ -155,7 +154,7 @@ def clip_by_member(parameters: Sequence[Tensor], max_norm_M: Tensor | None) -> T
 
 def backward(
     loss_of: LossOf,
-    windows: Windows,
+    batch_of: Callable[[StepDraws], Batch],
     drawn: StepDraws,
     batch_size: float,
     parts: int = 1,
@@ -169,7 +168,7 @@ def backward(
 
     Args:
         loss_of: the policy.
-        windows: the windows to draw from.
+        batch_of: the batch of the draws of a piece.
         drawn: the draws of this step.
         batch_size: divisor of the sum over examples.
         parts: number of pieces in which the batch is computed; more pieces need less memory and change only rounding.
@@ -183,7 +182,7 @@ def backward(
     for index in range(parts):
         piece = drawn.part(index, parts) if parts > 1 else drawn
         with no_sync() if index < parts - 1 else contextlib.nullcontext():
-            loss = loss_of(windows.gather(piece.indices_MB), piece.draws)
+            loss = loss_of(batch_of(piece), piece.draws)
             loss_M = loss.value_MB.sum(1) / batch_size
             loss_M.sum().backward()
         losses.append(loss_M.detach())
