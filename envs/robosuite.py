@@ -207,7 +207,10 @@ class RobosuiteEnv(SimEnv):
         options = self._render_options
         if options is None:
             raise UserError(f"{self._env_name} was made without rendering; make it with RenderOptions()")
-        frame = self._sim.sim.render(width=options.width, height=options.height, camera_name=self._camera)
+        return self._image(self._camera, options.height, options.width)
+
+    def _image(self, camera: str, height: int, width: int) -> np.ndarray:
+        frame = self._sim.sim.render(width=width, height=height, camera_name=camera)
         return np.ascontiguousarray(frame[::-1])  # OpenGL's rows start at the bottom
 
     def cameras(self) -> tuple[str, ...]:

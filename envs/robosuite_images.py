@@ -1,0 +1,101 @@
+"""robosuite's tasks seen by cameras, with the names and sizes of robomimic's image sets.
+
+An image is called CAMERA_image, uint8 (height, width, 3), upright. It shows the state after a step, like the other
+observations. Images are rendered without reflections, which take half of the time in software and tell little; that and
+the GL library are part of the environment's identity.
+
+Everything else is as in `raybc.envs.robosuite`. To add a task: a line at the foot of this file and one in
+`raybc.registry.TASKS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from raybc.envs import robosuite, robosuite_experts
+from raybc.envs.base import Obs, RenderOptions, Task
+from raybc.envs.robosuite import RobosuiteEnv
+from raybc.types import UserError
+
+#: Pixels of robomimic's images, but for ToolHang.
+SIZE = 84
+SUFFIX = "_image"
+#: Other modules whose code decides demonstrations of the tasks here (`raybc.demos.spec`).
+DEMOS_ALSO = (robosuite, robosuite_experts)
+
+
+class CameraEnv(RobosuiteEnv):
+    """A `RobosuiteEnv` that also observes images. eyes: names of its cameras. size: height and width in pixels. Other
+    arguments: see there."""
+
+    _ready = False
+
+    def __init__(
+        self,
+        env_name: str,
+        obs_keys: Sequence[str],
+        render: RenderOptions | None = None,
+        robots: Sequence[str] = ("Panda",),
+        settings: Mapping[str, Any] | None = None,
+        *,
+        eyes: Sequence[str],
+        size: int = SIZE,
+    ) -> None:
+        super().__init__(env_name, obs_keys, render, robots, settings)
+        unknown = [eye for eye in eyes if eye not in self.cameras()]
+        if unknown:
+            raise UserError(f"camera of {env_name}: expected one of {', '.join(self.cameras())}; got {unknown[0]!r}")
+        self._eyes, self._size = tuple(eyes), size
+        if render is None:
+            self._add_offscreen_context(RenderOptions(size, size))
+        self._ready = True
+        images = {eye + SUFFIX: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for eye in self._eyes}
+        self.observation_space = gymnasium.spaces.Dict({**self.observation_space.spaces, **images})
+
+    def _obs(self, values: Mapping[str, np.ndarray]) -> Obs:
+        obs = super()._obs(values)
+        if self._ready:  # not yet while the environment is being made
+            obs |= {eye + SUFFIX: self._image(eye, self._size, self._size) for eye in self._eyes}
+        return obs
+
+    def env_args(self) -> dict[str, Any]:
+        """As robomimic's image sets name the cameras."""
+        args = super().env_args()
+        eyes = list(self._eyes)
+        sizes = {"camera_heights": self._size, "camera_widths": self._size}
+        args["env_kwargs"] |= {"use_camera_obs": True, "camera_names": eyes, **sizes}
+        return args
+
+    def identity(self) -> dict[str, str]:
+        how = f"{self._size}x{self._size} {os.environ.get('MUJOCO_GL', 'default')}, no reflections"
+        return {**super().identity(), "images": f"{','.join(self._eyes)} {how}"}
+
+
+def _task(task: Task, eyes: Sequence[str] = ("agentview", "robot0_eye_in_hand"), size: int = SIZE) -> Task:
+    """`task`, one of `raybc.envs.robosuite`, with images."""
+    make = task.make
+    assert isinstance(make, functools.partial)
+    images = tuple(eye + SUFFIX for eye in eyes)
+    return dataclasses.replace(
+        task,
+        name=f"{task.name}_pixels",
+        make=functools.partial(CameraEnv, *make.args, **make.keywords, eyes=tuple(eyes), size=size),
+        obs_keys=(*task.obs_keys[:-1], *images),  # robomimic's image policies do not see `object`
+        images=images,
+        slots=1,  # environments that share a process must not render in turns (raybc.envs.gl)
+    )
+
+
+_TWO_ARMS = ("shouldercamera0", "robot0_eye_in_hand", "shouldercamera1", "robot1_eye_in_hand")
+LIFT_PIXELS = _task(robosuite.LIFT)
+CAN_PIXELS = _task(robosuite.CAN)
+SQUARE_PIXELS = _task(robosuite.SQUARE)
+TRANSPORT_PIXELS = _task(robosuite.TRANSPORT, _TWO_ARMS)
+TOOL_HANG_PIXELS = _task(robosuite.TOOL_HANG, ("sideview", "robot0_eye_in_hand"), size=240)
