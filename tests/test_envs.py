@@ -36,8 +36,8 @@ def test_names() -> None:
                 if task + suffix in TASKS:
                     found = parse_env_name(f"{task}-{data}-{obs}")
                     assert (str(found), with_limit(found.task)[0]) == (f"{task}-{data}-{obs}", task + suffix)
-    with pytest.raises(UserError, match="unknown environment 'lift-scripted-image'"):
-        parse_env_name("lift-scripted-image")
+    with pytest.raises(UserError, match="unknown environment 'lift-scripted-video'"):
+        parse_env_name("lift-scripted-video")
     with pytest.raises(UserError, match="did you mean 'lift-scripted-low_dim'"):
         parse_env_name("lift-scripted-lowdim")
     with pytest.raises(UserError, match=r"unknown task 'pointmas'.*'pointmass'"):
