@@ -119,7 +119,7 @@ def train_and_measure(out: Path, task: str, policy: str, steps: int, args: argpa
     for run in runs:
         final = run / "final"
         if not (final / "metrics.json").is_file():
-            raybc("raybc.rollout", run, f"--episodes={args.episodes}", f"--out={final}", "--resume", "--workers=1")
+            raybc("raybc.rollout", run, f"--episodes={args.episodes}", f"--out={final}", "--resume=auto", "--workers=1")
         lines = (final / "episodes.jsonl").read_text().splitlines()
         episodes.append(sorted((json.loads(line) for line in lines), key=lambda row: row["index"]))
     return {

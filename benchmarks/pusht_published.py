@@ -26,7 +26,7 @@ from raybc.rollout.episode import Episode, predict_together
 from raybc.statistics import mean_interval, wilson_interval
 from raybc.types import EpisodeSpec, SampleSetting
 
-FIRST_SEED, STARTS, STEPS, LAST = 100_000, 50, 300, 10
+FIRST_SEED, STEPS, LAST = 100_000, 300, 10
 
 
 def published_start(seed: int) -> np.ndarray:
@@ -95,13 +95,15 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--all", action="store_true", help="measure every checkpoint, not only the last ten")
     parser.add_argument("--flow_steps", type=int, default=0, help="instead of the run's")
+    parser.add_argument("--starts", type=int, default=50, help="50 are the published ones; more tell more")
     args = parser.parse_args()
     task = get_task("pusht")
-    envs = [FromPublished(task.make(None)) for _ in range(STARTS)]
+    envs = [FromPublished(task.make(None)) for _ in range(args.starts)]
     best, means = [], []
     for run in args.runs:
         file = run / "published.jsonl"
-        known = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        known = [k for k in rows if len(k["scores"]) == args.starts]
         found = {}
         chosen = checkpoints(run) if args.all else checkpoints(run)[-LAST:]
         for step, path in reversed(chosen):  # the latest is the most interesting one
