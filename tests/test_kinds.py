@@ -49,7 +49,7 @@ ENCODERS: dict[str, list[dict[str, Any]]] = {
     "impala_small": [{}],
     "impala": [{}],
     "impala_large": [{}],
-    "resnet18": [{}, {"image_pool": "average"}],
+    "resnet18": [{}, {"image_pool": "average"}, {"image_norm": "batch"}],
     "resnet34": [{}],
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from torch import nn
 
 from raybc.config import RunConfig
 from raybc.policies.base import PolicySpec, build_encoders
-from raybc.policies.encoders.resnet import BLOCKS, ResNet, SpatialSoftmax, group_norm
+from raybc.policies.encoders.resnet import BLOCKS, BatchNorm, ResNet, SpatialSoftmax, group_norm
 from raybc.types import Observation, UserError
+from tests.helpers import tiny_config
+from tests.test_images import image_trainer
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,53 @@ def test_published_sizes(kind: str, parameters: int) -> None:
     """Those of torchvision (11,689,512 and 21,797,672) without the 513,000 of the last layer."""
     with torch.device("meta"):
         assert sum(p.numel() for p in ResNet(3, BLOCKS[kind]).parameters()) == parameters
+
+
+def test_batch_norm_learns_where_gradients_are_computed() -> None:
+    """The same as PyTorch's in its two modes, without calls of `train()` and `eval()`."""
+    ours, theirs = BatchNorm(3), nn.BatchNorm2d(3)
+    for _ in range(3):
+        x = 5 + 2 * torch.randn(4, 3, 5, 5)
+        torch.testing.assert_close(ours(x), theirs(x))
+    before = ours.running_mean.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs.eval()(x))
+    ours.requires_grad_(False)
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert torch.equal(ours.running_mean, before)
+    assert torch.equal(ours.running_mean, theirs.running_mean)
+
+
+def test_batch_norm_in_training(tmp_path: Path) -> None:
+    """Its running averages are saved, resumed bit for bit, kept while the encoder is frozen, and used when acting."""
+    options = {"encoder": "resnet18", "image_norm": "batch", "image_pool": "average", "batch_size": 4}
+    whole = image_trainer(**options)
+    whole.advance(2)
+    whole.save_state(tmp_path / "state.safetensors")
+    means = {k: v.clone() for k, v in whole.policy.state_dict().items() if "running_mean" in k}
+    assert len(means) == 20
+    whole.advance(4)
+    assert not any(torch.equal(v, whole.policy.state_dict()[k]) for k, v in means.items())
+    resumed = image_trainer(**options)
+    resumed.load_state(tmp_path / "state.safetensors")
+    assert all(torch.equal(v, resumed.policy.state_dict()[k]) for k, v in means.items())
+    resumed.advance(4)
+    for name, value in whole.policy.state_dict().items():
+        assert torch.equal(value, resumed.policy.state_dict()[name]), name
+    assert all(f"{name}" in whole.bundle(0).weights for name in means)
+    frozen = image_trainer(**options, freeze="encoders", freeze_steps=3)
+    first = {k: v.clone() for k, v in frozen.policy.state_dict().items() if k.startswith("encoders")}
+    frozen.advance(3)
+    assert all(torch.equal(v, frozen.policy.state_dict()[k]) for k, v in first.items()), "frozen means frozen"
+    frozen.advance(4)
+    assert not any(torch.equal(v, frozen.policy.state_dict()[k]) for k, v in first.items() if "running_mean" in k)
+
+
+def test_batch_norm_and_averaged_weights_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"image_norm: expected group with ema_decay = 0.99, got batch: averaged weights"
+    ):
+        tiny_config(encoder="resnet18", image_norm="batch", ema_decay=0.99).validate()
 
 
 def test_groups_have_16_channels() -> None:

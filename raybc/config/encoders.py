@@ -90,6 +90,8 @@ class ResNetOptions(ImageOptions):
     builder: ClassVar[str] = "raybc.policies.encoders.resnet:build"
     by_step: ClassVar[bool] = True
 
+    image_norm: Literal["group", "batch"] = "group"
+    """GroupNorm with 16 channels a group, or BatchNorm, which has no place beside averaged weights (ema_decay)."""
     image_pool: Literal["spatial_softmax", "average"] = "spatial_softmax"
     """How feature maps become features: the positions of keypoints, or the average over the image."""
     image_keypoints: int = option(32, at_least=1, only_with=({"image_pool": "spatial_softmax"},))
@@ -99,6 +101,14 @@ class ResNetOptions(ImageOptions):
     def smallest(self) -> int:  # type: ignore[override]
         """Feature maps have a pixel for 32 x 32 of the image; the position in a map of one pixel is always the same."""
         return 33 if self.image_pool == "spatial_softmax" else 1
+
+    def validate(self, run: RunConfig, where: str) -> None:
+        super().validate(run, where)
+        if self.image_norm == "batch" and run.ema_decay:
+            raise UserError(
+                f"{flag_path(where)}image_norm: expected group with ema_decay = {run.ema_decay:g}, got batch: averaged "
+                "weights do not fit the running averages of BatchNorm, which are those of the latest weights"
+            )
 
 
 @register("resnet18")

@@ -179,21 +179,25 @@ class PackedModule(nn.Module):
     """M copies of an ordinary module, for networks that were not written for packs.
 
     Each parameter of `make()` becomes one with a leading member axis (dots in its name become `__`); members are run
-    one after another. Modules with buffers that learn (BatchNorm) are refused.
+    one after another. Modules with buffers (BatchNorm) are refused, because nothing here calls `train()` and `eval()`,
+    unless `buffers` says that they need no such calls; their buffers then have a member axis, too.
     """
 
     is_fsdp_unit = True
 
-    def __init__(self, make: Callable[[], nn.Module], members: int) -> None:
+    def __init__(self, make: Callable[[], nn.Module], members: int, buffers: bool = False) -> None:
         super().__init__()
         self._make = make
         with torch.device("meta"):  # structure only: no memory, no random numbers
             template = make()
-        if list(template.buffers()):
+        if list(template.buffers()) and not buffers:
             raise ValueError(f"{type(template).__name__}: expected a module without buffers (no BatchNorm)")
         for name, parameter in template.named_parameters():
             self.register_parameter(name.replace(".", "__"), nn.Parameter(torch.empty(members, *parameter.shape)))
+        for name, buffer in template.named_buffers():
+            self.register_buffer(name.replace(".", "__"), torch.empty(members, *buffer.shape, dtype=buffer.dtype))
         self._names = [name for name, _ in template.named_parameters()]
+        self._buffer_names = [name for name, _ in template.named_buffers()]
         self._owners = {name: template.get_submodule(name.rpartition(".")[0]) for name in self._names}
         self._template = [template]  # in a list, so that its parameters are not registered
 
@@ -202,8 +206,9 @@ class PackedModule(nn.Module):
         for m, generator in enumerate(generators):
             with torch.random.fork_rng(devices=[]), torch.no_grad():
                 torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-                for name, parameter in self._make().named_parameters():
-                    getattr(self, name.replace(".", "__"))[m] = parameter
+                made = self._make()
+                for name, value in itertools.chain(made.named_parameters(), made.named_buffers()):
+                    getattr(self, name.replace(".", "__"))[m] = value
 
     def owners(self) -> dict[str, tuple[nn.Module, str]]:
         """Name of a parameter -> the module that it belongs to in `make()`, and its name there."""
@@ -218,7 +223,7 @@ class PackedModule(nn.Module):
         for name, weight in weights.items():
             path, _, leaf = name.rpartition(".")
             parent = module.get_submodule(path)
-            del parent._parameters[leaf]
+            (parent._parameters if leaf in parent._parameters else parent._buffers).pop(leaf)
             setattr(parent, leaf, weight)
         output = module(*inputs)
         return output
@@ -227,6 +232,7 @@ class PackedModule(nn.Module):
         """Run each member on its slice of the inputs, (M, ...); outputs (M, ...)."""
         outputs = []
         for m, inputs in enumerate(zip(*inputs_M, strict=True)):
-            weights = {name: getattr(self, name.replace(".", "__"))[m] for name in self._names}
+            names = (*self._names, *self._buffer_names)
+            weights = {name: getattr(self, name.replace(".", "__"))[m] for name in names}
             outputs.append(self._call(weights, inputs))
         return torch.stack(outputs)

@@ -36,6 +36,24 @@ def group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(channels // GROUP, channels)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm that normalises by the batch where gradients of its weights are computed, and by its running averages
+    elsewhere: when acting, in validation, and while it is frozen. So nobody has to call `train()` and `eval()`."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.num_batches_tracked = None  # only needed without a momentum
+
+    def forward(self, x: Tensor) -> Tensor:
+        learns = torch.is_grad_enabled() and self.weight.requires_grad
+        return functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, learns, self.momentum or 0.0, self.eps
+        )
+
+
+NORMS: dict[str, Norm] = {"group": group_norm, "batch": BatchNorm}
+
+
 class BasicBlock(nn.Module):
     """relu(norm(conv(relu(norm(conv(x))))) + shortcut(x)), 3 x 3 convolutions, the first one with the stride."""
 
@@ -139,11 +157,11 @@ class PackedResNet(Encoder):
 
     by_step = True
 
-    def __init__(self, members: int, inputs: int, kind: str, keypoints: int) -> None:
+    def __init__(self, members: int, inputs: int, kind: str, keypoints: int, norm: Norm = group_norm) -> None:
         """See `ResNetEncoder`. members: M."""
         super().__init__()
         self.features = 2 * keypoints if keypoints else WIDTHS[-1]
-        self.network = PackedModule(lambda: ResNetEncoder(inputs, kind, keypoints), members)
+        self.network = PackedModule(lambda: ResNetEncoder(inputs, kind, keypoints, norm), members, buffers=True)
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         self.network.init_members(generators)
@@ -156,4 +174,4 @@ class PackedResNet(Encoder):
 def build(config: Any, image: tuple[int, int, int], members: int) -> PackedResNet:
     """Builder of the ResNet encoders. config: a `ResNetOptions`. image: (height, width, channels) of one step."""
     keypoints = config.image_keypoints if config.image_pool == "spatial_softmax" else 0
-    return PackedResNet(members, image[2], config.kind, keypoints)
+    return PackedResNet(members, image[2], config.kind, keypoints, NORMS[config.image_norm])
