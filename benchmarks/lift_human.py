@@ -64,7 +64,7 @@ def clipped(store: EpisodeStore) -> EpisodeStore:
 
 
 def without_turn(store: EpisodeStore) -> EpisodeStore:
-    """The cube's orientation hidden: a few demonstrations can be told apart by it alone."""
+    """The cube's orientation hidden: it alone identifies each of a few demonstrations."""
     cube = store.obs["object"].copy()
     cube[:, TURN] = 0
     return dataclasses.replace(store, obs={**store.obs, "object": cube}, checked=True)

@@ -28,10 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     table = Table("recipe", "policy", "objective", "task", "about", "source", box=None)
     for name in names():
         recipe = read_recipe(name, "NAME")
-        told = (str(recipe.options.get(key, default)) for key, default in (
+        chosen = (str(recipe.options.get(key, default)) for key, default in (
             ("policy", "flow"), ("objective", "flow"), ("env_name", "any"),
         ))  # fmt: skip
-        table.add_row(name, *told, recipe.about, recipe.source.split(";")[0])
+        table.add_row(name, *chosen, recipe.about, recipe.source.split(";")[0])
     cli.print_whole(table)
     cli.console.print(
         "\n" + cli.as_typed("python -m raybc.recipes NAME prints one: source, what differs, protocol, options")
