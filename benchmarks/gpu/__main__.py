@@ -105,8 +105,8 @@ def _how_it_ended(code: int) -> str:
 
 
 class SectionRun:
-    """Runs a section. A figure that takes a third of its time, or that ends the process, is given up; another process
-    measures the next one."""
+    """Runs a section. A figure that takes more than its share of the time (`Section.limit`), or that ends the process,
+    is given up; another process measures the next one."""
 
     def __init__(self, about: dict[str, Any], policies: tuple[str, ...], start: str) -> None:
         self._where, self._start = (about["device"], about["size"], policies), start
@@ -115,12 +115,14 @@ class SectionRun:
         """Measure for about `seconds`, at most a third longer. keep: called with each figure."""
         began, done = time.monotonic(), 0
         planned: list[tuple[str, str]] | None = None
+        limit = SECTIONS[name].limit
+        share = "a third" if limit == 1 / 3 else f"{limit:.0%}"
 
         def left() -> float:
             return began + seconds - time.monotonic()
 
         def patience() -> float:
-            return left() + seconds / 3 if planned is None else min(seconds / 3, left() + seconds / 3)
+            return left() + seconds / 3 if planned is None else min(seconds * limit, left() + seconds / 3)
 
         def take(row: Row) -> None:
             nonlocal done
@@ -140,7 +142,7 @@ class SectionRun:
                         take(sent)
                 why: Row = {"state": FAILED, "message": "its process ended early"}
             except TimeoutError:
-                why = {"state": LEFT_OUT, "message": TOO_LONG if left() > 0 else OUT_OF_TIME}
+                why = {"state": LEFT_OUT, "message": TOO_LONG.format(share) if left() > 0 else OUT_OF_TIME}
             except ChildProcessError as error:
                 why = {"state": FAILED, "message": str(error)}
             if planned is None or done < len(planned):

@@ -82,4 +82,4 @@ def _cell(row: Row) -> str:
 
 #: Why a task was left out.
 OUT_OF_TIME, OUT_OF_MEMORY = "out of time", "out of memory"
-TOO_LONG = "it takes more than a third of the section's time"
+TOO_LONG = "it takes more than {} of the section's time"
