@@ -27,6 +27,7 @@ from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
+from raybc.seeing import CameraFlags
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.member import saved_threads
@@ -48,7 +49,7 @@ DESCRIPTION = "Train a recipe with one seed or several side by side; measure eac
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(CameraFlags):
     """This command."""
 
     config: str = ""
@@ -108,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         factor = args.gradient_accumulation_steps
         config = config.changed(batch_size=config.batch_size * factor, accumulate=config.accumulate * factor)
         cli.console.print(f"batch_size: {config.batch_size}, computed in {config.accumulate} parts")
+    config = dataclasses.replace(config, env_name=args.applied_to(config.env_name))
     config.validate("--")
     seeds = args.seeds or (config.seed,)
     if len(set(seeds)) != len(seeds):
