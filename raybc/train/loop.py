@@ -31,7 +31,7 @@ from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.pretrained import load_pretrained
 from raybc.train.ranks import Ranks
-from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, round_of
+from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, restarted, round_of
 from raybc.train.step import (
     STEPS_PER_BLOCK,
     DrawSource,
@@ -158,9 +158,17 @@ class PackTrainer:
 
     @property
     def rates(self) -> list[float]:
-        """Learning rate of each member at the next step."""
-        scale = self._lr_scale * phase_at(self.phases, self.step).rate
-        return [rate * scale for rate in rates(self.members, self.monitors, self.step)]
+        """Learning rate of each member at the next step; at the end of a phase that which it had."""
+        return self._rates_in(self.phase)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the latest step."""
+        return phase_at(self.phases, max(0, self.step - 1))
+
+    def _rates_in(self, phase: Phase) -> list[float]:
+        scale = self._lr_scale * phase.rate
+        return [rate * scale for rate in rates(self.members, self.monitors, self.step, phase.lr)]
 
     @property
     def round(self) -> int:
@@ -210,12 +218,12 @@ class PackTrainer:
         return batch if self._augment is None else self._augment(batch, drawn.draws)
 
     def _update(self, wants_metrics: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        self._enter_phase()
+        phase = self._enter_phase()
         loss_M, metrics = self._gradient(wants_metrics)
         if not (self._reads_values and self._clip_M is None and are_moderate(loss_M, self.parameters)):
             norm_M = clip_by_member(self.parameters, self._clip_M)
             self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
-        self.optimizer.step(self.rates, self._bad)
+        self.optimizer.step(self._rates_in(phase), self._bad)
         self._good += 1 - self._bad
         self.step += 1
         self.learner.after_step(self.step)
@@ -225,7 +233,7 @@ class PackTrainer:
             self._sum_M += loss_M
         return loss_M, metrics
 
-    def _enter_phase(self) -> None:
+    def _enter_phase(self) -> Phase:
         """Set the trainable parameters of the current phase, and reset the optimiser if the phase asks for it."""
         phase = phase_at(self.phases, self.step)
         if phase is not self._phase:
@@ -234,8 +242,9 @@ class PackTrainer:
                 parameter.requires_grad_(name in phase.learning)
         if phase.restart and phase.begin == self.step:
             self.optimizer.reset()
-            self.monitors = [LossMonitor() for _ in self.members]
+            self.monitors = restarted(self.monitors)
             self._sum_M.zero_()
+        return phase
 
     def _loss_function(self) -> LossOf:
         module = self._wrapped = self.learner.module

@@ -30,6 +30,7 @@ from raybc.train.loop import PackTrainer
 from raybc.train.loop import Progress as TrainProgress
 from raybc.train.member import MemberRun
 from raybc.train.offline import measure
+from raybc.train.phases import described, where_of
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
@@ -109,7 +110,8 @@ class PackRun:
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
         if resumes:
             trainer.load_state(self.state, saved_as=self.place.earlier_ids)
-        for said in (trainer.pretrained, str(trainer.start or "")):
+        sizes = {name: p[0].numel() for name, p in trainer.learner.parameters().items()}
+        for said in (trainer.pretrained, str(trainer.start or ""), described(trainer.config, trainer.phases, sizes)):
             if said:
                 cli.console.print(said)
         begun()
@@ -233,7 +235,8 @@ class PackRun:
 
             def show(step: int, loss: float, steps_per_sec: float) -> None:
                 round_ = round_of(config, step)
-                where = f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
+                where = where_of(config, step)
+                where += f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
                 progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
                 for _, tracker in self._trackers:
                     tracker.sync()
