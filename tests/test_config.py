@@ -521,7 +521,7 @@ OUTPUTS = {
     "norm_stats_from", "sparse",
     "sampling_plan_path", "compile", "accumulate", "run_group", "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
-    "device", "metric",
+    "device", "metric", "action_metrics",
 }  # fmt: skip
 
 
