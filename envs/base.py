@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
@@ -152,6 +152,14 @@ class Task:
     rewards."""
     no_images: str = ""
     """Why its simulators cannot render, where that is known beforehand."""
+    see: Callable[[Sequence[str], tuple[int, int] | None], Task] | None = None
+    """(cameras, (height, width)) -> the same task with images of these cameras and this size; () and None stand for
+    those of the task. None: `raybc.envs.seen` renders what the simulator shows."""
+    camera: str = ""
+    """The camera that `raybc.envs.seen` uses if none is named; "": the first one of the model."""
+    robot_state: tuple[int, ...] = ()
+    """Positions in `state` of what the robot measures itself (its hand, its gripper), which a policy of images sees
+    beside them."""
     notes: tuple[str, ...] = ()
     """What users should know about the environment before they use it; commands print it."""
 

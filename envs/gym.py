@@ -109,6 +109,11 @@ class GymEnv(SimEnv):
             self.render_mode = "rgb_array"
             self._prepare_rendering(render)
 
+    @property
+    def physics(self) -> tuple[Any, Any]:
+        """MuJoCo's model and data, or (None, None) of another simulator."""
+        return self._model, self._data
+
     def _mujoco(self) -> tuple[Any, Any]:
         """The environment's `mujoco.MjModel` and `MjData`, or (None, None)."""
         base = self._env.unwrapped
@@ -273,6 +278,7 @@ def task(name: str) -> Task | None:
 
 def _spec(name: str) -> EnvSpec:
     """gymnasium's registration of `gym:ID`, after importing the package that registers it where the id names it."""
+    choose_gl()  # packages import MuJoCo
     env_id = name.removeprefix(PREFIX)
     module, _, bare_id = env_id.rpartition(":")
     for candidate in ([module] if module else []) + ([env_id.split("/")[0]] if "/" in env_id else []) + [*REGISTERING]:
@@ -298,6 +304,7 @@ def of_data(env_id: str, kwargs: Mapping[str, Any]) -> Task | None:
 
     Only environments of gymnasium and of the packages in `REGISTERING` are made: no data set decides what is imported.
     """
+    choose_gl()
     for package in REGISTERING:
         with contextlib.suppress(ModuleNotFoundError), contextlib.redirect_stderr(io.StringIO()):
             importlib.import_module(package)

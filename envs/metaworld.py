@@ -61,6 +61,8 @@ def task(name: str) -> Task | None:
         fps=FPS,
         make_expert=MakeExpert(short),
         slots=8,
+        camera=CAMERA,
+        robot_state=(0, 1, 2, 3),  # hand and gripper
     )
 
 

@@ -18,11 +18,12 @@ constructor makes one.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,6 +35,7 @@ from raybc.envs.base import EnvName, Obs, RenderOptions, Task, require
 from raybc.envs.gym import GymEnv
 from raybc.envs.ogbench_experts import MakeExpert
 from raybc.envs.restore import Start, split
+from raybc.envs.seen import seer
 from raybc.types import UserError
 
 
@@ -153,7 +155,18 @@ def task(name: str) -> Task | None:
         fps=environment.kind.fps,
         make_expert=MakeExpert(expert) if expert is not None else None,
         slots=1 if visual else environment.kind.slots,
+        see=functools.partial(_visual, name) if environment.visual and not visual else None,
     )
+
+
+def _visual(name: str, cameras: Sequence[str], size: tuple[int, int] | None) -> Task:
+    """OGBench's own images of the task `name`, unless cameras or a size are named."""
+    of_states, of_images = task(name), task(f"visual-{name}")
+    assert of_states is not None
+    assert of_images is not None
+    if not cameras and size is None:
+        return of_images
+    return seer(dataclasses.replace(of_states, see=None))(cameras, size)
 
 
 class OGBenchEnv(GymEnv):

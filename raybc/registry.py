@@ -10,6 +10,8 @@ from raybc.config.data import NO_ENVIRONMENT
 from raybc.envs.base import EnvName, Task
 from raybc.envs.border import calling
 from raybc.envs.callables import from_callable
+from raybc.envs.seen import seer
+from raybc.envs.variant import limited, seen_by, split
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
@@ -81,26 +83,30 @@ class Family(Protocol):
 
 def get_task(name: str) -> Task:
     """The task called `name`: a registered one ("lift"), one of a family ("gym:Pendulum-v1", "cube-single-v0"), or
-    the user's own as "module:attribute", a `Task` or a function that makes a gymnasium environment. "NAME@STEPS" is the
-    same task with another step limit; published returns (for D4RL's score) are not those of another limit.
+    the user's own as "module:attribute", a `Task` or a function that makes a gymnasium environment. After @ is how it
+    varies (`raybc.envs.variant`): "NAME@STEPS" is the same task with another step limit; published returns (for D4RL's
+    score) are not those of another limit. "NAME@image", "NAME@84x84" and "NAME@cameras=front+wrist" observe images.
 
     Raises `UserError`, with similar names, for names that nobody knows.
     """
-    name, limit = with_limit(name)
-    task = _named(name)
-    if limit in (0, task.max_steps):
+    base, variant = split(of_images(name))
+    task = _named(base)
+    if variant.seen:
+        task = (task.see or seer(task))(variant.cameras, variant.size)
+        task = dataclasses.replace(task, name=dataclasses.replace(variant, limit=0).applied_to(base))
+    if variant.limit in (0, task.max_steps):
         return task
-    return dataclasses.replace(task, name=f"{name}@{limit}", max_steps=limit, reference_returns=None)
+    return dataclasses.replace(task, name=variant.applied_to(base), max_steps=variant.limit, reference_returns=None)
 
 
-def with_limit(name: str) -> tuple[str, int]:
-    """The parts of "NAME@STEPS"; the limit is 0 where none is written. Raises `UserError` for a limit of 0 steps."""
-    base, _, steps = name.rpartition("@")
-    if not base or not steps.isdecimal():
-        return name, 0
-    if int(steps) < 1:
-        raise UserError(f"{name}: expected a step limit of at least 1 after @, got {steps}")
-    return base, int(steps)
+def of_images(name: str) -> str:
+    """The usual name of a task of images: `lift_pixels` for `lift@image`, and the same for @84x84 and @cameras=..."""
+    base, variant = split(name)
+    if variant.seen and base + OBSERVATIONS["image"] in TASKS:
+        base += OBSERVATIONS["image"]
+    elif not variant.seen or base not in TASKS:
+        return name
+    return dataclasses.replace(variant, image=False).applied_to(base)
 
 
 def _named(name: str) -> Task:
@@ -161,16 +167,21 @@ def parse_env_name(env_name: str) -> EnvName:
             f"env_name {NO_ENVIRONMENT}: there is no simulator to run episodes in; name one, e.g. "
             "--env_name lift-human-low_dim"
         )
-    base, limit = with_limit(env_name)
-    if limit:
+    base, variant = split(env_name)
+    if base != env_name:
         found = parse_env_name(base)
-        return EnvName(env_name, f"{with_limit(found.task)[0]}@{limit}", found.data)
+        task_name, own = split(found.task)
+        return EnvName(env_name, of_images(variant.over(own).applied_to(task_name)), found.data)
     parts = env_name.rsplit("-", 2)
     if len(parts) == 3 and parts[1] in DATA and parts[2] in OBSERVATIONS:
         task_name = parts[0] + OBSERVATIONS[parts[2]]
         if task_name in TASKS:
             limit = LIMITS.get((parts[0], parts[1]), 0)
-            return EnvName(env_name, f"{task_name}@{limit}" if limit else task_name, parts[1])
+            return EnvName(env_name, limited(task_name, limit), parts[1])
+        if parts[2] == "image" and parts[0] not in TASKS:
+            of_task = next((f for family in _families() if (f := family.parse(parts[0])) is not None), None)
+            if of_task is not None and of_task.data in ("", parts[1]):
+                return EnvName(env_name, seen_by(of_task.task, image=True), parts[1])
     for family in _families():
         of_family = family.parse(env_name)
         if of_family is not None:

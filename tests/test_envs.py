@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raybc.envs.pointmass import POINTMASS
-from raybc.registry import DATA, OBSERVATIONS, TASKS, get_task, parse_env_name, with_limit
+from raybc.envs.variant import with_limit
+from raybc.registry import DATA, OBSERVATIONS, TASKS, get_task, parse_env_name
 from raybc.testing.envs import check_task
 from raybc.types import SPLIT_SIZE, EpisodeSpec, UserError
 

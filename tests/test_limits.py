@@ -14,7 +14,8 @@ from raybc.data.adapt import added
 from raybc.data.load import step_limit_of
 from raybc.demos.spec import source_of
 from raybc.envs.base import EnvName
-from raybc.registry import get_task, parse_env_name, with_limit
+from raybc.envs.variant import with_limit
+from raybc.registry import get_task, parse_env_name
 from raybc.rollout.__main__ import main as rollout
 from raybc.types import UserError
 from tests.helpers import pointmass_bundle

@@ -9,7 +9,7 @@ import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.envs.pusht import keypoints
-from raybc.registry import with_limit
+from raybc.envs.variant import split
 
 Observations = Mapping[str, np.ndarray]
 
@@ -35,7 +35,7 @@ ADAPTERS: dict[str, Callable[[Observations], dict[str, np.ndarray]]] = {"pusht":
 
 def added(obs: Observations, task: str) -> dict[str, np.ndarray]:
     """The observations of `task` that can be computed from the recorded ones (n, ...), row by row, and are missing."""
-    adapter = ADAPTERS.get(with_limit(task)[0])
+    adapter = ADAPTERS.get(split(task)[0])
     return {k: v for k, v in adapter(obs).items() if k not in obs} if adapter is not None else {}
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from raybc.envs.variant import split
+from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 #: Names of splits that are held out from training, and those of them that the validation loss is measured on.
@@ -234,9 +236,19 @@ def check_matches_task(
             )
         if name not in store.obs:
             raise UserError(
-                f"{store.source}: observation {name!r} of environment {task!r} is missing; got {sorted(store.obs)}"
+                f"{store.source}: observation {name!r} of environment {task!r} is missing: "
+                f"{did_you_mean(name, store.obs)}; it has {', '.join(sorted(store.obs))}"
             )
-        if store.obs[name].shape[1:] != shape:
+        found = store.obs[name].shape[1:]
+        if found != shape and len(found) == len(shape) == 3 and found[2] == shape[2]:
+            base = split(task)[0]
+            raise UserError(
+                f"{store.source}: images {name!r}: environment {task!r} has {format_shape(shape)}, the data "
+                f"{format_shape(found)}. Use the data's size, --env_name {base}@{found[0]}x{found[1]}, or convert the "
+                f"data: raybc data convert {store.source} --images --image_height {shape[0]} --image_width {shape[1]} "
+                "--out FOLDER"
+            )
+        if found != shape:
             raise UserError(
                 f"{store.source}: observation {name!r}: environment {task!r} has size {format_shape(shape)}, "
                 f"the data has {format_shape(store.obs[name].shape[1:])}"

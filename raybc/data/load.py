@@ -10,7 +10,8 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.options import Keys
 from raybc.data.names import obtain, resolve
 from raybc.data.store import cached
-from raybc.registry import get_task, with_limit
+from raybc.envs.variant import with_limit
+from raybc.registry import get_task
 
 #: Data sets with more bytes are converted once and memory-mapped, instead of read into the memory of every process.
 MAX_BYTES_IN_MEMORY = 256 * 2**20

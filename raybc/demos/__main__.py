@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.progress import Progress
@@ -13,16 +14,20 @@ from raybc import cli
 from raybc.config import DemosConfig
 from raybc.demos.generate import generate
 from raybc.demos.spec import DemosSpec, check_overwritable, is_ready
-from raybc.registry import get_task
+from raybc.envs.variant import split, with_limit
+from raybc.registry import get_task, of_images
+from raybc.seeing import CameraFlags
 from raybc.types import UserError
 
 
 @dataclass(frozen=True)
-class Args(DemosConfig):
+class Args(CameraFlags, DemosConfig):
     """Record demonstrations of a task's scripted expert as robomimic HDF5."""
 
     task: tyro.conf.Positional[str] = "lift"
     """A task with an expert: lift, can, square, pointmass, cube-single-singletask-v0, metaworld-reach-v3, ..."""
+    obs: Literal["", "low_dim", "image"] = ""
+    """What is observed: image adds the task's cameras (default: what the task's name says)."""
     out: Path | None = None
     """The HDF5 file to write (default: in raybc's cache, where sweeps and training look for it)."""
     keep_failures: bool = False
@@ -41,10 +46,11 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.demos", Args.__doc__ or "")
     config = DemosConfig(args.episodes, args.noise, args.seed)
     config.validate("--")
-    task = get_task(args.task)
+    name = task_name(args)
+    task = get_task(name)
     if task.make_expert is None:
         raise UserError(f"task {args.task!r} has no scripted expert")
-    spec = DemosSpec(args.task, config, args.keep_failures)
+    spec = DemosSpec(name, config, args.keep_failures)
     path = args.out or spec.default_path()
     if path.suffix not in (".hdf5", ".h5"):
         path = path / "demos.hdf5"
@@ -60,10 +66,10 @@ def main(argv: list[str] | None = None) -> int:
     with ray_session(args.address, dashboard=args.ray_dashboard) as cpus:
         workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
         with (
-            RolloutPool.start(args.task, workers, worker_cpus=1.0) as pool,
+            RolloutPool.start(name, workers, worker_cpus=1.0) as pool,
             Progress(console=cli.console) as progress,
         ):
-            bar = progress.add_task(f"{args.task} demonstrations", total=spec.config.episodes)
+            bar = progress.add_task(f"{name} demonstrations", total=spec.config.episodes)
             made = generate(spec, path, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
             progress.update(bar, completed=spec.config.episodes)
     cli.console.print(
@@ -71,6 +77,15 @@ def main(argv: list[str] | None = None) -> int:
         f"{made['successes']} of {made['attempts']} starts"
     )
     return 0
+
+
+def task_name(args: Args) -> str:
+    """The task that the flags name: with images, and without @STEPS, which is a limit of evaluations."""
+    seen = split(args.task)[1].seen or bool(get_task(args.task).images)
+    if args.obs == "low_dim" and (seen or args.cameras or args.image_height or args.image_width):
+        raise UserError(f"--obs low_dim: expected no cameras, got them; {args.task!r} or its flags name images")
+    named = args.applied_to(args.task, images=args.obs == "image" and not seen)
+    return of_images(with_limit(named)[0])
 
 
 if __name__ == "__main__":

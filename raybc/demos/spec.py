@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from raybc.config import DemosConfig, RunConfig
 from raybc.data.formats import containers, ogbench
 from raybc.data.names import is_published, obtain, resolve
 from raybc.demos.record import demonstrate
 from raybc.envs.base import EnvName, Task
+from raybc.envs.variant import with_limit
 from raybc.files import expanded, home
-from raybc.registry import get_task, parse_env_name, with_limit
+from raybc.registry import get_task, parse_env_name
 from raybc.strict import digest
 from raybc.types import EpisodeSpec, UserError
 
@@ -102,12 +104,14 @@ class DemosSpec:
 
 
 def _modules(task: Task) -> list[ModuleType]:
-    """The modules of the adapter and of the expert, also behind `functools.partial` and callable objects, and those
-    that they name as `DEMOS_ALSO`."""
-    modules = []
-    for made in (task.make, task.make_expert):
+    """The modules of the adapter and of the expert, also behind `functools.partial` and callable objects (and what
+    these name as their `parts`), and those that they name as `DEMOS_ALSO`."""
+    modules: list[ModuleType] = []
+    makers: list[Any] = [task.make, task.make_expert]
+    for made in makers:
         while isinstance(made, functools.partial):
             made = made.func
+        makers.extend(getattr(made, "parts", ()))
         module = inspect.getmodule(made) or inspect.getmodule(type(made))
         for each in (module, *getattr(module, "DEMOS_ALSO", ())):
             if each is not None and each not in modules:

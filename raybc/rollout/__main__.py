@@ -15,8 +15,9 @@ from raybc.bundle import PolicyBundle
 from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
+from raybc.envs.variant import limited
 from raybc.metric import FORMER_KEY, Metric, MetricName, resolve
-from raybc.registry import get_task, parse_env_name, with_limit
+from raybc.registry import get_task, parse_env_name
 from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
 from raybc.run_folder import EvaluationFolder, find_bundle
 from raybc.run_start import Resume, check_folder, starting
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = _settings(args, bundle, chosen)
     task_name = parse_env_name(bundle.config.env_name).task
     if args.max_steps:
-        task_name = f"{with_limit(task_name)[0]}@{args.max_steps}"
+        task_name = limited(task_name, args.max_steps)
     task = get_task(task_name)
     metric = resolve(args.metric or bundle.config.metric, task, "--metric")
     if not metric.from_episodes:

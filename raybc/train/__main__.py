@@ -27,9 +27,11 @@ from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
+from raybc.seeing import CameraFlags
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.member import saved_threads
+from raybc.train.pretrained import with_pretrained
 from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
 from raybc.train.run import PackRun
@@ -47,7 +49,7 @@ DESCRIPTION = "Train a recipe with one seed or several side by side; measure eac
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(CameraFlags):
     """This command."""
 
     config: str = ""
@@ -108,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         factor = args.gradient_accumulation_steps
         config = config.changed(batch_size=config.batch_size * factor, accumulate=config.accumulate * factor)
         cli.console.print(f"batch_size: {config.batch_size}, computed in {config.accumulate} parts")
+    config = dataclasses.replace(config, env_name=args.applied_to(config.env_name))
     config.validate("--")
     seeds = args.seeds or (config.seed,)
     if len(set(seeds)) != len(seeds):
@@ -143,6 +146,11 @@ class _Request:
     argv: Sequence[str]
     """The arguments of the command."""
 
+    @property
+    def resumes(self) -> bool:
+        """Whether a saved run may be continued."""
+        return self.args.resume != "False" and not self.args.overwrite
+
 
 def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
@@ -166,7 +174,7 @@ def _without_simulator(request: _Request) -> None:
             f"(--holdout_seed={held_out.holdout_seed})"
         )
     data = TrainingData(store, store.fingerprint(), keys, {})
-    members = with_seeds(resolved(held_out, store), seeds)
+    members = with_seeds(resolved(held_out, store, request.resumes), seeds)
     with contextlib.ExitStack() as stack:
         training, _ = _processes(stack, request, task="")
         _go(stack, request, members, data, None, training, dataset)
@@ -206,7 +214,7 @@ def _with_simulators(request: _Request) -> None:
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
-        members = with_seeds(resolved(config, store), seeds)
+        members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)
 
 
@@ -279,6 +287,7 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
             return dataclasses.replace(place, recipe=args.recipe or place.saved[0].recipe)
         if args.resume == "True":
             raise nothing_to_resume(members, fingerprint, args.out)
+        members = [with_pretrained(member) for member in members]  # refused if the weights are missing
     place = new_place(members, fingerprint, args.out)
     begun = TrainingFolder(place.folders[0]).flags
     check_folder(TrainingFolder(place.out), begun, args.resume, args.overwrite, inputs_of(members[0], args))
