@@ -9,9 +9,7 @@ Pages and commands that only look at a run import this module, so it needs neith
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -181,18 +179,6 @@ class TrainingFolder:
             key=lambda step: (metric.cost(scores[step]), -step),
             default=None,
         )
-
-    def epochs(self) -> list[dict[str, Any]]:
-        """The rows of `metrics_jsonl`, without a torn last one; [] where nothing was measured."""
-        if not self.metrics_jsonl.is_file():
-            return []
-        rows = []
-        for line in self.metrics_jsonl.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if isinstance(row, dict) and isinstance(row.get("step"), int):
-                    rows.append(row)
-        return rows
 
     def marked_best(self) -> dict[str, dict[str, Any]]:
         """Metric -> {"step", "value", "checkpoint", ...} of the best checkpoint by it: val_mse or sample_mse, and what

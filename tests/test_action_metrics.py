@@ -20,13 +20,24 @@ from raybc.bundle import WEIGHTS, PolicyBundle
 from raybc.data.episodes import EpisodeStore
 from raybc.inference.agent import Agent
 from raybc.report import plots
-from raybc.run_folder import TrainingFolder, find_bundle
+from raybc.rows import epoch_rows
+from raybc.run_folder import TrainingFolder, find_bundle, mark_best
 from raybc.train.action_metrics import ActionErrors, ActionMetrics
+from raybc.train.csv_rows import append_row
 from raybc.train.epochs import EpochMeter
-from raybc.train.loop import PackTrainer
+from raybc.train.member import MemberRun
 from raybc.train.step import stream_seed
 from raybc.types import Observation, UserError
-from tests.helpers import CPU, read_table, saved, stop_training_at, tiny_data, tiny_store, tiny_trainer
+from tests.helpers import (
+    CPU,
+    read_table,
+    saved,
+    stop_training_at,
+    tiny_config,
+    tiny_data,
+    tiny_store,
+    tiny_trainer,
+)  # fmt: skip
 from tests.test_train_offline import robot, train
 
 PLOTS = ["cosine", "loss", "lr", "mse", "norm_histograms", "norms", "rmse_joints"]
@@ -117,6 +128,10 @@ def test_vectors_that_are_known() -> None:
     np.testing.assert_allclose(errors.rmse_A, np.sqrt([5 / 3, 4 / 3]))
 
 
+def epochs(folder: TrainingFolder) -> list[dict[str, Any]]:
+    return epoch_rows(folder.metrics_jsonl)
+
+
 @pytest.fixture(autouse=True)
 def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw only where the plots are what is tested."""
@@ -146,7 +161,7 @@ def test_a_row_for_each_epoch(run: TrainingFolder) -> None:
     assert [(int(r["epoch"]), int(r["step"])) for r in rows] == [(e, 3 * e) for e in range(1, 11)]
     assert {r["phase"] for r in rows} == {"train"}
     assert {float(r["lr"]) for r in rows} == {1e-2}
-    for row, exact in zip(rows, run.epochs(), strict=True):
+    for row, exact in zip(rows, epochs(run), strict=True):
         assert list(row) == list(exact)
         numbers = {name: float(value) for name, value in row.items() if name != "phase"}
         assert numbers == pytest.approx({name: exact[name] for name in numbers}, rel=1e-7)
@@ -160,9 +175,9 @@ def test_the_training_loss_is_the_mean_over_all_steps(data: Path, run: TrainingF
     flags = (*SMALL, "--training_steps=30", "--log_interval=1", "--action_metrics=2", "--out", tmp_path / "each")
     assert train("--dataset", data, *flags) == 0
     losses = [float(r["train/actor_loss"]) for r in read_table(TrainingFolder(tmp_path / "each").train_csv)]
-    every = [row["train_loss"] for row in run.epochs()]
+    every = [row["train_loss"] for row in epochs(run)]
     np.testing.assert_allclose(every, np.reshape(losses, (10, 3)).mean(1), rtol=1e-5)
-    two = TrainingFolder(tmp_path / "each").epochs()
+    two = epochs(TrainingFolder(tmp_path / "each"))
     assert [row["epoch"] for row in two] == [2, 4, 6, 8, 10]
     np.testing.assert_allclose([row["train_loss"] for row in two], np.reshape(losses, (5, 6)).mean(1), rtol=1e-5)
 
@@ -187,7 +202,7 @@ def test_plots_are_images(run: TrainingFolder) -> None:
             assert image.format == "PNG"
             assert len(np.unique(np.asarray(image.convert("L")))) > 10, "something is drawn"
     with np.load(run.action_norms) as norms:
-        last = run.epochs()[-1]
+        last = epochs(run)[-1]
         assert int(norms["step"]) == 30
         assert norms["gt"].mean() == pytest.approx(last["val_norm_gt"], rel=1e-5)
         assert norms["pred"].mean() == pytest.approx(last["val_norm_pred"], rel=1e-5)
@@ -203,7 +218,7 @@ def test_plots_of_a_pack_are_drawn_after_ctrl_c(data: Path, tmp_path: Path) -> N
         assert train("--dataset", data, *flags, *phases, *more) != 0
     for seed in (0, 1):
         folder = TrainingFolder(next((tmp_path / "run").glob(f"sd{seed:03d}*")))
-        assert [row["phase"] for row in folder.epochs()] == ["frozen", "frozen", "train", "train"]
+        assert [row["phase"] for row in epochs(folder)] == ["frozen", "frozen", "train", "train"]
         assert sorted(path.stem for path in folder.plots.iterdir()) == PLOTS
 
 
@@ -212,7 +227,7 @@ def test_both_best_checkpoints_are_marked(data: Path, tmp_path: Path) -> None:
     flags = (*SMALL, "--training_steps=60", "--eval_interval=20", "--lr=0.3", "--out", tmp_path / "run")
     assert train("--dataset", data, *flags) == 0
     folder = TrainingFolder(tmp_path / "run")
-    rows = folder.epochs()
+    rows = epochs(folder)
     best = min(rows, key=lambda row: row["val_mse"])
     assert best["step"] % 20, "otherwise this test says little"
     marks = json.loads(folder.best_marks.read_text())
@@ -223,6 +238,20 @@ def test_both_best_checkpoints_are_marked(data: Path, tmp_path: Path) -> None:
     path, _ = find_bundle(folder.path, "best_mse")
     assert PolicyBundle.load(path).step == best["step"]
     assert sorted(folder.checkpoints()) == [60], "it is no checkpoint to resume or to delete"
+
+
+def test_the_best_by_success_is_marked_beside_it(tmp_path: Path) -> None:
+    member = MemberRun(tiny_config(action_metrics=1), tiny_data(), tmp_path, "")
+    rates = {10: 0.2, 20: 0.6, 30: 0.4}
+    for step, rate in rates.items():
+        tiny_trainer().bundle(0).save(member.bundle(step))
+        append_row(member.folder.eval_csv, ("step", "eval/success", "episodes", "errors"), (step, rate, 5, 0))
+    mark_best(member.folder, "sample_mse", {"step": 12, "value": 0.5, "checkpoint": "best_mse"})
+    member.point(30, finished=True)
+    assert json.loads(member.folder.best_marks.read_text()) == {
+        "sample_mse": {"step": 12, "value": 0.5, "checkpoint": "best_mse"},
+        "success": {"step": 20, "value": 0.6, "checkpoint": "checkpoint_20"},
+    }
 
 
 def test_best_mse_of_a_run_that_has_none(data: Path, tmp_path: Path) -> None:
@@ -258,10 +287,10 @@ def test_a_resumed_run_has_the_same_rows(
     with pytest.MonkeyPatch.context() as patch:
         stop_training_at(stop, patch)
         assert train(*flags) != 0
-    assert [row["step"] for row in out.epochs()] == [3, 6, 9, 12][: stop // 3]
+    assert [row["step"] for row in epochs(out)] == [3, 6, 9, 12][: stop // 3]
     # A process that was killed had gone further, and was writing a row.
     with out.metrics_jsonl.open("a") as lines:
-        lines.write(json.dumps({**out.epochs()[-1], "epoch": 7, "step": 21}) + "\n" + '{"epoch": 8, "st')
+        lines.write(json.dumps({**epochs(out)[-1], "epoch": 7, "step": 21}) + "\n" + '{"epoch": 8, "st')
     with out.metrics_csv.open("a") as table:
         table.write("7,21,train,1,1")
     assert train(*flags, "--resume") == 0
@@ -276,7 +305,7 @@ def test_an_extended_run_has_the_rows_of_the_longer_one(data: Path, run: Trainin
     out = TrainingFolder(tmp_path / "run")
     flags = ("--dataset", data, *SMALL, "--out", out.path)
     assert train(*flags, "--training_steps=10") == 0
-    assert [row["step"] for row in out.epochs()] == [3, 6, 9, 10], "one at the end, too"
+    assert [row["step"] for row in epochs(out)] == [3, 6, 9, 10], "one at the end, too"
     assert train(*flags, "--training_steps=30", "--resume") == 0
     assert out.metrics_csv.read_bytes() == run.metrics_csv.read_bytes()
 
@@ -299,9 +328,9 @@ def test_members_of_a_pack_have_the_rows_of_each_alone(data: Path, tmp_path: Pat
         assert train(*flags, "--seed", seed, "--out", tmp_path / str(seed)) == 0
         alone = TrainingFolder(tmp_path / str(seed))
         together = TrainingFolder(next((tmp_path / "pack").glob(f"sd{seed:03d}*")))
-        lengths.append(len(alone.epochs()))
-        assert len(together.epochs()) == lengths[-1]
-        for one, other in zip(alone.epochs(), together.epochs(), strict=True):
+        lengths.append(len(epochs(alone)))
+        assert len(epochs(together)) == lengths[-1]
+        for one, other in zip(epochs(alone), epochs(together), strict=True):
             assert one.pop("phase") == other.pop("phase")
             assert one == pytest.approx(other, rel=1e-4)
     assert lengths[0] != lengths[1], "otherwise this test says little"
@@ -321,7 +350,7 @@ def test_phases_are_named(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     frozen = ("--freeze=network.layers.0", "--freeze_steps=6", "--training_steps=12")
     assert train("--dataset", data, *SMALL, *frozen, "--out", out) == 0
-    assert [(row["step"], row["phase"]) for row in TrainingFolder(out).epochs()] == [
+    assert [(row["step"], row["phase"]) for row in epochs(TrainingFolder(out))] == [
         (3, "frozen"), (6, "frozen"), (9, "train"), (12, "train"),
     ]  # fmt: skip
 
@@ -330,7 +359,7 @@ def test_policies_that_sample_say_so(data: Path, tmp_path: Path) -> None:
     flags = [flag for flag in SMALL if "regression" not in flag]
     assert train("--dataset", data, *flags, "--flow_steps=2", "--training_steps=3", "--out", tmp_path / "run") == 0
     folder = TrainingFolder(tmp_path / "run")
-    (row,) = folder.epochs()
+    (row,) = epochs(folder)
     assert "sample_mse" in row
     assert "val_mse" not in row
     assert next(iter(json.loads(folder.best_marks.read_text()))) == "sample_mse"
@@ -343,7 +372,7 @@ def test_without_matplotlib_there_are_no_plots_and_training_goes_on(
     assert train("--dataset", data, *SMALL, "--training_steps=3", "--out", tmp_path / "run") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "note: plots: needs the package matplotlib: pip install 'raybc[plots]'" in printed
-    assert len(TrainingFolder(tmp_path / "run").epochs()) == 1
+    assert len(epochs(TrainingFolder(tmp_path / "run"))) == 1
     assert not TrainingFolder(tmp_path / "run").plots.exists()
 
 
@@ -360,4 +389,3 @@ def test_a_trainer_alone_may_have_the_option() -> None:
     other.advance(20)
     ours, theirs = trainer.acting_weights(), other.acting_weights()
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert isinstance(trainer, PackTrainer)

@@ -647,6 +647,7 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "skip_bad_episodes",
         "action_key",
         "obs_keys",
+        "action_metrics",
     } | start
     new |= {"norm_stats_from", "norm_stats_sha256"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new

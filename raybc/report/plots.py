@@ -11,6 +11,7 @@ import numpy as np
 
 from raybc.extras import require_extra
 from raybc.files import replacing
+from raybc.rows import epoch_rows
 from raybc.run_folder import TrainingFolder
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def draw(folder: TrainingFolder) -> list[Path]:
 
     Raises `UserError` where Matplotlib is not installed.
     """
-    rows = folder.epochs()
+    rows = epoch_rows(folder.metrics_jsonl)
     if not rows:
         return []
     require_extra("plots", "plots", "matplotlib")

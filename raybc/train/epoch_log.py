@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raybc.bundle import PolicyBundle
 from raybc.files import replacing, write_text
+from raybc.rows import epoch_rows
 from raybc.run_folder import TrainingFolder, mark_best
 from raybc.train.action_metrics import ActionMetrics, EpochRow
 from raybc.train.log import MemberLog
@@ -32,7 +33,7 @@ class EpochLog:
             steps: gradient steps of an epoch.
         """
         self._folder, self._steps = folder, steps
-        rows = folder.epochs()
+        rows = epoch_rows(folder.metrics_jsonl)
         self._rows = [row for row in rows if row["step"] <= resume]
         if rows or folder.metrics_jsonl.exists():
             self._write()
