@@ -28,8 +28,9 @@ from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.seeing import CameraFlags
+from raybc.train.arithmetic import pick_device
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
-from raybc.train.loop import pick_device, with_seeds
+from raybc.train.loop import with_seeds
 from raybc.train.member import saved_threads
 from raybc.train.pretrained import with_pretrained
 from raybc.train.ranks import Parallel, WorkerConfig
@@ -101,7 +102,8 @@ class Args(CameraFlags):
 
 
 def main(argv: list[str] | None = None) -> int:
-    config, args = parse_run(Args, sys.argv[1:] if argv is None else argv, "raybc.train", DESCRIPTION)
+    argv = sys.argv[1:] if argv is None else argv
+    config, args = parse_run(Args, argv, "raybc.train", DESCRIPTION)
     if args.gradient_accumulation_steps < 1:
         given = args.gradient_accumulation_steps
         raise UserError(f"--gradient_accumulation_steps: expected at least 1, got {given}")
@@ -127,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     busy = busy_cores()  # before this process starts any other
     with registered():
         (_with_simulators if config.has_environment else _without_simulator)(
-            _Request(config, args, tuple(seeds), trackers, busy)
+            _Request(config, args, tuple(seeds), trackers, busy, argv)
         )
     return 0
 
@@ -142,6 +144,8 @@ class _Request:
     trackers: Sequence[TrackerConfig]
     busy: int
     """See `free_threads`."""
+    argv: Sequence[str]
+    """The arguments of the command."""
 
     @property
     def resumes(self) -> bool:
@@ -255,6 +259,7 @@ def _go(
     if training.max_workers == 1:
         threads = args.threads or saved_threads(place.folders[0]) or free_threads(request.busy)
     run = PackRun(place, data, pool, request.trackers, threads)
+    place.write_args(request.argv)
     if training.max_workers > 1:
         run.go_with_workers(training, dataset, begun)
         return

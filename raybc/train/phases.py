@@ -26,8 +26,8 @@ class Phase:
     restart: bool = False
     """Reset the optimiser, plateau detection and early stopping at the start of the phase. Members that have stopped
     stay so."""
-    name: str = ""
-    """For logs and messages."""
+    name: str = "train"
+    """What the phase is called in tables and by the progress bar."""
     lr: str = "lr"
     """The option that is the learning rate; 0 there stands for `lr`."""
 
@@ -41,7 +41,7 @@ def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
     """The phases that the options define. names: of all parameters.
 
     With `freeze_epochs` (and `freeze_steps`, which `raybc.train.data.resolved` computes from it) the phases are
-    head_only and finetune; with `freeze` alone they are frozen and whole. Raises `UserError` as `frozen_names` does.
+    head_only and finetune; with `freeze` alone they are frozen and train. Raises `UserError` as `frozen_names` does.
     """
     frozen = frozen_names(run, names)
     if run.freeze_epochs and not run.freeze:
@@ -52,7 +52,7 @@ def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
     if run.unfreeze_layer4:
         kept = frozenset(name for name in encoder_names(names) if "backbone__layer4__" not in name)
     learning = frozenset(names) - kept
-    first_name, last_name = ("head_only", "finetune") if run.freeze_epochs else ("frozen", "whole")
+    first_name, last_name = ("head_only", "finetune") if run.freeze_epochs else ("frozen", "train")
     if not frozen or run.freeze_steps == 0:
         return [Phase(0, learning, name=last_name, lr="lr_finetune")]
     first = Phase(0, learning - frozen, name=first_name, lr="lr_head")
@@ -67,26 +67,6 @@ def encoder_names(names: Sequence[str]) -> frozenset[str]:
     policy."""
     found = frozenset(name for name in names if name.startswith("encoders.") or ".encoders." in name)
     return frozenset(name for name in found if ".backbone__" in name) or found
-
-
-def epoch_of(run: RunConfig, step: int) -> int:
-    """The epoch of the latest step, from 1; 0 if the options do not count epochs. `step` steps are done."""
-    if run.epochs:
-        return 1 + max(0, step - 1) * run.epochs // run.training_steps
-    if run.freeze_epochs and run.freeze_steps > 0:
-        return 1 + max(0, step - 1) * run.freeze_epochs // run.freeze_steps
-    return 0
-
-
-def where_of(run: RunConfig, step: int) -> str:
-    """Phase and epoch of the latest step, such as "head_only, epoch 3/50, "; empty if there are none."""
-    parts = []
-    if run.freeze_epochs:
-        parts.append("head_only" if step <= run.freeze_steps else "finetune")
-    epoch = epoch_of(run, step)
-    if epoch:
-        parts.append(f"epoch {epoch}/{run.epochs}" if run.epochs else f"epoch {epoch}")
-    return "".join(f"{part}, " for part in parts)
 
 
 def described(run: RunConfig, phases: Sequence[Phase], sizes: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Trackers copy train.csv, eval.csv and the videos of a member to an experiment tracker.
+"""Trackers copy train.csv, eval.csv, metrics.csv and the videos of a member to an experiment tracker.
 
 A `Tracker` reads the files, so it does not matter which process trains.
 """
@@ -21,7 +21,7 @@ from raybc.train.csv_rows import PHASE
 INTERVAL = 10.0
 #: The files that trackers copy.
 _RUN = TrainingFolder(Path())
-FILES = tuple(path.name for path in (_RUN.train_csv, _RUN.eval_csv, _RUN.offline_csv))
+FILES = tuple(path.name for path in (_RUN.train_csv, _RUN.eval_csv, _RUN.offline_csv, _RUN.metrics_csv))
 #: (step, column -> value)
 Row = tuple[int, dict[str, float]]
 
