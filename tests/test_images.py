@@ -49,10 +49,14 @@ def image_data() -> TrainingData:
 
 
 def image_trainer(
-    seeds: tuple[int, ...] = (0,), data: TrainingData | None = None, ranks: Ranks | None = None, **changes: Any
+    seeds: tuple[int, ...] = (0,),
+    data: TrainingData | None = None,
+    ranks: Ranks | None = None,
+    resumes: bool = False,
+    **changes: Any,
 ) -> PackTrainer:
     config = tiny_config(**{**ENCODER, "batch_size": 4, "log_interval": 2, **changes})
-    return PackTrainer(with_seeds(config, seeds), data or image_data(), CPU, ranks)
+    return PackTrainer(with_seeds(config, seeds), data or image_data(), CPU, ranks, resumes)
 
 
 # The encoder

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from raybc.config.component import EncoderConfig, register
-from raybc.config.options import CHANGED, flag_path, option
+from raybc.config.options import CHANGED, Role, flag_path, option
 from raybc.types import UserError
 
 if TYPE_CHECKING:
@@ -96,6 +96,16 @@ class ResNetOptions(ImageOptions):
     """How feature maps become features: the positions of keypoints, or the average over the image."""
     image_keypoints: int = option(32, at_least=1, only_with=({"image_pool": "spatial_softmax"},))
     """Keypoints of the spatial softmax, two features each."""
+    pretrained: str = option("none", role=Role.OUTPUT, axis="a sweep has one start")
+    """Weights that the encoders start from: a file with torchvision's names (safetensors or .pth), imagenet (downloaded
+    by torchvision), or none."""
+    pretrained_sha256: str = option("", only_with=({"pretrained": CHANGED},), axis="it is found in the weights")
+    """Required sha256 of these weights (empty: any; recorded when training starts)."""
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the encoders start from given weights."""
+        return self.pretrained not in ("", "none")
 
     @property
     def smallest(self) -> int:  # type: ignore[override]
@@ -109,6 +119,13 @@ class ResNetOptions(ImageOptions):
                 f"{flag_path(where)}image_norm: expected group with ema_decay = {run.ema_decay:g}, got batch: averaged "
                 "weights do not fit the running averages of BatchNorm, which are those of the latest weights"
             )
+        if self.is_pretrained and run.init_from and not run.init_partial:
+            raise UserError(
+                f"{flag_path(where)}pretrained: expected none with init_from, which replaces all weights, got "
+                f"{self.pretrained}; leave one of them out"
+            )
+        if self.pretrained_sha256 and not self.is_pretrained:
+            raise UserError(f"{flag_path(where)}pretrained_sha256: has no effect without pretrained; name a file there")
 
 
 @register("resnet18")

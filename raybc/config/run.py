@@ -73,7 +73,8 @@ class RunConfig(
 
     def inputs(self) -> list[Path]:
         """The files and folders on this machine that the options name."""
-        named = [expanded(getattr(self, name), name) for name in INPUTS if getattr(self, name)]
+        values = self.to_plain()
+        named = [expanded(values[name], name) for name in INPUTS if values.get(name)]
         return [path for path in named if path.exists()]
 
     @property
@@ -222,6 +223,18 @@ _AT_DEFAULT = SampleSetting()
 SAMPLE_AXES = tuple(name for name, info in options_in(RunConfig).items() if info.option.role is Role.SAMPLE)
 #: Options in which members of a pack may differ: they change neither network shapes nor batches.
 MEMBER_FIELDS = tuple(name for name, info in options_in(RunConfig).items() if info.option.role is Role.MEMBER)
+
+
+def check_alike(members: Sequence[RunConfig]) -> None:
+    """Raise `UserError` if the members of a pack differ in more than `MEMBER_FIELDS`."""
+    first = members[0].to_plain()
+    for config in members[1:]:
+        for name, value in config.to_plain().items():
+            if name not in MEMBER_FIELDS and value != first.get(name):
+                raise UserError(
+                    f"{name}: members of a pack may differ in {', '.join(MEMBER_FIELDS)} only, "
+                    f"got {first.get(name)!r} and {value!r}"
+                )
 
 
 def changed_options(run: RunConfig) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ from raybc.seeing import CameraFlags
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
 from raybc.train.loop import pick_device, with_seeds
 from raybc.train.member import saved_threads
+from raybc.train.pretrained import with_pretrained
 from raybc.train.ranks import Parallel, WorkerConfig
 from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
 from raybc.train.run import PackRun
@@ -142,6 +143,11 @@ class _Request:
     busy: int
     """See `free_threads`."""
 
+    @property
+    def resumes(self) -> bool:
+        """Whether a saved run may be continued."""
+        return self.args.resume != "False" and not self.args.overwrite
+
 
 def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
@@ -165,7 +171,7 @@ def _without_simulator(request: _Request) -> None:
             f"(--holdout_seed={held_out.holdout_seed})"
         )
     data = TrainingData(store, store.fingerprint(), keys, {})
-    members = with_seeds(resolved(held_out, store), seeds)
+    members = with_seeds(resolved(held_out, store, request.resumes), seeds)
     with contextlib.ExitStack() as stack:
         training, _ = _processes(stack, request, task="")
         _go(stack, request, members, data, None, training, dataset)
@@ -205,7 +211,7 @@ def _with_simulators(request: _Request) -> None:
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
-        members = with_seeds(resolved(config, store), seeds)
+        members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)
 
 
@@ -277,6 +283,7 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
             return dataclasses.replace(place, recipe=args.recipe or place.saved[0].recipe)
         if args.resume == "True":
             raise nothing_to_resume(members, fingerprint, args.out)
+        members = [with_pretrained(member) for member in members]  # refused if the weights are missing
     place = new_place(members, fingerprint, args.out)
     begun = TrainingFolder(place.folders[0]).flags
     check_folder(TrainingFolder(place.out), begun, args.resume, args.overwrite, inputs_of(members[0], args))

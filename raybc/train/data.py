@@ -26,6 +26,7 @@ from raybc.data.windows import Windows
 from raybc.run_folder import TrainingFolder
 from raybc.train.initial import sha256_of_start
 from raybc.train.plans import plan_of
+from raybc.train.pretrained import check_channels, with_pretrained
 from raybc.train.rotation import (
     DatasetView,
     ShardRotation,
@@ -85,11 +86,12 @@ class Prepared:
         return math.ceil(self.rotation.total / batch_size)
 
 
-def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
+def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> RunConfig:
     """`config` with the values that depend on the data.
 
-    sampling_plan_sha256 is that of the plan, init_from_sha256 that of the initial weights. With rounds, training_steps
-    is num_rounds x epochs_per_round x steps per epoch. Raises `UserError` if the data do not fit the options.
+    sampling_plan_sha256 is that of the plan, init_from_sha256 that of the initial weights, pretrained_sha256 that of
+    the encoders' (see `with_pretrained`, also for `resumes`). With rounds, training_steps is num_rounds x
+    epochs_per_round x steps per epoch. Raises `UserError` if the data do not fit the options.
     """
     if config.dataset_replace_interval:
         check_files(store, "dataset_replace_interval")
@@ -100,6 +102,7 @@ def resolved(config: RunConfig, store: EpisodeStore) -> RunConfig:
         config = dataclasses.replace(config, norm_stats_sha256=norm_stats.sha256_of(statistics_of(config)))
     if config.init_from:
         config = dataclasses.replace(config, init_from_sha256=sha256_of_start(config))
+    config = with_pretrained(config, resumes)
     if config.epochs_per_round == 0:
         return config
     counts = window_counts(config, store, train_episodes(config, store))
@@ -166,6 +169,8 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
         )
     images = tuple(key for key in data.obs_keys if key in store.images)
     config.check_encoder(images)
+    sizes = {key: image_size(store.obs[key].shape[1:]) for key in images}
+    check_channels(config, sizes)
     low_dim = tuple(key for key in data.obs_keys if key not in images)
     store.check_has(low_dim)
     obs_sizes = {k: store.obs[k].shape[1] for k in low_dim}
@@ -204,7 +209,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
         obs_normalizer,
         action_normalizer,
         obs_sizes,
-        {key: image_size(store.obs[key].shape[1:]) for key in images},
+        sizes,
         plan,
         ActionForm.of(config, store.actions_NA.shape[1]),
     )

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from raybc.config import MEMBER_FIELDS, RunConfig, migrate
+from raybc.config import RunConfig, migrate
+from raybc.config.run import check_alike
 from raybc.data.windows import Windows
 from raybc.policies.augment import augmentation_of
 from raybc.policies.base import Policy, PolicySpec
@@ -28,8 +29,9 @@ from raybc.train.non_finite import non_finite_examples
 from raybc.train.optimizer import Ema, PackOptimizer, matrices_of
 from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
+from raybc.train.pretrained import load_pretrained
 from raybc.train.ranks import Ranks
-from raybc.train.schedule import LossMonitor, is_monitored, rates, round_of
+from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, round_of
 from raybc.train.step import (
     STEPS_PER_BLOCK,
     DrawSource,
@@ -78,9 +80,22 @@ class PackTrainer:
     """
 
     def __init__(
-        self, members: Sequence[RunConfig], data: TrainingData, device: torch.device, ranks: Ranks | None = None
+        self,
+        members: Sequence[RunConfig],
+        data: TrainingData,
+        device: torch.device,
+        ranks: Ranks | None = None,
+        resumes: bool = False,
     ) -> None:
-        _check_alike(members)
+        """
+        Args:
+            members: options of each member.
+            data: what to train on.
+            device: where to train.
+            ranks: the processes that share each batch.
+            resumes: `load_state` follows, so files of initial weights are not read.
+        """
+        check_alike(members)
         self.members = [resolved(config, data.store) for config in members]
         config = self.config = self.members[0]
         self.ranks = ranks or Ranks()
@@ -94,7 +109,10 @@ class PackTrainer:
         self.learner = BehaviourCloning(config, spec, len(self.members))
         # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
-        self.start = load_start(config, seen, action_size, self.learner.policy_weights()) if config.init_from else None
+        self.pretrained = "" if resumes else load_pretrained(config, self.learner.module)
+        """What the encoders start from, for the user; empty for random weights."""
+        starts = bool(config.init_from) and not resumes
+        self.start = load_start(config, seen, action_size, self.learner.policy_weights()) if starts else None
         self.learner.module.to(device)
         self.step = 0
         self._phase: Phase | None = None
@@ -356,22 +374,6 @@ class PackTrainer:
         self.validation_loss = saved.validation_loss
         self.step = saved.step
         self._bad = torch.zeros_like(self._bad)
-
-
-def is_finished(config: RunConfig, step: int, monitors: Sequence[LossMonitor]) -> bool:
-    """Whether the budget is used up, or every member has stopped early."""
-    return step >= config.training_steps or all(m.stopped for m in monitors)
-
-
-def _check_alike(members: Sequence[RunConfig]) -> None:
-    first = members[0].to_plain()
-    for config in members[1:]:
-        for name, value in config.to_plain().items():
-            if name not in MEMBER_FIELDS and value != first.get(name):
-                raise UserError(
-                    f"{name}: members of a pack may differ in {', '.join(MEMBER_FIELDS)} only, "
-                    f"got {first.get(name)!r} and {value!r}"
-                )
 
 
 def pick_device(name: str) -> torch.device:

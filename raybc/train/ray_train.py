@@ -163,9 +163,10 @@ def _train(job: Job, out: Path) -> None:
     store = read_data(job.members[0], Path(job.dataset))
     data = TrainingData(store, job.fingerprint, job.obs_keys, job.environment)
     ranks = Ranks.here(job.parallel)
-    trainer = PackTrainer(job.members, data, device, ranks)
     state = Path(job.state)
-    if state.exists():
+    resumes = state.exists()
+    trainer = PackTrainer(job.members, data, device, ranks, resumes)
+    if resumes:
         trainer.load_state(state, saved_as=job.saved_as)
     if ranks.rank == 0:
         elastic.note_start(out, trainer.step, ranks.world)

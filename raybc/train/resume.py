@@ -18,6 +18,7 @@ from raybc.config.identity import SCHEMA, extends, identity
 from raybc.files import expanded, read_json, write_json
 from raybc.run_folder import TrainingFolder
 from raybc.strict import digest
+from raybc.train.pretrained import continued
 from raybc.types import UserError
 
 #: Keys of flags.json in addition to the options.
@@ -194,6 +195,7 @@ def resumed(
 def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: ExtendSchedule) -> RunConfig:
     """`member` as the continuation of `saved`. Raises `UserError` if it is another run."""
     old = saved.config
+    member = continued(member, old)
     is_rsqrt = old.lr_schedule == member.lr_schedule == "rsqrt"
     if (extend != "no" or is_rsqrt) and old.schedule_steps and not member.schedule_steps:  # extended before
         member = dataclasses.replace(member, schedule_steps=old.schedule_steps, schedule_after=old.schedule_after)

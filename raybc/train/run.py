@@ -26,14 +26,14 @@ from raybc.train.csv_rows import read_rows
 from raybc.train.data import TrainingData, prepare
 from raybc.train.evaluate import RolloutEvaluation
 from raybc.train.log import MemberLog, log_pack
-from raybc.train.loop import PackTrainer, is_finished
+from raybc.train.loop import PackTrainer
 from raybc.train.loop import Progress as TrainProgress
 from raybc.train.member import MemberRun
 from raybc.train.offline import measure
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
-from raybc.train.schedule import round_of
+from raybc.train.schedule import is_finished, round_of
 from raybc.train.step import NonFiniteLoss
 from raybc.train.trackers.base import Tracker, TrackerConfig
 
@@ -103,13 +103,15 @@ class PackRun:
     def go(self, device: torch.device, begun: Callable[[], None]) -> None:
         """Train in this process; training pauses during evaluations. begun: called when nothing can be refused any
         more, see `raybc.run_start.starting`."""
-        trainer = PackTrainer([m.config for m in self.members], self.data, device)
+        resumes = self.state.exists()
+        trainer = PackTrainer([m.config for m in self.members], self.data, device, resumes=resumes)
         if len(self.members) > 1 and self.config.encoder.kind != "None":
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
-        if self.state.exists():
+        if resumes:
             trainer.load_state(self.state, saved_as=self.place.earlier_ids)
-        elif trainer.start is not None:
-            cli.console.print(str(trainer.start))
+        for said in (trainer.pretrained, str(trainer.start or "")):
+            if said:
+                cli.console.print(said)
         begun()
         folders = [m.out for m in self.members]
         trainer.prepared.write_statistics(folders)

@@ -10,7 +10,7 @@ Letters: N images, C channels, K keypoints, F features, M members, B batch, T ob
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,6 +102,15 @@ class ResNet(nn.Module):
         return x
 
 
+def torchvision_shapes(kind: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the weights and running averages of torchvision's network without its last layer.
+
+    kind: key of `BLOCKS`.
+    """
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in ResNet(3, BLOCKS[kind], BatchNorm).state_dict().items()}
+
+
 class SpatialSoftmax(nn.Module):
     """(N, C, height, width) -> (N, 2 K): for each of K maps the mean x and y, in -1 to 1, under a softmax over its
     pixels."""
@@ -165,6 +174,22 @@ class PackedResNet(Encoder):
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         self.network.init_members(generators)
+
+    @torch.no_grad()
+    def load_backbone(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Copy weights into the backbone of every member.
+
+        weights: torchvision's name -> weight of one network, of the shape here (`torchvision_shapes`). Returns the
+        names of those that the backbone does not have, such as running averages beside GroupNorm.
+        """
+        left = []
+        for name, weight in weights.items():
+            own = getattr(self.network, f"backbone.{name}".replace(".", "__"), None)
+            if own is None:
+                left.append(name)
+            else:
+                own.copy_(weight.expand_as(own))
+        return tuple(left)
 
     def forward(self, images_MBTHWC: Tensor) -> Tensor:
         """uint8 (M, B, 1, height, width, C) -> features (M, B, F)."""
