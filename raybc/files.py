@@ -144,6 +144,19 @@ def run_folder_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block for `folder`. Where files cannot be locked, nothing is waited
+    for."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def home() -> Path:
     """The folder for generated demonstrations: $RAYBC_HOME, else $XDG_CACHE_HOME/raybc, else ~/.cache/raybc."""
     if "RAYBC_HOME" in os.environ:

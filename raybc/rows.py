@@ -6,8 +6,11 @@ They are JSON objects on disk, so they are `TypedDict`s here. Keys that earlier 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar, cast
 
 from raybc.types import EpisodeResult, Outcome, SampleSetting
@@ -318,3 +321,16 @@ def result_row(raw: Mapping[str, Any]) -> ResultRow:
     if row["successes"] + row["timeouts"] + row["failures"] != row["episodes"]:
         raise ValueError("successes, timeouts and failures do not add up to episodes")
     return cast(ResultRow, row)
+
+
+def epoch_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, column -> value, without a torn last one; [] where there is no file."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from raybc.files import read_json
+from raybc.files import locked, read_json, write_json
 from raybc.metric import METRICS, SUCCESS, Metric, Score, metric_name
 from raybc.types import SampleSetting, UserError
 
@@ -60,6 +62,41 @@ class TrainingFolder:
     def offline_json(self) -> Path:
         """The latest of these measurements, with errors of each dimension, step of the chunk and episode."""
         return self.path / "offline.json"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """Actions on held-out windows compared with the recorded ones, once an epoch (`action_metrics`)."""
+        return self.path / "metrics.csv"
+
+    @property
+    def metrics_jsonl(self) -> Path:
+        """The rows of `metrics_csv` with all digits, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def action_norms(self) -> Path:
+        """Norms of recorded and predicted actions at the latest of these rows."""
+        return self.path / "action_norms.npz"
+
+    @property
+    def plots(self) -> Path:
+        """The curves of these rows."""
+        return self.path / "plots"
+
+    @property
+    def run_args(self) -> Path:
+        """The options of the run and the commands that started and resumed it."""
+        return self.path / "run_args.json"
+
+    @property
+    def best_marks(self) -> Path:
+        """Which checkpoints are the best, by what, see `marked_best`."""
+        return self.path / "best.json"
+
+    @property
+    def best_mse(self) -> Path:
+        """The bundle whose actions had the lowest mean squared error at the end of an epoch."""
+        return self.path / "best_mse"
 
     @property
     def state(self) -> Path:
@@ -143,6 +180,11 @@ class TrainingFolder:
             default=None,
         )
 
+    def marked_best(self) -> dict[str, dict[str, Any]]:
+        """Metric -> {"step", "value", "checkpoint", ...} of the best checkpoint by it: val_mse or sample_mse, and what
+        evaluations compare; empty where nothing is marked."""
+        return dict(read_json(self.best_marks)) if self.best_marks.is_file() else {}
+
     def scores(self) -> tuple[Metric, dict[int, float]]:
         """What checkpoints are compared by, and step -> score of those that were measured.
 
@@ -169,6 +211,13 @@ class TrainingFolder:
                 found[int(row["step"])] = score
         usable = {step: score for step, score in found.items() if not score.order[0]} or found
         return METRICS[last], {step: score.cautious or 0.0 for step, score in usable.items()}
+
+
+def mark_best(folder: TrainingFolder, metric: str, found: Mapping[str, Any]) -> None:
+    """Write the best checkpoint by `metric` to `best_marks`. A training worker and the command that evaluates its
+    checkpoints may both do so at the same time."""
+    with locked(folder.path):
+        write_json(folder.best_marks, folder.marked_best() | {metric: dict(found)})
 
 
 @dataclass(frozen=True)
@@ -339,7 +388,7 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
     """The bundle at `path`, and the sample setting if a sweep chose one.
 
     path: a bundle, the folder of a sweep (its winner), or the folder of a training run, of which `checkpoint` selects
-    the latest (also -1, the default), the best (see `TrainingFolder.best_step`), the final one or a step.
+    the latest (also -1, the default), the best (see `TrainingFolder.best_step`), best_mse, the final one or a step.
     """
     if (path / BUNDLE_FILE).is_file():
         if checkpoint:
@@ -368,6 +417,10 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
                 "checkpoint is known to be the best; use latest or a step"
             )
         return steps[best], None
+    if checkpoint == run.best_mse.name:
+        if not (run.best_mse / BUNDLE_FILE).is_file():
+            raise UserError(f"--checkpoint {checkpoint}: {path} has none; a run with --action_metrics=1 keeps it")
+        return run.best_mse, None
     if checkpoint in ("final", "final_model"):
         if not run.final_model.exists():
             raise UserError(
@@ -378,4 +431,6 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
     if checkpoint.isdigit() and int(checkpoint) in steps:
         return steps[int(checkpoint)], None
     known = ", ".join(map(str, sorted(steps)))
-    raise UserError(f"--checkpoint: expected latest, best, final, -1 or one of the steps {known}; got {checkpoint!r}")
+    raise UserError(
+        f"--checkpoint: expected latest, best, best_mse, final, -1 or one of the steps {known}; got {checkpoint!r}"
+    )

@@ -521,7 +521,7 @@ OUTPUTS = {
     "norm_stats_from", "sparse",
     "sampling_plan_path", "compile", "accumulate", "run_group", "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
-    "device", "metric",
+    "device", "metric", "action_metrics",
 }  # fmt: skip
 
 
@@ -647,6 +647,7 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "skip_bad_episodes",
         "action_key",
         "obs_keys",
+        "action_metrics",
     } | start
     new |= {"norm_stats_from", "norm_stats_sha256"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new

@@ -16,7 +16,8 @@ from raybc.dashboard.view import RunView
 from raybc.data.load import read_for
 from raybc.export.card import evidence_for
 from raybc.report.read import load_run
-from raybc.run_folder import EvaluationFolder, SweepFolder
+from raybc.rows import epoch_rows
+from raybc.run_folder import BUNDLE_FILE, EvaluationFolder, SweepFolder
 from raybc.sweep.begin import Launch, holding_out
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.load import sweep_from_mapping
@@ -72,7 +73,7 @@ def test_a_trial_is_scored_by_the_held_out_error_and_rolls_nothing_out(tmp_path:
         settings=tuple(sample_settings(plan)), episodes=10, race_comparisons=0, metric=metric_of(plan), threads=1,
     )  # fmt: skip
     found = []
-    jobs = [Job(0, recipe(plan, {"lr": 1e-2}))]
+    jobs = [Job(0, recipe(plan, {"lr": 1e-2}).changed(action_metrics=2))]
     run_pack(context, jobs, no_rollouts, lambda _, e: found.append(e) or True, lambda *_: None, lambda *_: {})  # type: ignore[func-returns-value]
     assert [e.evaluation for e in found] == [1, 2]
     assert 0 < found[1].score < found[0].score
@@ -81,6 +82,12 @@ def test_a_trial_is_scored_by_the_held_out_error_and_rolls_nothing_out(tmp_path:
     assert all(r["score"] > 0 and r["episodes"] == 0 and r["success_rate"] is None for r in rows)
     mean = {flow: sum(r["score"] for r in rows if r["flow_steps"] == flow) / 2 for flow in (1, 4)}
     assert found[1].score == pytest.approx(min(mean.values()))
+    for seed in (0, 1):
+        member = context.folder.member(0, seed)
+        epochs = epoch_rows(member.metrics_jsonl)
+        assert epochs[-1]["step"] == 120
+        assert epochs[-1]["sample_mse"] < epochs[0]["sample_mse"]
+        assert (member.best_mse / BUNDLE_FILE).is_file()
 
 
 @pytest.mark.slow

@@ -22,6 +22,9 @@ class OutputOptions:
     """Where run folders are created."""
     log_interval: int = option(1000, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE)
     """Steps between rows of train.csv."""
+    action_metrics: int = option(0, role=Role.OUTPUT, at_least=0, axis=_NO_CHANGE)
+    """Epochs between rows of metrics.csv, which compare the policy's actions with those of held-out episodes (0: no
+    such file)."""
     eval_interval: int = option(50_000, role=Role.OUTPUT, at_least=0, axis="use eval.evaluations")
     """Steps between rollout evaluations; without a simulator, between measurements on held-out episodes (0: none)."""
     eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")

@@ -252,7 +252,7 @@ def _front(name: str, env_name: str, kind: str, evidence: Evidence) -> dict[str,
 def _changed(config: RunConfig) -> dict[str, Any]:
     """Values that differ from the defaults, without the paths of the machine that trained the policy."""
     values = config.to_plain()
-    for name in INPUTS:
+    for name in (name for name in INPUTS if name in values):  # some belong to one kind of encoder
         if Path(values[name]).is_absolute():
             values[name] = Path(values[name]).name
     hidden = ("save_dir", "device", "keep")

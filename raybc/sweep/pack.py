@@ -32,6 +32,7 @@ from raybc.sweep.trial import (
     setting_label,
 )
 from raybc.train.data import resolved
+from raybc.train.epoch_log import PackEpochLog
 from raybc.train.log import MemberLog, log_pack
 from raybc.train.loop import PackTrainer, Progress, pick_device, with_seeds
 from raybc.train.step import NonFiniteLoss
@@ -108,10 +109,12 @@ class _Pack:
                 for job in self.jobs
                 for seed in context.seeds
             ]
+            members = [context.folder.member(job.trial, seed).path for job in self.jobs for seed in context.seeds]
+            on_epoch = PackEpochLog(trainer, members, logs)
             for k in range(self.next, len(context.steps) + 1):
                 started = time.time()
                 try:
-                    self._advance(k, logs)
+                    self._advance(k, logs, on_epoch)
                 except NonFiniteLoss as error:
                     bad = {m // self.count for m in error.members}
                     for i in sorted(bad):
@@ -136,13 +139,13 @@ class _Pack:
                 self.jobs = stay
         return []
 
-    def _advance(self, k: int, logs: Sequence[MemberLog]) -> None:
+    def _advance(self, k: int, logs: Sequence[MemberLog], on_epoch: PackEpochLog) -> None:
         """Train to the step of evaluation k."""
 
         def on_log(progress: Progress) -> None:
             log_pack(logs, self.trainer, progress)
 
-        self.trainer.advance(self.context.steps[k - 1], on_log)
+        self.trainer.advance(self.context.steps[k - 1], on_log, on_epoch)
 
     def _save(self, k: int) -> None:
         for i, job in enumerate(self.jobs):

@@ -101,7 +101,8 @@ class Args(CameraFlags):
 
 
 def main(argv: list[str] | None = None) -> int:
-    config, args = parse_run(Args, sys.argv[1:] if argv is None else argv, "raybc.train", DESCRIPTION)
+    argv = sys.argv[1:] if argv is None else argv
+    config, args = parse_run(Args, argv, "raybc.train", DESCRIPTION)
     if args.gradient_accumulation_steps < 1:
         given = args.gradient_accumulation_steps
         raise UserError(f"--gradient_accumulation_steps: expected at least 1, got {given}")
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     busy = busy_cores()  # before this process starts any other
     with registered():
         (_with_simulators if config.has_environment else _without_simulator)(
-            _Request(config, args, tuple(seeds), trackers, busy)
+            _Request(config, args, tuple(seeds), trackers, busy, argv)
         )
     return 0
 
@@ -142,6 +143,8 @@ class _Request:
     trackers: Sequence[TrackerConfig]
     busy: int
     """See `free_threads`."""
+    argv: Sequence[str]
+    """The arguments of the command."""
 
     @property
     def resumes(self) -> bool:
@@ -255,6 +258,7 @@ def _go(
     if training.max_workers == 1:
         threads = args.threads or saved_threads(place.folders[0]) or free_threads(request.busy)
     run = PackRun(place, data, pool, request.trackers, threads)
+    place.write_args(request.argv)
     if training.max_workers > 1:
         run.go_with_workers(training, dataset, begun)
         return

@@ -23,6 +23,7 @@ from raybc.causes import expect_file
 from raybc.config import RunConfig, migrate
 from raybc.files import parse_json, replacing
 from raybc.run_folder import TrainingFolder
+from raybc.train.epochs import is_optional
 from raybc.train.schedule import LossMonitor, round_of
 from raybc.types import UserError
 
@@ -156,7 +157,11 @@ def joined(states: Sequence[State], paths: Sequence[Path], runs: Sequence[Collec
     for state, path in zip(states, paths, strict=True):
         if state.step != first.step:
             raise UserError(f"{path}: expected a state of step {first.step} as {paths[0]}, got one of {state.step}")
-    tensors = {k: v if is_shared(k) else torch.cat([s.tensors[k] for s in states]) for k, v in first.tensors.items()}
+    tensors = {
+        k: v if is_shared(k) else torch.cat([s.tensors[k] for s in states])
+        for k, v in first.tensors.items()
+        if not is_optional(k) or all(k in s.tensors for s in states)
+    }
     losses = [s.validation_loss for s in states]
     return State(
         first.step,

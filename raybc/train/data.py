@@ -178,6 +178,11 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
     episodes = train_episodes(config, store)
     rows = rows_of(store, episodes)
     _, held_out = _splits(config, store)
+    if config.action_metrics and not len(held_out):
+        raise UserError(
+            f"action_metrics: expected held-out episodes, on which actions are compared, and {store.source} has no "
+            "split `valid`; hold out a fifth of the episodes with holdout_seed=0, or leave action_metrics out"
+        )
     if not config.sampling_plan_path:
         without_windows(config, store, episodes)
         if len(held_out):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from raybc.policies.base import Policy, PolicySpec
 from raybc.train.arithmetic import with_arithmetic
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.dtensor import gather_full, shard_like
+from raybc.train.epochs import EpochMeter
 from raybc.train.feed import feed_of
 from raybc.train.initial import load_start
 from raybc.train.learner import BehaviourCloning
@@ -67,6 +68,8 @@ class Progress:
 
 
 OnLog = Callable[[Progress], None]
+#: Called with the members (indices) that get a row.
+OnEpoch = Callable[[Sequence[int]], None]
 
 
 def with_seeds(config: RunConfig, seeds: Sequence[int]) -> list[RunConfig]:
@@ -138,6 +141,8 @@ class PackTrainer:
         self.monitors = [LossMonitor() for _ in self.members]
         self._monitored = any(map(is_monitored, self.members))
         self.validation_loss: list[float] | None = None
+        steps = self.prepared.steps_per_epoch(config.batch_size)
+        self.epochs = EpochMeter(steps, config.action_metrics, len(self.members), device)
         self._sum_M = torch.zeros(len(self.members), device=device, dtype=torch.float64)
         self._bad = torch.zeros((), device=device)
         self._good = torch.zeros((), device=device)
@@ -171,8 +176,9 @@ class PackTrainer:
         """The round of the latest step, 1 .. num_rounds."""
         return round_of(self.config, self.step)
 
-    def advance(self, until: int, on_log: OnLog | None = None) -> None:
-        """Train to step `until`, or until every member has stopped; call `on_log` every log_interval steps.
+    def advance(self, until: int, on_log: OnLog | None = None, on_epoch: OnEpoch | None = None) -> None:
+        """Train to step `until`, or until every member has stopped; call `on_log` every log_interval steps, and
+        `on_epoch` when rows of metrics.csv are due.
 
         Raises `NonFiniteLoss`; the weights are then those before the failed step.
         """
@@ -193,6 +199,16 @@ class PackTrainer:
                 values = {name: value_M.tolist() for name, value_M in metrics.items()}
                 on_log(Progress(self.step, loss_M.tolist(), values, (self.step - done) / (now - started)))
                 started, done = now, self.step
+            self._report_epoch(on_epoch)
+
+    def _report_epoch(self, on_epoch: OnEpoch | None) -> None:
+        stopped = [m.stopped for m in self.monitors]
+        due = self.epochs.due(self.step, self.finished, stopped)
+        if due:
+            if on_epoch is not None:
+                self._check()
+                on_epoch(due)
+            self.epochs.close(self.step, stopped)
 
     def _gradient(self, wants_metrics: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the gradients of the next step; returns losses and metrics, each (M,)."""
@@ -221,7 +237,8 @@ class PackTrainer:
         if not (self._reads_values and self._clip_M is None and are_moderate(loss_M, self.parameters)):
             norm_M = clip_by_member(self.parameters, self._clip_M)
             self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
-        self.optimizer.step(self.rates, self._bad)
+        rates = self.rates
+        self.optimizer.step(rates, self._bad)
         self._good += 1 - self._bad
         self.step += 1
         self.learner.after_step(self.step)
@@ -229,6 +246,7 @@ class PackTrainer:
             self.ema.update(self.step, [m.stopped for m in self.monitors])
         if self._monitored:
             self._sum_M += loss_M
+        self.epochs.add(loss_M, rates)
         return loss_M, metrics
 
     def _enter_phase(self) -> None:
@@ -303,13 +321,19 @@ class PackTrainer:
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
-    def bundle(self, m: int) -> PolicyBundle:
-        """Member m with its current weights, or with ema_decay its averaged weights."""
-        from raybc.bundle import PolicyBundle
-
+    def acting_weights(self) -> dict[str, Tensor]:
+        """Name -> weight of the pack of policies that acts: the current ones, or with ema_decay their averages. Must be
+        called on all ranks."""
         weights = self.learner.policy_weights()
         if self.ema is not None:
             weights |= dict(zip(self.ema.names, self.ema.values, strict=True))
+        return {name: gather_full(value) for name, value in weights.items()}
+
+    def bundle(self, m: int, weights: Mapping[str, Tensor] | None = None) -> PolicyBundle:
+        """Member m as it acts. weights: `acting_weights`, where they are known already."""
+        from raybc.bundle import PolicyBundle
+
+        weights = weights or self.acting_weights()
         return PolicyBundle(
             config=self.members[m],
             step=self.step,
@@ -317,7 +341,7 @@ class PackTrainer:
             action_size=self.data.store.actions_NA.shape[1],
             obs_normalizer=self.prepared.obs_normalizer,
             action_normalizer=self.prepared.action_normalizer,
-            weights={k: gather_full(v)[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
+            weights={k: v[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
             data_fingerprint=self.data.fingerprint,
             environment=self.data.environment,
             data_env=self.data.store.env_args,
@@ -333,7 +357,7 @@ class PackTrainer:
 
         tensors = {f"policy/{k}": v for k, v in self.learner.module.state_dict().items()}
         tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.tensors().items()}
-        tensors["loss_sum"] = self._sum_M
+        tensors |= {"loss_sum": self._sum_M, **self.epochs.tensors()}
         if self.ema is not None:
             tensors |= {f"ema/{k}": v for k, v in zip(self.ema.names, self.ema.values, strict=True)}
         tensors = {k: v if is_shared(k) else gather_full(v)[members] for k, v in tensors.items()}
@@ -377,6 +401,7 @@ class PackTrainer:
             self.ema.values = [shard_like(averages[name], named[name].detach()) for name in self.ema.names]
         self._sum_M = saved.tensors["loss_sum"].to(self.device)
         self.monitors = list(saved.monitors)
+        self.epochs.load(saved.tensors, [m.stopped for m in self.monitors])
         self.validation_loss = saved.validation_loss
         self.step = saved.step
         self._bad = torch.zeros_like(self._bad)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raybc.config import RunConfig
 from raybc.files import point_to, read_json, remove, write_json
-from raybc.run_folder import TrainingFolder
+from raybc.run_folder import TrainingFolder, mark_best
 from raybc.train.checkpointing import checkpoint_path
 from raybc.train.data import TrainingData
 from raybc.train.threads import available_cores
@@ -34,6 +34,10 @@ class MemberRun:
         best = self.folder.best_step()
         if best is not None:
             point_to(self.folder.best, self.bundle(best))
+            if self.config.action_metrics:
+                metric, scores = self.folder.scores()
+                found = {"step": best, "value": scores[best], "checkpoint": self.bundle(best).name}
+                mark_best(self.folder, metric.name, found)
         if finished:
             point_to(self.folder.final_model, self.bundle(latest))
 

@@ -24,6 +24,8 @@ class Phase:
     """Factor on the learning rate."""
     restart: bool = False
     """Reset the optimiser, plateau detection and early stopping at the start of the phase."""
+    name: str = "train"
+    """What the phase is called in metrics.csv and by the progress bar."""
 
 
 def phase_at(phases: Sequence[Phase], step: int) -> Phase:
@@ -40,8 +42,9 @@ def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
     everything = frozenset(names)
     if not frozen or run.freeze_steps == 0:
         return [Phase(0, everything)]
-    first = Phase(0, everything - frozen)
-    return [first] if run.freeze_steps < 0 else [first, Phase(run.freeze_steps, everything)]
+    if run.freeze_steps < 0:
+        return [Phase(0, everything - frozen)]
+    return [Phase(0, everything - frozen, name="frozen"), Phase(run.freeze_steps, everything)]
 
 
 def frozen_names(run: RunConfig, names: Sequence[str]) -> frozenset[str]:

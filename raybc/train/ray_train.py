@@ -152,6 +152,7 @@ def _train(job: Job, out: Path) -> None:
 
     from raybc.train.checkpointing import save_checkpoint
     from raybc.train.data import TrainingData
+    from raybc.train.epoch_log import PackEpochLog
     from raybc.train.log import MemberLog, log_pack
     from raybc.train.loop import PackTrainer
     from raybc.train.ranks import Ranks
@@ -178,10 +179,11 @@ def _train(job: Job, out: Path) -> None:
             stack.enter_context(MemberLog(f, TrainingFolder(f).tensorboard, resume=trainer.step))
             for f in (folders if ranks.rank == 0 else ())
         ]
+        on_epoch = PackEpochLog(trainer, folders if ranks.rank == 0 else (), logs)
         for stop in (s for s in job.stops if s > trainer.step):
             if trainer.finished:
                 break
-            trainer.advance(stop, lambda progress: log_pack(logs, trainer, progress))
+            trainer.advance(stop, lambda progress: log_pack(logs, trainer, progress), on_epoch)
             save_checkpoint(trainer, folders, state)
 
 

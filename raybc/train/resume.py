@@ -7,6 +7,8 @@ of earlier releases are found, too.
 from __future__ import annotations
 
 import dataclasses
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from raybc.types import UserError
 
 #: Keys of flags.json in addition to the options.
 _FACTS = ("schema", "raybc", "run_id", "earlier_run_ids", "data_fingerprint", "recipe")
+#: Names and passwords in URIs, such as that of a tracking server.
+_CREDENTIALS = re.compile(r"(\w+://)[^\s/@]+@")
 ExtendSchedule = Literal["no", "hold", "restart"]
 
 
@@ -115,6 +119,15 @@ class RunPlace:
         if len(self.members) > 1:
             names = {str(c.seed): str(f.relative_to(self.out)) for c, f in zip(self.members, self.folders, strict=True)}
             write_json(TrainingFolder(self.out).pack, {"members": names})
+
+    def write_args(self, argv: Sequence[str]) -> None:
+        """Write run_args.json of each member. argv: the arguments of this command, which are added to those of the
+        commands before."""
+        command = _CREDENTIALS.sub(r"\1***@", shlex.join(["raybc", "train", *argv]))
+        for config, folder in zip(self.members, self.folders, strict=True):
+            path = TrainingFolder(folder).run_args
+            earlier = read_json(path).get("commands", []) if path.is_file() else []
+            write_json(path, config.to_plain() | {"commands": [*earlier, command]})
 
 
 def group_folder(config: RunConfig) -> Path:

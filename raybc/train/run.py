@@ -7,6 +7,7 @@ members, and a folder without a state for each seed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from raybc import cli
+from raybc.config import RunConfig
 from raybc.data.notes import write_data_notes
 from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
@@ -24,18 +26,22 @@ from raybc.train import checkpointing
 from raybc.train.checkpointing import save_checkpoint
 from raybc.train.csv_rows import read_rows
 from raybc.train.data import TrainingData, prepare
+from raybc.train.epoch_log import PackEpochLog
+from raybc.train.epochs import epoch_of
 from raybc.train.evaluate import RolloutEvaluation
 from raybc.train.log import MemberLog, log_pack
 from raybc.train.loop import PackTrainer
 from raybc.train.loop import Progress as TrainProgress
 from raybc.train.member import MemberRun
 from raybc.train.offline import measure
+from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
 from raybc.train.schedule import is_finished, round_of
 from raybc.train.step import NonFiniteLoss
 from raybc.train.trackers.base import Tracker, TrackerConfig
+from raybc.types import UserError
 
 
 def out_of_memory(trainer: PackTrainer, error: torch.cuda.OutOfMemoryError) -> str:
@@ -80,6 +86,7 @@ class PackRun:
         for member in self.members:
             write_data_notes(member.folder.data_notes, data.store)
         self.state = place.state
+        self._where: Callable[[int], str] = lambda step: ""
 
     @property
     def stops(self) -> list[int]:
@@ -118,6 +125,8 @@ class PackRun:
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
             logs = [stack.enter_context(MemberLog(m.out, m.folder.tensorboard, trainer.step)) for m in self.members]
+            on_epoch = PackEpochLog(trainer, folders, logs)
+            self._where = functools.partial(_place_of, trainer.epochs.steps, self.config, trainer.phases)
             show = stack.enter_context(self._progress(trainer.step))
 
             def on_log(progress: TrainProgress) -> None:
@@ -128,7 +137,7 @@ class PackRun:
                 if trainer.finished:
                     break
                 try:
-                    trainer.advance(stop, on_log)
+                    trainer.advance(stop, on_log, on_epoch)
                 except NonFiniteLoss as error:
                     raise self._failed(str(error)) from None
                 except torch.cuda.OutOfMemoryError as error:
@@ -146,7 +155,8 @@ class PackRun:
         from raybc.train.ray_train import Job, Workers
 
         members = [m.config for m in self.members]
-        prepare(self.config, self.data, torch.device("cpu"))
+        steps = prepare(self.config, self.data, torch.device("cpu")).steps_per_epoch(self.config.batch_size)
+        self._where = functools.partial(_place_of, steps, self.config, ())
         begun()
         job = Job(
             members=tuple(members),
@@ -201,7 +211,19 @@ class PackRun:
                 if tracker is not None:
                     stack.callback(tracker.close)
                     self._trackers.append((number, tracker))
+        if self.config.action_metrics:
+            stack.callback(self._draw_plots)
         self._evaluate_missing(step, finished)
+
+    def _draw_plots(self) -> None:
+        """Draw the curves of metrics.csv, also after Ctrl-C."""
+        from raybc.report.plots import draw
+
+        try:
+            for member in self.members:
+                draw(member.folder)
+        except UserError as error:
+            cli.print_notes([str(error)])
 
     def _failed(self, reason: str) -> cli.Failed:
         steps = [step for step in self.members[0].folder.checkpoints() if self._saved(step)]
@@ -232,8 +254,7 @@ class PackRun:
             bar = progress.add_task("training", total=config.training_steps, completed=step, speed="")
 
             def show(step: int, loss: float, steps_per_sec: float) -> None:
-                round_ = round_of(config, step)
-                where = f"round {round_}/{config.num_rounds}, " if config.epochs_per_round else ""
+                where = self._where(step)
                 progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
                 for _, tracker in self._trackers:
                     tracker.sync()
@@ -284,6 +305,18 @@ class PackRun:
             who = f"seed {member.config.seed}: " if len(self.members) > 1 else ""
             text = measure(member.folder, member.bundle(step), member.config, self.data.store, step)
             cli.console.print(f"step {step}: {who}{text}")
+
+
+def _place_of(steps: int, config: RunConfig, phases: Sequence[Phase], step: int) -> str:
+    """Round (where there are some), epoch and phase (where there are several) of the latest step, for the progress
+    bar.
+
+    steps: of an epoch.
+    """
+    parts = [f"round {round_of(config, step)}/{config.num_rounds}"] if config.epochs_per_round else []
+    parts.append(f"epoch {epoch_of(step, steps)}/{epoch_of(config.training_steps, steps)}")
+    parts += [phase_at(phases, max(0, step - 1)).name] if len(phases) > 1 else []
+    return ", ".join(parts) + ", "
 
 
 def show_latest(members: Sequence[MemberRun], show: Callable[[int, float, float], None]) -> None:

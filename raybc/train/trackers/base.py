@@ -1,4 +1,4 @@
-"""Trackers copy train.csv, eval.csv and the videos of a member to an experiment tracker.
+"""Trackers copy train.csv, eval.csv, metrics.csv and the videos of a member to an experiment tracker.
 
 A `Tracker` reads the files, so it does not matter which process trains.
 """
@@ -20,7 +20,7 @@ from raybc.run_folder import TrainingFolder
 INTERVAL = 10.0
 #: The files that trackers copy.
 _RUN = TrainingFolder(Path())
-FILES = tuple(path.name for path in (_RUN.train_csv, _RUN.eval_csv, _RUN.offline_csv))
+FILES = tuple(path.name for path in (_RUN.train_csv, _RUN.eval_csv, _RUN.offline_csv, _RUN.metrics_csv))
 #: (step, column -> value)
 Row = tuple[int, dict[str, float]]
 
@@ -72,5 +72,5 @@ def _rows(path: Path) -> list[Row]:
         return []
     text = path.read_text()
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    names = (KEY, FORMER_KEY)  # the only column that is no number
+    names = (KEY, FORMER_KEY, "phase")  # the only columns that are no numbers
     return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v and k not in names}) for row in rows]

@@ -20,8 +20,10 @@ from raybc.types import UserError
 
 #: File in a run folder that names its MLflow run.
 NOTE = "mlflow.json"
-#: File of `FILES` -> columns of which every row has one (earlier releases wrote no eval/score).
-MARKS = dict(zip(FILES, (("train/actor_loss",), ("eval/score", "eval/success"), ("valid/error",)), strict=True))
+#: Of each of `FILES`, columns of which every row has one (earlier releases wrote no eval/score).
+_OF_FILES = (("train/actor_loss",), ("eval/score", "eval/success"), ("valid/error",), ("val_norm_gt",))
+#: File -> these columns.
+MARKS = dict(zip(FILES, _OF_FILES, strict=True))
 #: MLflow's limits for one request.
 MAX_METRICS, MAX_PARAMS = 1000, 100
 
