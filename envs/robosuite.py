@@ -151,6 +151,11 @@ class RobosuiteEnv(SimEnv):
                 raise UserError(f"camera of {env_name}: expected one of {expected}; got {self._camera!r}")
             self._add_offscreen_context(render)
 
+    @property
+    def simulation(self) -> Any:
+        """robosuite's own environment."""
+        return self._sim
+
     def _add_offscreen_context(self, render: RenderOptions) -> None:
         import mujoco
         from robosuite.utils.binding_utils import MjRenderContextOffscreen

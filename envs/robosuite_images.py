@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from raybc.envs import robosuite, robosuite_experts
+from raybc.envs import robosuite, robosuite_experts, robosuite_joints
 from raybc.envs.base import Obs, RenderOptions, Task
 from raybc.envs.robosuite import RobosuiteEnv
 from raybc.envs.seen import no_camera
@@ -101,3 +101,6 @@ CAN_PIXELS = _task(robosuite.CAN)
 SQUARE_PIXELS = _task(robosuite.SQUARE)
 TRANSPORT_PIXELS = _task(robosuite.TRANSPORT, _TWO_ARMS)
 TOOL_HANG_PIXELS = _task(robosuite.TOOL_HANG, ("sideview", "robot0_eye_in_hand"), size=(240, 240))
+LIFT_JOINTS_PIXELS = _task(robosuite_joints.LIFT_JOINTS)
+CAN_JOINTS_PIXELS = _task(robosuite_joints.CAN_JOINTS)
+SQUARE_JOINTS_PIXELS = _task(robosuite_joints.SQUARE_JOINTS)

@@ -27,6 +27,12 @@ TASKS = {
     "square_abs": "raybc.envs.robosuite_absolute:SQUARE_ABS",
     "transport_abs": "raybc.envs.robosuite_absolute:TRANSPORT_ABS",
     "tool_hang_abs": "raybc.envs.robosuite_absolute:TOOL_HANG_ABS",
+    "lift_joints": "raybc.envs.robosuite_joints:LIFT_JOINTS",
+    "can_joints": "raybc.envs.robosuite_joints:CAN_JOINTS",
+    "square_joints": "raybc.envs.robosuite_joints:SQUARE_JOINTS",
+    "lift_joints_pixels": "raybc.envs.robosuite_images:LIFT_JOINTS_PIXELS",
+    "can_joints_pixels": "raybc.envs.robosuite_images:CAN_JOINTS_PIXELS",
+    "square_joints_pixels": "raybc.envs.robosuite_images:SQUARE_JOINTS_PIXELS",
     "lift_pixels": "raybc.envs.robosuite_images:LIFT_PIXELS",
     "can_pixels": "raybc.envs.robosuite_images:CAN_PIXELS",
     "square_pixels": "raybc.envs.robosuite_images:SQUARE_PIXELS",
@@ -45,8 +51,12 @@ FAMILIES = (
     "raybc.envs.ogbench",
     "raybc.envs.metaworld",
 )
-#: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it (low_dim_abs: with absolute actions).
-OBSERVATIONS = {"low_dim": "", "low_dim_abs": "_abs", "image": "_pixels"}
+#: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it (_abs: with poses as actions, _joints: with joint
+#: deltas).
+OBSERVATIONS = {
+    "low_dim": "", "low_dim_abs": "_abs", "low_dim_joints": "_joints", "image": "_pixels",
+    "image_joints": "_joints_pixels",
+}  # fmt: skip
 #: DATA of a name TASK-DATA-OBS -> what it means.
 DATA = {
     "scripted": "demonstrations of the task's scripted expert",

@@ -213,8 +213,8 @@ def test_recipes_are_yaml_without_repetition() -> None:
 ALWAYS_NAMED = (
     "batch_size", "optimizer", "adam_beta1", "adam_beta2", "policy", "objective", "unet_channels", "unet_kernel",
     "unet_groups", "unet_time_size", "diffusion_steps", "diffusion_prediction", "flow_steps", "solver", "hidden_width",
-    "hidden_depth", "horizon_length", "lr", "training_steps", "transformer_size",
-    "regression_loss", "plateau_factor", "plateau_patience",
+    "hidden_depth", "horizon_length", "lr", "training_steps", "transformer_size", "image_norm", "image_pool",
+    "image_keypoints", "regression_loss", "plateau_factor", "plateau_patience",
 )  # fmt: skip
 
 

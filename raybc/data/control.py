@@ -19,6 +19,8 @@ from raybc.types import UserError
 if TYPE_CHECKING:
     from raybc.envs.robosuite_absolute import AbsoluteEnv
 
+#: What the names of controllers of joints begin with.
+JOINTS = "JOINT"
 Target = Literal["absolute", "delta"]
 
 
@@ -96,19 +98,20 @@ def _env_args(recorded: Mapping[str, Any], env_args: Mapping[str, Any], target: 
 
 def mismatch(recorded: Mapping[str, Any], env_args: Mapping[str, Any]) -> tuple[Control, Control] | None:
     """(control of the data, control of the environment) where the two mean other actions by the same numbers: deltas
-    and poses, or poses in two frames. None where they agree, and where either is not described.
+    and poses, poses in two frames, or hands and joints. None where they agree, and where either is not described.
 
     recorded, env_args: robomimic's `env_args` of the data and of the environment.
     """
     for was, now in zip(controls_of(recorded), controls_of(env_args), strict=False):
-        if was.input_type != now.input_type or (now.absolute and was.frame != now.frame):
+        joints = was.type.startswith(JOINTS) != now.type.startswith(JOINTS) and bool(was.type and now.type)
+        if joints or was.input_type != now.input_type or (now.absolute and was.frame != now.frame):
             return was, now
     return None
 
 
 def advice_for(was: Control, now: Control) -> str:
     """What to do about a `mismatch`."""
-    if was.input_type == now.input_type:
+    if was.input_type == now.input_type or JOINTS in was.type + now.type:
         return "name the environment that they were recorded in, --env_name dataset:FILE"
     convert = f"convert them: raybc data convert FILE --actions {now.input_type} --out CONVERTED --format robomimic"
     return f"{convert}; or choose the task with {was.input_type} actions"

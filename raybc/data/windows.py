@@ -117,17 +117,24 @@ class Windows:
             starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
         return dataclasses.replace(self, starts=torch.from_numpy(starts).to(self.starts.device))
 
-    def gather(self, indices_MB: Tensor) -> Batch:
-        """The windows that begin at `starts[indices_MB]`. Padding repeats the last action of the episode, and counts as
-        recorded with `Padding.in_loss`; observations before the first one repeat it, as in a rollout."""
+    def seen(self, indices_MB: Tensor) -> Tensor:
+        """The transitions whose observations the windows at `starts[indices_MB]` see, int64 (M, B, T); those before the
+        first one of an episode repeat it, as in a rollout."""
         first_MB1 = _rows(self.starts, indices_MB)[..., None]
+        if self.obs_steps == 1:
+            return first_MB1
+        back_T = torch.arange(1 - self.obs_steps, 1, device=first_MB1.device)
+        return torch.maximum(first_MB1 + back_T, _rows(self.begins_N, first_MB1))
+
+    def gather(self, indices_MB: Tensor, images: Mapping[str, Tensor] | None = None) -> Batch:
+        """The windows that begin at `starts[indices_MB]`. Padding repeats the last action of the episode, and counts as
+        recorded with `Padding.in_loss`. images: those of the windows, if they are gathered already."""
+        seen_MBT = self.seen(indices_MB)
+        first_MB1 = seen_MBT[..., -1:]
         steps_MBH = first_MB1 + torch.arange(self.horizon, device=first_MB1.device)
         last_MB1 = _rows(self.ends_N, first_MB1) - 1
-        seen_MBT = first_MB1
-        if self.obs_steps > 1:
-            back_T = torch.arange(1 - self.obs_steps, 1, device=first_MB1.device)
-            seen_MBT = torch.maximum(first_MB1 + back_T, _rows(self.begins_N, first_MB1))
-        images = {k: v[seen_MBT.to(v.device)].to(first_MB1.device) for k, v in self.images.items()}
+        if images is None:
+            images = {k: v[seen_MBT.to(v.device)].to(first_MB1.device) for k, v in self.images.items()}
         return Batch(
             obs=Observation(_rows(self.obs_NO, seen_MBT), images),
             actions_MBHA=_rows(self.actions_NA, torch.minimum(steps_MBH, last_MB1)),

@@ -24,6 +24,7 @@ from raybc.train.arithmetic import with_arithmetic
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.dtensor import gather_full, shard_like
 from raybc.train.epochs import EpochMeter
+from raybc.train.feed import feed_of
 from raybc.train.initial import load_start
 from raybc.train.learner import BehaviourCloning
 from raybc.train.non_finite import non_finite_examples
@@ -133,6 +134,9 @@ class PackTrainer:
         # After the others, which do not depend on it.
         shapes = {**self.learner.draws(), **(self._augment.draws() if self._augment else {})}
         self.draws = DrawSource(shapes, count_at, config.batch_size, self.seeds, device, sampler)
+        ahead = DrawSource({}, count_at, config.batch_size, self.seeds, device, sampler)
+        drawn_at = lambda step: self.ranks.share(ahead.at(step))  # noqa: E731
+        self._feed = feed_of(drawn_at, self.prepared.rotation, config.training_steps, device)
         self._lr_scale = lr_scale_of(config, plan)
         self.monitors = [LossMonitor() for _ in self.members]
         self._monitored = any(map(is_monitored, self.members))
@@ -220,6 +224,8 @@ class PackTrainer:
         for parameter in self.parameters:
             parameter.grad = None
         drawn = self.ranks.share(self.draws.at(self.step))
+        if self._feed is not None:
+            drawn = dataclasses.replace(drawn, images=self._feed.at(self.step))
         examples = config.batch_size / self.ranks.world  # per rank; gradients and losses are averaged over ranks
         no_sync = functools.partial(self.ranks.no_sync, self._wrapped)
         loss_M, metrics = backward(
@@ -230,7 +236,7 @@ class PackTrainer:
 
     def _batch_of(self, drawn: StepDraws) -> Batch:
         """The windows that were drawn, with what augmentation makes of their images."""
-        batch = self.windows.gather(drawn.indices_MB)
+        batch = self.windows.gather(drawn.indices_MB, drawn.images)
         return batch if self._augment is None else self._augment(batch, drawn.draws)
 
     def _update(self, wants_metrics: bool = False) -> tuple[Tensor, dict[str, Tensor]]:

@@ -60,12 +60,15 @@ class StepDraws:
     """int64, indices of the drawn windows."""
     draws: Draws
     """Name -> random numbers for the loss, float32 (M, B, ...)."""
+    images: Mapping[str, Tensor] | None = None
+    """Images of the windows, uint8 (M, B, T, height, width, channels), where they are gathered already."""
 
     def part(self, index: int, count: int) -> StepDraws:
         """Part `index` of the batch, cut into `count` parts."""
         batch = self.indices_MB.shape[1]
         rows = slice(batch * index // count, batch * (index + 1) // count)
-        return StepDraws(self.indices_MB[:, rows], {name: value[:, rows] for name, value in self.draws.items()})
+        images = None if self.images is None else {name: image[:, rows] for name, image in self.images.items()}
+        return StepDraws(self.indices_MB[:, rows], {name: value[:, rows] for name, value in self.draws.items()}, images)
 
 
 class DrawSource:
