@@ -84,6 +84,11 @@ class TrainingFolder:
         return self.path / "plots"
 
     @property
+    def report(self) -> Path:
+        """The page that `python -m raybc.report` writes."""
+        return self.path / "report.html"
+
+    @property
     def run_args(self) -> Path:
         """The options of the run and the commands that started and resumed it."""
         return self.path / "run_args.json"

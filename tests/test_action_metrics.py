@@ -5,7 +5,10 @@ Letters: N windows, K recorded steps of chunks, H chunk, A action dim.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +20,28 @@ import torch
 from safetensors.torch import load_file
 
 from raybc.bundle import WEIGHTS, PolicyBundle
+from raybc.cli import run_main
 from raybc.data.episodes import EpisodeStore
 from raybc.inference.agent import Agent
 from raybc.report import plots
+from raybc.report.__main__ import main as report
+from raybc.report.html import write_report
 from raybc.rows import epoch_rows
-from raybc.run_folder import TrainingFolder, find_bundle, mark_best
-from raybc.train.action_metrics import ActionErrors, ActionMetrics
+from raybc.run_folder import SweepFolder, TrainingFolder, find_bundle, mark_best
+from raybc.train.action_metrics import ActionErrors, ActionMetrics, noise_of
 from raybc.train.csv_rows import append_row
+from raybc.train.data import TrainingData
+from raybc.train.epoch_log import PackEpochLog
 from raybc.train.epochs import EpochMeter
+from raybc.train.log import MemberLog
+from raybc.train.loop import PackTrainer
 from raybc.train.member import MemberRun
+from raybc.train.ranks import Parallel, Ranks
 from raybc.train.step import stream_seed
 from raybc.types import Observation, UserError
 from tests.helpers import (
     CPU,
+    leave_group,
     read_table,
     saved,
     stop_training_at,
@@ -38,6 +50,7 @@ from tests.helpers import (
     tiny_store,
     tiny_trainer,
 )  # fmt: skip
+from tests.test_report import Page, make_run
 from tests.test_train_offline import robot, train
 
 PLOTS = ["cosine", "loss", "lr", "mse", "norm_histograms", "norms", "rmse_joints"]
@@ -54,16 +67,19 @@ def by_hand(
 ) -> dict[str, Any]:
     """What is measured, by loops over windows and steps, from the chunks of the bundle's own agent."""
     agent, config = Agent(saved(bundle)), bundle.config
-    seen, ends, rows = [], [], []
+    seen, images, ends, rows = [], [], [], []
     for episode in episodes:
         begin, end = int(store.episode_starts[episode]), int(store.episode_ends[episode])
         for row in range(begin, end):
             steps = [max(begin, row - back) for back in reversed(range(config.obs_steps))]
             seen.append([np.concatenate([store.obs[key][s] for key in bundle.obs_sizes]) for s in steps])
+            images.append({name: store.obs[name][steps] for name in bundle.images})
             rows.append(row)
             ends.append(end)
     noise = noise_NHA * config.eval_temperature
-    chunks = agent.chunks(Observation(np.array(seen, np.float32)), noise.astype(np.float32), config.sample_setting)
+    pictures = {name: np.stack([one[name] for one in images]) for name in bundle.images}
+    observed = Observation(np.array(seen, np.float32), pictures)
+    chunks = agent.chunks(observed, noise.astype(np.float32), config.sample_setting)
     squares, cosines, norms, predicted = [], [], [], []
     for chunk, row, end in zip(chunks.astype(np.float64), rows, ends, strict=True):
         for h in range(min(config.chunk_length, end - row)):
@@ -116,6 +132,52 @@ def test_the_numbers_are_those_of_loops_over_the_bundles_own_chunks(changes: dic
         for name, value in measured(found[m]).items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
     assert found[0].mse != found[1].mse
+
+
+def test_images_are_seen_as_in_acting() -> None:
+    """Cut at the centre, where training cuts at random."""
+    store = held_out_data().store
+    camera = np.random.default_rng(0).integers(0, 256, (len(store.actions_NA), 20, 20, 3), np.uint8)
+    store = EpisodeStore(**{**vars(store), "obs": {**store.obs, "camera": camera}})
+    data = TrainingData(store, store.fingerprint(), ("arm", "cube", "camera"), {})
+    budget = {"training_steps": 3, "batch_size": 4}
+    seen = {"encoder": "impala_small", "image_crop": "16,16"}
+    config = tiny_config(action_metrics=1, eval_temperature=1.0, **budget, **seen)
+    trainer = PackTrainer([config], data, CPU)
+    trainer.advance(3)
+    (found,) = ActionMetrics(trainer).errors(trainer.acting_weights())
+    noise = noise_of(trainer, 0, 12).numpy()
+    expected = by_hand(trainer.bundle(0), store, (3, 4), noise)
+    for name, value in measured(found).items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def on_a_rank(rank: int, world: int, port: int, out: str, parallel: Parallel) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    trained_with_rows(Path(out), Ranks.here(parallel))
+    leave_group()
+
+
+def trained_with_rows(out: Path, ranks: Ranks) -> None:
+    trainer = tiny_trainer((3,), held_out_data(), ranks, training_steps=20, action_metrics=2, ema_decay=0.9)
+    folders = [out] if ranks.rank == 0 else []
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context(MemberLog(folder, folder / "tensorboard", 0)) for folder in folders]
+        trainer.advance(20, None, PackEpochLog(trainer, folders, logs))
+
+
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp"])
+def test_several_processes_measure_as_one(parallel: Parallel, tmp_path: Path, free_port: int) -> None:
+    torch.multiprocessing.spawn(on_a_rank, (2, free_port, str(tmp_path / "two"), parallel), nprocs=2)
+    trained_with_rows(tmp_path / "one", Ranks())
+    one, two = (TrainingFolder(tmp_path / name) for name in ("one", "two"))
+    assert [row["step"] for row in epochs(one)] == [4, 8, 12, 16, 20]
+    for ours, theirs in zip(epochs(one), epochs(two), strict=True):
+        assert ours.pop("phase") == theirs.pop("phase")
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    assert PolicyBundle.load(one.best_mse).step == PolicyBundle.load(two.best_mse).step
 
 
 def test_vectors_that_are_known() -> None:
@@ -206,6 +268,50 @@ def test_plots_are_images(run: TrainingFolder) -> None:
         assert int(norms["step"]) == 30
         assert norms["gt"].mean() == pytest.approx(last["val_norm_gt"], rel=1e-5)
         assert norms["pred"].mean() == pytest.approx(last["val_norm_pred"], rel=1e-5)
+
+
+def test_a_page_shows_the_run(run: TrainingFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = TrainingFolder(Path(shutil.copytree(run.path, tmp_path / "run", symlinks=True)))
+    assert run_main(lambda: report([str(run.path)])) == 0
+    assert "report.html" in capsys.readouterr().out
+    page = Page(run.report.read_text())
+    assert len(page.figures) == len(PLOTS)
+    shown = {trace["name"]: trace["y"] for figure in page.figures for trace in figure["data"] if trace["type"] != "bar"}
+    rows = epochs(run)
+    for name, column in {"val_mse": "val_mse", "j2": "val_rmse_j2", "train_loss": "train_loss", "lr": "lr"}.items():
+        assert shown[name] == pytest.approx([row[column] for row in rows])
+    bars = {t["name"]: t["y"] for figure in page.figures for t in figure["data"] if t["type"] == "bar"}
+    with np.load(run.action_norms) as norms:
+        assert sum(bars["recorded"]) == sum(bars["predicted"]) == len(norms["gt"])
+    assert "Best by val_mse" in page.text
+    assert "raybc train --dataset" in page.text
+
+
+def test_pages_of_a_pack_and_of_a_run_without_rows(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--dataset", data, *SMALL, "--training_steps=3")
+    assert train(*flags, "--seeds", 0, 1, "--out", tmp_path / "pack") == 0
+    assert run_main(lambda: report([str(tmp_path / "pack")])) == 0
+    assert len(list((tmp_path / "pack").glob("sd*/report.html"))) == 2
+    assert train(*flags, "--action_metrics=0", "--out", tmp_path / "none") == 0
+    assert run_main(lambda: report([str(tmp_path / "none")])) == 2
+    error = capsys.readouterr().err
+    assert "expected metrics.jsonl, which a training with --action_metrics=1 writes" in error
+    assert error.count("\n") == 1
+
+
+def test_the_report_of_a_sweep_shows_the_winner(run: TrainingFolder, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "sweep")
+    write_report(folder)
+    without = Page(SweepFolder(folder).report.read_text())
+    member = SweepFolder(folder).member(3, 0)
+    for name in (run.metrics_jsonl.name, run.action_norms.name):
+        shutil.copy(run.path / name, member.path / name)
+    write_report(folder)
+    page = Page(SweepFolder(folder).report.read_text())
+    assert len(page.figures) == len(without.figures) + len(PLOTS)
+    assert "Trial 3, seed 0: chunks sampled on held-out windows" in page.text
 
 
 def test_plots_of_a_pack_are_drawn_after_ctrl_c(data: Path, tmp_path: Path) -> None:

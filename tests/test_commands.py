@@ -275,7 +275,8 @@ def test_light_modules_need_only_torch_and_file_formats() -> None:
 import importlib
 from tests.bare import forbid
 forbid()
-import raybc.train.loop, raybc.train.checkpointing, raybc.bundle, raybc.inference.agent, raybc.data.windows
+import raybc.train.loop, raybc.train.checkpointing, raybc.train.action_metrics
+import raybc.bundle, raybc.inference.agent, raybc.data.windows
 from raybc.config.component import kinds
 from raybc.policies.chunk import OBJECTIVES
 named = [kind.builder for what in ("policy", "encoder") for kind in kinds(what).values()]

@@ -22,11 +22,12 @@ from raybc.metric import Metric
 from raybc.report import tables
 from raybc.report.commands import train_command
 from raybc.report.figures import LOSS_TRIALS, axis_figures, cost_figure, few, learning_curves, loss_curves
-from raybc.report.page import environment
+from raybc.report.page import Figure, environment
 from raybc.report.read import RunTables, load_run, totals
 from raybc.report.sampling import head, is_plain
 from raybc.report.tables import LeaderboardRow
 from raybc.report.text import duration
+from raybc.report.training import epoch_figures
 from raybc.rollout.video import last_frame_jpeg
 from raybc.rows import setting_of, video_setting
 from raybc.types import SPLIT_BASE
@@ -142,6 +143,12 @@ def _train_command(run: RunTables, winner: LeaderboardRow | None) -> tuple[str, 
     return train_command(run.sweep, winner.params, run.timing)
 
 
+def _epochs(run: RunTables) -> list[Figure]:
+    """What the winner would do compared with the data, over epochs; [] where that was not measured."""
+    winner = run.winner
+    return epoch_figures(run.folder.member(winner["trial"], winner["seed"])) if winner else []
+
+
 def _scale(rows: list[LeaderboardRow], metric: Metric) -> tuple[float, float]:
     """The ends of the bars: 0 to 100 % for a rate, otherwise what was measured on final starts."""
     if metric.is_rate:
@@ -204,6 +211,7 @@ def _context(run: RunTables) -> dict[str, Any]:
         "losses": loss_curves(run, rows),
         "cost_figure": cost_figure(winner),
         "axes": axis_figures(run, rows),
+        "epochs": _epochs(run),
         "few": few(rows),
         "videos": _videos(run),
         "search": _part(run.config, "search"),
