@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import lerobot_write
-from raybc.data.videos import write_lossless
+from raybc.data.videos import write_video
 from raybc.files import read_json, write_json
 
 FPS = 20
@@ -68,7 +68,7 @@ def _into_files(path: Path, store: EpisodeStore, files: int) -> None:
         pq.write_table(table.slice(first, end - first), path / lerobot_write.DATA["v3.0"].format(**at))
         for camera in store.images:
             key = f"observation.images.{camera}"
-            write_lossless(
+            write_video(
                 path / lerobot_write.VIDEO["v3.0"].format(video_key=key, **at), store.obs[camera][first:end], FPS
             )
             for episode in part:

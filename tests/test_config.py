@@ -501,6 +501,7 @@ def changed(value: Any) -> Any:
     others |= {"plan": "True", "all": "anchors", "None": "impala", "hold": "restart", "flow": "beta", None: "return"}
     others |= {
         "plain": "residual",
+        "gelu": "relu",
         "uniform": "beta",
         "mse": "l1",
         "epsilon": "sample",
@@ -649,7 +650,7 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "obs_keys",
         "action_metrics",
     } | start
-    new |= {"norm_stats_from", "norm_stats_sha256"}
+    new |= {"norm_stats_from", "norm_stats_sha256", "epochs"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 
 

@@ -21,7 +21,7 @@ from raybc.data.formats import lerobot_write, robomimic
 from raybc.data.formats.images import NotCertain, Unfit, as_image, is_image, resembles_image
 from raybc.data.scan import source_of
 from raybc.data.verify import verify
-from raybc.data.videos import decode_image, encode_png, write_lossless
+from raybc.data.videos import decode_image, encode_png, write_video
 from raybc.types import UserError
 from tests.helpers import tiny_store
 
@@ -195,7 +195,7 @@ def test_grey_videos_keep_one_channel(tmp_path: Path) -> None:
 
 def test_four_channels_are_no_video(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected images with 1 or 3 channels"):
-        write_lossless(tmp_path / "a.mp4", pixels(3, 8, 8, 4), 10)
+        write_video(tmp_path / "a.mp4", pixels(3, 8, 8, 4), 10)
     with pytest.raises(UserError, match="not readable as an image"):
         decode_image(io.BytesIO(b"no image").getvalue(), "here")
 
@@ -255,3 +255,29 @@ def test_a_full_disk_is_noticed_before(format: str, tmp_path: Path, monkeypatch:
     flags = [f"--out={out}", f"--format={format}", "--images"]
     assert run_main(lambda: main(["convert", str(tmp_path / "a.hdf5"), *flags])) == 2
     assert not out.exists()
+
+
+@pytest.mark.parametrize("encoding", ["h264", "av1"])
+def test_videos_that_lose_detail(tmp_path: Path, encoding: str) -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (6, 8, 12, 3)).astype(np.float32)
+    frames = np.clip(coarse.repeat(8, 1).repeat(8, 2), 0, 255).astype(np.uint8)  # 64 x 96, blocks of one colour
+    steps = np.repeat(frames, 3, 0)[:17]
+    data = tiny_store()
+    lerobot_write.write_store(tmp_path / "a", tiny_store(obs={**data.obs, "front": steps}))
+    words = ["convert", str(tmp_path / "a"), "--images", "--format", "lerobot", "--video", encoding]
+    assert main([*words, "--out", str(tmp_path / "set")]) == 0
+    read = formats.read(tmp_path / "set", images=True).obs["front"]
+    assert read.shape == steps.shape
+    inside = np.abs(read.astype(int) - steps)[:, 2::8, 2::8]
+    assert np.abs(read.astype(int) - steps).max() > 0
+    assert inside.mean() < 25  # colours are stored at half the resolution
+    with av.open(str(next((tmp_path / "set").rglob("*.mp4")))) as container:
+        assert (
+            container.streams.video[0].codec_context.name in {"h264": ("h264",), "av1": ("libdav1d", "av1")}[encoding]
+        )
+
+
+def test_only_videos_are_encoded(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--video: expected --format lerobot, whose images are videos, got store"):
+        main(["convert", "missing.hdf5", "--video", "av1", "--out", str(tmp_path / "set")])

@@ -18,7 +18,7 @@ from raybc.data.fit import TaskView
 from raybc.data.formats import lerobot_write
 from raybc.data.scan import source_of
 from raybc.data.verify import verify
-from raybc.data.videos import write_lossless
+from raybc.data.videos import write_video
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import spec_of_task
 from tests.helpers import demonstrations, tiny_store
@@ -300,7 +300,7 @@ def test_frames_that_are_missing(version: str, episodes: tuple[int, ...], tmp_pa
     assert verify(source, images=True).findings == ()
     name, first = ("file-000.mp4", 0) if version == "v3.0" else ("episode_000001.mp4", 5)
     [video] = path.rglob(name)
-    write_lossless(video, frames[first:12], 10)
+    write_video(video, frames[first:12], 10)
     found = only(verify(source).findings)
     assert (found.severity, found.kind, found.key, found.file) == (
         "error",
@@ -310,7 +310,7 @@ def test_frames_that_are_missing(version: str, episodes: tuple[int, ...], tmp_pa
     )
     assert found.episodes == episodes
     assert found.found == f"{12 - first} frames"
-    write_lossless(video, np.concatenate([frames, frames])[first : 20 if version == "v3.0" else 19], 10)
+    write_video(video, np.concatenate([frames, frames])[first : 20 if version == "v3.0" else 19], 10)
     assert only(verify(source).findings).severity == "warning", "too many"
     video.write_bytes(video.read_bytes()[:600])
     assert only(verify(source).findings).severity == "error"

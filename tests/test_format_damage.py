@@ -14,7 +14,7 @@ import pytest
 
 from raybc.data import formats
 from raybc.data.formats import lerobot_write
-from raybc.data.videos import Video, write_lossless
+from raybc.data.videos import Video, write_video
 from raybc.types import UserError
 from tests.conformance.formats import full_store
 
@@ -364,7 +364,7 @@ def test_images_in_the_table(lerobot: Path, tmp_path: Path) -> None:
 def test_videos_go_back_and_count_their_frames(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
     path = tmp_path / "a.mp4"
-    write_lossless(path, frames, fps=10)
+    write_video(path, frames, fps=10)
     video = Video(path, 10)
     for first, count in ((4, 3), (7, 2), (0, 5), (11, 1)):
         np.testing.assert_array_equal(video.read(first, count), frames[first : first + count])

@@ -251,7 +251,7 @@ def test_initial_weights_are_lecun_normal() -> None:
 
 
 def test_mlp_is_the_ordinary_one() -> None:
-    mlp = PackedMLP(2, 3, 2, width=8, depth=3)
+    mlp = PackedMLP(2, 3, 2, (8, 8, 8))
     mlp.init_members(generators([0, 1]))
     assert [tuple(layer.weights_MIO.shape) for layer in mlp.layers] == [(2, 3, 8), (2, 8, 8), (2, 8, 8), (2, 8, 2)]
     x = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(1))

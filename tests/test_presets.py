@@ -46,6 +46,7 @@ def sweep(train: dict[str, Any], recipe: str = "dp_unet_pusht", *overrides: str,
 WANTED = {
     "dp_unet_pusht", "dp_unet_robomimic", "dp_transformer_pusht", "dp_transformer_robomimic", "mip_unet_pusht",
     "mip_unet_robomimic", "flow_unet_pusht", "flow_unet_pusht_small", "qc_flow_mlp", "lerobot_diffusion_pusht",
+    "managed_bc",
 }  # fmt: skip
 
 
@@ -213,7 +214,7 @@ ALWAYS_NAMED = (
     "batch_size", "optimizer", "adam_beta1", "adam_beta2", "policy", "objective", "unet_channels", "unet_kernel",
     "unet_groups", "unet_time_size", "diffusion_steps", "diffusion_prediction", "flow_steps", "solver", "hidden_width",
     "hidden_depth", "horizon_length", "lr", "training_steps", "transformer_size", "image_norm", "image_pool",
-    "image_keypoints",
+    "image_keypoints", "regression_loss", "plateau_factor", "plateau_patience",
 )  # fmt: skip
 
 

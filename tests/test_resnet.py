@@ -138,3 +138,30 @@ def test_images_too_small_for_positions_are_refused() -> None:
     assert build_encoders(
         RunConfig.of(encoder="resnet18", image_pool="average").encoder, PolicySpec(0, 2, 4, 1, (("a", (8, 8, 3)),)), 1
     )
+
+
+def shared_spec(sizes: tuple[tuple[int, int, int], ...]) -> PolicySpec:
+    images = {f"camera{i}": size for i, size in enumerate(sizes)}
+    return PolicySpec.of({"state": 3}, images, 2, 4, 1)
+
+
+def test_one_encoder_for_all_cameras() -> None:
+    config = tiny_config(encoder="resnet18", image_shared=True, image_pool="average").encoder
+    spec = shared_spec(((40, 40, 3), (40, 40, 3)))
+    alone, shared = build_encoders(config, shared_spec(((40, 40, 3),)), 2), build_encoders(config, spec, 2)
+    assert shared.features == spec.obs_size + 2 * 512
+    assert sum(p.numel() for p in shared.parameters()) == sum(p.numel() for p in alone.parameters())
+    assert all(name.startswith("shared.") for name in shared.state_dict())
+    shared.init_members([torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    first, second = torch.randint(0, 256, (2, 2, 3, 1, 40, 40, 3), dtype=torch.uint8)
+    low_dim = torch.zeros(2, 3, 1, 3)
+    seen = shared.encode(Observation(low_dim, {"camera0": first, "camera1": second}))
+    turned = shared.encode(Observation(low_dim, {"camera0": second, "camera1": first}))
+    assert torch.equal(seen[..., 3:515], turned[..., 515:])
+    assert not torch.equal(seen[..., 3:515], seen[..., 515:])
+
+
+def test_one_encoder_needs_one_size() -> None:
+    config = tiny_config(encoder="resnet18", image_shared=True).encoder
+    with pytest.raises(UserError, match=r"expected images of one size.*camera0 40 x 40 x 3, camera1 48 x 40 x 3"):
+        build_encoders(config, shared_spec(((40, 40, 3), (48, 40, 3))), 1)

@@ -20,7 +20,7 @@ from benchmarks.gpu.figures import FAILED, LEFT_OUT, MEASURED, OUT_OF_MEMORY, OU
 from benchmarks.gpu.peak import PRECISIONS, set_precision, wait
 from benchmarks.gpu.sections import SECTIONS
 from raybc._version import __version__
-from raybc.train.loop import pick_device
+from raybc.train.arithmetic import pick_device
 from raybc.types import UserError
 
 

@@ -24,6 +24,8 @@ from raybc.types import UserError
 from raybc.yaml_text import read_yaml
 
 A = TypeVar("A")
+#: Flags of other trainers -> what they are called here.
+FOREIGN = {"dataset_root": "dataset", "data_root": "dataset", "out_dir": "out", "output_dir": "out"}
 #: Title of a group -> its options, in the order of --help.
 GROUPS: dict[str, type] = {
     "data": DataOptions, "chunk": ChunkOptions, "sampling": SampleOptions, "budget": BudgetOptions,
@@ -172,6 +174,8 @@ def _refuse_foreign(argv: Sequence[str], run: RunConfig, own: type) -> None:
     known = {*run.options(), *(f.name for f in dataclasses.fields(own))}
     for token in argv:
         name = token.partition("=")[0].removeprefix("--").replace("-", "_")
+        if token.startswith("--") and name not in known and FOREIGN.get(name) in known:
+            raise UserError(f"--{name}: there is no such flag; here it is called --{FOREIGN[name]}")
         if token.startswith("--") and name not in known and flat.owners(name):
             parts = {"policy": run.policy, "encoder": run.encoder}
             raise UserError(f"--{flat.unknown_option(name, run.options(), parts)}")

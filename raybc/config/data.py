@@ -65,7 +65,7 @@ class DataOptions:
         -1, at_least=-1, excluded_by=_BY_THE_PLAN, only_with=({"dataset_proportion": CHANGED},)
     )
     """Which fraction: the first episodes (-1), or a random choice with this seed; smaller ones are nested in larger."""
-    only_successful: bool = option(False, excluded_by=_BY_THE_PLAN)
+    only_successful: bool = option(False, excluded_by=_BY_THE_PLAN, aliases=("only_success",))
     """Use only episodes that reached the goal, where the data say so."""
     top_percent: float = option(100.0, above=0, at_most=100, excluded_by=_BY_THE_PLAN)
     """Use only this percentage of the episodes, those with the highest return."""

@@ -30,6 +30,8 @@ class ImageOptions(EncoderConfig):
     """Pixels by which images are shifted at random in training; their edges are repeated."""
     p_aug: float = option(1.0, above=0.0, at_most=1.0, only_with=({"image_shift": CHANGED},))
     """Probability of a shift."""
+    image_shared: bool = False
+    """One encoder for all cameras, whose images must have one size, instead of one for each."""
     color_jitter: float = option(0.0, at_least=0.0, at_most=1.0)
     """Largest relative change of brightness, contrast and saturation in training."""
 

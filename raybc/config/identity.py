@@ -43,7 +43,7 @@ def run_id(run: RunConfig, data_fingerprint: str) -> str:
 
 def extends(longer: RunConfig, shorter: RunConfig) -> bool:
     """Whether `longer` differs from `shorter` only in a larger budget, apart from OUTPUT options."""
-    budget = ("training_steps", "num_rounds", "schedule_steps", "schedule_after")
+    budget = ("training_steps", "num_rounds", "epochs", "schedule_steps", "schedule_after")
 
     def rest(run: RunConfig) -> Mapping[str, Any]:
         return {name: value for name, value in identity(run).items() if name not in budget}

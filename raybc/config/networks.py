@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,16 +14,41 @@ if TYPE_CHECKING:
     from raybc.config.run import RunConfig
 
 
+_EQUAL = ({"hidden_widths": ""},)
+_PLAIN = ({"hidden_block": "plain"},)
+
+
 @dataclass(frozen=True)
 class MLPOptions(Component):
     """A multilayer perceptron."""
 
-    hidden_width: int = option(512, at_least=1)
+    hidden_width: int = option(512, at_least=1, only_with=_EQUAL)
     """Units in a hidden layer; with residual blocks the width of what they add to."""
-    hidden_depth: int = option(4, at_least=1)
+    hidden_depth: int = option(4, at_least=1, only_with=_EQUAL)
     """Hidden layers, or residual blocks."""
+    hidden_widths: str = option("", only_with=_PLAIN)
+    """Units of each hidden layer, such as "256,128", in place of hidden_width and hidden_depth (empty: those)."""
+    hidden_activation: Literal["gelu", "relu"] = option("gelu", only_with=_PLAIN)
+    """After each hidden layer of a plain perceptron."""
     hidden_block: Literal["plain", "residual"] = "plain"
     """plain: linear layers and GELU. residual: x + down(gelu(up(LayerNorm(x)))), with 4 hidden_width units within."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each hidden layer."""
+        if self.hidden_widths:
+            return tuple(int(width) for width in self.hidden_widths.split(","))
+        return (self.hidden_width,) * self.hidden_depth
+
+    def validate(self, run: RunConfig, where: str) -> None:
+        super().validate(run, where)
+        place = flag_path(where)
+        if self.hidden_widths and not all(re.fullmatch(r" *[1-9]\d{0,8} *", w) for w in self.hidden_widths.split(",")):
+            raise UserError(f"{place}hidden_widths: expected numbers such as 256,128, got {self.hidden_widths!r}")
+        if self.hidden_block == "residual":
+            for name, default in (("hidden_widths", ""), ("hidden_activation", "gelu")):
+                if getattr(self, name) != default:
+                    raise UserError(f"{place}{name}: has no effect with hidden_block residual; use hidden_block plain")
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Option:
     identified_by: str = ""
     """For an OUTPUT option that names something that changes the model: the option that identifies it."""
     aliases: tuple[str, ...] = ()
-    """Names in earlier releases, which still work."""
+    """Names in earlier releases, and those of other trainers, which work as well."""
 
 
 @dataclass(frozen=True)

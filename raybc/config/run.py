@@ -15,7 +15,7 @@ from typing import Any
 from raybc.config import flat, identity
 from raybc.config.component import EncoderConfig, PolicyConfig, kinds
 from raybc.config.data import ACTIONS, INPUTS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
-from raybc.config.encoders import NoEncoder
+from raybc.config.encoders import NoEncoder, ResNetOptions
 from raybc.config.options import OptionInfo, Role, check_bounds, check_relations, flag_path, options_in
 from raybc.config.output import OutputOptions
 from raybc.config.policy import FlowConfig
@@ -178,6 +178,17 @@ class RunConfig(
             )
         if self.num_rounds > 1 and self.epochs_per_round == 0:
             raise UserError(f"{place}epochs_per_round: expected at least 1 with num_rounds = {self.num_rounds}")
+        if self.epochs and self.epochs_per_round:
+            raise UserError(
+                f"{place}epochs: expected 0 with epochs_per_round, got {self.epochs}; leave one of them out"
+            )
+        if self.freeze_epochs and not self.freeze and self.encoder.kind == "None":
+            raise UserError(
+                f"{place}freeze_epochs: expected 0 without an encoder of images, got {self.freeze_epochs}; freeze says "
+                "what else is frozen"
+            )
+        if self.unfreeze_layer4 and not isinstance(self.encoder, ResNetOptions):
+            raise UserError(f"{place}unfreeze_layer4: expected a ResNet as encoder, got {self.encoder.kind}")
         if self.ogbench_dataset_dir and self.dataset:
             raise UserError(f"{place}ogbench_dataset_dir: expected either this or dataset, got both")
         if self.min_lr > self.lr and self.lr_schedule in ("cosine", "plateau"):

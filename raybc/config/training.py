@@ -10,6 +10,7 @@ from raybc.config.options import CHANGED, Role, option
 _EQUAL_STEPS = "pruning compares trials at equal training steps"
 _FALLING = ({"lr_schedule": ("cosine", "rsqrt")},)
 _PLATEAU = ({"lr_schedule": "plateau"},)
+_FROZEN = ({"freeze_epochs": CHANGED}, {"freeze": CHANGED})
 _PRUNED = "pruning ends trials, by their success"
 
 
@@ -29,6 +30,8 @@ class BudgetOptions:
     """Rounds of training; with epochs_per_round, each ends with a checkpoint named after it."""
     epochs_per_round: int = option(0, at_least=0, axis=_EQUAL_STEPS)
     """Passes over the data per round; training_steps is then num_rounds x epochs_per_round epochs (0: no rounds)."""
+    epochs: int = option(0, at_least=0, axis=_EQUAL_STEPS)
+    """Passes over the data; training_steps is then epochs x steps per epoch (0: training_steps counts)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class OptimizerOptions:
     """Factor by which a plateau multiplies the learning rate."""
     plateau_patience: int = option(3, role=Role.MEMBER, at_least=0, only_with=_PLATEAU)
     """Checks without improvement (0.01 % of the loss) before a plateau lowers the rate."""
-    stop_patience: int = option(0, role=Role.MEMBER, at_least=0, axis=_PRUNED)
+    stop_patience: int = option(0, role=Role.MEMBER, at_least=0, axis=_PRUNED, aliases=("patience",))
     """Early stopping: checks without improvement after which a member stops learning (0: never)."""
     stop_min_delta: float = option(
         0.0, role=Role.MEMBER, at_least=0, axis=_PRUNED, only_with=({"stop_patience": CHANGED},)
@@ -112,6 +115,15 @@ class PhaseOptions:
     """Parameters to freeze: prefixes of their names, comma-separated, e.g. velocity_field.layers.0."""
     freeze_steps: int = option(-1, at_least=-1, only_with=({"freeze": CHANGED},))
     """Steps after which frozen parameters start to learn (-1: never)."""
+    freeze_epochs: int = option(0, at_least=0)
+    """Epochs in which only the head learns: frozen are the image encoders (of ResNets the backbones, with BatchNorm's
+    statistics), or what `freeze` names. Then optimiser, plateaus and early stopping start again (0: no such phase)."""
+    lr_head: float = option(0.0, role=Role.MEMBER, at_least=0, only_with=_FROZEN)
+    """Learning rate while parameters are frozen (0: lr)."""
+    lr_finetune: float = option(0.0, role=Role.MEMBER, at_least=0)
+    """Learning rate when nothing is frozen any more (0: lr)."""
+    unfreeze_layer4: bool = False
+    """Of the backbones of ResNets, only layer4 ever learns; the other layers keep their weights and statistics."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from raybc.data.control import converted
 from raybc.data.episodes import EpisodeStore
 from raybc.data.findings import Report, unreadable
 from raybc.data.fit import TaskView
+from raybc.data.formats import lerobot
 from raybc.data.formats.base import Keys, ReadOptions
 from raybc.data.gains import first_of, gains
 from raybc.data.info import describe
@@ -137,6 +139,8 @@ class ConvertArgs:
     """Height to which images are converted, together with image_width (0: as they are)."""
     image_width: int = 0
     """Width of converted images."""
+    video: Literal["lossless", "h264", "av1"] = "lossless"
+    """How --format lerobot stores images; h264 and av1 lose detail and take a tenth of the space."""
     action_key: str = ""
     """The array that is the action, by its name in the file (default: the format's)."""
     obs_keys: tuple[str, ...] = ()
@@ -262,6 +266,10 @@ def convert(argv: list[str]) -> int:
     if size is not None and not (args.images or args.image_keys):
         raise UserError("--image_height: has no effect without images; add --images or --image_keys NAME ...")
     writer = formats.get(args.format)
+    if args.video != "lossless" and args.format != lerobot.NAME:
+        raise UserError(f"--video: expected --format {lerobot.NAME}, whose images are videos, got {args.format}")
+    lossy = functools.partial(lerobot.write_store, encoding=args.video)
+    write = writer.write_store if args.video == "lossless" else lossy
     store.refuse_existing(args.out)
     keys = Keys.of(args.action_key, args.obs_keys)
     note = ""
@@ -272,7 +280,7 @@ def convert(argv: list[str]) -> int:
             whole, note = _observed(source, args, update, size)
             before = whole.fingerprint()
             _check_space(args.out, whole)
-            writer.write_store(args.out, whole)
+            write(args.out, whole)
             made = formats.read(args.out, images=args.images)
         elif args.format == store.NAME:
             limit = step_limit_of(source.task, source.format)
@@ -288,7 +296,7 @@ def convert(argv: list[str]) -> int:
             )  # fmt: skip
             before = whole.fingerprint()
             _check_space(args.out, whole)
-            writer.write_store(args.out, whole)
+            write(args.out, whole)
             made = formats.read(args.out, images=images)
         remarks = made.remarks() if args.format == store.NAME else whole.remarks()
         update(made.num_episodes)
@@ -299,7 +307,8 @@ def convert(argv: list[str]) -> int:
     if made.fingerprint() != before:
         cli.console.print(
             f"note: the fingerprint was {before}: this format does not keep everything that a policy may learn from "
-            "(names of observations, splits, instructions; see docs/data.md)"
+            f"({'images lose detail' if args.video != 'lossless' else 'names of observations, splits, instructions'}; "
+            "see docs/data.md)"
         )
     return 0
 

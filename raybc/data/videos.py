@@ -167,24 +167,35 @@ def encode_png(image: np.ndarray) -> bytes:
     return b"".join(bytes(packet) for packet in packets)
 
 
-def write_lossless(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Write frames, uint8 (n, H, W, 1 or 3), as lossless H.264 at `fps` Hz.
+#: How videos are encoded -> encoder, pixel format and options. Lossy ones have a key frame every second frame and, for
+#: AV1, LeRobot's quality (crf 30): single frames are read quickly, and files are small.
+ENCODINGS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "lossless": ("libx264rgb", "rgb24", {"qp": "0", "preset": "ultrafast"}),
+    "h264": ("libx264", "yuv420p", {"crf": "23", "g": "2", "preset": "fast"}),
+    "av1": ("libsvtav1", "yuv420p", {"crf": "30", "g": "2", "preset": "8"}),
+}
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int, encoding: str = "lossless") -> None:
+    """Write frames, uint8 (n, H, W, 1 or 3), at `fps` Hz. encoding: key of `ENCODINGS`; lossless H.264 keeps every bit.
 
     Raises `UserError` for other channels, which videos cannot store, and where the encoder refuses the images.
     """
-    channels = frames.shape[-1]
+    channels, (encoder, pixels, options) = frames.shape[-1], ENCODINGS[encoding]
     if channels not in (1, 3):
         raise UserError(
             f"{path}: expected images with 1 or 3 channels for a video, got {channels}; write another format"
         )
     try:
         with av.open(str(path), "w", format="mp4") as container:
-            stream: Any = container.add_stream("libx264rgb", rate=fps, options={"qp": "0", "preset": "ultrafast"})
-            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "rgb24"
+            stream: Any = container.add_stream(encoder, rate=fps, options=options)
+            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
             for array in frames:
-                pixels = np.repeat(array, 3, axis=-1) if channels == 1 else array  # grey of H.264 has another range
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+                colours = np.repeat(array, 3, axis=-1) if channels == 1 else array  # grey of H.264 has another range
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(colours, format="rgb24")))
             container.mux(stream.encode())
     except (av.FFmpegError, ValueError) as error:
         size = " x ".join(map(str, frames.shape[1:]))
-        raise UserError(f"{path}: images {size} cannot be encoded: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{path}: images {size} cannot be encoded as {encoding}: {' '.join(str(error).split())}"
+        ) from None

@@ -131,14 +131,22 @@ class Encoder(nn.Module, ABC):
         """uint8 (M, B, T, height, width, channels) -> float32 (M, B, F)."""
 
 
+#: The name of the encoder of all images, where there is one for all.
+SHARED = "shared"
+
+
 class ImageEncoders(nn.ModuleDict):
     """One encoder per image; encodes an observation as one vector."""
 
     def __init__(self, spec: PolicySpec, encoders: Mapping[str, Encoder], crop: tuple[int, int] | None = None) -> None:
-        """crop: (height, width) of what the encoders see, the centre of larger images; None: all of them."""
+        """encoders: of each image; one encoder may be that of several. crop: (height, width) of what the encoders see,
+        the centre of larger images; None: all of them."""
         # Module names cannot contain dots.
-        super().__init__({name.replace(".", "_"): encoder for name, encoder in encoders.items()})
+        modules = {name.replace(".", "_"): encoder for name, encoder in encoders.items()}
+        shared = len(modules) > 1 and len(set(map(id, modules.values()))) == 1
+        super().__init__({SHARED: next(iter(modules.values()))} if shared else modules)
         self.names, self.crop = tuple(encoders), crop
+        self._key_of = {name: SHARED if shared else name.replace(".", "_") for name in encoders}
         seen = (encoder.features * (spec.obs_steps if encoder.by_step else 1) for encoder in encoders.values())
         self.features = spec.obs_size + sum(seen)
         """F: the size of the low-dimensional observations of all steps plus the features of each image."""
@@ -150,7 +158,7 @@ class ImageEncoders(nn.ModuleDict):
     def encode(self, obs: Observation[Tensor]) -> Tensor:
         """The low-dimensional observations followed by the features of each image, float32 (M, B, F)."""
         low_dim = obs.low_dim.flatten(2)
-        seen = [self._encoded(self[name.replace(".", "_")], centre(obs.images[name], self.crop)) for name in self.names]
+        seen = [self._encoded(self[self._key_of[name]], centre(obs.images[name], self.crop)) for name in self.names]
         return torch.cat([low_dim, *seen], dim=-1) if seen else low_dim
 
     @staticmethod
@@ -194,4 +202,12 @@ def build_encoders(config: Any, spec: PolicySpec, members: int) -> ImageEncoders
                 f"pixels, got {seen[0]} x {seen[1]}; use larger images, or a smaller encoder such as impala_small"
             )
         sizes[name] = (*seen, channels if config.by_step else spec.obs_steps * channels)
+    if getattr(config, "image_shared", False) and sizes:
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"{name} {' x '.join(map(str, size))}" for name, size in sizes.items())
+            raise UserError(
+                f"--image_shared: expected images of one size, since one encoder sees all of them; got {found}"
+            )
+        encoder = config.build(config, next(iter(sizes.values())), members)
+        return ImageEncoders(spec, dict.fromkeys(sizes, encoder), crop)
     return ImageEncoders(spec, {name: config.build(config, image, members) for name, image in sizes.items()}, crop)

@@ -56,14 +56,23 @@ def norm(x: Tensor) -> Tensor:
 
 
 class PackedMLP(nn.Module):
-    """M perceptrons with `depth` hidden layers of `width` GELU units."""
+    """M perceptrons with hidden layers of GELU or ReLU units."""
 
     frozen: Sequence[FrozenLinear] | None = None
     """The layers for acting."""
 
-    def __init__(self, members: int, inputs: int, outputs: int, width: int, depth: int) -> None:
+    def __init__(self, members: int, inputs: int, outputs: int, widths: Sequence[int], relu: bool = False) -> None:
+        """
+        Args:
+            members: M.
+            inputs: I.
+            outputs: O.
+            widths: units of each hidden layer.
+            relu: ReLU in place of GELU.
+        """
         super().__init__()
-        sizes = [inputs, *[width] * depth, outputs]
+        self.relu = relu
+        sizes = [inputs, *widths, outputs]
         self.layers = nn.ModuleList(PackedLinear(members, i, o) for i, o in itertools.pairwise(sizes))
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -82,11 +91,11 @@ class PackedMLP(nn.Module):
             rows = x_MBI.shape[1]
             x_BI = nn.functional.pad(x_MBI[0], (0, 0, 0, MKL_ROWS - rows)) if rows < MKL_ROWS else x_MBI[0]
             for frozen in self.frozen[:-1]:
-                x_BI = frozen(x_BI, gelu=True)
+                x_BI = frozen(x_BI).relu() if self.relu else frozen(x_BI, gelu=True)
             return self.frozen[-1](x_BI)[:rows].unsqueeze(0)
         *hidden, last = self.layers
         for layer in hidden:
-            x_MBI = gelu(layer(x_MBI))
+            x_MBI = nn.functional.relu(layer(x_MBI)) if self.relu else gelu(layer(x_MBI))
         out: Tensor = last(x_MBI)
         return out
 

@@ -44,17 +44,13 @@ class RegressionPolicy(Policy):
         spec: PolicySpec,
         encoders: ImageEncoders,
         members: int,
-        *,
-        width: int,
-        depth: int,
+        network: PackedMLP | PackedResidualMLP,
         error: Literal["mse", "l1"],
-        residual: bool = False,
     ) -> None:
         super().__init__()
         self.spec, self.members, self.error = spec, members, error
         self.encoders = encoders
-        kind = PackedResidualMLP if residual else PackedMLP
-        self.network = kind(members, encoders.features, spec.horizon * spec.action_size, width, depth)
+        self.network = network
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         self.network.init_members(generators)
@@ -114,8 +110,11 @@ def _loss(chunk_MBHA: Tensor, batch: Batch, error: Literal["mse", "l1"]) -> Loss
 def build(run: RunConfig, spec: PolicySpec, members: int) -> RegressionPolicy:
     """Builder of `--policy regression`."""
     config: Any = run.policy
-    return RegressionPolicy(
-        spec, build_encoders(run.encoder, spec, members), members,
-        width=config.hidden_width, depth=config.hidden_depth, error=config.regression_loss,
-        residual=config.hidden_block == "residual",
-    )  # fmt: skip
+    encoders = build_encoders(run.encoder, spec, members)
+    sizes = members, encoders.features, spec.horizon * spec.action_size
+    network: PackedMLP | PackedResidualMLP
+    if config.hidden_block == "residual":
+        network = PackedResidualMLP(*sizes, config.hidden_width, config.hidden_depth)
+    else:
+        network = PackedMLP(*sizes, config.widths, config.hidden_activation == "relu")
+    return RegressionPolicy(spec, encoders, members, network, config.regression_loss)

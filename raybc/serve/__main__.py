@@ -15,7 +15,7 @@ from raybc.config import SAMPLE_AXES
 from raybc.extras import require_extra
 from raybc.inference.metadata import policy_metadata
 from raybc.inference.policy import load_bundle
-from raybc.train.loop import pick_device
+from raybc.train.arithmetic import pick_device
 from raybc.types import UserError
 from raybc.web import listening
 

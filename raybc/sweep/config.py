@@ -204,7 +204,7 @@ class SweepConfig:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
         if self.train.metric is not None:
             raise UserError(f"train.metric: expected `metric: {self.train.metric}` at the top level instead")
-        for name in ("epochs_per_round", "stop_patience"):
+        for name in ("epochs", "epochs_per_round", "stop_patience"):
             if getattr(self.train, name):
                 reason = self.train.options()[name].option.axis
                 raise UserError(f"train.{name}: expected 0 in a sweep ({reason}), got {getattr(self.train, name)}")

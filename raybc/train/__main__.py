@@ -28,8 +28,9 @@ from raybc.registry import get_task, parse_env_name
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.seeing import CameraFlags
+from raybc.train.arithmetic import pick_device
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
-from raybc.train.loop import pick_device, with_seeds
+from raybc.train.loop import with_seeds
 from raybc.train.member import saved_threads
 from raybc.train.pretrained import with_pretrained
 from raybc.train.ranks import Parallel, WorkerConfig

@@ -1,4 +1,4 @@
-"""How the loss of a pack is computed: compiled or eager, in float32 or bfloat16."""
+"""How the loss of a pack is computed: on which device, compiled or eager, in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from raybc.config import RunConfig
 from raybc.policies.base import Draws, Loss
 from raybc.train.step import LossOf
-from raybc.types import Batch
+from raybc.types import Batch, UserError
 
 
 def compile_mode(config: RunConfig, device: torch.device) -> str:
@@ -30,3 +30,16 @@ def with_arithmetic(loss_of: LossOf, config: RunConfig, device: torch.device) ->
             return loss_of(batch, draws)
 
     return in_half
+
+
+def pick_device(name: str) -> torch.device:
+    """The PyTorch device `name`; auto: cuda if available. Raises `UserError` if the device is not available."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device: expected cpu, cuda, cuda:N or auto, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device: {name!r} was requested, but this PyTorch sees no CUDA device; use --device=cpu")
+    return device

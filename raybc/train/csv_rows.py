@@ -10,6 +10,9 @@ from typing import Any
 from raybc.files import replacing
 from raybc.metric import FORMER_KEY, KEY
 
+#: Column of train.csv with the name of the phase.
+PHASE = "phase"
+
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, column -> text; empty if there is no file."""

@@ -91,7 +91,8 @@ def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> R
 
     sampling_plan_sha256 is that of the plan, init_from_sha256 that of the initial weights, pretrained_sha256 that of
     the encoders' (see `with_pretrained`, also for `resumes`). With rounds, training_steps is num_rounds x
-    epochs_per_round x steps per epoch. Raises `UserError` if the data do not fit the options.
+    epochs_per_round x steps per epoch, with `epochs` it is epochs x steps per epoch; with `freeze_epochs`, freeze_steps
+    is freeze_epochs x steps per epoch. Raises `UserError` if the data do not fit the options.
     """
     if config.dataset_replace_interval:
         check_files(store, "dataset_replace_interval")
@@ -103,12 +104,20 @@ def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> R
     if config.init_from:
         config = dataclasses.replace(config, init_from_sha256=sha256_of_start(config))
     config = with_pretrained(config, resumes)
-    if config.epochs_per_round == 0:
+    if not config.epochs_per_round and not config.epochs and not config.freeze_epochs:
         return config
     counts = window_counts(config, store, train_episodes(config, store))
     windows = int(counts.sum()) if plan is None else len(plan.anchors_P)
     epoch = math.ceil(windows / config.batch_size)
-    return dataclasses.replace(config, training_steps=config.num_rounds * config.epochs_per_round * epoch)
+    epochs = config.epochs or config.num_rounds * config.epochs_per_round
+    if epochs:
+        config = dataclasses.replace(config, training_steps=epochs * epoch)
+    frozen = config.freeze_epochs * epoch
+    if frozen and config.freeze_steps not in (-1, frozen):
+        raise UserError(
+            f"freeze_steps: expected -1 with freeze_epochs, which is {frozen} steps, got {config.freeze_steps}"
+        )
+    return dataclasses.replace(config, freeze_steps=frozen) if frozen else config
 
 
 def statistics_of(config: RunConfig) -> norm_stats.Keys:

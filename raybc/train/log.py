@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from raybc.run_folder import TrainingFolder
+from raybc.train.csv_rows import PHASE
 
 if TYPE_CHECKING:
     from raybc.train.loop import PackTrainer, Progress
@@ -34,6 +35,8 @@ class TrainRow:
     """The latest loss on the split `valid`; None without that split."""
     round: int = 1
     """The current round, 1 .. num_rounds."""
+    phase: str = ""
+    """The phase of training; empty if there is only one, which needs no column."""
 
     def values(self) -> dict[str, float | None]:
         """Column -> value, without step and round."""
@@ -79,14 +82,15 @@ class MemberLog:
     def train(self, row: TrainRow) -> None:
         """Add a row; a new metric adds a column."""
         values = row.values()
-        columns = ["step", *values, "round"]
+        last = {"round": row.round, **({PHASE: row.phase} if row.phase else {})}
+        columns = ["step", *values, *last]
         if self._handle is None or any(c not in self._columns for c in columns):
             known = [c for c in self._columns if c not in columns]
-            self._open([*columns[:-1], *known, "round"], _rows(self._path))
+            self._open(["step", *values, *known, *last], _rows(self._path))
         assert self._handle is not None
         cells = {name: "" if value is None else f"{value:.6g}" for name, value in values.items()}
         writer = csv.DictWriter(self._handle, self._columns, restval="")
-        writer.writerow({"step": row.step, **cells, "round": row.round})
+        writer.writerow({"step": row.step, **cells, **last})
         self._handle.flush()
         for name, value in values.items():
             if value is not None:
@@ -140,5 +144,6 @@ def log_pack(logs: Sequence[MemberLog], trainer: PackTrainer, progress: Progress
                 rates[m],
                 validation_loss,
                 trainer.round,
+                trainer.phase.name if len(trainer.phases) > 1 else "",
             )
         )

@@ -33,7 +33,7 @@ from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.pretrained import load_pretrained
 from raybc.train.ranks import Ranks
-from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, round_of
+from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, restarted, round_of
 from raybc.train.step import (
     STEPS_PER_BLOCK,
     DrawSource,
@@ -46,7 +46,7 @@ from raybc.train.step import (
     generator,
 )
 from raybc.train.validation import validation_loss
-from raybc.types import Batch, UserError
+from raybc.types import Batch
 
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
@@ -167,9 +167,17 @@ class PackTrainer:
 
     @property
     def rates(self) -> list[float]:
-        """Learning rate of each member at the next step."""
-        scale = self._lr_scale * phase_at(self.phases, self.step).rate
-        return [rate * scale for rate in rates(self.members, self.monitors, self.step)]
+        """Learning rate of each member at the next step; at the end of a phase that which it had."""
+        return self._rates_in(self.phase)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the latest step."""
+        return phase_at(self.phases, max(0, self.step - 1))
+
+    def _rates_in(self, phase: Phase) -> list[float]:
+        scale = self._lr_scale * phase.rate
+        return [rate * scale for rate in rates(self.members, self.monitors, self.step, phase.lr)]
 
     @property
     def round(self) -> int:
@@ -232,12 +240,12 @@ class PackTrainer:
         return batch if self._augment is None else self._augment(batch, drawn.draws)
 
     def _update(self, wants_metrics: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        self._enter_phase()
+        phase = self._enter_phase()
         loss_M, metrics = self._gradient(wants_metrics)
         if not (self._reads_values and self._clip_M is None and are_moderate(loss_M, self.parameters)):
             norm_M = clip_by_member(self.parameters, self._clip_M)
             self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
-        rates = self.rates
+        rates = self._rates_in(phase)
         self.optimizer.step(rates, self._bad)
         self._good += 1 - self._bad
         self.step += 1
@@ -249,7 +257,7 @@ class PackTrainer:
         self.epochs.add(loss_M, rates)
         return loss_M, metrics
 
-    def _enter_phase(self) -> None:
+    def _enter_phase(self) -> Phase:
         """Set the trainable parameters of the current phase, and reset the optimiser if the phase asks for it."""
         phase = phase_at(self.phases, self.step)
         if phase is not self._phase:
@@ -258,8 +266,9 @@ class PackTrainer:
                 parameter.requires_grad_(name in phase.learning)
         if phase.restart and phase.begin == self.step:
             self.optimizer.reset()
-            self.monitors = [LossMonitor() for _ in self.members]
+            self.monitors = restarted(self.monitors)
             self._sum_M.zero_()
+        return phase
 
     def _loss_function(self) -> LossOf:
         module = self._wrapped = self.learner.module
@@ -405,16 +414,3 @@ class PackTrainer:
         self.validation_loss = saved.validation_loss
         self.step = saved.step
         self._bad = torch.zeros_like(self._bad)
-
-
-def pick_device(name: str) -> torch.device:
-    """The PyTorch device `name`; auto: cuda if available. Raises `UserError` if the device is not available."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device: expected cpu, cuda, cuda:N or auto, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device: {name!r} was requested, but this PyTorch sees no CUDA device; use --device=cpu")
-    return device

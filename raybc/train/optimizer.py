@@ -91,6 +91,8 @@ class PackOptimizer:
         same = {
             (
                 c.lr,
+                c.lr_head,
+                c.lr_finetune,
                 c.min_lr,
                 c.lr_schedule,
                 c.schedule_steps,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raybc.config import RunConfig
@@ -23,9 +24,12 @@ class Phase:
     rate: float = 1.0
     """Factor on the learning rate."""
     restart: bool = False
-    """Reset the optimiser, plateau detection and early stopping at the start of the phase."""
+    """Reset the optimiser, plateau detection and early stopping at the start of the phase. Members that have stopped
+    stay so."""
     name: str = "train"
-    """What the phase is called in metrics.csv and by the progress bar."""
+    """What the phase is called in tables and by the progress bar."""
+    lr: str = "lr"
+    """The option that is the learning rate; 0 there stands for `lr`."""
 
 
 def phase_at(phases: Sequence[Phase], step: int) -> Phase:
@@ -34,17 +38,54 @@ def phase_at(phases: Sequence[Phase], step: int) -> Phase:
 
 
 def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
-    """The phases that `freeze` and `freeze_steps` define. names: of all parameters.
+    """The phases that the options define. names: of all parameters.
 
-    Raises `UserError` as `frozen_names` does.
+    With `freeze_epochs` (and `freeze_steps`, which `raybc.train.data.resolved` computes from it) the phases are
+    head_only and finetune; with `freeze` alone they are frozen and train. Raises `UserError` as `frozen_names` does.
     """
     frozen = frozen_names(run, names)
-    everything = frozenset(names)
+    if run.freeze_epochs and not run.freeze:
+        frozen = encoder_names(names)
+        if not frozen:
+            raise UserError("freeze_epochs: found no parameters `encoders...` to freeze; name others with freeze")
+    kept = frozenset[str]()
+    if run.unfreeze_layer4:
+        kept = frozenset(name for name in encoder_names(names) if "backbone__layer4__" not in name)
+    learning = frozenset(names) - kept
+    first_name, last_name = ("head_only", "finetune") if run.freeze_epochs else ("frozen", "train")
     if not frozen or run.freeze_steps == 0:
-        return [Phase(0, everything)]
-    if run.freeze_steps < 0:
-        return [Phase(0, everything - frozen)]
-    return [Phase(0, everything - frozen, name="frozen"), Phase(run.freeze_steps, everything)]
+        return [Phase(0, learning, name=last_name, lr="lr_finetune")]
+    first = Phase(0, learning - frozen, name=first_name, lr="lr_head")
+    if run.freeze_steps < 0 or run.freeze_steps >= run.training_steps:
+        return [first]
+    restart = run.freeze_epochs > 0
+    return [first, Phase(run.freeze_steps, learning, restart=restart, name=last_name, lr="lr_finetune")]
+
+
+def encoder_names(names: Sequence[str]) -> frozenset[str]:
+    """The parameters of image encoders; of ResNets those of the backbones alone, since what follows belongs to a new
+    policy."""
+    found = frozenset(name for name in names if name.startswith("encoders.") or ".encoders." in name)
+    return frozenset(name for name in found if ".backbone__" in name) or found
+
+
+def described(run: RunConfig, phases: Sequence[Phase], sizes: Mapping[str, int]) -> str:
+    """A line that says what learns when, and how fast; empty for a single phase in which all parameters learn.
+
+    sizes: name of a parameter -> its number of entries.
+    """
+    if len(phases) == 1 and len(phases[0].learning) == len(sizes):
+        return ""
+    total = sum(sizes.values())
+    parts = []
+    for phase, following in itertools.zip_longest(phases, phases[1:]):
+        end = following.begin if following else run.training_steps
+        count = sum(sizes[name] for name in phase.learning)
+        rate = getattr(run, phase.lr) or run.lr
+        parts.append(
+            f"{phase.name}, steps {phase.begin + 1} to {end}: {count:,} of {total:,} parameters learn, lr {rate:g}"
+        )
+    return "phases: " + "; ".join(parts)
 
 
 def frozen_names(run: RunConfig, names: Sequence[str]) -> frozenset[str]:

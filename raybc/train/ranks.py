@@ -106,6 +106,8 @@ class Ranks:
             )
         if config.freeze and config.freeze_steps >= 0:
             raise UserError(f"freeze_steps: expected -1 with several workers, got {config.freeze_steps}")
+        if config.freeze_epochs:
+            raise UserError(f"freeze_epochs: expected 0 with several workers, got {config.freeze_epochs}")
         if self.parallel == "fsdp" and len(members) > 1:
             raise UserError(
                 f"parallel: expected ddp for {len(members)} members (a pack), got fsdp: it is for single policies that "

@@ -34,7 +34,7 @@ from raybc.train.loop import PackTrainer
 from raybc.train.loop import Progress as TrainProgress
 from raybc.train.member import MemberRun
 from raybc.train.offline import measure
-from raybc.train.phases import Phase, phase_at
+from raybc.train.phases import Phase, described, phase_at
 from raybc.train.plans import note_plan
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
@@ -116,7 +116,8 @@ class PackRun:
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
         if resumes:
             trainer.load_state(self.state, saved_as=self.place.earlier_ids)
-        for said in (trainer.pretrained, str(trainer.start or "")):
+        sizes = {name: p[0].numel() for name, p in trainer.learner.parameters().items()}
+        for said in (trainer.pretrained, str(trainer.start or ""), described(trainer.config, trainer.phases, sizes)):
             if said:
                 cli.console.print(said)
         begun()

@@ -12,7 +12,7 @@ from raybc.config import RunConfig
 THRESHOLD = 1e-4
 
 
-def learning_rate(config: RunConfig, step: int) -> float:
+def learning_rate(config: RunConfig, step: int, option: str = "lr") -> float:
     """Learning rate of gradient step `step` (from 0). It depends on the step alone, so a resume is exact.
 
     The first W steps have lr (step + 1) / W. Later steps have lr, or with cosine
@@ -20,14 +20,17 @@ def learning_rate(config: RunConfig, step: int) -> float:
     where N is schedule_steps if set, else training_steps. After step N the rate is min_lr, or, if `schedule_after` is
     restart, it follows another cosine until training ends. With rsqrt, the rate is lr / sqrt(1 + (step - W) / N), as
     in Zhai et al. 2022, Scaling Vision Transformers, with the number of steps as time scale.
+
+    option: which option is lr; 0 there stands for `lr`.
     """
     warmup = config.warm_up
+    lr: float = getattr(config, option) or config.lr
     if step < warmup:
-        return config.lr * (step + 1) / warmup
+        return lr * (step + 1) / warmup
     if config.lr_schedule == "rsqrt":
-        return config.lr / math.sqrt(1 + (step - warmup) / (config.schedule_steps or config.training_steps))
+        return lr / math.sqrt(1 + (step - warmup) / (config.schedule_steps or config.training_steps))
     if config.lr_schedule != "cosine":
-        return config.lr
+        return lr
     end = config.schedule_steps or config.training_steps
     if step < end:
         share = (step - warmup) / max(1, end - warmup)
@@ -35,7 +38,7 @@ def learning_rate(config: RunConfig, step: int) -> float:
         share = 1.0
     else:
         share = (step - end) / max(1, config.training_steps - end)
-    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * share)) / 2
+    return config.min_lr + (lr - config.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
 @dataclass
@@ -78,11 +81,14 @@ def is_monitored(config: RunConfig) -> bool:
     return config.lr_schedule == "plateau" or config.stop_patience > 0
 
 
-def rates(members: Sequence[RunConfig], monitors: Sequence[LossMonitor], step: int) -> list[float]:
-    """The learning rate of each member at step `step`: 0 for one that has stopped, never below min_lr by plateaus."""
+def rates(members: Sequence[RunConfig], monitors: Sequence[LossMonitor], step: int, option: str = "lr") -> list[float]:
+    """The learning rate of each member at step `step`: 0 for one that has stopped, never below min_lr by plateaus.
+
+    option: see `learning_rate`.
+    """
     found = []
     for config, monitor in zip(members, monitors, strict=True):
-        rate = learning_rate(config, step)
+        rate = learning_rate(config, step, option)
         if monitor.scale < 1:
             rate = max(rate * monitor.scale, min(rate, config.min_lr))
         found.append(0.0 if monitor.stopped else rate)
@@ -97,3 +103,8 @@ def round_of(config: RunConfig, step: int) -> int:
 def is_finished(config: RunConfig, step: int, monitors: Sequence[LossMonitor]) -> bool:
     """Whether the budget is used up, or every member has stopped early."""
     return step >= config.training_steps or all(m.stopped for m in monitors)
+
+
+def restarted(monitors: Sequence[LossMonitor]) -> list[LossMonitor]:
+    """Monitors at the start of a phase. A member that has stopped stays so, as it would alone."""
+    return [monitor if monitor.stopped else LossMonitor() for monitor in monitors]

@@ -1,4 +1,4 @@
-"""Writing LeRobotDataset v3.0 (or v2.1): one parquet file, videos without loss."""
+"""Writing LeRobotDataset v3.0 (or v2.1): one parquet file, videos without loss or compressed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybc.data.episodes import EpisodeStore
-from raybc.data.videos import write_lossless
+from raybc.data.videos import ENCODINGS, write_video
 from raybc.files import replacing, write_json
 from raybc.types import UserError
 
@@ -25,13 +25,18 @@ VIDEO = {
 }
 
 
-def write_store(path: Path, store: EpisodeStore, version: str = "v3.0", fps: int = 10) -> None:
-    """Write a LeRobotDataset of `version` "v3.0" or "v2.1". fps: control rate (Hz), which a store does not contain."""
+def write_store(
+    path: Path, store: EpisodeStore, version: str = "v3.0", fps: int = 10, encoding: str = "lossless"
+) -> None:
+    """Write a LeRobotDataset of `version` "v3.0" or "v2.1". fps: control rate (Hz), which a store does not contain.
+    encoding: of the videos, one of `raybc.data.videos.ENCODINGS`."""
     if version not in DATA:
         raise UserError(f"version: expected one of {', '.join(DATA)}, got {version!r}")
+    if encoding not in ENCODINGS:
+        raise UserError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
     with replacing(path) as temporary:
         (temporary / "meta").mkdir(parents=True)
-        (_write_v3 if version == "v3.0" else _write_v2)(temporary, store, fps)
+        (_write_v3 if version == "v3.0" else _write_v2)(temporary, store, fps, encoding)
         write_json(temporary / "meta" / "info.json", _info(store, version, fps))
 
 
@@ -112,7 +117,7 @@ def _table(columns: dict[str, np.ndarray]) -> Any:
     return pa.table({name: column(np.ascontiguousarray(array)) for name, array in columns.items()})
 
 
-def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
+def _write_v3(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> None:
     at = {"chunk_index": 0, "file_index": 0}
     _parquet(folder / DATA["v3.0"].format(**at), _table(_columns(store, 0, store.num_episodes, fps)))
     tasks = _tasks(store)
@@ -140,16 +145,17 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int) -> None:
     _parquet(folder / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(rows))
     write_json(folder / "meta/stats.json", _stats(store, slice(None)))
     for name in store.images:
-        _video(folder / VIDEO["v3.0"].format(video_key=_names(store)[name], **at), store.obs[name], fps)
+        _video(folder / VIDEO["v3.0"].format(video_key=_names(store)[name], **at), store.obs[name], fps, encoding)
 
 
-def _write_v2(folder: Path, store: EpisodeStore, fps: int) -> None:
+def _write_v2(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> None:
     episodes, stats = [], []
     for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         at = {"episode_chunk": i // 1000, "episode_index": i}
         _parquet(folder / DATA["v2.1"].format(**at), _table(_columns(store, i, i + 1, fps)))
         for name in store.images:
-            _video(folder / VIDEO["v2.1"].format(video_key=_names(store)[name], **at), store.obs[name][start:end], fps)
+            place = folder / VIDEO["v2.1"].format(video_key=_names(store)[name], **at)
+            _video(place, store.obs[name][start:end], fps, encoding)
         task = store.tasks[i] if store.tasks else ""
         episodes.append({"episode_index": i, "tasks": [task], "length": int(end - start)})
         stats.append({"episode_index": i, "stats": _stats(store, slice(start, end))})
@@ -178,9 +184,9 @@ def _parquet(path: Path, table: Any) -> None:
     pq.write_table(table, path)
 
 
-def _video(path: Path, frames: np.ndarray, fps: int) -> None:
+def _video(path: Path, frames: np.ndarray, fps: int, encoding: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_lossless(path, frames, fps)
+    write_video(path, frames, fps, encoding)
 
 
 def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ Letters: M members, B batch, H chunk, A action dim, F features of the observatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +26,18 @@ class MLPField(PackedMLP, Field):
     """A pack of M fields. fourier: encode the time as Fourier features instead of a scalar."""
 
     def __init__(
-        self, members: int, features: int, horizon: int, action_size: int, *, width: int, depth: int, fourier: bool
+        self,
+        members: int,
+        features: int,
+        horizon: int,
+        action_size: int,
+        *,
+        widths: Sequence[int],
+        fourier: bool,
+        relu: bool = False,
     ) -> None:
         chunk = horizon * action_size
-        super().__init__(members, features + chunk + (2 * FREQUENCIES if fourier else 1), chunk, width, depth)
+        super().__init__(members, features + chunk + (2 * FREQUENCIES if fourier else 1), chunk, widths, relu)
         self.fourier = fourier
 
     def condition(self, cond_MBF: Tensor) -> Tensor:
@@ -66,8 +75,8 @@ class ResidualMLPField(PackedResidualMLP, Field):
 def build(run: RunConfig, spec: PolicySpec, features: int, members: int) -> Field:
     """The network of `--policy flow`."""
     config: Any = run.policy
-    kind = ResidualMLPField if config.hidden_block == "residual" else MLPField
-    return kind(
-        members, features, spec.horizon, spec.action_size,
-        width=config.hidden_width, depth=config.hidden_depth, fourier=config.use_fourier_features,
-    )  # fmt: skip
+    sizes = members, features, spec.horizon, spec.action_size
+    fourier = config.use_fourier_features
+    if config.hidden_block == "residual":
+        return ResidualMLPField(*sizes, width=config.hidden_width, depth=config.hidden_depth, fourier=fourier)
+    return MLPField(*sizes, widths=config.widths, fourier=fourier, relu=config.hidden_activation == "relu")

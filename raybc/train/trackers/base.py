@@ -15,6 +15,7 @@ from typing import Protocol
 from raybc.config import RunConfig
 from raybc.metric import FORMER_KEY, KEY
 from raybc.run_folder import TrainingFolder
+from raybc.train.csv_rows import PHASE
 
 #: Seconds between two reads of the files.
 INTERVAL = 10.0
@@ -72,5 +73,5 @@ def _rows(path: Path) -> list[Row]:
         return []
     text = path.read_text()
     rows = csv.DictReader(text[: text.rfind("\n") + 1].splitlines())
-    names = (KEY, FORMER_KEY, "phase")  # the only columns that are no numbers
+    names = (KEY, FORMER_KEY, PHASE)  # the only columns that are no numbers
     return [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v and k not in names}) for row in rows]
