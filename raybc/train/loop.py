@@ -8,23 +8,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from raybc.config import RunConfig, migrate
+from raybc.config import RunConfig
 from raybc.config.run import check_alike
 from raybc.data.windows import Windows
 from raybc.policies.augment import augmentation_of
 from raybc.policies.base import Policy, PolicySpec
 from raybc.train.arithmetic import with_arithmetic
 from raybc.train.data import TrainingData, prepare, resolved
-from raybc.train.dtensor import gather_full, shard_like
+from raybc.train.dtensor import gather_full
 from raybc.train.epochs import EpochMeter
-from raybc.train.feed import feed_of
+from raybc.train.feed import ImageFeed, feed_of
 from raybc.train.initial import load_start
 from raybc.train.learner import BehaviourCloning
 from raybc.train.non_finite import non_finite_examples
@@ -32,6 +32,7 @@ from raybc.train.optimizer import Ema, PackOptimizer, matrices_of
 from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.pretrained import load_pretrained
+from raybc.train.progress import OnEpoch, OnLog, Progress
 from raybc.train.ranks import Ranks
 from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, restarted, round_of
 from raybc.train.step import (
@@ -51,25 +52,6 @@ from raybc.types import Batch
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
     from raybc.train.checkpointing import State
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """A report, every log_interval steps."""
-
-    step: int
-    """Gradient steps so far."""
-    losses: list[float]
-    """Loss of each member at this step."""
-    metrics: dict[str, list[float]]
-    """Name -> value of each member, see `Loss.metrics`."""
-    steps_per_sec: float
-    """Since the previous report."""
-
-
-OnLog = Callable[[Progress], None]
-#: Called with the members (indices) that get a row.
-OnEpoch = Callable[[Sequence[int]], None]
 
 
 def with_seeds(config: RunConfig, seeds: Sequence[int]) -> list[RunConfig]:
@@ -106,7 +88,7 @@ class PackTrainer:
         self.ranks.check(self.members)
         self.data, self.device = data, device
         self.seeds = tuple(c.seed for c in self.members)
-        self._scale_floor = True
+        self.scale_floor = True
         self.prepared = prepare(config, data, device)
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
         spec = PolicySpec.of(seen.obs_sizes, seen.images, seen.form.size, config.chunk_length, config.obs_steps)
@@ -129,21 +111,19 @@ class PackTrainer:
         clips = [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         plan, count_at = self.prepared.plan, self.prepared.rotation.count_at
-        sampler = sampler_of(config, plan)
+        self._sampler = sampler_of(config, plan)
         self._augment = augmentation_of(config.encoder, spec.images)
         # After the others, which do not depend on it.
         shapes = {**self.learner.draws(), **(self._augment.draws() if self._augment else {})}
-        self.draws = DrawSource(shapes, count_at, config.batch_size, self.seeds, device, sampler)
-        ahead = DrawSource({}, count_at, config.batch_size, self.seeds, device, sampler)
-        drawn_at = lambda step: self.ranks.share(ahead.at(step))  # noqa: E731
-        self._feed = feed_of(drawn_at, self.prepared.rotation, config.training_steps, device)
+        self.draws = DrawSource(shapes, count_at, config.batch_size, self.seeds, device, self._sampler)
+        self._feed = self._feed_of()
         self._lr_scale = lr_scale_of(config, plan)
         self.monitors = [LossMonitor() for _ in self.members]
         self._monitored = any(map(is_monitored, self.members))
         self.validation_loss: list[float] | None = None
         steps = self.prepared.steps_per_epoch(config.batch_size)
         self.epochs = EpochMeter(steps, config.action_metrics, len(self.members), device)
-        self._sum_M = torch.zeros(len(self.members), device=device, dtype=torch.float64)
+        self.loss_sum_M = torch.zeros(len(self.members), device=device, dtype=torch.float64)
         self._bad = torch.zeros((), device=device)
         self._good = torch.zeros((), device=device)
         self._checked = 0
@@ -253,7 +233,7 @@ class PackTrainer:
         if self.ema is not None:
             self.ema.update(self.step, [m.stopped for m in self.monitors])
         if self._monitored:
-            self._sum_M += loss_M
+            self.loss_sum_M += loss_M
         self.epochs.add(loss_M, rates)
         return loss_M, metrics
 
@@ -267,7 +247,7 @@ class PackTrainer:
         if phase.restart and phase.begin == self.step:
             self.optimizer.reset()
             self.monitors = restarted(self.monitors)
-            self._sum_M.zero_()
+            self.loss_sum_M.zero_()
         return phase
 
     def _loss_function(self) -> LossOf:
@@ -317,8 +297,8 @@ class PackTrainer:
         if self.prepared.validation is not None:
             losses = self.validation_loss = self.validate()
         else:
-            losses = (self._sum_M / self._monitor_interval()).tolist()
-            self._sum_M.zero_()
+            losses = (self.loss_sum_M / self._monitor_interval()).tolist()
+            self.loss_sum_M.zero_()
         for monitor, config, loss in zip(self.monitors, self.members, losses, strict=True):
             monitor.update(config, loss)
 
@@ -357,22 +337,11 @@ class PackTrainer:
             images=self.prepared.images,
         )
 
-    def _run_ids(self) -> list[str]:
-        return [config.run_id(self.data.fingerprint) for config in self.members]
-
     def state(self, members: slice = slice(None)) -> State:
         """The training state; of some members only, so that they can continue in another pack."""
-        from raybc.train.checkpointing import State, is_shared
+        from raybc.train.saved import state_of
 
-        tensors = {f"policy/{k}": v for k, v in self.learner.module.state_dict().items()}
-        tensors |= {f"optimizer/{k}": v for k, v in self.optimizer.tensors().items()}
-        tensors |= {"loss_sum": self._sum_M, **self.epochs.tensors()}
-        if self.ema is not None:
-            tensors |= {f"ema/{k}": v for k, v in zip(self.ema.names, self.ema.values, strict=True)}
-        tensors = {k: v if is_shared(k) else gather_full(v)[members] for k, v in tensors.items()}
-        losses = None if self.validation_loss is None else self.validation_loss[members]
-        runs = self._run_ids()[members]
-        return State(self.step, runs, tensors, self.monitors[members], losses, self._scale_floor)
+        return state_of(self, members)
 
     def save_state(self, path: Path, members: slice = slice(None)) -> None:
         """Write `state` to a safetensors file, atomically."""
@@ -386,31 +355,23 @@ class PackTrainer:
         saved_as: further run_ids that are accepted for each member. Raises `UserError` for a damaged file, another
         configuration or other data, or states of different steps.
         """
-        from raybc.train import checkpointing
+        from raybc.train.saved import restore
 
-        known = [migrate.known_ids(config, self.data.fingerprint) for config in self.members]
-        known = [ids | set(more) for ids, more in zip(known, saved_as or [()] * len(known), strict=True)]
-        saved = checkpointing.joined([checkpointing.load(path) for path in paths], paths, known)
-        saved = checkpointing.migrated(saved, list(self.learner.parameters()), self.config.policy.renamed_weights)
+        restore(self, paths, saved_as)
 
-        if saved.scale_floor != self._scale_floor:
-            self._scale_floor = saved.scale_floor
-            self.prepared = prepare(self.config, self.data, self.device, saved.scale_floor)
-
-        def under(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in saved.tensors.items() if k.startswith(prefix)}
-
-        weights, averages = under("policy/"), under("ema/")
-        with torch.no_grad():
-            for name, value in self.learner.module.state_dict().items():
-                value.copy_(shard_like(weights[name], value))
-        self.optimizer.load(under("optimizer/"))
-        if self.ema is not None:
-            named = self.learner.parameters()
-            self.ema.values = [shard_like(averages[name], named[name].detach()) for name in self.ema.names]
-        self._sum_M = saved.tensors["loss_sum"].to(self.device)
-        self.monitors = list(saved.monitors)
-        self.epochs.load(saved.tensors, [m.stopped for m in self.monitors])
-        self.validation_loss = saved.validation_loss
-        self.step = saved.step
+    def at_step(self, step: int) -> None:
+        """Continue from `step`, after the weights of this step were restored."""
+        self.step = step
         self._bad = torch.zeros_like(self._bad)
+
+    def rescale(self, scale_floor: bool) -> None:
+        """Normalise the data with or without `Normalizer.with_floor`."""
+        if scale_floor != self.scale_floor:
+            self.scale_floor = scale_floor
+            self.prepared = prepare(self.config, self.data, self.device, scale_floor)
+            self._feed = self._feed_of()
+
+    def _feed_of(self) -> ImageFeed | None:
+        config, rotation = self.config, self.prepared.rotation
+        ahead = DrawSource({}, rotation.count_at, config.batch_size, self.seeds, self.device, self._sampler)
+        return feed_of(lambda step: self.ranks.share(ahead.at(step)), rotation, config.training_steps, self.device)
