@@ -27,7 +27,8 @@ from raybc.envs.pointmass import POINTMASS, POINTMASS_PIXELS
 from raybc.inference.agent import Agent
 from raybc.rollout.episode import run_episode
 from raybc.train.data import TrainingData
-from raybc.train.loop import PackTrainer, Progress
+from raybc.train.loop import PackTrainer
+from raybc.train.progress import Progress
 from raybc.types import EpisodeSpec, Observation, SampleSetting
 from tests.helpers import CPU, ROOT, demonstrations
 

@@ -43,6 +43,7 @@ POLICIES: dict[str, list[dict[str, Any]]] = {
     "regression": [
         *({"hidden_width": 16, "hidden_depth": 2, "regression_loss": e} for e in ("mse", "l1")),
         {"hidden_width": 8, "hidden_depth": 2, "hidden_block": "residual"},
+        {"hidden_widths": "12,8", "hidden_activation": "relu"},
     ],
 }
 ENCODERS: dict[str, list[dict[str, Any]]] = {

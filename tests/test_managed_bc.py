@@ -224,6 +224,7 @@ def test_epochs_and_phases_are_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert train(*flags) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "phases: head_only, steps 1 to 6: " in out
+    assert "the encoders that are frozen at first have random weights" in out
     assert "parameters learn, lr 0.001; finetune, steps 7 to 12: " in out
     assert "epoch 2/2, finetune, loss" in out
     rows = read_table(tmp_path / "run" / "train.csv")

@@ -19,7 +19,8 @@ from raybc.policies.base import Loss
 from raybc.policies.flow import FlowPolicy
 from raybc.train.arithmetic import pick_device
 from raybc.train.log import MemberLog, TrainRow
-from raybc.train.loop import PackTrainer, Progress
+from raybc.train.loop import PackTrainer
+from raybc.train.progress import Progress
 from raybc.train.schedule import learning_rate
 from raybc.train.step import STEPS_PER_BLOCK, DrawSource, NonFiniteLoss, clip_by_member, generator, stream_seed
 from raybc.types import UserError

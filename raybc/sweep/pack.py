@@ -35,7 +35,8 @@ from raybc.train.arithmetic import pick_device
 from raybc.train.data import resolved
 from raybc.train.epoch_log import PackEpochLog
 from raybc.train.log import MemberLog, log_pack
-from raybc.train.loop import PackTrainer, Progress, with_seeds
+from raybc.train.loop import PackTrainer, with_seeds
+from raybc.train.progress import Progress
 from raybc.train.step import NonFiniteLoss
 
 #: Evaluations whose training states and bundles are kept: the current one and the one before.

@@ -16,7 +16,8 @@ from raybc.run_folder import TrainingFolder
 from raybc.train.csv_rows import PHASE
 
 if TYPE_CHECKING:
-    from raybc.train.loop import PackTrainer, Progress
+    from raybc.train.loop import PackTrainer
+    from raybc.train.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from raybc.train.optimizer import Ema, PackOptimizer, matrices_of
 from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.pretrained import load_pretrained
+from raybc.train.progress import OnEpoch, OnLog, Progress
 from raybc.train.ranks import Ranks
 from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, restarted, round_of
 from raybc.train.step import (
@@ -51,25 +52,6 @@ from raybc.types import Batch
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
     from raybc.train.checkpointing import State
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """A report, every log_interval steps."""
-
-    step: int
-    """Gradient steps so far."""
-    losses: list[float]
-    """Loss of each member at this step."""
-    metrics: dict[str, list[float]]
-    """Name -> value of each member, see `Loss.metrics`."""
-    steps_per_sec: float
-    """Since the previous report."""
-
-
-OnLog = Callable[[Progress], None]
-#: Called with the members (indices) that get a row.
-OnEpoch = Callable[[Sequence[int]], None]
 
 
 def with_seeds(config: RunConfig, seeds: Sequence[int]) -> list[RunConfig]:

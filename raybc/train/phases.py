@@ -88,6 +88,16 @@ def described(run: RunConfig, phases: Sequence[Phase], sizes: Mapping[str, int])
     return "phases: " + "; ".join(parts)
 
 
+def notes(run: RunConfig) -> tuple[str, ...]:
+    """What to know about the phases of a new run."""
+    if not run.freeze_epochs or run.freeze or run.init_from or getattr(run.encoder, "is_pretrained", False):
+        return ()
+    return (
+        "the encoders that are frozen at first have random weights; --pretrained=FILE starts a ResNet from others, and "
+        "--freeze_epochs=0 freezes nothing",
+    )
+
+
 def frozen_names(run: RunConfig, names: Sequence[str]) -> frozenset[str]:
     """The parameters whose names begin with one of the prefixes in `freeze`.
 

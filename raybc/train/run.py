@@ -31,11 +31,11 @@ from raybc.train.epochs import epoch_of
 from raybc.train.evaluate import RolloutEvaluation
 from raybc.train.log import MemberLog, log_pack
 from raybc.train.loop import PackTrainer
-from raybc.train.loop import Progress as TrainProgress
 from raybc.train.member import MemberRun
 from raybc.train.offline import measure
-from raybc.train.phases import Phase, described, phase_at
+from raybc.train.phases import Phase, described, notes, phase_at
 from raybc.train.plans import note_plan
+from raybc.train.progress import Progress as TrainProgress
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
 from raybc.train.schedule import is_finished, round_of
@@ -120,6 +120,8 @@ class PackRun:
         for said in (trainer.pretrained, str(trainer.start or ""), described(trainer.config, trainer.phases, sizes)):
             if said:
                 cli.console.print(said)
+        if not resumes:
+            cli.print_notes(notes(trainer.config))
         begun()
         folders = [m.out for m in self.members]
         trainer.prepared.write_statistics(folders)
