@@ -22,12 +22,13 @@ from safetensors.torch import load_file
 from raybc.bundle import WEIGHTS, PolicyBundle
 from raybc.cli import run_main
 from raybc.data.episodes import EpisodeStore
+from raybc.find_bundle import find_bundle
 from raybc.inference.agent import Agent
 from raybc.report import plots
 from raybc.report.__main__ import main as report
 from raybc.report.html import write_report
 from raybc.rows import epoch_rows
-from raybc.run_folder import SweepFolder, TrainingFolder, find_bundle, mark_best
+from raybc.run_folder import SweepFolder, TrainingFolder, mark_best
 from raybc.train.action_metrics import ActionErrors, ActionMetrics, noise_of
 from raybc.train.csv_rows import append_row
 from raybc.train.data import TrainingData

@@ -16,13 +16,14 @@ from raybc.bundle import PolicyBundle
 from raybc.data.normalize import Normalizer
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import EnvSpec, spec_of_task
+from raybc.find_bundle import find_bundle
 from raybc.metric import METRICS, SUCCESS
 from raybc.rollout.checks import check_fits, version_changes
 from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
 from raybc.rollout.stop import Race, UntilHalfwidth
 from raybc.rollout.video import VideoWriter, episode_name, write_grid
-from raybc.run_folder import TrainingFolder, find_bundle
+from raybc.run_folder import TrainingFolder
 from raybc.statistics import halfwidth_reached
 from raybc.types import EpisodeResult, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
