@@ -16,13 +16,14 @@ from raybc.bundle import PolicyBundle
 from raybc.data.normalize import Normalizer
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import EnvSpec, spec_of_task
+from raybc.find_bundle import find_bundle
 from raybc.metric import METRICS, SUCCESS
 from raybc.rollout.checks import check_fits, version_changes
 from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
 from raybc.rollout.stop import Race, UntilHalfwidth
 from raybc.rollout.video import VideoWriter, episode_name, write_grid
-from raybc.run_folder import TrainingFolder, find_bundle
+from raybc.run_folder import TrainingFolder
 from raybc.statistics import halfwidth_reached
 from raybc.types import EpisodeResult, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
@@ -55,7 +56,7 @@ def test_a_checkpoint_of_a_run(tmp_path: Path) -> None:
         path, setting = find_bundle(run, name)
         assert PolicyBundle.load(path).step == step
         assert setting is None
-    with pytest.raises(UserError, match=r"latest, best, final, -1 or one of the steps 100, 200, 300, 1000; got '150'"):
+    with pytest.raises(UserError, match=r"latest, best, best_mse, final, -1 or one of the steps 100, 200, 300, 1000; got '150'"):
         find_bundle(run, "150")
     (run / "eval.csv").unlink()
     with pytest.raises(UserError, match=r"eval\.csv has no evaluation of a checkpoint that is still on disk"):

@@ -15,7 +15,8 @@ import raybc
 from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
 from raybc.config import RunConfig
-from raybc.run_folder import TrainingFolder, find_bundle
+from raybc.find_bundle import find_bundle
+from raybc.run_folder import TrainingFolder
 from raybc.serve.client import RemotePolicy
 from raybc.train.__main__ import main
 from raybc.train.schedule import learning_rate

@@ -21,9 +21,10 @@ from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
 from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
+from raybc.find_bundle import find_bundle
 from raybc.inference.agent import Agent
 from raybc.inference.offline import offline_error
-from raybc.run_folder import TrainingFolder, find_bundle
+from raybc.run_folder import TrainingFolder
 from raybc.train.__main__ import main
 from raybc.types import SampleSetting, UserError
 

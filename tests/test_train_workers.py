@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
@@ -128,11 +129,12 @@ def test_workers_of_ray_train(ray_cpus: float, pointmass_demos: Path, tmp_path: 
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    assert run_train(pointmass_demos, out, "--num_workers=2", "--training_steps=1200") == 0
+    flags = ("--training_steps=1200", "--action_metrics=100", "--holdout_seed=0")
+    assert run_train(pointmass_demos, out, "--num_workers=2", *flags) == 0
     thread.join()
     assert killed
-    assert run_train(pointmass_demos, tmp_path / "one", "--training_steps=1200") == 0
-    for name in ("eval.csv", "train.csv"):
+    assert run_train(pointmass_demos, tmp_path / "one", *flags) == 0
+    for name in ("eval.csv", "train.csv", "metrics.csv"):
         steps = [[r["step"] for r in read_table(f / name)] for f in (tmp_path / "one", out)]
         assert steps[0] == steps[1]
     one, two = (PolicyBundle.load(f / "checkpoint_1200") for f in (tmp_path / "one", out))
@@ -140,6 +142,9 @@ def test_workers_of_ray_train(ray_cpus: float, pointmass_demos: Path, tmp_path: 
     for name, value in one.weights.items():
         torch.testing.assert_close(value, two.weights[name], rtol=1e-3, atol=1e-3)
     assert not (out / "ray_train").exists()
+    marks = json.loads((out / "best.json").read_text())
+    assert marks.keys() == {"sample_mse", "success"}, "a worker writes one, the command the other"
+    assert (out / "plots" / "loss.png").is_file()
 
 
 def test_more_workers_than_cpus_are_refused(

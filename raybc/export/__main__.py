@@ -16,8 +16,9 @@ from raybc.export.card import evidence_for
 from raybc.export.hub import check_account, check_name, push, write_folder
 from raybc.export.onnx import FORMAT, export_onnx
 from raybc.files import read_json
+from raybc.find_bundle import find_bundle
 from raybc.inference.policy import load_bundle
-from raybc.run_folder import EvaluationFolder, SweepFolder, find_bundle
+from raybc.run_folder import EvaluationFolder, SweepFolder
 from raybc.types import SampleSetting, UserError
 
 

@@ -21,10 +21,10 @@ import numpy as np
 
 from raybc.bundle import PolicyBundle
 from raybc.files import expanded
+from raybc.find_bundle import find_bundle
 from raybc.inference.agent import Agent, stack_rows
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
 from raybc.inference.session import Session
-from raybc.run_folder import find_bundle
 from raybc.strict import check_type
 from raybc.types import SampleSetting, UserError
 
@@ -48,7 +48,7 @@ def load_bundle(
 
     Args:
         path: a bundle, or the folder of a training run or a sweep.
-        checkpoint: see `raybc.run_folder.find_bundle`.
+        checkpoint: see `raybc.find_bundle.find_bundle`.
         changes: fields of the sample setting to replace.
 
     Raises `UserError` if there is no readable policy, or if a change is impossible or has no effect.

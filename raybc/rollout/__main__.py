@@ -16,10 +16,11 @@ from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.spec import spec_of_task
 from raybc.envs.variant import limited
+from raybc.find_bundle import find_bundle
 from raybc.metric import FORMER_KEY, Metric, MetricName, resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
-from raybc.run_folder import EvaluationFolder, find_bundle
+from raybc.run_folder import EvaluationFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
 from raybc.strict import check_type

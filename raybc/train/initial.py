@@ -12,7 +12,7 @@ from torch import Tensor
 from raybc.config import RunConfig
 from raybc.data.episodes import format_shape
 from raybc.files import expanded
-from raybc.run_folder import find_bundle
+from raybc.find_bundle import find_bundle
 from raybc.types import UserError
 
 if TYPE_CHECKING:  # it reads files, which training itself does without
