@@ -78,8 +78,8 @@ def by_hand(
             rows.append(row)
             ends.append(end)
     noise = noise_NHA * config.eval_temperature
-    pictures = {name: np.stack([one[name] for one in images]) for name in bundle.images}
-    observed = Observation(np.array(seen, np.float32), pictures)
+    seen_images = {name: np.stack([one[name] for one in images]) for name in bundle.images}
+    observed = Observation(np.array(seen, np.float32), seen_images)
     chunks = agent.chunks(observed, noise.astype(np.float32), config.sample_setting)
     squares, cosines, norms, predicted = [], [], [], []
     for chunk, row, end in zip(chunks.astype(np.float64), rows, ends, strict=True):

@@ -216,7 +216,7 @@ def test_it_is_the_plain_loop() -> None:
 
 
 def test_epochs_and_phases_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """train.csv has a column `phase` where there are two, and the run goes on from either side of the switch."""
+    """train.csv has a column `phase` where there are two, and the run is resumed on either side of the switch."""
     data = robot(tmp_path / "robot.hdf5", image=True)  # 8 of 10 episodes of 12 steps are 6 batches of 16
     flags = ["--recipe=managed_bc", "--dataset", data, "--pretrained=none", "--epochs=2", "--freeze_epochs=1"]
     flags += ["--batch_size=16", "--eval_interval=0", "--log_interval=3", "--threads=1", "--out", tmp_path / "run"]
