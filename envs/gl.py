@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
 
@@ -22,6 +23,8 @@ def choose_gl() -> None:
             except OSError:
                 continue
             os.environ["MUJOCO_GL"] = backend
+            if "mujoco.gl_context" in sys.modules:  # it was imported before, and chose a library for windows
+                importlib.reload(sys.modules["mujoco.gl_context"])
             break
     if os.environ.get("MUJOCO_GL") in ("egl", "osmesa"):
         os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])

@@ -16,8 +16,6 @@ from raybc.registry import get_task, parse_env_name
 from raybc.types import UserError
 from tests.helpers import tiny_store
 
-pytest.importorskip("robosuite")
-
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[RobosuiteEnv]:

@@ -27,7 +27,13 @@ def test_it_is_the_plain_network(members: int, kind: type[MLPField] | type[Resid
     torch.manual_seed(0)
     residual = kind is ResidualMLPField
     plains = [PlainMLP(ACTIONS, HORIZON, FEATURES, WIDTH, DEPTH, residual).double() for _ in range(members)]
-    field = kind(members, FEATURES, HORIZON, ACTIONS, width=WIDTH, depth=DEPTH, fourier=False).double()
+    sizes = (members, FEATURES, HORIZON, ACTIONS)
+    made: MLPField | ResidualMLPField = (
+        ResidualMLPField(*sizes, width=WIDTH, depth=DEPTH, fourier=False)
+        if residual
+        else MLPField(*sizes, widths=(WIDTH,) * DEPTH, fourier=False)
+    )
+    field = made.double()
     for m, plain in enumerate(plains):
         copy_weights(field, m, plain)
     x = torch.randn(members, BATCH, HORIZON, ACTIONS, dtype=torch.float64, requires_grad=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -158,3 +160,18 @@ def test_the_code_of_the_simulator_below_decides_the_demonstrations() -> None:
 def test_states_have_no_cameras(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         demos(words)
+
+
+def test_mujoco_may_be_imported_first() -> None:
+    """In a notebook, say: MuJoCo then has chosen a GL library for windows."""
+    code = (
+        "import os\n"
+        "os.environ.pop('MUJOCO_GL', None), os.environ.pop('PYOPENGL_PLATFORM', None)\n"
+        "import mujoco\n"
+        "from raybc.registry import get_task\n"
+        "env = get_task('gym:Reacher-v5@16x16').make(None)\n"
+        "print(env.reset(seed=0)[0]['free_image'].shape)\n"
+        "env.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "(16, 16, 3)", done.stderr
