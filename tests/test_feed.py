@@ -94,6 +94,10 @@ def test_no_more_memory_than_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert fed._feed is not None
         assert fed._feed._ahead == ahead
         assert len(fed._feed._ready) == ahead
+    limited = trainer(memory_limit=3 * step / 2**30)
+    limited.advance(4)
+    assert limited._feed is not None
+    assert limited._feed._ahead == 3
     fed.advance(40)
     assert fed._feed is not None
     assert not fed._feed._ready  # nothing beyond the last step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 
 from raybc.bundle import PolicyBundle
 from raybc.config import DemosConfig, RunConfig
-from raybc.data import formats
-from raybc.data.formats import lerobot_write
+from raybc.data import formats, load
+from raybc.data.formats import lerobot, lerobot_write
 from raybc.data.load import read_for
 from raybc.data.names import resolve
 from raybc.demos.spec import source_of
@@ -54,8 +55,6 @@ def test_ogbench_dataset_dir(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_converted_once(pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from raybc.data import load
-
     monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
     monkeypatch.setattr(load, "MAX_BYTES_IN_MEMORY", os.path.getsize(pointmass_demos) - 1)
     small = formats.read(pointmass_demos)
@@ -97,3 +96,29 @@ def test_which_episodes_are_trained_on() -> None:
     halves = episodes_of(holdout_seed=1)
     assert len(halves) == 6
     assert halves != episodes_of(holdout_seed=2)
+
+
+def test_images_count_as_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video of a megabyte may be gigabytes in memory."""
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
+    data = tiny_store()
+    frames = np.full((len(data.actions_NA), 64, 64, 3), 7, np.uint8)
+    path = tmp_path / "set"
+    lerobot_write.write_store(path, tiny_store(obs={**data.obs, "eye": frames}))
+    assert load.size_on_disk(path) < frames.nbytes == lerobot.decoded_bytes(path)
+    assert not isinstance(read_for(path, "", images=True, memory=frames.nbytes).obs["eye"], np.memmap)
+    assert not isinstance(read_for(path, "", images=False, memory=frames.nbytes - 1).actions_NA, np.memmap)
+    assert not list(tmp_path.glob("converted/*"))
+    mapped = read_for(path, "", images=True, memory=frames.nbytes - 1)
+    assert isinstance(mapped.obs["eye"], np.memmap)
+    np.testing.assert_array_equal(mapped.obs["eye"], frames)
+
+
+@pytest.mark.parametrize("shape", [None, "a", [64], [64, 64, "3"], [64, -1, 3]])
+def test_shapes_that_are_none_take_no_memory(tmp_path: Path, shape: object) -> None:
+    data = tiny_store()
+    lerobot_write.write_store(tmp_path / "set", data)
+    info = json.loads((tmp_path / "set/meta/info.json").read_text())
+    info["features"]["observation.images.eye"] = {"dtype": "image", "shape": shape}
+    (tmp_path / "set/meta/info.json").write_text(json.dumps(info))
+    assert lerobot.decoded_bytes(tmp_path / "set") == 0

@@ -137,3 +137,11 @@ class ArithmeticOptions:
     accumulate: int = option(1, role=Role.OUTPUT, at_least=1)
     """Split batch_size into this many parts for the gradient: less memory, the same step. (gradient_accumulation_steps
     multiplies batch_size instead.)"""
+    memory_limit: float = option(0.0, role=Role.OUTPUT, at_least=0.0, axis="it does not change a policy")
+    """GiB that demonstrations may take in main memory: larger data sets are memory-mapped, and images are read ahead up
+    to this limit (0: 0.25 for data sets, and 0.5 for images that are read ahead)."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_limit` in bytes; 0: no limit is set."""
+        return int(self.memory_limit * 2**30)

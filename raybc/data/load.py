@@ -42,19 +42,21 @@ def read_for(
     skip_bad_episodes: bool = False,
     image_size: tuple[int, int] | None = None,
     keys: Keys = formats.NO_KEYS,
+    memory: int = 0,
 ) -> EpisodeStore:
     """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
 
     Large data sets are memory-mapped from a converted copy in raybc's cache. images: as for `raybc.data.formats.read`;
     None: all, if the task observes any; then only those that it observes have to be readable. states: whether to read
-    the simulator's states. skip_bad_episodes, image_size, keys: as for `ReadOptions`.
+    the simulator's states. skip_bad_episodes, image_size, keys: as for `ReadOptions`. memory: bytes above which a data
+    set is large, on disk or decoded (0: `MAX_BYTES_IN_MEMORY`).
     """
     needed = None
     if images is None:
         needed = tuple(get_task(task).images) if task else ()
         images = bool(needed)
     format = formats.detect(path)
-    large = format != "store" and size_on_disk(path) > MAX_BYTES_IN_MEMORY
+    large = format != "store" and size_of(path, format, bool(images)) > (memory or MAX_BYTES_IN_MEMORY)
     read = cached if large else formats.read
     limit = step_limit_of(task, format)
     found = read(
@@ -70,6 +72,12 @@ def step_limit_of(task: str, format: str) -> int:
     if format != "d4rl" or not task:
         return 0
     return get_task(with_limit(task)[0]).max_steps  # of the recording, whatever an evaluation has
+
+
+def size_of(path: Path, format: str, images: bool) -> int:
+    """Bytes of a data set on disk or, if its images are read, of these in memory, whichever is more."""
+    decoded = getattr(formats.get(format), "decoded_bytes", None)
+    return max(size_on_disk(path), decoded(path) if images and decoded is not None else 0)
 
 
 def size_on_disk(path: Path) -> int:

@@ -30,14 +30,14 @@ Images = dict[str, Tensor]
 
 
 def feed_of(
-    draws_at: Callable[[int], StepDraws], rotation: ShardRotation, last: int, device: torch.device
+    draws_at: Callable[[int], StepDraws], rotation: ShardRotation, last: int, device: torch.device, memory: int = 0
 ) -> ImageFeed | None:
     """The feed of a training; None where the trainer gathers its images as fast. Arguments: see `ImageFeed`."""
     elsewhere = [image for image in rotation.at(0).images.values() if image.device.type == "cpu"]
     size = sum(image.nbytes for image in elsewhere)
     if not elsewhere or (device.type == "cpu" and size < WORTHWHILE_BYTES):
         return None
-    return ImageFeed(draws_at, rotation, last, device)
+    return ImageFeed(draws_at, rotation, last, device, memory)
 
 
 class ImageFeed:
@@ -49,6 +49,7 @@ class ImageFeed:
         rotation: ShardRotation,
         last: int,
         device: torch.device,
+        memory: int = 0,
     ) -> None:
         """
         Args:
@@ -56,8 +57,10 @@ class ImageFeed:
             rotation: the windows to draw from.
             last: steps of the whole training.
             device: where batches are computed.
+            memory: bytes that the images of the steps ahead may take, at least those of one step (0: `MOST_BYTES`).
         """
         self._draws_at, self._rotation, self._last, self._device = draws_at, rotation, last, device
+        self._memory = memory
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="images")
         self._ready: deque[tuple[int, Future[Images]]] = deque()
         self._ahead = 1
@@ -76,7 +79,7 @@ class ImageFeed:
             following += 1
         found = self._ready.popleft()[1].result()
         size = sum(image.nbytes for image in found.values())
-        self._ahead = max(1, min(MOST_STEPS, MOST_BYTES // max(1, size)))
+        self._ahead = max(1, min(MOST_STEPS, (self._memory or MOST_BYTES) // max(1, size)))
         return {name: image.to(self._device, non_blocking=True) for name, image in found.items()}
 
     def _gather(self, images: Mapping[str, Tensor], rows_MBT: Tensor) -> Images:

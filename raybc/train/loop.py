@@ -374,4 +374,7 @@ class PackTrainer:
     def _feed_of(self) -> ImageFeed | None:
         config, rotation = self.config, self.prepared.rotation
         ahead = DrawSource({}, rotation.count_at, config.batch_size, self.seeds, self.device, self._sampler)
-        return feed_of(lambda step: self.ranks.share(ahead.at(step)), rotation, config.training_steps, self.device)
+        return feed_of(
+            lambda step: self.ranks.share(ahead.at(step)), rotation, config.training_steps, self.device,
+            config.memory_bytes,
+        )  # fmt: skip

@@ -25,10 +25,14 @@ def _read(config: RunConfig, dataset: Path) -> EpisodeStore:
     if config.has_environment:
         task = parse_env_name(config.env_name).task
         keys = Keys.of(config.action_key)  # tasks compute observations from others, so all of them are read
-        return read_for(dataset, task, skip_bad_episodes=config.skip_bad_episodes, keys=keys)
+        return read_for(
+            dataset, task, skip_bad_episodes=config.skip_bad_episodes, keys=keys, memory=config.memory_bytes
+        )
     images = config.encoder.kind != "None"
     keys = Keys.of(config.action_key, config.obs_keys)
-    return read_for(dataset, "", images=images, skip_bad_episodes=config.skip_bad_episodes, keys=keys)
+    return read_for(
+        dataset, "", images=images, skip_bad_episodes=config.skip_bad_episodes, keys=keys, memory=config.memory_bytes
+    )
 
 
 def observed(config: RunConfig, probe: EnvSpec, obs_keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ class EpisodeChunk:
 
 class Format(Protocol):
     """A module that reads and writes a format. It may also have `count(path) -> int | None`, the number of episodes
-    where that is known before they are read.
+    where that is known before they are read, and `decoded_bytes(path) -> int`, the size of compressed images in memory.
 
     All but `matches` raise `UserError` with file, episode and key for what is missing, damaged or inconsistent.
     """

@@ -8,6 +8,7 @@ rewards, terminals and success. The statistics in `meta/` are not used: normalis
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from raybc.types import UserError
 __all__ = ["DESCRIPTION", "NAME", "VideoUse", "about", "matches", "parts", "write_store"]
 
 NAME = "lerobot"
+#: Bounds on what a description may declare.
+MOST_FRAMES, MOST_PIXELS = 10**10, 10**5
 DESCRIPTION = "a folder with meta/info.json of LeRobot (codebase_version v2.1 or v3.0)"
 
 
@@ -56,6 +59,22 @@ def matches(path: Path) -> bool:
 def count(path: Path) -> int:
     """Number of episodes, as meta/info.json declares it."""
     return Meta(path).total_episodes
+
+
+def decoded_bytes(path: Path) -> int:
+    """Bytes of all images once they are decoded, as `meta/info.json` declares them."""
+    found = Meta(path)
+    frames = int(found.number("total_frames", int, 0, MOST_FRAMES)) if "total_frames" in found.info else 0
+    images = [feature for feature in found.features.values() if feature["dtype"] in ("video", "image")]
+    return sum(frames * _pixels(feature.get("shape")) for feature in images)
+
+
+def _pixels(shape: object) -> int:
+    """Numbers of one image of a declared shape; 0 where it is none."""
+    if not isinstance(shape, list) or len(shape) != 3:
+        return 0
+    sizes = [n for n in shape if isinstance(n, int) and 0 < n < MOST_PIXELS]
+    return math.prod(sizes) if len(sizes) == len(shape) else 0
 
 
 def about(path: Path) -> DatasetInfo:
