@@ -1,6 +1,8 @@
 """Policies beside each other on several tasks, on the same starts: `python -m benchmarks.policy_table OUT`.
 
     python -m benchmarks.policy_table runs/table --tasks lift can square cube metaworld-push --steps 6000
+    python -m benchmarks.policy_table runs/images --tasks lift-image --steps 2000 --batch_size 32 --policies \
+        "images: crop, GroupNorm and EMA, keypoints" "images: no crop" "images: BatchNorm, no EMA" "images: average"
     python -m benchmarks.policy_table runs/pusht --tasks pusht --dataset pusht.npz --budget core --core_seconds 900
 
 Each policy is trained with the same seeds, on the same demonstrations (a scripted expert's, or --dataset), with equal
@@ -52,6 +54,13 @@ POLICIES: dict[str, dict[str, Any]] = {
     "transformer, flow": _DIT,
     "transformer, MIP": _DIT | {"objective": "mip"},
 }
+_IMAGES = _UNET | {"encoder": "resnet18", "image_crop": "58,58", "obs_steps": 1}
+POLICIES |= {
+    "images: crop, GroupNorm and EMA, keypoints": _IMAGES,
+    "images: no crop": {k: v for k, v in _IMAGES.items() if k != "image_crop"},
+    "images: BatchNorm, no EMA": _IMAGES | {"image_norm": "batch", "ema_decay": 0, "ema_power": 0},
+    "images: average": _IMAGES | {"image_pool": "average"},
+}
 #: Name -> multiple of the steps with equal examples. With 6 x the steps the MLP takes about as long as the U-Net.
 TIMES = {"MLP, flow, 6 x the steps": 6}
 COMMON = {
@@ -63,6 +72,7 @@ COMMON = {
 TASKS: dict[str, dict[str, Any]] = {
     "pusht": {"env_name": "pusht-human-low_dim", "dataset_proportion": 0.437},
     "lift": {"env_name": "lift-scripted-low_dim"},
+    "lift-image": {"env_name": "lift-scripted-image@64x64,cameras=agentview"},
     "can": {"env_name": "can-scripted-low_dim"},
     "square": {"env_name": "square-scripted-low_dim"},
     "cube": {"env_name": "cube-single-v0"},
@@ -85,10 +95,13 @@ def step_seconds(policy: str, members: int, batch: int, obs: int = 20, actions: 
     n, rng = 2000, np.random.default_rng(0)
     state, moves = rng.normal(size=(n, obs)).astype(np.float32), rng.uniform(-1, 1, (n, actions)).astype(np.float32)
     ends = np.arange(100, n + 1, 100)
-    store = EpisodeStore({"state": state}, moves, np.zeros(n, np.float32), ends, source=Path("random"))
+    seen = {"state": state}
+    if "encoder" in POLICIES[policy]:
+        seen["image"] = rng.integers(0, 256, (n, 64, 64, 3), np.uint8)
+    store = EpisodeStore(seen, moves, np.zeros(n, np.float32), ends, source=Path("random"))
     run = RunConfig.of(**{**options(policy, "lift"), "batch_size": batch, "training_steps": 1000, "device": "cpu"})
     torch.set_num_threads(1)
-    data = TrainingData(store, "0" * 64, ("state",), {})
+    data = TrainingData(store, "0" * 64, tuple(seen), {})
     trainer = PackTrainer(with_seeds(run, range(members)), data, torch.device("cpu"))
     trainer.advance(2)
     took = []
@@ -162,7 +175,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--tasks", nargs="+", default=["lift"], choices=TASKS)
-    parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=POLICIES)
+    of_states = [name for name in POLICIES if not name.startswith("images")]
+    parser.add_argument("--policies", nargs="+", default=of_states, choices=POLICIES)
     parser.add_argument("--budget", choices=("examples", "core"), default="examples")
     parser.add_argument("--steps", type=int, default=6000, help="gradient steps with --budget examples")
     parser.add_argument("--batch_size", type=int, default=256)
