@@ -7,6 +7,8 @@ import importlib
 import os
 import sys
 
+from raybc.types import UserError
+
 
 def choose_gl() -> None:
     """Choose an offscreen GL library on Linux by MUJOCO_GL and PYOPENGL_PLATFORM, unless the user has set them.
@@ -28,3 +30,12 @@ def choose_gl() -> None:
             break
     if os.environ.get("MUJOCO_GL") in ("egl", "osmesa"):
         os.environ.setdefault("PYOPENGL_PLATFORM", os.environ["MUJOCO_GL"])
+
+
+def no_context(error: BaseException) -> UserError:
+    """What is said where no offscreen GL context can be made; each GL library fails in its own way."""
+    return UserError(
+        f"no offscreen GL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. Install a "
+        "software renderer, `apt-get install libegl1 libgl1-mesa-dri`, or `apt-get install libosmesa6` and set "
+        "MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without images."
+    )

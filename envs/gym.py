@@ -14,7 +14,6 @@ import importlib
 import importlib.metadata
 import io
 import math
-import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,7 +25,7 @@ from gymnasium.envs.registration import EnvSpec
 from raybc.envs import border, restore
 from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task
 from raybc.envs.convert import Reader, action_space, fit
-from raybc.envs.gl import choose_gl
+from raybc.envs.gl import choose_gl, no_context
 from raybc.envs.probe import probe
 from raybc.envs.registered import make_quietly, render_kwargs
 from raybc.strict import did_you_mean
@@ -137,11 +136,7 @@ class GymEnv(SimEnv):
         try:
             self._env.render()
         except Exception as error:  # each GL library fails in its own way: ImportError, AttributeError, GLError, ...
-            raise UserError(
-                f"no offscreen GL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. "
-                "Install a software renderer, `apt-get install libegl1 libgl1-mesa-dri`, or `apt-get install "
-                "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without images."
-            ) from error
+            raise no_context(error) from error
         base = self._env.unwrapped
         holders = (base, *(getattr(base, part, None) for part in ("ant_env", "robot_env", "point_env")))
         renderers = (getattr(holder, "mujoco_renderer", None) for holder in holders)

@@ -28,7 +28,6 @@ import copy
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -38,7 +37,7 @@ import gymnasium
 import numpy as np
 
 from raybc.envs.base import Expert, Obs, RenderOptions, SimEnv, Task, require
-from raybc.envs.gl import choose_gl
+from raybc.envs.gl import choose_gl, no_context
 from raybc.envs.robosuite_experts import can_expert, lift_expert, square_expert
 from raybc.types import UserError
 
@@ -163,11 +162,7 @@ class RobosuiteEnv(SimEnv):
         try:
             context = MjRenderContextOffscreen(self._sim.sim, device_id=-1)
         except Exception as error:  # each GL library fails in its own way: ImportError, AttributeError, GLError, ...
-            raise UserError(
-                f"no offscreen GL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. "
-                "Install a software renderer, `apt-get install libegl1 libgl1-mesa-dri`, or `apt-get install "
-                "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or run without images."
-            ) from error
+            raise no_context(error) from error
         context.vopt.geomgroup[0] = 0  # collision shapes
         context.vopt.geomgroup[1] = 1  # what a robot looks like
         context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0  # doubles the frames/s of software rendering

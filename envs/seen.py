@@ -21,7 +21,7 @@ import numpy as np
 
 from raybc.envs.base import Expert, Obs, RenderOptions, Restorable, SimEnv, Task
 from raybc.envs.convert import fit
-from raybc.envs.gl import choose_gl
+from raybc.envs.gl import choose_gl, no_context
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
@@ -165,14 +165,8 @@ class SeenEnv(SimEnv):
         if renderer is None:
             try:
                 renderer = self._renderers[height, width] = mujoco.Renderer(self._model, height, width)
-            except (
-                Exception
-            ) as error:  # each GL library fails in its own way: ImportError, AttributeError, GLError, ...
-                raise UserError(
-                    f"no offscreen GL context (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}): {error or type(error)}. "
-                    "Install a software renderer, `apt-get install libegl1 libgl1-mesa-dri`, or `apt-get install "
-                    "libosmesa6` and set MUJOCO_GL=osmesa and PYOPENGL_PLATFORM=osmesa; or observe states."
-                ) from error
+            except Exception as error:  # ImportError, AttributeError, GLError, ...
+                raise no_context(error) from error
         renderer.update_scene(self._data, camera=-1 if camera == FREE else camera)
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
