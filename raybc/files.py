@@ -111,16 +111,14 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def free_space_for(folder: Path, megabytes: int) -> None:
-    """Raise `UserError` if the disk of `folder` has less than this free space, in MB."""
+def free_space_for(folder: Path, megabytes: int, advice: str = "free some or use --out") -> None:
+    """Raise `UserError`, with `advice`, if the disk of `folder` has less than this free space, in MB."""
     probe = folder
     while not probe.exists():
         probe = probe.parent
     free = shutil.disk_usage(probe).free // 2**20
     if free < megabytes:
-        raise UserError(
-            f"{folder}: expected at least {megabytes} MB of free disk, got {free} MB; free some or use --out"
-        )
+        raise UserError(f"{folder}: expected at least {megabytes} MB of free disk, got {free} MB; {advice}")
 
 
 @contextlib.contextmanager

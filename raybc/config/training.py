@@ -141,6 +141,10 @@ class ArithmeticOptions:
     """GiB that demonstrations may take in main memory: larger data sets are memory-mapped, and images are read ahead up
     to this limit (0: 0.25 for data sets, and 0.5 for images that are read ahead)."""
 
+    videos: Literal["convert", "decode"] = option("convert", role=Role.OUTPUT, axis="it does not change a policy")
+    """Videos of a LeRobot set. convert: decoded once, into memory or a file (see memory_limit); decode: while training,
+    with half of memory_limit as cache (0: 0.5 GiB)."""
+
     @property
     def memory_bytes(self) -> int:
         """`memory_limit` in bytes; 0: no limit is set."""

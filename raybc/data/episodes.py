@@ -6,7 +6,6 @@ channels of an image.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from raybc.data.fingerprints import fingerprint_of
 from raybc.envs.variant import split
 from raybc.strict import did_you_mean
 from raybc.types import UserError
@@ -56,7 +56,8 @@ class EpisodeStore:
     """
 
     obs: Mapping[str, np.ndarray]
-    """Name -> float32 (N, size), or uint8 (N, H, W, C) for images."""
+    """Name -> float32 (N, size), or uint8 (N, H, W, C) for images; images may be decoded when they are indexed
+    (`LazyImages`)."""
     actions_NA: np.ndarray
     """float32 (N, A)."""
     rewards_N: np.ndarray
@@ -173,7 +174,6 @@ class EpisodeStore:
 
         keys: the observations to include; None: all.
         """
-        h = hashlib.sha256()
         chosen = {k: v for k, v in self.obs.items() if keys is None or k in keys}
         parts = {f"obs/{k}": v for k, v in chosen.items()} | {
             "actions": self.actions_NA,
@@ -183,11 +183,7 @@ class EpisodeStore:
         }
         if self.tasks:
             parts["tasks"] = np.frombuffer("\n".join(self.tasks).encode(), np.uint8)
-        for name in sorted(parts):
-            array = np.ascontiguousarray(parts[name])
-            h.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-            h.update(array.data)
-        return h.hexdigest()
+        return fingerprint_of(parts)
 
 
 def check_finite(source: Path, name: str, array: np.ndarray, episode_ends: np.ndarray, first: int = 0) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
+from raybc.data.lazy import rows_of
 
 #: Norm of the motion below which a step is idle.
 STILL = 1e-4
@@ -44,7 +45,7 @@ def idle_steps(actions_NA: np.ndarray, episode_ends: np.ndarray, commands_A: np.
 
 def without_idle(store: EpisodeStore, keep: int = 0) -> EpisodeStore:
     """`store` without its idle steps; of an episode that is idle throughout the first step is kept. Copies what is
-    left into memory.
+    left into memory, except images of videos.
 
     keep: number of idle steps that stay at the beginning of each pause, also of one that begins an episode.
     """
@@ -61,7 +62,7 @@ def without_idle(store: EpisodeStore, keep: int = 0) -> EpisodeStore:
     ends = np.cumsum(np.add.reduceat(~idle, store.episode_starts)).astype(np.int64)
     return dataclasses.replace(
         store,
-        obs={name: array[kept] for name, array in store.obs.items()},
+        obs={name: rows_of(array, kept) for name, array in store.obs.items()},
         actions_NA=store.actions_NA[kept],
         rewards_N=store.rewards_N[kept],
         terminals_N=None if store.terminals_N is None else store.terminals_N[kept],

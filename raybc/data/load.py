@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 from raybc.data import formats
 from raybc.data.adapt import for_task
 from raybc.data.episodes import EpisodeStore
-from raybc.data.formats.options import Keys
+from raybc.data.formats.options import Keys, ReadOptions
 from raybc.data.names import obtain, resolve
-from raybc.data.store import cached
+from raybc.data.store import cache_folder, cached, matches
 from raybc.envs.variant import with_limit
 from raybc.registry import get_task
+from raybc.types import UserError
 
 #: Data sets with more bytes are converted once and memory-mapped, instead of read into the memory of every process.
 MAX_BYTES_IN_MEMORY = 256 * 2**20
@@ -43,13 +46,17 @@ def read_for(
     image_size: tuple[int, int] | None = None,
     keys: Keys = formats.NO_KEYS,
     memory: int = 0,
+    decode: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> EpisodeStore:
     """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
 
     Large data sets are memory-mapped from a converted copy in raybc's cache. images: as for `raybc.data.formats.read`;
     None: all, if the task observes any; then only those that it observes have to be readable. states: whether to read
     the simulator's states. skip_bad_episodes, image_size, keys: as for `ReadOptions`. memory: bytes above which a data
-    set is large, on disk or decoded (0: `MAX_BYTES_IN_MEMORY`).
+    set is large, on disk or decoded (0: `MAX_BYTES_IN_MEMORY`). decode: leave images in the videos of a LeRobot set and
+    decode them when they are indexed, with half of `memory` as cache. say: called with a line about what decoding
+    videos costs, where that takes long.
     """
     needed = None
     if images is None:
@@ -57,13 +64,43 @@ def read_for(
         images = bool(needed)
     format = formats.detect(path)
     large = format != "store" and size_of(path, format, bool(images)) > (memory or MAX_BYTES_IN_MEMORY)
-    read = cached if large else formats.read
     limit = step_limit_of(task, format)
-    found = read(
+    wanted = ReadOptions(images, states, limit, skip_bad_episodes, needed or None, image_size, keys)
+    if decode:
+        _check_decoding(path, format, wanted)
+    if say is not None and images and format == "lerobot" and (decode or large):
+        _explain(path, wanted, decode, memory // 2, say)
+    if decode:
+        from raybc.data.formats.lerobot_decoded import open_decoding
+
+        return for_task(open_decoding(path, wanted, memory // 2), task)
+    found = (cached if large else formats.read)(
         path, format=format, images=images, states=states, step_limit=limit, skip_bad_episodes=skip_bad_episodes,
         needed=needed or None, image_size=image_size, keys=keys,
     )  # fmt: skip
     return for_task(found, task)
+
+
+def _check_decoding(path: Path, format: str, wanted: ReadOptions) -> None:
+    """Refuse what cannot be decoded while training."""
+    fault = ""
+    if not wanted.images:
+        fault = "expected a policy with images, got one without; choose an --encoder or leave --videos out"
+    elif format != "lerobot":
+        fault = f"expected a LeRobot set with videos, got the format {format}; leave --videos out"
+    elif wanted.skip_bad_episodes:
+        fault = "expected it without --skip_bad_episodes, which decodes everything first; leave one of them out"
+    if fault:
+        raise UserError(f"{path}: --videos decode: {fault}")
+
+
+def _explain(path: Path, wanted: ReadOptions, decode: bool, cache_bytes: int, say: Callable[[str], None]) -> None:
+    from raybc.data.formats.lerobot_decoded import VideoCost
+
+    folder = cache_folder(path, "lerobot", wanted)
+    if decode or not matches(folder):
+        with contextlib.suppress(*(() if decode else (UserError,))):  # no videos, or reading refuses them
+            say(VideoCost.measured(path, wanted).describe(decode, folder.parent, cache_bytes))
 
 
 def step_limit_of(task: str, format: str) -> int:

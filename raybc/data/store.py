@@ -28,6 +28,8 @@ NAME = "store"
 DESCRIPTION = "a folder with store.json, made by raybc.data.store"
 META = "store.json"
 VERSION = 2
+#: What helps where the disk of raybc's cache is full.
+NO_SPACE = "free some, set RAYBC_HOME to a folder of another disk, or leave videos as they are (--videos decode)"
 #: Size of a .npy header here, enough for any shape, so that the number of rows can be filled in after they are written.
 HEADER_BYTES = 256
 
@@ -36,9 +38,15 @@ class _Files:
     """A `base.Sink` that checks arrays and appends each to its file."""
 
     def __init__(
-        self, folder: Path, source: Path, on_episodes: Callable[[int], None] | None = None, total: int | None = None
+        self,
+        folder: Path,
+        source: Path,
+        on_episodes: Callable[[int], None] | None,
+        total: int | None,
+        no_space: str,
     ) -> None:
         self._total = total  # episodes, where that is known
+        self._no_space = no_space  # advice for a full disk
         self._folder, self._source, self._on_episodes = folder, source, on_episodes
         self._open: dict[str, BinaryIO] = {}
         self._rows: dict[str, int] = {}
@@ -60,7 +68,7 @@ class _Files:
     def _check_space(self, episodes: int) -> None:
         """Refuse to go on where all episodes, as large as the first ones, would not fit on the disk."""
         written = sum(handle.tell() for handle in self._open.values())
-        free_space_for(self._folder, int(written * (self._total or 0) / episodes) >> 20)
+        free_space_for(self._folder, int(written * (self._total or 0) / episodes) >> 20, self._no_space)
 
     def append(self, name: str, rows: np.ndarray) -> None:
         check_finite(self._source, name, rows, self._ends, self._first)
@@ -96,19 +104,21 @@ def convert(
     source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
     step_limit: int = 0, skip_bad_episodes: bool = False, needed: tuple[str, ...] | None = None,
     image_size: tuple[int, int] | None = None, keys: base.Keys = formats.NO_KEYS,
-    on_episodes: Callable[[int], None] | None = None,
+    on_episodes: Callable[[int], None] | None = None, no_space: str = "free some or use --out",
 ) -> EpisodeStore:  # fmt: skip
     """Write the data set at `source` as a store to `target` and open it. Only a part of it is in memory at a time.
 
-    on_episodes: called with the number of episodes written so far. The other arguments are those of
-    `raybc.data.formats.read`. Raises `UserError` if `target` exists, and for whatever reading refuses.
+    on_episodes: called with the number of episodes written so far. no_space: advice for a full disk. The other
+    arguments are those of `raybc.data.formats.read`.
+
+    Raises `UserError` if `target` exists, and for whatever reading refuses.
     """
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
     wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size, keys)
     with replacing(target) as temporary:
         temporary.mkdir()
-        sink = _Files(temporary, source, on_episodes, formats.count(source, chosen.NAME))
+        sink = _Files(temporary, source, on_episodes, formats.count(source, chosen.NAME), no_space)
         try:
             gathered = base.gather(sink.watch(base.parts_of(chosen, source, wanted)), source, sink, wanted)
             sink.finish()
@@ -137,20 +147,28 @@ def cached(
     The name in the cache depends on paths, sizes and dates of the files and on the arguments, so a file that was
     rewritten is converted again. The arguments are those of `raybc.data.formats.read`.
     """
-    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
-    stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
-    more = [
-        *_more(skip_bad_episodes, image_size),
-        *([] if keys == formats.NO_KEYS else [keys.action, *keys.observations]),
-    ]
-    key = digest([VERSION, stats, format, images, states, step_limit, *more])
-    target = home() / "converted" / f"{source.name}-{key[:16]}"
-    if not (target / META).is_file():
+    target = cache_folder(
+        source, format, ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size, keys)
+    )
+    if not matches(target):
         convert(
             source, target, format=format, images=images, states=states, step_limit=step_limit,
-            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size, keys=keys,
+            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size, keys=keys, no_space=NO_SPACE,
         )  # fmt: skip
     return open_store(target)
+
+
+def cache_folder(source: Path, format: str, wanted: ReadOptions) -> Path:
+    """Where `cached` has the converted data set, or would have it. format: as for `cached`."""
+    files = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else _with_companions(source)
+    stats = [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    keys = wanted.keys
+    more = [
+        *_more(wanted.skip_bad_episodes, wanted.image_size),
+        *([] if keys == formats.NO_KEYS else [keys.action, *keys.observations]),
+    ]
+    key = digest([VERSION, stats, format, wanted.images, wanted.states, wanted.step_limit, *more])
+    return home() / "converted" / f"{source.name}-{key[:16]}"
 
 
 def _more(skip_bad_episodes: bool, image_size: tuple[int, int] | None) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 
-from raybc.causes import cause, expect_file
+from raybc.causes import cause, expect_file, head
 from raybc.types import UserError
 
 
@@ -68,7 +68,7 @@ class Video:
             if frame is None:
                 raise UserError(f"{self.path}: expected at least {first + count} frames, got {self._next}")
             if self._next >= first:
-                images.append(_pixels(frame, self.grey, str(self.path)))
+                images.append(pixels_of(frame, self.grey, str(self.path)))
             self._next += 1
         return np.stack(images)
 
@@ -92,7 +92,7 @@ class Video:
         except (av.FFmpegError, OSError, ValueError, IndexError) as error:
             if isinstance(error, UserError):
                 raise
-            raise _unreadable(self.path, error) from None
+            raise unreadable(self.path, error) from None
 
 
 def count_frames(path: Path) -> int:
@@ -103,16 +103,21 @@ def count_frames(path: Path) -> int:
                 raise UserError(f"{path}: expected a video, got a file without images")
             return sum(p.size > 0 and not p.is_corrupt for p in container.demux(container.streams.video[0]))
     except (av.FFmpegError, OSError, IndexError) as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: BaseException) -> UserError:
+def unreadable(path: Path, error: BaseException) -> UserError:
     expect_file(path, "a video")
-    said = cause(path, None) or f"not readable as a video (damaged or truncated): {' '.join(str(error).split())}"
+    start = head(path)
+    video = start[4:8] == b"ftyp" or start.startswith(b"\x1aE\xdf\xa3")  # MP4, Matroska: damaged, and no other kind
+    said = (
+        cause(path, None, start[:8] if video else b"")
+        or f"not readable as a video (damaged or truncated): {' '.join(str(error).split())}"
+    )
     return UserError(f"{path}: {said}")
 
 
-def _pixels(frame: Any, grey: bool, where: str) -> np.ndarray:
+def pixels_of(frame: Any, grey: bool, where: str) -> np.ndarray:
     """A frame of PyAV as uint8 (H, W, 3), or (H, W, 1) where it is `grey`."""
     deep = more_bits(frame.format)
     if deep:
@@ -135,7 +140,7 @@ def decode_image(data: bytes, where: str, channels: int = 3) -> np.ndarray:
     try:
         with av.open(io.BytesIO(data), "r") as container:
             frame = next(container.decode(video=0))
-            return frame.to_ndarray(format="rgba") if channels == 4 else _pixels(frame, channels == 1, where)
+            return frame.to_ndarray(format="rgba") if channels == 4 else pixels_of(frame, channels == 1, where)
     except (av.FFmpegError, OSError, ValueError, IndexError, StopIteration) as error:
         if isinstance(error, UserError):  # which is a ValueError
             raise

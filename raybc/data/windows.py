@@ -15,7 +15,11 @@ import torch
 from torch import Tensor
 
 from raybc.config import RunConfig
+from raybc.data.lazy import LazyImages
 from raybc.types import Batch, Observation
+
+#: Images of all transitions, uint8 (N, height, width, channels): a tensor, or those that are read when they are needed.
+Images = Tensor | LazyImages
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ class Windows:
     """H, the actions of a window."""
     obs_steps: int = 1
     """T, the observations of a window: that of its first transition and those before it."""
-    images: Mapping[str, Tensor] = field(default_factory=dict)
+    images: Mapping[str, Images] = field(default_factory=dict)
     """Name -> uint8 (N, height, width, channels), on the same device or, if they do not fit, in main memory (possibly
-    mapped from a file)."""
+    mapped from a file), or in videos."""
     padding: Padding = EVERY_STEP
     """Which steps of an episode begin a window."""
 
@@ -134,7 +138,7 @@ class Windows:
         steps_MBH = first_MB1 + torch.arange(self.horizon, device=first_MB1.device)
         last_MB1 = _rows(self.ends_N, first_MB1) - 1
         if images is None:
-            images = {k: v[seen_MBT.to(v.device)].to(first_MB1.device) for k, v in self.images.items()}
+            images = {k: selected(v, seen_MBT).to(first_MB1.device) for k, v in self.images.items()}
         return Batch(
             obs=Observation(_rows(self.obs_NO, seen_MBT), images),
             actions_MBHA=_rows(self.actions_NA, torch.minimum(steps_MBH, last_MB1)),
@@ -147,14 +151,33 @@ def _rows(values: Tensor, indices: Tensor) -> Tensor:
     return values.index_select(0, indices.flatten()).unflatten(0, indices.shape)
 
 
-def to_device_if_it_fits(images: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """Images as tensors, on a GPU if they take at most half of its free memory, else in main memory without a copy."""
+def selected(images: Images, rows: Tensor, pinned: bool = False) -> Tensor:
+    """The images of some transitions, uint8 (..., height, width, channels), where the images are; those of videos in
+    main memory.
+
+    rows: integers of any shape. pinned: whether the result is in pinned memory, for images in main memory.
+    """
+    if isinstance(images, Tensor) and images.device.type != "cpu":
+        return images[rows.to(images.device)]
+    rows = rows.cpu()
+    out = torch.empty((rows.numel(), *images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+    if isinstance(images, Tensor):
+        torch.index_select(images, 0, rows.flatten(), out=out)
+    else:
+        images.read(rows.flatten().numpy(), out.numpy())
+    return out.unflatten(0, rows.shape)
+
+
+def to_device_if_it_fits(images: Mapping[str, np.ndarray | LazyImages], device: torch.device) -> dict[str, Images]:
+    """Images as tensors, on a GPU if they take at most half of its free memory, else in main memory without a copy.
+    Those of videos stay there."""
+    lazy: dict[str, Images] = {name: array for name, array in images.items() if isinstance(array, LazyImages)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable")  # nothing writes to them
-        tensors = {name: torch.from_numpy(array) for name, array in images.items()}
+        tensors = {name: torch.from_numpy(a) for name, a in images.items() if not isinstance(a, LazyImages)}
     if device.type == "cuda" and sum(t.nbytes for t in tensors.values()) < torch.cuda.mem_get_info(device)[0] / 2:
-        return {name: tensor.to(device) for name, tensor in tensors.items()}
-    return tensors
+        return lazy | {name: tensor.to(device) for name, tensor in tensors.items()}
+    return lazy | tensors
 
 
 def _starts(

@@ -160,7 +160,7 @@ def _without_simulator(request: _Request) -> None:
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
     dataset = obtain(config.dataset)
-    store = read_data(config, dataset)
+    store = read_data(config, dataset, cli.console.print)
     keys = recorded_observations(config, store)
     held_out = with_held_out(config, store)
     say = cli.console.print
@@ -200,7 +200,7 @@ def _with_simulators(request: _Request) -> None:
     needs_demos = plan is not None and not dataset.exists()
     shapes = observation_shapes(probe, task.obs_keys)
     if not needs_demos:
-        store = read_data(config, dataset)
+        store = read_data(config, dataset, cli.console.print)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
         if config.dataset:
             refuse_other_control(store, probe.env_args, task.name, config.action_key)

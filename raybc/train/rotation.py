@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from raybc.config import RunConfig
+from raybc.data import lazy
 from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
@@ -109,7 +110,7 @@ class DatasetView:
             config.chunk_length,
             device,
             config.obs_steps,
-            {name: store.obs[name][rows] for name in self.images},
+            {name: lazy.rows_of(store.obs[name], rows) for name in self.images},
             Padding.of(config),
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from raybc.config import RunConfig
@@ -14,25 +16,23 @@ from raybc.registry import parse_env_name
 from raybc.types import UserError
 
 
-def read_data(config: RunConfig, dataset: Path) -> EpisodeStore:
+def read_data(config: RunConfig, dataset: Path, say: Callable[[str], None] | None = None) -> EpisodeStore:
     """The demonstrations at `dataset` with the observations that a run sees: those of its task, or without a simulator
-    those that were recorded (images only for a policy with an encoder)."""
-    found = _read(config, dataset)
+    those that were recorded (images only for a policy with an encoder). say: as for `read_for`."""
+    found = _read(config, dataset, say)
     return without_idle(found, config.keep_idle) if config.drop_idle else found
 
 
-def _read(config: RunConfig, dataset: Path) -> EpisodeStore:
+def _read(config: RunConfig, dataset: Path, say: Callable[[str], None] | None) -> EpisodeStore:
+    read = functools.partial(
+        read_for, dataset, skip_bad_episodes=config.skip_bad_episodes, memory=config.memory_bytes,
+        decode=config.videos == "decode", say=say,
+    )  # fmt: skip
     if config.has_environment:
-        task = parse_env_name(config.env_name).task
-        keys = Keys.of(config.action_key)  # tasks compute observations from others, so all of them are read
-        return read_for(
-            dataset, task, skip_bad_episodes=config.skip_bad_episodes, keys=keys, memory=config.memory_bytes
-        )
+        # Tasks compute observations from others, so all of them are read.
+        return read(task=parse_env_name(config.env_name).task, keys=Keys.of(config.action_key))
     images = config.encoder.kind != "None"
-    keys = Keys.of(config.action_key, config.obs_keys)
-    return read_for(
-        dataset, "", images=images, skip_bad_episodes=config.skip_bad_episodes, keys=keys, memory=config.memory_bytes
-    )
+    return read(task="", images=images, keys=Keys.of(config.action_key, config.obs_keys))
 
 
 def observed(config: RunConfig, probe: EnvSpec, obs_keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -97,11 +97,18 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
         raise UserError(f"{path / INFO}: total_episodes: expected {total} episodes, meta/ describes {len(episodes)}")
     if not episodes:
         raise UserError(f"{path}: expected at least one episode, meta/ describes none")
-    names = _observations(found.features, wanted, path)
-    _leave_out_deep(names, found, episodes, wanted)
+    names = names_of(found, episodes, wanted)
     reader = _Reader(found, names, tasks, frame_faults(uses_of({e.number: (e.length, e.videos) for e in episodes})))
     for episode in episodes:
         yield read_episode(f"episode {episode.number}", wanted, functools.partial(reader.read, episode))
+
+
+def names_of(found: Meta, episodes: list[EpisodeMeta], wanted: ReadOptions) -> dict[str, str]:
+    """Feature -> name of the observation here, of those to read. Raises `UserError` for images that are requested by
+    name and cannot be read."""
+    names = _observations(found.features, wanted, found.root)
+    _leave_out_deep(names, found, episodes, wanted)
+    return names
 
 
 class _Reader:
