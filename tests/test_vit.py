@@ -24,6 +24,8 @@ from raybc.policies.base import PolicySpec, build_encoders
 from raybc.policies.encoders import vit
 from raybc.policies.encoders.resnet import MEAN, SPREAD
 from raybc.rollout.episode import run_episode
+from raybc.sweep.load import sweep_from_mapping
+from raybc.sweep.space import check_corners
 from raybc.testing.policies import generators
 from raybc.train.data import TrainingData, resolved
 from raybc.train.loop import PackTrainer
@@ -309,6 +311,32 @@ def test_weights_of_colours_do_not_fit_other_images(weights: Path) -> None:
 
 
 # Refusals
+
+
+def test_an_old_timm(timm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(name: str) -> Any:
+        raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+
+    monkeypatch.setattr(vit, "_network", fails)
+    with pytest.raises(
+        UserError, match=r"timm [\d.]+ cannot make test_vit without its weights: Tensor.item.*pip install"
+    ):
+        of().encoder.check_available("--")
+
+
+def test_corners_of_a_sweep(timm: Any) -> None:
+    """Every corner is checked against the data before anything is trained."""
+    sweep = {
+        "name": "images",
+        "space": {"vit_model": {"values": [TINY, "eva02_tiny_patch14_224"]}},
+        "train": {"env_name": "pointmass-scripted-image", "encoder": "vit"},
+    }
+    config = sweep_from_mapping(sweep, "sweep.yaml")
+    with pytest.raises(UserError, match="pixels: expected a height and a width that are multiples of 14 and 14"):
+        check_corners(config, image_data().store)
+    sweep["space"] = {"vit_model": {"values": [TINY, "test_vitt"]}}
+    with pytest.raises(UserError, match="--vit_model: expected a vision transformer of timm, got 'test_vitt'; did you"):
+        check_corners(sweep_from_mapping(sweep, "sweep.yaml"))
 
 
 def test_an_unknown_model(timm: Any) -> None:

@@ -87,8 +87,15 @@ def model_of(name: str) -> Model:
     tags = timm.list_pretrained(f"{base}.*")
     if tag and name not in tags:
         raise UserError(f"--vit_model: {base}: there are no weights {tag!r} in timm; {did_you_mean(name, tags)}")
-    with torch.device("meta"):
-        network = _network(name)
+    try:
+        with torch.device("meta"):
+            network = _network(name)
+    except Exception as error:  # an old timm needs the values of tensors to make a network
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--vit_model: timm {timm.__version__} cannot make {name} without its weights: {reason}; install a newer "
+            "one: pip install -U 'raybc[vit]'"
+        ) from None
     facts, positions = network.pretrained_cfg, network.state_dict().get(POSITIONS)
     grid = tuple(network.patch_embed.grid_size)
     heads, hub = facts["classifier"], facts.get("hf_hub_id")
