@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import importlib.util
 import os
 import sys
 import tempfile
@@ -34,6 +35,26 @@ ROOT = Path(__file__).parents[1]
 TEST_DATA = "RAYBC_TEST_DATA"
 CPU = torch.device("cpu")
 ENV_ARGS = {"env_name": "Tiny", "type": 3, "env_version": "1", "env_kwargs": {"size": [1, 2]}}
+
+
+@functools.cache
+def _operators() -> object:
+    """torchvision's wheels on PyPI need CUDA for compiled operators that networks do not use; declaring two of them is
+    enough to import it beside a PyTorch without CUDA."""
+    if torch.version.cuda is not None:
+        return None
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library  # kept, since the operators go with it
+
+
+def of_images(package: str) -> Any:
+    """torchvision, or timm, which imports it; the test is skipped where it is not installed."""
+    if importlib.util.find_spec("torchvision") is None or importlib.util.find_spec(package) is None:
+        pytest.skip(f"no {package}: pip install 'raybc[vit]'")
+    _operators()
+    return importlib.import_module(package)
 
 
 def recorded(name: str) -> Path:

@@ -769,7 +769,7 @@ def test_unknown_encoders_are_refused() -> None:
     near = "did you mean 'impala' or 'impala_small' or 'impala_large'?"
     message = refused_flags("--encoder=impla")
     for part in (
-        "--encoder: expected one of None, impala_small, impala, impala_large, resnet18, resnet34 or module:Class",
+        "--encoder: expected one of None, impala_small, impala, impala_large, resnet18, resnet34, vit or module:Class",
         near,
     ):
         assert part in message

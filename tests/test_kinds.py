@@ -9,6 +9,7 @@ import torch
 
 from raybc.config.component import kinds
 from raybc.testing import check_config
+from tests.helpers import of_images
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,7 @@ ENCODERS: dict[str, list[dict[str, Any]]] = {
     "impala_large": [{}],
     "resnet18": [{}, {"image_pool": "average"}, {"image_norm": "batch"}],
     "resnet34": [{}],
+    "vit": [{"vit_model": "test_vit"}],
 }
 
 
@@ -62,6 +64,8 @@ def test_policies(kind: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("kind", "options"), [(k, o) for k, some in ENCODERS.items() for o in some])
 def test_encoders(kind: str, options: dict[str, Any]) -> None:
+    if kind == "vit":
+        of_images("timm")
     check_config(kinds("encoder")[kind], **options)  # type: ignore[arg-type]
 
 

@@ -13,18 +13,13 @@ from raybc.config import RunConfig
 from raybc.policies.base import PolicySpec, build_encoders
 from raybc.policies.encoders.resnet import BLOCKS, BatchNorm, ResNet, SpatialSoftmax, group_norm
 from raybc.types import Observation, UserError
-from tests.helpers import tiny_config
+from tests.helpers import of_images, tiny_config
 from tests.test_images import image_trainer
 
 
 @pytest.fixture(scope="module")
 def torchvision() -> Any:
-    """Its wheels on PyPI need CUDA for compiled operators that ResNets do not use; declaring two of them is enough."""
-    if torch.version.cuda is None:
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return pytest.importorskip("torchvision")
+    return of_images("torchvision")
 
 
 @pytest.mark.parametrize("kind", BLOCKS)

@@ -90,6 +90,16 @@ class EncoderConfig(Component):
     """Height and width, in pixels, of the smallest image that it can tell from others; a property where that depends on
     its options."""
 
+    def check_available(self, where: str) -> None:
+        """Raise `UserError` if something that the encoder needs, such as a package, is missing. Called before training
+        reads data, and not where the options of a saved run are merely read."""
+
+    def check_sizes(self, images: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise `UserError` for images that the encoder cannot see. Called before training reads weights.
+
+        images: name -> (height, width, channels) of one step.
+        """
+
 
 _KINDS: dict[str, dict[str, type[Component]]] = {"policy": {}, "encoder": {}}
 

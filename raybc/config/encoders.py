@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from raybc.config.component import EncoderConfig, register
 from raybc.config.options import CHANGED, Role, flag_path, option
@@ -86,21 +88,15 @@ class ImpalaLarge(_Impala):
 
 
 @dataclass(frozen=True)
-class ResNetOptions(ImageOptions):
-    """Options of ResNets."""
+class PretrainedOptions(ImageOptions):
+    """Options of encoders that may start from given weights."""
 
-    builder: ClassVar[str] = "raybc.policies.encoders.resnet:build"
-    by_step: ClassVar[bool] = True
+    download: ClassVar[str]
+    """The value of `pretrained` that has a library download the weights."""
 
-    image_norm: Literal["group", "batch"] = "group"
-    """GroupNorm with 16 channels a group, or BatchNorm, which has no place beside averaged weights (ema_decay)."""
-    image_pool: Literal["spatial_softmax", "average"] = "spatial_softmax"
-    """How feature maps become features: the positions of keypoints, or the average over the image."""
-    image_keypoints: int = option(32, at_least=1, only_with=({"image_pool": "spatial_softmax"},))
-    """Keypoints of the spatial softmax, two features each."""
     pretrained: str = option("none", role=Role.OUTPUT, axis="a sweep has one start")
-    """Weights that the encoders start from: a file with torchvision's names (safetensors or .pth), imagenet (downloaded
-    by torchvision), or none."""
+    """Weights that the encoders start from: a file (safetensors or .pth) with the names of torchvision (ResNets) or
+    timm (vit), imagenet (ResNets: downloaded by torchvision), timm (vit: downloaded by timm), or none."""
     pretrained_sha256: str = option("", only_with=({"pretrained": CHANGED},), axis="it is found in the weights")
     """Required sha256 of these weights (empty: any; recorded when training starts)."""
 
@@ -108,6 +104,32 @@ class ResNetOptions(ImageOptions):
     def is_pretrained(self) -> bool:
         """Whether the encoders start from given weights."""
         return self.pretrained not in ("", "none")
+
+    def validate(self, run: RunConfig, where: str) -> None:
+        super().validate(run, where)
+        if self.is_pretrained and run.init_from and not run.init_partial:
+            raise UserError(
+                f"{flag_path(where)}pretrained: expected none with init_from, which replaces all weights, got "
+                f"{self.pretrained}; leave one of them out"
+            )
+        if self.pretrained_sha256 and not self.is_pretrained:
+            raise UserError(f"{flag_path(where)}pretrained_sha256: has no effect without pretrained; name a file there")
+
+
+@dataclass(frozen=True)
+class ResNetOptions(PretrainedOptions):
+    """Options of ResNets."""
+
+    builder: ClassVar[str] = "raybc.policies.encoders.resnet:build"
+    by_step: ClassVar[bool] = True
+    download: ClassVar[str] = "imagenet"
+
+    image_norm: Literal["group", "batch"] = "group"
+    """GroupNorm with 16 channels a group, or BatchNorm, which has no place beside averaged weights (ema_decay)."""
+    image_pool: Literal["spatial_softmax", "average"] = "spatial_softmax"
+    """How feature maps become features: the positions of keypoints, or the average over the image."""
+    image_keypoints: int = option(32, at_least=1, only_with=({"image_pool": "spatial_softmax"},))
+    """Keypoints of the spatial softmax, two features each."""
 
     @property
     def smallest(self) -> int:  # type: ignore[override]
@@ -121,13 +143,6 @@ class ResNetOptions(ImageOptions):
                 f"{flag_path(where)}image_norm: expected group with ema_decay = {run.ema_decay:g}, got batch: averaged "
                 "weights do not fit the running averages of BatchNorm, which are those of the latest weights"
             )
-        if self.is_pretrained and run.init_from and not run.init_partial:
-            raise UserError(
-                f"{flag_path(where)}pretrained: expected none with init_from, which replaces all weights, got "
-                f"{self.pretrained}; leave one of them out"
-            )
-        if self.pretrained_sha256 and not self.is_pretrained:
-            raise UserError(f"{flag_path(where)}pretrained_sha256: has no effect without pretrained; name a file there")
 
 
 @register("resnet18")
@@ -140,3 +155,53 @@ class ResNet18(ResNetOptions):
 @dataclass(frozen=True)
 class ResNet34(ResNetOptions):
     """ResNet-34 with GroupNorm."""
+
+
+@register("vit")
+@dataclass(frozen=True)
+class ViT(PretrainedOptions):
+    """Vision transformer of the package timm."""
+
+    builder: ClassVar[str] = "raybc.policies.encoders.vit:build"
+    by_step: ClassVar[bool] = True
+    download: ClassVar[str] = "timm"
+
+    vit_model: str = "vit_small_patch16_224"
+    """timm's name of the model, and of its weights where there are several, such as vit_small_patch16_224.dino: colours
+    are normalised as these weights expect it."""
+    vit_frozen: bool = False
+    """The model keeps the weights that it starts from; otherwise it is fine-tuned."""
+
+    @property
+    def smallest(self) -> int:  # type: ignore[override]
+        """One patch."""
+        return max(self._network().model_of(self.vit_model).patch)
+
+    def validate(self, run: RunConfig, where: str) -> None:
+        super().validate(run, where)
+        if self.vit_frozen and not self.is_pretrained and not run.init_from:
+            raise UserError(
+                f"{flag_path(where)}vit_frozen: expected weights to keep, got pretrained = {self.pretrained}; name "
+                "them with pretrained or init_from, or fine-tune the model"
+            )
+        if self.vit_frozen and run.freeze_epochs and not run.freeze:
+            raise UserError(
+                f"{flag_path(where)}freeze_epochs: expected 0 with vit_frozen, which freezes the encoder for good, got "
+                f"{run.freeze_epochs}; leave one of them out"
+            )
+
+    def check_available(self, where: str) -> None:
+        """Also the name of the model, and the size of a crop."""
+        self._network().model_of(self.vit_model)
+        if self.crop is not None:
+            self._network().check_size(self.vit_model, self.crop, f"{flag_path(where)}image_crop")
+
+    def check_sizes(self, images: Mapping[str, tuple[int, ...]]) -> None:
+        for name, (height, width, *_) in images.items():
+            if self.crop is None:
+                self._network().check_size(self.vit_model, (height, width), f"--encoder=vit: {name}")
+
+    @staticmethod
+    def _network() -> Any:
+        """The module of the network, which imports PyTorch."""
+        return importlib.import_module("raybc.policies.encoders.vit")

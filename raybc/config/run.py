@@ -158,6 +158,7 @@ class RunConfig(
             )
         if kind != "None" and not images:
             raise UserError(f"{flag_path(where)}encoder: expected None, since {who} {observes} no images, got {kind}")
+        self.encoder.check_available(where)
 
     def validate(self, where: str = "run") -> None:
         """Raise `UserError` for the first impossible value."""

@@ -12,7 +12,7 @@ from raybc.config.effect import training_key
 from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
 from raybc.data.action_form import ActionForm
-from raybc.data.episodes import EpisodeStore, check_files
+from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.envs.base import Task
 from raybc.metric import Metric, resolve
 from raybc.registry import get_task, parse_env_name
@@ -177,6 +177,9 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
         run.with_setting(setting).validate(where)
         if images is not None:
             run.check_encoder(images, where)
+        if store is not None:
+            seen = [key for key in images or () if key in store.obs]
+            run.encoder.check_sizes({key: image_size(store.obs[key].shape[1:]) for key in seen})
         if longest is not None and run.chunk_length > longest:
             raise UserError(
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "

@@ -16,7 +16,7 @@ from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.config.command import parse_run
 from raybc.data.control import refuse_other_control
-from raybc.data.episodes import check_matches_task
+from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
 from raybc.data.names import obtain
 from raybc.demos.generate import generate
@@ -125,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     for tracker in trackers:
         tracker.check()
     pick_device(config.device)
+    config.encoder.check_available("--")
     training_workers(args, config, seeds, gpus=0)
     busy = busy_cores()  # before this process starts any other
     with registered():
@@ -162,6 +163,7 @@ def _without_simulator(request: _Request) -> None:
     dataset = obtain(config.dataset)
     store = read_data(config, dataset, cli.console.print)
     keys = recorded_observations(config, store)
+    config.encoder.check_sizes({key: image_size(store.obs[key].shape[1:]) for key in store.images})
     held_out = with_held_out(config, store)
     say = cli.console.print
     say(
@@ -199,6 +201,7 @@ def _with_simulators(request: _Request) -> None:
     dataset, plan = source_of(config, DemosConfig(episodes=args.demos))
     needs_demos = plan is not None and not dataset.exists()
     shapes = observation_shapes(probe, task.obs_keys)
+    config.encoder.check_sizes({key: shapes[key] for key in task.obs_keys if key in probe.images})
     if not needs_demos:
         store = read_data(config, dataset, cli.console.print)
         check_matches_task(store, shapes, probe.action_size, config.env_name)

@@ -26,7 +26,7 @@ from raybc.data.windows import Windows
 from raybc.run_folder import TrainingFolder
 from raybc.train.initial import sha256_of_start
 from raybc.train.plans import plan_of
-from raybc.train.pretrained import check_channels, with_pretrained
+from raybc.train.pretrained import check_images, with_pretrained
 from raybc.train.rotation import (
     DatasetView,
     ShardRotation,
@@ -179,7 +179,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
     images = tuple(key for key in data.obs_keys if key in store.images)
     config.check_encoder(images)
     sizes = {key: image_size(store.obs[key].shape[1:]) for key in images}
-    check_channels(config, sizes)
+    check_images(config, sizes)
     low_dim = tuple(key for key in data.obs_keys if key not in images)
     store.check_has(low_dim)
     obs_sizes = {k: store.obs[k].shape[1] for k in low_dim}

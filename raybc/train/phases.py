@@ -48,7 +48,7 @@ def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
         frozen = encoder_names(names)
         if not frozen:
             raise UserError("freeze_epochs: found no parameters `encoders...` to freeze; name others with freeze")
-    kept = frozenset[str]()
+    kept = encoder_names(names) if getattr(run.encoder, "vit_frozen", False) else frozenset[str]()
     if run.unfreeze_layer4:
         kept = frozenset(name for name in encoder_names(names) if "backbone__layer4__" not in name)
     learning = frozenset(names) - kept
@@ -63,8 +63,8 @@ def phases_of(run: RunConfig, names: Sequence[str]) -> list[Phase]:
 
 
 def encoder_names(names: Sequence[str]) -> frozenset[str]:
-    """The parameters of image encoders; of ResNets those of the backbones alone, since what follows belongs to a new
-    policy."""
+    """The parameters of image encoders; of those that start from weights the backbones alone, since what follows
+    belongs to a new policy."""
     found = frozenset(name for name in names if name.startswith("encoders.") or ".encoders." in name)
     return frozenset(name for name in found if ".backbone__" in name) or found
 
@@ -93,7 +93,8 @@ def notes(run: RunConfig) -> tuple[str, ...]:
     if not run.freeze_epochs or run.freeze or run.init_from or getattr(run.encoder, "is_pretrained", False):
         return ()
     return (
-        "the encoders that are frozen at first have random weights; --pretrained=FILE starts a ResNet from others, and "
+        "the encoders that are frozen at first have random weights; --pretrained=FILE starts a ResNet or a ViT from "
+        "others, and "
         "--freeze_epochs=0 freezes nothing",
     )
 
