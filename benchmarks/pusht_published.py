@@ -1,10 +1,11 @@
 """PushT under the published protocol: `python -m benchmarks.pusht_published RUN [RUN ...]`.
 
-RUN is a folder of `raybc train` on PushT with checkpoints. Each of the last ten is measured on 50 starts, drawn as
-Diffusion Policy draws them from seeds 100000 on (agent and block uniform over integers, angle normal), for 300 steps.
-The score of an episode is its largest reward, min(coverage / 0.95, 1); success (coverage above 0.95) stands beside it.
-What is reported for a run is the score of the best of the ten checkpoints and their mean (Chi et al. 2023, table 1:
-the mean over three such runs). Results are kept in RUN/published.jsonl, so a second call measures only new checkpoints.
+RUN is a folder of `raybc train` on PushT, from states or images, with checkpoints. Each of the last ten is measured on
+50 starts, drawn as Diffusion Policy draws them from seeds 100000 on (agent and block uniform over integers, angle
+normal), for 300 steps. The score of an episode is its largest reward, min(coverage / 0.95, 1); success (coverage above
+0.95) stands beside it. What is reported for a run is the score of the best of the ten checkpoints and their mean (Chi
+et al. 2023, table 1: the mean over three such runs). Results are kept in RUN/published.jsonl, so a second call measures
+only new checkpoints.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import numpy as np
 from raybc.bundle import PolicyBundle
 from raybc.envs.base import SimEnv
 from raybc.inference.agent import Agent
-from raybc.registry import get_task
+from raybc.registry import get_task, parse_env_name
 from raybc.rollout.episode import Episode, predict_together
 from raybc.statistics import mean_interval, wilson_interval
 from raybc.types import EpisodeSpec, SampleSetting
 
 FIRST_SEED, STEPS, LAST = 100_000, 300, 10
+TASKS = ("pusht", "pusht_pixels")
 
 
 def published_start(seed: int) -> np.ndarray:
@@ -97,8 +99,7 @@ def main() -> None:
     parser.add_argument("--flow_steps", type=int, default=0, help="instead of the run's")
     parser.add_argument("--starts", type=int, default=50, help="50 are the published ones; more tell more")
     args = parser.parse_args()
-    task = get_task("pusht")
-    envs = [FromPublished(task.make(None)) for _ in range(args.starts)]
+    simulators: dict[str, list[FromPublished]] = {}
     best, means = [], []
     for run in args.runs:
         file = run / "published.jsonl"
@@ -107,12 +108,17 @@ def main() -> None:
         found = {}
         chosen = checkpoints(run) if args.all else checkpoints(run)[-LAST:]
         for step, path in reversed(chosen):  # the latest is the most interesting one
+            task = parse_env_name(PolicyBundle.load(path).config.env_name).task
+            if task not in TASKS:
+                parser.error(f"{path}: expected a policy of {' or '.join(TASKS)}, got one of {task}")
+            if task not in simulators:
+                simulators[task] = [FromPublished(get_task(task).make(None)) for _ in range(args.starts)]
             at = PolicyBundle.load(path).config.sample_setting
             if args.flow_steps:
                 at = SampleSetting(**{**vars(at), "flow_steps": args.flow_steps})
             kept = next((k for k in known if k["step"] == step and k["setting"] == at.to_plain()), None)
             if kept is None:
-                kept = measure(path, envs, at)
+                kept = measure(path, simulators[task], at)
                 with file.open("a") as out:
                     out.write(json.dumps(kept) + "\n")
                 print(f"step {step}: {statistics.mean(kept['scores']):.3f}", flush=True)
