@@ -94,13 +94,17 @@ def _indexed(path: Path, fps: float) -> _Index:
             if not container.streams.video:
                 raise UserError(f"{path}: expected a video, got a file without images")
             stream = container.streams.video[0]
-            packets = [p for p in container.demux(stream) if p.size and not (p.is_corrupt or p.is_discard)]
-            if any(p.pts is None for p in packets) or stream.time_base is None:
+            packets = [
+                (packet.pts, packet.is_keyframe)
+                for packet in container.demux(stream)
+                if packet.size and not (packet.is_corrupt or packet.is_discard)
+            ]
+            if any(time is None for time, _ in packets) or stream.time_base is None:
                 raise UserError(f"{path}: expected frames with times, which decoding on demand needs; {CONVERT}")
-            times = np.array([p.pts for p in packets], np.int64)
+            times = np.array([time for time, _ in packets], np.int64)
             order = np.argsort(times, kind="stable")
             times = times[order]
-            keys = np.flatnonzero(np.array([p.is_keyframe for p in packets], bool)[order])
+            keys = np.flatnonzero(np.array([is_key for _, is_key in packets], bool)[order])
             unit = float(stream.time_base)
     except (av.FFmpegError, OSError, IndexError) as error:
         if isinstance(error, UserError):

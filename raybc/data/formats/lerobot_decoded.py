@@ -117,8 +117,8 @@ class VideoCost:
             cache = (cache_bytes or CACHE_BYTES) / 2**30
             return (
                 f"{head} are decoded while training: {while_training} that is not among the {cache:.2g} GiB in main "
-                f"memory. The first start also decodes all of them, for the data's fingerprint (about {seconds:.3g} s of "
-                f"a core). --videos convert decodes them once, into {once}"
+                f"memory. The first start also decodes all, for the data's fingerprint, in about {seconds:.3g} s "
+                f"of a core. --videos convert decodes them once, into {once}"
             )
         return (
             f"{head} are decoded once, into {once}. --videos decode needs no such file, and decodes while training: "
