@@ -40,7 +40,6 @@ class ChunkCache:
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self._bytes, self._lock = most_bytes, 0, threading.Lock()
         self._chunks: OrderedDict[tuple[Path, int], np.ndarray] = OrderedDict()
-        self.hits = self.misses = 0
 
     def __reduce__(self) -> tuple[type[ChunkCache], tuple[int]]:
         return ChunkCache, (self.most_bytes,)  # in another process it starts empty
@@ -55,9 +54,7 @@ class ChunkCache:
         with self._lock:
             found = self._chunks.get((path, key))
             if found is None or len(found) < frames:
-                self.misses += 1
                 return None
-            self.hits += 1
             self._chunks.move_to_end((path, key))
             return found
 
