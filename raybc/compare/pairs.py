@@ -55,7 +55,7 @@ def tango_interval(only_a: int, only_b: int, n: int, confidence: float = 0.95) -
     """
     from scipy.optimize import brentq
 
-    if not (0 <= only_a and 0 <= only_b and only_a + only_b <= n):
+    if not (only_a >= 0 and only_b >= 0 and only_a + only_b <= n):
         raise ValueError(f"tango_interval: expected counts of at most n in all, got {only_a}, {only_b}, n={n}")
     if n == 0:
         return -1.0, 1.0

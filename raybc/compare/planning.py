@@ -35,10 +35,10 @@ class Plan:
 
 
 def only_one(rate_a: float, rate_b: float, correlation: float = 0.0) -> tuple[float, float]:
-    """(P(only A solves a start), P(only B does)). Raises `ValueError` for a correlation that these rates cannot have."""
+    """(P(only A solves a start), P(only B does)). Raises `ValueError` for an impossible correlation."""
     both = rate_a * rate_b + correlation * math.sqrt(rate_a * (1 - rate_a) * rate_b * (1 - rate_b))
     only_a, only_b = rate_a - both, rate_b - both
-    if not (0 <= both and min(only_a, only_b) >= -1e-12 and both + only_a + only_b <= 1 + 1e-12):
+    if not (both >= 0 and min(only_a, only_b) >= -1e-12 and both + only_a + only_b <= 1 + 1e-12):
         raise ValueError(f"rates {rate_a:g} and {rate_b:g} cannot have a correlation of {correlation:g}")
     return max(only_a, 0.0), max(only_b, 0.0)
 

@@ -36,7 +36,7 @@ Interval = tuple[float, float]
 #: Sums over paths take seconds up to here; for more starts p-values of the open rule are used, which are larger.
 LONGEST_WALK = 3000
 #: For intervals, whose bounds need large bets against far values and small ones against near values.
-_ALL_BETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.45, 0.7, 0.95)
+_ALL_BETS = (0.08, 0.2, 0.45, 0.7, 0.95)
 
 
 @functools.cache

@@ -74,7 +74,8 @@ class Domination:
 def log_e_values(differences_N: Outcomes, bets: Sequence[float] = BETS) -> np.ndarray:
     """log E_n for n = 1 .. N from the differences x_b - x_a in [-1, 1]; large where b is better. (N,) float64.
 
-    bets: fractions of the wealth, in equal shares. Leading axes are kept: (..., N) -> (..., N). nan leaves E unchanged. Logarithms, because 1.95^1100 overflows.
+    bets: fractions of the wealth, in equal shares. Leading axes are kept: (..., N) -> (..., N). nan leaves E unchanged.
+    Logarithms, because 1.95^1100 overflows.
     """
     differences = np.asarray(differences_N, dtype=np.float64)
     if differences.ndim < 1 or bool(np.any(np.abs(differences) > 1)):  # nan compares as False
