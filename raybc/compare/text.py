@@ -58,7 +58,8 @@ def pair_text(pair: PairResult, design: Design, corrected: bool) -> str:
     else:
         better, worse = (pair.a, pair.b) if pair.verdict == "better" else (pair.b, pair.a)
         said = f"{better} is better than {worse}"
-    numbers = f"{difference_text(pair.difference, metric)} ({confidence(design)} interval {range_text(pair.interval, metric)})"
+    interval = f"{confidence(design)} interval {range_text(pair.interval, metric)}"
+    numbers = f"{difference_text(pair.difference, metric)} ({interval})"
     known = f"{p_text(pair.p_adjusted)}{' after correction' if corrected else ''}"
     starts = f"{pair.starts} starts" if pair.paired else f"{pair.starts} episodes on different starts: unpaired"
     if design.rule == "sequential":
@@ -112,11 +113,12 @@ def for_a_paper(pair: PairResult, comparison: Comparison, design: Design) -> str
     kind = "confidence sequence" if pair.interval_method == "confidence sequence" else "confidence interval"
     method = "" if pair.interval_method == kind else f", {pair.interval_method}"
     corrected = ", Holm-corrected" if len(comparison.pairs) > 1 else ""
+    difference = difference_text(pair.difference, metric).removeprefix("+").removesuffix(" points") + unit
+    interval = f"{confidence(design)} {kind} {range_text(pair.interval, metric)}{method}"
+    test = f"{pair.test}, level {100 * design.level:g} %, {p_text(pair.p_adjusted)}{corrected}"
     text = (
-        f"{on}, {pair.a} {verb} {metric.show(a.mean)} and {pair.b} {metric.show(b.mean)} (difference "
-        f"{difference_text(pair.difference, metric).removeprefix('+').removesuffix(' points')}{unit}, {confidence(design)} {kind} "
-        f"{range_text(pair.interval, metric)}{method}; {pair.test}, level {100 * design.level:g} %, "
-        f"{p_text(pair.p_adjusted)}{corrected})."
+        f"{on}, {pair.a} {verb} {metric.show(a.mean)} and {pair.b} {metric.show(b.mean)} (difference {difference}, "
+        f"{interval}; {test})."
     )
     errors = a.errors + b.errors
     return f"{text} {errors} episodes ended in errors of the simulator." if errors else text
