@@ -1,4 +1,5 @@
-"""A network that many simulator processes share: one actor, on a GPU if there is one, batches their requests.
+"""A network that many simulator processes share: one actor, on a GPU if there is one, batches their requests
+(`raybc.inference.shared_client`).
 
 Requests that arrive while the network is busy form the next batch, so no request waits for a batch to fill.
 """
@@ -16,10 +17,10 @@ import torch
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
-from ray.actor import ActorHandle
 
 from raybc.bundle import PolicyBundle
-from raybc.inference.agent import KEEP, Agent, Prediction, bundle_version, concatenated
+from raybc.inference.agent import Agent
+from raybc.inference.predictor import KEEP, PolicyInterface, bundle_version, concatenated
 from raybc.types import Observation, SampleSetting
 
 #: Policies with more parameters run on a shared GPU, smaller ones in each simulator process.
@@ -64,6 +65,11 @@ class InferenceServer:
             self._runner = asyncio.ensure_future(self._serve())
         return await request.done
 
+    async def interface(self, path: str) -> PolicyInterface:
+        """What episodes need to know of the policy at `path`. Raises `UserError` for a damaged bundle."""
+        agent = await asyncio.to_thread(self._agent, path, bundle_version(path))
+        return PolicyInterface.of(agent.bundle)
+
     async def stats(self) -> dict[str, int]:
         """calls: batches so far. rows: rows in them."""
         return {"calls": self.calls, "rows": self.rows}
@@ -96,42 +102,6 @@ class InferenceServer:
         if self._device == "cpu":
             torch.set_num_threads(1)  # for the same rounding as in a simulator process
         return Agent(PolicyBundle.load(Path(path)), self._device)
-
-
-@functools.lru_cache(maxsize=KEEP)
-def _bundle(path: str, state: int) -> PolicyBundle:
-    return PolicyBundle.load(Path(path))
-
-
-class SharedActor:
-    """A `Predictor` that sends requests to an `InferenceServer`."""
-
-    overlaps = True
-
-    def __init__(self, server: ActorHandle, path: str) -> None:
-        self.bundle = _bundle(path, bundle_version(path))
-        self._server, self._path = server, path
-
-    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
-        return _Remote(self._server.chunks.remote(self._path, obs, noise_BHA, setting))
-
-
-class _Remote:
-    def __init__(self, ref: ray.ObjectRef) -> None:
-        self._ref = ref
-
-    def get(self) -> np.ndarray:
-        return ray.get(self._ref)
-
-
-class SharedLoader:
-    """Picklable function: path of a bundle -> `SharedActor`."""
-
-    def __init__(self, server: ActorHandle) -> None:
-        self._server = server
-
-    def __call__(self, path: str) -> SharedActor:
-        return SharedActor(self._server, path)
 
 
 def start_server(gpus: float) -> Any:

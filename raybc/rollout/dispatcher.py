@@ -23,7 +23,8 @@ import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so befo
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from raybc.cluster.metrics import RolloutMetrics
-from raybc.inference.shared import SharedLoader, start_server
+from raybc.inference.shared import start_server
+from raybc.inference.shared_client import SharedLoader
 from raybc.registry import get_task
 from raybc.rollout.engine import RolloutJob
 from raybc.rollout.faults import Fault, did_not_start, died, error_row, hung
