@@ -1,7 +1,7 @@
-"""A network that many simulator processes share: one actor, on a GPU if there is one, batches their requests
-(`raybc.inference.shared_client`).
+"""A network that many simulator processes share: one actor, on a GPU if there is one, batches their requests.
 
-Requests that arrive while the network is busy form the next batch, so no request waits for a batch to fill.
+Requests that arrive while the network is busy form the next batch, so no request waits for a batch to fill. Processes
+of simulators in environments of their own import this module and have no torch: only the actor imports it.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import asyncio
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-
-import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
+from ray.actor import ActorHandle
 
-from raybc.bundle import PolicyBundle
-from raybc.inference.agent import Agent
-from raybc.inference.predictor import KEEP, PolicyInterface, bundle_version, concatenated
+import raybc.cluster
+import raybc.env.numpy_pickles  # noqa: F401
+from raybc.inference.predictor import KEEP, PolicyInterface, Prediction, bundle_version, concatenated
 from raybc.types import Observation, SampleSetting
+
+if TYPE_CHECKING:
+    from raybc.inference.agent import Agent
 
 #: Policies with more parameters run on a shared GPU, smaller ones in each simulator process.
 LARGE = 5_000_000
@@ -45,6 +46,8 @@ class InferenceServer:
     """An asyncio actor with the networks of up to `KEEP` bundles."""
 
     def __init__(self, device: str) -> None:
+        import raybc.inference.agent  # noqa: F401  (now, because it takes seconds, which an episode would wait)
+
         self._device = device
         self._agent = functools.lru_cache(maxsize=KEEP)(self._load)
         self._requests: list[_Request] = []
@@ -99,9 +102,53 @@ class InferenceServer:
         return self._agent(path, bundle_version(path)).chunks(obs, noise_BHA, setting)
 
     def _load(self, path: str, state: int) -> Agent:
+        import torch
+
+        from raybc.bundle import PolicyBundle
+        from raybc.inference.agent import Agent
+
         if self._device == "cpu":
             torch.set_num_threads(1)  # for the same rounding as in a simulator process
         return Agent(PolicyBundle.load(Path(path)), self._device)
+
+
+class SharedActor:
+    """A `Predictor` that sends requests to an `InferenceServer`."""
+
+    overlaps = True
+
+    def __init__(self, server: ActorHandle, path: str) -> None:
+        self.bundle = _interface(server, path, bundle_version(path))
+        self._server, self._path = server, path
+
+    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
+        return _Remote(self._server.chunks.remote(self._path, obs, noise_BHA, setting))
+
+
+@functools.lru_cache(maxsize=KEEP)
+def _interface(server: ActorHandle, path: str, version: int) -> PolicyInterface:
+    try:
+        return ray.get(server.interface.remote(path))
+    except ray.exceptions.RayTaskError as error:  # a damaged bundle
+        raise error.cause from None
+
+
+class _Remote:
+    def __init__(self, ref: ray.ObjectRef) -> None:
+        self._ref = ref
+
+    def get(self) -> np.ndarray:
+        return ray.get(self._ref)
+
+
+class SharedLoader:
+    """Picklable function: path of a bundle -> `SharedActor`."""
+
+    def __init__(self, server: ActorHandle) -> None:
+        self._server = server
+
+    def __call__(self, path: str) -> SharedActor:
+        return SharedActor(self._server, path)
 
 
 def start_server(gpus: float) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -51,8 +52,8 @@ class SimWorker:
         self._idle = True
         threading.Thread(target=self._run, daemon=True, name="simulators").start()
 
-    def warm_up(self, task: str) -> None:
-        """Build a simulator of `task`; its exceptions are raised here."""
+    def warm_up(self, task: str) -> int:
+        """Build a simulator of `task`, whose exceptions are raised here; returns the process's ID."""
         answer: dict[str, Any] = {}
         with self._change:
             self._warm_ups.append((task, answer))
@@ -60,6 +61,7 @@ class SimWorker:
             self._change.wait_for(lambda: "done" in answer)
         if answer["done"] is not None:
             raise answer["done"]
+        return os.getpid()
 
     def exchange(
         self,
