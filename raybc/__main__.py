@@ -20,6 +20,7 @@ COMMANDS = {
     "report": ("raybc.report.__main__", "write the report of a sweep again"),
     "dashboard": ("raybc.dashboard.__main__", "show a sweep in the browser"),
     "doctor": ("raybc.doctor.__main__", "find what is wrong with this machine or a cluster"),
+    "env": ("raybc.env.__main__", "build the environments of simulators whose packages contradict raybc's"),
     "export": ("raybc.export.__main__", "write a policy as ONNX, or upload it to the Hugging Face Hub"),
     "serve": ("raybc.serve.__main__", "serve a policy over HTTP and WebSockets"),
 }

@@ -253,6 +253,11 @@ def _check_policies(args: Args, live: Sequence[Arm], task: Task, env_spec: EnvSp
         cli.print_notes(f"{arm.name}: {note}" for note in far_observations(bundle, env_spec))
         for since, name, before, now in version_changes(bundle, env_spec):
             notes.append(f"{arm.name}: {name} is {now}; when {since}, it was {before}")
+    if args.inference == "local" and task.environment is not None:
+        raise UserError(
+            f"--inference local: simulators of {task.name} are in environment {task.environment.name}, which has no "
+            "PyTorch; use auto or shared"
+        )
     check_camera(args.camera, env_spec, task.name)
     if args.videos and task.no_images:
         raise UserError(f"--videos: {task.no_images}")
