@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -299,6 +301,33 @@ def test_a_measurement_stops_when_the_evidence_suffices(result: Path) -> None:
     assert pair["table"]["only_a"] == sum(a and not b for a, b in zip(*solved, strict=True))
     assert len(list(result.rglob("*.mp4"))) == 2, "one start on which the arms differ, in both"
     assert {v["arm"] for v in found["videos"]} == {"good", "new"}
+
+
+def test_the_page_is_one_file_that_loads_nothing(result: Path) -> None:
+    page = (result / "compare.html").read_text()
+    found = read_json(result / "comparison.json")
+    for text in (found["said"][0], found["for_a_paper"][0], "good solved", "new missed", "Starts on which they differ"):
+        assert html.escape(text) in page
+    assert page.count("<video ") == 2
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert "<script" not in page
+    assert str(found["pairs"][0]["differing"][0]) in page
+
+
+def test_pages_of_finished_measurements_and_of_names_that_are_markup(tmp_path: Path) -> None:
+    a = write_csv(tmp_path / "a.csv", {"<b>x</b>": [int(o) for o in GOOD], "y&z": [int(o) for o in BAD]})
+    assert status(a, "--out", tmp_path / "out") == 0
+    page = (tmp_path / "out/compare.html").read_text()
+    assert "<b>x" not in page
+    assert "y_z" in page
+    assert (
+        f"{read_json(tmp_path / 'out/comparison.json')['pairs'][0]['table']['only_a']} starts on which they differ"
+        in page
+    )
+    scores = write_csv(tmp_path / "s.csv", {"a": [0.1, 0.2, 0.4], "b": [0.3, 0.1, 0.3], "c": [0.9, 0.8, 0.85]}, "score")
+    status(scores, "--out", tmp_path / "scores")
+    assert "Holm" in (tmp_path / "scores/compare.html").read_text()
 
 
 def test_the_result_does_not_depend_on_workers_or_interruptions(

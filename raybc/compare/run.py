@@ -22,6 +22,7 @@ from raybc.envs.variant import limited
 from raybc.files import read_json, write_json
 from raybc.metric import METRICS, Metric, resolve
 from raybc.registry import get_task
+from raybc.report.comparison import write_comparison_page
 from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
 from raybc.rows import EpisodeRow, setting_fields
 from raybc.run_start import check_folder, starting
@@ -50,9 +51,11 @@ def run(args: Args) -> int:
     design = replace(design, starts=starts, planned=0)
     with starting(out, args.overwrite) as begun:
         comparison = compare(scores, design, [*notes, *more])
-        write_json(out.request, _request(args, arms, design, ""))
+        request = _request(args, arms, design, "")
+        write_json(out.request, request)
         begun()
         _write(out, comparison, design, {})
+        write_comparison_page(out, comparison, design, _rows_of_files(arms, scores), {}, request)
     return _print(comparison, design, out)
 
 
@@ -159,6 +162,16 @@ def _scores_of_file(arm: Arm, metric: Metric) -> Scores:
     return Scores(arm.name, tuple(rows), np.array([values], np.float64))
 
 
+def _rows_of_files(arms: Sequence[Arm], scores: Sequence[Scores]) -> dict[str, dict[str, Any]]:
+    """Arm -> start, as it is called in its scores -> row."""
+    names = {arm.name: arm for arm in scores}
+    return {
+        arm.name: dict(zip(names[arm.name].starts, arm.finished.rows.values(), strict=False))
+        for arm in arms
+        if arm.finished is not None
+    }
+
+
 # --- arms that are run ------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +235,9 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
             write_rows(out.episodes(arm.name), rows[arm.name], settings)
         write_json(out.versions, versions(env_spec.identity))
         _write(out, comparison, design, videos)
+        by_start = _rows_of_files([arm for arm in arms if arm.finished is not None], scores)
+        by_start |= {name: {str(row["seed"]): row for row in parts[0]} for name, parts in rows.items()}
+        write_comparison_page(out, comparison, design, by_start, videos, request)
         if design.rule != "open":  # its rows are needed where it is extended
             measurement.discard_partial()
     return _print(comparison, design, out)
@@ -362,5 +378,5 @@ def _print(comparison: Comparison, design: Design, out: CompareFolder) -> int:
     cli.print_notes(comparison.notes)
     for line in text.lines(comparison, design):
         cli.console.print(line)
-    cli.console.print(f"results: {out.path}")
+    cli.console.print(f"results: {out.path}, as a page: {out.page}")
     return comparison.status

@@ -63,12 +63,13 @@ def another_training(
     """Interval of the difference of means over trainings and starts: what would other seeds give, on other starts?
 
     Trainings and starts are resampled independently of each other (the same starts for both arms where they are
-    paired). The spread of K resampled trainings is too small by (K - 1) / K, and few trainings have heavy tails, so the
-    standard deviation of the resamples is widened accordingly and multiplied by Student's t with the
-    Welch-Satterthwaite degrees of freedom of the trainings. None where an arm has one training only.
+    paired). Of the variance of the resampled means, the part of K trainings is too small by (K - 1) / K, and that of
+    their interaction with starts is three times too large; both are corrected. The standard deviation is multiplied by
+    Student's t with the Welch-Satterthwaite degrees of freedom, since few trainings know little about their variance.
+    None where an arm has one training only, or where nothing varies.
 
     Source: A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2), 2007 (resampling of crossed
-    factors; its variance is on the safe side).
+    factors, and its variance).
     """
     from scipy.special import stdtrit
 
@@ -80,15 +81,27 @@ def another_training(
         starts_RN if paired else rng.multinomial(b_KN.shape[1], np.full(b_KN.shape[1], 1 / b_KN.shape[1]), RESAMPLES)
     )
     means_R = _resampled(a_KN, starts_RN, rng) - _resampled(b_KN, others_RN, rng)
-    spread = float(np.nanvar(means_R))
-    parts = [float(np.var(np.nanmean(x, axis=1), ddof=1)) / len(x) for x in (a_KN, b_KN)]
-    spread += sum(part / len(x) for part, x in zip(parts, (a_KN, b_KN), strict=True))
-    freedom = math.inf
-    if any(parts):
-        freedom = sum(parts) ** 2 / sum(p**2 / (len(x) - 1) for p, x in zip(parts, (a_KN, b_KN), strict=True))
+    arms, starts = (a_KN, b_KN), min(a_KN.shape[1], b_KN.shape[1])
+    of_trainings = [float(np.var(np.nanmean(x, axis=1), ddof=1)) / len(x) for x in arms]
+    spread = float(np.nanvar(means_R)) + sum(v / len(x) for v, x in zip(of_trainings, arms, strict=True))
+    spread -= 2 * sum(_interaction(x) / x.size for x in arms)
+    of_starts = max(0.0, spread - sum(of_trainings))
+    spread = sum(of_trainings) + of_starts
+    if spread == 0:
+        return None
+    uncertain = sum(v**2 / (len(x) - 1) for v, x in zip(of_trainings, arms, strict=True)) + of_starts**2 / (starts - 1)
+    freedom = spread**2 / uncertain
     estimate = float(np.nanmean(a_KN) - np.nanmean(b_KN))
     half = float(stdtrit(min(freedom, 1e6), 0.5 + confidence / 2)) * math.sqrt(spread)
     return estimate - half, estimate + half
+
+
+def _interaction(x_KN: np.ndarray) -> float:
+    """Variance of what neither the training nor the start explains by itself."""
+    rest_KN = x_KN - np.nanmean(x_KN, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        rest_KN = rest_KN - np.nanmean(rest_KN, axis=0, keepdims=True)
+    return float(np.nansum(rest_KN**2)) / ((x_KN.shape[0] - 1) * (x_KN.shape[1] - 1))
 
 
 def _resampled(x_KN: np.ndarray, starts_RN: np.ndarray, rng: np.random.Generator) -> np.ndarray:
