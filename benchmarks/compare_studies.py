@@ -150,9 +150,9 @@ def power(studies: int) -> None:
         cells.append(f"{np.mean(fixed(a, b) > 0):.3f} / {MOST}")
         cells.append(f"{their_power:.2f} / {their_starts}")
         if theirs:
-            found_at = [theirs(a[s] - b[s], LEVEL).rejected_at for s in range(400)]
+            found_at = [theirs(a[s] - b[s], LEVEL).rejected_at for s in range(min(400, studies))]
             mean = np.mean([n or MOST for n in found_at])
-            cells.append(f"{np.mean([n is not None for n in found_at]):.3f} / {mean:.1f} (400 studies)")
+            cells.append(f"{np.mean([n is not None for n in found_at]):.3f} / {mean:.1f} (400 studies at most)")
         print(f"| {low}, {high} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -6,6 +6,10 @@ import html
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -369,6 +373,51 @@ def test_equal_policies_are_not_told_apart_and_an_open_comparison_is_extended(
     assert found["pairs"][0]["starts"] == 14
     assert found["pairs"][0]["difference"] == 0
     assert found["pairs"][0]["interval"][0] < 0 < found["pairs"][0]["interval"][1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_kill_lose_no_finished_episode(policies: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arms = (f"a={policies[0]}", f"b={policies[0]}:execute_steps=8")
+    flags = (*arms, "--episodes", "2000", "--workers", "1", "--out", str(out))
+    command = [sys.executable, "-m", "raybc", "compare", *flags]
+
+    def stopped_by(kind: signal.Signals, *more: str) -> tuple[int, str]:
+        process = subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        before = len(lines())
+        deadline = time.monotonic() + 120
+        while len(lines()) < before + 40 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(kind)
+        said = process.communicate(timeout=60)[0]
+        return process.returncode, said
+
+    def lines() -> list[str]:
+        path = out / "episodes.partial.jsonl"
+        return path.read_text().splitlines() if path.is_file() else []
+
+    code, said = stopped_by(signal.SIGINT)
+    assert code == 130
+    assert f"continue with --resume --out {out}" in said
+    measured = len(lines())
+    assert 40 <= measured < 4000
+    assert stopped_by(signal.SIGKILL, "--resume")[0] == -signal.SIGKILL
+    assert len(lines()) >= measured + 40
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 3, "both arms do the same"
+    assert int(re.findall(r"resuming: (\d+) episodes", done.stdout)[0]) >= measured + 40
+    for arm in "ab":
+        assert [row["index"] for row in rows_of(out / f"arms/{arm}/episodes.jsonl")] == list(range(2000))
+
+
+def test_a_finished_comparison_is_not_run_again(
+    ray_cpus: float, policies: tuple[Path, Path], result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(result, tmp_path / "out")
+    before = read_json(result / "comparison.json")
+    assert status(*policies, "--episodes", 60, "--workers", 1, "--out", tmp_path / "out", "--resume") == 0
+    assert f"resuming: {2 * before['pairs'][0]['starts']} episodes" in capsys.readouterr().out
+    assert read_json(tmp_path / "out/comparison.json")["pairs"] == before["pairs"]
 
 
 def test_a_finished_baseline_is_measured_once(ray_cpus: float, policies: tuple[Path, Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +28,10 @@ from raybc.rollout.engine import Rollout
 from raybc.rollout.evaluation import progress_bar
 from raybc.rollout.pool import RolloutPool
 from raybc.rows import EpisodeRow
-from raybc.types import EpisodeSpec, UserError
+from raybc.types import EpisodeSpec, SampleSetting, UserError
 
+#: Fields of rows in arms/NAME/episodes.jsonl that belong to the arm.
+_SETTING = frozenset(field.name for field in dataclasses.fields(SampleSetting))
 #: Rows by number of the job (an arm's training) and of the start.
 Known = dict[tuple[int, int], EpisodeRow]
 
@@ -169,22 +172,24 @@ class Measurement:
         return json.dumps({"arm": arm.name, "training": number, **row}) + "\n"
 
     def _resume(self) -> Known:
-        """The rows of an earlier process that was interrupted, or that had fewer starts."""
+        """The rows of an earlier process: one that was interrupted, that had fewer starts, or that had finished."""
         names = {(arm.name, number): job for job, (arm, number) in enumerate(self._jobs)}
         places = {spec.seed: place for place, spec in enumerate(self._specs)}
         known: Known = {}
-        path = self._out.partial
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):  # torn: the episode is run again
-                continue
-            try:
-                row = json.loads(line)
-                key = names[row.pop("arm"), row.pop("training")], places.get(row["seed"], -1)
-                if row["outcome"] != "error" and key[1] >= 0:
-                    known[key] = cast(EpisodeRow, row)
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{path}: line {number} is damaged; start over with --overwrite") from None
+        files = [(self._out.episodes(arm.name), arm.name) for arm in self._arms if arm.trainings]
+        for path, arm_name in [*files, (self._out.partial, "")]:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            for number, line in enumerate(lines, 1):
+                if not line.endswith("\n"):  # torn: the episode is run again
+                    continue
+                try:
+                    row = {name: value for name, value in json.loads(line).items() if name not in _SETTING}
+                    arm, training = row.pop("arm", arm_name), row.pop("training", 0)
+                    key = names[arm, training], places.get(row["seed"], -1)
+                    if row["outcome"] != "error" and key[1] >= 0:
+                        known[key] = cast(EpisodeRow, row)
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(f"{path}: line {number} is damaged; start over with --overwrite") from None
         self._write_partial(known)
         return known
 

@@ -238,8 +238,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
         by_start = _rows_of_files([arm for arm in arms if arm.finished is not None], scores)
         by_start |= {name: {str(row["seed"]): row for row in parts[0]} for name, parts in rows.items()}
         write_comparison_page(out, comparison, design, by_start, videos, request)
-        if design.rule != "open":  # its rows are needed where it is extended
-            measurement.discard_partial()
+        measurement.discard_partial()
     return _print(comparison, design, out)
 
 
