@@ -151,6 +151,10 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before)  # noqa: NPY002
 
 
+def _numbers(text: str) -> np.ndarray:
+    return np.array(text.split(), np.float64)
+
+
 class LiberoEnv(SimEnv):
     """One task of LIBERO. Actions (7,) in [-1, 1]: 3 translations (1 = 5 cm), 3 rotations (axis-angle, 1 = 0.5 rad) and
     the gripper (-1 opens, 1 closes). Observations in metres, radians and xyzw quaternions; `object` is the pose (3, 4)
@@ -189,6 +193,8 @@ class LiberoEnv(SimEnv):
         self._cameras, self._height, self._width, self._render = cameras, *size, render
         self._bodies = [self._sim.obj_body_id[thing.name] for thing in (*self._sim.objects, *self._sim.fixtures)]
         self._fixtures = self._bodies[len(self._sim.objects) :]
+        parts = [fixture.get_obj().attrib for fixture in self._sim.fixtures]
+        self._compiled = [(_numbers(part.get("pos", "0 0 0")), _numbers(part.get("quat", "1 0 0 0"))) for part in parts]
         joints = [joint for fixture in self._sim.fixtures for joint in fixture.joints]
         self._joints = [self._sim.sim.model.get_joint_qpos_addr(joint) for joint in joints]
         for camera in (*cameras, *([render.camera] if render is not None and render.camera else [])):
@@ -228,9 +234,15 @@ class LiberoEnv(SimEnv):
         """A reset that draws from numpy's global generator."""
         from robosuite.utils.errors import RandomizationError
 
+        model = self._sim.sim.model
         for _ in range(PLACEMENTS):
+            # LIBERO measures places inside of fixtures while these are where the model was compiled.
+            for body, (position, quat) in zip(self._fixtures, self._compiled, strict=True):
+                model.body_pos[body], model.body_quat[body] = position, quat
             with contextlib.suppress(RandomizationError):  # objects did not fit beside each other
                 found: Mapping[str, np.ndarray] = self._sim.reset()
+                for robot in self._sim.robots:  # it remembers where it was told to be, also over soft resets
+                    robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
                 return found
         raise RuntimeError(f"{self.name}: objects found no place in {PLACEMENTS} attempts")
 
