@@ -13,6 +13,7 @@ COMMANDS = {
     "recipes": ("raybc.recipes.__main__", "list the recipes of the literature that a training or a sweep starts from"),
     "train": ("raybc.train.__main__", "train one recipe with one seed or several"),
     "rollout": ("raybc.rollout.__main__", "measure the success rate of a policy, with videos"),
+    "compare": ("raybc.compare.__main__", "tell which of several policies is better, and how sure that is"),
     "data": ("raybc.data.__main__", "describe, verify and convert data sets"),
     "plan": ("raybc.plan", "build, verify and show sampling plans"),
     "demos": ("raybc.demos.__main__", "record demonstrations of a scripted expert"),
