@@ -52,6 +52,7 @@ FAMILIES = (
     "raybc.envs.d4rl",
     "raybc.envs.ogbench",
     "raybc.envs.metaworld",
+    "raybc.envs.libero",
 )
 #: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it (_abs: with poses as actions, _joints: with joint
 #: deltas).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from raybc.env.environment import Environment, look, override_variable, read_manifest, source, write_manifest
+from raybc.env.environment import Environment, look, override_variable, read_manifest, write_manifest
 from raybc.files import free_space_for, remove, replacing
 from raybc.types import UserError
 
@@ -19,6 +20,12 @@ AT_A_TIME = 8
 FIND_TIMEOUT = 60
 #: What a process of simulators imports, to see that it can.
 TRIAL = "import raybc.rollout.worker, raybc.inference.shared, raybc.env.host"
+#: What it does beside, with the name of a task.
+EXAMPLE = """
+import sys; from raybc.registry import get_task
+env = get_task(sys.argv[1]).make(None); env.reset(seed=0)
+env.step((env.action_space.low + env.action_space.high) / 2); env.close()
+"""
 #: Lines of pip that mean a step, and what is shown of it.
 _STEP = re.compile(r"(Collecting|Requirement already satisfied:|Installing collected packages) ?([A-Za-z0-9._-]*)")
 
@@ -93,8 +100,12 @@ def _make(environment: Environment, folder: Path, on_progress: OnProgress) -> No
     if problem is not None:
         raise UserError(f"environment {environment.name}: {_explained(python, environment, problem)}; nothing was kept")
     on_progress(len(environment.wanted), "trying")
+    program = TRIAL + (EXAMPLE if environment.example else "")
     trial = subprocess.run(
-        [str(python), "-P", "-c", TRIAL], capture_output=True, text=True, env={"PYTHONPATH": str(source())}
+        [str(python), "-P", "-c", program, environment.example],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment.variables(),
     )
     if trial.returncode:
         last = trial.stderr.strip().splitlines()[-1:]

@@ -61,12 +61,15 @@ class Environment:
     """NAME==VERSION of each package: all of them, or those that matter (pip chooses the rest)."""
     megabytes: int = 1000
     """Size of the whole, for the check of free disk."""
+    example: str = ""
+    """A task that a build makes and steps once, which shows that it works, and compiles what is compiled at first
+    use."""
 
     @classmethod
-    def of_lock(cls, name: str, path: Path, megabytes: int = 1000) -> Environment:
+    def of_lock(cls, name: str, path: Path, megabytes: int = 1000, example: str = "") -> Environment:
         """The environment of a lock file: requirements of pip, # begins a comment."""
         lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-        return cls(name, tuple(line for line in lines if line), megabytes)
+        return cls(name, tuple(line for line in lines if line), megabytes, example)
 
     @functools.cached_property
     def wanted(self) -> tuple[str, ...]:

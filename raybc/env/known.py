@@ -11,7 +11,7 @@ from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 #: Suite -> "module:attribute" of its environment.
-ENVIRONMENTS: dict[str, str] = {}
+ENVIRONMENTS: dict[str, str] = {"libero": "raybc.envs.libero:ENVIRONMENT"}
 ATTRIBUTE = "ENVIRONMENT"
 
 
