@@ -17,7 +17,7 @@ from raybc.config import RunConfig
 from raybc.data import formats
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import lerobot_write
-from raybc.data.frames import ChunkCache, VideoFrames
+from raybc.data.frames import ChunkCache, VideoFrames, _Open
 from raybc.data.idle import without_idle
 from raybc.data.lazy import LazyImages
 from raybc.data.load import read_for
@@ -97,15 +97,18 @@ def test_any_frames_are_those_of_the_whole_video(options: dict[str, str], tmp_pa
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(some))[45:47], expected[55:57])
 
 
-def test_a_chunk_is_decoded_once_while_it_is_cached(tmp_path: Path) -> None:
+def test_a_chunk_is_decoded_once_while_it_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.mp4"
     write_video(path, moving(FRAMES), 10, "h264")
     cache = ChunkCache(FRAMES * BYTES)
     frames = VideoFrames.of([(path, 0, FRAMES)], 10, False, cache, "camera")
+    decoded = []
+    read = _Open.read
+    monkeypatch.setattr(_Open, "read", lambda *args: decoded.append(args[1]) or read(*args))
     frames[:]
-    assert (cache.hits, cache.misses) == (0, FRAMES // 2)  # a key frame every second frame
+    assert decoded == list(range(0, FRAMES, 2))  # a key frame every second frame
     frames[::7]
-    assert cache.misses == FRAMES // 2
+    assert len(decoded) == FRAMES // 2
     assert cache.nbytes == FRAMES * BYTES
 
 
@@ -209,7 +212,7 @@ def test_a_run_begins_with_one_and_resumes_with_the_other(
     assert train("first", "--videos=decode") == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "120 images in videos are decoded while training: about" in said
-    assert "--videos convert decodes them once, into a file of" in said
+    assert "--videos convert decodes them once, into 0.00019 GiB of main memory, in about" in said
     assert train("first", "--training_steps=12", "--resume=auto") == 0
     whole, resumed = (tmp_path / run / "checkpoint_12" / "policy.safetensors" for run in ("whole", "first"))
     assert whole.read_bytes() == resumed.read_bytes()
@@ -229,6 +232,23 @@ def test_a_large_set_is_converted_and_the_reason_is_said(
     assert large.fingerprint() == small.fingerprint()
     read_for(videos, "", images=True, memory=BYTES, say=said.append)
     assert len(said) == 1  # it is there
+
+
+@pytest.mark.parametrize("format", ["lerobot", "robomimic"])
+def test_a_full_disk_of_the_cache_is_answered_with_what_helps(
+    format: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path / "home"))
+    path = videos
+    if format == "robomimic":
+        path = tmp_path / "demos.hdf5"
+        formats.get(format).write_store(path, read_for(videos, "", images=True))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=-(2**20)))  # the set needs less than 1 MB
+    with pytest.raises(UserError, match="free some, or set RAYBC_HOME to a folder of another disk") as error:
+        read_for(path, "", images=True, memory=BYTES)
+    assert ("--videos decode" in str(error.value)) == (format == "lerobot")
+    assert "--out" not in str(error.value)
 
 
 def test_what_cannot_be_decoded_while_training(videos: Path, tmp_path: Path) -> None:

@@ -40,7 +40,6 @@ class ChunkCache:
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes, self._bytes, self._lock = most_bytes, 0, threading.Lock()
         self._chunks: OrderedDict[tuple[Path, int], np.ndarray] = OrderedDict()
-        self.hits = self.misses = 0
 
     def __reduce__(self) -> tuple[type[ChunkCache], tuple[int]]:
         return ChunkCache, (self.most_bytes,)  # in another process it starts empty
@@ -55,9 +54,7 @@ class ChunkCache:
         with self._lock:
             found = self._chunks.get((path, key))
             if found is None or len(found) < frames:
-                self.misses += 1
                 return None
-            self.hits += 1
             self._chunks.move_to_end((path, key))
             return found
 
@@ -94,13 +91,17 @@ def _indexed(path: Path, fps: float) -> _Index:
             if not container.streams.video:
                 raise UserError(f"{path}: expected a video, got a file without images")
             stream = container.streams.video[0]
-            packets = [p for p in container.demux(stream) if p.size and not (p.is_corrupt or p.is_discard)]
-            if any(p.pts is None for p in packets) or stream.time_base is None:
+            packets = [
+                (packet.pts, packet.is_keyframe)
+                for packet in container.demux(stream)
+                if packet.size and not (packet.is_corrupt or packet.is_discard)
+            ]
+            if any(time is None for time, _ in packets) or stream.time_base is None:
                 raise UserError(f"{path}: expected frames with times, which decoding on demand needs; {CONVERT}")
-            times = np.array([p.pts for p in packets], np.int64)
+            times = np.array([time for time, _ in packets], np.int64)
             order = np.argsort(times, kind="stable")
             times = times[order]
-            keys = np.flatnonzero(np.array([p.is_keyframe for p in packets], bool)[order])
+            keys = np.flatnonzero(np.array([is_key for _, is_key in packets], bool)[order])
             unit = float(stream.time_base)
     except (av.FFmpegError, OSError, IndexError) as error:
         if isinstance(error, UserError):

@@ -69,7 +69,7 @@ def read_for(
     if decode:
         _check_decoding(path, format, wanted)
     if say is not None and images and format == "lerobot" and (decode or large):
-        _explain(path, wanted, decode, memory // 2, say)
+        _explain(path, wanted, decode, large, memory // 2, say)
     if decode:
         from raybc.data.formats.lerobot_decoded import open_decoding
 
@@ -94,13 +94,17 @@ def _check_decoding(path: Path, format: str, wanted: ReadOptions) -> None:
         raise UserError(f"{path}: --videos decode: {fault}")
 
 
-def _explain(path: Path, wanted: ReadOptions, decode: bool, cache_bytes: int, say: Callable[[str], None]) -> None:
+def _explain(
+    path: Path, wanted: ReadOptions, decode: bool, large: bool, cache_bytes: int, say: Callable[[str], None]
+) -> None:
+    """Say what decoding the videos of a LeRobot set costs, unless they are converted already."""
     from raybc.data.formats.lerobot_decoded import VideoCost
 
     folder = cache_folder(path, "lerobot", wanted)
-    if decode or not matches(folder):
-        with contextlib.suppress(*(() if decode else (UserError,))):  # no videos, or reading refuses them
-            say(VideoCost.measured(path, wanted).describe(decode, folder.parent, cache_bytes))
+    if not decode and matches(folder):
+        return
+    with contextlib.suppress(UserError):  # no videos, or damaged ones: reading refuses them
+        say(VideoCost.measured(path, wanted).describe(decode, folder.parent if large else None, cache_bytes))
 
 
 def step_limit_of(task: str, format: str) -> int:

@@ -28,8 +28,9 @@ NAME = "store"
 DESCRIPTION = "a folder with store.json, made by raybc.data.store"
 META = "store.json"
 VERSION = 2
-#: What helps where the disk of raybc's cache is full.
-NO_SPACE = "free some, set RAYBC_HOME to a folder of another disk, or leave videos as they are (--videos decode)"
+#: What helps where the disk of raybc's cache is full, and with videos besides.
+NO_SPACE = "free some, or set RAYBC_HOME to a folder of another disk"
+NO_SPACE_OF = {"lerobot": f"{NO_SPACE}, or leave videos as they are (--videos decode)"}
 #: Size of a .npy header here, enough for any shape, so that the number of rows can be filled in after they are written.
 HEADER_BYTES = 256
 
@@ -153,7 +154,8 @@ def cached(
     if not matches(target):
         convert(
             source, target, format=format, images=images, states=states, step_limit=step_limit,
-            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size, keys=keys, no_space=NO_SPACE,
+            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size, keys=keys,
+            no_space=NO_SPACE_OF.get(format, NO_SPACE),
         )  # fmt: skip
     return open_store(target)
 

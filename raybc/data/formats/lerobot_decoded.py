@@ -104,20 +104,22 @@ class VideoCost:
             times.append(((between - began) / len(ordered), (time.thread_time() - between) / len(anywhere)))
         return cls(images, nbytes, *np.mean(times, axis=0).tolist())
 
-    def describe(self, decode: bool, folder: Path, cache_bytes: int) -> str:
+    def describe(self, decode: bool, folder: Path | None, cache_bytes: int) -> str:
         """Why videos are decoded while training (`decode`) or once before it, one line for people.
 
-        folder: of converted data. cache_bytes: as for `open_decoding`.
+        folder: of converted data; None: they would be decoded into main memory. cache_bytes: as for `open_decoding`.
         """
-        seconds = self.in_order * self.images
-        once = f"a file of {self.nbytes / 2**30:.2g} GiB in {folder}, in about {seconds:.3g} s of a core"
+        seconds, size = self.in_order * self.images, f"{self.nbytes / 2**30:.2g} GiB"
+        place = f"{size} of main memory" if folder is None else f"a file of {size} in {folder}"
+        once = f"{place}, in about {seconds:.3g} s of a core"
         while_training = f"about {1e3 * self.at_random:.2g} ms of a core per image"
         head = f"{self.images} images in videos"
         if decode:
             cache = (cache_bytes or CACHE_BYTES) / 2**30
             return (
                 f"{head} are decoded while training: {while_training} that is not among the {cache:.2g} GiB in main "
-                f"memory. --videos convert decodes them once, into {once}"
+                f"memory. The first start also decodes all, for the data's fingerprint, in about {seconds:.3g} s "
+                f"of a core. --videos convert decodes them once, into {once}"
             )
         return (
             f"{head} are decoded once, into {once}. --videos decode needs no such file, and decodes while training: "
