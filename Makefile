@@ -69,6 +69,7 @@ bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.
 	$(BIN)/python -m benchmarks.sweep_overhead
 	$(BIN)/python -m benchmarks.rollouts
 	$(BIN)/python -m benchmarks.racing
+	$(BIN)/python -m benchmarks.compare_studies
 	$(BIN)/python -m benchmarks.train_throughput
 	$(BIN)/python -m benchmarks.policies
 	$(BIN)/python -m benchmarks.data

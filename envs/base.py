@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium
 import numpy as np
 
+from raybc.env.environment import Environment
 from raybc.extras import require_extra
 
 Obs = dict[str, np.ndarray]
@@ -40,6 +41,9 @@ class SimEnv(gymnasium.Env[Any, np.ndarray]):
         """Start an episode. `seed` alone decides it: the same seed gives the same episode, whatever ran before in this
         process. Adapters override this; gymnasium's own only seeds `np_random`."""
         return super().reset(seed=seed, options=options)
+
+    instruction: str = ""
+    """What the robot is told to do, in words; "" where tasks have none."""
 
     @abstractmethod
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
@@ -162,6 +166,11 @@ class Task:
     beside them."""
     notes: tuple[str, ...] = ()
     """What users should know about the environment before they use it; commands print it."""
+    instruction: str = ""
+    """What the robot is told to do, in words; "" where tasks have none."""
+    environment: Environment | None = None
+    """Where its simulators live, if their packages contradict raybc's (`raybc env build`); None: in any process of
+    raybc. `make`, `make_expert` and `see` are called there only, and import the simulator when they are called."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class EnvSpec:
     """Highest action, float32 (A,)."""
     cameras: tuple[str, ...] | None = None
     """Names of its cameras (`SimEnv.cameras`)."""
+    instruction: str = ""
+    """What the robot is told to do, in words; "" where there are none."""
     starts: dict[str, np.ndarray] = field(default_factory=dict)
     """Low-dimensional observation -> its values at the first `STARTS` seeds that could be reset to, float32 (STARTS or
     fewer, size)."""
@@ -61,6 +63,7 @@ def spec_of_env(env: SimEnv, name: str) -> EnvSpec:
         action_low=env.action_space.low,
         action_high=env.action_space.high,
         cameras=env.cameras(),
+        instruction=env.instruction,
         starts={key: np.stack([obs[key] for obs in seen]) for key in low_dim},
     )
 

@@ -7,11 +7,13 @@ import importlib
 from typing import Protocol, cast
 
 from raybc.config.data import NO_ENVIRONMENT
+from raybc.env.environment import Environment
+from raybc.env.remote import described, moved
 from raybc.envs.base import EnvName, Task
 from raybc.envs.border import calling
 from raybc.envs.callables import from_callable
 from raybc.envs.seen import seer
-from raybc.envs.variant import limited, seen_by, split
+from raybc.envs.variant import Variant, limited, seen_by, split
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
@@ -50,6 +52,7 @@ FAMILIES = (
     "raybc.envs.d4rl",
     "raybc.envs.ogbench",
     "raybc.envs.metaworld",
+    "raybc.envs.libero",
 )
 #: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it (_abs: with poses as actions, _joints: with joint
 #: deltas).
@@ -102,11 +105,19 @@ def get_task(name: str) -> Task:
     base, variant = split(of_images(name))
     task = _named(base)
     if variant.seen:
-        task = (task.see or seer(task))(variant.cameras, variant.size)
-        task = dataclasses.replace(task, name=dataclasses.replace(variant, limit=0).applied_to(base))
-    if variant.limit in (0, task.max_steps):
-        return task
-    return dataclasses.replace(task, name=variant.applied_to(base), max_steps=variant.limit, reference_returns=None)
+        task = _seen(task, base, dataclasses.replace(variant, limit=0))
+    if variant.limit not in (0, task.max_steps):
+        name = variant.applied_to(base)
+        task = dataclasses.replace(task, name=name, max_steps=variant.limit, reference_returns=None)
+    return moved(task)
+
+
+def _seen(task: Task, base: str, variant: Variant) -> Task:
+    """The task, called `base`, with the images of a variant."""
+    name = variant.applied_to(base)
+    if task.environment is not None and not task.environment.is_here and task.see is None:
+        return described(name, task.environment, task.make)
+    return dataclasses.replace((task.see or seer(task))(variant.cameras, variant.size), name=name)
 
 
 def of_images(name: str) -> str:
@@ -161,7 +172,14 @@ def _own_task(name: str) -> Task:
     if isinstance(found, Task):
         return found
     if callable(found):
-        return from_callable(name, found)
+        environment = getattr(found, "environment", None)
+        if environment is None:
+            return from_callable(name, found)
+        if not isinstance(environment, Environment):
+            raise UserError(f"{name}: environment of the function: expected an Environment, got {environment!r}")
+        if not environment.is_here:
+            return described(name, environment, found)
+        return dataclasses.replace(from_callable(name, found), environment=environment)
     raise UserError(f"task {name!r}: expected a Task or a function that makes a gymnasium environment, got {found!r}")
 
 

@@ -4,6 +4,8 @@
     SweepFolder         a sweep
     EvaluationFolder    a measurement by `python -m raybc.rollout`
 
+`raybc.compare.folder` has those of a comparison.
+
 Pages and commands that only look at a run import this module, so it needs neither torch nor Ray.
 """
 

@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from raybc.compare.folder import CompareFolder
 from raybc.files import remove, run_folder_lock
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
 from raybc.types import UserError
 
-Run = TrainingFolder | SweepFolder | EvaluationFolder
+Run = TrainingFolder | SweepFolder | EvaluationFolder | CompareFolder
 
 #: What trackers write.
 _TRACKERS = ("wandb", "wandb.json", "wandb_url.txt", "mlflow.json", "mlflow_url.txt")
@@ -33,11 +34,17 @@ _ALSO = {
     TrainingFolder: ("checkpoint_*", "sd*_*", *_TRACKERS),
     SweepFolder: ("trials", "tensorboard", *_TRACKERS),
     EvaluationFolder: ("videos",),
+    CompareFolder: ("arms",),
 }
 #: Files that raybc (or the desktop) leaves in any folder.
 _ANYWHERE = (".lock", ".*.tmp", ".*.old", ".DS_Store")
 #: Class -> word for messages.
-_NAMES = {TrainingFolder: "training run", SweepFolder: "sweep", EvaluationFolder: "evaluation"}
+_NAMES = {
+    TrainingFolder: "training run",
+    SweepFolder: "sweep",
+    EvaluationFolder: "evaluation",
+    CompareFolder: "comparison",
+}
 
 
 #: Values of --resume. auto: resume if there is a saved run, otherwise start a new one.
@@ -166,7 +173,7 @@ def is_run(run: Run) -> bool:
         return bool(members) and is_pack
     if isinstance(run, SweepFolder):
         return _has(run.config, "search") or run.ledger.is_file()
-    return _has(run.request, "run_id")
+    return _has(run.request, "arms" if isinstance(run, CompareFolder) else "run_id")
 
 
 def _left_aside(run: Run) -> Path | None:

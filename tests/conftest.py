@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from raybc.env import Environment
+from raybc.types import UserError
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -110,3 +114,26 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
     monkeypatch.setenv("RAYBC_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def my_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    """The environment of the example in docs/extending.md, built for this session (tests that need it are slow);
+    skipped where its packages cannot be had."""
+    from raybc.env.build import build
+    from raybc.env.known import find
+    from tests.helpers import ROOT
+
+    text = (ROOT / "docs/extending.md").read_text()
+    folder = tmp_path_factory.mktemp("my_sim")
+    (folder / "my_sim.py").write_text(text[text.index("# my_sim.py") :].split("```")[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        paths = [str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))  # processes of the environment find it, too
+        environment = find("my_sim")
+        try:
+            build(environment)
+        except UserError as error:
+            pytest.skip(str(error))
+        yield environment

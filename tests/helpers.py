@@ -22,7 +22,8 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.robomimic import Demo
 from raybc.envs.base import Task
 from raybc.envs.pointmass import POINTMASS
-from raybc.inference.agent import Agent, stack
+from raybc.inference.agent import Agent
+from raybc.inference.predictor import stack
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.ranks import Ranks
@@ -190,7 +191,7 @@ def saved(bundle: PolicyBundle) -> PolicyBundle:
 
 def chunk_of(agent: Agent, obs: Mapping[str, np.ndarray], noise_HA: np.ndarray, flow_steps: int) -> np.ndarray:
     """The chunk (H, A) of one observation, asked alone."""
-    obs_TO = stack([obs], list(agent.bundle.obs_sizes), agent.bundle.config.obs_steps)
+    obs_TO = stack([obs], list(agent.bundle.obs_sizes), agent.bundle.spec.obs_steps)
     return agent.chunks(Observation(obs_TO[None]), noise_HA[None], SampleSetting(flow_steps))[0]
 
 

@@ -16,7 +16,8 @@ import torch
 from raybc.bundle import PolicyBundle
 from raybc.envs.pointmass import PointMassEnv
 from raybc.inference import agent as agent_module
-from raybc.inference.agent import SIZES, Agent, Resolved, candidate_sizes, invariant_sizes, stack
+from raybc.inference.agent import SIZES, Agent, candidate_sizes, invariant_sizes
+from raybc.inference.predictor import Resolved, stack
 from raybc.policies.base import PolicySpec
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode

@@ -16,7 +16,8 @@ import pytest
 from raybc.data.action_form import ActionForm
 from raybc.envs.base import SimEnv, Task
 from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMassEnv
-from raybc.inference.agent import Agent, Resolved
+from raybc.inference.agent import Agent
+from raybc.inference.predictor import Resolved
 from raybc.metric import METRICS, SUCCESS
 from raybc.rollout import faults, results
 from raybc.rollout.episode import run_episode
@@ -53,9 +54,8 @@ class Script:
             obs_sizes={"state": 4, "goal": 2},
             action_size=2,
             action_form=ActionForm(2),
-            config=SimpleNamespace(obs_steps=obs_steps),
             images={},
-            spec=SimpleNamespace(horizon=horizon, action_size=2),
+            spec=SimpleNamespace(horizon=horizon, action_size=2, obs_steps=obs_steps),
         )
         self.noises: list[np.ndarray] = []
         self.seen: list[np.ndarray] = []
@@ -65,7 +65,7 @@ class Script:
         obs_BTO = obs.low_dim
         assert (obs.images, obs.instruction) == ({}, None)
         assert obs_BTO.dtype == noise_BHA.dtype == np.float32
-        assert obs_BTO.shape == (1, self.bundle.config.obs_steps, 6)
+        assert obs_BTO.shape == (1, self.bundle.spec.obs_steps, 6)
         assert noise_BHA.shape == (1, self.bundle.spec.horizon, 2)
         self.seen.append(obs_BTO[0])
         state_O = obs_BTO[0, -1]

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import yaml
 
 from raybc.bundle import PolicyBundle
+from raybc.env import Environment
 from tests.helpers import ROOT, read_table
 
 TEXT = (ROOT / "docs/extending.md").read_text()
@@ -60,7 +62,7 @@ def typed(command: str, folder: Path) -> str:
 
 
 def test_the_documents_name_what_there_is() -> None:
-    assert {"my_policy.py", "my_encoder.py", "my_env.py", "my_format.py"} == {
+    assert {"my_policy.py", "my_encoder.py", "my_env.py", "my_sim.py", "my_format.py"} == {
         name for section in SECTIONS for name in files_of(section)
     }
 
@@ -175,3 +177,17 @@ def test_what_is_no_policy_is_refused(
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
     assert error.startswith("error: --policy")
+
+
+@pytest.mark.slow
+def test_a_simulator_with_packages_of_its_own(folder: Path, my_sim: Environment) -> None:
+    """Built, checked, trained on its expert's demonstrations and rolled out, with other packages than this process."""
+    build, check, train, rollout = commands_of("A simulator with packages of its own")
+    assert "was complete before" in typed(build, folder), "the fixture has built it"
+    typed(check, folder)
+    typed(f"{train.strip()} --threads 1 --workers 1", folder)
+    assert "solved" in typed(f"{rollout.strip()} --workers 1", folder)
+    (scores,) = (folder / "runs/rollouts").iterdir()
+    versions = json.loads((scores / "versions.json").read_text())
+    assert versions["simulator"] == {"numpy": "2.3.5", "environment": my_sim.key}
+    assert versions["numpy"] == numpy.__version__ != "2.3.5"

@@ -23,7 +23,8 @@ from raybc.data.formats import read
 from raybc.data.windows import Windows
 from raybc.envs.pointmass import IMAGE_SIZE, POINTMASS, POINTMASS_PIXELS
 from raybc.envs.spec import spec_of_task
-from raybc.inference.agent import Agent, stack_rows
+from raybc.inference.agent import Agent
+from raybc.inference.predictor import stack_rows
 from raybc.policies.base import Encoder, PolicySpec
 from raybc.policies.build import build_policy
 from raybc.policies.encoders.impala import PackedImpala, halved

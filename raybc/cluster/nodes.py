@@ -13,6 +13,7 @@ import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so befo
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybc.env.environment import Environment
 from raybc.types import UserError
 
 #: Seconds: a machine may have to start a process first, and import this package from a cold disk.
@@ -100,6 +101,23 @@ def unshared(folders: Iterable[Path], files: Iterable[Path] = ()) -> list[str]:
         for path in written:
             path.unlink(missing_ok=True)
     return problems
+
+
+def environment_line(environment: Environment) -> str:
+    """Runs on each machine: what is wrong with an environment there; "" if nothing is."""
+    status = environment.status()
+    return "" if status.state == "complete" else status.line(environment.name)
+
+
+def require_everywhere(environment: Environment) -> None:
+    """Raise `UserError` unless an environment is complete on every machine of the connected Ray."""
+    environment.require()
+    if _is_single_machine():
+        return
+    problems = [(a.node, a.problem or a.value) for a in ask_all(environment_line, environment)]
+    wrong = [f"{line} (on {node})" for node, line in problems if line]
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
 def _is_single_machine() -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raybc.data.formats import robomimic
+from raybc.data.demo import Demo
 from raybc.envs.base import SimEnv, Task
 from raybc.files import replacing
 from raybc.types import EpisodeResult, EpisodeSpec
@@ -67,7 +67,7 @@ def demonstrate(task: Task, env: SimEnv, spec: EpisodeSpec, noise: float, folder
 class RecordedEpisode:
     """One episode, stored on disk until all of them are joined in one file."""
 
-    demo: robomimic.Demo
+    demo: Demo
     row: dict[str, Any]
     env_args: dict[str, Any]
 
@@ -77,7 +77,7 @@ def read_part(path: Path) -> RecordedEpisode | None:
     try:
         with np.load(path, allow_pickle=False) as part:
             row = json.loads(str(part["row"]))
-            demo = robomimic.Demo(
+            demo = Demo(
                 obs={k[4:]: part[k] for k in part.files if k.startswith("obs/")},
                 next_obs={k[9:]: part[k] for k in part.files if k.startswith("next_obs/")},
                 actions=part["actions"],

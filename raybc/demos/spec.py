@@ -20,6 +20,7 @@ from raybc.config import DemosConfig, RunConfig
 from raybc.data.formats import containers, ogbench
 from raybc.data.names import is_published, obtain, resolve
 from raybc.demos.record import demonstrate
+from raybc.env.remote import ExpertElsewhere, MakeElsewhere
 from raybc.envs.base import EnvName, Task
 from raybc.envs.variant import with_limit
 from raybc.files import expanded, home
@@ -91,7 +92,7 @@ class DemosSpec:
                 "seed": self.config.seed,
                 "keep_failures": self.keep_failures,
                 "code": hashlib.sha256((source + inspect.getsource(demonstrate)).encode()).hexdigest(),
-                "versions": _versions(task.suite),
+                "versions": _versions(task),
             }
         )
 
@@ -109,7 +110,7 @@ def _modules(task: Task) -> list[ModuleType]:
     modules: list[ModuleType] = []
     makers: list[Any] = [task.make, task.make_expert]
     for made in makers:
-        while isinstance(made, functools.partial):
+        while isinstance(made, functools.partial | MakeElsewhere | ExpertElsewhere):
             made = made.func
         makers.extend(getattr(made, "parts", ()))
         module = inspect.getmodule(made) or inspect.getmodule(type(made))
@@ -119,9 +120,11 @@ def _modules(task: Task) -> list[ModuleType]:
     return modules
 
 
-def _versions(suite: str) -> dict[str, str]:
+def _versions(task: Task) -> dict[str, str]:
+    if task.environment is not None:
+        return {"environment": task.environment.key}
     versions = {}
-    for package in (suite, "mujoco", "numpy"):
+    for package in (task.suite, "mujoco", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

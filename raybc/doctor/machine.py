@@ -14,6 +14,7 @@ from typing import Any
 
 import raybc
 from raybc.doctor.findings import Finding, error, ok, warning
+from raybc.env.known import statuses
 
 #: Runs in a separate process, which a broken driver may kill.
 GL_PROGRAM = (
@@ -35,6 +36,7 @@ def facts() -> dict[str, Any]:
         "route": has_default_route(),
         "token": os.environ.get("RAY_AUTH_MODE", ""),
         "free": shutil.disk_usage("/tmp").free,
+        "environments": statuses(),
     }
 
 
@@ -77,6 +79,12 @@ def check_facts(name: str, found: dict[str, Any], wanted: dict[str, str]) -> lis
         findings.append(warning("GL", f"{name} has no MuJoCo", "pip install 'raybc[mujoco]' if a task needs it"))
     else:
         findings.append(warning("GL", f"{name} cannot draw: no videos, no tasks of images", GL_PACKAGES))
+    for state, line, _ in found.get("environments", {}).values():
+        if state in ("complete", "missing", "being built"):  # one that is not built is not needed by everybody
+            findings.append(ok("environments", f"{name}: {line}"))
+        else:
+            what, _, do = line.rpartition("; ")
+            findings.append(warning("environments", f"{name}: {what}", do))
     if not found["route"]:
         do = "ip route add default via ADDRESS (any; no packet leaves), then start Ray again"
         findings.append(error("network", f"{name} has no default route: Ray takes 127.0.0.1 for its address", do))

@@ -35,7 +35,9 @@ def check_cluster(storage: Path | None, pins: dict[str, str], fix: bool) -> Iter
             if answer.value["token"] != "token":
                 do = "start Ray with RAY_AUTH_MODE=token on every machine"
                 yield error("token", f"{answer.node}: anyone who can reach its ports can run code there", do)
-    yield from _equal([a for a in answers if not a.problem])
+    answered = [a for a in answers if not a.problem]
+    yield from _equal(answered)
+    yield from equal_environments(answered)
     if storage is not None:
         yield from _storage(storage)
     elif len(answers) > 1:
@@ -58,6 +60,20 @@ def _equal(answers: list[NodeAnswer]) -> Iterator[Finding]:
             yield error("versions", f"{name} differs: {versions}", "install from constraints.txt on every machine")
     if not differ and len(answers) > 1:
         yield ok("versions", f"{len(answers)} machines have the same {', '.join(['Python', *VITAL])}")
+
+
+def equal_environments(answers: list[NodeAnswer]) -> Iterator[Finding]:
+    """Whether environments that some machines have are complete and the same on all of them."""
+    names = sorted({name for a in answers for name in a.value.get("environments", {})})
+    for name in names:
+        by_key: dict[str, list[str]] = defaultdict(list)
+        for answer in answers:
+            state, _, key = answer.value.get("environments", {}).get(name, ("missing", "", ""))
+            by_key[key if state == "complete" else f"({state})"].append(answer.node)
+        if len(by_key) > 1 and any(not key.startswith("(") for key in by_key):
+            what = "; ".join(f"{key} on {', '.join(nodes)}" for key, nodes in sorted(by_key.items()))
+            do = f"raybc env build {name} on every machine, or RAYBC_HOME on a disk that all of them see"
+            yield error("environments", f"{name} differs: {what}", do)
 
 
 def _storage(folder: Path) -> Iterator[Finding]:

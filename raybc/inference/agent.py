@@ -11,19 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
-from raybc.bundle import META, PolicyBundle
+from raybc.bundle import PolicyBundle
+from raybc.inference.predictor import Resolved
 from raybc.policies.base import Policy, PolicySpec
 from raybc.types import Observation, SampleSetting
 
-#: Number of bundles that a process keeps in memory.
-KEEP = 16
 #: Candidate batch sizes; larger batches are split into pieces of the largest size.
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 #: Pixels of all images in the largest batch on a CPU. Trying the sizes encodes about eleven times as many, so that a
@@ -33,39 +29,6 @@ BATCH_PIXELS = 64 * 128 * 128
 SMALLEST_BATCH = 4
 #: Cached results of `invariant_sizes` for each architecture, device and number of threads.
 _known_sizes: dict[tuple[object, ...], tuple[int, ...]] = {}
-
-
-class Prediction(Protocol):
-    """A future of chunks; physical, float32 (B, H, A)."""
-
-    def get(self) -> np.ndarray:
-        """Wait for the chunks."""
-
-
-class Predictor(Protocol):
-    """Predicts chunks: an `Agent` in this process, or a network that many processes share."""
-
-    bundle: PolicyBundle
-    overlaps: bool
-    """Whether `predict` returns at once, so that simulators can step in the meantime."""
-
-    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
-        """The next chunk of each row. obs: physical, leading axis B. noise_BHA: float32, already scaled."""
-
-
-def bundle_version(path: str) -> int:
-    """A number that changes when the bundle at `path` is replaced; part of the key of caches of bundles."""
-    return (Path(path) / META).stat().st_mtime_ns
-
-
-class Resolved:
-    """A `Prediction` that is already available."""
-
-    def __init__(self, chunks_BHA: np.ndarray) -> None:
-        self._chunks_BHA = chunks_BHA
-
-    def get(self) -> np.ndarray:
-        return self._chunks_BHA
 
 
 class Agent:
@@ -169,38 +132,3 @@ def invariant_sizes(policy: Policy, device: torch.device) -> tuple[int, ...]:
         return all(np.array_equal(sample(r), wanted[r]) for r in rows)
 
     return (*(s for s in sizes[:-1] if same(s)), largest)
-
-
-def stack(observed: Sequence[Mapping[str, np.ndarray]], keys: Sequence[str], obs_steps: int) -> np.ndarray:
-    """The last `obs_steps` low-dimensional observations, float32 (T, O), padded by repeating the first one."""
-    if not keys:
-        return np.zeros((obs_steps, 0), np.float32)
-    return stack_steps([np.concatenate([obs[k] for k in keys]) for obs in observed[-obs_steps:]], obs_steps).astype(
-        np.float32, copy=False
-    )
-
-
-def stack_steps(rows: Sequence[np.ndarray], obs_steps: int) -> np.ndarray:
-    """The last `obs_steps` arrays, (T, ...), padded by repeating the first one."""
-    rows = list(rows[-obs_steps:])
-    return np.stack([rows[0]] * (obs_steps - len(rows)) + rows)
-
-
-def stack_rows(rows: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
-    """Stack observations along a new leading axis."""
-    texts = tuple(text for row in rows for text in row.instruction or ())
-    return Observation(
-        np.stack([row.low_dim for row in rows]),
-        {name: np.stack([row.images[name] for row in rows]) for name in rows[0].images},
-        texts or None,
-    )
-
-
-def concatenated(parts: Sequence[Observation[np.ndarray]]) -> Observation[np.ndarray]:
-    """Concatenate observations along their leading axis."""
-    texts = tuple(text for part in parts for text in part.instruction or ())
-    return Observation(
-        np.concatenate([part.low_dim for part in parts]),
-        {name: np.concatenate([part.images[name] for part in parts]) for name in parts[0].images},
-        texts or None,
-    )

@@ -22,8 +22,9 @@ import numpy as np
 from raybc.bundle import PolicyBundle
 from raybc.files import expanded
 from raybc.find_bundle import find_bundle
-from raybc.inference.agent import Agent, stack_rows
+from raybc.inference.agent import Agent
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
+from raybc.inference.predictor import stack_rows
 from raybc.inference.session import Session
 from raybc.strict import check_type
 from raybc.types import SampleSetting, UserError

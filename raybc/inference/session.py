@@ -11,8 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from raybc.bundle import PolicyBundle
-from raybc.inference.agent import stack, stack_steps
+from raybc.inference.predictor import ActingPolicy, stack, stack_steps
 from raybc.types import Observation, SampleSetting, UserError
 
 
@@ -23,10 +22,10 @@ class Session:
     returns the next actions.
     """
 
-    def __init__(self, bundle: PolicyBundle, setting: SampleSetting, seed: int | None) -> None:
+    def __init__(self, bundle: ActingPolicy, setting: SampleSetting, seed: int | None) -> None:
         """seed: of the sampling noise; None: random. Raises `UserError` if execute_steps is longer than a chunk."""
         self.setting = setting
-        self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.config.obs_steps
+        self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.spec.obs_steps
         self._images = tuple(bundle.images)
         self._form = bundle.action_form
         self._chunk_shape = (bundle.spec.horizon, bundle.spec.action_size)

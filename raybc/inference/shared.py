@@ -1,6 +1,7 @@
 """A network that many simulator processes share: one actor, on a GPU if there is one, batches their requests.
 
-Requests that arrive while the network is busy form the next batch, so no request waits for a batch to fill.
+Requests that arrive while the network is busy form the next batch, so no request waits for a batch to fill. Processes
+of simulators in environments of their own import this module and have no torch: only the actor imports it.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ import asyncio
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-
-import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 from ray.actor import ActorHandle
 
-from raybc.bundle import PolicyBundle
-from raybc.inference.agent import KEEP, Agent, Prediction, bundle_version, concatenated
+import raybc.cluster
+import raybc.env.numpy_pickles  # noqa: F401
+from raybc.inference.predictor import KEEP, PolicyInterface, Prediction, bundle_version, concatenated
 from raybc.types import Observation, SampleSetting
+
+if TYPE_CHECKING:
+    from raybc.inference.agent import Agent
 
 #: Policies with more parameters run on a shared GPU, smaller ones in each simulator process.
 LARGE = 5_000_000
@@ -44,6 +46,8 @@ class InferenceServer:
     """An asyncio actor with the networks of up to `KEEP` bundles."""
 
     def __init__(self, device: str) -> None:
+        import raybc.inference.agent  # noqa: F401  (now, because it takes seconds, which an episode would wait)
+
         self._device = device
         self._agent = functools.lru_cache(maxsize=KEEP)(self._load)
         self._requests: list[_Request] = []
@@ -63,6 +67,11 @@ class InferenceServer:
         if self._runner is None or self._runner.done():
             self._runner = asyncio.ensure_future(self._serve())
         return await request.done
+
+    async def interface(self, path: str) -> PolicyInterface:
+        """What episodes need to know of the policy at `path`. Raises `UserError` for a damaged bundle."""
+        agent = await asyncio.to_thread(self._agent, path, bundle_version(path))
+        return PolicyInterface.of(agent.bundle)
 
     async def stats(self) -> dict[str, int]:
         """calls: batches so far. rows: rows in them."""
@@ -93,14 +102,14 @@ class InferenceServer:
         return self._agent(path, bundle_version(path)).chunks(obs, noise_BHA, setting)
 
     def _load(self, path: str, state: int) -> Agent:
+        import torch
+
+        from raybc.bundle import PolicyBundle
+        from raybc.inference.agent import Agent
+
         if self._device == "cpu":
             torch.set_num_threads(1)  # for the same rounding as in a simulator process
         return Agent(PolicyBundle.load(Path(path)), self._device)
-
-
-@functools.lru_cache(maxsize=KEEP)
-def _bundle(path: str, state: int) -> PolicyBundle:
-    return PolicyBundle.load(Path(path))
 
 
 class SharedActor:
@@ -109,11 +118,19 @@ class SharedActor:
     overlaps = True
 
     def __init__(self, server: ActorHandle, path: str) -> None:
-        self.bundle = _bundle(path, bundle_version(path))
+        self.bundle = _interface(server, path, bundle_version(path))
         self._server, self._path = server, path
 
     def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
         return _Remote(self._server.chunks.remote(self._path, obs, noise_BHA, setting))
+
+
+@functools.lru_cache(maxsize=KEEP)
+def _interface(server: ActorHandle, path: str, version: int) -> PolicyInterface:
+    try:
+        return ray.get(server.interface.remote(path))
+    except ray.exceptions.RayTaskError as error:  # a damaged bundle
+        raise error.cause from None
 
 
 class _Remote:

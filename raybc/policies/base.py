@@ -16,43 +16,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from raybc.policies.spec import PolicySpec as PolicySpec
 from raybc.types import Batch, Observation, SampleSetting, UserError
 
 #: Name -> random numbers of each example, float32 (M, B, ...).
 Draws = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class PolicySpec:
-    """Sizes of the inputs and outputs of a policy."""
-
-    low_dim_size: int
-    """O, the size of the concatenated low-dimensional observations of one step."""
-    action_size: int
-    """A."""
-    horizon: int
-    """H, the steps of a chunk."""
-    obs_steps: int = 1
-    """T, the number of observation steps."""
-    images: tuple[tuple[str, tuple[int, int, int]], ...] = ()
-    """(name, (height, width, channels of one step)) of each image."""
-
-    @classmethod
-    def of(
-        cls,
-        obs_sizes: Mapping[str, int],
-        images: Mapping[str, tuple[int, int, int]],
-        action_size: int,
-        horizon: int,
-        obs_steps: int,
-    ) -> PolicySpec:
-        """From name -> size and name -> (height, width, channels) of one step."""
-        return cls(sum(obs_sizes.values()), action_size, horizon, obs_steps, tuple(images.items()))
-
-    @property
-    def obs_size(self) -> int:
-        """T * O, the size of the low-dimensional observations of all steps."""
-        return self.obs_steps * self.low_dim_size
 
 
 @dataclass(frozen=True)

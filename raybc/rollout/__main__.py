@@ -119,6 +119,11 @@ def main(argv: list[str] | None = None) -> int:
     check_camera(args.camera, env_spec, task_name)
     if args.videos and task.no_images:
         raise UserError(f"--videos: {task.no_images}")
+    if args.inference == "local" and task.environment is not None:
+        raise UserError(
+            f"--inference local: simulators of {task_name} are in environment {task.environment.name}, which has no "
+            "PyTorch; use auto or shared"
+        )
     cli.print_notes(task.notes)
     cli.print_notes(far_observations(bundle, env_spec))
     changes = version_changes(bundle, env_spec)

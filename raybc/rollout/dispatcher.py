@@ -34,7 +34,7 @@ from raybc.rollout.stop import STARTS_PER_BLOCK, StopRule
 from raybc.rollout.worker import Assignment, Loader, Report
 from raybc.rollout.worker_slots import WATCH_INTERVAL, WorkerSlot, rebalance
 from raybc.rows import EpisodeRow, PoolStats
-from raybc.types import EpisodeSpec
+from raybc.types import EpisodeSpec, UserError
 
 #: A task that recommends at most this many slots steps slowly: calls cost little beside its episodes, and a long
 #: episode that starts last delays the end a lot.
@@ -63,7 +63,7 @@ class Dispatcher:
         self._failed_starts = 0
         self._retries = Retries()
         self._numbers = self._started = 0
-        self._loader: Loader | None = None
+        self._shared: SharedLoader | None = None
         self._metrics = RolloutMetrics()
 
     async def start(self) -> None:
@@ -74,7 +74,7 @@ class Dispatcher:
         # Also called by `evaluate`: a dispatcher that Ray restarted after a crash has lost its loops.
         if not self._loops:
             if self._options.shared:
-                self._loader = SharedLoader(start_server(self._options.gpus))
+                self._shared = SharedLoader(start_server(self._options.gpus))
             self._loops = [asyncio.ensure_future(loop) for loop in (*map(self._serve, self._slots), self._watch())]
 
     # --- evaluations ------------------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Dispatcher:
         while True:
             try:
                 await self._ensure_worker(slot)
-            except (RayError, TimeoutError) as error:
+            except (RayError, TimeoutError, UserError) as error:
                 await self._fail_start(slot, error)
                 continue
             if slot.worker is None:  # the slot was released
@@ -220,8 +220,14 @@ class Dispatcher:
         task = self._queue[0].spec.task if self._queue and slot.suite else self._task
         slot.suite, slot.finished = get_task(task).suite, 0
         self._started += 1
-        if not await slot.start(self._options, task, self._started, self._loader):
+        if not await slot.start(self._options, task, self._started, self._loader_for(task)):
             slot.dismiss()
+
+    def _loader_for(self, task: str) -> Loader | None:
+        """How a process of this task gets at policies; None: it computes them itself."""
+        if self._shared is None and get_task(task).environment is not None:  # there is no torch
+            self._shared = SharedLoader(start_server(0.0))
+        return self._shared if self._options.shared or get_task(task).environment is not None else None
 
     async def _assign(self, slot: WorkerSlot) -> list[Assignment]:
         """The worker's next episodes; waits while it has none and the queue is empty."""

@@ -22,7 +22,7 @@ import numpy as np
 from raybc.demos.record import demonstrate
 from raybc.envs.base import RenderOptions, SimEnv, Task
 from raybc.envs.border import BadEnvironment
-from raybc.inference.agent import Prediction, Predictor
+from raybc.inference.predictor import Prediction, Predictor
 from raybc.registry import get_task
 from raybc.rollout.episode import Episode, OnStep, predict_together
 from raybc.rollout.faults import Fault, Signature, error_row, raised

@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from raybc.bundle import PolicyBundle
 from raybc.envs.base import SimEnv
 from raybc.envs.border import LARGEST_RETURN, BadEnvironment, ObservationCheck, flag, reward_of
-from raybc.inference.agent import Prediction, Predictor, stack_rows
+from raybc.inference.predictor import ActingPolicy, Prediction, Predictor, stack_rows
 from raybc.inference.session import Session
 from raybc.types import EpisodeResult, EpisodeSpec, Observation, Outcome, SampleSetting
 
@@ -35,7 +34,7 @@ class Episode:
     def __init__(
         self,
         env: SimEnv,
-        bundle: PolicyBundle,
+        bundle: ActingPolicy,
         spec: EpisodeSpec,
         setting: SampleSetting,
         max_steps: int,

@@ -92,7 +92,7 @@ def run_evaluation(
     if known:
         cli.console.print(f"resuming: {len(known)} episodes are already measured")
     try:
-        with ray_session(config.address) as cpus, _progress() as (progress, bar):
+        with ray_session(config.address) as cpus, progress_bar() as (progress, bar):
             check_visible(config.bundle / WEIGHTS)
             begun()
             workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=config.workers, worker_cpus=1.0)
@@ -146,7 +146,8 @@ def _line(config: EvaluationConfig, job: int, row: EpisodeRow) -> str:
 
 
 @contextmanager
-def _progress() -> Iterator[tuple[Progress, TaskID]]:
+def progress_bar() -> Iterator[tuple[Progress, TaskID]]:
+    """A bar of episodes with a field `rate`."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),

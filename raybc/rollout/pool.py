@@ -13,6 +13,8 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybc.cluster.capacity import SIMULATOR, placement
+from raybc.cluster.nodes import require_everywhere
+from raybc.registry import get_task
 from raybc.rollout.dispatcher import Dispatcher
 from raybc.rollout.engine import Rollout, RolloutJob
 from raybc.rollout.options import PoolOptions
@@ -33,7 +35,10 @@ class RolloutPool:
     @classmethod
     def start(cls, task: str, workers: int, **options: Any) -> RolloutPool:
         """Start `workers` simulator processes and build a simulator of `task` in each (specs may name other tasks).
-        options: `PoolOptions`."""
+        options: `PoolOptions`. Raises `UserError` where the task's environment is not built on every machine."""
+        environment = get_task(task).environment
+        if environment is not None:
+            require_everywhere(environment)
         options = {"resources": placement(SIMULATOR), **options}
         # On the caller's machine: if that is the head of a cluster, machines that come and go do not take it down.
         # (Not `soft`: Ray then puts actors without CPUs anywhere.)

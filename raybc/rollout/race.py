@@ -71,16 +71,17 @@ class Domination:
         return f"{self.by} is better (e-value {self.e_value:.4g} after {self.starts} starts)"
 
 
-def log_e_values(differences_N: Outcomes) -> np.ndarray:
+def log_e_values(differences_N: Outcomes, bets: Sequence[float] = BETS) -> np.ndarray:
     """log E_n for n = 1 .. N from the differences x_b - x_a in [-1, 1]; large where b is better. (N,) float64.
 
-    Leading axes are kept: (..., N) -> (..., N). nan leaves E unchanged. Logarithms, because 1.95^1100 overflows.
+    bets: fractions of the wealth, in equal shares. Leading axes are kept: (..., N) -> (..., N). nan leaves E unchanged.
+    Logarithms, because 1.95^1100 overflows.
     """
     differences = np.asarray(differences_N, dtype=np.float64)
     if differences.ndim < 1 or bool(np.any(np.abs(differences) > 1)):  # nan compares as False
         raise ValueError("log_e_values: expected an array of differences between -1 and 1")
     differences = np.where(np.isnan(differences), 0.0, differences)
-    logs = np.stack([np.cumsum(np.log1p(bet * differences), axis=-1) for bet in BETS])
+    logs = np.stack([np.cumsum(np.log1p(bet * differences), axis=-1) for bet in bets])
     top = logs.max(axis=0)
     return top + np.log(np.mean(np.exp(logs - top), axis=0))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,11 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
-from raybc.inference.agent import KEEP, Agent, Predictor, bundle_version
+from raybc.inference.predictor import KEEP, Predictor, bundle_version
 from raybc.rollout.engine import Ended, Engine, RolloutJob
 from raybc.rollout.faults import Fault, Signature, raised
 from raybc.types import EpisodeSpec
@@ -42,6 +40,9 @@ class SimWorker:
     """Owns simulators of one suite. The engine's thread builds and steps them (a GL context belongs to a thread)."""
 
     def __init__(self, render: RenderOptions | None = None, slots: int | None = None, loader: Loader | None = None):
+        if loader is None:
+            # Now, because importing torch takes seconds, which would count as those of the first episode.
+            import raybc.inference.agent  # noqa: F401
         self._engine = Engine(loader or load_agent, render, slots)
         self._change = threading.Condition()
         self._assignments: list[Assignment] = []
@@ -51,8 +52,8 @@ class SimWorker:
         self._idle = True
         threading.Thread(target=self._run, daemon=True, name="simulators").start()
 
-    def warm_up(self, task: str) -> None:
-        """Build a simulator of `task`; its exceptions are raised here."""
+    def warm_up(self, task: str) -> int:
+        """Build a simulator of `task`, whose exceptions are raised here; returns the process's ID."""
         answer: dict[str, Any] = {}
         with self._change:
             self._warm_ups.append((task, answer))
@@ -60,6 +61,7 @@ class SimWorker:
             self._change.wait_for(lambda: "done" in answer)
         if answer["done"] is not None:
             raise answer["done"]
+        return os.getpid()
 
     def exchange(
         self,
@@ -137,5 +139,11 @@ def load_agent(path: str) -> Predictor:
 
 @functools.lru_cache(maxsize=KEEP)
 def _agent(path: str, version: int) -> Predictor:
+    # Here, because processes of simulators in environments of their own have no torch.
+    import torch
+
+    from raybc.bundle import PolicyBundle
+    from raybc.inference.agent import Agent
+
     torch.set_num_threads(1)  # one process per core, and the same sums everywhere
     return Agent(PolicyBundle.load(Path(path)))

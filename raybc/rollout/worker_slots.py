@@ -17,6 +17,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raybc.cluster.capacity import SIMULATOR, machines, room_for_simulators
+from raybc.registry import get_task
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.worker import Loader, SimWorker
 
@@ -47,9 +48,11 @@ class WorkerSlot:
         where: Any = "SPREAD"
         if self.unreserved:
             where = NodeAffinitySchedulingStrategy(_machine_with_cpus(), soft=False)
+        environment = get_task(task).environment
+        inside = {} if environment is None else {"runtime_env": environment.runtime_env()}
         remote = ray.remote(SimWorker).options(
             num_cpus=0 if self.unreserved else options.worker_cpus, resources=options.resources, max_restarts=0,
-            scheduling_strategy=where, name=f"simulator {number} of {task} (pool {os.getpid()})",
+            scheduling_strategy=where, name=f"simulator {number} of {task} (pool {os.getpid()})", **inside,
         )  # fmt: skip
         self.worker = remote.remote(options.render, options.slots, loader)
         # The process may have to wait for a machine that is starting, or that replaces one that died.
@@ -60,7 +63,7 @@ class WorkerSlot:
             ready.cancel()
             return False
         await ready
-        warm = self.worker.__ray_call__.remote(_warm_up, task)
+        warm = self.worker.warm_up.remote(task)
         self.pid = await asyncio.wait_for(_result(warm), START_DEADLINE)
         return True
 
@@ -72,11 +75,6 @@ class WorkerSlot:
 
 async def _result(ref: Any) -> Any:
     return await ref
-
-
-def _warm_up(worker: SimWorker, task: str) -> int:
-    worker.warm_up(task)
-    return os.getpid()
 
 
 def _machine_with_cpus() -> str:

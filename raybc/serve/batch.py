@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from raybc.bundle import PolicyBundle
-from raybc.inference.agent import SIZES, Agent, stack_rows
+from raybc.inference.agent import SIZES, Agent
+from raybc.inference.predictor import stack_rows
 from raybc.types import Observation, SampleSetting
 
 #: (observation, noise (H, A)), the result of `Session.request`.

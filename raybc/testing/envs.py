@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from raybc.env.remote import MakeElsewhere
 from raybc.envs.base import Obs, RenderOptions, SimEnv, Task
 
 #: Packages that importing an adapter must not load; a simulator is loaded only when an environment is created.
@@ -51,7 +52,7 @@ def check_task(task: Task) -> None:
 def check_light_import(task: Task) -> None:
     """Importing the adapter in a fresh process loads neither torch nor a simulator."""
     make: Any = task.make
-    while isinstance(make, functools.partial):
+    while isinstance(make, functools.partial | MakeElsewhere):
         make = make.func
     code = f"import sys, {make.__module__}; print([name for name in {HEAVY!r} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

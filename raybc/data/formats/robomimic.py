@@ -9,13 +9,13 @@ import functools
 import json
 import sys
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import h5py
 import numpy as np
 
+from raybc.data.demo import Demo as Demo
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
@@ -25,28 +25,6 @@ from raybc.types import UserError
 
 NAME = "robomimic"
 DESCRIPTION = "an HDF5 file with groups data/demo_0, data/demo_1, ..."
-
-
-@dataclass(frozen=True)
-class Demo:
-    """One demonstration of T steps."""
-
-    obs: Mapping[str, np.ndarray]
-    """Name -> float32 (T, size), before each action."""
-    next_obs: Mapping[str, np.ndarray]
-    """Name -> float32 (T, size), after each action."""
-    actions: np.ndarray
-    """float32 (T, A), in the controller's units."""
-    rewards: np.ndarray
-    """float32 (T,)."""
-    dones: np.ndarray
-    """int64 (T,): 1 where the episode ends or the task is solved."""
-    states: np.ndarray
-    """float64 (T, S): the simulator's state before each action."""
-    seed: int
-    """Seed of the reset that it began with."""
-    model_xml: str = ""
-    """The simulator's model (MJCF); "" where it has none."""
 
 
 def write(path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Comparing policies: which is better, and how much do we know about it? See docs/comparison.md."""

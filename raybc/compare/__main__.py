@@ -1,0 +1,162 @@
+"""`python -m raybc.compare A B [C ...]`: which policy is better, measured until the evidence suffices."""
+
+from __future__ import annotations
+
+import math
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from raybc import cli
+from raybc.metric import MetricName
+from raybc.run_start import Resume
+from raybc.types import SPLIT_SIZE, UserError
+
+#: Powers of the table that --plan prints.
+POWERS = (0.5, 0.8, 0.9, 0.95)
+
+
+@dataclass(frozen=True)
+class Args:
+    """Tell which policy is better. Exit status: 0 the first is better, 1 it is worse, 2 a mistake, 3 cannot tell, 4 not
+    comparable."""
+
+    arms: tyro.conf.Positional[tuple[str, ...]] = ()
+    """[NAME=]PATH[@CHECKPOINT][:OPTION=VALUE,...]: a bundle, a training run (@latest, @best, @final or a step), a sweep
+    (its winner), a trial of a sweep, or a finished measurement: the folder of a rollout, episodes.jsonl, LeRobot's
+    eval_info.json, or a CSV with the columns success or score, and start and arm if there are several."""
+    rule: Literal["auto", "sequential", "open", "fixed"] = "auto"
+    """sequential: stop as soon as the evidence suffices, exact for at most --episodes starts. open: the same for any
+    number of starts. fixed: all starts, one test at the end (auto: fixed if nothing has to be run, else sequential)."""
+    episodes: int = 200
+    """The most starts for each arm."""
+    level: float = 0.05
+    """Probability that one of equally good arms is called better (two-sided)."""
+    power: float = 0.8
+    """Probability with which the number of starts that is recommended would tell."""
+    metric: MetricName | None = None
+    """What is compared (default: success where the task tells it, else D4RL's score or the return)."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest score that an episode can have, if the task does not say."""
+    paired: bool = False
+    """The rows of finished measurements that name no starts are of the same starts, in the same order."""
+    allow: str = ""
+    """Compare although these differ: some of max_steps, physics, render, starts, leak, as in max_steps,physics."""
+    plan: tuple[float, float] | None = None
+    """Print how many starts it takes to tell these two success rates apart, and stop."""
+    correlation: float = 0.0
+    """With --plan: correlation of the outcomes of both arms on a start."""
+    starts: Literal["final", "search"] = "final"
+    """The set of starts."""
+    first: int = 0
+    """Index of the first start."""
+    max_steps: int = 0
+    """Step limit of an episode (0: that of the environment's name)."""
+    videos: int = 0
+    """Starts to film on which the first two arms differ (in both)."""
+    video_frame_skip: int = 3
+    """Film every n-th environment step."""
+    video_size: int = 256
+    """Pixels of a video's edge."""
+    camera: str = ""
+    """Camera of the videos (default: the task's)."""
+    workers: str = "auto"
+    """Simulator processes (auto: one per core)."""
+    slots: int = 0
+    """Simulators per process (0: what the task recommends)."""
+    inference: Literal["auto", "local", "shared"] = "auto"
+    """Where policies are computed: in each simulator process, or in one actor for all of them (auto: shared for large
+    policies if Ray has a GPU)."""
+    recycle: int = 0
+    """Replace a simulator process after this many episodes (0: never)."""
+    deadline: float = 120.0
+    """Seconds without progress after which an episode counts as hung."""
+    out: Path | None = None
+    """Folder for the result (default: runs/compare/A_vs_B)."""
+    resume: Resume = "False"
+    """Resume an interrupted comparison, or extend one with --rule open. auto: resume what is there, and begin
+    otherwise."""
+    overwrite: bool = False
+    """Replace an existing folder."""
+    address: str = ""
+    """Address of a running Ray cluster (default: start a local Ray)."""
+    ray_dashboard: Annotated[bool, tyro.conf.arg()] = False
+    """Serve the dashboard of the local Ray on this machine while the command runs."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = cli.parse(Args, argv, "raybc.compare", Args.__doc__ or "")
+    _check(args)
+    if args.plan is not None:
+        return _plan(args)
+    from raybc.compare.arms import NotComparable
+    from raybc.compare.run import run
+
+    try:
+        return run(args)
+    except NotComparable as error:
+        print(f"not comparable: {error}", file=sys.stderr)
+        return 4
+    except cli.Failed as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 2
+    except (UserError, cli.Interrupted):
+        raise
+    except Exception:  # status 1 would say that the first arm is worse
+        traceback.print_exc()
+        return 2
+
+
+def _plan(args: Args) -> int:
+    from raybc.compare.planning import only_one, table
+    from raybc.compare.text import plan_table
+
+    assert args.plan is not None
+    a, b = args.plan
+    if not (0 <= a <= 1 and 0 <= b <= 1 and a != b):
+        raise UserError(f"--plan: expected two different rates between 0 and 1, got {a:g} and {b:g}")
+    try:
+        differ = sum(only_one(a, b, args.correlation))
+    except ValueError as error:
+        raise UserError(f"--correlation: {error}") from None
+    cli.console.print(
+        f"To tell rates of {100 * a:g} % and {100 * b:g} % apart at level {100 * args.level:g} %, if the arms differ "
+        f"on {100 * differ:.0f} % of the starts:"
+    )
+    rows = table(a, b, args.correlation, args.level, POWERS)
+    cli.print_whole(plan_table(list(zip(POWERS, rows, strict=True))))
+    return 0
+
+
+def _check(args: Args) -> None:
+    """Refuse impossible flags."""
+    for name in ("level", "power"):
+        if not 0 < getattr(args, name) < 1:
+            raise UserError(f"--{name}: expected a number between 0 and 1, got {getattr(args, name):g}")
+    if args.bounds is not None and not (all(map(math.isfinite, args.bounds)) and args.bounds[0] < args.bounds[1]):
+        raise UserError(
+            f"--bounds: expected the lowest and the highest score, got {args.bounds[0]:g} {args.bounds[1]:g}"
+        )
+    if args.first < 0 or not 2 <= args.episodes <= SPLIT_SIZE - args.first:
+        raise UserError(f"--episodes: expected 2..{SPLIT_SIZE} starts from --first on, got {args.episodes}")
+    if not 0 <= args.videos <= args.episodes:
+        raise UserError(f"--videos: expected 0..{args.episodes} (the episodes), got {args.videos}")
+    for name, low, high in (("video_frame_skip", 1, 10_000), ("video_size", 16, 4096), ("slots", 0, 1024)):
+        if not low <= getattr(args, name) <= high:
+            raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
+    if args.workers != "auto" and not (args.workers.isdigit() and int(args.workers) > 0):
+        raise UserError(f"--workers: expected auto or a number of at least 1, got {args.workers!r}")
+    if args.max_steps < 0:
+        raise UserError(f"--max_steps: expected at least 1, or 0 (that of the environment), got {args.max_steps}")
+    if args.recycle < 0:
+        raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
+    if not (math.isfinite(args.deadline) and args.deadline > 0):
+        raise UserError(f"--deadline: expected seconds above 0, got {args.deadline}")
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run_main(main))
