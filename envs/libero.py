@@ -39,6 +39,7 @@ ENVIRONMENT = Environment.of_lock(
     "libero", Path(__file__).with_name("libero.lock.txt"), megabytes=2600, example="libero_object-0"
 )
 EXAMPLES = ("libero_object-0", "libero_goal-0", "libero_spatial-0", "libero_10-0", "libero_90-0")
+SUITES = tuple(TASKS)
 FPS = 20.0
 #: Step limits of published evaluations (OpenVLA and those that follow it).
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}

@@ -56,6 +56,8 @@ class EpisodeRow(_Return):
     """The start was solved before the first step."""
     video: NotRequired[str]
     """Name of the episode's mp4, if it was filmed."""
+    task: NotRequired[str]
+    """Its task, where an evaluation has several."""
 
 
 class FirstError(TypedDict):
@@ -65,6 +67,8 @@ class FirstError(TypedDict):
     message: str
     traceback: str
     """Empty where the error was no exception."""
+    task: NotRequired[str]
+    """Where there are several."""
 
 
 class EpisodeCounts(TypedDict):
@@ -95,6 +99,9 @@ class EpisodeCounts(TypedDict):
     """Mean of the sweep's or run's metric (`raybc.metric`); releases up to 0.1.0 measured success alone."""
     score_sd: NotRequired[float | None]
     """Sample standard deviation of the metric over valid episodes; None with fewer than two."""
+    tasks: NotRequired[dict[str, EpisodeCounts]]
+    """Of several tasks: task -> what its episodes add up to. Episode i of a list belongs to task i modulo their
+    number."""
 
 
 class EpisodeSummary(EpisodeCounts):
@@ -262,6 +269,10 @@ class SettingMetrics(TypedDict):
     """Episodes on starts that were solved before the first step."""
     successes_at_reset: NotRequired[int]
     """Those of them that ended in success."""
+    success_interval: NotRequired[list[float] | None]
+    """Of several tasks: 95 % interval of the mean of their rates (instead of Wilson's)."""
+    tasks: NotRequired[dict[str, SettingMetrics]]
+    """Of several tasks: task -> the same of its episodes."""
 
 
 class MetricsRow(SettingFields, SettingMetrics):

@@ -384,6 +384,11 @@ class EvaluationFolder:
         return self.path / "metrics.json"
 
     @property
+    def tasks_csv(self) -> Path:
+        """A row for each task and sample setting, where there are several tasks."""
+        return self.path / "tasks.csv"
+
+    @property
     def versions(self) -> Path:
         return self.path / "versions.json"
 

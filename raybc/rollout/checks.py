@@ -22,7 +22,12 @@ DATA_ENV = ("robots", "controller_configs", "control_freq")
 
 def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:
     """Refuse a bundle whose observations, actions or statistics do not match the environment."""
-    name = bundle.config.env_name
+    check_sizes(bundle, env_spec, path, bundle.config.env_name)
+    check_statistics(bundle, env_spec, path)
+
+
+def check_sizes(bundle: PolicyBundle, env_spec: EnvSpec, path: Path, name: str) -> None:
+    """Refuse a bundle whose observations or actions do not match the environment `name`."""
     here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
     expected = {**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.images}
     for key, shape in expected.items():
@@ -37,7 +42,6 @@ def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:
             f"{path}: actions: the policy gives {bundle.action_size} numbers, environment {name!r} takes "
             f"{env_spec.action_size}"
         )
-    check_statistics(bundle, env_spec, path)
 
 
 def check_statistics(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:

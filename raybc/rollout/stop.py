@@ -20,6 +20,12 @@ MINIMUM = 20
 STARTS_PER_BLOCK = 10
 
 
+def whole_blocks(tasks: int) -> int:
+    """Starts between two decisions where starts of several tasks take turns: about `STARTS_PER_BLOCK`, in whole rounds
+    of the tasks."""
+    return math.ceil(STARTS_PER_BLOCK / tasks) * tasks
+
+
 class StopRule(Protocol):
     """Decides during an evaluation that some jobs have been measured enough.
 

@@ -1,0 +1,76 @@
+"""The tasks that a policy is measured on, each looked at once before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raybc import cli
+from raybc.bundle import PolicyBundle
+from raybc.envs.base import Task
+from raybc.envs.spec import EnvSpec, spec_of_task
+from raybc.envs.variant import with_limit
+from raybc.registry import get_task, parse_env_name
+from raybc.rollout.checks import check_camera, check_fits, check_sizes, far_observations, version_changes
+from raybc.types import UserError
+
+#: Looking at this many tasks takes long enough to be announced.
+MANY = 4
+
+
+@dataclass(frozen=True)
+class MeasuredTask:
+    """A task and what its simulator reports."""
+
+    name: str
+    """What `get_task` finds it by."""
+    task: Task
+    env_spec: EnvSpec
+
+
+def measured_tasks(names: Sequence[str], bundle: PolicyBundle, path: Path) -> list[MeasuredTask]:
+    """The tasks `names` with what their simulators report. Raises `UserError` where one does not fit the policy:
+    observations and actions must have its sizes, and the starts of the task that it was trained on its statistics."""
+    for name in names:
+        environment = get_task(name).environment
+        if environment is not None:
+            environment.require()
+    if len(names) >= MANY:
+        cli.console.print(f"looking at the simulators of {len(names)} tasks")
+    found = []
+    trained_on = with_limit(parse_env_name(bundle.config.env_name).task)[0]
+    for name in names:
+        task = get_task(name)
+        env_spec = spec_of_task(task)
+        if with_limit(name)[0] == trained_on:
+            check_fits(bundle, env_spec, path)
+        else:  # it may look different from all that the policy was trained on
+            check_sizes(bundle, env_spec, path, name)
+        found.append(MeasuredTask(name, task, env_spec))
+    return found
+
+
+def refuse_flags(measured: Sequence[MeasuredTask], *, camera: str, films: bool, inference: str) -> None:
+    """Raise `UserError` for flags that one of the tasks cannot do."""
+    for one in measured:
+        check_camera(camera, one.env_spec, one.name)
+        if films and one.task.no_images:
+            raise UserError(f"--videos: {one.task.no_images}")
+        if inference == "local" and one.task.environment is not None:
+            raise UserError(
+                f"--inference local: simulators of {one.name} are in environment {one.task.environment.name}, which "
+                "has no PyTorch; use auto or shared"
+            )
+
+
+def remarks(measured: Sequence[MeasuredTask], bundle: PolicyBundle) -> list[str]:
+    """What users should know about the tasks; each remark once."""
+    own = far_observations(bundle, measured[0].env_spec) if len(measured) == 1 else []
+    return [*dict.fromkeys(note for one in measured for note in one.task.notes), *own]
+
+
+def changes_of(measured: Sequence[MeasuredTask], bundle: PolicyBundle) -> list[tuple[str, str, str, str]]:
+    """`version_changes` of all tasks, each once. Of several, the name of the environment is no change."""
+    changes = [change for one in measured for change in version_changes(bundle, one.env_spec)]
+    return [c for c in dict.fromkeys(changes) if len(measured) == 1 or c[1] != "env_name"]
