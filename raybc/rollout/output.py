@@ -54,6 +54,7 @@ def write_results(
             "starts": config.specs[0].split,
             "first": config.specs[0].index,
             "until_halfwidth": config.until_halfwidth or None,
+            **({"instruction": config.instruction} if config.instruction else {}),
             "settings": results,
             "environment": identity,
             "versions_changed": [
