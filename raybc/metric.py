@@ -208,6 +208,14 @@ assert set(METRICS) == set(get_args(MetricName))
 SUCCESS = METRICS["success"]
 
 
+def over_tasks(metric: Metric, over: OverTasks) -> Metric:
+    """The metric of several tasks, with a name for tables."""
+    if over == "mean":
+        return metric
+    label = f"{metric.label} on the worst task"
+    return replace(metric, over_tasks=over, label=label, meaning=f"{metric.meaning}, on the task where it is the worst")
+
+
 def choices(task: Measured | None) -> dict[str, str]:
     """Metric -> empty, or why the task cannot tell it. task: None where there is no environment."""
     found = dict.fromkeys(METRICS, "")

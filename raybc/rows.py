@@ -216,6 +216,8 @@ class VideoRow(TypedDict):
     temporal_ensemble: NotRequired[float]
     solver: NotRequired[str]
     steps: int
+    task: NotRequired[str]
+    """Where there are several."""
 
 
 class PoolStats(TypedDict):
@@ -319,6 +321,17 @@ def rows_at(rows: Iterable[Row], setting: SampleSetting) -> list[Row]:
 def episodes_of(row: EpisodeCounts) -> int:
     """All episodes of a row, errors included: as many as were asked for, unless a race ended early."""
     return row["episodes"] + row["errors"]
+
+
+def message_key(index: int, task: str) -> str:
+    """The key of an episode in `messages`: its start, and its task where there are several."""
+    return f"{index} of {task}" if task else str(index)
+
+
+def entries_of(row: EpisodeSummary) -> list[tuple[EpisodeEntry, str]]:
+    """The entries of `episode_list`, each with its task ("" where there is one only)."""
+    tasks = list(row.get("tasks", {})) or [""]
+    return [(entry, tasks[place % len(tasks)]) for place, entry in enumerate(row["episode_list"])]
 
 
 def result_row(raw: Mapping[str, Any]) -> ResultRow:

@@ -11,10 +11,10 @@ from typing import Protocol, cast
 from raybc.envs.base import Task
 from raybc.envs.border import calling
 from raybc.envs.variant import Variant, limited, split
-from raybc.metric import Metric, OverTasks, resolve
+from raybc.metric import Metric, OverTasks, over_tasks, resolve
 from raybc.registry import get_task, of_images, parse_env_name
 from raybc.strict import did_you_mean
-from raybc.types import UserError
+from raybc.types import EpisodeSpec, Split, UserError
 
 
 class _Suites(Protocol):
@@ -108,6 +108,14 @@ def choose_tasks(
     return tuple(found)
 
 
+def tasks_of_run(suite: str, tasks: str, env_name: str) -> tuple[str, ...]:
+    """The tasks on which a training measures checkpoints, from its options `eval_suite`, `eval_tasks` and `env_name`.
+    Raises `UserError` as `choose_tasks` does."""
+    named = [name for entry in tasks.split(",") if (name := entry.strip())]
+    found = choose_tasks(suite, named, 0, env_name, where=("--eval_suite", "--eval_tasks"))
+    return found or (parse_env_name(env_name).task,)
+
+
 def _observing(name: str, seen: Variant) -> str:
     """The task `name` with the images `seen`, unless it says itself what it observes."""
     base, own = split(name)
@@ -132,4 +140,9 @@ def resolve_over(
     known = [bounds for bounds in ends if bounds is not None]
     whole = (min(low for low, _ in known), max(high for _, high in known)) if len(known) == len(ends) else None
     success = all(metric.has_success for metric in metrics)
-    return dataclasses.replace(first, bounds=whole, has_success=success, over_tasks=over)
+    return over_tasks(dataclasses.replace(first, bounds=whole, has_success=success), over)
+
+
+def specs_in_turns(tasks: Sequence[str], starts: Split, episodes: int) -> list[EpisodeSpec]:
+    """The first `episodes` starts of each task, taking turns, so that every task has as many in each part."""
+    return [EpisodeSpec(task, starts, i) for i in range(episodes) for task in tasks]

@@ -507,6 +507,7 @@ def changed(value: Any) -> Any:
         "epsilon": "sample",
         "euler": "heun",
         "mask": "repeat",
+        "mean": "worst",
         "as_recorded": "rotation_6d",
     }
     if value in others:
@@ -522,7 +523,7 @@ OUTPUTS = {
     "norm_stats_from", "sparse",
     "sampling_plan_path", "compile", "accumulate", "memory_limit", "videos", "run_group", "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
-    "device", "metric", "action_metrics",
+    "device", "metric", "action_metrics", "eval_tasks", "eval_suite", "task_score",
 }  # fmt: skip
 
 
@@ -652,7 +653,7 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "memory_limit",
         "videos",
     } | start
-    new |= {"norm_stats_from", "norm_stats_sha256", "epochs"}
+    new |= {"norm_stats_from", "norm_stats_sha256", "epochs", "eval_tasks", "eval_suite", "task_score"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 
 

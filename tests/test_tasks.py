@@ -11,19 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
+from raybc.dashboard.view import RunView
 from raybc.files import read_json
 from raybc.metric import METRICS, SUCCESS, score_of
 from raybc.registry import get_task
+from raybc.report.read import load_run
+from raybc.report.tables import leaderboard, task_scores
 from raybc.rollout.__main__ import main as rollout
 from raybc.rollout.engine import Rollout
 from raybc.rollout.queued import QueuedEpisode, choose
 from raybc.rollout.results import summarise
 from raybc.statistics import mean_interval, stratified_mean_interval, stratified_rate_interval, wilson_interval
 from raybc.suites import choose_tasks, resolve_over, tasks_of
+from raybc.sweep.__main__ import main as sweep_main
 from raybc.types import EpisodeSpec, SampleSetting, UserError
-from tests.helpers import pointmass_bundle, read_table
+from tests.helpers import pointmass_bundle, read_table, run_train
 from tests.tasks import SUITE, dying
 
 Q, L, S = SUITE
@@ -310,3 +316,130 @@ def test_a_suite_without_its_environment_is_refused(
     error = capsys.readouterr().err
     assert "raybc env build libero" in error
     assert len(error.strip().splitlines()) == 1
+
+
+# Training and sweeps
+
+
+def test_training_measures_several_tasks(
+    ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--suite=tests.tasks:SUITE", "--task_score=worst", "--eval_episodes=3", "--eval_interval=60")
+    assert run_train(pointmass_demos, tmp_path / "run", *flags) == 0
+    assert "success on the worst task" in capsys.readouterr().out
+    rows = read_table(tmp_path / "run/tasks.csv")
+    assert [(r["step"], r["task"], r["episodes"]) for r in rows] == [("60", name, "3") for name in SUITE]
+    (evaluation,) = read_table(tmp_path / "run/eval.csv")
+    rates = [float(r["eval/success"]) for r in rows]
+    assert evaluation["episodes"] == "9"
+    assert float(evaluation["eval/success"]) == pytest.approx(sum(rates) / 3)
+    assert float(evaluation["eval/score"]) == min(rates)
+    config = PolicyBundle.load(tmp_path / "run/checkpoint_60").config
+    assert (config.eval_suite, config.task_score) == ("tests.tasks:SUITE", "worst")
+    assert config.run_id("x") == config.changed(eval_suite="", task_score="mean").run_id("x"), "no part of the identity"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--suite=MT11"], "--eval_suite: unknown suite 'MT11'"),
+        (["--eval_tasks=pointmass,pointmas"], "unknown environment 'pointmas': did you mean"),
+        (["--task_score=worst"], "--task_score: has no effect without --eval_tasks or --eval_suite"),
+        (
+            ["--eval_tasks=tests.tasks:WIDE"],
+            "task tests.tasks:WIDE: observation 'state': expected size 4, as in pointmass, got 5",
+        ),
+    ],
+)
+def test_training_refuses(
+    ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    flags: list[str], expected: str,
+) -> None:  # fmt: skip
+    assert run_train(pointmass_demos, tmp_path / "run", *flags) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def sweep_of(dataset: Path, **changes: Any) -> dict[str, Any]:
+    sweep: dict[str, Any] = {
+        "name": "tasks",
+        "train": {
+            "env_name": "pointmass-scripted-low_dim", "dataset": str(dataset), "training_steps": 60, "lr": 3e-3,
+            "batch_size": 64, "action_chunking": True, "horizon_length": 8, "hidden_width": 32, "device": "cpu",
+        },
+        "space": {"lr": {"values": [3e-3, 1e-3]}},
+        "seeds": [0],
+        "search": {"trials": 2, "max_concurrent": 1},
+        "prune": {"scheduler": "none"},
+        "eval": {"episodes": 3, "evaluations": 1, "tasks": [Q, S]},
+        "final": {"top": 1, "episodes": 4, "videos": 2},
+        "resources": {"workers": 2, "worker_cpus": 0.2, "trial_cpus": 0.2},
+    }  # fmt: skip
+    for key, value in changes.items():
+        sweep[key] = {**sweep[key], **value}
+    return sweep
+
+
+def run_sweep(folder: Path, sweep: dict[str, Any], *flags: str) -> int:
+    (folder / "tasks.yaml").write_text(yaml.safe_dump(sweep))
+    return run_main(lambda: sweep_main([str(folder / "tasks.yaml"), f"--out={folder / 'run'}", *flags]))
+
+
+def test_a_sweep_over_several_tasks(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
+    """Scores are means over tasks; the winner has a row for each task, on starts that choose nothing."""
+    assert run_sweep(tmp_path, sweep_of(pointmass_demos)) == 0
+    run = tmp_path / "run"
+    rows = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
+    assert [list(r["tasks"]) for r in rows] == [[Q, S]] * 3
+    for row in rows:
+        assert row["success_rate"] == sum(t["success_rate"] for t in row["tasks"].values()) / 2
+        assert row["episodes"] == (6 if row["phase"] == "search" else 8)
+    scores = {int(r["trial"]): float(r["score"]) for r in read_table(run / "trials.csv")}
+    assert scores == {r["trial"]: pytest.approx(r["success_rate"]) for r in rows if r["phase"] == "search"}
+    lines = [json.loads(line) for line in (run / "episodes.jsonl").read_text().splitlines()]
+    final = [(r["task"], r["index"]) for r in lines if r["phase"] == "final"]
+    assert final == [(name, i) for i in range(4) for name in (Q, S)]
+    table = load_run(run)
+    scored = task_scores(leaderboard(table))
+    assert list(scored) == [Q, S]
+    assert scored[S].value == 0
+    board, page = (run / "leaderboard.md").read_text(), (run / "report.html").read_text()
+    assert "mean over 2 tasks" in board
+    assert f"| {S} | 0.0 % |" in board
+    assert f'<th scope="row">{Q}</th>' in page
+    videos = read_json(run / "videos.json")
+    assert {v["task"] for v in videos} <= {Q, S}
+    assert len(videos) == 2
+    view = RunView(run)
+    view.refresh()
+    assert [name for name, *_ in view.trials[read_json(run / "winner.json")["trial"]]["final"]["tasks"]] == [Q, S]
+    assert run_sweep(tmp_path, sweep_of(pointmass_demos, eval={"tasks": [Q, L]}), "--resume") == 2
+
+
+def test_a_sweep_by_the_worst_task(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
+    sweep = sweep_of(pointmass_demos, eval={"task_score": "worst"}, final={"videos": 0})
+    assert run_sweep(tmp_path, sweep) == 0
+    assert {float(r["score"]) for r in read_table(tmp_path / "run/trials.csv")} == {0.0}
+    assert "worst of 2 tasks 0.0 %" in (tmp_path / "run/leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"eval": {"suite": "MT11", "tasks": []}}, "eval.suite: unknown suite 'MT11': did you mean 'MT10'"),
+        ({"eval": {"suite": "MT10"}}, "eval.suite: expected either a suite or eval.tasks, got both"),
+        ({"eval": {"tasks": [], "task_score": "worst"}}, "eval.task_score: has no effect without eval.tasks or suite"),
+        ({"eval": {"tasks": [Q, "tests.tasks:WIDE"]}}, "task tests.tasks:WIDE: observation 'state': expected size 4"),
+        ({"train": {"eval_tasks": Q}}, "train.eval_tasks: expected eval.tasks at the top level instead"),
+        ({"eval": {"tasks": [Q, "tests.tasks:WITHOUT_SUCCESS"]}}, "metric: expected one measure for all tasks"),
+    ],
+)
+def test_a_sweep_refuses(
+    pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], expected: str
+) -> None:
+    assert run_sweep(tmp_path, sweep_of(pointmass_demos, **changes)) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

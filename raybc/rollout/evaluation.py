@@ -263,7 +263,7 @@ class EvaluationRun:
             return [[known[j, s] for s in range(len(specs))] for j in range(len(jobs))]
         saved = 0
         with (
-            RolloutPool.start(self._config.task, workers, **self._options, **options) as pool,
+            RolloutPool.start(self._config.task, workers, self._config.tasks, **self._options, **options) as pool,
             self._out.partial.open("a", encoding="utf-8") as partial,
         ):
 

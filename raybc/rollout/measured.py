@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raybc import cli
 from raybc.bundle import PolicyBundle
+from raybc.data.episodes import format_shape
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, spec_of_task
 from raybc.envs.variant import with_limit
@@ -49,6 +50,37 @@ def measured_tasks(names: Sequence[str], bundle: PolicyBundle, path: Path) -> li
             check_sizes(bundle, env_spec, path, name)
         found.append(MeasuredTask(name, task, env_spec))
     return found
+
+
+def check_tasks(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], action_size: int, own: str) -> list[str]:
+    """Look at the tasks on which policies will be measured. Raises `UserError` where the environment of one is not
+    built, or where one differs in what the policies see (`shapes`) or in the number of actions.
+
+    own: the task of the data, which is not looked at again. Returns notes about the tasks.
+    """
+    tasks = {name: get_task(name) for name in names}
+    for task in tasks.values():
+        if task.environment is not None:
+            task.environment.require()
+    if len(tasks) >= MANY:
+        cli.console.print(f"looking at the simulators of {len(tasks)} tasks")
+    for name, task in tasks.items():
+        if name == own:
+            continue
+        env_spec = spec_of_task(task)
+        here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
+        for key, shape in shapes.items():
+            if here.get(key) != shape:
+                got = format_shape(here[key]) if key in here else "none of that name"
+                raise UserError(
+                    f"task {name}: observation {key!r}: expected size {format_shape(shape)}, as in {own}, got {got}; "
+                    "one policy sees the same observations in all tasks"
+                )
+        if env_spec.action_size != action_size:
+            raise UserError(
+                f"task {name}: actions: expected {action_size} numbers, as in {own}, got {env_spec.action_size}"
+            )
+    return list(dict.fromkeys(note for task in tasks.values() for note in task.notes))
 
 
 def refuse_flags(measured: Sequence[MeasuredTask], *, camera: str, films: bool, inference: str) -> None:

@@ -16,6 +16,7 @@ from raybc.rows import (
     FirstError,
     ResultRow,
     SettingMetrics,
+    message_key,
     rows_at,
     setting_of,
 )
@@ -67,7 +68,7 @@ def summarise(episodes: Sequence[EpisodeRow], metric: Metric) -> EpisodeSummary:
         ],
     }
     # Keys of rare events are written only where they occurred.
-    messages = {episode_key(e): e["message"] for e in episodes if e["message"]}
+    messages = {message_key(e["index"], e.get("task", "")): e["message"] for e in episodes if e["message"]}
     if messages:
         found["messages"] = messages
     first = next((e for e in episodes if e["outcome"] == "error"), None)
@@ -103,11 +104,6 @@ def by_task(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
 def _counts(summary: EpisodeSummary) -> EpisodeCounts:
     """A summary without its list of episodes."""
     return cast(EpisodeCounts, {k: v for k, v in summary.items() if k not in ("episode_list", "messages")})
-
-
-def episode_key(row: EpisodeRow) -> str:
-    """The key of an episode in `messages`: its start, and its task where there are several."""
-    return f"{row['index']} of {row['task']}" if "task" in row else str(row["index"])
 
 
 def first_error(row: EpisodeRow) -> FirstError:

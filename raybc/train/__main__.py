@@ -25,9 +25,11 @@ from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import expanded, free_space_for
 from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
+from raybc.rollout.measured import check_tasks
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.seeing import CameraFlags
+from raybc.suites import resolve_over, tasks_of_run
 from raybc.train.arithmetic import pick_device
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
 from raybc.train.loop import with_seeds
@@ -121,6 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     DemosConfig(episodes=args.demos).validate("--demos")
     if args.threads < 0:
         raise UserError(f"--threads: expected at least 0, got {args.threads}")
+    if config.task_score != "mean" and not (config.eval_tasks or config.eval_suite):
+        raise UserError("--task_score: has no effect without --eval_tasks or --eval_suite")
     trackers = (WandbConfig(args.wandb, args.wandb_project), MlflowConfig(args.mlflow, args.mlflow_experiment))
     for tracker in trackers:
         tracker.check()
@@ -158,6 +162,8 @@ def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
     config, seeds = request.config, request.seeds
     resolve(config.metric, None, "--metric")
+    if config.eval_tasks or config.eval_suite:
+        raise UserError("--eval_tasks: expected none without a simulator (env_name none); name the environment")
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
     dataset = obtain(config.dataset)
@@ -179,7 +185,7 @@ def _without_simulator(request: _Request) -> None:
     data = TrainingData(store, store.fingerprint(), keys, {})
     members = with_seeds(resolved(held_out, store, request.resumes), seeds)
     with contextlib.ExitStack() as stack:
-        training, _ = _processes(stack, request, task="")
+        training, _ = _processes(stack, request, "")
         _go(stack, request, members, data, None, training, dataset)
 
 
@@ -188,7 +194,8 @@ def _with_simulators(request: _Request) -> None:
     config, args, seeds = request.config, request.args, request.seeds
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
-    if not resolve(config.metric, task, "--metric").from_episodes:
+    tasks = tasks_of_run(config.eval_suite, config.eval_tasks, config.env_name)
+    if not resolve_over(config.metric, [get_task(one) for one in tasks], "--metric").from_episodes:
         raise UserError(
             f"--metric: expected a measure of rollouts with an environment, got {config.metric}; leave it out"
         )
@@ -209,9 +216,11 @@ def _with_simulators(request: _Request) -> None:
             refuse_other_control(store, probe.env_args, task.name, config.action_key)
             cli.print_notes(refuse_other_units(store, task, probe))
             cli.print_notes(far_starts_of(store, probe, task.obs_keys))
+    if tasks != (name.task,):
+        cli.print_notes(check_tasks(tasks, shapes, probe.action_size, name.task))
     with contextlib.ExitStack() as stack:
         simulates = needs_demos or config.eval_interval > 0
-        training, pool = _processes(stack, request, task=name.task if simulates else "")
+        training, pool = _processes(stack, request, name.task if simulates else "", tasks)
         if plan is not None and needs_demos:
             assert pool is not None
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
@@ -222,8 +231,11 @@ def _with_simulators(request: _Request) -> None:
         _go(stack, request, members, data, pool, training, dataset)
 
 
-def _processes(stack: contextlib.ExitStack, request: _Request, task: str) -> tuple[WorkerConfig, RolloutPool | None]:
-    """The training processes, and the simulators of `task` ("": none); Ray is started only if something needs it."""
+def _processes(
+    stack: contextlib.ExitStack, request: _Request, task: str, tasks: Sequence[str] = ()
+) -> tuple[WorkerConfig, RolloutPool | None]:
+    """The training processes, and the simulators of `task` ("": none) and of others that are measured; Ray is started
+    only if something needs it."""
     config, args, seeds = request.config, request.args, request.seeds
     training = training_workers(args, config, seeds, gpus=0)
     if training.max_workers == 1 and not task and not args.ray_dashboard:
@@ -239,7 +251,7 @@ def _processes(stack: contextlib.ExitStack, request: _Request, task: str) -> tup
         check_cpus(cpus, training)
         return training, None
     simulators, share = simulator_workers(cpus, args.workers, training)
-    return training, stack.enter_context(RolloutPool.start(task, simulators, worker_cpus=share))
+    return training, stack.enter_context(RolloutPool.start(task, simulators, tasks, worker_cpus=share))
 
 
 def _go(
