@@ -15,6 +15,7 @@ import torch
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.config.command import parse_run
+from raybc.data.action_form import with_units
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
@@ -252,6 +253,7 @@ def _with_simulators(request: _Request) -> None:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
+        config = with_units(config, store.env_args, probe.env_args)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)
