@@ -28,12 +28,14 @@ gl:  ## offscreen rendering: installed where we may (root with apt), named where
 quickstart: $(STAMP) gl  ## set up, then run the default sweep (goes on where it was, if it was stopped)
 	$(BIN)/python -m raybc.sweep --resume=auto
 
-# Packages that cannot run here and whose tables are compared with ours, beside the environment, not in it.
-# Libraries that tests compare with. They contradict our versions, so only these tests see them (docs/data.md).
+# Libraries that tests compare with, beside the environment. They contradict our versions, so only these tests see them (docs/data.md).
 ORACLES := d4rl==1.1 robomimic==0.3.0 termcolor==3.3.0 zarr==3.1.6 donfig==0.8.1.post1 google-crc32c==1.9.0
+# In a folder of their own, which only tests of image encoders search (tests/helpers.py).
+IMAGE_ORACLES := timm==1.0.31 torchvision==0.28.0
 oracles: $(VENV)/oracles/.installed
 $(VENV)/oracles/.installed: $(STAMP) Makefile
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oracles $(ORACLES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oracles/images $(IMAGE_ORACLES)
 	@touch $@
 
 test: $(STAMP) oracles  ## set up, then run the tests (slow ones: test-all)

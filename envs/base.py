@@ -43,7 +43,7 @@ class SimEnv(gymnasium.Env[Any, np.ndarray]):
         return super().reset(seed=seed, options=options)
 
     instruction: str = ""
-    """What the robot is told to do, in words; "" where tasks have none."""
+    """What the robot is asked to do, in words; "" where tasks have none."""
 
     @abstractmethod
     def step(self, action: np.ndarray) -> tuple[Obs, float, bool, bool, dict[str, Any]]:
@@ -167,7 +167,7 @@ class Task:
     notes: tuple[str, ...] = ()
     """What users should know about the environment before they use it; commands print it."""
     instruction: str = ""
-    """What the robot is told to do, in words; "" where tasks have none."""
+    """What the robot is asked to do, in words; "" where tasks have none."""
     environment: Environment | None = None
     """Where its simulators live, if their packages contradict raybc's (`raybc env build`); None: in any process of
     raybc. `make`, `make_expert` and `see` are called there only, and import the simulator when they are called."""

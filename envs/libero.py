@@ -98,7 +98,7 @@ def tasks_of(suite: str) -> tuple[str, ...]:
 
 
 def instruction_of(name: str) -> str:
-    """What the robot is told: the task's name in words, without the scene that some begin with."""
+    """The instruction: the task's name in words, without the scene that some begin with."""
     return re.sub(r"^[A-Z_]+SCENE\d+_", "", name).replace("_", " ")
 
 
@@ -254,7 +254,7 @@ class LiberoEnv(SimEnv):
                 model.body_pos[body], model.body_quat[body] = position, quat
             with contextlib.suppress(RandomizationError):  # objects did not fit beside each other
                 found: Mapping[str, np.ndarray] = self._sim.reset()
-                for robot in self._sim.robots:  # it remembers where it was told to be, also over soft resets
+                for robot in self._sim.robots:  # it remembers its last target, also over soft resets
                     robot.gripper.current_action = np.zeros_like(robot.gripper.current_action)
                 return found
         raise RuntimeError(f"{self.name}: objects found no place in {PLACEMENTS} attempts")

@@ -37,7 +37,7 @@ class EnvSpec:
     cameras: tuple[str, ...] | None = None
     """Names of its cameras (`SimEnv.cameras`)."""
     instruction: str = ""
-    """What the robot is told to do, in words; "" where there are none."""
+    """What the robot is asked to do, in words; "" where there are none."""
     starts: dict[str, np.ndarray] = field(default_factory=dict)
     """Low-dimensional observation -> its values at the first `STARTS` seeds that could be reset to, float32 (STARTS or
     fewer, size)."""

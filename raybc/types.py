@@ -46,13 +46,15 @@ class Observation(Generic[Array]):
     images: Mapping[str, Array] = field(default_factory=dict)
     """Name -> uint8 (..., T, height, width, channels)."""
     instruction: tuple[str, ...] | None = None
-    """One text per example, or None (no policy in raybc uses it yet)."""
+    """What the robot should do, in words: one text per example, outside of networks; None without."""
+    language: Array | None = None
+    """float32 (..., E), the embeddings of the instructions, inside of networks; None for policies that read none."""
 
     def map(self, change: Callable[[Array], Any]) -> Observation[Any]:
         """A copy with `change` applied to each array."""
-        return Observation(
-            change(self.low_dim), {name: change(array) for name, array in self.images.items()}, self.instruction
-        )
+        images = {name: change(array) for name, array in self.images.items()}
+        language = None if self.language is None else change(self.language)
+        return Observation(change(self.low_dim), images, self.instruction, language)
 
 
 @dataclass(frozen=True)

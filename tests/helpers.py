@@ -34,6 +34,8 @@ torch.set_num_threads(1)  # nets this small are faster so, and tests run side by
 ROOT = Path(__file__).parents[1]
 #: Where `recorded` looks for data that are too large for the repository (CONTRIBUTING.md says what belongs there).
 TEST_DATA = "RAYBC_TEST_DATA"
+#: Where `make oracles` installs timm and torchvision.
+IMAGE_ORACLES = Path(sys.prefix) / "oracles" / "images"
 CPU = torch.device("cpu")
 ENV_ARGS = {"env_name": "Tiny", "type": 3, "env_version": "1", "env_kwargs": {"size": [1, 2]}}
 
@@ -51,9 +53,13 @@ def _operators() -> object:
 
 
 def of_images(package: str) -> Any:
-    """torchvision, or timm, which imports it; the test is skipped where it is not installed."""
+    """torchvision, or timm, which imports it; the test is skipped where neither the environment nor `make oracles` has
+    it. The folder of the latter is searched only from here, since a torchvision that is not built for the environment's
+    PyTorch cannot be imported without `_operators`, and other packages would try."""
+    if importlib.util.find_spec("torchvision") is None and IMAGE_ORACLES.is_dir():
+        sys.path.append(str(IMAGE_ORACLES))
     if importlib.util.find_spec("torchvision") is None or importlib.util.find_spec(package) is None:
-        pytest.skip(f"no {package}: pip install 'raybc[vit]'")
+        pytest.skip(f"no {package}: make oracles, or pip install 'raybc[vit]'")
     _operators()
     return importlib.import_module(package)
 

@@ -79,7 +79,7 @@ def test_the_status_is_about_the_first_arm(
 
 
 def test_one_table_has_several_arms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Holm's correction, and the arms that cannot be told from the best."""
+    """Holm's correction, and the arms that cannot be distinguished from the best."""
     twin = [not o if i == 3 else o for i, o in enumerate(GOOD)]
     table = write_csv(tmp_path / "results.csv", {n: [int(o) for o in v] for n, v in
                                                  {"good": GOOD, "bad": BAD, "twin": twin}.items()})  # fmt: skip
@@ -87,7 +87,7 @@ def test_one_table_has_several_arms(tmp_path: Path, capsys: pytest.CaptureFixtur
     result = read_json(tmp_path / "out/comparison.json")
     assert result["best"] == ["good", "twin"]
     assert all(p["p_adjusted"] >= p["p"] for p in result["pairs"])
-    assert "cannot be told from the best: good, twin" in capsys.readouterr().out
+    assert "cannot be distinguished from the best: good, twin" in capsys.readouterr().out
 
 
 def test_starts_that_differ_are_unpaired_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,7 +101,7 @@ class PairResult:
     trainings_interval: Interval | None
     """Over trainings and starts; None where an arm has one training only."""
     more_starts: int | None
-    """About so many more starts would tell at the power; None: it can tell, or no useful number would."""
+    """About how many more starts would tell at the power; None: it can tell, or no useful number of starts would."""
     differing: tuple[str, ...] = ()
     """Starts on which the arms' scores differ."""
 
@@ -114,7 +114,7 @@ class Comparison:
     arms: list[ArmSummary]
     pairs: list[PairResult]
     best: list[str]
-    """The arms that cannot be told from the best."""
+    """The arms that cannot be distinguished from the best."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -301,7 +301,7 @@ def _means(a_N: np.ndarray, b_N: np.ndarray, design: Design, *, paired: bool) ->
 
 
 def _more(x_N: np.ndarray, y_N: np.ndarray, table: PairTable | None, design: Design) -> int | None:
-    """About how many more starts would tell if the arms go on as so far; None if more than `MOST_STARTS`.
+    """About how many more starts would tell if the arms continue as so far; None if more than `MOST_STARTS`.
 
     `open` keeps the episodes it has; the other rules need a new comparison on new starts.
     """

@@ -34,7 +34,7 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
 
 
 def not_beaten(arms: Sequence[str], worse: Mapping[str, Sequence[str]]) -> list[str]:
-    """The arms that cannot be told from the best: those that were not shown to be worse than another one."""
+    """The arms that cannot be distinguished from the best: those that were not shown to be worse than another one."""
     return [arm for arm in arms if not worse.get(arm)]
 
 

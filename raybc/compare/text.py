@@ -94,7 +94,7 @@ def more_text(pair: PairResult, design: Design) -> str:
         return f"more than {MOST_STARTS} starts would be needed if the arms differ as little as here"
     if design.rule == "open":
         return (
-            f"about {pair.more_starts} more starts would tell (probability {power}), if the arms go on like this: "
+            f"about {pair.more_starts} more starts would tell (probability {power}), if the arms continue like this: "
             f"--resume --episodes {pair.starts + pair.more_starts}"
         )
     return (
@@ -131,8 +131,8 @@ def verdict_text(comparison: Comparison) -> str:
     if comparison.verdict == "better":
         return f"{first} is better than every other arm"
     if comparison.verdict == "worse":
-        return f"{first} is worse than another arm; cannot be told from the best: {best}"
-    return f"cannot tell whether {first} is the best; cannot be told from the best: {best}"
+        return f"{first} is worse than another arm; cannot be distinguished from the best: {best}"
+    return f"cannot tell whether {first} is the best; cannot be distinguished from the best: {best}"
 
 
 def lines(comparison: Comparison, design: Design) -> list[str]:

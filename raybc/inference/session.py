@@ -25,6 +25,8 @@ class Session:
     def __init__(self, bundle: ActingPolicy, setting: SampleSetting, seed: int | None) -> None:
         """seed: of the sampling noise; None: random. Raises `UserError` if execute_steps is longer than a chunk."""
         self.setting = setting
+        self.instruction = ""
+        """What the robot should do, in words, from the next chunk on; "" without."""
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.spec.obs_steps
         self._images = tuple(bundle.images)
         self._form = bundle.action_form
@@ -59,7 +61,8 @@ class Session:
 
     def _stacked(self, seen: list[Mapping[str, np.ndarray]]) -> Observation[np.ndarray]:
         images = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._images}
-        return Observation(stack(seen, self._keys, self._obs_steps), images)
+        texts = (self.instruction,) if self.instruction else None
+        return Observation(stack(seen, self._keys, self._obs_steps), images, texts)
 
     def plan(self, chunk_HA: np.ndarray, max_steps: int | None = None) -> np.ndarray:
         """The actions to execute before the next chunk, physical (steps, A), float32, not clipped.

@@ -23,7 +23,7 @@ from raybc.rollout.checks import check_camera, check_fits, far_observations, ver
 from raybc.run_folder import EvaluationFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
-from raybc.strict import check_type
+from raybc.strict import check_type, digest
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
 
@@ -56,6 +56,8 @@ class Args:
     solver: str = ""
     """Solver of the flow: euler, midpoint, heun, rk4, or several as euler,heun, each with every value of flow_steps
     (default: the bundle's)."""
+    instruction: str = ""
+    """Instruction that the policy reads (default: the task's)."""
     starts: Literal["final", "search", "demos"] = "final"
     """The set of starts."""
     first: int = 0
@@ -130,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
     which = f"{args.starts}_{args.max_steps}" if args.max_steps else args.starts
+    which += f"_instruction_{digest(args.instruction)[:8]}" if args.instruction else ""
     folders = [EvaluationFolder.default(run_id, bundle.step, which) for run_id in bundle.run_ids]
     default = next((f for f in folders if f.path.exists()), folders[0])
     out = default if args.out is None else EvaluationFolder(args.out)
@@ -150,6 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         deadline=args.deadline,
         address=args.address,
         ray_dashboard=args.ray_dashboard,
+        instruction=args.instruction,
     )
     with starting(out, args.overwrite, [path]) as begun:
         rows = run_evaluation(config, bundle, out, begun)

@@ -45,6 +45,8 @@ class Rollout:
     """Folder for an mp4 of each episode (needs a rendering process); empty: not filmed."""
     video_frame_skip: int = 3
     """Film every n-th step."""
+    instruction: str = ""
+    """What the policy reads in place of the task's instruction; "": that one."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,7 @@ class Engine:
 
         try:
             bundle = self._load(job.bundle).bundle
-            slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step)
+            slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step, job.instruction)
         except Exception:  # whether the process is kept or not: not this simulator
             _discard(slot.env)
             raise

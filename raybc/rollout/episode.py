@@ -39,7 +39,9 @@ class Episode:
         setting: SampleSetting,
         max_steps: int,
         on_step: OnStep | None = None,
+        instruction: str = "",
     ) -> None:
+        """instruction: what the policy reads in place of the environment's instruction; "": that one."""
         self._env, self.spec = env, spec
         self._max_steps, self._on_step = max_steps, on_step
         self._session = Session(bundle, setting, spec.seed)
@@ -55,6 +57,7 @@ class Episode:
         obs, info = env.reset(seed=spec.seed)
         if self._check is not None:
             self._check(obs)
+        self._session.instruction = instruction or env.instruction
         self._solved_at_reset = flag("info['success'] of reset", info.get("success", False))
         self._session.observe(obs)
         if on_step is not None:
@@ -130,9 +133,10 @@ def run_episode(
     setting: SampleSetting,
     max_steps: int,
     on_step: OnStep | None = None,
+    instruction: str = "",
 ) -> EpisodeResult:
     """Run one start to its end, alone."""
-    episode = Episode(env, predictor.bundle, spec, setting, max_steps, on_step)
+    episode = Episode(env, predictor.bundle, spec, setting, max_steps, on_step, instruction)
     while episode.outcome is None:
         episode.execute(predict_together(predictor, [episode], setting).get()[0])
     return episode.result()

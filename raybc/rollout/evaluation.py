@@ -54,13 +54,16 @@ class EvaluationConfig:
     address: str
     ray_dashboard: bool = False
     """Whether a local Ray serves its dashboard."""
+    instruction: str = ""
+    """See `Rollout.instruction`."""
 
     @property
     def task(self) -> str:
         return self.specs[0].task
 
     def jobs(self) -> list[Rollout]:
-        return [Rollout(str(self.bundle.absolute()), setting) for setting in self.settings]
+        path = str(self.bundle.absolute())
+        return [Rollout(path, setting, instruction=self.instruction) for setting in self.settings]
 
     def request(self, bundle: PolicyBundle) -> dict[str, Any]:
         """Everything that decides the rows; an evaluation is only resumed with the same request."""
@@ -78,6 +81,7 @@ class EvaluationConfig:
             "until_halfwidth": self.until_halfwidth,
             **({"metric": self.metric.name} if self.until_halfwidth and not self.metric.is_rate else {}),
             "videos": self.videos,
+            **({"instruction": self.instruction} if self.instruction else {}),
         }
 
 
@@ -116,7 +120,9 @@ def _resume(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolde
             before[KEY] = before[FORMER_KEY]
         if before.get("run_id") in bundle.run_ids:  # perhaps the id that an earlier release gave it
             before["run_id"] = bundle.run_id
-        differing = [f"{k}: was {before.get(k)!r}, is {v!r}" for k, v in request.items() if before.get(k) != v]
+        names = (*request, *(name for name in ("instruction",) if name not in request))
+        pairs = [(name, before.get(name), request.get(name)) for name in names]
+        differing = [f"{name}: was {was!r}, is {now!r}" for name, was, now in pairs if was != now]
         if differing:
             raise UserError(f"{out.path}: --resume continues the same evaluation, but {'; '.join(differing)}")
     write_json(out.request, request)

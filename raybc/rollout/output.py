@@ -56,6 +56,7 @@ def write_results(
             "starts": config.specs[0].split,
             "first": config.specs[0].index,
             "until_halfwidth": config.until_halfwidth or None,
+            **({"instruction": config.instruction} if config.instruction else {}),
             "settings": results,
             "environment": env_spec.identity,
             "versions_changed": [
