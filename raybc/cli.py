@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import itertools
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import tyro
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from raybc.files import expanded
@@ -24,8 +26,30 @@ from raybc.types import UserError
 
 Args = TypeVar("Args")
 
+#: Where lines of the console go as well.
+_COPIES: list[Callable[[str], None]] = []
+
+
+class _CopiedConsole(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        if objects and all(isinstance(part, str) for part in objects):  # no progress bars
+            for copy in _COPIES:
+                copy(" ".join(objects))
+
+
 #: Progress and results are for people; machine-readable results are files in the run folder.
-console = Console(highlight=False, soft_wrap=True, markup=False)
+console: Console = _CopiedConsole(highlight=False, soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def copied(write: Callable[[str], None]) -> Iterator[None]:
+    """Call `write` with each text that is printed to the console."""
+    _COPIES.append(write)
+    try:
+        yield
+    finally:
+        _COPIES.remove(write)
 
 
 class Failed(RuntimeError):
@@ -40,6 +64,15 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print what the user should know before a command works on."""
     for note in notes:
         console.print(f"note: {note}", style="yellow")
+
+
+@contextlib.contextmanager
+def episodes_bar(what: str, total: int | None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call the function with the number of finished episodes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+    with Progress(*columns, console=console, disable=quiet) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda done: progress.update(bar, completed=done)
 
 
 def print_whole(table: Table) -> None:

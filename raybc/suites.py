@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol, cast
 
 from raybc.envs.base import Task
 from raybc.envs.border import calling
 from raybc.envs.variant import Variant, limited, split
-from raybc.metric import Metric, OverTasks, over_tasks, resolve
+from raybc.metric import Metric, OverTasks, over_tasks
+from raybc.metric_choice import resolve
 from raybc.registry import get_task, of_images, parse_env_name
 from raybc.strict import did_you_mean
 from raybc.types import EpisodeSpec, Split, UserError
@@ -20,7 +21,7 @@ from raybc.types import EpisodeSpec, Split, UserError
 class _Suites(Protocol):
     """A module that knows suites. It does not import the simulator to answer."""
 
-    SUITES: tuple[str, ...]
+    SUITES: Collection[str]
     """Their names."""
 
     def tasks_of(self, suite: str) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from raybc.data.names import obtain
 from raybc.demos.spec import DemosSpec
 from raybc.envs.base import Task
 from raybc.files import read_json, write_json
-from raybc.metric import Metric, bind
+from raybc.metric import Metric
+from raybc.metric_choice import bind
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.config import SweepConfig, to_plain

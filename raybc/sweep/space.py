@@ -11,10 +11,11 @@ from raybc.config.component import find_kind
 from raybc.config.effect import training_key
 from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
-from raybc.data.action_form import ActionForm
+from raybc.data.action_form import ActionForm, with_units
 from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.envs.base import Task
-from raybc.metric import Metric, resolve
+from raybc.metric import Metric
+from raybc.metric_choice import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.strict import check_type, did_you_mean
 from raybc.suites import choose_tasks, resolve_over
@@ -187,7 +188,7 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
                 f"got {run.chunk_length}"
             )
         if store is not None:
-            ActionForm.of(run, store.actions_NA.shape[1])
+            ActionForm.of(with_units(run, store.env_args), store.actions_NA.shape[1])
         if run.dataset_replace_interval and store is not None:
             check_files(store, f"{where}.dataset_replace_interval")
         checked += 1
