@@ -417,6 +417,7 @@ def test_a_sweep_over_several_tasks(ray_cpus: float, pointmass_demos: Path, tmp_
     assert run_sweep(tmp_path, sweep_of(pointmass_demos, eval={"tasks": [Q, L]}), "--resume") == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_by_the_worst_task(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
     sweep = sweep_of(pointmass_demos, eval={"task_score": "worst"}, final={"videos": 0})
     assert run_sweep(tmp_path, sweep) == 0
