@@ -520,7 +520,8 @@ WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
 OUTPUTS = {
     "init_from", "video_evaluations", "dataset", "ogbench_dataset_dir", "skip_bad_episodes",
     "norm_stats_from", "sparse",
-    "sampling_plan_path", "compile", "accumulate", "memory_limit", "dataloader_num_workers", "videos", "run_group",
+    "sampling_plan_path", "compile", "accumulate", "activation_checkpointing", "memory_limit",
+    "dataloader_num_workers", "videos", "run_group",
     "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
     "device", "metric", "action_metrics", "sample_mse",
@@ -650,6 +651,7 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "action_key",
         "obs_keys",
         "action_metrics",
+        "activation_checkpointing",
         "memory_limit",
         "dataloader_num_workers",
         "sample_mse",

@@ -48,7 +48,8 @@ class Loss(NamedTuple):
 
 
 class Policy(nn.Module, ABC):
-    """A pack of M policies. FSDP gathers layers with `is_fsdp_unit = True` one at a time."""
+    """A pack of M policies. FSDP gathers layers with `is_fsdp_unit = True` one at a time; those with
+    `recompute_unit = True` are computed again in the backward pass, if the run asks for it."""
 
     spec: PolicySpec
     members: int

@@ -34,6 +34,7 @@ from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.pretrained import load_pretrained
 from raybc.train.progress import OnEpoch, OnLog, Progress
 from raybc.train.ranks import Ranks
+from raybc.train.recompute import recompute_activations
 from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, restarted, round_of
 from raybc.train.step import (
     STEPS_PER_BLOCK,
@@ -47,7 +48,7 @@ from raybc.train.step import (
     generator,
 )
 from raybc.train.validation import validation_loss
-from raybc.types import Batch
+from raybc.types import Batch, UserError
 
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
@@ -97,6 +98,8 @@ class PackTrainer:
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
         self.pretrained = "" if resumes else load_pretrained(config, self.learner.module)
         """What the encoders start from, for the user; empty for random weights."""
+        if config.activation_checkpointing and not recompute_activations(self.learner.module):
+            raise UserError("activation_checkpointing: expected a policy with a transformer or a U-Net")
         starts = bool(config.init_from) and not resumes
         self.start = load_start(config, seen, action_size, self.learner.policy_weights()) if starts else None
         self.learner.module.to(device)

@@ -110,6 +110,8 @@ class Tokens(nn.Module):
 class Layer(nn.Module):
     """Attention and a feed-forward network, both with a residual connection: (M, B, H, D) -> the same."""
 
+    recompute_unit = True
+
     def __init__(self, members: int, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
