@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from raybc.config.command import parse_run
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
+from raybc.data.instructions import check_task_instruction, language_notes
 from raybc.data.names import obtain
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
@@ -126,6 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         tracker.check()
     pick_device(config.device)
     config.encoder.check_available("--")
+    if args.resume == "False":  # a saved run has its embeddings in a cache
+        config.language.check_available("--")
     training_workers(args, config, seeds, gpus=0)
     busy = busy_cores()  # before this process starts any other
     with registered():
@@ -217,6 +221,8 @@ def _with_simulators(request: _Request) -> None:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
+        if config.eval_interval:
+            check_task_instruction(config, store, probe.instruction, task.name)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)
@@ -253,7 +259,8 @@ def _go(
 ) -> None:
     """Find the run folder and train."""
     args = request.args
-    cli.print_notes((*data.store.remarks(), *window_notes(members[0], data.store)))
+    notes = window_notes(members[0], data.store), language_notes(members[0], data.store)
+    cli.print_notes((*data.store.remarks(), *itertools.chain(*notes)))
     place = find_place(args, members, data.fingerprint)
     free_space_for(place.out, 200)
     inputs = inputs_of(members[0], args, dataset)
