@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import itertools
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -24,8 +25,30 @@ from raybc.types import UserError
 
 Args = TypeVar("Args")
 
+#: Where lines of the console go as well.
+_COPIES: list[Callable[[str], None]] = []
+
+
+class _CopiedConsole(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        if objects and all(isinstance(part, str) for part in objects):  # no progress bars
+            for copy in _COPIES:
+                copy(" ".join(objects))
+
+
 #: Progress and results are for people; machine-readable results are files in the run folder.
-console = Console(highlight=False, soft_wrap=True, markup=False)
+console: Console = _CopiedConsole(highlight=False, soft_wrap=True, markup=False)
+
+
+@contextlib.contextmanager
+def copied(write: Callable[[str], None]) -> Iterator[None]:
+    """Call `write` with each text that is printed to the console."""
+    _COPIES.append(write)
+    try:
+        yield
+    finally:
+        _COPIES.remove(write)
 
 
 class Failed(RuntimeError):

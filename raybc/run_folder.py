@@ -52,6 +52,12 @@ class TrainingFolder:
         return self.path / "train.csv"
 
     @property
+    def text_log(self) -> Path:
+        """What the command printed while it trained, with times, for `tail -f` (of a pack: in the folder of the
+        pack)."""
+        return self.path / "training.log"
+
+    @property
     def eval_csv(self) -> Path:
         return self.path / "eval.csv"
 

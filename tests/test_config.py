@@ -520,9 +520,10 @@ WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
 OUTPUTS = {
     "init_from", "video_evaluations", "dataset", "ogbench_dataset_dir", "skip_bad_episodes",
     "norm_stats_from", "sparse",
-    "sampling_plan_path", "compile", "accumulate", "memory_limit", "videos", "run_group", "save_dir",
+    "sampling_plan_path", "compile", "accumulate", "memory_limit", "dataloader_num_workers", "videos", "run_group",
+    "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
-    "device", "metric", "action_metrics",
+    "device", "metric", "action_metrics", "sample_mse",
 }  # fmt: skip
 
 
@@ -650,6 +651,8 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "obs_keys",
         "action_metrics",
         "memory_limit",
+        "dataloader_num_workers",
+        "sample_mse",
         "videos",
     } | start
     new |= {"norm_stats_from", "norm_stats_sha256", "epochs"}

@@ -20,11 +20,13 @@ class OutputOptions:
     """Folder (and tracker group) that collects related runs."""
     save_dir: str = option("runs/fbc/", role=Role.OUTPUT, axis=_OWN_FOLDER)
     """Where run folders are created."""
-    log_interval: int = option(1000, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE)
+    log_interval: int = option(1000, role=Role.OUTPUT, at_least=1, axis=_NO_CHANGE, aliases=("logging_steps",))
     """Steps between rows of train.csv."""
     action_metrics: int = option(0, role=Role.OUTPUT, at_least=0, axis=_NO_CHANGE)
     """Epochs between rows of metrics.csv, which compare the policy's actions with those of held-out episodes (0: no
     such file)."""
+    sample_mse: bool = option(False, role=Role.OUTPUT, axis=_NO_CHANGE)
+    """Column train/sample_mse in train.csv: mean squared error of sampled chunks on windows of training episodes."""
     eval_interval: int = option(50_000, role=Role.OUTPUT, at_least=0, axis="use eval.evaluations")
     """Steps between rollout evaluations; without a simulator, between measurements on held-out episodes (0: none)."""
     eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")
@@ -36,7 +38,7 @@ class OutputOptions:
     (None: success where the task tells it, else normalized_score or return; valid_error without an environment)."""
     save_interval: int = option(
         100_000, role=Role.OUTPUT, at_least=1, also=(-1,), off="only the last",
-        axis="the sweep saves at every evaluation",
+        axis="the sweep saves at every evaluation", aliases=("save_steps",),
     )  # fmt: skip
     """Steps between checkpoints (-1: only the last). The best checkpoint is always kept, too."""
     keep: int = option(0, role=Role.OUTPUT, at_least=0, axis=_NO_CHANGE)

@@ -30,7 +30,7 @@ class BudgetOptions:
     """Rounds of training; with epochs_per_round, each ends with a checkpoint named after it."""
     epochs_per_round: int = option(0, at_least=0, axis=_EQUAL_STEPS)
     """Passes over the data per round; training_steps is then num_rounds x epochs_per_round epochs (0: no rounds)."""
-    epochs: int = option(0, at_least=0, axis=_EQUAL_STEPS)
+    epochs: int = option(0, at_least=0, axis=_EQUAL_STEPS, aliases=("num_train_epochs",))
     """Passes over the data; training_steps is then epochs x steps per epoch (0: training_steps counts)."""
 
 
@@ -40,7 +40,7 @@ class OptimizerOptions:
 
     optimizer: Literal["adamw", "adam"] = option("adamw", only_with=({"weight_decay": CHANGED},))
     """adamw: decoupled weight decay. adam: adds the decay to the gradient. Equal without weight_decay."""
-    lr: float = option(3e-4, role=Role.MEMBER, above=0)
+    lr: float = option(3e-4, role=Role.MEMBER, above=0, aliases=("learning_rate",))
     """Learning rate."""
     lr_schedule: Literal["constant", "cosine", "plateau", "rsqrt"] = option("constant", role=Role.MEMBER)
     """cosine: falls to min_lr. plateau: multiplied by plateau_factor when the monitored loss stops falling. rsqrt:
@@ -99,7 +99,9 @@ class OptimizerOptions:
 class InitOptions:
     """Initial weights."""
 
-    init_from: str = option("", role=Role.OUTPUT, axis="a sweep has one start")
+    init_from: str = option(
+        "", role=Role.OUTPUT, axis="a sweep has one start", aliases=("pretrained_model_name_or_path",)
+    )
     """Start from the weights of another policy: a bundle, or the folder of a training run or a sweep."""
     init_from_sha256: str = option("", needs=("init_from", "name a policy there"), axis="it is found in the bundle")
     """Required sha256 of these weights (empty: any; recorded when training starts)."""
@@ -140,7 +142,8 @@ class ArithmeticOptions:
     memory_limit: float = option(0.0, role=Role.OUTPUT, at_least=0.0, axis="it does not change a policy")
     """GiB that demonstrations may take in main memory: larger data sets are memory-mapped, and images are read ahead up
     to this limit (0: 0.25 for data sets, and 0.5 for images that are read ahead)."""
-
+    dataloader_num_workers: int = option(0, role=Role.OUTPUT, at_least=0, axis="it does not change a policy")
+    """Threads that read images ahead of the trainer (0: 2; for videos that are decoded one per core, 2 to 16)."""
     videos: Literal["convert", "decode"] = option("convert", role=Role.OUTPUT, axis="it does not change a policy")
     """Videos of a LeRobot set. convert: decoded once, into memory or a file (see memory_limit); decode: while training,
     with half of memory_limit as cache (0: 0.5 GiB)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ import tyro
 from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.export.card import evidence_for
-from raybc.export.hub import check_account, check_name, push, write_folder
+from raybc.export.hub import check_account, check_name, publish, write_folder
 from raybc.export.onnx import FORMAT, export_onnx
 from raybc.files import read_json
 from raybc.find_bundle import find_bundle
@@ -84,11 +83,7 @@ def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
         write_folder(args.dry_run, name, source, bundle, setting, evidence)
         cli.console.print(f"would upload to {name}: {args.dry_run}")
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "upload"
-        write_folder(folder, name, source, bundle, setting, evidence)
-        message = f"Policy of run {bundle.run_id}, step {bundle.step}"
-        cli.console.print(f"uploaded: {push(folder, name, args.public, message)}")
+    cli.console.print(f"uploaded: {publish(name, args.public, source, bundle, setting, evidence)}")
 
 
 def _check_replaceable(folder: Path, overwrite: bool) -> None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
-from raybc.export.card import Evidence, card
+from raybc.export.card import Evidence, card, evidence_for
 from raybc.extras import require_extra
 from raybc.files import replacing, write_json, write_text
-from raybc.run_folder import SweepFolder
+from raybc.find_bundle import find_bundle
+from raybc.run_folder import EvaluationFolder, SweepFolder
 from raybc.types import SampleSetting, UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -46,6 +48,29 @@ def check_account() -> None:
     (hub,) = require_extra("--push_to_hub", "hub", "huggingface_hub")
     if hub.get_token() is None:
         raise UserError("--push_to_hub: no account is known here; run `hf auth login`, or set HF_TOKEN")
+
+
+def publish(
+    name: str, public: bool, source: Path, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence
+) -> str:
+    """Upload a policy with its model card; returns the URL of the commit. source: the folder of the bundle.
+
+    Raises `cli.Failed` if the Hub refuses.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "upload"
+        write_folder(folder, name, source, bundle, setting, evidence)
+        return push(folder, name, public, f"Policy of run {bundle.run_id}, step {bundle.step}")
+
+
+def publish_run(name: str, run: Path) -> str:
+    """Upload the last policy of a training run, as `raybc export RUN --push_to_hub NAME` does; returns the URL."""
+    from raybc.inference.policy import load_bundle
+
+    bundle, setting = load_bundle(run, "", {})
+    source, _ = find_bundle(run)
+    evaluation = EvaluationFolder.default(bundle.run_id, bundle.step, "final")
+    return publish(name, False, source, bundle, setting, evidence_for(run, source, bundle, setting, evaluation))
 
 
 def push(folder: Path, name: str, public: bool, message: str) -> str:

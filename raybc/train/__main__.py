@@ -65,6 +65,9 @@ class Args(CameraFlags):
     gradient_accumulation_steps: int = 1
     """Multiply batch_size by this number and compute each batch in as many parts, so that batch_size is what is in
     memory at a time (--accumulate splits batch_size instead)."""
+    per_device_train_batch_size: int = 0
+    """Examples of each training process at a time; batch_size is this times num_workers times
+    gradient_accumulation_steps (0: batch_size counts)."""
     demos: int = 100
     """Demonstrations to record with the scripted expert, if env_name uses scripted data."""
     out: Path | None = None
@@ -89,6 +92,9 @@ class Args(CameraFlags):
     """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a local database."""
     mlflow_experiment: str = "raybc"
     """MLflow experiment."""
+    push_to_hub: str = ""
+    """Repository OWNER/NAME on the Hugging Face Hub to upload the policy to when training has ended; it is created
+    private if it does not exist."""
     resume: Resume = "False"
     """Resume this run from its latest state, or extend it to more training_steps or num_rounds. auto: resume if there
     is a saved run, otherwise start a new one."""
@@ -106,13 +112,7 @@ class Args(CameraFlags):
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     config, args = parse_run(Args, argv, "raybc.train", DESCRIPTION)
-    if args.gradient_accumulation_steps < 1:
-        given = args.gradient_accumulation_steps
-        raise UserError(f"--gradient_accumulation_steps: expected at least 1, got {given}")
-    if args.gradient_accumulation_steps > 1:
-        factor = args.gradient_accumulation_steps
-        config = config.changed(batch_size=config.batch_size * factor, accumulate=config.accumulate * factor)
-        cli.console.print(f"batch_size: {config.batch_size}, computed in {config.accumulate} parts")
+    config = _with_batches(config, args, argv)
     config = dataclasses.replace(config, env_name=args.applied_to(config.env_name))
     config.validate("--")
     seeds = args.seeds or (config.seed,)
@@ -126,6 +126,7 @@ def main(argv: list[str] | None = None) -> int:
     trackers = (WandbConfig(args.wandb, args.wandb_project), MlflowConfig(args.mlflow, args.mlflow_experiment))
     for tracker in trackers:
         tracker.check()
+    args = _with_hub(args, seeds)
     pick_device(config.device)
     config.encoder.check_available("--")
     if args.resume == "False":  # a saved run has its embeddings in a cache
@@ -137,6 +138,40 @@ def main(argv: list[str] | None = None) -> int:
             _Request(config, args, tuple(seeds), trackers, busy, argv)
         )
     return 0
+
+
+def _with_batches(config: RunConfig, args: Args, argv: Sequence[str]) -> RunConfig:
+    """The run with the batches that --per_device_train_batch_size and --gradient_accumulation_steps ask for."""
+    factor, each = args.gradient_accumulation_steps, args.per_device_train_batch_size
+    if factor < 1:
+        raise UserError(f"--gradient_accumulation_steps: expected at least 1, got {factor}")
+    if each < 0:
+        raise UserError(f"--per_device_train_batch_size: expected at least 1, or 0 (batch_size counts), got {each}")
+    if each and any(word.partition("=")[0].replace("-", "_") == "__batch_size" for word in argv):
+        raise UserError("--per_device_train_batch_size: expected one size of batches, got --batch_size as well")
+    batch = each * args.num_workers if each else config.batch_size
+    if not each and factor == 1:
+        return config
+    config = config.changed(batch_size=batch * factor, accumulate=config.accumulate * factor)
+    parts = f", computed in {config.accumulate} parts" if config.accumulate > 1 else ""
+    cli.console.print(f"batch_size: {config.batch_size}{parts}")
+    return config
+
+
+def _with_hub(args: Args, seeds: Sequence[int]) -> Args:
+    """The arguments, with --push_to_hub False (as other trainers write it) as none. Raises `UserError` for a name or an
+    account that cannot work, before anything is trained."""
+    from raybc.export.hub import check_account, check_name
+
+    if args.push_to_hub.lower() in ("", "false"):
+        return dataclasses.replace(args, push_to_hub="")
+    check_name(args.push_to_hub)
+    if len(seeds) > 1:
+        raise UserError(
+            f"--push_to_hub: expected one seed, got {len(seeds)}; upload one of them afterwards with `raybc export`"
+        )
+    check_account()
+    return args
 
 
 @dataclass(frozen=True)
@@ -272,11 +307,22 @@ def _go(
     place.write_args(request.argv)
     if training.max_workers > 1:
         run.go_with_workers(training, dataset, begun)
-        return
-    torch.set_num_threads(threads)
-    if not args.threads and threads < available_cores():
-        cli.console.print(f"PyTorch threads: {threads} of {available_cores()}; --threads=N chooses another number")
-    run.go(pick_device(members[0].device), begun)
+    else:
+        torch.set_num_threads(threads)
+        if not args.threads and threads < available_cores():
+            cli.console.print(f"PyTorch threads: {threads} of {available_cores()}; --threads=N chooses another number")
+        run.go(pick_device(members[0].device), begun)
+    if args.push_to_hub:
+        _push(args.push_to_hub, place.out)
+
+
+def _push(name: str, run: Path) -> None:
+    from raybc.export.hub import publish_run
+
+    try:
+        cli.console.print(f"uploaded: {publish_run(name, run)}")
+    except cli.Failed as error:
+        raise cli.Failed(f"{error}; the policy is saved: raybc export {run} --push_to_hub {name}") from None
 
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:

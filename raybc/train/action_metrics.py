@@ -1,4 +1,4 @@
-"""What the policies in training would do on held-out windows, compared with the recorded actions.
+"""What the policies in training would do on some windows, compared with the recorded actions.
 
 Whole chunks are sampled, with the weights and the sample setting with which the policy acts. The noise of a member
 depends on its seed alone. Nothing here changes training. Norms, cosines and errors are those of action vectors in
@@ -18,14 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raybc.data.windows import Windows
 from raybc.policies.build import build_policy
 from raybc.train.epochs import epoch_of
 from raybc.train.loop import PackTrainer
 from raybc.train.phases import phase_at
+from raybc.train.progress import Progress
 from raybc.train.step import generator
 
 #: Maximum number of windows that are sampled together.
 BATCH = 256
+#: What the noise of the held-out windows is for, and the column of train.csv with an error on training windows.
+NOISE, COLUMN = "action_metrics", "sample_mse"
 #: Norms below this count as this in a cosine, so that the cosine with a zero vector is 0.
 SMALLEST_NORM = 1e-8
 
@@ -98,45 +102,24 @@ class EpochRow:
         return {"epoch": self.epoch, "step": self.step, "phase": self.phase, **finite}
 
 
-class ActionMetrics:
-    """Measures the members of a trainer."""
+class SampledActions:
+    """Chunks that the members of a trainer would execute in some windows, compared with the recorded ones."""
 
-    def __init__(self, trainer: PackTrainer) -> None:
-        windows = trainer.prepared.validation
-        assert windows is not None, "`prepare` refuses action_metrics without held-out episodes"
-        self._trainer = trainer
+    def __init__(self, trainer: PackTrainer, windows: Windows, noise: str) -> None:
+        """noise: what the noise is for; that of different purposes is independent."""
+        self._trainer, self._noise = trainer, noise
         # Steps beyond the end of an episode are no recorded actions, even where they are trained on.
         self._windows = dataclasses.replace(windows, padding=dataclasses.replace(windows.padding, in_loss=False))
         # A copy, because the weights that act may be averages, and the policy in training may be wrapped or compiled.
         self._policy = build_policy(trainer.config, trainer.policy.spec, len(trainer.members)).to(trainer.device)
         self._policy.eval().requires_grad_(False)
 
-    def rows(self, weights: Mapping[str, Tensor]) -> list[EpochRow]:
-        """A row for each member. weights: `PackTrainer.acting_weights`."""
-        trainer = self._trainer
-        phase = phase_at(trainer.phases, trainer.step - 1)
-        return [
-            EpochRow(
-                epoch=epoch_of(trainer.step, trainer.epochs.steps),
-                step=trainer.step,
-                phase=phase.name,
-                train_loss=train,
-                val_loss=held_out,
-                lr=rate,
-                is_sampled="eval_temperature" in trainer.config.policy.sample_axes,
-                actions=actions,
-            )
-            for train, held_out, rate, actions in zip(
-                trainer.epochs.losses(), trainer.validate(), trainer.epochs.rates, self.errors(weights), strict=True
-            )
-        ]
-
     @torch.no_grad()
     def errors(self, weights: Mapping[str, Tensor]) -> list[ActionErrors]:
         """Of each member. weights: `PackTrainer.acting_weights`."""
         trainer, windows = self._trainer, self._windows
         self._policy.load_state_dict(dict(weights))
-        noise_MNHA = torch.stack([noise_of(trainer, seed, len(windows.starts)) for seed in trainer.seeds])
+        noise_MNHA = torch.stack([noise_of(trainer, seed, len(windows.starts), self._noise) for seed in trainer.seeds])
         predicted, recorded, valid = [], [], []
         setting = trainer.config.sample_setting
         for rows in torch.arange(len(windows.starts), device=trainer.device).split(
@@ -155,10 +138,59 @@ class ActionMetrics:
         ]
 
 
-def noise_of(trainer: PackTrainer, seed: int, windows: int) -> Tensor:
+class ActionMetrics(SampledActions):
+    """Measures the members of a trainer on the held-out windows."""
+
+    def __init__(self, trainer: PackTrainer) -> None:
+        windows = trainer.prepared.validation
+        assert windows is not None, "`prepare` refuses action_metrics without held-out episodes"
+        super().__init__(trainer, windows, NOISE)
+
+    def rows(self, weights: Mapping[str, Tensor]) -> list[EpochRow]:
+        """A row for each member. weights: `PackTrainer.acting_weights`."""
+        trainer, found = self._trainer, self.errors(weights)
+        phase = phase_at(trainer.phases, trainer.step - 1)
+        return [
+            EpochRow(
+                epoch=epoch_of(trainer.step, trainer.epochs.steps),
+                step=trainer.step,
+                phase=phase.name,
+                train_loss=train,
+                val_loss=held_out,
+                lr=rate,
+                is_sampled="eval_temperature" in trainer.config.policy.sample_axes,
+                actions=actions,
+            )
+            for train, held_out, rate, actions in zip(
+                trainer.epochs.losses(), trainer.validate(), trainer.epochs.rates, found, strict=True
+            )
+        ]
+
+
+class SampleError:
+    """`train/sample_mse`: the error of sampled actions on windows of the training episodes, evenly spaced."""
+
+    def __init__(self, trainer: PackTrainer) -> None:
+        self._trainer = trainer
+        self._sampled: SampledActions | None = None
+        if trainer.config.sample_mse:
+            windows = trainer.prepared.rotation.at(0)
+            count = len(windows.starts)
+            chosen = torch.linspace(0, count - 1, min(count, BATCH)).round().long().to(windows.starts.device)
+            self._sampled = SampledActions(trainer, dataclasses.replace(windows, starts=windows.starts[chosen]), COLUMN)
+
+    def added(self, progress: Progress) -> Progress:
+        """The report with the error of each member, if the run asks for it. Must be called on all ranks."""
+        if self._sampled is None:
+            return progress
+        found = [errors.mse for errors in self._sampled.errors(self._trainer.acting_weights())]
+        return dataclasses.replace(progress, metrics=progress.metrics | {COLUMN: found})
+
+
+def noise_of(trainer: PackTrainer, seed: int, windows: int, purpose: str = NOISE) -> Tensor:
     """The noise that one member starts from in each window, on the CPU so that it is the same on every device, float32
     (N, H, A)."""
     spec = trainer.policy.spec
-    drawn = generator(torch.device("cpu"), seed, "action_metrics")
+    drawn = generator(torch.device("cpu"), seed, purpose)
     noise = torch.randn((windows, spec.horizon, spec.action_size), generator=drawn)
     return noise * trainer.config.eval_temperature

@@ -31,17 +31,23 @@ WORTHWHILE_BYTES = 2**28
 
 
 def feed_of(
-    draws_at: Callable[[int], StepDraws], rotation: ShardRotation, last: int, device: torch.device, memory: int = 0
+    draws_at: Callable[[int], StepDraws],
+    rotation: ShardRotation,
+    last: int,
+    device: torch.device,
+    memory: int = 0,
+    threads: int = 0,
 ) -> ImageFeed | None:
-    """The feed of a training; None where the trainer gathers its images as fast. Arguments: see `ImageFeed`."""
+    """The feed of a training; None where the trainer gathers its images as fast. Arguments: see `ImageFeed`; threads
+    0: `THREADS`, or `DECODERS` for videos."""
     images = rotation.at(0).images.values()
     lazy = any(isinstance(image, LazyImages) for image in images)
     size = sum(image.nbytes for image in images if isinstance(image, Tensor) and image.device.type == "cpu")
     if not lazy and (not size or (device.type == "cpu" and size < WORTHWHILE_BYTES)):
         return None
     if lazy:  # the other half is the cache's
-        return ImageFeed(draws_at, rotation, last, device, memory // 2, DECODERS)
-    return ImageFeed(draws_at, rotation, last, device, memory)
+        return ImageFeed(draws_at, rotation, last, device, memory // 2, threads or DECODERS)
+    return ImageFeed(draws_at, rotation, last, device, memory, threads or THREADS)
 
 
 class ImageFeed:

@@ -378,5 +378,5 @@ class PackTrainer:
         ahead = DrawSource({}, rotation.count_at, config.batch_size, self.seeds, self.device, self._sampler)
         return feed_of(
             lambda step: self.ranks.share(ahead.at(step)), rotation, config.training_steps, self.device,
-            config.memory_bytes,
+            config.memory_bytes, config.dataloader_num_workers,
         )  # fmt: skip

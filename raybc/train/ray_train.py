@@ -150,6 +150,7 @@ def _train(job: Job, out: Path) -> None:
     import torch
     from ray.train.torch import get_device
 
+    from raybc.train.action_metrics import SampleError
     from raybc.train.checkpointing import save_checkpoint
     from raybc.train.data import TrainingData
     from raybc.train.epoch_log import PackEpochLog
@@ -180,10 +181,11 @@ def _train(job: Job, out: Path) -> None:
             for f in (folders if ranks.rank == 0 else ())
         ]
         on_epoch = PackEpochLog(trainer, folders if ranks.rank == 0 else (), logs)
+        sampled = SampleError(trainer)
         for stop in (s for s in job.stops if s > trainer.step):
             if trainer.finished:
                 break
-            trainer.advance(stop, lambda progress: log_pack(logs, trainer, progress), on_epoch)
+            trainer.advance(stop, lambda progress: log_pack(logs, trainer, sampled.added(progress)), on_epoch)
             save_checkpoint(trainer, folders, state)
 
 

@@ -21,8 +21,9 @@ from raybc.config import RunConfig
 from raybc.data.notes import write_data_notes
 from raybc.metric import resolve
 from raybc.registry import get_task, parse_env_name
-from raybc.run_folder import BUNDLE_FILE
+from raybc.run_folder import BUNDLE_FILE, TrainingFolder
 from raybc.train import checkpointing
+from raybc.train.action_metrics import SampleError
 from raybc.train.checkpointing import save_checkpoint
 from raybc.train.csv_rows import read_rows
 from raybc.train.data import TrainingData, prepare
@@ -40,6 +41,7 @@ from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
 from raybc.train.schedule import is_finished, round_of
 from raybc.train.step import NonFiniteLoss
+from raybc.train.text_log import TextLog
 from raybc.train.trackers.base import Tracker, TrackerConfig
 from raybc.types import UserError
 
@@ -128,12 +130,12 @@ class PackRun:
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
             logs = [stack.enter_context(MemberLog(m.out, m.folder.tensorboard, trainer.step)) for m in self.members]
-            on_epoch = PackEpochLog(trainer, folders, logs)
+            on_epoch, sampled = PackEpochLog(trainer, folders, logs), SampleError(trainer)
             self._where = functools.partial(_place_of, trainer.epochs.steps, self.config, trainer.phases)
             show = stack.enter_context(self._progress(trainer.step))
 
             def on_log(progress: TrainProgress) -> None:
-                log_pack(logs, trainer, progress)
+                log_pack(logs, trainer, sampled.added(progress))
                 show(progress.step, sum(progress.losses) / len(progress.losses), progress.steps_per_sec)
 
             for stop in (s for s in self.stops if s > trainer.step):
@@ -206,6 +208,7 @@ class PackRun:
 
     def _begin(self, stack: contextlib.ExitStack, step: int, finished: bool) -> None:
         self._since = step
+        self._text_log = stack.enter_context(TextLog(TrainingFolder(self.out).text_log))
         if step:
             cli.console.print(f"resuming at step {step} of {self.config.training_steps} ({self.out})")
         for number, member in enumerate(self.members):
@@ -258,7 +261,9 @@ class PackRun:
 
             def show(step: int, loss: float, steps_per_sec: float) -> None:
                 where = self._where(step)
-                progress.update(bar, completed=step, speed=f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
+                speed = f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s"
+                progress.update(bar, completed=step, speed=speed)
+                self._text_log.write(f"step {step}/{config.training_steps}, {speed}")
                 for _, tracker in self._trackers:
                     tracker.sync()
 
