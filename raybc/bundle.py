@@ -110,11 +110,10 @@ class PolicyBundle:
         if self.instructions is None:
             return None
         if not instructions or not all(instructions):
-            some = ", ".join(map(repr, self.instructions.texts[:LISTED]))
-            more = f" and {len(self.instructions.texts) - LISTED} more" if len(self.instructions.texts) > LISTED else ""
-            raise UserError(
-                f"{where}: expected one, since this policy reads instructions, got none; known: {some}{more}"
-            )
+            texts = self.instructions.texts
+            some = ", ".join(map(repr, texts[:LISTED]))
+            some += f" and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
+            raise UserError(f"{where}: expected one, since this policy reads instructions, got none; known: {some}")
         return self.instructions.embed(instructions, where)
 
     def check_instruction(self, instruction: str) -> None:
@@ -284,9 +283,8 @@ def _read_instructions(path: Path, config: RunConfig, described: Any) -> Instruc
         return None
     if described is None:
         raise UserError(f"{path.with_name(META)}: expected the key 'instructions', which is missing")
-    vectors_KE = _read_tensors(path, described["sha256"], "the vectors of instructions of the bundle")[
-        "vectors"
-    ].numpy()
+    what = "the vectors of instructions of the bundle"
+    vectors_KE = _read_tensors(path, described["sha256"], what)["vectors"].numpy()
     texts = tuple(map(str, described["texts"]))
     if vectors_KE.ndim != 2 or len(vectors_KE) != len(texts):
         raise UserError(f"{path}: expected a vector for each of {len(texts)} instructions, got {vectors_KE.shape}")

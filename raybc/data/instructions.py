@@ -25,12 +25,14 @@ def check_instructions(config: RunConfig, store: EpisodeStore) -> None:
         raise UserError(f"{expected}, got none in {len(missing)} episodes ({listed(missing)})")
 
 
-def check_task_instruction(config: RunConfig, store: EpisodeStore, instruction: str, task: str) -> None:
-    """Raise `UserError` for a task in which a policy that reads instructions cannot be measured.
+def check_language(config: RunConfig, store: EpisodeStore, instruction: str, task: str) -> None:
+    """Raise `UserError` for data without instructions, and for a task in which a policy that reads them cannot be
+    measured, if it is to be measured.
 
     instruction: that of the task; "" if it has none.
     """
-    if config.language.kind == "none":
+    check_instructions(config, store)
+    if config.language.kind == "none" or not config.eval_interval:
         return
     if not instruction:
         raise UserError(

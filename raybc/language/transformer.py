@@ -57,19 +57,21 @@ class TransformerEncoder(TextEncoder):
         transformers.utils.logging.disable_progress_bar()
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(self._folder), local_files_only=True)
+            # Weights that do not fit are found in the report, which says more than an exception.
             model, report = getattr(transformers, self.model_class).from_pretrained(
-                str(self._folder), local_files_only=True, output_loading_info=True
+                str(self._folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
             )
         except Exception as error:  # whatever transformers raises for a folder that holds something else
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{self._what}: {self._folder}: not readable as a {self.model_class} of transformers: {reason}"
             ) from None
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
+        mismatched = [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]]
+        other = sorted({*report["missing_keys"], *mismatched})
+        if other:
             raise UserError(
-                f"{self._what}: {self._folder}: expected the weights of a {self.model_class}, got others: "
-                f"{len(missing)} missing, such as {missing[0]}"
+                f"{self._what}: {self._folder}: expected the weights of a {self.model_class}, got others: {len(other)} "
+                f"missing or of another shape, such as {other[0]}"
             )
         return tokenizer, model.eval().requires_grad_(False).float()
 

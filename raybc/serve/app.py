@@ -4,7 +4,7 @@
     POST /act    {"obs": OBS or [OBS, ...], "seed": N}  ->  {"actions": (H, A)}    stateless
     WS /ws       {"obs": OBS, "id": N}  ->  {"action": (A,), "id": N}    an episode; the server keeps history and chunk
 
-A policy that reads instructions gets TEXT as "instruction": TEXT beside "obs", or beside {"reset": SEED} for an episode.
+A policy that reads instructions finds them as "instruction": TEXT beside "obs", or beside "reset" for a whole episode.
 
 OBS is name -> low-dimensional observation or image, as in /metadata. Letters: H chunk, A action dim.
 """

@@ -16,7 +16,7 @@ from raybc.cluster.session import ray_session
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.gains import far_starts_of, refuse_other_units
-from raybc.data.instructions import check_task_instruction, language_notes
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.notes import write_data_notes
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.base import Task
@@ -114,7 +114,7 @@ def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec | No
         shapes = observation_shapes(env_spec, task.obs_keys)
         check_matches_task(store, shapes, env_spec.action_size, config.train.env_name)
         for kind in config.kinds("language"):
-            check_task_instruction(config.train.changed(language=kind), store, env_spec.instruction, task.name)
+            check_language(config.train.changed(language=kind), store, env_spec.instruction, task.name)
     check_corners(config, store)
 
 

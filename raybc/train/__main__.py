@@ -19,7 +19,7 @@ from raybc.config.command import parse_run
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
-from raybc.data.instructions import check_task_instruction, language_notes
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.names import obtain
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
@@ -244,6 +244,7 @@ def _with_simulators(request: _Request) -> None:
     if not needs_demos:
         store = read_data(config, dataset, cli.console.print)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
+        check_language(config, store, probe.instruction, task.name)
         if config.dataset:
             refuse_other_control(store, probe.env_args, task.name, config.action_key)
             cli.print_notes(refuse_other_units(store, task, probe))
@@ -256,8 +257,7 @@ def _with_simulators(request: _Request) -> None:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
-        if config.eval_interval:
-            check_task_instruction(config, store, probe.instruction, task.name)
+            check_language(config, store, probe.instruction, task.name)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)

@@ -94,9 +94,10 @@ def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> R
     """`config` with the values that depend on the data.
 
     sampling_plan_sha256 is that of the plan, init_from_sha256 that of the initial weights, pretrained_sha256 that of
-    the encoders' (see `with_pretrained`, also for `resumes`), language_sha256 that of the text encoder. With rounds, training_steps is num_rounds x
-    epochs_per_round x steps per epoch, with `epochs` it is epochs x steps per epoch; with `freeze_epochs`, freeze_steps
-    is freeze_epochs x steps per epoch. Raises `UserError` if the data do not fit the options.
+    the encoders' (see `with_pretrained`, also for `resumes`), language_sha256 that of the text encoder. With rounds,
+    training_steps is num_rounds x epochs_per_round x steps per epoch, with `epochs` it is epochs x steps per epoch;
+    with `freeze_epochs`, freeze_steps is freeze_epochs x steps per epoch. Raises `UserError` if the data do not fit the
+    options.
     """
     if config.dataset_replace_interval:
         check_files(store, "dataset_replace_interval")
