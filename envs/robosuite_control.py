@@ -60,6 +60,42 @@ def is_absolute(env_args: Mapping[str, Any]) -> bool:
     return bool(controls) and all(control.absolute and control.type == OSC_POSE for control in controls)
 
 
+#: The unit of a gripper's opening: 1 where an action of -1 opens it, 0 where 1 closes it.
+OPEN = "open"
+#: Metres and radians of robosuite's own OSC_POSE.
+DEFAULT_OSC_POSE = ("0.05",) * 3 + ("0.5",) * 3
+#: Kind of controller -> numbers of an action.
+_SIZES = {OSC_POSE: 6, "OSC_POSITION": 3, "JOINT_POSITION": 7}
+
+
+def physical_units(env_args: Mapping[str, Any]) -> list[str]:
+    """What 1 means in each number of an action: metres or radians in a step, or `OPEN`; [] where `env_args` do not
+    describe it. Poses are in metres and radians already."""
+    kwargs = env_args.get("env_kwargs")
+    if not isinstance(kwargs, Mapping):
+        return []
+    configs = kwargs.get("controller_configs")
+    if configs is None and kwargs.get("controller") == OSC_POSE:  # LIBERO's environments, which name it only
+        return [*DEFAULT_OSC_POSE, OPEN]
+    found: list[str] = []
+    for arm, control in zip(_arms(configs), controls_of(env_args), strict=True):
+        size = _SIZES.get(control.type, 0)
+        ranges = [_each(arm.get(name), size) for name in ("output_max", "output_min", "input_max", "input_min")]
+        if not size or not (control.absolute or all(ranges)):
+            return []
+        steps = [1.0] * size
+        if not control.absolute:
+            steps = [(high - low) / (to - since) for high, low, to, since in zip(*ranges, strict=True)]
+        found += [*(f"{step:.6g}" for step in steps), OPEN]
+    return found
+
+
+def _each(value: Any, size: int) -> list[float]:
+    """A number, or one for each dimension, as `size` numbers; [] for anything else."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * size
+    return [float(v) for v in values] if len(values) == size and all(isinstance(v, int | float) for v in values) else []
+
+
 def with_input_type(configs: Any, input_type: str) -> Any:
     """A copy of `controller_configs` in which arms take deltas or poses."""
     changed = copy.deepcopy(configs)

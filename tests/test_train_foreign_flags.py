@@ -58,8 +58,8 @@ def test_the_whole_command_of_the_guide(tmp_path: Path, capsys: pytest.CaptureFi
     assert train(*first, "--batch_size=16", "--training_steps=5", "--out", tmp_path / "first") == 0
     theirs = [
         "--pretrained_model_name_or_path", tmp_path / "first", "--num_train_epochs=2",
-        "--per_device_train_batch_size=8", "--gradient_accumulation_steps=2", "--learning_rate=1e-4", "--warmup_steps=3", "--save_steps=4",
-        "--logging_steps=2", "--dataloader_num_workers=4", "--push_to_hub=False",
+        "--per_device_train_batch_size=8", "--gradient_accumulation_steps=2", "--learning_rate=1e-4",
+        "--warmup_steps=3", "--save_steps=4", "--logging_steps=2", "--dataloader_num_workers=4", "--push_to_hub=False",
     ]  # fmt: skip
     assert train(*first, *theirs, "--out", tmp_path / "theirs") == 0
     assert "batch_size: 16, computed in 2 parts" in capsys.readouterr().out

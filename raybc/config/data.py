@@ -58,6 +58,10 @@ class DataOptions:
     action_rotation: Literal["as_recorded", "rotation_6d"] = "as_recorded"
     """Rotations of actions that are learned. rotation_6d: for arms with a position, an axis-angle and a gripper, which
     are converted for training and back for acting; the six numbers are not normalised."""
+    action_units: str = "as_recorded"
+    """Units of the actions that are learned. physical: metres, radians and the opening of grippers (0 to 1), by the
+    controller that the data describe; or for each number of an action what 1 means, e.g.
+    0.05,0.05,0.05,0.5,0.5,0.5,open. Everything outside the network has the environment's units."""
     norm_stats_from: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset")
     """Take the statistics of normalisation from this run, bundle or norm_stats.json instead of fitting them."""
     norm_stats_sha256: str = option("", needs=_OF_STATISTICS, axis="it is found in the statistics")

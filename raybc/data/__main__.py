@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from raybc import cli
 from raybc.data import formats, norm_stats, replay_findings, show, store
-from raybc.data.control import converted
+from raybc.data.control import converted, in_own_units
 from raybc.data.episodes import EpisodeStore
 from raybc.data.findings import Report, unreadable
 from raybc.data.fit import TaskView
@@ -29,7 +29,7 @@ from raybc.data.formats import lerobot
 from raybc.data.formats.base import Keys, ReadOptions
 from raybc.data.gains import first_of, gains
 from raybc.data.info import describe
-from raybc.data.load import read_for, step_limit_of
+from raybc.data.load import load, read_for, step_limit_of
 from raybc.data.names import obtain
 from raybc.data.observe import with_observations
 from raybc.data.replay import Replay, replay, task_of_data
@@ -90,6 +90,12 @@ class StatsArgs:
     """Also the simulator's states."""
     out: Path | None = None
     """Also write them to this file, for --norm_stats_from of a training; it must not exist."""
+    dataset_stat: Path | None = None
+    """Also add them to this file in RDT's unified vector (dataset_stat.json), in metres and radians."""
+    dataset_name: str = ""
+    """With --dataset_stat: the name of the data there (default: that of the file or folder)."""
+    action_units: str = "physical"
+    """With --dataset_stat: the units of actions, as in a training."""
     json: bool = False
     """Print JSON."""
 
@@ -152,6 +158,10 @@ class ConvertArgs:
     actions: Literal["as_recorded", "absolute", "delta"] = "as_recorded"
     """Actions of robosuite's arms in the other form: absolute poses or deltas, by the formula of the controller in the
     recorded states (the simulator is started)."""
+    action_units: str = "as_recorded"
+    """Units in which actions were recorded, which become those of the environment: physical (metres, radians, openings
+    of grippers, by the controller that the data describe), or for each number what 1 means, e.g.
+    0.05,0.05,0.05,0.5,0.5,0.5,open."""
     env_name: str = ""
     """Also the observations that this task adds. Data without observations are observed in its simulator, state by
     state (its simulator is started)."""
@@ -184,6 +194,11 @@ def stats(argv: list[str]) -> int:
     if args.out is not None:
         low_dim = {k: v for k, v in found.items() if k == norm_stats.ACTIONS or k.startswith("obs/")}
         norm_stats.write(args.out, {k.removeprefix("obs/"): v.as_json() for k, v in low_dim.items()})
+    if args.dataset_stat is not None:
+        from raybc.data.dataset_stat import write_dataset_stat
+
+        name = args.dataset_name or obtain(args.data).stem
+        write_dataset_stat(args.dataset_stat, name, load(args.data, args.env_name), args.action_units)
     if args.json:
         print(json.dumps({name: summary.as_json() for name, summary in found.items()}))
     else:
@@ -276,7 +291,7 @@ def convert(argv: list[str]) -> int:
     source, images = source_of(args.data, args.env_name, keys=keys), args.image_keys or args.images
     total = formats.count(source.path, source.format)
     with _progress(f"convert to {args.format}", total, quiet=False) as update:
-        if args.env_name or args.actions != "as_recorded":
+        if args.env_name or {args.actions, args.action_units} != {"as_recorded"}:
             whole, note = _observed(source, args, update, size)
             before = whole.fingerprint()
             _check_space(args.out, whole)
@@ -333,6 +348,7 @@ def _observed(
         with contextlib.closing(task.make(None)) as env:
             data = with_observations(data, task, env, update)
     note = ""
+    data = in_own_units(data, args.action_units)
     if args.actions != "as_recorded":
         data, note = converted(data, task_of_data(source, data.env_args), args.actions, update)
     return (data if args.states else dataclasses.replace(data, states_NS=None, checked=True)), note

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from raybc.config import RunConfig
+from raybc.data.action_form import ActionForm, with_units
 from raybc.data.episodes import EpisodeStore
 from raybc.envs.base import Task
 from raybc.envs.robosuite_control import ABSOLUTE, DELTA, Control, controls_of, with_input_type
@@ -57,6 +59,14 @@ def converted(
             f"{beyond:.2%} of the steps lead farther than a delta can (5 cm and 0.5 rad, by default): they are clipped"
         )
     return dataclasses.replace(store, actions_NA=actions, env_args=env_args, checked=True), note
+
+
+def in_own_units(store: EpisodeStore, units: str) -> EpisodeStore:
+    """`store` with actions in the units of the environment. units: those that were recorded, as `action_units` of a
+    training. Raises `UserError` for units that do not fit."""
+    config = with_units(RunConfig.of(action_units=units), store.env_args)
+    form = ActionForm.of(config, store.actions_NA.shape[1])
+    return dataclasses.replace(store, actions_NA=form.decode(store.actions_NA), checked=True) if form.gains else store
 
 
 def _refuse_same(env_args: Mapping[str, Any], target: str, where: str) -> None:

@@ -247,7 +247,8 @@ def refuse_other_units(store: EpisodeStore, task: Task, probe: EnvSpec) -> list[
     if other:
         raise UserError(
             f"{store.source}: actions: expected the units of environment {task.name!r}, got others in "
-            f"{text_of(other)}; convert the actions: a policy trained on these would solve nothing"
+            f"{text_of(other)}; convert the actions, since a policy trained on these would solve nothing (if they are "
+            "in metres and radians: raybc data convert FILE --action_units physical --out CONVERTED)"
         )
     low, high = lowest.min(axis=0), highest.max(axis=0)
     shown = {gain.action for gain in found}

@@ -15,13 +15,17 @@ from raybc.data.rotations import MISSING
 def decoded(learned: Tensor, form: ActionForm) -> Tensor:
     """What a network gives, (..., L), as actions (..., A)."""
     if not form.arms:
-        return learned
+        return _in_own_units(learned, form)
     arms = []
     for part in learned.split(LEARNED_ARM, dim=-1):
         kept = {place: part[..., mine : mine + 1] for place, mine in KEPT}
         turn = axis_angle(part[..., 3:9].reshape(-1, 6)).reshape(*part.shape[:-1], 3)
         arms.append(torch.cat([*(kept[i] for i in range(3)), turn, kept[ARM - 1]], dim=-1))
-    return torch.cat(arms, dim=-1)
+    return _in_own_units(torch.cat(arms, dim=-1), form)
+
+
+def _in_own_units(actions: Tensor, form: ActionForm) -> Tensor:
+    return (actions - torch.tensor(form.offsets)) / torch.tensor(form.gains) if form.gains else actions
 
 
 def axis_angle(six_N6: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raybc.bundle import PolicyBundle
+from raybc.data.action_form import AS_RECORDED
 from raybc.data.episodes import format_shape
 from raybc.data.units import far_dimensions, far_starts, other_actions
+from raybc.envs.robosuite_control import physical_units
 from raybc.types import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path, instruction:
             f"{path}: actions: the policy gives {bundle.action_size} numbers, environment {name!r} takes "
             f"{env_spec.action_size}"
         )
+    learned, units = bundle.config.action_units, ",".join(physical_units(env_spec.env_args))
+    if learned != AS_RECORDED and units and learned != units:
+        raise UserError(
+            f"{path}: actions: the policy learned them in units of {learned}, environment {name!r} has {units}: the "
+            "same action would move by another distance"
+        )
     check_statistics(bundle, env_spec, path)
 
 
@@ -67,7 +75,8 @@ def check_statistics(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> Non
             "twice?"
         )
     places, learned = map(list, zip(*bundle.action_form.kept(), strict=True))
-    low, high = env_spec.action_low[places], env_spec.action_high[places]
+    ends = [bundle.action_form.in_learned_units(end) for end in (env_spec.action_low, env_spec.action_high)]
+    low, high = np.minimum(*ends)[places], np.maximum(*ends)[places]
     offset, scale = bundle.action_normalizer.offset[learned], bundle.action_normalizer.scale[learned]
     other = other_actions(offset - 5 * scale, offset + 5 * scale, low, high)
     if other is not None:

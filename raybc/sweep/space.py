@@ -11,7 +11,7 @@ from raybc.config.component import find_kind
 from raybc.config.effect import training_key
 from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
-from raybc.data.action_form import ActionForm
+from raybc.data.action_form import ActionForm, with_units
 from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.instructions import check_instructions
 from raybc.envs.base import Task
@@ -189,7 +189,7 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
                 f"got {run.chunk_length}"
             )
         if store is not None:
-            ActionForm.of(run, store.actions_NA.shape[1])
+            ActionForm.of(with_units(run, store.env_args), store.actions_NA.shape[1])
         if run.dataset_replace_interval and store is not None:
             check_files(store, f"{where}.dataset_replace_interval")
         checked += 1

@@ -16,6 +16,7 @@ import torch
 from raybc import cli
 from raybc.config import DemosConfig, RunConfig
 from raybc.config.command import parse_run
+from raybc.data.action_form import with_units
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
@@ -258,6 +259,7 @@ def _with_simulators(request: _Request) -> None:
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
             check_language(config, store, probe.instruction, task.name)
+        config = with_units(config, store.env_args, probe.env_args)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)

@@ -16,7 +16,7 @@ import torch
 
 from raybc.config import ACTIONS, Normalization, RunConfig
 from raybc.data import norm_stats, select
-from raybc.data.action_form import ActionForm
+from raybc.data.action_form import ActionForm, with_units
 from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
@@ -93,12 +93,13 @@ class Prepared:
 def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> RunConfig:
     """`config` with the values that depend on the data.
 
-    sampling_plan_sha256 is that of the plan, init_from_sha256 that of the initial weights, pretrained_sha256 that of
-    the encoders' (see `with_pretrained`, also for `resumes`), language_sha256 that of the text encoder. With rounds,
-    training_steps is num_rounds x epochs_per_round x steps per epoch, with `epochs` it is epochs x steps per epoch;
-    with `freeze_epochs`, freeze_steps is freeze_epochs x steps per epoch. Raises `UserError` if the data do not fit the
-    options.
+    action_units are those of the controller. sampling_plan_sha256 is that of the plan, init_from_sha256 that of the
+    initial weights, pretrained_sha256 that of the encoders' (see `with_pretrained`, also for `resumes`),
+    language_sha256 that of the text encoder. With rounds, training_steps is num_rounds x epochs_per_round x steps per
+    epoch, with `epochs` it is epochs x steps per epoch; with `freeze_epochs`, freeze_steps is freeze_epochs x steps per
+    epoch. Raises `UserError` if the data do not fit the options.
     """
+    config = with_units(config, store.env_args)
     if config.dataset_replace_interval:
         check_files(store, "dataset_replace_interval")
     plan = plan_of(config)

@@ -118,6 +118,8 @@ def _differences(config: RunConfig, bundle: PolicyBundle, prepared: Prepared, ac
             found.append(f"{what}: {_named(was)} there, {_named(new)} here")
     if bundle.action_size != action_size:
         found.append(f"actions: {bundle.action_size} there, {action_size} here")
+    if bundle.config.action_units != config.action_units:
+        found.append(f"action_units: {bundle.config.action_units} there, {config.action_units} here")
     if bundle.config.action_rotation != config.action_rotation:
         found.append(f"action_rotation: {bundle.config.action_rotation} there, {config.action_rotation} here")
     before, now = _language(bundle.config, bundle.instructions), _language(config, prepared.instructions)
