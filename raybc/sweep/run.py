@@ -75,7 +75,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         task = _observing(task, env_spec, config)
         dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         if demos is None or dataset.exists():
-            store = read_data(config.train, dataset, cli.console.print)
+            store = read_data(config.train, dataset, cli.console.print, cli.episodes_bar)
             _check_data(config, store, env_spec, task)
             if task is not None and env_spec is not None and config.train.dataset:
                 refuse_other_control(store, env_spec.env_args, task.name, config.train.action_key)

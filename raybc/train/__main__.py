@@ -201,7 +201,7 @@ def _without_simulator(request: _Request) -> None:
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
     dataset = obtain(config.dataset)
-    store = read_data(config, dataset, cli.console.print)
+    store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
     keys = recorded_observations(config, store)
     config.encoder.check_sizes({key: image_size(store.obs[key].shape[1:]) for key in store.images})
     held_out = with_held_out(config, store)
@@ -243,7 +243,7 @@ def _with_simulators(request: _Request) -> None:
     shapes = observation_shapes(probe, task.obs_keys)
     config.encoder.check_sizes({key: shapes[key] for key in task.obs_keys if key in probe.images})
     if not needs_demos:
-        store = read_data(config, dataset, cli.console.print)
+        store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
         check_language(config, store, probe.instruction, task.name)
         if config.dataset:
