@@ -108,7 +108,7 @@ def test_words_stay_words(text: str) -> None:
     ("change", "parts"),
     [
         ({"trian": {}}, ["trian", "did you mean", "'train'"]),
-        ({"train": {"learning": 1}}, ["train.learning", "unknown key", "the nearest of", "lr"]),
+        ({"train": {"xyz": 1}}, ["train.xyz", "unknown key", "the nearest of"]),
         ({"train": {"horizon_lenght": 1}}, ["train.horizon_lenght", "did you mean 'horizon_length'"]),
         ({"train": {1: 1}}, ["train.1", "unknown key"]),
         ({"train": {"lr": "fast"}}, ["train.lr", "expected float", "'fast'"]),
@@ -551,7 +551,7 @@ def beta() -> Iterator[None]:
 @pytest.mark.usefixtures("beta")
 @pytest.mark.parametrize("name", list(WHOLE.options()))
 def test_run_id_is_made_of_everything_but_outputs(name: str) -> None:
-    own = {"device": "cuda", "objective": "mip", "weight_decay_on": "matrices"}
+    own = {"device": "cuda", "objective": "mip", "weight_decay_on": "matrices", "language": "one_hot"}
     value = own.get(name) or changed(WHOLE.get(name))
     other = WHOLE.changed(**{name: value})
     assert other.get(name) == value

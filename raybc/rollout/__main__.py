@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
     episodes = _episodes(args, metric)
     env_spec = spec_of_task(task)
-    check_fits(bundle, env_spec, path)
+    check_fits(bundle, env_spec, path, args.instruction)
     check_camera(args.camera, env_spec, task_name)
     if args.videos and task.no_images:
         raise UserError(f"--videos: {task.no_images}")

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 DATA_ENV = ("robots", "controller_configs", "control_freq")
 
 
-def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:
-    """Refuse a bundle whose observations, actions or statistics do not match the environment."""
+def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path, instruction: str = "") -> None:
+    """Refuse a bundle whose observations, actions or statistics do not match the environment, or that does not know the
+    instruction.
+
+    instruction: what the policy reads in place of the environment's instruction; "": that one.
+    """
+    if instruction and bundle.instructions is None:
+        raise UserError(f"--instruction: has no effect, since this policy reads no instructions: {path}")
+    bundle.embed((instruction or env_spec.instruction,), f"{path}: instruction")
     name = bundle.config.env_name
     here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
     expected = {**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.images}

@@ -92,7 +92,8 @@ class PackTrainer:
         self.scale_floor = True
         self.prepared = prepare(config, data, device)
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
-        spec = PolicySpec.of(seen.obs_sizes, seen.images, seen.form.size, config.chunk_length, config.obs_steps)
+        read = seen.instructions.size if seen.instructions is not None else 0
+        spec = PolicySpec.of(seen.obs_sizes, seen.images, seen.form.size, config.chunk_length, config.obs_steps, read)
         self.learner = BehaviourCloning(config, spec, len(self.members))
         # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
@@ -338,6 +339,7 @@ class PackTrainer:
             environment=self.data.environment,
             data_env=self.data.store.env_args,
             images=self.prepared.images,
+            instructions=self.prepared.instructions,
         )
 
     def state(self, members: slice = slice(None)) -> State:
