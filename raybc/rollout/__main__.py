@@ -131,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
     episodes = _episodes(args, metric)
     videos = episodes if args.record_video else args.videos
-    measured = measured_tasks(names, bundle, path)
+    measured = measured_tasks(names, bundle, path, args.instruction)
     refuse_flags(measured, camera=args.camera, films=videos > 0, inference=args.inference)
     cli.print_notes(remarks(measured, bundle))
     changes = changes_of(measured, bundle)

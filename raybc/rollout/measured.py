@@ -13,7 +13,14 @@ from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, spec_of_task
 from raybc.envs.variant import with_limit
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.checks import check_camera, check_fits, check_sizes, far_observations, version_changes
+from raybc.rollout.checks import (
+    check_camera,
+    check_reads,
+    check_statistics,
+    check_task,
+    far_observations,
+    version_changes,
+)
 from raybc.types import UserError
 
 #: Looking at this many tasks takes long enough to be announced.
@@ -30,9 +37,14 @@ class MeasuredTask:
     env_spec: EnvSpec
 
 
-def measured_tasks(names: Sequence[str], bundle: PolicyBundle, path: Path) -> list[MeasuredTask]:
+def measured_tasks(names: Sequence[str], bundle: PolicyBundle, path: Path, instruction: str = "") -> list[MeasuredTask]:
     """The tasks `names` with what their simulators report. Raises `UserError` where one does not fit the policy:
-    observations and actions must have its sizes, and the starts of the task that it was trained on its statistics."""
+    observations and actions must have its sizes, it must know the instructions if it reads any, and the starts of the
+    task that it was trained on must fit its statistics.
+
+    instruction: what the policy reads in place of the tasks' instructions; "": those.
+    """
+    check_reads(bundle, path, instruction)
     for name in names:
         environment = get_task(name).environment
         if environment is not None:
@@ -44,10 +56,10 @@ def measured_tasks(names: Sequence[str], bundle: PolicyBundle, path: Path) -> li
     for name in names:
         task = get_task(name)
         env_spec = spec_of_task(task)
-        if with_limit(name)[0] == trained_on:
-            check_fits(bundle, env_spec, path)
-        else:  # it may look different from all that the policy was trained on
-            check_sizes(bundle, env_spec, path, name)
+        text, own = instruction or env_spec.instruction or task.instruction, with_limit(name)[0] == trained_on
+        check_task(bundle, env_spec, path, bundle.config.env_name if own else name, text)
+        if own:  # other tasks may look different from all that the policy was trained on
+            check_statistics(bundle, env_spec, path)
         found.append(MeasuredTask(name, task, env_spec))
     return found
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
 from raybc.config.component import PolicyConfig, find_kind
-from raybc.config.flat import unknown_option
+from raybc.config.flat import COMPONENTS, parts_of, unknown_option
 from raybc.metric import MetricName, OverTasks
 from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, UserError
@@ -238,7 +238,7 @@ class SweepConfig:
             )
 
     def kinds(self, what: str) -> list[str]:
-        """The kinds of policy or encoder (`what`) that recipes may have."""
+        """The kinds of a component (`what`) that recipes may have."""
         return list(self.space[what].values) if what in self.space else [self.train.get(what)]
 
     def _policies(self) -> list[PolicyConfig]:
@@ -256,15 +256,15 @@ class SweepConfig:
 
     def axis_option(self, name: str) -> OptionInfo:
         """The declaration of the option that an axis searches. Raises `UserError` where no recipe has it."""
-        for policy, encoder in itertools.product(self.kinds("policy"), self.kinds("encoder")):
-            run = self.train.changed(policy=policy, encoder=encoder)
+        for kinds in itertools.product(*map(self.kinds, COMPONENTS)):
+            run = self.train.changed(**dict(zip(COMPONENTS, kinds, strict=True)))
             if name in run.options():
                 return run.options()[name]
-        raise UserError(f"space: {unknown_option(name, run.options(), {'policy': run.policy, 'encoder': run.encoder})}")
+        raise UserError(f"space: {unknown_option(name, run.options(), parts_of(run))}")
 
     def _validate_axis(self, name: str, axis: Axis) -> None:
         where = f"space.{name}"
-        for what in ("policy", "encoder"):  # a kind that does not exist is refused before its options are
+        for what in COMPONENTS:  # a kind that does not exist is refused before its options are
             for kind in self.kinds(what):
                 find_kind(what, check_type(kind, str, f"space.{what}"), f"space.{what}")
         policies = self._policies()

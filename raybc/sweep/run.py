@@ -16,6 +16,7 @@ from raybc.cluster.session import ray_session
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.gains import far_starts_of, refuse_other_units
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.notes import write_data_notes
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.base import Task
@@ -116,6 +117,8 @@ def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec | No
     if task is not None and env_spec is not None:
         shapes = observation_shapes(env_spec, task.obs_keys)
         check_matches_task(store, shapes, env_spec.action_size, config.train.env_name)
+        for kind in config.kinds("language"):
+            check_language(config.train.changed(language=kind), store, env_spec.instruction, task.name)
     check_corners(config, store)
 
 
@@ -165,7 +168,7 @@ def _run(
             with timing.stage("demonstrations"):
                 demonstrate(demos, dataset, pool)
         store = read_data(config.train, dataset)
-        cli.print_notes(store.remarks())
+        cli.print_notes((*store.remarks(), *language_notes(config.train, store)))
         write_data_notes(folder.data_notes, store)
         _check_data(config, store, env_spec, task)
         begun()  # what can be refused has been: the machines, their devices, the data

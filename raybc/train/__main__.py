@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from raybc.data.action_form import with_units
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.names import obtain
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
@@ -132,6 +134,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _with_hub(args, seeds)
     pick_device(config.device)
     config.encoder.check_available("--")
+    if args.resume == "False":  # a saved run has its embeddings in a cache
+        config.language.check_available("--")
     training_workers(args, config, seeds, gpus=0)
     busy = busy_cores()  # before this process starts any other
     with registered():
@@ -248,6 +252,7 @@ def _with_simulators(request: _Request) -> None:
     if not needs_demos:
         store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
+        check_language(config, store, probe.instruction, task.name)
         if config.dataset:
             refuse_other_control(store, probe.env_args, task.name, config.action_key)
             cli.print_notes(refuse_other_units(store, task, probe))
@@ -262,6 +267,7 @@ def _with_simulators(request: _Request) -> None:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
+            check_language(config, store, probe.instruction, task.name)
         config = with_units(config, store.env_args, probe.env_args)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
@@ -302,7 +308,8 @@ def _go(
 ) -> None:
     """Find the run folder and train."""
     args = request.args
-    cli.print_notes((*data.store.remarks(), *window_notes(members[0], data.store)))
+    notes = window_notes(members[0], data.store), language_notes(members[0], data.store)
+    cli.print_notes((*data.store.remarks(), *itertools.chain(*notes)))
     place = find_place(args, members, data.fingerprint)
     free_space_for(place.out, 200)
     inputs = inputs_of(members[0], args, dataset)
