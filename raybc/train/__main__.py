@@ -249,16 +249,17 @@ def _with_simulators(request: _Request) -> None:
     needs_demos = plan is not None and not dataset.exists()
     shapes = observation_shapes(probe, task.obs_keys)
     config.encoder.check_sizes({key: shapes[key] for key in task.obs_keys if key in probe.images})
+    instructions = {name.task: probe.instruction or task.instruction}
+    if tasks != (name.task,):
+        instructions = check_tasks(tasks, shapes, probe.action_size, name.task)
     if not needs_demos:
         store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
-        check_language(config, store, probe.instruction, task.name)
+        check_language(config, store, instructions)
         if config.dataset:
             refuse_other_control(store, probe.env_args, task.name, config.action_key)
             cli.print_notes(refuse_other_units(store, task, probe))
             cli.print_notes(far_starts_of(store, probe, task.obs_keys))
-    if tasks != (name.task,):
-        cli.print_notes(check_tasks(tasks, shapes, probe.action_size, name.task))
     with contextlib.ExitStack() as stack:
         simulates = needs_demos or config.eval_interval > 0
         training, pool = _processes(stack, request, name.task if simulates else "", tasks)
@@ -267,7 +268,7 @@ def _with_simulators(request: _Request) -> None:
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
-            check_language(config, store, probe.instruction, task.name)
+            check_language(config, store, instructions)
         config = with_units(config, store.env_args, probe.env_args)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
