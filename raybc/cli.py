@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import tyro
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from raybc.files import expanded
@@ -63,6 +64,15 @@ def print_notes(notes: Iterable[str]) -> None:
     """Print what the user should know before a command works on."""
     for note in notes:
         console.print(f"note: {note}", style="yellow")
+
+
+@contextlib.contextmanager
+def episodes_bar(what: str, total: int | None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call the function with the number of finished episodes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+    with Progress(*columns, console=console, disable=quiet) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda done: progress.update(bar, completed=done)
 
 
 def print_whole(table: Table) -> None:

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from raybc.env import Environment
+from raybc.files import home
 from raybc.types import UserError
+
+#: The home of whoever runs the tests, where environments of suites are built (tests have a home of their own).
+HOME = Path(os.environ.get("RAYBC_TEST_HOME") or home())
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -137,3 +141,15 @@ def my_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
         except UserError as error:
             pytest.skip(str(error))
         yield environment
+
+
+@pytest.fixture
+def libero_home(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's own home, if LIBERO's environment is built there (tests that need it are slow); skipped elsewhere."""
+    from raybc.envs.libero import ENVIRONMENT
+
+    monkeypatch.setenv("RAYBC_HOME", str(HOME))
+    status = ENVIRONMENT.status()
+    if status.state != "complete":
+        pytest.skip(status.line("libero"))
+    return HOME

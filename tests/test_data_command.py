@@ -206,17 +206,17 @@ def test_convert(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None
 def test_progress_of_a_conversion_has_a_total(
     pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    totals, told = [], []
+    totals, shown = [], []
 
     @contextlib.contextmanager
-    def progress(_: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
+    def progress(_: str, total: int | None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
         totals.append(total)
-        yield told.append
+        yield shown.append
 
-    monkeypatch.setattr("raybc.data.__main__._progress", progress)
+    monkeypatch.setattr("raybc.cli.episodes_bar", progress)
     assert data_command("convert", pointmass_demos, "--out", tmp_path / "a") == 0
-    assert (totals, told[-1]) == ([40], 40)
-    assert told == sorted(told)
+    assert (totals, shown[-1]) == ([40], 40)
+    assert shown == sorted(shown)
 
 
 def test_a_conversion_that_fails_leaves_nothing(tmp_path: Path, capsys: Capture) -> None:

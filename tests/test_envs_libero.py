@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,18 +14,14 @@ import pytest
 from raybc.data.replay import task_of_data
 from raybc.data.scan import Source
 from raybc.env.known import find
-from raybc.env.remote import RemoteEnv
+from raybc.env.remote import MakeElsewhere, RemoteEnv
 from raybc.envs.base import Restorable, StateObserver
 from raybc.envs.libero import ENVIRONMENT, MAX_STEPS, instruction_of, tasks_of
-from raybc.envs.libero_tasks import TASKS
+from raybc.envs.libero_tasks import SCENES, SUITES, TASKS, retold
 from raybc.envs.spec import spec_of_task
-from raybc.files import home
 from raybc.registry import get_task, parse_env_name
 from raybc.testing import check_rendering, check_task
 from raybc.types import EpisodeSpec, UserError
-
-#: The home of whoever runs the tests, where the environment is built (tests have one of their own).
-HOME = Path(os.environ.get("RAYBC_TEST_HOME") or home())
 
 
 def test_a_task_is_named_by_number_or_in_words() -> None:
@@ -49,6 +44,19 @@ def test_a_task_is_named_by_number_or_in_words() -> None:
             "libero_goal-open_the_middle_drawer_of_the_cabinat",
             "did you mean 'open_the_middle_drawer_of_the_cabinet'",
         ),
+        (
+            "libero_object_scene10-0",
+            "unknown suite 'libero_object_scene10' of LIBERO: did you mean 'libero_object_scene1'",
+        ),
+        (
+            "libero_object_scene3",
+            "libero_object_scene3 is a suite of 6 tasks: name one of them, libero_object_scene3-0 to",
+        ),
+        (
+            "libero_object_scene3-butter",
+            "expected libero_object_scene3-0 to libero_object_scene3-5, or an object of the scene (bbq_sauce, "
+            "chocolate_pudding, ketchup, salad_dressing, alphabet_soup, cream_cheese)",
+        ),
     ],
 )
 def test_unknown_tasks(name: str, words: str) -> None:
@@ -63,7 +71,7 @@ def test_the_suites() -> None:
     assert {suite: len(tasks_of(suite)) for suite in TASKS} == {
         "libero_spatial": 10, "libero_object": 10, "libero_goal": 10, "libero_10": 10, "libero_90": 90,
     }  # fmt: skip
-    assert MAX_STEPS.keys() == TASKS.keys()
+    assert MAX_STEPS.keys() == SUITES.keys() == {*TASKS, *SCENES}
     for names in TASKS.values():
         assert len({instruction_of(name) for name in names}) > 5
         assert all(instruction_of(name).islower() for name in names)
@@ -72,6 +80,53 @@ def test_the_suites() -> None:
     assert TASKS["libero_10"][2] == "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it"
     assert get_task("libero_10-2").instruction == "turn on the stove and put the moka pot on it"
     assert get_task("libero_90-0").instruction == "close the top drawer of the cabinet"
+
+
+def test_tasks_of_one_scene_differ_in_their_instruction_alone() -> None:
+    for number, own in enumerate(TASKS["libero_object"]):
+        suite = f"libero_object_scene{number}"
+        names = tasks_of(suite)
+        assert len(names) == len(set(SCENES[suite])) == 6
+        assert SUITES[suite][0] == own, "the first one is the benchmark's"
+        assert len({get_task(name).instruction for name in names}) == 6
+    task = get_task("libero_object_scene3-ketchup")
+    assert task.name == "libero_object_scene3-2"
+    assert (
+        task.instruction == "pick up the ketchup and place it in the basket" == get_task("libero_object-4").instruction
+    )
+    assert get_task("libero_object_scene3-pick_up_the_ketchup_and_place_it_in_the_basket").name == task.name
+    assert task.max_steps == 280
+
+
+BDDL = """(define (problem LIBERO_Floor_Manipulation)
+  (:language Pick the bbq sauce and place it in the basket)
+  (:objects
+    bbq_sauce_1 - bbq_sauce
+    ketchup_1 - ketchup
+  )
+  (:obj_of_interest
+    bbq_sauce_1
+    basket_1
+  )
+  (:init
+    (On bbq_sauce_1 floor_target_object_region)
+  )
+  (:goal
+    (And (In bbq_sauce_1 basket_1_contain_region))
+  )
+)
+"""
+
+
+def test_a_scene_is_retold_with_another_goal() -> None:
+    assert retold(BDDL, "libero_object", 3) == BDDL
+    lines = retold(BDDL, "libero_object_scene3", 2).splitlines()
+    changed = {now.strip(): was.strip() for was, now in zip(BDDL.splitlines(), lines, strict=True) if was != now}
+    assert changed == {
+        "(:language pick up the ketchup and place it in the basket)": BDDL.splitlines()[1].strip(),
+        "ketchup_1": "bbq_sauce_1",
+        "(And (In ketchup_1 basket_1_contain_region))": "(And (In bbq_sauce_1 basket_1_contain_region))",
+    }
 
 
 def test_images_are_chosen_without_the_simulator() -> None:
@@ -104,20 +159,13 @@ def test_without_its_environment_the_command_is_named(tmp_path: Path, monkeypatc
 
 def test_recorded_data_name_their_task(tmp_path: Path) -> None:
     source = Source(tmp_path / "x.hdf5", "robomimic", "")
-    assert task_of_data(source, {"env_name": "libero_goal-4", "type": 2}).name == "libero_goal-4"
+    task = task_of_data(source, {"env_name": "libero_goal-4", "type": 2})
+    assert task.name == "libero_goal-4"
+    assert isinstance(task.make, MakeElsewhere), "its simulators are made in its environment"
 
 
 @pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own home, if the environment is built there."""
-    monkeypatch.setenv("RAYBC_HOME", str(HOME))
-    status = ENVIRONMENT.status()
-    if status.state != "complete":
-        pytest.skip(status.line("libero"))
-
-
-@pytest.fixture
-def env(built: None) -> Iterator[RemoteEnv]:
+def env(libero_home: Path) -> Iterator[RemoteEnv]:
     made = get_task("libero_spatial-0").make(None)
     assert isinstance(made, RemoteEnv)
     yield made
@@ -126,12 +174,12 @@ def env(built: None) -> Iterator[RemoteEnv]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["libero_spatial-4", "libero_object-0", "libero_goal-1", "libero_10-2", "libero_90-3"])
-def test_conformance(built: None, name: str) -> None:
+def test_conformance(libero_home: Path, name: str) -> None:
     check_task(get_task(name))
 
 
 @pytest.mark.slow
-def test_images(built: None) -> None:
+def test_images(libero_home: Path) -> None:
     task = get_task("libero_object-1@64x96")
     check_task(task)
     check_rendering(task)
@@ -161,7 +209,33 @@ def test_final_starts_are_the_benchmarks_and_others_are_drawn(env: RemoteEnv) ->
 
 
 @pytest.mark.slow
-def test_drawn_starts_resemble_the_benchmarks(built: None) -> None:
+def test_tasks_of_one_scene_start_alike(libero_home: Path) -> None:
+    """Whatever the goal: the benchmark's task, two others in its scene, an initial state of the benchmark and a drawn
+    one. The goals differ: the objects lie in the same places, and one that is put into the basket solves one task."""
+    seeds = [EpisodeSpec("", split, 7).seed for split in ("final", "demos")]  # type: ignore[arg-type]
+    names = ("libero_object-7", "libero_object_scene7-milk", "libero_object_scene7-butter")
+    envs = [get_task(name).make(None) for name in names]
+    first = [envs[0].reset(seed=seed)[0] for seed in seeds]
+    for env in envs[1:]:
+        for seed, expected in zip(seeds, first, strict=True):
+            obs, _ = env.reset(seed=seed)
+            assert list(obs) == list(expected)
+            for key, value in expected.items():
+                np.testing.assert_array_equal(obs[key], value, err_msg=key)
+    order = ("milk", "basket", "cream_cheese", "tomato_sauce", "butter", "orange_juice", "chocolate_pudding")
+    start = envs[0].sim_state()
+    for solved_by, thing in ((1, "milk"), (2, "butter")):
+        state = start.copy()
+        basket = state[1 + 9 + 7 * order.index("basket") :][:3]  # after the clock, the arm and the gripper
+        state[1 + 9 + 7 * order.index(thing) :][:3] = basket + np.array([0.0, 0.0, 0.08])
+        judged = [env.observe_at(state)[1] for env in envs if isinstance(env, StateObserver)]
+        assert judged == [solved_by == 1, solved_by == 1, solved_by == 2]
+    for env in envs:
+        env.close()
+
+
+@pytest.mark.slow
+def test_drawn_starts_resemble_the_benchmarks(libero_home: Path) -> None:
     """The bowl lies in a drawer of the cabinet, whose place is drawn, too: it must be drawn relative to that."""
     states, env = benchmark_states("libero_spatial", 4), get_task("libero_spatial-4").make(None)
     bowls = np.stack([env.reset(seed=seed)[0]["object"][:3] for seed in range(12)])
@@ -191,7 +265,7 @@ def test_recorded_states_of_both_layouts(env: RemoteEnv) -> None:
 
 
 @pytest.mark.slow
-def test_versions_and_instruction_are_in_the_spec(built: None) -> None:
+def test_versions_and_instruction_are_in_the_spec(libero_home: Path) -> None:
     spec = spec_of_task(get_task("libero_object-2"))
     assert spec.instruction == "pick up the salad dressing and place it in the basket"
     assert spec.identity["robosuite"] == "1.4.0"

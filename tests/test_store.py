@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from raybc.data import store as stores
 from raybc.data.adapt import for_task
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, robomimic
+from raybc.data.load import read_for
 from raybc.types import UserError
 from tests.conformance.formats import full_store
 from tests.helpers import tiny_store
@@ -75,6 +78,23 @@ def test_nothing_is_converted_halfway(tmp_path: Path, episode: int, value: float
     with pytest.raises(UserError, match=f"rewards: expected finite numbers, got nan or inf in episode {episode}"):
         stores.convert(path, tmp_path / "store")
     assert [p.name for p in tmp_path.iterdir()] == ["a.hdf5"]
+
+
+def test_a_conversion_shows_its_progress(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a start that converts has a bar."""
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path / "home"))
+    shown: list[Any] = []
+
+    @contextlib.contextmanager
+    def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        shown.append((what, total))
+        yield shown.append
+
+    first = read_for(source, "", memory=1, bar=bar)
+    assert shown[0] == ("converting a.hdf5 once", first.num_episodes)
+    assert shown[-1] == first.num_episodes
+    assert read_for(source, "", memory=1, bar=bar).source == first.source
+    assert shown.count(shown[0]) == 1
 
 
 def test_the_cache_converts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

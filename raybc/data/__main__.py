@@ -10,14 +10,13 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from raybc import cli
 from raybc.data import formats, norm_stats, replay_findings, show, store
@@ -255,17 +254,9 @@ def _replay(report: Report, count: int, quiet: bool) -> Replay | None:
         return None
     chosen = whole[np.unique(np.linspace(0, len(whole) - 1, min(count, len(whole))).round().astype(np.int64))]
     task = task_of_data(report.source, report.env_args)
-    with contextlib.closing(task.make(None)) as env, _progress(f"replay in {task.name}", len(chosen), quiet) as update:
+    bar = cli.episodes_bar(f"replay in {task.name}", len(chosen), quiet)
+    with contextlib.closing(task.make(None)) as env, bar as update:
         return replay(report.source, task, env, chosen, report.success_E, lambda done, _: update(done))
-
-
-@contextlib.contextmanager
-def _progress(what: str, total: int | None, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar; call the function with the number of finished episodes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
-    with Progress(*columns, console=cli.console, disable=quiet) as progress:
-        bar = progress.add_task(what, total=total)
-        yield lambda done: progress.update(bar, completed=done)
 
 
 def convert(argv: list[str]) -> int:
@@ -290,7 +281,7 @@ def convert(argv: list[str]) -> int:
     note = ""
     source, images = source_of(args.data, args.env_name, keys=keys), args.image_keys or args.images
     total = formats.count(source.path, source.format)
-    with _progress(f"convert to {args.format}", total, quiet=False) as update:
+    with cli.episodes_bar(f"convert to {args.format}", total, quiet=False) as update:
         if args.env_name or {args.actions, args.action_units} != {"as_recorded"}:
             whole, note = _observed(source, args, update, size)
             before = whole.fingerprint()

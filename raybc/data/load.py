@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from raybc.data.adapt import for_task
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.options import Keys, ReadOptions
 from raybc.data.names import obtain, resolve
-from raybc.data.store import cache_folder, cached, matches
+from raybc.data.store import EpisodesBar, cache_folder, cached, matches
 from raybc.envs.variant import with_limit
 from raybc.registry import get_task
 from raybc.types import UserError
@@ -48,6 +49,7 @@ def read_for(
     memory: int = 0,
     decode: bool = False,
     say: Callable[[str], None] | None = None,
+    bar: EpisodesBar | None = None,
 ) -> EpisodeStore:
     """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
 
@@ -56,7 +58,7 @@ def read_for(
     the simulator's states. skip_bad_episodes, image_size, keys: as for `ReadOptions`. memory: bytes above which a data
     set is large, on disk or decoded (0: `MAX_BYTES_IN_MEMORY`). decode: leave images in the videos of a LeRobot set and
     decode them when they are indexed, with half of `memory` as cache. say: called with a line about what decoding
-    videos costs, where that takes long.
+    videos costs, where that takes long. bar: shows the progress of a conversion.
     """
     needed = None
     if images is None:
@@ -74,7 +76,8 @@ def read_for(
         from raybc.data.formats.lerobot_decoded import open_decoding
 
         return for_task(open_decoding(path, wanted, memory // 2), task)
-    found = (cached if large else formats.read)(
+    read = functools.partial(cached, bar=bar) if large else formats.read
+    found = read(
         path, format=format, images=images, states=states, step_limit=limit, skip_bad_episodes=skip_bad_episodes,
         needed=needed or None, image_size=image_size, keys=keys,
     )  # fmt: skip

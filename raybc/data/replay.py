@@ -189,9 +189,8 @@ def task_of_data(source: Source, env_args: Mapping[str, Any]) -> Task:
 
 
 def _task_named(name: str) -> Task | None:
-    return next(
-        (task for task in (family.task(name) for family in (d4rl, ogbench, metaworld, libero, ocbench)) if task), None
-    )
+    known = any(family.task(name) is not None for family in (d4rl, ogbench, metaworld, libero, ocbench))
+    return get_task(name) if known else None  # whose simulators are made in its environment
 
 
 def replay(

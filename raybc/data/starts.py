@@ -59,8 +59,8 @@ def starts_of(source: Source, env: SimEnv, recorded: Mapping[int, Recording]) ->
     Raises `UserError` where the data contain none, or where the adapter cannot be reset to a state.
     """
     path = source.path
-    if source.format == robomimic.NAME:
-        seeds = robomimic.recorded_seeds(path)
+    if source.format in (robomimic.NAME, libero.NAME):
+        seeds = (libero if source.format == libero.NAME else robomimic).recorded_seeds(path)
         if seeds is not None:
             return Starts("the recorded seed", lambda episode: env.reset(seed=seeds[episode])[0], seeded=True)
     resets = minari.recorded_resets(path) if source.format == minari.NAME else []

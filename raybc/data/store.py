@@ -6,6 +6,7 @@ complete or absent: it is written under a temporary name and renamed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import glob
 import hashlib
@@ -33,6 +34,10 @@ NO_SPACE = "free some, or set RAYBC_HOME to a folder of another disk"
 NO_SPACE_OF = {"lerobot": f"{NO_SPACE}, or leave videos as they are (--videos decode)"}
 #: Size of a .npy header here, enough for any shape, so that the number of rows can be filled in after they are written.
 HEADER_BYTES = 256
+
+#: Shows a progress bar with a description and a number of episodes; yields a function that is called with how many are
+#: finished.
+EpisodesBar = Callable[[str, int | None], contextlib.AbstractContextManager[Callable[[int], None]]]
 
 
 class _Files:
@@ -142,21 +147,25 @@ def cached(
     needed: tuple[str, ...] | None = None,
     image_size: tuple[int, int] | None = None,
     keys: base.Keys = formats.NO_KEYS,
+    bar: EpisodesBar | None = None,
 ) -> EpisodeStore:
     """`source` as a converted data set in raybc's cache, converted by the first call.
 
     The name in the cache depends on paths, sizes and dates of the files and on the arguments, so a file that was
-    rewritten is converted again. The arguments are those of `raybc.data.formats.read`.
+    rewritten is converted again. bar: shows the progress of the conversion. The other arguments are those of
+    `raybc.data.formats.read`.
     """
     target = cache_folder(
         source, format, ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size, keys)
     )
     if not matches(target):
-        convert(
-            source, target, format=format, images=images, states=states, step_limit=step_limit,
-            skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size, keys=keys,
-            no_space=NO_SPACE_OF.get(format, NO_SPACE),
-        )  # fmt: skip
+        total = None if bar is None else formats.count(source, format)
+        with contextlib.nullcontext() if bar is None else bar(f"converting {source.name} once", total) as update:
+            convert(
+                source, target, format=format, images=images, states=states, step_limit=step_limit,
+                skip_bad_episodes=skip_bad_episodes, needed=needed, image_size=image_size, keys=keys,
+                on_episodes=update, no_space=NO_SPACE_OF.get(format, NO_SPACE),
+            )  # fmt: skip
     return open_store(target)
 
 

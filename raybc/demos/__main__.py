@@ -1,7 +1,9 @@
-"""`python -m raybc.demos lift --episodes 100`: demonstrations of a task's scripted expert as robomimic HDF5."""
+"""`python -m raybc.demos lift --episodes 100`: demonstrations of a task's scripted expert as robomimic's HDF5, or
+LIBERO's where the task has an instruction."""
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +24,16 @@ from raybc.types import UserError
 
 @dataclass(frozen=True)
 class Args(CameraFlags, DemosConfig):
-    """Record demonstrations of a task's scripted expert as robomimic HDF5."""
+    """Record demonstrations of a task's scripted expert as robomimic's HDF5 (with an instruction: LIBERO's)."""
 
     task: tyro.conf.Positional[str] = "lift"
-    """A task with an expert: lift, can, square, pointmass, cube-single-singletask-v0, metaworld-reach-v3, ..."""
+    """A task with an expert: lift, can, square, pointmass, cube-single-singletask-v0, metaworld-reach-v3,
+    libero_object-0, ..."""
     obs: Literal["", "low_dim", "image"] = ""
     """What is observed: image adds the task's cameras (default: what the task's name says)."""
     out: Path | None = None
-    """The HDF5 file to write (default: in raybc's cache, where sweeps and training look for it)."""
+    """The HDF5 file to write (default: in raybc's cache, where sweeps and training look for it), or a folder: of a task
+    with an instruction, TASK_demo.hdf5 is written there, beside other tasks of a suite."""
     keep_failures: bool = False
     """Also keep episodes that the expert did not solve."""
     workers: int = 0
@@ -50,10 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     task = get_task(name)
     if task.make_expert is None:
         raise UserError(f"task {args.task!r} has no scripted expert")
+    base, variant = split(name)
+    if ":" not in base:  # one name for what can be written in several ways
+        name = variant.applied_to(get_task(base).name)
     spec = DemosSpec(name, config, args.keep_failures)
     path = args.out or spec.default_path()
     if path.suffix not in (".hdf5", ".h5"):
-        path = path / "demos.hdf5"
+        path = path / (re.sub(r"[^\w.-]+", "_", name) + "_demo.hdf5" if task.instruction else "demos.hdf5")
     if args.overwrite:
         check_overwritable(path)
     elif is_ready(spec, path):

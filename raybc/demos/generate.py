@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raybc import cli
-from raybc.data.formats import robomimic
+from raybc.data.formats import libero, robomimic
 from raybc.demos.record import read_part
 from raybc.demos.spec import DemosSpec
 from raybc.files import free_space_for
+from raybc.registry import get_task
 from raybc.rollout.engine import Demonstration
 from raybc.rows import EpisodeRow
 
@@ -30,7 +31,8 @@ OnProgress = Callable[[int, int], None]
 def generate(spec: DemosSpec, path: Path, pool: RolloutPool, on_progress: OnProgress | None = None) -> dict[str, int]:
     """Make the demonstrations with the simulators of `pool`; returns the numbers of attempts, successes and steps.
 
-    Starts are tried in order and the first `episodes` successes are kept, for any number of workers.
+    Starts are tried in order and the first `episodes` successes are kept, for any number of workers. Tasks with an
+    instruction are written in LIBERO's layout, which is robomimic's with an instruction.
     """
     wanted = spec.config.episodes
     free_space_for(path.parent, 50 + MEGABYTES_PER_100 * wanted // 100)
@@ -66,6 +68,10 @@ def generate(spec: DemosSpec, path: Path, pool: RolloutPool, on_progress: OnProg
         made.append(part)
     successes = sum(r["outcome"] == "success" for r in rows)
     attributes = {"raybc_key": spec.key(), "expert_attempts": len(rows), "expert_successes": successes}
-    robomimic.write(path, [p.demo for p in made], made[0].env_args, attributes)
+    instruction = get_task(spec.task).instruction
+    if instruction:
+        libero.write(path, [p.demo for p in made], made[0].env_args, attributes, instruction)
+    else:
+        robomimic.write(path, [p.demo for p in made], made[0].env_args, attributes)
     shutil.rmtree(parts)
     return {"attempts": len(rows), "successes": successes, "steps": sum(len(p.demo.actions) for p in made)}

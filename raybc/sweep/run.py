@@ -16,6 +16,7 @@ from raybc.cluster.session import ray_session
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.gains import far_starts_of, refuse_other_units
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.notes import write_data_notes
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.base import Task
@@ -26,6 +27,7 @@ from raybc.report.html import write_report
 from raybc.report.markdown import write_leaderboard_md
 from raybc.report.read import load_run
 from raybc.report.tables import NO_RATE, leaderboard, winner_line
+from raybc.rollout.measured import check_tasks
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
 from raybc.run_folder import SweepFolder
@@ -38,7 +40,7 @@ from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.progress import Progress
 from raybc.sweep.recipes import check_effects
-from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings, task_of
+from raybc.sweep.space import check_corners, eval_tasks, first_points, race_comparisons, sample_settings, task_of
 from raybc.sweep.stages import Stages, Tables, counters, demonstrate
 from raybc.sweep.study import attach_videos, check_sampler
 from raybc.sweep.trackers import SweepTrackers
@@ -74,12 +76,15 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         task = _observing(task, env_spec, config)
         dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         if demos is None or dataset.exists():
-            store = read_data(config.train, dataset, cli.console.print)
+            store = read_data(config.train, dataset, cli.console.print, cli.episodes_bar)
             _check_data(config, store, env_spec, task)
             if task is not None and env_spec is not None and config.train.dataset:
                 refuse_other_control(store, env_spec.env_args, task.name, config.train.action_key)
                 cli.print_notes(refuse_other_units(store, task, env_spec))
                 cli.print_notes(far_starts_of(store, env_spec, task.obs_keys))
+        if task is not None and env_spec is not None:
+            several, shapes = eval_tasks(config), observation_shapes(env_spec, task.obs_keys)
+            cli.print_notes(check_tasks(several, shapes, env_spec.action_size, task.name))
         write_json(folder.config, config.to_dict())
         write_json(folder.versions, versions(env_spec.identity if env_spec is not None else {}))
         ledger = Ledger(folder.ledger)
@@ -112,6 +117,8 @@ def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec | No
     if task is not None and env_spec is not None:
         shapes = observation_shapes(env_spec, task.obs_keys)
         check_matches_task(store, shapes, env_spec.action_size, config.train.env_name)
+        for kind in config.kinds("language"):
+            check_language(config.train.changed(language=kind), store, env_spec.instruction, task.name)
     check_corners(config, store)
 
 
@@ -155,13 +162,13 @@ def _run(
         }
         pool = None
         if task is not None:
-            pool = stack.enter_context(RolloutPool.start(task.name, workers, **pool_options))
+            pool = stack.enter_context(RolloutPool.start(task.name, workers, eval_tasks(config), **pool_options))
         timing.add("start", began)
         if pool is not None and demos is not None and not dataset.exists():
             with timing.stage("demonstrations"):
                 demonstrate(demos, dataset, pool)
         store = read_data(config.train, dataset)
-        cli.print_notes(store.remarks())
+        cli.print_notes((*store.remarks(), *language_notes(config.train, store)))
         write_data_notes(folder.data_notes, store)
         _check_data(config, store, env_spec, task)
         begun()  # what can be refused has been: the machines, their devices, the data
@@ -181,6 +188,7 @@ def _run(
             metric=state.metric,
             threads=allocation.threads,
             earlier_options=tuple(earlier_options(folder)),
+            eval_tasks=eval_tasks(config),
         )
         facts = {
             "command": command_line(),
@@ -208,7 +216,8 @@ def _run(
             if not state.metric.from_episodes:
                 say(NO_RATE)
             elif config.eval.race and not context.race_comparisons:
-                say(f"racing is off: {NO_RACE}")
+                worst = state.metric.over_tasks == "worst"
+                say(f"racing is off: {'means of starts say nothing about the worst task' if worst else NO_RACE}")
             if not any(origin == "defaults" for origin, _ in first_points(config)):
                 say("the defaults are outside the space and are not tried")
         live = LiveTable(cli.console, state, config.search.trials, config.eval.evaluations)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +20,19 @@ from raybc.data.action_form import with_units
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.names import obtain
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import expanded, free_space_for
-from raybc.metric import resolve
+from raybc.metric_choice import resolve
 from raybc.registry import get_task, parse_env_name
+from raybc.rollout.measured import check_tasks
 from raybc.run_folder import TrainingFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.seeing import CameraFlags
+from raybc.suites import resolve_over, tasks_of_run
 from raybc.train.arithmetic import pick_device
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
 from raybc.train.loop import with_seeds
@@ -122,12 +126,16 @@ def main(argv: list[str] | None = None) -> int:
     DemosConfig(episodes=args.demos).validate("--demos")
     if args.threads < 0:
         raise UserError(f"--threads: expected at least 0, got {args.threads}")
+    if config.task_score != "mean" and not (config.eval_tasks or config.eval_suite):
+        raise UserError("--task_score: has no effect without --eval_tasks or --eval_suite")
     trackers = (WandbConfig(args.wandb, args.wandb_project), MlflowConfig(args.mlflow, args.mlflow_experiment))
     for tracker in trackers:
         tracker.check()
     args = _with_hub(args, seeds)
     pick_device(config.device)
     config.encoder.check_available("--")
+    if args.resume == "False":  # a saved run has its embeddings in a cache
+        config.language.check_available("--")
     training_workers(args, config, seeds, gpus=0)
     busy = busy_cores()  # before this process starts any other
     with registered():
@@ -194,10 +202,12 @@ def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
     config, seeds = request.config, request.seeds
     resolve(config.metric, None, "--metric")
+    if config.eval_tasks or config.eval_suite:
+        raise UserError("--eval_tasks: expected none without a simulator (env_name none); name the environment")
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
     dataset = obtain(config.dataset)
-    store = read_data(config, dataset, cli.console.print)
+    store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
     keys = recorded_observations(config, store)
     config.encoder.check_sizes({key: image_size(store.obs[key].shape[1:]) for key in store.images})
     held_out = with_held_out(config, store)
@@ -215,7 +225,7 @@ def _without_simulator(request: _Request) -> None:
     data = TrainingData(store, store.fingerprint(), keys, {})
     members = with_seeds(resolved(held_out, store, request.resumes), seeds)
     with contextlib.ExitStack() as stack:
-        training, _ = _processes(stack, request, task="")
+        training, _ = _processes(stack, request, "")
         _go(stack, request, members, data, None, training, dataset)
 
 
@@ -224,7 +234,8 @@ def _with_simulators(request: _Request) -> None:
     config, args, seeds = request.config, request.args, request.seeds
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
-    if not resolve(config.metric, task, "--metric").from_episodes:
+    tasks = tasks_of_run(config.eval_suite, config.eval_tasks, config.env_name)
+    if not resolve_over(config.metric, [get_task(one) for one in tasks], "--metric").from_episodes:
         raise UserError(
             f"--metric: expected a measure of rollouts with an environment, got {config.metric}; leave it out"
         )
@@ -239,28 +250,35 @@ def _with_simulators(request: _Request) -> None:
     shapes = observation_shapes(probe, task.obs_keys)
     config.encoder.check_sizes({key: shapes[key] for key in task.obs_keys if key in probe.images})
     if not needs_demos:
-        store = read_data(config, dataset, cli.console.print)
+        store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
+        check_language(config, store, probe.instruction, task.name)
         if config.dataset:
             refuse_other_control(store, probe.env_args, task.name, config.action_key)
             cli.print_notes(refuse_other_units(store, task, probe))
             cli.print_notes(far_starts_of(store, probe, task.obs_keys))
+    if tasks != (name.task,):
+        cli.print_notes(check_tasks(tasks, shapes, probe.action_size, name.task))
     with contextlib.ExitStack() as stack:
         simulates = needs_demos or config.eval_interval > 0
-        training, pool = _processes(stack, request, task=name.task if simulates else "")
+        training, pool = _processes(stack, request, name.task if simulates else "", tasks)
         if plan is not None and needs_demos:
             assert pool is not None
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
+            check_language(config, store, probe.instruction, task.name)
         config = with_units(config, store.env_args, probe.env_args)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)
 
 
-def _processes(stack: contextlib.ExitStack, request: _Request, task: str) -> tuple[WorkerConfig, RolloutPool | None]:
-    """The training processes, and the simulators of `task` ("": none); Ray is started only if something needs it."""
+def _processes(
+    stack: contextlib.ExitStack, request: _Request, task: str, tasks: Sequence[str] = ()
+) -> tuple[WorkerConfig, RolloutPool | None]:
+    """The training processes, and the simulators of `task` ("": none) and of others that are measured; Ray is started
+    only if something needs it."""
     config, args, seeds = request.config, request.args, request.seeds
     training = training_workers(args, config, seeds, gpus=0)
     if training.max_workers == 1 and not task and not args.ray_dashboard:
@@ -276,7 +294,7 @@ def _processes(stack: contextlib.ExitStack, request: _Request, task: str) -> tup
         check_cpus(cpus, training)
         return training, None
     simulators, share = simulator_workers(cpus, args.workers, training)
-    return training, stack.enter_context(RolloutPool.start(task, simulators, worker_cpus=share))
+    return training, stack.enter_context(RolloutPool.start(task, simulators, tasks, worker_cpus=share))
 
 
 def _go(
@@ -290,7 +308,8 @@ def _go(
 ) -> None:
     """Find the run folder and train."""
     args = request.args
-    cli.print_notes((*data.store.remarks(), *window_notes(members[0], data.store)))
+    notes = window_notes(members[0], data.store), language_notes(members[0], data.store)
+    cli.print_notes((*data.store.remarks(), *itertools.chain(*notes)))
     place = find_place(args, members, data.fingerprint)
     free_space_for(place.out, 200)
     inputs = inputs_of(members[0], args, dataset)

@@ -11,22 +11,25 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.options import Keys
 from raybc.data.idle import without_idle
 from raybc.data.load import read_for
+from raybc.data.store import EpisodesBar
 from raybc.envs.spec import EnvSpec
 from raybc.registry import parse_env_name
 from raybc.types import UserError
 
 
-def read_data(config: RunConfig, dataset: Path, say: Callable[[str], None] | None = None) -> EpisodeStore:
+def read_data(
+    config: RunConfig, dataset: Path, say: Callable[[str], None] | None = None, bar: EpisodesBar | None = None
+) -> EpisodeStore:
     """The demonstrations at `dataset` with the observations that a run sees: those of its task, or without a simulator
-    those that were recorded (images only for a policy with an encoder). say: as for `read_for`."""
-    found = _read(config, dataset, say)
+    those that were recorded (images only for a policy with an encoder). say, bar: as for `read_for`."""
+    found = _read(config, dataset, say, bar)
     return without_idle(found, config.keep_idle) if config.drop_idle else found
 
 
-def _read(config: RunConfig, dataset: Path, say: Callable[[str], None] | None) -> EpisodeStore:
+def _read(config: RunConfig, dataset: Path, say: Callable[[str], None] | None, bar: EpisodesBar | None) -> EpisodeStore:
     read = functools.partial(
         read_for, dataset, skip_bad_episodes=config.skip_bad_episodes, memory=config.memory_bytes,
-        decode=config.videos == "decode", say=say,
+        decode=config.videos == "decode", say=say, bar=bar,
     )  # fmt: skip
     if config.has_environment:
         # Tasks compute observations from others, so all of them are read.

@@ -1,8 +1,8 @@
 """LIBERO's HDF5 layout: robomimic's, with the instruction in `data.attrs["problem_info"]`; a folder is a suite.
 
-https://github.com/Lifelong-Robot-Learning/LIBERO. Images are as LIBERO stores them (OpenGL's convention: upside down).
-Where a file has no `problem_info` (data that others have filtered), the instruction is read from the name of the BDDL
-file or of the file itself, as LIBERO does.
+https://github.com/Lifelong-Robot-Learning/LIBERO. Images are as LIBERO stores them (OpenGL's convention: upside down);
+those of `raybc demos` are upright, as its environments observe them. Where a file has no `problem_info` (data that
+others have filtered), the instruction is read from the name of the BDDL file or of the file itself, as LIBERO does.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from raybc.data.demo import Demo
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import base, containers, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
@@ -101,6 +102,12 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
                 yield dataclasses.replace(part, name=label, tasks=(task,))
 
 
+def recorded_seeds(path: Path) -> list[int] | None:
+    """The seed that each episode of all files began with, in files of raybc.demos; None for other files."""
+    found = [robomimic.recorded_seeds(each) for each in _files(path)]
+    return None if None in found else [seed for seeds in found for seed in seeds or ()]
+
+
 def _files(path: Path) -> list[Path]:
     """The files with demonstrations. Tasks of which a filter left none are left out."""
     found = files(path)
@@ -133,6 +140,18 @@ def instruction(data: h5py.Group, path: Path) -> str:
     return re.sub(r"^[A-Z_]+_SCENE\d+_", "", name).replace("_", " ")
 
 
+def write(
+    path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attributes: Mapping[str, Any], instruction: str
+) -> None:
+    """Write demonstrations with one instruction, completely or not at all; the rest as `robomimic.write`."""
+    own = {"problem_info": _problem_info(instruction), "num_demos": np.int64(len(demos))}
+    robomimic.write(path, demos, env_args, own | dict(attributes))
+
+
+def _problem_info(instruction: str) -> str:
+    return json.dumps({"language_instruction": instruction})
+
+
 def write_store(path: Path, store: EpisodeStore) -> None:
     """Write one file. Raises `UserError` for episodes with different instructions, or none."""
     if len(set(store.tasks)) != 1:
@@ -143,6 +162,6 @@ def write_store(path: Path, store: EpisodeStore) -> None:
         data = robomimic.write_episodes(file, store)
         data.attrs["env_args"] = json.dumps(env_args)
         data.attrs["bddl_file_name"] = bddl
-        data.attrs["problem_info"] = json.dumps({"language_instruction": store.tasks[0]})
+        data.attrs["problem_info"] = _problem_info(store.tasks[0])
         data.attrs["num_demos"] = np.int64(store.num_episodes)
         robomimic.write_masks(file, store.splits)
