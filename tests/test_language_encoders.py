@@ -213,13 +213,13 @@ def test_notes_and_refusals() -> None:
         f"the data have 2 instructions ({LEFT!r}, {RIGHT!r}), which the policy does not read; --language=minilm reads "
         "them",
     )
-    check_language(plain, tiny_store(), "", "lift")
-    check_language(reads, words_store(), LEFT, "lift")
-    check_language(RunConfig.of(language="minilm"), words_store(), "stop", "lift")
+    check_language(plain, tiny_store(), {"lift": ""})
+    check_language(reads, words_store(), {"lift": LEFT})
+    check_language(RunConfig.of(language="minilm"), words_store(), {"lift": "stop"})
     with pytest.raises(UserError, match=r"^language: expected a task with an instruction .* lift has none"):
-        check_language(reads, words_store(), "", "lift")
+        check_language(reads, words_store(), {"lift": ""})
     with pytest.raises(UserError, match=r"^language: one_hot knows .* 'stop', is not in words.hdf5"):
-        check_language(reads, words_store(), "stop", "lift")
+        check_language(reads, words_store(), {"lift": "stop"})
 
 
 def test_options_belong_to_their_kind() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import math
@@ -16,20 +17,27 @@ import yaml
 from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
 from raybc.dashboard.view import RunView
+from raybc.data.episodes import EpisodeStore
+from raybc.envs.libero import ENVIRONMENT
+from raybc.envs.pointmass import POINTMASS
+from raybc.envs.spec import EnvSpec, spec_of_task
 from raybc.files import read_json
+from raybc.inference.agent import Agent
 from raybc.metric import METRICS, SUCCESS, score_of
 from raybc.registry import get_task
 from raybc.report.read import load_run
 from raybc.report.tables import leaderboard, task_scores
 from raybc.rollout.__main__ import main as rollout
-from raybc.rollout.engine import Rollout
+from raybc.rollout.engine import Engine, Rollout
+from raybc.rollout.measured import measured_tasks
 from raybc.rollout.queued import QueuedEpisode, choose
 from raybc.rollout.results import summarise
 from raybc.statistics import mean_interval, stratified_mean_interval, stratified_rate_interval, wilson_interval
 from raybc.suites import choose_tasks, resolve_over, tasks_of
 from raybc.sweep.__main__ import main as sweep_main
+from raybc.train.data import TrainingData
 from raybc.types import EpisodeSpec, SampleSetting, UserError
-from tests.helpers import pointmass_bundle, read_table, run_train
+from tests.helpers import demonstrations, pointmass_bundle, read_table, run_train, tiny_trainer
 from tests.tasks import SUITE, dying
 
 Q, L, S = SUITE
@@ -361,6 +369,40 @@ def test_training_refuses(
     assert len(error.strip().splitlines()) == 1
 
 
+def test_each_task_hands_its_own_instruction_to_the_policy(tmp_path: Path) -> None:
+    """A policy that reads is trained on two instructions; on each task it acts as told there, and an unknown
+    instruction is refused before anything starts."""
+    store = demonstrations(POINTMASS, 4)
+    texts = ("go to the goal", "stay", "go to the goal", "stay")
+    data = TrainingData(dataclasses.replace(store, tasks=texts), "fingerprint", POINTMASS.obs_keys, {})
+    trainer = tiny_trainer(data=data, training_steps=1, language="one_hot")
+    trainer.advance(1)
+    bundle = trainer.bundle(0)
+    bundle.save(tmp_path / "bundle")
+    found = measured_tasks((Q, S), bundle, tmp_path / "bundle")
+    assert [one.task.instruction for one in found] == ["go to the goal", "stay"]
+    with pytest.raises(UserError, match=r"instruction of tests.tasks:LAZY: .*'go slowly'"):
+        measured_tasks((Q, L), bundle, tmp_path / "bundle")
+    engine = Engine(lambda _: Agent(bundle), slots=2)
+    job = Rollout("bundle", SampleSetting(2))
+    seen: list[tuple[str, ...]] = []
+    ask = engine._load("bundle").predict
+    agent = Agent(bundle)
+    engine = Engine(lambda _: agent, slots=2)
+
+    def predict(obs: Any, *rest: Any) -> Any:
+        seen.append(obs.instruction)
+        return ask(obs, *rest)
+
+    agent.predict = predict  # type: ignore[method-assign]
+    for number, name in enumerate((f"{Q}@8", f"{S}@8")):
+        engine.add(number, job, EpisodeSpec(name, "final", 0))
+    while not engine.idle:
+        list(engine.round())
+    assert seen[0] == ("go to the goal", "stay")
+    assert set(itertools.chain(*seen)) == {"go to the goal", "stay"}
+
+
 def sweep_of(dataset: Path, **changes: Any) -> dict[str, Any]:
     sweep: dict[str, Any] = {
         "name": "tasks",
@@ -444,3 +486,34 @@ def test_a_sweep_refuses(
     assert expected in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_libero(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks of the benchmark in their own environment: initial states from its files, one row for each task."""
+    if ENVIRONMENT.status().state != "complete":
+        pytest.skip("no environment libero: raybc env build libero")
+    names = ("libero_object_scene0-0", "libero_object_scene0-1")
+    spec = spec_of_task(get_task(names[0]))
+    store = stand_still(spec, get_task(names[0]).obs_keys)
+    data = TrainingData(store, store.fingerprint(), get_task(names[0]).obs_keys, spec.identity)
+    trainer = tiny_trainer(data=data, training_steps=1, env_name=names[0])
+    trainer.advance(1)
+    trainer.bundle(0).save(tmp_path / "still")
+    flags = ("--suite=libero_object_scene0", "--num_tasks=2", "--episodes_per_task=2", "--max_steps=12")
+    assert run(tmp_path / "still", tmp_path / "out", *flags, "--record_video") == 0
+    rows = read_table(tmp_path / "out/tasks.csv")
+    assert [(r["task"], r["episodes"]) for r in rows] == [(f"{name}@12", "2") for name in names]
+    assert rows[0]["instruction"] != rows[1]["instruction"]
+    assert len(list((tmp_path / "out/videos").rglob("libero_object_scene0_*.mp4"))) == 4
+
+
+def stand_still(spec: EnvSpec, keys: tuple[str, ...]) -> EpisodeStore:
+    """Data that look like the first starts of a task, with small actions."""
+    n = 12
+    obs = {key: np.resize(spec.starts[key], (n, spec.obs_sizes[key])).astype(np.float32) for key in keys}
+    actions = np.random.default_rng(0).uniform(spec.action_low, spec.action_high, (n, spec.action_size))
+    return EpisodeStore(
+        obs=obs, actions_NA=actions.astype(np.float32), rewards_N=np.zeros(n, np.float32),
+        episode_ends=np.array([6, 12]), splits={}, source=Path("still.hdf5"),
+    )  # fmt: skip

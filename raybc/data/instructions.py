@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from raybc.config import RunConfig
@@ -25,25 +27,26 @@ def check_instructions(config: RunConfig, store: EpisodeStore) -> None:
         raise UserError(f"{expected}, got none in {len(missing)} episodes ({listed(missing)})")
 
 
-def check_language(config: RunConfig, store: EpisodeStore, instruction: str, task: str) -> None:
+def check_language(config: RunConfig, store: EpisodeStore, instructions: Mapping[str, str]) -> None:
     """Raise `UserError` for data without instructions, and for a task in which a policy that reads them cannot be
     measured, if it is to be measured.
 
-    instruction: that of the task; "" if it has none.
+    instructions: task -> its instruction, "" if it has none.
     """
     check_instructions(config, store)
     if config.language.kind == "none" or not config.eval_interval:
         return
-    if not instruction:
-        raise UserError(
-            f"language: expected a task with an instruction with language {config.language.kind}, and {task} has none; "
-            "use --language=none, or --eval_interval=0 and measure with raybc rollout --instruction TEXT"
-        )
-    if config.language.kind == "one_hot" and instruction not in store.tasks:
-        raise UserError(
-            f"language: one_hot knows the instructions of its training only, and that of {task}, {instruction!r}, is "
-            f"not in {store.source}; use --language=minilm, or --eval_interval=0"
-        )
+    for task, instruction in instructions.items():
+        if not instruction:
+            raise UserError(
+                f"language: expected a task with an instruction with language {config.language.kind}, and {task} has "
+                "none; use --language=none, or --eval_interval=0 and measure with raybc rollout --instruction TEXT"
+            )
+        if config.language.kind == "one_hot" and instruction not in store.tasks:
+            raise UserError(
+                f"language: one_hot knows the instructions of its training only, and that of {task}, {instruction!r}, "
+                f"is not in {store.source}; use --language=minilm, or --eval_interval=0"
+            )
 
 
 def language_notes(config: RunConfig, store: EpisodeStore) -> tuple[str, ...]:

@@ -64,11 +64,14 @@ def measured_tasks(names: Sequence[str], bundle: PolicyBundle, path: Path, instr
     return found
 
 
-def check_tasks(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], action_size: int, own: str) -> list[str]:
-    """Look at the tasks on which policies will be measured. Raises `UserError` where the environment of one is not
-    built, or where one differs in what the policies see (`shapes`) or in the number of actions.
+def check_tasks(
+    names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], action_size: int, own: str
+) -> dict[str, str]:
+    """Look at the tasks on which policies will be measured, and print what users should know about them. Raises
+    `UserError` where the environment of one is not built, or where one differs in what the policies see (`shapes`) or
+    in the number of actions.
 
-    own: the task of the data, which is not looked at again. Returns notes about the tasks.
+    own: the task of the data, for messages. Returns task -> its instruction.
     """
     tasks = {name: get_task(name) for name in names}
     for task in tasks.values():
@@ -76,9 +79,9 @@ def check_tasks(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], act
             task.environment.require()
     if len(tasks) >= MANY:
         cli.console.print(f"looking at the simulators of {len(tasks)} tasks")
+    cli.print_notes([*dict.fromkeys(note for task in tasks.values() for note in task.notes)])
+    instructions = {}
     for name, task in tasks.items():
-        if name == own:
-            continue
         env_spec = spec_of_task(task)
         here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
         for key, shape in shapes.items():
@@ -92,7 +95,8 @@ def check_tasks(names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], act
             raise UserError(
                 f"task {name}: actions: expected {action_size} numbers, as in {own}, got {env_spec.action_size}"
             )
-    return list(dict.fromkeys(note for task in tasks.values() for note in task.notes))
+        instructions[name] = env_spec.instruction or task.instruction
+    return instructions
 
 
 def refuse_flags(measured: Sequence[MeasuredTask], *, camera: str, films: bool, inference: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,23 +74,21 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         check_resume(config, folder)
         env_spec = spec_of_task(task) if task is not None else None
         task = _observing(task, env_spec, config)
+        instructions = _instructions(config, env_spec, task)
         dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         if demos is None or dataset.exists():
             store = read_data(config.train, dataset, cli.console.print, cli.episodes_bar)
-            _check_data(config, store, env_spec, task)
+            _check_data(config, store, env_spec, task, instructions)
             if task is not None and env_spec is not None and config.train.dataset:
                 refuse_other_control(store, env_spec.env_args, task.name, config.train.action_key)
                 cli.print_notes(refuse_other_units(store, task, env_spec))
                 cli.print_notes(far_starts_of(store, env_spec, task.obs_keys))
-        if task is not None and env_spec is not None:
-            several, shapes = eval_tasks(config), observation_shapes(env_spec, task.obs_keys)
-            cli.print_notes(check_tasks(several, shapes, env_spec.action_size, task.name))
         write_json(folder.config, config.to_dict())
         write_json(folder.versions, versions(env_spec.identity if env_spec is not None else {}))
         ledger = Ledger(folder.ledger)
         state = SweepState.from_events(read_events(folder.ledger), metric)
         try:
-            _run(config, launch, env_spec, dataset, demos, ledger, state, begun)
+            _run(config, launch, env_spec, instructions, dataset, demos, ledger, state, begun)
         except KeyboardInterrupt:
             if not state.trials:
                 raise cli.Interrupted("no trial had begun; run the same command again") from None
@@ -113,12 +111,28 @@ def _observing(task: Task | None, env_spec: EnvSpec | None, config: SweepConfig)
     return dataclasses.replace(task, obs_keys=observed(config.train, env_spec, task.obs_keys))
 
 
-def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec | None, task: Task | None) -> None:
+def _instructions(config: SweepConfig, env_spec: EnvSpec | None, task: Task | None) -> dict[str, str]:
+    """Task -> instruction of what recipes are measured on, each looked at once where there are several."""
+    if task is None or env_spec is None:
+        return {}
+    several = eval_tasks(config)
+    if not several:
+        return {task.name: env_spec.instruction or task.instruction}
+    return check_tasks(several, observation_shapes(env_spec, task.obs_keys), env_spec.action_size, task.name)
+
+
+def _check_data(
+    config: SweepConfig,
+    store: EpisodeStore,
+    env_spec: EnvSpec | None,
+    task: Task | None,
+    instructions: Mapping[str, str],
+) -> None:
     if task is not None and env_spec is not None:
         shapes = observation_shapes(env_spec, task.obs_keys)
         check_matches_task(store, shapes, env_spec.action_size, config.train.env_name)
         for kind in config.kinds("language"):
-            check_language(config.train.changed(language=kind), store, env_spec.instruction, task.name)
+            check_language(config.train.changed(language=kind), store, instructions)
     check_corners(config, store)
 
 
@@ -126,6 +140,7 @@ def _run(
     config: SweepConfig,
     launch: Launch,
     env_spec: EnvSpec | None,
+    instructions: Mapping[str, str],
     dataset: Path,
     demos: DemosSpec | None,
     ledger: Ledger,
@@ -170,7 +185,7 @@ def _run(
         store = read_data(config.train, dataset)
         cli.print_notes((*store.remarks(), *language_notes(config.train, store)))
         write_data_notes(folder.data_notes, store)
-        _check_data(config, store, env_spec, task)
+        _check_data(config, store, env_spec, task, instructions)
         begun()  # what can be refused has been: the machines, their devices, the data
         context = TrialContext(
             folder=SweepFolder(folder.path.absolute()),
