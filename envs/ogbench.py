@@ -5,7 +5,8 @@ The module shares its last name with the package, so inside it `ogbench` is impo
 recognised by the table `ENVIRONMENTS`, which a test compares with the package's registry.
 
 Goals. A goal-conditioned environment has five tasks; a reset takes task `1 + seed % 5`, and the goal is observed
-(`goal`, what `state` or `pixels` would be there). A singletask environment always has the task of its name and
+(`goal`, what `state` or `pixels` would be there); `cube-single-task3-v0` is task 3 of `cube-single-v0` alone, and the
+suite `cube-single-v0` all five. A singletask environment always has the task of its name and
 observes no goal. Success is OGBench's; in singletask environments it is that of the state before the step, so an
 episode is one step longer there.
 
@@ -105,8 +106,17 @@ EXAMPLES = (
     *(f"{base}-v0" for base in ENVIRONMENTS),
 )
 
+#: Tasks of a goal-conditioned environment.
+GOALS = 5
+#: Goal-conditioned environments, each the suite of its tasks.
+SUITES = tuple(
+    f"{visual}{base}-v0"
+    for base, environment in ENVIRONMENTS.items()
+    for visual in ("", "visual-")[: 1 + environment.visual]
+)
+
 _NAME = re.compile(
-    r"(?P<visual>visual-)?(?P<base>{})(-(?P<data>[a-z]+))??(-singletask(-task[1-5])?)?-v0".format(
+    r"(?P<visual>visual-)?(?P<base>{})(-(?P<data>[a-z]+))??(-singletask(-task[1-5])?|-task(?P<goal>[1-5]))?-v0".format(
         "|".join(sorted(ENVIRONMENTS, key=len, reverse=True))
     )
 )
@@ -119,7 +129,8 @@ def _match(name: str) -> re.Match[str] | None:
         return None
     environment = ENVIRONMENTS[match["base"]]
     unknown_data = match["data"] is not None and match["data"] not in environment.kind.data
-    if unknown_data or (match["visual"] and not environment.visual):
+    goal_of_data = match["data"] is not None and match["goal"] is not None
+    if unknown_data or goal_of_data or (match["visual"] and not environment.visual):
         return None
     return match
 
@@ -132,6 +143,11 @@ def parse(name: str) -> EnvName | None:
     if match["data"] is not None:
         return EnvName(name, name[: match.start("data") - 1] + name[match.end("data") :], match["data"])
     return EnvName(name, name, "scripted" if match["base"] in SCRIPTED else "")
+
+
+def tasks_of(suite: str) -> tuple[str, ...]:
+    """The five tasks of a goal-conditioned environment."""
+    return tuple(f"{suite.removesuffix('-v0')}-task{number}-v0" for number in range(1, GOALS + 1))
 
 
 def task(name: str) -> Task | None:
@@ -211,7 +227,9 @@ def _make(name: str, render: RenderOptions | None) -> gymnasium.Env[Any, Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered")  # of action bounds, which are -1 and 1
         try:
-            return _Seeded(gymnasium.make(name, max_episode_steps=-1, disable_env_checker=True), render)
+            goal = int(match["goal"] or 0) if (match := _match(name)) else 0
+            registered = name.replace(f"-task{goal}-v0", "-v0") if goal else name
+            return _Seeded(gymnasium.make(registered, max_episode_steps=-1, disable_env_checker=True), render, goal)
         except Exception as error:  # each GL library fails in its own way: ImportError, AttributeError, GLError, ...
             if not name.startswith("visual-"):
                 raise
@@ -223,10 +241,12 @@ def _make(name: str, render: RenderOptions | None) -> gymnasium.Env[Any, Any]:
 
 
 class _Seeded(gymnasium.Wrapper[Any, np.ndarray, Any, np.ndarray]):
-    """Dict observations with the goal; `reset(seed=...)` alone decides an episode; images of any size."""
+    """Dict observations with the goal; `reset(seed=...)` alone decides an episode; images of any size. task: the number
+    of the only task; 0: all of them."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], render: RenderOptions | None) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], render: RenderOptions | None, task: int = 0) -> None:
         super().__init__(env)
+        self._task = task
         self._base = cast(Any, env.unwrapped)
         self._render = render
         self._film: Any = None
@@ -269,7 +289,7 @@ class _Seeded(gymnasium.Wrapper[Any, np.ndarray, Any, np.ndarray]):
         self._actions.seed(seed)
         options = dict(options or {})
         if self._goal_mode:
-            options.setdefault("task_id", 1 + seed % self._base.num_tasks)
+            options.setdefault("task_id", self._task or 1 + seed % self._base.num_tasks)
         with self._own_generator():
             state, info = self.env.reset(seed=seed, options=options)
         self._goal = np.asarray(info["goal"]) if self._goal_mode else None

@@ -53,6 +53,11 @@ def _seen(task: Task, cameras: Sequence[str], size: tuple[int, int] | None) -> T
         images = tuple(key for key, space in env.observation_space.items() if len(space.shape or ()) == 3)
     finally:
         env.close()
+    return with_images(task, make, images)
+
+
+def with_images(task: Task, make: MakeSeen, images: tuple[str, ...]) -> Task:
+    """A task of states as one of images, which are observed under these names by simulators of `make`."""
     return dataclasses.replace(
         task,
         make=make,
@@ -171,9 +176,13 @@ class SeenEnv(SimEnv):
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         frame = np.array(renderer.render())
-        if camera != FREE and self._data.camera(camera).xmat.reshape(3, 3)[2, 1] < 0:
-            frame = np.ascontiguousarray(frame[::-1, ::-1])  # a camera that hangs upside down (Meta-World's corners)
+        if camera != FREE and self._hangs(camera):
+            frame = np.ascontiguousarray(frame[::-1, ::-1])
         return frame
+
+    def _hangs(self, camera: str) -> bool:
+        """Whether a camera hangs upside down (Meta-World's corners)."""
+        return bool(self._data.camera(camera).xmat.reshape(3, 3)[2, 1] < 0)
 
     def _obs(self, obs: Mapping[str, np.ndarray]) -> Obs:
         found = dict(obs)

@@ -2,6 +2,7 @@
 
     bundle.json           configuration, sizes, statistics, identity of data and environment, sha256 of the weights
     policy.safetensors    parameters (one member)
+    instructions.safetensors    of a policy that reads instructions: the vectors of those that it knows
 
 Nothing is unpickled. Missing, damaged or mismatched files raise `UserError`.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from raybc.data.action_form import ActionForm
 from raybc.data.episodes import image_size
 from raybc.data.normalize import Normalizer
 from raybc.files import read_json, replacing, write_json
+from raybc.language.table import Instructions
 from raybc.policies.base import Policy, PolicySpec
 from raybc.policies.build import build_policy
 from raybc.run_folder import BUNDLE_FILE
@@ -36,8 +38,10 @@ from raybc.types import UserError
 
 #: Release 0.1.0 wrote raybc-bundle-1, which is still read.
 FORMAT, FORMAT_1 = "raybc-bundle-2", "raybc-bundle-1"
-WEIGHTS = "policy.safetensors"
+WEIGHTS, INSTRUCTIONS = "policy.safetensors", "instructions.safetensors"
 META = BUNDLE_FILE
+#: Most instructions that a message lists.
+LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class PolicyBundle:
     """robomimic's `env_args`: the environment that the dataset was recorded in."""
     images: Mapping[str, tuple[int, int, int]] = dataclasses.field(default_factory=dict)
     """Image -> (height, width, channels)."""
+    instructions: Instructions | None = None
+    """The instructions that the policy knows; None for a policy that reads none."""
     saved_as: str = ""
     """The run_id in the file, if an earlier release computed it by other rules; otherwise empty."""
 
@@ -90,17 +96,46 @@ class PolicyBundle:
     @property
     def spec(self) -> PolicySpec:
         config = self.config
-        return PolicySpec.of(self.obs_sizes, self.images, self.action_form.size, config.chunk_length, config.obs_steps)
+        size = self.instructions.size if self.instructions is not None else 0
+        return PolicySpec.of(
+            self.obs_sizes, self.images, self.action_form.size, config.chunk_length, config.obs_steps, size
+        )
+
+    def embed(self, instructions: Sequence[str] | None, where: str = "instruction") -> np.ndarray | None:
+        """The vectors of instructions, float32 (B, E); None for a policy that reads none.
+
+        where: for messages. Raises `UserError` for a policy that reads instructions and gets none, or one that it does
+        not know and cannot embed.
+        """
+        if self.instructions is None:
+            return None
+        if not instructions or not all(instructions):
+            texts = self.instructions.texts
+            some = ", ".join(map(repr, texts[:LISTED]))
+            some += f" and {len(texts) - LISTED} more" if len(texts) > LISTED else ""
+            raise UserError(f"{where}: expected one, since this policy reads instructions, got none; known: {some}")
+        return self.instructions.embed(instructions, where)
+
+    def check_instruction(self, instruction: str) -> None:
+        """Raise `UserError` for an instruction that cannot be embedded, and for a policy that reads none."""
+        if self.instructions is None:
+            raise UserError(f"instruction: has no effect, since this policy reads no instructions, got {instruction!r}")
+        self.embed((instruction,))
 
     def save(self, folder: Path) -> None:
         """Write the bundle to `folder` atomically; an existing bundle is replaced."""
         with replacing(folder) as temporary:
             temporary.mkdir(parents=True)
             save_file({k: v.contiguous() for k, v in self.weights.items()}, temporary / WEIGHTS)
-            write_json(temporary / META, self._meta(_sha256(temporary / WEIGHTS)))
+            more = {}
+            if self.instructions is not None:
+                save_file({"vectors": torch.from_numpy(self.instructions.vectors_KE)}, temporary / INSTRUCTIONS)
+                more = {"texts": list(self.instructions.texts), "sha256": _sha256(temporary / INSTRUCTIONS)}
+            meta = self._meta(_sha256(temporary / WEIGHTS)) | ({"instructions": more} if more else {})
+            write_json(temporary / META, meta | {"sha256": digest(meta)})
 
     def _meta(self, weights_sha256: str) -> dict[str, Any]:
-        meta = {
+        return {
             "format": FORMAT,
             "raybc": __version__,
             "run_id": self.run_id,
@@ -118,7 +153,6 @@ class PolicyBundle:
             "data_env": dict(self.data_env),
             "weights_sha256": weights_sha256,
         }
-        return meta | {"sha256": digest(meta)}
 
     @classmethod
     def load(cls, folder: Path) -> PolicyBundle:
@@ -136,7 +170,7 @@ class PolicyBundle:
             meta = _current_format(saved, folder / META)
             run_id = str(meta["run_id"])
             config = _config(meta, folder / META)
-            weights = _read_weights(folder / WEIGHTS, meta["weights_sha256"])
+            weights = _read_tensors(folder / WEIGHTS, meta["weights_sha256"], "the weights of the bundle")
             names = migrate.renamed(weights, config.policy.renamed_weights)
             bundle = cls(
                 config=config,
@@ -150,6 +184,7 @@ class PolicyBundle:
                 environment={str(k): str(v) for k, v in meta["environment"].items()},
                 data_env=dict(meta["data_env"]),
                 images={str(k): image_size(v) for k, v in meta["images"].items()},
+                instructions=_read_instructions(folder / INSTRUCTIONS, config, meta.get("instructions")),
                 saved_as=meta["saved_as"],
             )
         except KeyError as error:
@@ -233,14 +268,27 @@ def _normalizer(value: Mapping[str, Any]) -> Normalizer:
     return Normalizer(np.array(value["offset"], np.float32), np.array(value["scale"], np.float32))
 
 
-def _read_weights(path: Path, sha256: str) -> dict[str, torch.Tensor]:
-    expect_file(path, "the weights of the bundle")
+def _read_tensors(path: Path, sha256: str, what: str) -> dict[str, torch.Tensor]:
+    expect_file(path, what)
     if _sha256(path) != sha256:
         raise UserError(f"{path}: sha256 differs from the one in {META}: damaged, or from another bundle")
     try:
         return load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path}: not readable as safetensors: {error}") from None
+
+
+def _read_instructions(path: Path, config: RunConfig, described: Any) -> Instructions | None:
+    if config.language.kind == "none":
+        return None
+    if described is None:
+        raise UserError(f"{path.with_name(META)}: expected the key 'instructions', which is missing")
+    what = "the vectors of instructions of the bundle"
+    vectors_KE = _read_tensors(path, described["sha256"], what)["vectors"].numpy()
+    texts = tuple(map(str, described["texts"]))
+    if vectors_KE.ndim != 2 or len(vectors_KE) != len(texts):
+        raise UserError(f"{path}: expected a vector for each of {len(texts)} instructions, got {vectors_KE.shape}")
+    return Instructions(config.language, texts, vectors_KE)
 
 
 def _sha256(path: Path) -> str:

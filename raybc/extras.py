@@ -17,4 +17,9 @@ def require_extra(what: str, extra: str, *modules: str) -> list[ModuleType]:
         package = (error.name or "").split(".")[0]
         if package == "raybc":
             raise
-        raise UserError(f"{what}: needs the package {package}: pip install 'raybc[{extra}]'") from None
+        raise missing_extra(what, extra, package) from None
+
+
+def missing_extra(what: str, extra: str, package: str) -> UserError:
+    """The error for a missing package."""
+    return UserError(f"{what}: needs the package {package}: pip install 'raybc[{extra}]'")

@@ -9,34 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
-from raybc.statistics import bounds_with_errors, mean_interval, too_many_errors, wilson_interval
-from raybc.types import UserError
+from raybc.statistics import (
+    bounds_with_errors,
+    mean_interval,
+    stratified_mean_interval,
+    stratified_rate_interval,
+    too_many_errors,
+    wilson_interval,
+)
 
 MetricName = Literal["success", "return", "normalized_score", "largest_reward", "valid_error"]
 #: The key and column of a metric's name on disk, in sweep files and on the command line, and the one that it had before
 #: policies had an `objective`.
 KEY, FORMER_KEY = "metric", "objective"
 Direction = Literal["maximize", "minimize"]
+#: What the score over several tasks is: their mean, each task counting equally, or that of the worst task.
+OverTasks = Literal["mean", "worst"]
 Interval = tuple[float, float]
-
-
-class Measured(Protocol):
-    """What a metric needs to know about a task; `raybc.envs.base.Task` is one."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def has_success(self) -> bool: ...
-    @property
-    def reference_returns(self) -> tuple[float, float] | None: ...
-    @property
-    def reward_range(self) -> tuple[float, float] | None: ...
-    @property
-    def max_steps(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,8 @@ class Metric:
     """Lowest and highest value that one episode can have; None: unknown."""
     has_success: bool = True
     """Whether the task tells success, so that rates mean anything."""
+    over_tasks: OverTasks = "mean"
+    """The score of a policy that is measured on several tasks."""
 
     # --- the value of an episode --------------------------------------------------------------------------------------
 
@@ -110,6 +105,12 @@ class Metric:
         if value is None or math.isnan(value):
             return math.inf
         return -value if self.direction == "maximize" else value
+
+    def over(self, values: Sequence[float]) -> float:
+        """The score over several tasks from those of each (see `over_tasks`)."""
+        if self.over_tasks == "mean":
+            return fmean(values)
+        return max(values, key=self.cost)
 
     @property
     def best(self) -> str:
@@ -191,68 +192,12 @@ assert set(METRICS) == set(get_args(MetricName))
 SUCCESS = METRICS["success"]
 
 
-def choices(task: Measured | None) -> dict[str, str]:
-    """Metric -> empty, or why the task cannot tell it. task: None where there is no environment."""
-    found = dict.fromkeys(METRICS, "")
-    if task is None:
-        return found | dict.fromkeys([n for n, o in METRICS.items() if o.from_episodes], "there is no environment")
-    if not task.has_success:
-        found["success"] = f"{task.name} tells no success"
-    if task.reference_returns is None:
-        found["normalized_score"] = f"{task.name} has no reference returns"
-    return found
-
-
-def resolve(requested: str | None, task: Measured | None, where: str = "metric") -> Metric:
-    """The metric of a run, bound to its task.
-
-    Args:
-        requested: its name; None: success where the task tells it, else D4RL's score where there are reference returns,
-            else the return; without an environment the error on held-out data.
-        task: the task; None where there is no environment.
-        where: the key or flag, for messages.
-
-    Raises `UserError` for a metric that the task cannot tell.
-    """
-    known = choices(task)
-    name = requested or default_metric(task)
-    if name not in known or known[name]:
-        possible = ", ".join(name for name, why in known.items() if not why)
-        why = f", since {known[name]}" if known.get(name) else ""
-        advice = "; name the environment with env_name" if task is None and name in known else ""
-        raise UserError(f"{where}: expected one of {possible}{why}, got {name!r}{advice}")
-    return bind(name, task)
-
-
-def bind(name: str, task: Measured | None) -> Metric:
-    """The metric `name` with what it needs to know about the task. Unlike `resolve` it refuses nothing, for runs of
-    earlier releases."""
-    metric = METRICS[name]
-    if task is None:
-        return replace(metric, has_success=False)
-    return replace(metric, bounds=_bounds(name, task), reference=task.reference_returns, has_success=task.has_success)
-
-
-def default_metric(task: Measured | None) -> str:
-    """The metric of a task where none was requested."""
-    if task is None:
-        return "valid_error"
-    if task.has_success:
-        return "success"
-    return "return" if task.reference_returns is None else "normalized_score"
-
-
-def _bounds(name: str, task: Measured) -> tuple[float, float] | None:
-    """Lowest and highest value that one episode can have; None where the range of rewards is unknown."""
-    if name in ("success", "valid_error") or task.reward_range is None:
-        return METRICS[name].bounds
-    low, high = task.reward_range
-    if name == "largest_reward":
-        return low, high
-    whole = (min(0.0, low) * task.max_steps, max(0.0, high) * task.max_steps)  # an episode may end at any step
-    if name == "normalized_score" and task.reference_returns is not None:
-        return normalized(whole[0], task.reference_returns), normalized(whole[1], task.reference_returns)
-    return whole
+def over_tasks(metric: Metric, over: OverTasks) -> Metric:
+    """The metric of several tasks, with a name for tables."""
+    if over == "mean":
+        return metric
+    label = f"{metric.label} on the worst task"
+    return replace(metric, over_tasks=over, label=label, meaning=f"{metric.meaning}, on the task where it is the worst")
 
 
 # --- what rows add up to ----------------------------------------------------------------------------------------------
@@ -272,11 +217,19 @@ class Score:
     errors: int
     mean_steps_success: float | None = None
     """Mean number of steps of the episodes that solved the task; None without any."""
+    tasks: Mapping[str, Score] = field(default_factory=dict)
+    """Of a policy that was measured on several tasks: the score of each, of which `value` is the mean or the worst
+    (`Metric.over_tasks`), None while a task has no valid episode."""
 
     @property
     def bounds(self) -> Interval | None:
         """The lowest and the highest mean, if errors counted as the worst and as the best an episode can be; None where
         these are unknown. Without errors both are the mean."""
+        if self.tasks:
+            each = [score.bounds for score in self.tasks.values()]
+            known = [bounds for bounds in each if bounds is not None]
+            over = self.metric.over
+            return (over([b[0] for b in known]), over([b[1] for b in known])) if len(known) == len(each) else None
         if self.metric.bounds is None or not self.metric.from_episodes:
             return None if self.errors else (self.value, self.value) if self.value is not None else None
         low, high = self.metric.bounds
@@ -287,7 +240,8 @@ class Score:
         """What policies are compared by: the mean with errors as the worst an episode can be, so that nobody profits
         from episodes that could not be run; without errors, and where the worst is unknown, the mean. None if nothing
         was measured."""
-        if not self.errors or self.value is None or self.bounds is None:
+        unknown = self.value is None and not (self.tasks and self.episodes)
+        if not self.errors or unknown or self.bounds is None:
             return self.value
         return self.bounds[0] if self.metric.direction == "maximize" else self.bounds[1]
 
@@ -338,24 +292,64 @@ def summary(values: Sequence[float]) -> tuple[float | None, float | None]:
 def score_of(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Score:
     """Pool rows (`raybc.rows.EpisodeCounts`) of one metric over their episodes.
 
-    Rows of earlier releases have no `score`; their success rate is computed from their counts.
+    Rows of earlier releases have no `score`; their success rate is computed from their counts. Rows of several tasks
+    (`tasks`) are pooled over each task, and the tasks count equally.
     """
+    if any(row.get("tasks") for row in rows):
+        return _over_tasks(rows, metric)
     counts: dict[str, Any] = {
         name: sum(int(row.get(name) or 0) for row in rows) for name in ("episodes", "successes", "errors")
     }
     counts["mean_steps_success"] = _mean_steps(rows)
     if metric.is_rate:
         n = counts["episodes"]
-        value = counts["successes"] / n if n else None
-        return Score(metric, value, wilson_interval(counts["successes"], n) if n else None, **counts)
+        return Score(metric, counts["successes"] / n if n else None, _interval(rows, metric, 0.95), **counts)
     known = [row for row in rows if row.get("score") is not None]
     if not metric.from_episodes:
         values = [float(row["score"]) for row in known]
         spread = stdev(values) if len(values) > 1 else None
         value = fmean(values) if values else None
         return Score(metric, value, mean_interval(value, spread, len(values)), **counts)
-    value, spread, n = _pool(known)
-    return Score(metric, value, mean_interval(value, spread, n, metric.bounds), **counts)
+    return Score(metric, _pool(known)[0], _interval(known, metric, 0.95), **counts)
+
+
+def _over_tasks(rows: Sequence[Mapping[str, Any]], metric: Metric) -> Score:
+    """The score over tasks, with the interval of their mean (`raybc.statistics.stratified_rate_interval`, of other
+    means `stratified_mean_interval`), or of the worst task.
+
+    The worst task: low is the lowest of the tasks' lower ends, since the interval of the one that is truly the worst
+    covers it; high is the lowest of upper ends at a level of 5 % / (number of tasks), since any task may look worse
+    than it is (intersection-union: R. L. Berger, Technometrics 24 (4), 1982, pp. 295-300).
+    """
+    names = dict.fromkeys(name for row in rows for name in row["tasks"])
+    parts = {name: [row["tasks"][name] for row in rows if name in row["tasks"]] for name in names}
+    tasks = {name: score_of(part, metric) for name, part in parts.items()}
+    values = [score.value for score in tasks.values() if score.value is not None]
+    counts: dict[str, Any] = {
+        name: sum(getattr(score, name) for score in tasks.values()) for name in ("episodes", "successes", "errors")
+    }
+    counts |= {"mean_steps_success": _mean_steps([row for part in parts.values() for row in part]), "tasks": tasks}
+    if len(values) < len(tasks):
+        return Score(metric, None, None, **counts)
+    interval: Interval | None
+    if metric.over_tasks == "worst":
+        wider = [_interval(part, metric, 1 - 0.05 / len(tasks)) for part in parts.values()]
+        ends = zip((score.interval for score in tasks.values()), wider, strict=True)
+        known = [(own[0], wide[1]) for own, wide in ends if own is not None and wide is not None]
+        interval = (min(low for low, _ in known), min(high for _, high in known)) if len(known) == len(tasks) else None
+    elif metric.is_rate:
+        interval = stratified_rate_interval([(score.successes, score.episodes) for score in tasks.values()])
+    else:
+        interval = stratified_mean_interval([_pool(part) for part in parts.values()], metric.bounds)
+    return Score(metric, metric.over(values), interval, **counts)
+
+
+def _interval(rows: Sequence[Mapping[str, Any]], metric: Metric, confidence: float) -> Interval | None:
+    """The interval of `score_of` at another level."""
+    if metric.is_rate:
+        n = sum(int(row.get("episodes") or 0) for row in rows)
+        return wilson_interval(sum(int(row.get("successes") or 0) for row in rows), n, confidence) if n else None
+    return mean_interval(*_pool(rows), metric.bounds, confidence)
 
 
 def _mean_steps(rows: Sequence[Mapping[str, Any]]) -> float | None:
@@ -367,6 +361,7 @@ def _mean_steps(rows: Sequence[Mapping[str, Any]]) -> float | None:
 
 def _pool(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None, int]:
     """Mean, sample standard deviation and number of the scores of all episodes, from those of each row."""
+    rows = [row for row in rows if row.get("score") is not None]
     n = sum(row["episodes"] for row in rows)
     if not n:
         return None, None, 0

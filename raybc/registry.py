@@ -53,6 +53,7 @@ FAMILIES = (
     "raybc.envs.ogbench",
     "raybc.envs.metaworld",
     "raybc.envs.libero",
+    "raybc.envs.ocbench",
 )
 #: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it (_abs: with poses as actions, _joints: with joint
 #: deltas).

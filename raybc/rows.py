@@ -56,6 +56,8 @@ class EpisodeRow(_Return):
     """The start was solved before the first step."""
     video: NotRequired[str]
     """Name of the episode's mp4, if it was filmed."""
+    task: NotRequired[str]
+    """Its task, where an evaluation has several."""
 
 
 class FirstError(TypedDict):
@@ -65,6 +67,8 @@ class FirstError(TypedDict):
     message: str
     traceback: str
     """Empty where the error was no exception."""
+    task: NotRequired[str]
+    """Where there are several."""
 
 
 class EpisodeCounts(TypedDict):
@@ -95,6 +99,9 @@ class EpisodeCounts(TypedDict):
     """Mean of the sweep's or run's metric (`raybc.metric`); releases up to 0.1.0 measured success alone."""
     score_sd: NotRequired[float | None]
     """Sample standard deviation of the metric over valid episodes; None with fewer than two."""
+    tasks: NotRequired[dict[str, EpisodeCounts]]
+    """Of several tasks: task -> what its episodes add up to. Episode i of a list belongs to task i modulo their
+    number."""
 
 
 class EpisodeSummary(EpisodeCounts):
@@ -209,6 +216,8 @@ class VideoRow(TypedDict):
     temporal_ensemble: NotRequired[float]
     solver: NotRequired[str]
     steps: int
+    task: NotRequired[str]
+    """Where there are several."""
 
 
 class PoolStats(TypedDict):
@@ -262,6 +271,10 @@ class SettingMetrics(TypedDict):
     """Episodes on starts that were solved before the first step."""
     successes_at_reset: NotRequired[int]
     """Those of them that ended in success."""
+    success_interval: NotRequired[list[float] | None]
+    """Of several tasks: 95 % interval of the mean of their rates (instead of Wilson's)."""
+    tasks: NotRequired[dict[str, SettingMetrics]]
+    """Of several tasks: task -> the same of its episodes."""
 
 
 class MetricsRow(SettingFields, SettingMetrics):
@@ -308,6 +321,17 @@ def rows_at(rows: Iterable[Row], setting: SampleSetting) -> list[Row]:
 def episodes_of(row: EpisodeCounts) -> int:
     """All episodes of a row, errors included: as many as were asked for, unless a race ended early."""
     return row["episodes"] + row["errors"]
+
+
+def message_key(index: int, task: str) -> str:
+    """The key of an episode in `messages`: its start, and its task where there are several."""
+    return f"{index} of {task}" if task else str(index)
+
+
+def entries_of(row: EpisodeSummary) -> list[tuple[EpisodeEntry, str]]:
+    """The entries of `episode_list`, each with its task ("" where there is one only)."""
+    tasks = list(row.get("tasks", {})) or [""]
+    return [(entry, tasks[place % len(tasks)]) for place, entry in enumerate(row["episode_list"])]
 
 
 def result_row(raw: Mapping[str, Any]) -> ResultRow:

@@ -62,6 +62,11 @@ class TrainingFolder:
         return self.path / "eval.csv"
 
     @property
+    def tasks_csv(self) -> Path:
+        """Of evaluations on several tasks: the rows of single tasks."""
+        return self.path / "tasks.csv"
+
+    @property
     def offline_csv(self) -> Path:
         """Of a run without a simulator: losses and errors of actions on held-out episodes."""
         return self.path / "offline.csv"
@@ -217,7 +222,7 @@ class TrainingFolder:
         last = names[-1] if names else "success"
         found: dict[int, Score] = {}
         for name, row in zip(names, rows, strict=True):
-            value = row["eval/success"] if name == "success" else row.get("eval/score")
+            value = row.get("eval/score") or (row["eval/success"] if name == "success" else "")
             if name == last and value:
                 episodes, errors = (int(row.get(column) or 0) for column in ("episodes", "errors"))
                 score = Score(METRICS[last], float(value), None, episodes, 0, errors)
@@ -388,6 +393,11 @@ class EvaluationFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.json"
+
+    @property
+    def tasks_csv(self) -> Path:
+        """A row for each task and sample setting, where there are several tasks."""
+        return self.path / "tasks.csv"
 
     @property
     def versions(self) -> Path:

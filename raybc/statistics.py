@@ -162,6 +162,65 @@ def mean_interval(
     return max(low, mean - half), min(high, mean + half)
 
 
+def stratified_rate_interval(counts: Sequence[tuple[int, int]], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Interval of the mean of the success rates of K tasks (strata) that count equally, p_k = y_k / n_k:
+
+        c -+ z sqrt(sum_k q_k (1 - q_k) / (n_k + 4/K)) / K,   q_k = (y_k + 2/K) / (n_k + 4/K),   c = mean of q_k
+
+    clipped to [0, 1]: Price and Bonett's adjusted Wald interval of a linear function of proportions. Two successes and
+    two failures are added, shared by the tasks, so that it keeps a width where every task is solved always or never
+    (at 95 % and K = 1 it is Agresti and Coull's, close to Wilson's). Rates that differ between tasks make it narrower
+    than Wilson's interval of all episodes together, which treats them as draws from one rate. Coverage at 95 %, by
+    simulation over equal, spread and extreme rates: at least 93 % in nearly all cases from 20 episodes per task on, and
+    89 % in the worst case of 10 tasks with 10 episodes each (nine of rate 0.99, one of 0.3).
+
+    counts: (successes y_k, episodes n_k) of each task. None if a task has no episode: its rate is unknown.
+
+    Source: R. M. Price and D. G. Bonett, "An improved confidence interval for a linear function of binomial
+    proportions", Computational Statistics & Data Analysis 45 (3), 2004, pp. 449-456.
+    """
+    _check_confidence(confidence)
+    if not counts or any(n < 1 for _, n in counts):
+        return None
+    tasks = len(counts)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    sizes = [n + 4 / tasks for _, n in counts]
+    rates = [(solved + 2 / tasks) / size for (solved, _), size in zip(counts, sizes, strict=True)]
+    half = z * math.sqrt(sum(q * (1 - q) / size for q, size in zip(rates, sizes, strict=True))) / tasks
+    return max(0.0, fmean(rates) - half), min(1.0, fmean(rates) + half)
+
+
+def stratified_mean_interval(
+    strata: Sequence[tuple[float | None, float | None, int]],
+    bounds: tuple[float, float] | None = None,
+    confidence: float = 0.95,
+) -> tuple[float, float] | None:
+    """Interval of the mean over K tasks (strata) that count equally, from (mean, standard deviation s, n) of each:
+
+        mean of means -+ t_v sqrt(sum_k g_k) / K,   g_k = s_k^2 / n_k,   v = (sum_k g_k)^2 / sum_k g_k^2 / (n_k - 1)
+
+    clipped to `bounds`; v are Satterthwaite's degrees of freedom. None where the data do not say: a task with fewer
+    than two values, or values that agree exactly within every task.
+
+    Source: W. G. Cochran, "Sampling techniques", 3rd edition, 1977, equations 5.15 and 5.16.
+    """
+    _check_confidence(confidence)
+    known = [(mean, spread, n) for mean, spread, n in strata if mean is not None and spread is not None and n > 1]
+    if not known or len(known) < len(strata):
+        return None
+    variances = [spread**2 / n for _, spread, n in known]
+    total = sum(variances)
+    if not total:
+        return None
+    from scipy.special import stdtrit  # as above
+
+    freedom = total**2 / sum(g**2 / (n - 1) for g, (_, _, n) in zip(variances, known, strict=True))
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(total) / len(known)
+    centre = fmean(mean for mean, _, _ in known)
+    low, high = bounds or (-math.inf, math.inf)
+    return max(low, centre - half), min(high, centre + half)
+
+
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence: expected a number between 0 and 1 such as 0.95, got {confidence}")

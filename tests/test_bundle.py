@@ -195,7 +195,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "dropped lr": (meta(lambda m: m["config"].pop("lr")), [META, "run_id", "edited or mixed"]),
     "edited data": (meta(lambda m: m.update(data_fingerprint="x")), [META, "run_id", "edited or mixed"]),
     "edited run_id": (meta(lambda m: m.update(run_id="x")), [META, "run_id x", "edited or mixed"]),
-    "unknown config": (meta(lambda m: m["config"].update(learning_rate=1)), [META, "config.learning_rate", "unknown"]),
+    "unknown config": (
+        meta(lambda m: m["config"].update(learning_speed=1)),
+        [META, "config.learning_speed", "unknown"],
+    ),
     "config type": (meta(lambda m: m["config"].update(lr="a")), [META, "config.lr", "expected float"]),
     "config list": (meta(lambda m: m.update(config=[])), [META, "config", "mapping"]),
     "edited offset": (normalization("actions", "offset", lambda x: [9.5, *x[1:]], False), EDITED),

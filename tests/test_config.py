@@ -108,7 +108,7 @@ def test_words_stay_words(text: str) -> None:
     ("change", "parts"),
     [
         ({"trian": {}}, ["trian", "did you mean", "'train'"]),
-        ({"train": {"learning": 1}}, ["train.learning", "unknown key", "the nearest of", "lr"]),
+        ({"train": {"xyz": 1}}, ["train.xyz", "unknown key", "the nearest of"]),
         ({"train": {"horizon_lenght": 1}}, ["train.horizon_lenght", "did you mean 'horizon_length'"]),
         ({"train": {1: 1}}, ["train.1", "unknown key"]),
         ({"train": {"lr": "fast"}}, ["train.lr", "expected float", "'fast'"]),
@@ -507,6 +507,7 @@ def changed(value: Any) -> Any:
         "epsilon": "sample",
         "euler": "heun",
         "mask": "repeat",
+        "mean": "worst",
         "as_recorded": "rotation_6d",
     }
     if value in others:
@@ -520,10 +521,11 @@ WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
 OUTPUTS = {
     "init_from", "video_evaluations", "dataset", "ogbench_dataset_dir", "skip_bad_episodes",
     "norm_stats_from", "sparse",
-    "sampling_plan_path", "compile", "accumulate", "memory_limit", "dataloader_num_workers", "videos", "run_group",
+    "sampling_plan_path", "compile", "accumulate", "activation_checkpointing", "memory_limit",
+    "dataloader_num_workers", "videos", "run_group",
     "save_dir",
     "log_interval", "eval_interval", "eval_episodes", "save_interval", "keep", "video_episodes", "video_frame_skip",
-    "device", "metric", "action_metrics", "sample_mse",
+    "device", "metric", "action_metrics", "sample_mse", "eval_tasks", "eval_suite", "task_score",
 }  # fmt: skip
 
 
@@ -550,7 +552,7 @@ def beta() -> Iterator[None]:
 @pytest.mark.usefixtures("beta")
 @pytest.mark.parametrize("name", list(WHOLE.options()))
 def test_run_id_is_made_of_everything_but_outputs(name: str) -> None:
-    own = {"device": "cuda", "objective": "mip", "weight_decay_on": "matrices"}
+    own = {"device": "cuda", "objective": "mip", "weight_decay_on": "matrices", "language": "one_hot"}
     value = own.get(name) or changed(WHOLE.get(name))
     other = WHOLE.changed(**{name: value})
     assert other.get(name) == value
@@ -650,12 +652,13 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "action_key",
         "obs_keys",
         "action_metrics",
+        "activation_checkpointing",
         "memory_limit",
         "dataloader_num_workers",
         "sample_mse",
         "videos",
     } | start
-    new |= {"norm_stats_from", "norm_stats_sha256", "epochs"}
+    new |= {"norm_stats_from", "norm_stats_sha256", "epochs", "eval_tasks", "eval_suite", "task_score"}
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 
 

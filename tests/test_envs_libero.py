@@ -17,7 +17,7 @@ from raybc.env.known import find
 from raybc.env.remote import MakeElsewhere, RemoteEnv
 from raybc.envs.base import Restorable, StateObserver
 from raybc.envs.libero import ENVIRONMENT, MAX_STEPS, instruction_of, tasks_of
-from raybc.envs.libero_tasks import SCENES, SUITES, TASKS, retold
+from raybc.envs.libero_tasks import SCENES, SUITES, TASKS, with_goal
 from raybc.envs.spec import spec_of_task
 from raybc.registry import get_task, parse_env_name
 from raybc.testing import check_rendering, check_task
@@ -119,9 +119,9 @@ BDDL = """(define (problem LIBERO_Floor_Manipulation)
 """
 
 
-def test_a_scene_is_retold_with_another_goal() -> None:
-    assert retold(BDDL, "libero_object", 3) == BDDL
-    lines = retold(BDDL, "libero_object_scene3", 2).splitlines()
+def test_a_scene_with_another_goal() -> None:
+    assert with_goal(BDDL, "libero_object", 3) == BDDL
+    lines = with_goal(BDDL, "libero_object_scene3", 2).splitlines()
     changed = {now.strip(): was.strip() for was, now in zip(BDDL.splitlines(), lines, strict=True) if was != now}
     assert changed == {
         "(:language pick up the ketchup and place it in the basket)": BDDL.splitlines()[1].strip(),

@@ -62,9 +62,22 @@ def typed(command: str, folder: Path) -> str:
 
 
 def test_the_documents_name_what_there_is() -> None:
-    assert {"my_policy.py", "my_encoder.py", "my_env.py", "my_sim.py", "my_format.py"} == {
+    assert {"my_policy.py", "my_encoder.py", "my_env.py", "my_suite.py", "my_sim.py", "my_format.py"} == {
         name for section in SECTIONS for name in files_of(section)
     }
+
+
+@pytest.mark.slow
+def test_a_suite_of_ones_own(folder: Path) -> None:
+    """Trained on one task, measured on two; the table has both and their mean."""
+    train, rollout = commands_of("A suite of tasks")
+    typed(train, folder)
+    text = typed(rollout, folder)
+    assert all(name in text for name in ("my_suite:NEAR", "my_suite:QUICK", "all tasks"))
+    rows = read_table(folder / "runs/suite/tasks.csv")
+    assert [(r["task"], r["episodes"], r["instruction"]) for r in rows] == [
+        ("my_suite:NEAR", "3", "go to the goal"), ("my_suite:QUICK", "3", "go there quickly"),
+    ]  # fmt: skip
 
 
 def test_a_policy_of_ones_own(folder: Path, pointmass_demos: Path) -> None:

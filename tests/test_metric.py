@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raybc.metric import METRICS, SUCCESS, normalized, resolve, score_of, summary
+from raybc.metric import METRICS, SUCCESS, normalized, score_of, summary
+from raybc.metric_choice import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.statistics import mean_interval, wilson_interval
 from raybc.types import UserError

@@ -50,7 +50,7 @@ def bundle(pointmass_demos: Path, tmp_path_factory: pytest.TempPathFactory) -> s
 
 
 def rows_without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if k not in ("seconds", "retries", "video")} for r in rows]
+    return [{k: v for k, v in r.items() if k not in ("seconds", "retries", "video", "task")} for r in rows]
 
 
 def specs(task: str, count: int = 10) -> list[EpisodeSpec]:

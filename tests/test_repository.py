@@ -40,3 +40,11 @@ def test_documents_link_to_files_that_exist() -> None:
                 headings = re.findall(r"^#+ (.*)$", found.read_text(), flags=re.M)
                 known = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
                 assert anchor in known, f"{page.name}: {target}#{anchor}"
+
+
+def test_no_file_has_marks_of_a_merge() -> None:
+    for folder in ("", "docs", "raybc", "envs", "sweeps", "tests", "benchmarks", "tools"):
+        for path in (ROOT / folder).glob("**/*" if folder else "*"):
+            if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", ".js", ".css", ".j2", ".sh") or not path.suffix:
+                marks = re.findall(rb"^(?:<{7}|>{7}) ", path.read_bytes(), re.M) if path.is_file() else []
+                assert not marks, path

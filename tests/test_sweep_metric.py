@@ -14,7 +14,8 @@ from raybc.dashboard.detail import detail
 from raybc.dashboard.view import RunView
 from raybc.export.card import evidence_for
 from raybc.files import write_json
-from raybc.metric import METRICS, Metric, resolve
+from raybc.metric import METRICS, Metric
+from raybc.metric_choice import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.report.html import write_report
 from raybc.report.markdown import write_leaderboard_md

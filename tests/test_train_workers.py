@@ -32,7 +32,7 @@ CASES: dict[str, tuple[Parallel, int, list[int], dict[str, Any]]] = {
     "ddp": ("ddp", 2, [3, 5], {"grad_clip": 0.5, "accumulate": 2, "lr_schedule": "plateau", "monitor_interval": 5}),
     "ddp, unequal shares": ("ddp", 3, [3, 5], {"ema_decay": 0.9}),
     "ddp, transformer": ("ddp", 2, [3, 5], TRANSFORMER),
-    "fsdp, transformer": ("fsdp", 2, [3], TRANSFORMER),
+    "fsdp, transformer": ("fsdp", 2, [3], TRANSFORMER | {"activation_checkpointing": True}),
     "fsdp, U-Net, diffusion": ("fsdp", 2, [3], UNET | {"objective": "diffusion", "ema_decay": 0.99, "lr": 1e-4}),
     "fsdp": ("fsdp", 2, [3], {
         "grad_clip": 0.5, "accumulate": 2, "ema_decay": 0.9, "ema_power": 0.75, "weight_decay": 0.3,

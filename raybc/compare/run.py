@@ -20,7 +20,8 @@ from raybc.envs.base import RenderOptions, Task
 from raybc.envs.spec import EnvSpec, spec_of_task
 from raybc.envs.variant import limited
 from raybc.files import read_json, write_json
-from raybc.metric import METRICS, Metric, resolve
+from raybc.metric import METRICS, Metric
+from raybc.metric_choice import resolve
 from raybc.registry import get_task
 from raybc.report.comparison import write_comparison_page
 from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes

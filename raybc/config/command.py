@@ -177,5 +177,4 @@ def _refuse_foreign(argv: Sequence[str], run: RunConfig, own: type) -> None:
         if token.startswith("--") and name not in known and FOREIGN.get(name) in known:
             raise UserError(f"--{name}: there is no such flag; here it is called --{FOREIGN[name]}")
         if token.startswith("--") and name not in known and flat.owners(name):
-            parts = {"policy": run.policy, "encoder": run.encoder}
-            raise UserError(f"--{flat.unknown_option(name, run.options(), parts)}")
+            raise UserError(f"--{flat.unknown_option(name, run.options(), flat.parts_of(run))}")

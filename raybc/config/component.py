@@ -1,6 +1,7 @@
-"""Components of a run that are chosen by kind: policies and image encoders. This module does not import PyTorch.
+"""Components of a run that are chosen by kind: policies, encoders of images, encoders of instructions.
 
-A kind is a name (`flow`), or `module:Class` for a custom policy outside of this package (docs/extending.md).
+This module does not import PyTorch. A kind is a name (`flow`), or `module:Class` for a component of your own outside of
+this package (docs/extending.md).
 """
 
 from __future__ import annotations
@@ -101,7 +102,22 @@ class EncoderConfig(Component):
         """
 
 
-_KINDS: dict[str, dict[str, type[Component]]] = {"policy": {}, "encoder": {}}
+@dataclass(frozen=True)
+class LanguageConfig(Component):
+    """Options of one kind of encoder of instructions.
+
+    `builder` names `build(config: LanguageConfig)`, a `raybc.language.base.TextEncoder`.
+    """
+
+    what: ClassVar[str] = "language"
+
+    def check_available(self, where: str) -> None:
+        """Raise `UserError` if something that embedding needs, such as a package, is missing. Called before training
+        reads data."""
+
+
+_KINDS: dict[str, dict[str, type[Component]]] = {"policy": {}, "encoder": {}, "language": {}}
+_BASES: dict[str, type[Component]] = {"policy": PolicyConfig, "encoder": EncoderConfig, "language": LanguageConfig}
 
 
 def register(kind: str) -> Callable[[C], C]:
@@ -115,7 +131,7 @@ def register(kind: str) -> Callable[[C], C]:
 
 
 def kinds(what: str) -> Mapping[str, type[Component]]:
-    """Name -> class of the built-in kinds. what: policy or encoder."""
+    """Name -> class of the built-in kinds. what: policy, encoder or language."""
     return _KINDS[what]
 
 
@@ -129,7 +145,7 @@ def find_kind(what: str, kind: str, where: str) -> type[Component]:
     """The class that `kind` names. Raises `UserError` if there is none.
 
     Args:
-        what: policy or encoder.
+        what: policy, encoder or language.
         kind: a built-in name, or module:Class.
         where: the option, for messages.
     """
@@ -146,7 +162,7 @@ def find_kind(what: str, kind: str, where: str) -> type[Component]:
 
 def _own_kind(what: str, kind: str, where: str) -> type[Component]:
     module, _, name = kind.partition(":")
-    base = {"policy": PolicyConfig, "encoder": EncoderConfig}[what]
+    base = _BASES[what]
     try:
         found = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:

@@ -9,7 +9,10 @@ from typing import Any, Literal
 from raybc.config.options import CHANGED, Role, option
 
 #: Options that name files or folders which a run reads.
-INPUTS = ("dataset", "ogbench_dataset_dir", "sampling_plan_path", "init_from", "norm_stats_from", "pretrained")
+INPUTS = (
+    "dataset", "ogbench_dataset_dir", "sampling_plan_path", "init_from", "norm_stats_from", "pretrained",
+    "language_model",
+)  # fmt: skip
 #: `env_name` of a run that has data and no simulator.
 NO_ENVIRONMENT = "none"
 Normalization = Literal["mean_std", "min_max", "quantile", "identity"]

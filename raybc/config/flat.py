@@ -19,7 +19,7 @@ R = TypeVar("R", bound="RunConfig")
 #: The options that name a task and its data.
 TASK = ("env_name", "dataset", "ogbench_dataset_dir")
 #: The options that choose a kind.
-COMPONENTS = ("policy", "encoder")
+COMPONENTS = ("policy", "encoder", "language")
 
 
 def common_options(cls: type) -> dict[str, OptionInfo]:
@@ -33,10 +33,19 @@ def default_kind(cls: type, what: str) -> type[Component]:
     return type(default)
 
 
+def parts_of(run: RunConfig) -> dict[str, Component]:
+    """policy, encoder, language -> its options."""
+    return {what: getattr(run, what) for what in COMPONENTS}
+
+
 def kind_option(what: str, default: type[Component]) -> OptionInfo:
     """The option that chooses the kind of a component."""
     names = ", ".join(kinds(what))
-    doc = {"policy": "Kind of policy", "encoder": "Network that reads images, where the task observes any"}[what]
+    doc = {
+        "policy": "Kind of policy",
+        "encoder": "Network that reads images, where the task observes any",
+        "language": "Encoder of instructions",
+    }[what]
     text = f"{doc}: {names}, or module:Class of your own."
     return OptionInfo(what, str, kind_of(default), Option(), text, default.__name__)
 
@@ -94,7 +103,7 @@ def get(run: RunConfig, name: str) -> Any:
     """See `RunConfig.get`. Raises `KeyError` for an unknown option."""
     if name in COMPONENTS:
         return getattr(run, name).kind
-    for part in (run, run.policy, run.encoder):
+    for part in (run, *parts_of(run).values()):
         if name in options_in(type(part)):
             return getattr(part, name)
     raise KeyError(name)

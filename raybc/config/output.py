@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raybc.config.options import Role, option
-from raybc.metric import MetricName
+from raybc.metric import MetricName, OverTasks
 
 _OWN_FOLDER = "the sweep owns its run folder"
 _NO_CHANGE = "it does not change a policy"
@@ -31,6 +31,12 @@ class OutputOptions:
     """Steps between rollout evaluations; without a simulator, between measurements on held-out episodes (0: none)."""
     eval_episodes: int = option(10, role=Role.OUTPUT, at_least=1, axis="use eval.episodes")
     """Episodes of an evaluation during training."""
+    eval_tasks: str = option("", role=Role.OUTPUT, axis="use eval.tasks")
+    """Tasks of an evaluation, separated by commas, instead of that of env_name; eval_episodes are those of each."""
+    eval_suite: str = option("", role=Role.OUTPUT, axis="use eval.suite", aliases=("suite",))
+    """A suite whose tasks an evaluation has (see raybc rollout --suite)."""
+    task_score: OverTasks = option("mean", role=Role.OUTPUT, axis="use eval.task_score")  # noqa: RUF009 (immutable)
+    """The score of a checkpoint over several tasks: their mean, or that of the worst."""
     metric: MetricName | None = option(  # noqa: RUF009 (immutable)
         None, role=Role.OUTPUT, axis="use metric at the top level"
     )

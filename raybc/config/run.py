@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import flat, identity
-from raybc.config.component import EncoderConfig, PolicyConfig, kinds
+from raybc.config.component import EncoderConfig, LanguageConfig, PolicyConfig, kinds
 from raybc.config.data import ACTIONS, INPUTS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
 from raybc.config.encoders import NoEncoder, ResNetOptions
+from raybc.config.language import NoLanguage
 from raybc.config.options import OptionInfo, Role, check_bounds, check_relations, flag_path, options_in
 from raybc.config.output import OutputOptions
 from raybc.config.policy import FlowConfig
@@ -37,6 +38,8 @@ class RunConfig(
     """Which policy, and its options."""
     encoder: EncoderConfig = NoEncoder()  # noqa: RUF009
     """Which encoder of images, and its options (docs/training.md)."""
+    language: LanguageConfig = NoLanguage()  # noqa: RUF009
+    """Which encoder of instructions, and its options (docs/policies.md)."""
 
     # --- flat spelling ----------------------------------------------------------------------------------------------
 
@@ -51,7 +54,7 @@ class RunConfig(
         return flat.read(cls, values, where)
 
     def to_plain(self) -> dict[str, Any]:
-        """Option -> JSON value, flat; `policy` and `encoder` are the kinds."""
+        """Option -> JSON value, flat; `policy`, `encoder` and `language` are the kinds."""
         return flat.write(self)
 
     def options(self) -> dict[str, OptionInfo]:
@@ -222,6 +225,7 @@ class RunConfig(
             )
         self.policy.validate(self, where)
         self.encoder.validate(self, where)
+        self.language.validate(self, where)
 
     # --- identity ---------------------------------------------------------------------------------------------------
 

@@ -139,6 +139,9 @@ class ArithmeticOptions:
     accumulate: int = option(1, role=Role.OUTPUT, at_least=1)
     """Split batch_size into this many parts for the gradient: less memory, the same step. (gradient_accumulation_steps
     multiplies batch_size instead.)"""
+    activation_checkpointing: bool = option(False, role=Role.OUTPUT, axis="it does not change a policy")
+    """Keep only the inputs of layers and compute the rest again in the backward pass, which takes less memory and
+    more time: of transformers and U-Nets."""
     memory_limit: float = option(0.0, role=Role.OUTPUT, at_least=0.0, axis="it does not change a policy")
     """GiB that demonstrations may take in main memory: larger data sets are memory-mapped, and images are read ahead up
     to this limit (0: 0.25 for data sets, and 0.5 for images that are read ahead)."""

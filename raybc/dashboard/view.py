@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.files import read_json
-from raybc.metric import METRICS, Metric, Score, score_of
+from raybc.metric import METRICS, Metric, Score, over_tasks, score_of
 from raybc.report.commands import near_path
 from raybc.report.read import totals
 from raybc.rollout.results import best_setting
@@ -84,7 +84,7 @@ class RunView:
                 config = self.file("config")
                 self.config = saved_sweep(config, str(self.folder.config)) if config else None
                 name = (self.config and self.config.metric) or "success"
-                self.state.metric = METRICS[name]
+                self.state.metric = over_tasks(METRICS[name], self.config.eval.task_score if self.config else "mean")
             touched = set()
             for event in events:
                 self.state.apply(event)
@@ -284,6 +284,10 @@ def _final(rows: Sequence[ResultRow], metric: Metric) -> Mapping[str, Any]:
         "interval": score.interval and [_short(end) for end in score.interval],
         "episodes": score.episodes,
         "errors": score.errors_text,
+        "tasks": [
+            [name, _short(one.value), one.interval and [_short(end) for end in one.interval], one.episodes]
+            for name, one in score.tasks.items()
+        ],
         "seeds": seed_interval(seeds, bounds=(0.0, 1.0) if metric.is_rate else None),
     }
 

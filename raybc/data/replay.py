@@ -25,7 +25,7 @@ from raybc.data.formats.base import ReadOptions
 from raybc.data.idle import commands, idle_steps
 from raybc.data.scan import Block, Source
 from raybc.data.starts import Recording, Starts, starts_of
-from raybc.envs import d4rl, libero, metaworld, ogbench
+from raybc.envs import d4rl, libero, metaworld, ocbench, ogbench
 from raybc.envs.base import Judge, Obs, Restorable, SimEnv, Task
 from raybc.envs.border import calling, reward_of
 from raybc.envs.gym import GYM_TYPE, PREFIX, of_data
@@ -189,7 +189,7 @@ def task_of_data(source: Source, env_args: Mapping[str, Any]) -> Task:
 
 
 def _task_named(name: str) -> Task | None:
-    known = any(family.task(name) is not None for family in (d4rl, ogbench, metaworld, libero))
+    known = any(family.task(name) is not None for family in (d4rl, ogbench, metaworld, libero, ocbench))
     return get_task(name) if known else None  # whose simulators are made in its environment
 
 

@@ -81,6 +81,10 @@ class Windows:
     mapped from a file), or in videos."""
     padding: Padding = EVERY_STEP
     """Which steps of an episode begin a window."""
+    instruction_N: Tensor | None = None
+    """int64 (N,): the instruction of each transition, a row of `language_KE`; None for a policy that reads none."""
+    language_KE: Tensor | None = None
+    """float32 (K, E): the embedding of each instruction."""
 
     @classmethod
     def build(
@@ -94,10 +98,12 @@ class Windows:
         obs_steps: int = 1,
         images: Mapping[str, np.ndarray] | None = None,
         padding: Padding = EVERY_STEP,
+        instructions: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Windows:
         """The windows of `episodes`; a chunk beyond the end of its episode is padded.
 
-        obs_NO, actions_NA: normalised, float32. images: name -> uint8 (N, height, width, channels).
+        obs_NO, actions_NA: normalised, float32. images: name -> uint8 (N, height, width, channels). instructions: the
+        number of each episode's instruction, int64 (E,), and the embeddings, float32 (K, E).
         """
         lengths = np.diff(episode_ends, prepend=0)
         ends_N = np.repeat(episode_ends, lengths)
@@ -112,6 +118,8 @@ class Windows:
             obs_steps,
             to_device_if_it_fits(images or {}, device),
             padding,
+            None if instructions is None else torch.from_numpy(np.repeat(instructions[0], lengths)).to(device),
+            None if instructions is None else torch.from_numpy(instructions[1]).to(device),
         )
 
     def of_episodes(self, episodes: np.ndarray, episode_ends: np.ndarray, most: int) -> Windows:
@@ -140,10 +148,16 @@ class Windows:
         if images is None:
             images = {k: selected(v, seen_MBT).to(first_MB1.device) for k, v in self.images.items()}
         return Batch(
-            obs=Observation(_rows(self.obs_NO, seen_MBT), images),
+            obs=Observation(_rows(self.obs_NO, seen_MBT), images, language=self._language(first_MB1[..., 0])),
             actions_MBHA=_rows(self.actions_NA, torch.minimum(steps_MBH, last_MB1)),
             is_pad_MBH=torch.zeros_like(steps_MBH, dtype=torch.bool) if self.padding.in_loss else steps_MBH > last_MB1,
         )
+
+    def _language(self, first_MB: Tensor) -> Tensor | None:
+        """The embeddings of the instructions at some transitions, (M, B, E)."""
+        if self.instruction_N is None or self.language_KE is None:
+            return None
+        return _rows(self.language_KE, _rows(self.instruction_N, first_MB))
 
 
 def _rows(values: Tensor, indices: Tensor) -> Tensor:

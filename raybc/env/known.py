@@ -11,7 +11,10 @@ from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 #: Suite -> "module:attribute" of its environment.
-ENVIRONMENTS: dict[str, str] = {"libero": "raybc.envs.libero:ENVIRONMENT"}
+ENVIRONMENTS: dict[str, str] = {
+    "libero": "raybc.envs.libero:ENVIRONMENT",
+    "ocbench": "raybc.envs.ocbench:ENVIRONMENT",
+}
 ATTRIBUTE = "ENVIRONMENT"
 
 

@@ -212,6 +212,7 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         ),
         f"Actions: {bundle.action_size} numbers, {described['actions']['meaning']}"
         + (f"; {described['fps']:g} a second.\n" if described["fps"] else ".\n"),
+        *_instructions(bundle),
         "## Training\n",
         f"Data: fingerprint `{bundle.data_fingerprint}`. Flags that differ from raybc's defaults:\n",
         table(("flag", "value"), [(f"`--{key}`", f"`{value}`") for key, value in _changed(config).items()]),
@@ -219,6 +220,14 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         table(("", ""), list(_flat(evidence.versions or {"raybc": __version__, "simulator": bundle.environment}))),
     ]
     return "\n".join(parts)
+
+
+def _instructions(bundle: PolicyBundle) -> list[str]:
+    """The instructions that the policy knows."""
+    if bundle.instructions is None:
+        return []
+    known = "".join(f"- {text}\n" for text in bundle.instructions.texts)
+    return [f"`policy.reset(instruction=...)` says what to do ({bundle.instructions.config.kind}):\n\n{known}"]
 
 
 def _subject(config: RunConfig) -> str:

@@ -27,7 +27,7 @@ from raybc.inference.agent import Agent
 from raybc.inference.metadata import policy_metadata
 from raybc.types import Observation, SampleSetting, UserError
 
-NOISE, ACTIONS = "noise", "actions"
+NOISE, ACTIONS, LANGUAGE = "noise", "actions", "language"
 FORMAT = "raybc-onnx-1"
 OPSET = 17
 #: Maximum difference from `Agent`, as a fraction of the action's scale in the training data.
@@ -44,6 +44,7 @@ class PhysicalPolicy(nn.Module):
         self._policy = bundle.build()
         self._setting = setting
         self._low_dim, self._images = list(bundle.obs_sizes), list(bundle.images)
+        self._reads = bundle.instructions is not None
         self._form = bundle.action_form
         observed, acted = bundle.obs_normalizer, bundle.action_normalizer
         self._obs_offset, self._obs_scale = torch.from_numpy(observed.offset), torch.from_numpy(observed.scale)
@@ -53,14 +54,17 @@ class PhysicalPolicy(nn.Module):
         """The physical chunk (B, H, A), float32.
 
         inputs: (B, T, size) float32 for each low-dimensional observation, (B, T, height, width, channels) uint8 for
-        each image, and noise (B, H, A) float32.
+        each image, for a policy that reads instructions their embeddings (B, E) float32, and noise (B, H, A) float32.
         """
-        low_dim, images, noise_BHA = inputs[: len(self._low_dim)], inputs[len(self._low_dim) : -1], inputs[-1]
+        *observed, noise_BHA = inputs
+        language = observed.pop()[None] if self._reads else None
+        low_dim, images = observed[: len(self._low_dim)], observed[len(self._low_dim) :]
         # Without low-dimensional observations: (B, 1, 0).
         obs_BTO = torch.cat(low_dim, dim=-1) if low_dim else noise_BHA[:, :1, :0]
         obs_BTO = (obs_BTO - self._obs_offset) / self._obs_scale
         seen = {name: image[None] for name, image in zip(self._images, images, strict=True)}
-        chunk_BHA = self._policy.sample(Observation(obs_BTO[None], seen), noise_BHA[None], self._setting)[0]
+        obs = Observation(obs_BTO[None], seen, language=language)
+        chunk_BHA = self._policy.sample(obs, noise_BHA[None], self._setting)[0]
         return decoded(chunk_BHA * self._action_scale + self._action_offset, self._form)
 
 
@@ -69,9 +73,12 @@ def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
     steps = bundle.config.obs_steps
     shapes: dict[str, tuple[int, ...]] = {name: (steps, size) for name, size in bundle.obs_sizes.items()}
     shapes |= {name: (steps, *size) for name, size in bundle.images.items()}
-    taken = {NOISE, ACTIONS} & shapes.keys()
+    read = {} if bundle.instructions is None else {LANGUAGE: (bundle.instructions.size,)}
+    taken = {NOISE, ACTIONS, *read} & shapes.keys()
     if taken:
-        raise UserError(f"--onnx: expected observations of other names than {NOISE} and {ACTIONS}, got {taken.pop()!r}")
+        names = " and ".join((NOISE, ACTIONS, *read))
+        raise UserError(f"--onnx: expected observations of other names than {names}, got {taken.pop()!r}")
+    shapes |= read
     return shapes | {NOISE: (bundle.spec.horizon, bundle.spec.action_size)}
 
 
@@ -133,7 +140,12 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
             steps = bundle.config.obs_steps
             obs_BTO = np.concatenate(low_dim, -1) if low_dim else np.zeros((rows, steps, 0), np.float32)
             images = {name: inputs[name] for name in bundle.images}
-            expected = agent.chunks(Observation(obs_BTO, images), inputs[NOISE], setting)
+            texts = None
+            if bundle.instructions is not None:
+                known = bundle.instructions
+                numbers = rng.integers(0, len(known.texts), rows)
+                texts, inputs[LANGUAGE] = tuple(known.texts[k] for k in numbers), known.vectors_KE[numbers]
+            expected = agent.chunks(Observation(obs_BTO, images, texts), inputs[NOISE], setting)
             got = session.run([ACTIONS], inputs)[0]
             away = np.abs(form.encode(got) - form.encode(expected))  # axis-angles of one rotation may differ
             worst = max(worst, float((away / bundle.action_normalizer.scale).max()))
@@ -178,6 +190,10 @@ def metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
         "dtype": "float32",
         "meaning": "standard normal numbers times setting.eval_temperature (zeros where that is 0)",
     }
+    if bundle.instructions is not None:
+        known = bundle.instructions
+        inputs[LANGUAGE] |= {"dtype": "float32", "meaning": "the embedding of the instruction, see `embeddings`"}
+        described["embeddings"] = dict(zip(known.texts, known.vectors_KE.tolist(), strict=True))
     actions = described["actions"]
     return {
         "format": FORMAT,

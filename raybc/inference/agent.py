@@ -60,7 +60,8 @@ class Agent:
     def chunks(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> np.ndarray:
         """The next chunk of each row, physical, float32 (B, H, A). Arguments: see `Predictor.predict`."""
         rows = len(obs.low_dim)
-        obs = dataclasses.replace(obs, low_dim=self.bundle.obs_normalizer.apply(obs.low_dim))
+        low_dim = self.bundle.obs_normalizer.apply(obs.low_dim)
+        obs = dataclasses.replace(obs, low_dim=low_dim, instruction=None, language=self.bundle.embed(obs.instruction))
         pieces = []
         for first in range(0, rows, self._sizes[-1]):
             piece = slice(first, min(first + self._sizes[-1], rows))
@@ -116,7 +117,8 @@ def invariant_sizes(policy: Policy, device: torch.device) -> tuple[int, ...]:
     low_dim = rng.standard_normal((largest, spec.obs_steps, spec.low_dim_size)).astype(np.float32)
     noise = rng.standard_normal((largest, spec.horizon, spec.action_size)).astype(np.float32)
     images = {name: rng.integers(0, 256, (largest, spec.obs_steps, *size), np.uint8) for name, size in spec.images}
-    obs: Observation[np.ndarray] = Observation(low_dim, images)
+    language = rng.standard_normal((largest, spec.language)).astype(np.float32) if spec.language else None
+    obs: Observation[np.ndarray] = Observation(low_dim, images, language=language)
 
     def sample(rows: np.ndarray | slice) -> np.ndarray:
         return _sample(policy, obs.map(lambda array: array[rows]), noise[rows], SampleSetting(flow_steps=2), device)

@@ -6,6 +6,7 @@ from typing import Any
 
 from raybc._version import __version__
 from raybc.bundle import PolicyBundle
+from raybc.language.table import Instructions
 from raybc.registry import get_task, parse_env_name
 from raybc.types import SampleSetting, UserError
 
@@ -35,6 +36,7 @@ def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, A
         "env_name": bundle.config.env_name,
         "obs_steps": steps,
         "observations": observations,
+        **(_language(bundle.instructions) if bundle.instructions is not None else {}),
         "actions": {
             "shape": [bundle.spec.horizon, bundle.action_size],
             "dtype": "float32",
@@ -48,6 +50,18 @@ def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, A
         "environment": bundle.environment,
         "controller": bundle.data_env.get("env_kwargs", {}).get("controller_configs"),
         "data_fingerprint": bundle.data_fingerprint,
+    }
+
+
+def _language(instructions: Instructions) -> dict[str, Any]:
+    return {
+        "language": {
+            "encoder": instructions.config.kind,
+            "size": instructions.size,
+            "instructions": list(instructions.texts),
+            "meaning": "what the robot should do, in words: one of these"
+            + (", or another one where the encoder is installed" if instructions.config.kind != "one_hot" else ""),
+        }
     }
 
 

@@ -97,7 +97,7 @@ def offline_error(
         part = slice(first, first + BATCH)
         rows = rows_B[part]
         noise_BHA = noise.standard_normal((len(rows), horizon, size)).astype(np.float32)
-        observed = _observed(agent, store, rows, store.episode_starts[episode_B[part]])
+        observed = _observed(agent, store, rows, episode_B[part])
         chunks_BHA = form.encode(agent.chunks(observed, noise_BHA * np.float32(setting.eval_temperature), setting))
         steps_BH = rows[:, None] + np.arange(horizon)
         recorded_BHA = form.encode(store.actions_NA[np.minimum(steps_BH, ends_B[part, None] - 1)])
@@ -148,11 +148,13 @@ def _windows(store: EpisodeStore, episodes: np.ndarray) -> tuple[np.ndarray, np.
     return np.concatenate(rows), np.concatenate(owners)
 
 
-def _observed(agent: Agent, store: EpisodeStore, rows: np.ndarray, begins: np.ndarray) -> Observation[np.ndarray]:
-    """What the policy sees at these rows, physical; observations before an episode repeat its first one."""
-    bundle = agent.bundle
+def _observed(agent: Agent, store: EpisodeStore, rows: np.ndarray, episodes: np.ndarray) -> Observation[np.ndarray]:
+    """What the policy sees at these rows of `episodes`, physical; observations before an episode repeat its first
+    one."""
+    bundle, begins = agent.bundle, store.episode_starts[episodes]
     seen_BT = np.maximum(rows[:, None] + np.arange(1 - bundle.config.obs_steps, 1), begins[:, None])
     low_dim = store.observation(tuple(bundle.obs_sizes), seen_BT.ravel()).reshape(*seen_BT.shape, -1)
     # Rows of a file that is mapped from disk are read in ascending order.
     images = {name: np.stack([store.obs[name][steps] for steps in seen_BT]) for name in bundle.images}
-    return Observation(np.ascontiguousarray(low_dim, np.float32), images)
+    texts = tuple(store.tasks[episode] for episode in episodes) if store.tasks else None
+    return Observation(np.ascontiguousarray(low_dim, np.float32), images, texts)

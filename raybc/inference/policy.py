@@ -70,12 +70,25 @@ class Policy:
     def __init__(self, agent: Agent, setting: SampleSetting, action_range: ActionRange | None = None) -> None:
         self.bundle, self.setting = agent.bundle, setting
         self._agent = agent
+        self._instruction = ""
         self._range = None if action_range is None else validate_action_range(action_range, self.bundle.action_size)
         self.reset()
 
-    def reset(self, seed: int | None = None) -> None:
-        """Start an episode. seed: of the sampling noise, as in rollouts; None: random."""
+    def reset(self, seed: int | None = None, instruction: str | None = None) -> None:
+        """Start an episode.
+
+        Args:
+            seed: of the sampling noise, as in rollouts; None: random.
+            instruction: what the robot should do, in words, for a policy that reads instructions; None: that of the
+                episode before. `act` raises `UserError` without any.
+
+        Raises `UserError` for an instruction that the policy does not know and cannot embed.
+        """
+        if instruction is not None:
+            self.bundle.check_instruction(instruction)
+            self._instruction = instruction
         self._session = Session(self.bundle, self.setting, seed)
+        self._session.instruction = self._instruction
         self._due: deque[np.ndarray] = deque()
 
     def act(self, obs: Mapping[str, Any] | np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 A policy is a *pack*: M independent policies in one module, in which every parameter has a leading member axis M. It
 contains no optimiser, logging, environment or Ray, and draws no random numbers: `draws` declares them, and the caller
 passes them in. Letters: M members, B batch, T observation steps, O observation dim, H chunk, A action dim, F features
-of an encoded observation.
+of an encoded observation, E size of an instruction's embedding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from raybc.policies.frozen import FrozenLinear, can_freeze, is_acting
+from raybc.policies.packed import PackedLinear
 from raybc.policies.spec import PolicySpec as PolicySpec
 from raybc.types import Batch, Observation, SampleSetting, UserError
 
@@ -48,7 +50,8 @@ class Loss(NamedTuple):
 
 
 class Policy(nn.Module, ABC):
-    """A pack of M policies. FSDP gathers layers with `is_fsdp_unit = True` one at a time."""
+    """A pack of M policies. FSDP gathers layers with `is_fsdp_unit = True` one at a time; those with
+    `recompute_unit = True` are computed again in the backward pass, if the run asks for it."""
 
     spec: PolicySpec
     members: int
@@ -99,16 +102,30 @@ class Encoder(nn.Module, ABC):
         """uint8 (M, B, T, height, width, channels) -> float32 (M, B, F)."""
 
 
-#: The name of the encoder of all images, where there is one for all.
-SHARED = "shared"
+#: The name of the encoder of all images, where there is one for all, and of the linear map of instructions.
+SHARED, LANGUAGE = "shared", "language_projection"
 
 
 class ImageEncoders(nn.ModuleDict):
-    """One encoder per image; encodes an observation as one vector."""
+    """One encoder per image, and a linear map of instructions; encodes an observation as one vector."""
 
-    def __init__(self, spec: PolicySpec, encoders: Mapping[str, Encoder], crop: tuple[int, int] | None = None) -> None:
-        """encoders: of each image; one encoder may be that of several. crop: (height, width) of what the encoders see,
-        the centre of larger images; None: all of them."""
+    frozen: FrozenLinear | None = None
+    """The linear map for acting."""
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        encoders: Mapping[str, Encoder],
+        crop: tuple[int, int] | None = None,
+        members: int = 1,
+    ) -> None:
+        """
+        Args:
+            spec: sizes.
+            encoders: of each image; one encoder may be that of several.
+            crop: (height, width) of what the encoders see, the centre of larger images; None: all of them.
+            members: M, of the linear map of instructions.
+        """
         # Module names cannot contain dots.
         modules = {name.replace(".", "_"): encoder for name, encoder in encoders.items()}
         shared = len(modules) > 1 and len(set(map(id, modules.values()))) == 1
@@ -116,18 +133,40 @@ class ImageEncoders(nn.ModuleDict):
         self.names, self.crop = tuple(encoders), crop
         self._key_of = {name: SHARED if shared else name.replace(".", "_") for name in encoders}
         seen = (encoder.features * (spec.obs_steps if encoder.by_step else 1) for encoder in encoders.values())
-        self.features = spec.obs_size + sum(seen)
-        """F: the size of the low-dimensional observations of all steps plus the features of each image."""
+        self.features = spec.obs_size + sum(seen) + spec.language_features
+        """F: the size of the low-dimensional observations of all steps plus the features of each image and of the
+        instruction."""
+        if spec.language:
+            self[LANGUAGE] = PackedLinear(members, spec.language, spec.language_features)
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         for encoder in self.values():
-            encoder.init_members(generators)  # type: ignore[operator]  # an Encoder
+            if isinstance(encoder, PackedLinear):
+                for m, generator in enumerate(generators):
+                    encoder.init_member(m, generator)
+            else:
+                encoder.init_members(generators)  # type: ignore[operator]  # an Encoder
 
     def encode(self, obs: Observation[Tensor]) -> Tensor:
-        """The low-dimensional observations followed by the features of each image, float32 (M, B, F)."""
+        """The low-dimensional observations followed by the features of each image, and those of the instruction,
+        float32 (M, B, F)."""
         low_dim = obs.low_dim.flatten(2)
         seen = [self._encoded(self[self._key_of[name]], centre(obs.images[name], self.crop)) for name in self.names]
+        if LANGUAGE in self:
+            assert obs.language is not None, "a policy that reads instructions needs their embeddings"
+            seen.append(self._read(obs.language))
         return torch.cat([low_dim, *seen], dim=-1) if seen else low_dim
+
+    def prepare_for_acting(self) -> None:
+        """See `Policy.prepare_for_acting`."""
+        if LANGUAGE in self and can_freeze(self[LANGUAGE]):
+            self.frozen = self[LANGUAGE].freeze()  # type: ignore[operator]  # a PackedLinear
+
+    def _read(self, language_MBE: Tensor) -> Tensor:
+        if self.frozen is not None and is_acting():
+            return self.frozen(language_MBE[0]).unsqueeze(0)
+        features_MBF: Tensor = self[LANGUAGE](language_MBE)
+        return features_MBF
 
     @staticmethod
     def _encoded(encoder: nn.Module, images_MBTHWC: Tensor) -> Tensor:
@@ -177,5 +216,6 @@ def build_encoders(config: Any, spec: PolicySpec, members: int) -> ImageEncoders
                 f"--image_shared: expected images of one size, since one encoder sees all of them; got {found}"
             )
         encoder = config.build(config, next(iter(sizes.values())), members)
-        return ImageEncoders(spec, dict.fromkeys(sizes, encoder), crop)
-    return ImageEncoders(spec, {name: config.build(config, image, members) for name, image in sizes.items()}, crop)
+        return ImageEncoders(spec, dict.fromkeys(sizes, encoder), crop, members)
+    encoders = {name: config.build(config, image, members) for name, image in sizes.items()}
+    return ImageEncoders(spec, encoders, crop, members)

@@ -68,6 +68,7 @@ class ChunkPolicy(Policy):
 
     def prepare_for_acting(self) -> None:
         self.velocity_field.prepare_for_acting()
+        self.encoders.prepare_for_acting()
 
 
 def at_time(x_MBHA: Tensor, time: float) -> Tensor:

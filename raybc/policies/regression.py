@@ -73,6 +73,7 @@ class RegressionPolicy(Policy):
 
     def prepare_for_acting(self) -> None:
         self.network.prepare_for_acting()
+        self.encoders.prepare_for_acting()
 
 
 class FieldRegression(ChunkPolicy):

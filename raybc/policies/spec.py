@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+#: Features that a learned linear map makes of an instruction's embedding.
+LANGUAGE_FEATURES = 128
+
 
 @dataclass(frozen=True)
 class PolicySpec:
@@ -20,6 +23,8 @@ class PolicySpec:
     """T, the number of observation steps."""
     images: tuple[tuple[str, tuple[int, int, int]], ...] = ()
     """(name, (height, width, channels of one step)) of each image."""
+    language: int = 0
+    """E, the size of an instruction's embedding; 0 for a policy that reads none."""
 
     @classmethod
     def of(
@@ -29,11 +34,17 @@ class PolicySpec:
         action_size: int,
         horizon: int,
         obs_steps: int,
+        language: int = 0,
     ) -> PolicySpec:
         """From name -> size and name -> (height, width, channels) of one step."""
-        return cls(sum(obs_sizes.values()), action_size, horizon, obs_steps, tuple(images.items()))
+        return cls(sum(obs_sizes.values()), action_size, horizon, obs_steps, tuple(images.items()), language)
 
     @property
     def obs_size(self) -> int:
         """T * O, the size of the low-dimensional observations of all steps."""
         return self.obs_steps * self.low_dim_size
+
+    @property
+    def language_features(self) -> int:
+        """Features of an instruction in an encoded observation."""
+        return LANGUAGE_FEATURES if self.language else 0

@@ -35,6 +35,9 @@ def train_command(
         note += "is not the default."
     elif config.demos.episodes != DemosConfig.episodes:
         flags.append(f"--demos={config.demos.episodes}")
+    flags += [f"--eval_suite={config.eval.suite}"] if config.eval.suite else []
+    flags += [f"--eval_tasks={','.join(config.eval.tasks)}"] if config.eval.tasks else []
+    flags += [f"--task_score={config.eval.task_score}"] if config.eval.task_score != "mean" else []
     if facts.get("threads"):
         flags.append(f"--threads={facts['threads']}")  # sums depend on them, in the last bits
     if out:
@@ -54,9 +57,14 @@ def rollout_command(
     bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
     if not bundle.is_dir() or not config.train.has_environment:
         return ""
-    episodes = episodes_of(row)
+    episodes = episodes_of(row) // max(1, len(row.get("tasks", {})))
     setting = dataclasses.asdict(setting_of(row))
-    flags = [f"--starts={row['phase']}", f"--episodes={min(episodes, 2 * videos) if videos else episodes}"]
+    flag = "--episodes_per_task" if row.get("tasks") else "--episodes"
+    flags = [f"--starts={row['phase']}", f"{flag}={min(episodes, 2 * videos) if videos else episodes}"]
+    if config.eval.suite:
+        flags.append(f"--suite={config.eval.suite}")
+    elif row.get("tasks"):
+        flags += ["--tasks", *config.eval.tasks]
     own = recipe(config, params).sample_setting
     wanted = [k for k in SAMPLE_AXES if (setting[k] if k == "flow_steps" else setting[k] != getattr(own, k))]
     flags += [f"--{k}={setting[k]}" for k in wanted]

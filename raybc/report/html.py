@@ -18,7 +18,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raybc.files import write_text
-from raybc.metric import Metric
+from raybc.metric import METRICS, Metric
 from raybc.report import tables
 from raybc.report.commands import train_command
 from raybc.report.figures import LOSS_TRIALS, axis_figures, cost_figure, few, learning_curves, loss_curves
@@ -91,8 +91,9 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
     if not run.metric.from_episodes:
         notes.append(tables.NO_RATE)
     for seed, score in (winner.final_per_seed if winner else {}).items():
-        if asked and run.metric.from_episodes and score.episodes != asked:
-            notes.append(f"Winner, seed {seed}: {asked} final starts were asked for, {score.episodes} gave a result.")
+        wanted = asked and asked * max(1, len(score.tasks))
+        if wanted and run.metric.from_episodes and score.episodes != wanted:
+            notes.append(f"Winner, seed {seed}: {wanted} final starts were asked for, {score.episodes} gave a result.")
     seeds = run.config.get("seeds") or []
     if winner and winner.final and len(winner.final_per_seed) < len(seeds):
         notes.append(f"Winner: {len(winner.final_per_seed)} of {len(seeds)} seeds were measured on final starts.")
@@ -180,7 +181,9 @@ def _context(run: RunTables) -> dict[str, Any]:
     return {
         "run": run,
         "metric": run.metric,
-        "interval_text": tables.interval_text(run.metric),
+        "interval_text": tables.interval_text(run.metric, len(tables.task_scores(rows))),
+        "tasks": tables.task_scores(rows),
+        "task_label": METRICS[run.metric.name].label,
         "scale": _scale(rows, run.metric),
         "rows": rows[:ROWS],
         "trials": len(rows),

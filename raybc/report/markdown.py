@@ -5,10 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from raybc.files import write_text
-from raybc.metric import Metric
+from raybc.metric import METRICS, Metric
 from raybc.report.read import load_run
 from raybc.report.sampling import head, is_plain
-from raybc.report.tables import LeaderboardRow, costs, interval_text, leaderboard, selection_rule, winner_line
+from raybc.report.tables import (
+    LeaderboardRow,
+    costs,
+    interval_text,
+    leaderboard,
+    selection_rule,
+    task_scores,
+    winner_line,
+)
 from raybc.report.text import show
 
 
@@ -55,11 +63,19 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
         cells += [show(row.params.get(axis)) for axis in run.axes]
         lines.append("| " + " | ".join(map(_md, cells)) + " |")
     lines += _costs(metric, rows) if not is_plain(samplings) and len(samplings) > 1 else []
+    scores = task_scores(rows)
+    if scores:
+        lines += ["", "## Tasks", "", "The winner on final starts:", ""]
+        lines += [f"| task | {_md(METRICS[metric.name].label)} | 95 % CI | episodes | errors |", "|" + " --- |" * 5]
+        for name, one in scores.items():
+            solved = f"{one.successes}/" if metric.is_rate else ""
+            cells = [name, one.text, one.range_text, f"{solved}{one.episodes}", str(one.errors)]
+            lines.append("| " + " | ".join(map(_md, cells)) + " |")
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         lines += ["", "## Failed trials", ""]
         lines += [f"- trial {row.trial}: {_md(row.reason) or 'no reason recorded'}" for row in failed]
-    lines += ["", f"CI: {interval_text(metric)}. Errors are counted apart and enter no mean.", ""]
+    lines += ["", f"CI: {interval_text(metric, len(scores))}. Errors are counted apart and enter no mean.", ""]
     write_text(run.folder.leaderboard, "\n".join(lines))
     return run.folder.leaderboard
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raybc.files import read_json
-from raybc.metric import METRICS, Metric, metric_name
+from raybc.metric import METRICS, Metric, metric_name, over_tasks
 from raybc.rows import ResultRow, VideoRow, WinnerFile, result_row, setting_of
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
@@ -66,7 +66,8 @@ class RunTables:
     @cached_property
     def metric(self) -> Metric:
         """What recipes are compared by."""
-        found = METRICS[metric_name(self.config) or "success"]
+        over = (self.config.get("eval") or {}).get("task_score", "mean")
+        found = over_tasks(METRICS[metric_name(self.config) or "success"], over)
         knows_success = found.is_rate or any(row["success_rate"] is not None for row in self.results)
         return replace(found, has_success=knows_success)
 

@@ -167,6 +167,9 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
         solved = f"{final.successes}/" if metric.is_rate else ""
         of = f"{solved}{final.episodes} episodes on final starts, {of}"
     what = "" if metric.is_rate else f"{metric.label} "
+    what += (
+        f"{'mean over' if metric.over_tasks == 'mean' else 'worst of'} {len(final.tasks)} tasks " if final.tasks else ""
+    )
     interval = f"95 % CI {final.range_text}, " if final.interval else ""
     text += f": {what}{final.text} ({interval}{of})"
     if winner.seed_interval and metric.from_episodes:
@@ -182,6 +185,11 @@ def winner_line(run: RunTables, rows: list[LeaderboardRow]) -> str:
 
 #: What every page says about a sweep without an environment.
 NO_RATE = "No success rate was measured: there is no environment."
+
+
+def task_scores(rows: Iterable[LeaderboardRow]) -> dict[str, Score]:
+    """Task -> score of the winner on final starts; {} where there is one task only, or no winner."""
+    return next((dict(row.final.tasks) for row in rows if row.is_winner and row.final is not None), {})
 
 
 def selection_rule(run: RunTables) -> str:
@@ -207,8 +215,12 @@ def status_counts(run: RunTables) -> dict[str, int]:
     return {status: found.count(status) for status in dict.fromkeys((*STATUS_ORDER, *found)) if status in found}
 
 
-def interval_text(metric: Metric) -> str:
-    """Which interval stands behind the score of a trial."""
+def interval_text(metric: Metric, tasks: int = 1) -> str:
+    """Which interval stands behind the score of a trial, on this many tasks."""
+    if tasks > 1 and metric.over_tasks == "worst":
+        return f"interval of the worst of {tasks} tasks"
+    if tasks > 1:
+        return f"interval of the mean over {tasks} tasks as strata"
     if not metric.from_episodes:
         return "Student's t interval over seeds"
     name = "Wilson's" if metric.is_rate else "Student's t"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,16 +17,16 @@ from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
-from raybc.envs.spec import spec_of_task
 from raybc.envs.variant import limited
 from raybc.find_bundle import find_bundle
-from raybc.metric import FORMER_KEY, Metric, MetricName, resolve
+from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
+from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
 from raybc.run_folder import EvaluationFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
 from raybc.strict import check_type, digest
+from raybc.suites import choose_tasks, resolve_over
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
 
@@ -35,6 +38,15 @@ class Args:
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
     checkpoint: str = ""
     """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
+    suite: str = ""
+    """Measure on the tasks of a suite: libero_object, MT10, an OGBench environment such as cube-single-v0 (its five
+    goals), or module:NAME of your own."""
+    tasks: tuple[str, ...] = ()
+    """Measure on these tasks (default: the one that the policy was trained on)."""
+    num_tasks: int = 0
+    """With --suite or --tasks: only the first ones (0: all)."""
+    episodes_per_task: int | None = None
+    """With --suite or --tasks: starts of each task (default: 50)."""
     episodes: int | None = None
     """Starts for each solver and value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0
@@ -44,7 +56,11 @@ class Args:
     """What --until_halfwidth narrows (default: the run's; success where the task tells it, else D4RL's score or the
     return)."""
     videos: int = 0
-    """Episodes to film (the first ones; they count like all others); also writes a grid of them."""
+    """Episodes to film (the first ones of each task; they count like all others); also writes a grid of them."""
+    record_video: bool = False
+    """Film all episodes."""
+    video_output_dir: Path | None = None
+    """Folder for videos (default: videos in --out)."""
     flow_steps: str = ""
     """Steps of the solver, one value or several as 1,2,5 (default: the bundle's)."""
     execute_steps: int | None = None
@@ -108,30 +124,20 @@ def main(argv: list[str] | None = None) -> int:
             f"train with --env_name NAME to measure success (its error on held-out episodes: {path.parent})"
         )
     settings = _settings(args, bundle, chosen)
-    task_name = parse_env_name(bundle.config.env_name).task
-    if args.max_steps:
-        task_name = limited(task_name, args.max_steps)
-    task = get_task(task_name)
-    metric = resolve(args.metric or bundle.config.metric, task, "--metric")
+    env_name = bundle.config.env_name
+    names = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps) or _own_task(args, env_name)
+    metric = resolve_over(args.metric or bundle.config.metric, [get_task(name) for name in names], "--metric")
     if not metric.from_episodes:
         raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
     episodes = _episodes(args, metric)
-    env_spec = spec_of_task(task)
-    check_fits(bundle, env_spec, path)
-    check_camera(args.camera, env_spec, task_name)
-    if args.videos and task.no_images:
-        raise UserError(f"--videos: {task.no_images}")
-    if args.inference == "local" and task.environment is not None:
-        raise UserError(
-            f"--inference local: simulators of {task_name} are in environment {task.environment.name}, which has no "
-            "PyTorch; use auto or shared"
-        )
-    cli.print_notes(task.notes)
-    cli.print_notes(far_observations(bundle, env_spec))
-    changes = version_changes(bundle, env_spec)
+    videos = episodes if args.record_video else args.videos
+    measured = measured_tasks(names, bundle, path, args.instruction)
+    refuse_flags(measured, camera=args.camera, films=videos > 0, inference=args.inference)
+    cli.print_notes(remarks(measured, bundle))
+    changes = changes_of(measured, bundle)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
-    which = f"{args.starts}_{args.max_steps}" if args.max_steps else args.starts
+    which = _of_tasks(args, names) + (f"{args.starts}_{args.max_steps}" if args.max_steps else args.starts)
     which += f"_instruction_{digest(args.instruction)[:8]}" if args.instruction else ""
     folders = [EvaluationFolder.default(run_id, bundle.step, which) for run_id in bundle.run_ids]
     default = next((f for f in folders if f.path.exists()), folders[0])
@@ -140,8 +146,8 @@ def main(argv: list[str] | None = None) -> int:
     config = EvaluationConfig(
         bundle=path,
         settings=tuple(settings),
-        specs=tuple(EpisodeSpec(task_name, args.starts, args.first + i) for i in range(episodes)),
-        videos=args.videos,
+        specs=tuple(EpisodeSpec(name, args.starts, args.first + i) for i in range(episodes) for name in names),
+        videos=videos,
         video_frame_skip=args.video_frame_skip,
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),
         until_halfwidth=args.until_halfwidth,
@@ -153,17 +159,40 @@ def main(argv: list[str] | None = None) -> int:
         deadline=args.deadline,
         address=args.address,
         ray_dashboard=args.ray_dashboard,
+        suite=args.suite,
+        video_folder=args.video_output_dir,
         instruction=args.instruction,
     )
     with starting(out, args.overwrite, [path]) as begun:
         rows = run_evaluation(config, bundle, out, begun)
-        write_results(out, config, bundle, task, env_spec, changes, rows)
+        write_results(out, config, bundle, measured, changes, rows)
     return 0
 
 
+def _own_task(args: Args, env_name: str) -> tuple[str]:
+    """The task that the policy was trained on."""
+    name = parse_env_name(env_name).task
+    return (limited(name, args.max_steps) if args.max_steps else name,)
+
+
+def _of_tasks(args: Args, names: Sequence[str]) -> str:
+    """What the name of the folder says about tasks; "" for the policy's own."""
+    if args.suite:
+        return f"{re.sub('[^A-Za-z0-9_.-]+', '_', args.suite)}_{len(names)}_"
+    return f"{len(names)}_tasks_{digest(list(names))[:8]}_" if args.tasks else ""
+
+
 def _episodes(args: Args, metric: Metric) -> int:
-    """The number of starts. Raises `UserError` for an impossible one."""
+    """The number of starts (of each task). Raises `UserError` for an impossible one."""
     halfwidth = args.until_halfwidth
+    if args.suite or args.tasks:
+        if args.episodes is not None:
+            raise UserError("--episodes: expected --episodes_per_task with --suite or --tasks")
+        if halfwidth:
+            raise UserError("--until_halfwidth: expected one task, got --suite or --tasks; use --episodes_per_task")
+        args = dataclasses.replace(args, episodes=50 if args.episodes_per_task is None else args.episodes_per_task)
+    elif args.episodes_per_task is not None:
+        raise UserError("--episodes_per_task: expected --suite or --tasks as well; for one task use --episodes")
     if halfwidth and metric.is_rate and not 0 < halfwidth < 0.5:
         raise UserError(f"--until_halfwidth: expected a number in (0, 0.5) such as 0.05, got {halfwidth}")
     if halfwidth and not (math.isfinite(halfwidth) and halfwidth > 0):
@@ -177,9 +206,16 @@ def _episodes(args: Args, metric: Metric) -> int:
     if episodes is None:
         episodes = most_starts(halfwidth) if halfwidth else 50
     if args.first < 0 or not 1 <= episodes <= SPLIT_SIZE - args.first:
-        raise UserError(f"--episodes: expected 1..{SPLIT_SIZE} starts from --first on, got {episodes}")
+        flag = "--episodes_per_task" if args.suite or args.tasks else "--episodes"
+        raise UserError(f"{flag}: expected 1..{SPLIT_SIZE} starts from --first on, got {episodes}")
     if not 0 <= args.videos <= episodes:
         raise UserError(f"--videos: expected 0..{episodes} (the episodes), got {args.videos}")
+    if args.videos and args.record_video:
+        raise UserError("--videos: expected either this or --record_video, which films all episodes, got both")
+    if args.video_output_dir is not None and not (args.videos or args.record_video):
+        raise UserError("--video_output_dir: expected --record_video or --videos as well, got none to write")
+    if args.video_output_dir is not None and args.video_output_dir.exists() and not args.video_output_dir.is_dir():
+        raise UserError(f"--video_output_dir: expected a folder, got the file {args.video_output_dir}")
     return episodes
 
 

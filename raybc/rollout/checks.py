@@ -22,9 +22,28 @@ if TYPE_CHECKING:
 DATA_ENV = ("robots", "controller_configs", "control_freq")
 
 
-def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:
-    """Refuse a bundle whose observations, actions or statistics do not match the environment."""
-    name = bundle.config.env_name
+def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path, instruction: str = "") -> None:
+    """Refuse a bundle whose observations, actions or statistics do not match the environment, or that does not know the
+    instruction.
+
+    instruction: what the policy reads in place of the environment's instruction; "": that one.
+    """
+    check_reads(bundle, path, instruction)
+    check_task(bundle, env_spec, path, bundle.config.env_name, instruction or env_spec.instruction)
+    check_statistics(bundle, env_spec, path)
+
+
+def check_reads(bundle: PolicyBundle, path: Path, instruction: str) -> None:
+    """Refuse an instruction for a policy that reads none."""
+    if instruction and bundle.instructions is None:
+        raise UserError(f"--instruction: has no effect, since this policy reads no instructions: {path}")
+
+
+def check_task(bundle: PolicyBundle, env_spec: EnvSpec, path: Path, name: str, instruction: str) -> None:
+    """Refuse a bundle whose observations or actions do not match the environment `name`, or that does not know its
+    instruction."""
+    own = name == bundle.config.env_name
+    bundle.embed((instruction,), f"{path}: instruction" if own else f"{path}: instruction of {name}")
     here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
     expected = {**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.images}
     for key, shape in expected.items():
@@ -45,7 +64,6 @@ def check_fits(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:
             f"{path}: actions: the policy learned them in units of {learned}, environment {name!r} has {units}: the "
             "same action would move by another distance"
         )
-    check_statistics(bundle, env_spec, path)
 
 
 def check_statistics(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:

@@ -28,9 +28,9 @@ from raybc.registry import get_task
 from raybc.rollout.engine import RolloutJob
 from raybc.rollout.faults import Fault, did_not_start, died, error_row, hung
 from raybc.rollout.options import PoolOptions
-from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, log_episode, settle
+from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, choose, log_episode, settle
 from raybc.rollout.retries import RETRIES, Retries, not_run
-from raybc.rollout.stop import STARTS_PER_BLOCK, StopRule
+from raybc.rollout.stop import StopRule, whole_blocks
 from raybc.rollout.worker import Assignment, Loader, Report
 from raybc.rollout.worker_slots import WATCH_INTERVAL, WorkerSlot, rebalance
 from raybc.rows import EpisodeRow, PoolStats
@@ -99,7 +99,7 @@ class Dispatcher:
             self._retries.begin()
             self._finished[key] = []
             self._evaluations[key] = asyncio.ensure_future(
-                self._evaluate(jobs, specs, rule, known or {}, self._finished[key])
+                self._evaluate(key, jobs, specs, rule, known or {}, self._finished[key])
             )
         try:
             return await asyncio.shield(self._evaluations[key])
@@ -114,6 +114,7 @@ class Dispatcher:
 
     async def _evaluate(
         self,
+        key: str,
         jobs: Sequence[RolloutJob],
         specs: Sequence[EpisodeSpec],
         rule: StopRule | None,
@@ -122,13 +123,17 @@ class Dispatcher:
     ) -> list[list[EpisodeRow]]:
         loop = asyncio.get_running_loop()
         tasks = {name: get_task(name) for name in {spec.task for spec in specs}}
+        size = len(specs) if rule is None else whole_blocks(len(tasks))
         items = [
             [
-                QueuedEpisode(job, spec, tasks[spec.task].suite, loop.create_future(), tasks[spec.task].slots)
-                for spec in specs
+                QueuedEpisode(
+                    job, spec, tasks[spec.task].suite, loop.create_future(), tasks[spec.task].slots,
+                    key, number // size, len(tasks) > 1,
+                )
+                for number, spec in enumerate(specs)
             ]
             for job in jobs
-        ]
+        ]  # fmt: skip
         for j, row in enumerate(items):
             for s, item in enumerate(row):
                 if (j, s) in known:
@@ -138,8 +143,8 @@ class Dispatcher:
         if rule is None:
             order = [item for row in items for item in row]
         else:
-            blocks = range(0, len(specs), STARTS_PER_BLOCK)
-            order = [item for start in blocks for row in items for item in row[start : start + STARTS_PER_BLOCK]]
+            blocks = range(0, len(specs), size)
+            order = [item for start in blocks for row in items for item in row[start : start + size]]
         order = [item for item in order if not item.done.done()]
         async with self._wake:
             self._queue.extend(order)
@@ -218,7 +223,7 @@ class Dispatcher:
             await self._wake.wait_for(lambda: not slot.released)
         # The first process of a slot builds a simulator of the pool's own task, later ones of the next episode's task.
         task = self._queue[0].spec.task if self._queue and slot.suite else self._task
-        slot.suite, slot.finished = get_task(task).suite, 0
+        slot.suite, slot.task, slot.finished = get_task(task).suite, task, 0
         self._started += 1
         if not await slot.start(self._options, task, self._started, self._loader_for(task)):
             slot.dismiss()
@@ -244,6 +249,7 @@ class Dispatcher:
             while next_item is not None and self._fits(slot, next_item):
                 item = next_item
                 self._queue.remove(item)
+                slot.task = item.spec.task
                 self._numbers += 1
                 slot.in_flight[self._numbers] = item
                 assignments.append((self._numbers, item.job, item.spec))
@@ -251,8 +257,9 @@ class Dispatcher:
             return assignments
 
     def _next(self, slot: WorkerSlot) -> QueuedEpisode | None:
-        """The first episode in the queue that this process's suite can run."""
-        return next((item for item in self._queue if item.suite == slot.suite), None)
+        """The next episode in the queue that this process's suite can run."""
+        others = {other.task for other in self._slots if other is not slot}
+        return choose(self._queue, slot.suite, slot.task, others)
 
     def _fits(self, slot: WorkerSlot, item: QueuedEpisode) -> bool:
         if not slot.in_flight:
@@ -355,11 +362,13 @@ class Dispatcher:
         await asyncio.sleep(RESTART_DELAY)
 
     def _give_up_others(self, failed: QueuedEpisode, fault: Fault) -> None:
-        """If the rest of the job of an episode that failed is hopeless, its queued episodes become errors, too."""
+        """If the rest of the job of an episode that failed is hopeless, its queued episodes of that task become errors,
+        too."""
         if not self._retries.hopeless(failed.job, failed.spec):
             return
-        others = [item for item in self._queue if item.job == failed.job]
-        self._queue = deque(item for item in self._queue if item.job != failed.job)
+        alike = (failed.job, failed.spec.task)
+        others = [item for item in self._queue if (item.job, item.spec.task) == alike]
+        self._queue = deque(item for item in self._queue if (item.job, item.spec.task) != alike)
         for item in others:
             self._give_up(item, not_run(fault))
 

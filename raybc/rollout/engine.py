@@ -210,7 +210,8 @@ class Engine:
 
         try:
             bundle = self._load(job.bundle).bundle
-            slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step, job.instruction)
+            text = job.instruction or ("" if slot.env.instruction else slot.task.instruction)
+            slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step, text)
         except Exception:  # whether the process is kept or not: not this simulator
             _discard(slot.env)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from raybc.rows import EpisodeRow
 from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 
+#: Maximum number of videos in a grid.
+GRID = 100
 #: Rows by number of the job (sample setting) and of the start.
 Known = dict[tuple[int, int], EpisodeRow]
 
@@ -57,9 +60,25 @@ class EvaluationConfig:
     instruction: str = ""
     """See `Rollout.instruction`."""
 
+    suite: str = ""
+    """Where the tasks are those of a suite."""
+    video_folder: Path | None = None
+    """Folder for videos (None: in the folder of the evaluation)."""
+
     @property
     def task(self) -> str:
+        """The (first) task."""
         return self.specs[0].task
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, whose starts take turns."""
+        return tuple(dict.fromkeys(spec.task for spec in self.specs))
+
+    @functools.cached_property
+    def places(self) -> dict[tuple[str, int], int]:
+        """Task and index of a start -> its place in `specs`."""
+        return {(spec.task, spec.index): place for place, spec in enumerate(self.specs)}
 
     def jobs(self) -> list[Rollout]:
         path = str(self.bundle.absolute())
@@ -71,12 +90,12 @@ class EvaluationConfig:
             "bundle": str(self.bundle.absolute()),
             "run_id": bundle.run_id,
             "step": bundle.step,
-            "task": self.task,
+            **({"tasks": list(self.tasks)} if len(self.tasks) > 1 else {"task": self.task}),
             "settings": [s.to_plain() for s in self.settings],
             "starts": {
                 "set": self.specs[0].split,
                 "first": self.specs[0].index,
-                "episodes": len(self.specs),
+                "episodes": len(self.specs) // len(self.tasks),
             },
             "until_halfwidth": self.until_halfwidth,
             **({"metric": self.metric.name} if self.until_halfwidth and not self.metric.is_rate else {}),
@@ -143,7 +162,7 @@ def _resume(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolde
 def _parse(line: str, config: EvaluationConfig) -> Known:
     row = json.loads(line)
     setting = SampleSetting(**{name: row.pop(name) for name in asdict(SampleSetting()) if name in row})
-    key = config.settings.index(setting), row["index"] - config.specs[0].index
+    key = config.settings.index(setting), config.places[row.get("task", config.task), row["index"]]
     return {} if row["outcome"] == "error" else {key: cast(EpisodeRow, row)}
 
 
@@ -203,8 +222,8 @@ class EvaluationRun:
             )
             for job in config.jobs()
         ]
-        specs = config.specs[: config.videos]
-        rows = self._evaluate("film", jobs, specs, workers=min(workers, config.videos), render=config.render)
+        specs = config.specs[: config.videos * len(config.tasks)]
+        rows = self._evaluate("film", jobs, specs, workers=min(workers, len(specs)), render=config.render)
         failed = {(j, s): row for j, part in enumerate(rows) for s, row in enumerate(part) if row["outcome"] == "error"}
         for key in failed:  # perhaps only rendering is at fault, so they are measured again without it
             del self._known[key]
@@ -214,7 +233,7 @@ class EvaluationRun:
         for setting, part in zip(config.settings, rows, strict=True):
             folder = self._videos(setting)
             films = [(folder / r["video"], r["outcome"]) for r in part if r.get("video")]
-            films = [(path, outcome) for path, outcome in films if path.is_file()]
+            films = [(path, outcome) for path, outcome in films if path.is_file()][:GRID]
             if films:
                 write_grid(films, folder / "grid.mp4")
 
@@ -224,7 +243,10 @@ class EvaluationRun:
         return self._evaluate("run", config.jobs(), config.specs, workers=workers, rule=rule, slots=config.slots)
 
     def _videos(self, setting: SampleSetting) -> Path:
-        return self._out.videos(setting)
+        if self._config.video_folder is None:
+            return self._out.videos(setting)
+        several = len(self._config.settings) > 1
+        return self._config.video_folder / setting.slug() if several else self._config.video_folder
 
     def _evaluate(
         self,
@@ -241,7 +263,7 @@ class EvaluationRun:
             return [[known[j, s] for s in range(len(specs))] for j in range(len(jobs))]
         saved = 0
         with (
-            RolloutPool.start(self._config.task, workers, **self._options, **options) as pool,
+            RolloutPool.start(self._config.task, workers, self._config.tasks, **self._options, **options) as pool,
             self._out.partial.open("a", encoding="utf-8") as partial,
         ):
 

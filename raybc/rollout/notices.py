@@ -10,7 +10,8 @@ from raybc.rows import EpisodeCounts, FirstError
 
 def first_error_text(first: FirstError) -> str:
     """The message and, below it, the traceback of the first error."""
-    text = f"first error, at start {first['index']}: {first['message']}"
+    of = f" of {first['task']}" if "task" in first else ""
+    text = f"first error, at start {first['index']}{of}: {first['message']}"
     return f"{text}\n{first['traceback']}" if first["traceback"] else text
 
 

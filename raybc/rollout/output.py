@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-
-from rich.table import Table
+from typing import Any
 
 from raybc import cli
 from raybc.bundle import PolicyBundle
-from raybc.envs.base import Task
-from raybc.envs.spec import EnvSpec
 from raybc.files import write_json, write_text
-from raybc.metric import METRICS, score_of
-from raybc.report.sampling import Sampling, head, is_plain
+from raybc.metric import score_of
 from raybc.rollout.evaluation import EvaluationConfig
+from raybc.rollout.measured import MeasuredTask
 from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import first_error, metrics, summarise
-from raybc.rows import EpisodeRow, MetricsRow, setting_fields, setting_of
+from raybc.rollout.table import table, write_task_table
+from raybc.rows import EpisodeRow, MetricsRow, setting_fields
 from raybc.run_folder import EvaluationFolder
 from raybc.versions import versions
 
@@ -26,12 +24,13 @@ def write_results(
     out: EvaluationFolder,
     config: EvaluationConfig,
     bundle: PolicyBundle,
-    task: Task,
-    env_spec: EnvSpec,
+    measured: Sequence[MeasuredTask],
     changes: list[tuple[str, str, str, str]],
     rows: Sequence[Sequence[EpisodeRow]],
 ) -> None:
     """Write and print everything, then raise `cli.Failed` if some episodes could not be run."""
+    identity = {name: value for one in measured for name, value in one.env_spec.identity.items()}
+    has_success, reference = config.metric.has_success, _reference(measured)
     pairs = list(zip(config.settings, rows, strict=True))
     lines = [json.dumps({**setting_fields(setting), **row}) for setting, part in pairs for row in part]
     write_text(out.episodes, "".join(line + "\n" for line in lines))
@@ -40,7 +39,7 @@ def write_results(
         {
             **setting_fields(setting),
             "evaluations": bundle.config.policy.evaluations(setting),
-            **metrics(part, has_success=task.has_success, reference=task.reference_returns, metric=config.metric),
+            **metrics(part, has_success=has_success, reference=reference, metric=config.metric),
         }
         for setting, part in pairs
     ]
@@ -51,78 +50,55 @@ def write_results(
             "run_id": bundle.run_id,
             "step": bundle.step,
             "env_name": bundle.config.env_name,
-            "task": config.task,
-            "max_steps": task.max_steps,
+            **_tasks(config, measured),
             "starts": config.specs[0].split,
             "first": config.specs[0].index,
             "until_halfwidth": config.until_halfwidth or None,
             **({"instruction": config.instruction} if config.instruction else {}),
             "settings": results,
-            "environment": env_spec.identity,
+            "environment": identity,
             "versions_changed": [
                 {"what": name, "since": since, "was": before, "is": now} for since, name, before, now in changes
             ],
         },
     )
-    write_json(out.versions, versions(env_spec.identity))
-    cli.print_whole(_table(task, results))
-    _print_notices(config, task, rows)
+    write_json(out.versions, versions(identity))
+    if len(measured) > 1:
+        write_task_table(out.tasks_csv, results, measured)
+    cli.print_whole(table(results, has_success, reference is not None))
+    _print_notices(config, rows)
     cli.console.print(f"episodes, metrics and videos: {out.path}")
+    if config.video_folder is not None:
+        cli.console.print(f"videos: {config.video_folder}")
     errors = [row for part in rows for row in part if row["outcome"] == "error"]
     if errors:
         cli.console.print(first_error_text(first_error(errors[0])), style="yellow")
+        of = f" of {errors[0]['task']}" if "task" in errors[0] else ""
         raise cli.Failed(
-            f"{len(errors)} of {sum(map(len, rows))} episodes ended in errors, e.g. start {errors[0]['index']}: "
+            f"{len(errors)} of {sum(map(len, rows))} episodes ended in errors, e.g. start {errors[0]['index']}{of}: "
             f"{errors[0]['message']}; when the simulator is mended, the same command with --resume runs them again"
         )
 
 
-def _print_notices(config: EvaluationConfig, task: Task, rows: Sequence[Sequence[EpisodeRow]]) -> None:
+def _reference(measured: Sequence[MeasuredTask]) -> tuple[float, float] | None:
+    """The returns of D4RL's score, where all tasks have the same."""
+    found = {one.task.reference_returns for one in measured}
+    return found.pop() if len(found) == 1 else None
+
+
+def _tasks(config: EvaluationConfig, measured: Sequence[MeasuredTask]) -> dict[str, Any]:
+    """What metrics.json says about the tasks."""
+    if len(measured) == 1:
+        return {"task": config.task, "max_steps": measured[0].task.max_steps}
+    tasks = {one.name: {"max_steps": one.task.max_steps, "instruction": one.task.instruction} for one in measured}
+    return {"suite": config.suite or None, "tasks": tasks, "episodes_per_task": len(config.specs) // len(measured)}
+
+
+def _print_notices(config: EvaluationConfig, rows: Sequence[Sequence[EpisodeRow]]) -> None:
     for setting, part in zip(config.settings, rows, strict=True):
         counts = summarise(part, config.metric)
-        said = notices(counts, task.has_success)
+        said = notices(counts, config.metric.has_success)
         if counts["errors"]:
             said.append(score_of([counts], config.metric).errors_text)
         where = f"{setting.label()}: " if len(config.settings) > 1 else ""
         cli.print_notes(where + text for text in said)
-
-
-def _table(task: Task, results: Sequence[MetricsRow]) -> Table:
-    costs = [Sampling.of(setting_of(row), row["evaluations"]) for row in results]
-    plain = is_plain(costs)
-    columns = head(plain)
-    columns += ["success", "95 % interval", "solved", "steps"] if task.has_success else []
-    columns += ["return", "95 % interval"]
-    columns += ["D4RL score", "95 % interval"] if task.reference_returns else []
-    graded = any(row["mean_max_reward"] != row["success_rate"] for row in results)  # PushT's score is such a reward
-    columns += ["largest reward", "95 % interval"] if graded else []
-    table = Table(*columns, "missed", "errors", box=None)
-    for at, row in sorted(zip(costs, results, strict=True), key=lambda pair: pair[0]):
-        cells = at.cells(plain)
-        if task.has_success:
-            cells += [
-                _show(row["success_rate"], 100, " %"),
-                f"{_show(row['wilson_low'], 100)}-{_show(row['wilson_high'], 100)} %",
-                f"{row['successes']}/{row['episodes']}",
-                _show(row["avg_steps_success"]),
-            ]
-        cells += _mean("return", row["mean_return"], row["mean_return_interval"])
-        if task.reference_returns:
-            cells += _mean("normalized_score", row["normalized_score"], row["normalized_score_interval"])
-        counts = row["failure_counts"]
-        if graded:
-            cells += _mean("largest_reward", row["mean_max_reward"], row["mean_max_reward_interval"])
-        missed = {kind: count for kind, count in counts.items() if count and kind != "exception"}
-        cells += [", ".join(f"{count} {kind}" for kind, count in missed.items()), str(counts["exception"])]
-        table.add_row(*cells)
-    return table
-
-
-def _mean(name: str, mean: float | None, interval: Sequence[float] | None) -> list[str]:
-    """Two cells: a mean and its interval."""
-    metric = METRICS[name]
-    return [metric.show(mean), metric.show_range((interval[0], interval[1]) if interval else None)]
-
-
-def _show(value: float | None, factor: float = 1.0, unit: str = "", digits: int = 1) -> str:
-    return "-" if value is None else f"{factor * value:.{digits}f}{unit}"

@@ -33,12 +33,15 @@ class RolloutPool:
         self._dispatcher, self.workers = dispatcher, workers
 
     @classmethod
-    def start(cls, task: str, workers: int, **options: Any) -> RolloutPool:
-        """Start `workers` simulator processes and build a simulator of `task` in each (specs may name other tasks).
-        options: `PoolOptions`. Raises `UserError` where the task's environment is not built on every machine."""
-        environment = get_task(task).environment
-        if environment is not None:
-            require_everywhere(environment)
+    def start(cls, task: str, workers: int, tasks: Sequence[str] = (), **options: Any) -> RolloutPool:
+        """Start `workers` simulator processes and build a simulator of `task` in each.
+
+        tasks: others that specs will name. options: `PoolOptions`. Raises `UserError` where the environment of a task
+        is not built on every machine.
+        """
+        for environment in {get_task(name).environment for name in (task, *tasks)}:
+            if environment is not None:
+                require_everywhere(environment)
         options = {"resources": placement(SIMULATOR), **options}
         # On the caller's machine: if that is the head of a cluster, machines that come and go do not take it down.
         # (Not `soft`: Ray then puts actors without CPUs anywhere.)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -26,6 +27,12 @@ class QueuedEpisode:
     """Its row, or None if a stop rule made it unnecessary."""
     slots: int = 1
     """Simulators per process that its task recommends."""
+    key: str = ""
+    """The evaluation that it belongs to."""
+    block: int = 0
+    """Blocks are run one after another; within one, the order of tasks is free (see `choose`)."""
+    named: bool = False
+    """Its row names the task, since the evaluation has several."""
     failures: int = 0
     alone: bool = False
     """Must be the only episode of its process, because it may be the one that kills it."""
@@ -55,6 +62,34 @@ def log_episode(log: list[FinishedEpisode], job: int, spec: int, done: asyncio.F
         log.append((job, spec, row))
 
 
+def choose(queue: Iterable[QueuedEpisode], suite: str, task: str, others: Collection[str]) -> QueuedEpisode | None:
+    """The next episode for a process with simulators of `suite`; None if there is none.
+
+    It is the first one in the queue, or of the same evaluation and block: one of `task`, of which the process has
+    simulators, or else one of a task that no other process works on. So each process builds few simulators.
+
+    others: tasks that other processes work on.
+    """
+    first: QueuedEpisode | None = None
+    fresh: QueuedEpisode | None = None
+    for item in queue:
+        if item.suite != suite:
+            continue
+        if first is None:
+            first = item
+            if not item.named or item.alone:
+                return item
+        elif (item.key, item.block) != (first.key, first.block):
+            break
+        if item.spec.task == task and not item.alone:
+            return item
+        if fresh is None and item.spec.task not in others:
+            fresh = item
+    return fresh or first
+
+
 def settle(item: QueuedEpisode, row: EpisodeRow) -> None:
+    if item.named:
+        row["task"] = item.spec.task
     if not item.done.done():
         item.done.set_result(row)

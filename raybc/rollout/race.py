@@ -21,6 +21,11 @@ Scores other than success race on the scale (x - low) / (high - low), where the 
 over all distributions (Bahadur and Savage 1956), and a test of ranks or signs would drop the arm with the higher mean
 where the distributions differ in shape, so its guarantee is another one than that of the ranking.
 
+Several tasks. Starts of K tasks take turns, and the claim is about the mean over tasks. Within a round of K starts the
+expected differences d_k may have either sign, so E_n is no supermartingale from start to start. From round to round it
+is: prod_k (1 + lambda d_k) <= (1 + lambda mean(d))^K <= 1, by the inequality of arithmetic and geometric means. So E_n
+is looked at only after whole rounds, and an error of arm a leaves its whole round out.
+
 Sources: R. R. Bahadur and L. J. Savage, "The nonexistence of certain statistical procedures in nonparametric
 problems", Annals of Mathematical Statistics 27 (4), 1956; J. Ville, "Etude critique de la notion de collectif", 1939;
 H. Robbins, "Statistical methods related to the law of the iterated logarithm", Annals of Mathematical Statistics 41
@@ -87,7 +92,7 @@ def log_e_values(differences_N: Outcomes, bets: Sequence[float] = BETS) -> np.nd
 
 
 def first_domination(
-    arm_N: Outcomes, others: Mapping[str, Outcomes], *, comparisons: int, alpha: float = 0.05
+    arm_N: Outcomes, others: Mapping[str, Outcomes], *, comparisons: int, alpha: float = 0.05, strata: int = 1
 ) -> Domination | None:
     """The earliest start at which one of the others is shown to be better than the arm; None if none is.
 
@@ -97,17 +102,20 @@ def first_domination(
     Other arms may have been dropped or have finished: their outcomes count on the starts on which they were measured.
     Pass outcomes of complete blocks of starts only, never of the episodes that happen to have ended: successful ones
     end early. If several arms dominate at the same start, the one with the largest e-value is named, then the first.
+    strata: number of tasks, whose starts take turns.
     """
     threshold = _log_threshold(comparisons, alpha, len(others))
     arm = _checked("the arm being measured", arm_N)
-    return _first(arm, {name: _checked(name, outcomes) for name, outcomes in others.items()}, threshold)
+    return _first(arm, {name: _checked(name, outcomes) for name, outcomes in others.items()}, threshold, strata)
 
 
-def dominated(values: Mapping[str, Outcomes], *, comparisons: int, alpha: float = 0.05) -> dict[str, Domination]:
+def dominated(
+    values: Mapping[str, Outcomes], *, comparisons: int, alpha: float = 0.05, strata: int = 1
+) -> dict[str, Domination]:
     """The arms that may be dropped, each with the reason, in the order of `values`.
 
     Call it after every block of starts, with the outcomes of *all* arms of the race: arms dropped earlier keep the
-    outcomes they have and are returned again, with the same reason. comparisons, complete blocks: see
+    outcomes they have and are returned again, with the same reason. comparisons, complete blocks, strata: see
     `first_domination`.
 
     One arm always stays: if the tests would drop all of them, the last one to be dropped is kept (of several the one
@@ -117,7 +125,7 @@ def dominated(values: Mapping[str, Outcomes], *, comparisons: int, alpha: float 
     arms = {name: _checked(name, outcomes) for name, outcomes in values.items()}
     found: dict[str, Domination] = {}
     for name, arm in arms.items():
-        reason = _first(arm, {other: x for other, x in arms.items() if other != name}, threshold)
+        reason = _first(arm, {other: x for other, x in arms.items() if other != name}, threshold, strata)
         if reason is not None:
             found[name] = reason
     if found and len(found) == len(arms):
@@ -125,17 +133,21 @@ def dominated(values: Mapping[str, Outcomes], *, comparisons: int, alpha: float 
     return found
 
 
-def _first(arm: np.ndarray, others: Mapping[str, np.ndarray], log_threshold: float) -> Domination | None:
+def _first(arm: np.ndarray, others: Mapping[str, np.ndarray], log_threshold: float, strata: int) -> Domination | None:
     best: tuple[int, float] | None = None  # (starts, -log e): the smallest wins, the first of equals stays
     reason: Domination | None = None
     for name, other in others.items():
-        n = min(len(arm), len(other))
+        n = min(len(arm), len(other)) // strata * strata
         if n == 0:
             continue
         # An error of the other arm counts as its worst outcome: nobody is dropped for the sake of one that crashes.
         differences = np.nan_to_num(other[:n], nan=0.0) - arm[:n]
+        if strata > 1:  # a round counts as a whole or not at all
+            rounds = differences.reshape(-1, strata)
+            rounds[np.isnan(rounds).any(axis=1)] = np.nan
         logs = log_e_values(differences)
-        hits = np.flatnonzero(logs >= log_threshold)
+        ends = np.arange(1, n + 1) % strata == 0
+        hits = np.flatnonzero((logs >= log_threshold) & ends)
         if not len(hits):
             continue
         at = int(hits[0])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, cast
 
-from raybc.metric import Metric, normalized, score_of, summary
+from raybc.metric import SUCCESS, Metric, normalized, score_of, summary
 from raybc.rollout.faults import error_kind
 from raybc.rows import (
     EpisodeCounts,
@@ -14,10 +16,11 @@ from raybc.rows import (
     FirstError,
     ResultRow,
     SettingMetrics,
+    message_key,
     rows_at,
     setting_of,
 )
-from raybc.statistics import bounds_with_errors, mean_interval, wilson_interval
+from raybc.statistics import bounds_with_errors, mean_interval, stratified_mean_interval, wilson_interval
 from raybc.types import SampleSetting
 
 
@@ -37,7 +40,8 @@ def summarise(episodes: Sequence[EpisodeRow], metric: Metric) -> EpisodeSummary:
     """The counts of a result row; errors are counted apart and averaged into nothing.
 
     Where the task tells no success, success_rate is None. `score` and `score_sd` are mean and standard deviation of the
-    metric over valid episodes.
+    metric over valid episodes. Of several tasks, `success_rate` is the mean of their rates and `score` that of
+    `raybc.metric.Score`; both are None while a task has no valid episode.
     """
     valid = [e for e in episodes if e["outcome"] != "error"]
     solved = [e for e in valid if e["outcome"] == "success"]
@@ -64,7 +68,7 @@ def summarise(episodes: Sequence[EpisodeRow], metric: Metric) -> EpisodeSummary:
         ],
     }
     # Keys of rare events are written only where they occurred.
-    messages = {str(e["index"]): e["message"] for e in episodes if e["message"]}
+    messages = {message_key(e["index"], e.get("task", "")): e["message"] for e in episodes if e["message"]}
     if messages:
         found["messages"] = messages
     first = next((e for e in episodes if e["outcome"] == "error"), None)
@@ -77,22 +81,55 @@ def summarise(episodes: Sequence[EpisodeRow], metric: Metric) -> EpisodeSummary:
     if at_reset:
         found["solved_at_reset"] = len(at_reset)
         found["successes_at_reset"] = sum(e["outcome"] == "success" for e in at_reset)
+    parts = by_task(episodes)
+    if parts:
+        found["tasks"] = {name: _counts(summarise(part, metric)) for name, part in parts.items()}
+        rates = [counts["success_rate"] for counts in found["tasks"].values()]
+        known = [rate for rate in rates if rate is not None]
+        found["success_rate"] = _mean(known) if len(known) == len(rates) else None
+        found["score"] = score_of([found], metric).value
     return found
+
+
+def by_task(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
+    """Task -> its episodes, without the name of the task; {} where there is one task only."""
+    found: dict[str, list[EpisodeRow]] = {}
+    for row in episodes:
+        if "task" in row:
+            without = row.copy()
+            found.setdefault(without.pop("task"), []).append(without)
+    return found
+
+
+def _counts(summary: EpisodeSummary) -> EpisodeCounts:
+    """A summary without its list of episodes."""
+    return cast(EpisodeCounts, {k: v for k, v in summary.items() if k not in ("episode_list", "messages")})
 
 
 def first_error(row: EpisodeRow) -> FirstError:
     """What a row says about its error."""
-    return {"index": row["index"], "message": row["message"], "traceback": row.get("traceback", "")}
+    found: FirstError = {"index": row["index"], "message": row["message"], "traceback": row.get("traceback", "")}
+    if "task" in row:
+        found["task"] = row["task"]
+    return found
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _interval(values: Sequence[float]) -> list[float] | None:
-    mean, spread = summary(values)
-    found = mean_interval(mean, spread, len(values))
+def _interval(groups: Sequence[Sequence[float]]) -> list[float] | None:
+    """Of the mean of values, or of the mean of the means of several tasks."""
+    strata = [(*summary(values), len(values)) for values in groups]
+    found = mean_interval(*strata[0]) if len(strata) == 1 else stratified_mean_interval(strata)
     return None if found is None else list(found)
+
+
+def _mean_of_means(groups: Sequence[Sequence[EpisodeRow]], key: Literal["return", "max_reward"]) -> float | None:
+    """The mean over tasks of the mean of a value; None while a task has no valid episode."""
+    means = [_mean([e[key] for e in group]) for group in groups]
+    known = [mean for mean in means if mean is not None]
+    return _mean(known) if len(known) == len(means) else None
 
 
 def metrics(
@@ -105,11 +142,18 @@ def metrics(
     `100 (R - random) / (expert - random)` (Fu et al. 2020, arXiv:2004.07219), where `reference` gives the returns of
     both. failure_counts: timeout (step limit), exception (errors, which enter no average), other (the environment ended
     the episode). eval_time_sec: core seconds of the episodes.
+
+    Of several tasks, rates and means are means over the tasks; their intervals are those of `raybc.statistics` for
+    strata, and `tasks` has the same of each task.
     """
     counts = summarise(episodes, metric)
+    parts = by_task(episodes)
+    groups = [[e for e in part if e["outcome"] != "error"] for part in parts.values() or [list(episodes)]]
+    if parts:
+        counts["mean_return"] = _mean_of_means(groups, "return")
+        counts["mean_max_reward"] = _mean_of_means(groups, "max_reward")
     low, high = wilson_interval(counts["successes"], counts["episodes"])
-    valid = [e for e in episodes if e["outcome"] != "error"]
-    returns, scores = _interval([e["return"] for e in valid]), None
+    returns, scores = _interval([[e["return"] for e in group] for group in groups]), None
     score = None
     if reference is not None and counts["mean_return"] is not None:
         score = normalized(counts["mean_return"], reference)
@@ -118,13 +162,13 @@ def metrics(
         "metric": metric.name,
         "score": counts["score"],
         "mean_return_interval": returns,
-        "mean_max_reward_interval": _interval([e["max_reward"] for e in valid]),
+        "mean_max_reward_interval": _interval([[e["max_reward"] for e in group] for group in groups]),
         "normalized_score_interval": scores,
         "episodes": counts["episodes"],
         "success_rate": counts["success_rate"] if has_success else None,
         "successes": counts["successes"] if has_success else None,
-        "wilson_low": low if has_success else None,
-        "wilson_high": high if has_success else None,
+        "wilson_low": low if has_success and not parts else None,
+        "wilson_high": high if has_success and not parts else None,
         "mean_return": counts["mean_return"],
         "mean_max_reward": counts["mean_max_reward"],
         "normalized_score": score,
@@ -138,7 +182,17 @@ def metrics(
         },
         "retries": counts["retries"],
     }
-    if counts["errors"] and has_success:
+    if parts:
+        if has_success:
+            whole = score_of([counts], replace(SUCCESS, over_tasks="mean"))
+            found["success_interval"] = None if whole.interval is None else list(whole.interval)
+        found["tasks"] = {
+            name: metrics(part, has_success=has_success, reference=reference, metric=metric)
+            for name, part in parts.items()
+        }
+    if counts["errors"] and has_success and parts:
+        found["success_bounds"] = list(score_of([counts], SUCCESS).bounds or (0.0, 1.0))
+    elif counts["errors"] and has_success:
         rate = counts["success_rate"] or 0.0
         found["success_bounds"] = list(bounds_with_errors(rate, counts["episodes"], counts["errors"]))
     if "first_error" in counts:

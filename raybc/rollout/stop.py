@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,12 @@ from raybc.statistics import halfwidth_reached, mean_interval
 MINIMUM = 20
 #: While a rule decides, every job runs this many starts, then every job the next block.
 STARTS_PER_BLOCK = 10
+
+
+def whole_blocks(tasks: int) -> int:
+    """Starts between two decisions where starts of several tasks take turns: about `STARTS_PER_BLOCK`, in whole rounds
+    of the tasks."""
+    return math.ceil(STARTS_PER_BLOCK / tasks) * tasks
 
 
 class StopRule(Protocol):
@@ -89,6 +95,8 @@ class Race:
     alpha: float = 0.05
     metric: Metric = SUCCESS
     """What is compared; its bounds must be known (see `race`)."""
+    strata: int = 1
+    """Tasks whose starts take turns; `block` is a multiple of it."""
     dropped: dict[str, tuple[int, Domination]] = field(default_factory=dict)
     """Arm -> starts after which it was dropped, and why."""
     beaten: tuple[int, Domination] | None = None
@@ -117,15 +125,11 @@ class Race:
             return False
         until = {arm: self.dropped[arm][0] if arm in self.dropped else n for arm in self.arms}
         outcomes = {arm: self._outcomes(values, arm, until[arm]) for arm in until}
-        options = {"comparisons": self.comparisons, "alpha": self.alpha}
+        options: dict[str, Any] = {"comparisons": self.comparisons, "alpha": self.alpha, "strata": self.strata}
         if len(outcomes) > 1:
-            for arm, reason in dominated(outcomes, **options).items():  # type: ignore[arg-type]
+            for arm, reason in dominated(outcomes, **options).items():
                 self.dropped.setdefault(arm, (n, reason))
-        reasons = [
-            first_domination(outcomes[arm], self.others, comparisons=self.comparisons, alpha=self.alpha)
-            for arm in racing
-            if arm not in self.dropped
-        ]
+        reasons = [first_domination(outcomes[arm], self.others, **options) for arm in racing if arm not in self.dropped]
         if self.others and reasons and all(reason is not None for reason in reasons):
             assert reasons[0] is not None
             self.beaten = (n, reasons[0])

@@ -33,6 +33,8 @@ class WorkerSlot:
     def __init__(self) -> None:
         self.worker: ActorHandle | None = None
         self.suite = ""
+        self.task = ""
+        """The task that it was given last; the process has simulators of it."""
         self.in_flight: dict[int, Any] = {}
         """Episodes that the process is running, by number."""
         self.finished = 0

@@ -4,6 +4,8 @@
     POST /act    {"obs": OBS or [OBS, ...], "seed": N}  ->  {"actions": (H, A)}    stateless
     WS /ws       {"obs": OBS, "id": N}  ->  {"action": (A,), "id": N}    an episode; the server keeps history and chunk
 
+A policy that reads instructions finds them as "instruction": TEXT beside "obs", or beside "reset" for a whole episode.
+
 OBS is name -> low-dimensional observation or image, as in /metadata. Letters: H chunk, A action dim.
 """
 
@@ -136,6 +138,7 @@ class _Server:
             raise HTTPException(400, str(error)) from None
         try:
             episode = self._episode_of(message)
+            await episode.instruct(message)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         chunk_HA = await episode.chunk()
@@ -144,8 +147,10 @@ class _Server:
         return _answer({"actions": chunk_HA}, kind)
 
     def _episode_of(self, message: Any) -> Episode:
-        if not isinstance(message, Mapping) or "obs" not in message or message.keys() - {"obs", "seed"}:
-            raise UserError('message: expected {"obs": observations} and, if wanted, "seed"; see /metadata')
+        if not isinstance(message, Mapping) or "obs" not in message or message.keys() - {"obs", "seed", "instruction"}:
+            raise UserError(
+                'message: expected {"obs": observations} and, if wanted, "seed" and "instruction"; see /metadata'
+            )
         episode = Episode(self._batcher, self._setting, _seed(message.get("seed")))
         steps = message["obs"] if isinstance(message["obs"], list) else [message["obs"]]
         if not 1 <= len(steps) <= self._batcher.bundle.config.obs_steps:
@@ -205,13 +210,19 @@ class _Server:
         if not isinstance(message, Mapping):
             raise UserError(f"message: expected a map, got {type(message).__name__}")
         if "reset" in message:
-            return {"reset": True}, Episode(self._batcher, self._setting, _seed(message["reset"]))
+            started = Episode(self._batcher, self._setting, _seed(message["reset"]), episode.instruction)
+            if "instruction" in message:
+                await started.instruct(message)
+            return {"reset": True}, started
         if not isinstance(message.get("obs"), Mapping):  # openpi's clients send bare observations and expect chunks
+            if self._batcher.bundle.instructions is not None:  # which they call prompts
+                await episode.instruct(message, "prompt")
             episode.observe(message)
             return {"actions": _finite(await episode.chunk())}, episode
         ask = message.get("ask", "action")
         if ask not in ("action", "chunk", "nothing"):
             raise UserError(f"ask: expected action, chunk or nothing, got {ask!r}")
+        await episode.instruct(message)
         episode.observe(message["obs"])
         if ask == "nothing":
             return {"observed": True}, episode
@@ -245,10 +256,33 @@ def _seed(value: Any) -> int | None:
 class Episode:
     """Like `raybc.inference.policy.Policy`, but with a network that all connections share."""
 
-    def __init__(self, batcher: Batcher, setting: SampleSetting, seed: int | None) -> None:
+    def __init__(self, batcher: Batcher, setting: SampleSetting, seed: int | None, instruction: str = "") -> None:
         self._batcher = batcher
         self._session = Session(batcher.bundle, setting, seed)
+        self._session.instruction = instruction
         self._due: deque[np.ndarray] = deque()
+
+    @property
+    def instruction(self) -> str:
+        """The current instruction; "" without."""
+        return self._session.instruction
+
+    async def instruct(self, message: Mapping[str, Any], key: str = "instruction") -> None:
+        """Read the instruction of a message, which stays until there is another one.
+
+        Raises `UserError` where the policy needs one and there is none, and for one that it cannot read. Requests of
+        others share a batch, so nothing may fail later.
+        """
+        bundle, text = self._batcher.bundle, message.get(key)
+        if text is None:
+            if not self.instruction:
+                bundle.embed(None)
+            return
+        if not isinstance(text, str):
+            raise UserError(f"{key}: expected a text, got {type(text).__name__}")
+        if text != self.instruction:
+            await asyncio.to_thread(bundle.check_instruction, text)  # an encoder may take seconds to load
+            self._session.instruction = text
 
     def observe(self, obs: Any) -> None:
         bundle = self._batcher.bundle

@@ -58,8 +58,9 @@ class RemotePolicy:
         size = self.metadata["actions"]["shape"][1]
         self._range = None if action_range is None else validate_action_range(action_range, size)
 
-    def reset(self, seed: int | None = None) -> None:
-        """Start an episode. seed: of the sampling noise; None: random.
+    def reset(self, seed: int | None = None, instruction: str | None = None) -> None:
+        """Start an episode. seed: of the sampling noise; None: random. instruction: what the robot should do, in words,
+        for a policy that reads instructions; None: that of the episode before.
 
         Connects again if the connection was lost. Raises `UserError` if another policy is served by then.
         """
@@ -70,7 +71,7 @@ class RemotePolicy:
                     self._lose("another policy is served there by now")
                     raise UserError(f"{self._url}: another policy is served there by now; make a new RemotePolicy")
                 self._lost = ""
-        self._ask({"reset": seed})
+        self._ask({"reset": seed} | ({} if instruction is None else {"instruction": instruction}))
 
     def act(self, obs: Mapping[str, Any] | np.ndarray) -> np.ndarray:
         """The next action (A,), physical, float32. obs: the current observation; pass each step of the episode once."""

@@ -14,12 +14,13 @@ from raybc.data.names import obtain
 from raybc.demos.spec import DemosSpec
 from raybc.envs.base import Task
 from raybc.files import read_json, write_json
-from raybc.metric import Metric, bind
+from raybc.metric import Metric
+from raybc.metric_choice import bind
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.config import SweepConfig, to_plain
 from raybc.sweep.load import saved_sweep
-from raybc.sweep.space import metric_of
+from raybc.sweep.space import eval_tasks, metric_of
 from raybc.train.data import held_out_episodes, with_held_out
 from raybc.train.source import read_data
 from raybc.train.trackers.base import TrackerConfig
@@ -71,7 +72,8 @@ def with_metric(config: SweepConfig, launch: Launch, task: Task | None) -> tuple
     if config.metric is None and launch.resume != "False" and not launch.overwrite and path.is_file():
         before = saved_sweep(read_json(path), str(path)).metric
         if before is not None:
-            metric = bind(before, task)
+            several = eval_tasks(config)
+            metric = metric_of(dataclasses.replace(config, metric=before)) if several else bind(before, task)
             if before == "success" and task is not None and not task.has_success:
                 cli.console.print(
                     f"warning: {path} was started by a release that compared recipes by success, which {task.name} "

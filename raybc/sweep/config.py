@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
 from raybc.config.component import PolicyConfig, find_kind
-from raybc.config.flat import unknown_option
-from raybc.metric import MetricName
+from raybc.config.flat import COMPONENTS, parts_of, unknown_option
+from raybc.metric import MetricName, OverTasks
 from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, UserError
 
@@ -123,8 +123,18 @@ class EvalConfig:
     """Evaluations of a full trial, evenly spaced; the last is at training_steps."""
     race: bool = True
     """Stop evaluating a recipe that is shown to be worse on the same starts (at most 5 % of sweeps drop the best)."""
+    suite: str = ""
+    """Measure on the tasks of a suite (`raybc rollout --suite`) instead of the task of the data."""
+    tasks: tuple[str, ...] = ()
+    """Measure on these tasks instead of the task of the data; starts are counted for each."""
+    task_score: OverTasks = "mean"
+    """The score of a recipe over several tasks: their mean, or that of the worst."""
 
     def validate(self, where: str) -> None:
+        if self.suite and self.tasks:
+            raise UserError(f"{flag_path(where)}suite: expected either a suite or {flag_path(where)}tasks, got both")
+        if self.task_score != "mean" and not (self.suite or self.tasks):
+            raise UserError(f"{flag_path(where)}task_score: has no effect without {flag_path(where)}tasks or suite")
         if not 1 <= self.episodes < SPLIT_SIZE:
             raise UserError(f"{flag_path(where)}episodes: expected 1..{SPLIT_SIZE - 1}, got {self.episodes}")
         if self.evaluations < 1:
@@ -204,6 +214,11 @@ class SweepConfig:
             raise UserError("train.seed: expected `seeds: [...]` at the top level instead")
         if self.train.metric is not None:
             raise UserError(f"train.metric: expected `metric: {self.train.metric}` at the top level instead")
+        for name, key in (("eval_tasks", "tasks"), ("eval_suite", "suite"), ("task_score", "task_score")):
+            if self.train.get(name) != self.train.options()[name].default:
+                raise UserError(f"train.{name}: expected eval.{key} at the top level instead")
+        if (self.eval.tasks or self.eval.suite) and not self.train.has_environment:
+            raise UserError("eval.tasks: expected none without a simulator (env_name none)")
         for name in ("epochs", "epochs_per_round", "stop_patience"):
             if getattr(self.train, name):
                 reason = self.train.options()[name].option.axis
@@ -223,7 +238,7 @@ class SweepConfig:
             )
 
     def kinds(self, what: str) -> list[str]:
-        """The kinds of policy or encoder (`what`) that recipes may have."""
+        """The kinds of a component (`what`) that recipes may have."""
         return list(self.space[what].values) if what in self.space else [self.train.get(what)]
 
     def _policies(self) -> list[PolicyConfig]:
@@ -241,15 +256,15 @@ class SweepConfig:
 
     def axis_option(self, name: str) -> OptionInfo:
         """The declaration of the option that an axis searches. Raises `UserError` where no recipe has it."""
-        for policy, encoder in itertools.product(self.kinds("policy"), self.kinds("encoder")):
-            run = self.train.changed(policy=policy, encoder=encoder)
+        for kinds in itertools.product(*map(self.kinds, COMPONENTS)):
+            run = self.train.changed(**dict(zip(COMPONENTS, kinds, strict=True)))
             if name in run.options():
                 return run.options()[name]
-        raise UserError(f"space: {unknown_option(name, run.options(), {'policy': run.policy, 'encoder': run.encoder})}")
+        raise UserError(f"space: {unknown_option(name, run.options(), parts_of(run))}")
 
     def _validate_axis(self, name: str, axis: Axis) -> None:
         where = f"space.{name}"
-        for what in ("policy", "encoder"):  # a kind that does not exist is refused before its options are
+        for what in COMPONENTS:  # a kind that does not exist is refused before its options are
             for kind in self.kinds(what):
                 find_kind(what, check_type(kind, str, f"space.{what}"), f"space.{what}")
         policies = self._policies()

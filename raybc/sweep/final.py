@@ -26,6 +26,7 @@ from raybc.rows import (
     Phase,
     VideoRow,
     WinnerFile,
+    entries_of,
     episodes_of,
     rows_at,
     setting_fields,
@@ -34,6 +35,7 @@ from raybc.rows import (
 )
 from raybc.run_folder import SweepFolder
 from raybc.statistics import too_many_errors
+from raybc.suites import specs_in_turns
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
 from raybc.sweep.space import recipe, recipe_key
@@ -67,15 +69,16 @@ def finalists(config: SweepConfig, state: SweepState) -> list[TrialState]:
 def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], None]) -> None:
     """Measure the top recipes on the final starts, except those that the ledger has already."""
     config, context, state = recorder.config, recorder.context, recorder.state
-    specs = [EpisodeSpec(context.task, "final", i) for i in range(config.final.episodes)]
+    specs = specs_in_turns(context.tasks, "final", config.final.episodes)
     announced = False
     for trial in finalists(config, state):
-        measured_all = trial.final_rows and all(episodes_of(r) == config.final.episodes for r in trial.final_rows)
+        measured_all = trial.final_rows and all(episodes_of(r) == len(specs) for r in trial.final_rows)
         if measured_all and not too_many_errors(
             sum(r["errors"] for r in trial.final_rows), sum(map(episodes_of, trial.final_rows))
         ):
             continue
-        say(f"measuring trial {trial.number} on {config.final.episodes} final starts")
+        each = f" of each of {len(context.tasks)} tasks" if len(context.tasks) > 1 else ""
+        say(f"measuring trial {trial.number} on {config.final.episodes} final starts{each}")
         step = trial.evaluations[-1].step
         run = recipe(config, trial.params)
         measured, jobs = jobs_of(context, run, trial.number, step)
@@ -146,11 +149,13 @@ class _Clip:
     steps: int
     cost: float = 0.0
     """Smaller for a better episode."""
+    task: str = ""
+    """Where there are several."""
 
     @property
-    def key(self) -> tuple[int, int, Phase, int, SampleSetting]:
+    def key(self) -> tuple[int, int, Phase, int, SampleSetting, str]:
         row = self.row
-        return row["trial"], row["seed"], row["phase"], self.index, setting_of(row)
+        return row["trial"], row["seed"], row["phase"], self.index, setting_of(row), self.task
 
 
 def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
@@ -168,8 +173,8 @@ def choose_clips(config: SweepConfig, state: SweepState) -> list[_Clip]:
             # The chosen setting first: its success rate is the one that is quoted.
             for row in sorted(rows, key=lambda r: (setting_of(r) != setting, r["seed"])):
                 clips += [
-                    _Clip(row, entry[0], entry[1], entry[2], state.metric.cost(state.metric.of_entry(entry)))
-                    for entry in row["episode_list"]
+                    _Clip(row, entry[0], entry[1], entry[2], state.metric.cost(state.metric.of_entry(entry)), task)
+                    for entry, task in entries_of(row)
                 ]
         if not state.metric.has_success and any(clip.outcome != "error" for clip in clips):
             chosen = best_setting(trial.evaluations[-1].rows, state.metric)
@@ -200,19 +205,20 @@ def film(
     folder = context.folder
     clips = choose_clips(config, state)
     videos = list_videos(folder)
-    done = {(v["trial"], v["seed"], v["split"], v["index"], video_setting(v)) for v in videos}
+    done = {(v["trial"], v["seed"], v["split"], v["index"], video_setting(v), v.get("task", "")) for v in videos}
     missing = [c for c in clips if c.key not in done]
     if not missing:
         return "" if clips else "none was asked for, or no episode could be filmed", []
     notes = []
-    with RolloutPool.start(context.task, min(workers, len(missing)), render=RenderOptions(), **pool_options) as pool:
+    tasks, workers = context.tasks, min(workers, len(missing))
+    with RolloutPool.start(tasks[0], workers, tasks, render=RenderOptions(), **pool_options) as pool:
         filmed = [
             (clip, pool.submit(f"{folder.path}/film {n}", [_job(config, context, clip)], [_spec(context, clip)]))
             for n, clip in enumerate(missing)
         ]
         for clip, reference in filmed:
             row: EpisodeRow = ray.get(reference)[0][0]
-            trial, seed, split, index, setting = clip.key
+            trial, seed, split, index, setting, task = clip.key
             if row["outcome"] == "error":
                 notes.append(f"not every chosen episode was filmed: {row['message']}")
                 continue
@@ -222,18 +228,17 @@ def film(
                     f"{clip.outcome} after {clip.steps}: this simulator is not deterministic under rendering"
                 )
             path = folder.member_videos(trial, seed, split, setting) / row["video"]
-            videos.append(
-                {
-                    "file": str(path.relative_to(folder.path)),
-                    "trial": trial,
-                    "seed": seed,
-                    "split": split,
-                    "index": index,
-                    "outcome": row["outcome"],
-                    **setting_fields(setting),
-                    "steps": row["steps"],
-                }
-            )
+            video: VideoRow = {
+                "file": str(path.relative_to(folder.path)),
+                "trial": trial,
+                "seed": seed,
+                "split": split,
+                "index": index,
+                "outcome": row["outcome"],
+                **setting_fields(setting),
+                "steps": row["steps"],
+            }
+            videos.append(video | {"task": task} if task else video)
             write_json(folder.videos_json, videos)
         spans = pool.stats()["spans"]
     return "; ".join(dict.fromkeys(notes)), spans
@@ -247,7 +252,7 @@ def _job(config: SweepConfig, context: TrialContext, clip: _Clip) -> Rollout:
 
 
 def _spec(context: TrialContext, clip: _Clip) -> EpisodeSpec:
-    return EpisodeSpec(context.task, clip.row["phase"], clip.index)
+    return EpisodeSpec(clip.task or context.tasks[0], clip.row["phase"], clip.index)
 
 
 def list_videos(folder: SweepFolder) -> list[VideoRow]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from raybc.cluster.session import ray_session
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import EpisodeStore, check_matches_task
 from raybc.data.gains import far_starts_of, refuse_other_units
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.notes import write_data_notes
 from raybc.demos.spec import DemosSpec, check_source, source_of
 from raybc.envs.base import Task
@@ -26,6 +27,7 @@ from raybc.report.html import write_report
 from raybc.report.markdown import write_leaderboard_md
 from raybc.report.read import load_run
 from raybc.report.tables import NO_RATE, leaderboard, winner_line
+from raybc.rollout.measured import check_tasks
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
 from raybc.run_folder import SweepFolder
@@ -38,7 +40,7 @@ from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.live import LiveTable
 from raybc.sweep.progress import Progress
 from raybc.sweep.recipes import check_effects
-from raybc.sweep.space import check_corners, first_points, race_comparisons, sample_settings, task_of
+from raybc.sweep.space import check_corners, eval_tasks, first_points, race_comparisons, sample_settings, task_of
 from raybc.sweep.stages import Stages, Tables, counters, demonstrate
 from raybc.sweep.study import attach_videos, check_sampler
 from raybc.sweep.trackers import SweepTrackers
@@ -72,10 +74,11 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         check_resume(config, folder)
         env_spec = spec_of_task(task) if task is not None else None
         task = _observing(task, env_spec, config)
+        instructions = _instructions(config, env_spec, task)
         dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         if demos is None or dataset.exists():
             store = read_data(config.train, dataset, cli.console.print, cli.episodes_bar)
-            _check_data(config, store, env_spec, task)
+            _check_data(config, store, env_spec, task, instructions)
             if task is not None and env_spec is not None and config.train.dataset:
                 refuse_other_control(store, env_spec.env_args, task.name, config.train.action_key)
                 cli.print_notes(refuse_other_units(store, task, env_spec))
@@ -85,7 +88,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
         ledger = Ledger(folder.ledger)
         state = SweepState.from_events(read_events(folder.ledger), metric)
         try:
-            _run(config, launch, env_spec, dataset, demos, ledger, state, begun)
+            _run(config, launch, env_spec, instructions, dataset, demos, ledger, state, begun)
         except KeyboardInterrupt:
             if not state.trials:
                 raise cli.Interrupted("no trial had begun; run the same command again") from None
@@ -108,10 +111,28 @@ def _observing(task: Task | None, env_spec: EnvSpec | None, config: SweepConfig)
     return dataclasses.replace(task, obs_keys=observed(config.train, env_spec, task.obs_keys))
 
 
-def _check_data(config: SweepConfig, store: EpisodeStore, env_spec: EnvSpec | None, task: Task | None) -> None:
+def _instructions(config: SweepConfig, env_spec: EnvSpec | None, task: Task | None) -> dict[str, str]:
+    """Task -> instruction of what recipes are measured on, each looked at once where there are several."""
+    if task is None or env_spec is None:
+        return {}
+    several = eval_tasks(config)
+    if not several:
+        return {task.name: env_spec.instruction or task.instruction}
+    return check_tasks(several, observation_shapes(env_spec, task.obs_keys), env_spec.action_size, task.name)
+
+
+def _check_data(
+    config: SweepConfig,
+    store: EpisodeStore,
+    env_spec: EnvSpec | None,
+    task: Task | None,
+    instructions: Mapping[str, str],
+) -> None:
     if task is not None and env_spec is not None:
         shapes = observation_shapes(env_spec, task.obs_keys)
         check_matches_task(store, shapes, env_spec.action_size, config.train.env_name)
+        for kind in config.kinds("language"):
+            check_language(config.train.changed(language=kind), store, instructions)
     check_corners(config, store)
 
 
@@ -119,6 +140,7 @@ def _run(
     config: SweepConfig,
     launch: Launch,
     env_spec: EnvSpec | None,
+    instructions: Mapping[str, str],
     dataset: Path,
     demos: DemosSpec | None,
     ledger: Ledger,
@@ -155,15 +177,15 @@ def _run(
         }
         pool = None
         if task is not None:
-            pool = stack.enter_context(RolloutPool.start(task.name, workers, **pool_options))
+            pool = stack.enter_context(RolloutPool.start(task.name, workers, eval_tasks(config), **pool_options))
         timing.add("start", began)
         if pool is not None and demos is not None and not dataset.exists():
             with timing.stage("demonstrations"):
                 demonstrate(demos, dataset, pool)
         store = read_data(config.train, dataset)
-        cli.print_notes(store.remarks())
+        cli.print_notes((*store.remarks(), *language_notes(config.train, store)))
         write_data_notes(folder.data_notes, store)
-        _check_data(config, store, env_spec, task)
+        _check_data(config, store, env_spec, task, instructions)
         begun()  # what can be refused has been: the machines, their devices, the data
         context = TrialContext(
             folder=SweepFolder(folder.path.absolute()),
@@ -181,6 +203,7 @@ def _run(
             metric=state.metric,
             threads=allocation.threads,
             earlier_options=tuple(earlier_options(folder)),
+            eval_tasks=eval_tasks(config),
         )
         facts = {
             "command": command_line(),
@@ -208,7 +231,8 @@ def _run(
             if not state.metric.from_episodes:
                 say(NO_RATE)
             elif config.eval.race and not context.race_comparisons:
-                say(f"racing is off: {NO_RACE}")
+                worst = state.metric.over_tasks == "worst"
+                say(f"racing is off: {'means of starts say nothing about the worst task' if worst else NO_RACE}")
             if not any(origin == "defaults" for origin, _ in first_points(config)):
                 say("the defaults are outside the space and are not tried")
         live = LiveTable(cli.console, state, config.search.trials, config.eval.evaluations)

@@ -13,10 +13,13 @@ from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import options_in
 from raybc.data.action_form import ActionForm, with_units
 from raybc.data.episodes import EpisodeStore, check_files, image_size
+from raybc.data.instructions import check_instructions
 from raybc.envs.base import Task
-from raybc.metric import Metric, resolve
+from raybc.metric import Metric
+from raybc.metric_choice import resolve
 from raybc.registry import get_task, parse_env_name
 from raybc.strict import check_type, did_you_mean
+from raybc.suites import choose_tasks, resolve_over
 from raybc.sweep.config import Axis, SweepConfig
 from raybc.types import SampleSetting, UserError
 
@@ -180,6 +183,8 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
         if store is not None:
             seen = [key for key in images or () if key in store.obs]
             run.encoder.check_sizes({key: image_size(store.obs[key].shape[1:]) for key in seen})
+            run.language.check_available(where)
+            check_instructions(run, store)
         if longest is not None and run.chunk_length > longest:
             raise UserError(
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "
@@ -198,10 +203,22 @@ def task_of(config: SweepConfig) -> Task | None:
     return get_task(parse_env_name(config.train.env_name).task) if config.train.has_environment else None
 
 
+def eval_tasks(config: SweepConfig) -> tuple[str, ...]:
+    """The tasks that recipes are measured on; () for the task of the data."""
+    if not (config.eval.suite or config.eval.tasks):
+        return ()
+    where = ("eval.suite", "eval.tasks")
+    return choose_tasks(config.eval.suite, config.eval.tasks, 0, config.train.env_name, where=where)
+
+
 def metric_of(config: SweepConfig) -> Metric:
     """What the recipes of a sweep are compared by. Raises `UserError` where the task cannot tell it."""
     task = task_of(config)
-    metric = resolve(config.metric, task)
+    several = eval_tasks(config)
+    if several:
+        metric = resolve_over(config.metric, [get_task(name) for name in several], over=config.eval.task_score)
+    else:
+        metric = resolve(config.metric, task)
     if task is not None and not metric.from_episodes:
         raise UserError(
             f"metric: expected a measure of rollouts, since there is an environment, got {metric.name!r}; leave "
@@ -212,8 +229,9 @@ def metric_of(config: SweepConfig) -> Metric:
 
 def race_comparisons(config: SweepConfig, metric: Metric) -> int:
     """The tests that the best arm of a sweep can be in (0: no racing): against every other arm (trial and sample
-    setting) at every evaluation. Without known bounds of the metric no test keeps its guarantee (see `race`)."""
-    if not config.eval.race or metric.bounds is None:
+    setting) at every evaluation. Without known bounds of the metric no test keeps its guarantee (see `race`); means of
+    starts say nothing about the worst task."""
+    if not config.eval.race or metric.bounds is None or metric.over_tasks == "worst":
         return 0
     arms = config.search.trials * len(sample_settings(config))
     return max(1, arms - 1) * config.eval.evaluations

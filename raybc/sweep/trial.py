@@ -15,7 +15,7 @@ from raybc.config import RunConfig
 from raybc.metric import Metric
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled, summarise
-from raybc.rollout.stop import STARTS_PER_BLOCK, Race
+from raybc.rollout.stop import Race, whole_blocks
 from raybc.rows import (
     EpisodeRow,
     EvaluationRow,
@@ -27,6 +27,7 @@ from raybc.rows import (
     setting_of,
 )
 from raybc.run_folder import SweepFolder
+from raybc.suites import specs_in_turns
 from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.sweep.space import settings_of
 from raybc.train.data import TrainingData, held_out_episodes
@@ -46,7 +47,7 @@ class TrialContext:
     train: RunConfig
     """What all recipes share."""
     task: str
-    """Name of the task; empty without a simulator."""
+    """Name of the task of the data; empty without a simulator."""
     dataset: str
     fingerprint: str
     obs_keys: tuple[str, ...]
@@ -66,9 +67,16 @@ class TrialContext:
     """Threads of PyTorch: fixed, because sums depend on their number."""
     earlier_options: tuple[dict[str, Any], ...] = ()
     """Options of a run under which earlier processes may have saved states."""
+    eval_tasks: tuple[str, ...] = ()
+    """The tasks that recipes are measured on; () for `task`."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that recipes are measured on, whose starts take turns."""
+        return self.eval_tasks or (self.task,)
 
     def search_specs(self) -> list[EpisodeSpec]:
-        return [EpisodeSpec(self.task, "search", i) for i in range(self.episodes)]
+        return specs_in_turns(self.tasks, "search", self.episodes)
 
 
 class AllEpisodesFailed(RuntimeError):
@@ -148,7 +156,11 @@ def evaluate_trial(
     race = None
     if context.race_comparisons:
         arms = [setting.label() for _, setting in measured]
-        race = Race(arms, rivals, comparisons=context.race_comparisons, block=STARTS_PER_BLOCK, metric=context.metric)
+        strata = len(context.tasks)
+        race = Race(
+            arms, rivals, comparisons=context.race_comparisons, block=whole_blocks(strata), metric=context.metric,
+            strata=strata,
+        )  # fmt: skip
     results = evaluate(f"{context.folder.path}/trial {trial}/evaluation {k}", jobs, context.search_specs(), race)
     rows = evaluation_rows(context, run, measured, results, trial=trial, phase="search", evaluation=k, step=step)
     if not any(r["episodes"] for r in rows):
@@ -163,7 +175,10 @@ def evaluate_trial(
     timing = {"train": list(train), "rollout": [started, time.time()], "train_seconds": train_seconds}
     metric = context.metric
     score = pooled(rows_at(rows, best_setting(rows, metric)), metric)
-    assert score is not None, "some row has valid episodes"
+    if score is None:  # of several tasks, one has no valid episode, and what an episode can be at worst is unknown
+        failed = next(e for episodes in results for e in episodes if e["outcome"] == "error")
+        message = f"no episode of a task could be run at evaluation {k}: {failed['message']}"
+        raise AllEpisodesFailed(message, sum(map(len, results)), failed.get("traceback", ""))
     return Evaluation(k, step, score, rows, timing, beaten)
 
 

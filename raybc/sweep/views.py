@@ -12,6 +12,7 @@ from typing import Any
 
 from raybc.config import SAMPLE_AXES
 from raybc.files import write_json, write_text
+from raybc.rows import entries_of, message_key
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState, TrialState
@@ -51,11 +52,14 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
         results.append(json.dumps(result))
         names = ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)
         origin = {k: result[k] for k in names if k in result}
-        for entry in row["episode_list"]:
-            message = {"message": messages[str(entry[0])]} if str(entry[0]) in messages else {}
-            if "first_error" in row and row["first_error"]["index"] == entry[0]:
-                message["traceback"] = row["first_error"]["traceback"]
-            episodes.append(json.dumps(origin | dict(zip(ENTRY, entry, strict=False)) | message))
+        for entry, task in entries_of(row):
+            key = message_key(entry[0], task)
+            more = {"message": messages[key]} if key in messages else {}
+            first = row.get("first_error")
+            if first is not None and (first["index"], first.get("task", "")) == (entry[0], task):
+                more["traceback"] = first["traceback"]
+            named = {"task": task} if task else {}
+            episodes.append(json.dumps(origin | named | dict(zip(ENTRY, entry, strict=False)) | more))
     write_text(folder.results, "".join(line + "\n" for line in results))
     write_text(folder.episodes, "".join(line + "\n" for line in episodes))
 

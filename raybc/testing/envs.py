@@ -23,7 +23,7 @@ from raybc.envs.base import Obs, RenderOptions, SimEnv, Task
 #: Packages that importing an adapter must not load; a simulator is loaded only when an environment is created.
 HEAVY = (
     *("torch", "ray", "robosuite", "mujoco", "OpenGL", "numba", "ogbench", "gymnasium_robotics", "metaworld"),
-    *("libero", "minari", "gym_pusht", "pymunk", "pygame", "dm_control"),
+    *("libero", "ocbench", "minari", "gym_pusht", "pymunk", "pygame", "dm_control"),
 )
 
 #: (observation, sim_state, reward, success) of each step, from the start state on.

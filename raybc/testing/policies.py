@@ -128,7 +128,8 @@ def random_observation(policy: Policy, size: int, seed: int) -> Observation[Tens
         name: torch.randint(256, (m, size, spec.obs_steps, *image), generator=g, dtype=torch.uint8)
         for name, image in spec.images
     }
-    return Observation(low_dim, images)
+    language = torch.randn(m, size, spec.language, generator=g) if spec.language else None
+    return Observation(low_dim, images, language=language)
 
 
 def random_batch(policy: Policy, size: int, seed: int = 0) -> tuple[Batch, dict[str, Tensor]]:

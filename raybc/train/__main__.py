@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,29 +20,32 @@ from raybc.data.action_form import with_units
 from raybc.data.control import refuse_other_control
 from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
+from raybc.data.instructions import check_language, language_notes
 from raybc.data.names import obtain
 from raybc.demos.generate import generate
 from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import expanded, free_space_for
-from raybc.metric import resolve
+from raybc.metric_choice import resolve
 from raybc.registry import get_task, parse_env_name
+from raybc.rollout.measured import check_tasks
 from raybc.run_folder import TrainingFolder
-from raybc.run_start import Resume, check_folder, starting
-from raybc.seeing import CameraFlags
+from raybc.run_start import check_folder, starting
+from raybc.suites import resolve_over, tasks_of_run
+from raybc.train.args import Args, push_at_the_end, with_batches, with_hub
 from raybc.train.arithmetic import pick_device
 from raybc.train.data import TrainingData, held_out_episodes, resolved, window_notes, with_held_out
 from raybc.train.loop import with_seeds
 from raybc.train.member import saved_threads
 from raybc.train.pretrained import with_pretrained
-from raybc.train.ranks import Parallel, WorkerConfig
-from raybc.train.resume import ExtendSchedule, RunPlace, find_run, new_place, nothing_to_resume, resumed
+from raybc.train.ranks import WorkerConfig
+from raybc.train.resume import RunPlace, find_run, new_place, nothing_to_resume, resumed
 from raybc.train.run import PackRun
 from raybc.train.source import observed, read_data, recorded_observations
 from raybc.train.threads import available_cores, busy_cores, free_threads, registered
 from raybc.train.trackers.base import TrackerConfig
 from raybc.train.trackers.mlflow import MlflowConfig
-from raybc.train.trackers.wandb import Mode, WandbConfig
+from raybc.train.trackers.wandb import WandbConfig
 from raybc.types import UserError
 
 if TYPE_CHECKING:  # it imports Ray
@@ -50,68 +54,10 @@ if TYPE_CHECKING:  # it imports Ray
 DESCRIPTION = "Train a recipe with one seed or several side by side; measure each by rollouts on the search starts."
 
 
-@dataclass(frozen=True)
-class Args(CameraFlags):
-    """This command."""
-
-    config: str = ""
-    """A YAML file with options of the run, as under `train:` of a sweep file; flags override it."""
-    recipe: str = ""
-    """A recipe of the literature (`raybc recipes` lists them); --config and flags override its options."""
-    seeds: tuple[int, ...] = ()
-    """Train these seeds together as a pack, e.g. --seeds 0 1 2 3 (instead of seed)."""
-
-    gradient_accumulation_steps: int = 1
-    """Multiply batch_size by this number and compute each batch in as many parts, so that batch_size is what is in
-    memory at a time (--accumulate splits batch_size instead)."""
-    per_device_train_batch_size: int = 0
-    """Examples of each training process at a time; batch_size is this times num_workers times
-    gradient_accumulation_steps (0: batch_size counts)."""
-    demos: int = 100
-    """Demonstrations to record with the scripted expert, if env_name uses scripted data."""
-    out: Path | None = None
-    """Run folder (default: SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME/sdSEED_RUNID; pack_ID for several seeds)."""
-    num_workers: int = 1
-    """Training processes that share every batch (Ray Train; DDP over nccl or gloo)."""
-    min_workers: int = 0
-    """Minimum number of workers: training starts with this many and grows to num_workers as resources become free
-    (0: num_workers)."""
-    parallel: Parallel = "ddp"
-    """fsdp: shard the policy over num_workers, for policies that do not fit on one device (FSDP2)."""
-    threads: int = 0
-    """PyTorch threads on a CPU (0: OMP_NUM_THREADS if set, else the cores that are free, shared with other trainings;
-    a resumed run keeps its number)."""
-    workers: int = 0
-    """Simulator processes (0: one for each core that training does not use)."""
-    wandb: Mode = "off"
-    """Copy metrics and videos to Weights & Biases; offline: into the run folder, for `wandb sync`."""
-    wandb_project: str = "raybc"
-    """Weights & Biases project."""
-    mlflow: str = ""
-    """Copy metrics and videos to MLflow: the URI of a tracking server, or a folder for a local database."""
-    mlflow_experiment: str = "raybc"
-    """MLflow experiment."""
-    push_to_hub: str = ""
-    """Repository OWNER/NAME on the Hugging Face Hub to upload the policy to when training has ended; it is created
-    private if it does not exist."""
-    resume: Resume = "False"
-    """Resume this run from its latest state, or extend it to more training_steps or num_rounds. auto: resume if there
-    is a saved run, otherwise start a new one."""
-    extend_schedule: ExtendSchedule = "no"
-    """With --resume and more training_steps: a cosine schedule stays at min_lr (hold) or starts again from lr
-    (restart)."""
-    overwrite: bool = False
-    """Delete the run folder first."""
-    address: str = ""
-    """A running Ray cluster; default: a local Ray."""
-    ray_dashboard: bool = False
-    """Serve the dashboard of the local Ray on this machine while the command runs."""
-
-
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     config, args = parse_run(Args, argv, "raybc.train", DESCRIPTION)
-    config = _with_batches(config, args, argv)
+    config = with_batches(config, args, argv)
     config = dataclasses.replace(config, env_name=args.applied_to(config.env_name))
     config.validate("--")
     seeds = args.seeds or (config.seed,)
@@ -122,12 +68,16 @@ def main(argv: list[str] | None = None) -> int:
     DemosConfig(episodes=args.demos).validate("--demos")
     if args.threads < 0:
         raise UserError(f"--threads: expected at least 0, got {args.threads}")
+    if config.task_score != "mean" and not (config.eval_tasks or config.eval_suite):
+        raise UserError("--task_score: has no effect without --eval_tasks or --eval_suite")
     trackers = (WandbConfig(args.wandb, args.wandb_project), MlflowConfig(args.mlflow, args.mlflow_experiment))
     for tracker in trackers:
         tracker.check()
-    args = _with_hub(args, seeds)
+    args = with_hub(args, seeds)
     pick_device(config.device)
     config.encoder.check_available("--")
+    if args.resume == "False":  # a saved run has its embeddings in a cache
+        config.language.check_available("--")
     training_workers(args, config, seeds, gpus=0)
     busy = busy_cores()  # before this process starts any other
     with registered():
@@ -135,40 +85,6 @@ def main(argv: list[str] | None = None) -> int:
             _Request(config, args, tuple(seeds), trackers, busy, argv)
         )
     return 0
-
-
-def _with_batches(config: RunConfig, args: Args, argv: Sequence[str]) -> RunConfig:
-    """The run with the batches that --per_device_train_batch_size and --gradient_accumulation_steps ask for."""
-    factor, each = args.gradient_accumulation_steps, args.per_device_train_batch_size
-    if factor < 1:
-        raise UserError(f"--gradient_accumulation_steps: expected at least 1, got {factor}")
-    if each < 0:
-        raise UserError(f"--per_device_train_batch_size: expected at least 1, or 0 (batch_size counts), got {each}")
-    if each and any(word.partition("=")[0].replace("-", "_") == "__batch_size" for word in argv):
-        raise UserError("--per_device_train_batch_size: expected one size of batches, got --batch_size as well")
-    batch = each * args.num_workers if each else config.batch_size
-    if not each and factor == 1:
-        return config
-    config = config.changed(batch_size=batch * factor, accumulate=config.accumulate * factor)
-    parts = f", computed in {config.accumulate} parts" if config.accumulate > 1 else ""
-    cli.console.print(f"batch_size: {config.batch_size}{parts}")
-    return config
-
-
-def _with_hub(args: Args, seeds: Sequence[int]) -> Args:
-    """The arguments, with --push_to_hub False (as other trainers write it) as none. Raises `UserError` for a name or an
-    account that cannot work, before anything is trained."""
-    from raybc.export.hub import check_account, check_name
-
-    if args.push_to_hub.lower() in ("", "false"):
-        return dataclasses.replace(args, push_to_hub="")
-    check_name(args.push_to_hub)
-    if len(seeds) > 1:
-        raise UserError(
-            f"--push_to_hub: expected one seed, got {len(seeds)}; upload one of them afterwards with `raybc export`"
-        )
-    check_account()
-    return args
 
 
 @dataclass(frozen=True)
@@ -194,6 +110,8 @@ def _without_simulator(request: _Request) -> None:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
     config, seeds = request.config, request.seeds
     resolve(config.metric, None, "--metric")
+    if config.eval_tasks or config.eval_suite:
+        raise UserError("--eval_tasks: expected none without a simulator (env_name none); name the environment")
     if config.video_episodes:
         raise UserError(f"--video_episodes: expected 0 without a simulator, got {config.video_episodes}")
     dataset = obtain(config.dataset)
@@ -215,7 +133,7 @@ def _without_simulator(request: _Request) -> None:
     data = TrainingData(store, store.fingerprint(), keys, {})
     members = with_seeds(resolved(held_out, store, request.resumes), seeds)
     with contextlib.ExitStack() as stack:
-        training, _ = _processes(stack, request, task="")
+        training, _ = _processes(stack, request, "")
         _go(stack, request, members, data, None, training, dataset)
 
 
@@ -224,7 +142,8 @@ def _with_simulators(request: _Request) -> None:
     config, args, seeds = request.config, request.args, request.seeds
     name = parse_env_name(config.env_name)
     task = get_task(name.task)
-    if not resolve(config.metric, task, "--metric").from_episodes:
+    tasks = tasks_of_run(config.eval_suite, config.eval_tasks, config.env_name)
+    if not resolve_over(config.metric, [get_task(one) for one in tasks], "--metric").from_episodes:
         raise UserError(
             f"--metric: expected a measure of rollouts with an environment, got {config.metric}; leave it out"
         )
@@ -238,29 +157,37 @@ def _with_simulators(request: _Request) -> None:
     needs_demos = plan is not None and not dataset.exists()
     shapes = observation_shapes(probe, task.obs_keys)
     config.encoder.check_sizes({key: shapes[key] for key in task.obs_keys if key in probe.images})
+    instructions = {name.task: probe.instruction or task.instruction}
+    if tasks != (name.task,):
+        instructions = check_tasks(tasks, shapes, probe.action_size, name.task)
     if not needs_demos:
         store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
         check_matches_task(store, shapes, probe.action_size, config.env_name)
+        check_language(config, store, instructions)
         if config.dataset:
             refuse_other_control(store, probe.env_args, task.name, config.action_key)
             cli.print_notes(refuse_other_units(store, task, probe))
             cli.print_notes(far_starts_of(store, probe, task.obs_keys))
     with contextlib.ExitStack() as stack:
         simulates = needs_demos or config.eval_interval > 0
-        training, pool = _processes(stack, request, task=name.task if simulates else "")
+        training, pool = _processes(stack, request, name.task if simulates else "", tasks)
         if plan is not None and needs_demos:
             assert pool is not None
             cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
             generate(plan, dataset, pool)
             store = read_data(config, dataset)
+            check_language(config, store, instructions)
         config = with_units(config, store.env_args, probe.env_args)
         data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)
 
 
-def _processes(stack: contextlib.ExitStack, request: _Request, task: str) -> tuple[WorkerConfig, RolloutPool | None]:
-    """The training processes, and the simulators of `task` ("": none); Ray is started only if something needs it."""
+def _processes(
+    stack: contextlib.ExitStack, request: _Request, task: str, tasks: Sequence[str] = ()
+) -> tuple[WorkerConfig, RolloutPool | None]:
+    """The training processes, and the simulators of `task` ("": none) and of others that are measured; Ray is started
+    only if something needs it."""
     config, args, seeds = request.config, request.args, request.seeds
     training = training_workers(args, config, seeds, gpus=0)
     if training.max_workers == 1 and not task and not args.ray_dashboard:
@@ -276,7 +203,7 @@ def _processes(stack: contextlib.ExitStack, request: _Request, task: str) -> tup
         check_cpus(cpus, training)
         return training, None
     simulators, share = simulator_workers(cpus, args.workers, training)
-    return training, stack.enter_context(RolloutPool.start(task, simulators, worker_cpus=share))
+    return training, stack.enter_context(RolloutPool.start(task, simulators, tasks, worker_cpus=share))
 
 
 def _go(
@@ -290,7 +217,8 @@ def _go(
 ) -> None:
     """Find the run folder and train."""
     args = request.args
-    cli.print_notes((*data.store.remarks(), *window_notes(members[0], data.store)))
+    notes = window_notes(members[0], data.store), language_notes(members[0], data.store)
+    cli.print_notes((*data.store.remarks(), *itertools.chain(*notes)))
     place = find_place(args, members, data.fingerprint)
     free_space_for(place.out, 200)
     inputs = inputs_of(members[0], args, dataset)
@@ -308,16 +236,7 @@ def _go(
             cli.console.print(f"PyTorch threads: {threads} of {available_cores()}; --threads=N chooses another number")
         run.go(pick_device(members[0].device), begun)
     if args.push_to_hub:
-        _push(args.push_to_hub, place.out)
-
-
-def _push(name: str, run: Path) -> None:
-    from raybc.export.hub import publish_run
-
-    try:
-        cli.console.print(f"uploaded: {publish_run(name, run)}")
-    except cli.Failed as error:
-        raise cli.Failed(f"{error}; the policy is saved: raybc export {run} --push_to_hub {name}") from None
+        push_at_the_end(args.push_to_hub, place.out)
 
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:

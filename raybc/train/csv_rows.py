@@ -23,10 +23,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def append_row(path: Path, columns: Sequence[str], values: Sequence[Any]) -> None:
-    """Add a row, replacing a row of the same step (from an interrupted evaluation). None becomes an empty cell, and so
-    does a column that a file of an earlier release lacks."""
-    rows = [[r.get(c) or "" for c in columns] for r in read_rows(path) if r["step"] != str(values[0])]
+    """Add a row, see `append_rows`."""
+    append_rows(path, columns, [values])
+
+
+def append_rows(path: Path, columns: Sequence[str], new: Sequence[Sequence[Any]]) -> None:
+    """Add rows of one step, the first column, replacing those of the same step (from an interrupted evaluation). None
+    becomes an empty cell, and so does a column that a file of an earlier release lacks."""
+    if not new:
+        return
+    step = str(new[0][0])
+    rows = [[r.get(c) or "" for c in columns] for r in read_rows(path) if r["step"] != step]
     with replacing(path) as temporary, temporary.open("w", newline="") as handle:
         writer = csv.writer(handle)
         writer.writerow(columns)
-        writer.writerows([*rows, ["" if v is None else str(v) for v in values]])
+        writer.writerows([*rows, *(["" if v is None else str(v) for v in values] for values in new)])

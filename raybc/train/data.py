@@ -23,8 +23,10 @@ from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
 from raybc.data.splits import listed
 from raybc.data.windows import Windows
+from raybc.language.table import Instructions
 from raybc.run_folder import TrainingFolder
 from raybc.train.initial import sha256_of_start
+from raybc.train.language import instructions_of, with_language
 from raybc.train.plans import plan_of
 from raybc.train.pretrained import check_images, with_pretrained
 from raybc.train.rotation import (
@@ -74,6 +76,8 @@ class Prepared:
     """The sampling plan; None: every window is drawn equally often."""
     form: ActionForm
     """The form of the actions that are learned, which `action_normalizer` normalises."""
+    instructions: Instructions | None = None
+    """For a policy that reads them."""
 
     def write_statistics(self, folders: Sequence[Path]) -> None:
         """Write norm_stats.json to run folders."""
@@ -90,10 +94,10 @@ def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> R
     """`config` with the values that depend on the data.
 
     action_units are those of the controller. sampling_plan_sha256 is that of the plan, init_from_sha256 that of the
-    initial weights, pretrained_sha256 that of the encoders' (see `with_pretrained`, also for `resumes`). With rounds,
-    training_steps is num_rounds x epochs_per_round x steps per epoch, with `epochs` it is epochs x steps per epoch;
-    with `freeze_epochs`, freeze_steps is freeze_epochs x steps per epoch. Raises `UserError` if the data do not fit the
-    options.
+    initial weights, pretrained_sha256 that of the encoders' (see `with_pretrained`, also for `resumes`),
+    language_sha256 that of the text encoder. With rounds, training_steps is num_rounds x epochs_per_round x steps per
+    epoch, with `epochs` it is epochs x steps per epoch; with `freeze_epochs`, freeze_steps is freeze_epochs x steps per
+    epoch. Raises `UserError` if the data do not fit the options.
     """
     config = with_units(config, store.env_args)
     if config.dataset_replace_interval:
@@ -106,6 +110,7 @@ def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> R
     if config.init_from:
         config = dataclasses.replace(config, init_from_sha256=sha256_of_start(config))
     config = with_pretrained(config, resumes)
+    config = with_language(config, store, resumes)
     if not config.epochs_per_round and not config.epochs and not config.freeze_epochs:
         return config
     counts = window_counts(config, store, train_episodes(config, store))
@@ -198,10 +203,10 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
         without_windows(config, store, episodes)
         if len(held_out):
             without_windows(config, store, held_out, "held-out")
-    plan = None
+    plan, instructions = None, instructions_of(config, store)
     if config.dataset_replace_interval:
         obs_normalizer, action_normalizer = _normalizers(config, store, obs_sizes, kinds, rows, scale_floor)
-        view = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer)
+        view = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer, instructions)
         rotation = rotation_of(view, config, episodes, device)
         validation = held_out_windows(view, config, held_out, device, VALIDATION_WINDOWS)
     else:
@@ -212,9 +217,8 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
             if config.plan_subset_mode != "all":
                 rows = plan.fit_rows(config.plan_subset_mode)
         obs_normalizer, action_normalizer = _normalizers(config, store, obs_sizes, kinds, rows, scale_floor)
-        train = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer).windows(
-            slice(None), store.episode_ends, episodes, config, device
-        )
+        view = DatasetView(store, low_dim, images, obs_normalizer, action_normalizer, instructions)
+        train = view.windows(slice(None), store.episode_ends, episodes, config, device)
         if plan is not None:
             train = dataclasses.replace(train, starts=torch.from_numpy(plan.anchors_P.copy()).to(device))
         rotation = ShardRotation.always(train)
@@ -228,6 +232,7 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
         sizes,
         plan,
         ActionForm.of(config, store.actions_NA.shape[1]),
+        instructions,
     )
 
 

@@ -13,6 +13,8 @@ from raybc.config import RunConfig
 from raybc.data.episodes import format_shape
 from raybc.files import expanded
 from raybc.find_bundle import find_bundle
+from raybc.language.table import Instructions
+from raybc.strict import digest
 from raybc.types import UserError
 
 if TYPE_CHECKING:  # it reads files, which training itself does without
@@ -108,19 +110,32 @@ def load_start(config: RunConfig, prepared: Prepared, action_size: int, weights:
 def _differences(config: RunConfig, bundle: PolicyBundle, prepared: Prepared, action_size: int) -> list[str]:
     """What the two policies see and give, where that differs."""
     found = []
-    for what, before, now in (
+    for what, was, new in (
         ("observations", bundle.obs_sizes, prepared.obs_sizes),
         ("images", dict(bundle.images), prepared.images),
     ):
-        if list(before.items()) != list(now.items()):
-            found.append(f"{what}: {_named(before)} there, {_named(now)} here")
+        if list(was.items()) != list(new.items()):
+            found.append(f"{what}: {_named(was)} there, {_named(new)} here")
     if bundle.action_size != action_size:
         found.append(f"actions: {bundle.action_size} there, {action_size} here")
     if bundle.config.action_units != config.action_units:
         found.append(f"action_units: {bundle.config.action_units} there, {config.action_units} here")
     if bundle.config.action_rotation != config.action_rotation:
         found.append(f"action_rotation: {bundle.config.action_rotation} there, {config.action_rotation} here")
+    before, now = _language(bundle.config, bundle.instructions), _language(config, prepared.instructions)
+    if before != now:
+        found.append(f"language: {before} there, {now} here")
     return found
+
+
+def _language(config: RunConfig, instructions: Instructions | None) -> str:
+    """What the embeddings of instructions depend on: the encoder, and where it numbers them the instructions."""
+    if instructions is None:
+        return "none"
+    version = getattr(config.language, "language_sha256", "")[:8]
+    if config.language.kind == "one_hot":
+        return f"one_hot of {len(instructions.texts)} instructions ({digest(list(instructions.texts))[:8]})"
+    return f"{config.language.kind} {version}".strip()
 
 
 def _named(sizes: Mapping[str, object]) -> str:

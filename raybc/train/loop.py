@@ -34,6 +34,7 @@ from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.pretrained import load_pretrained
 from raybc.train.progress import OnEpoch, OnLog, Progress
 from raybc.train.ranks import Ranks
+from raybc.train.recompute import recompute_activations
 from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, restarted, round_of
 from raybc.train.step import (
     STEPS_PER_BLOCK,
@@ -47,7 +48,7 @@ from raybc.train.step import (
     generator,
 )
 from raybc.train.validation import validation_loss
-from raybc.types import Batch
+from raybc.types import Batch, UserError
 
 if TYPE_CHECKING:  # imported where files are written, so that training itself works without safetensors
     from raybc.bundle import PolicyBundle
@@ -91,12 +92,15 @@ class PackTrainer:
         self.scale_floor = True
         self.prepared = prepare(config, data, device)
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
-        spec = PolicySpec.of(seen.obs_sizes, seen.images, seen.form.size, config.chunk_length, config.obs_steps)
+        read = seen.instructions.size if seen.instructions is not None else 0
+        spec = PolicySpec.of(seen.obs_sizes, seen.images, seen.form.size, config.chunk_length, config.obs_steps, read)
         self.learner = BehaviourCloning(config, spec, len(self.members))
         # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
         self.pretrained = "" if resumes else load_pretrained(config, self.learner.module)
         """What the encoders start from, for the user; empty for random weights."""
+        if config.activation_checkpointing and not recompute_activations(self.learner.module):
+            raise UserError("activation_checkpointing: expected a policy with a transformer or a U-Net")
         starts = bool(config.init_from) and not resumes
         self.start = load_start(config, seen, action_size, self.learner.policy_weights()) if starts else None
         self.learner.module.to(device)
@@ -335,6 +339,7 @@ class PackTrainer:
             environment=self.data.environment,
             data_env=self.data.store.env_args,
             images=self.prepared.images,
+            instructions=self.prepared.instructions,
         )
 
     def state(self, members: slice = slice(None)) -> State:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raybc.config import RunConfig
+from raybc.policies.base import LANGUAGE
 from raybc.types import UserError
 
 #: Prefixes of parameter names in release 0.1.0 -> current prefixes; `freeze` accepts both.
@@ -66,6 +67,7 @@ def encoder_names(names: Sequence[str]) -> frozenset[str]:
     """The parameters of image encoders; of those that start from weights the backbones alone, since what follows
     belongs to a new policy."""
     found = frozenset(name for name in names if name.startswith("encoders.") or ".encoders." in name)
+    found = frozenset(name for name in found if f".{LANGUAGE}." not in name)
     return frozenset(name for name in found if ".backbone__" in name) or found
 
 

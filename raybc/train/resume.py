@@ -20,6 +20,7 @@ from raybc.config.identity import SCHEMA, extends, identity
 from raybc.files import expanded, read_json, write_json
 from raybc.run_folder import TrainingFolder
 from raybc.strict import digest
+from raybc.train.language import continued_language
 from raybc.train.pretrained import continued
 from raybc.types import UserError
 
@@ -208,7 +209,7 @@ def resumed(
 def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: ExtendSchedule) -> RunConfig:
     """`member` as the continuation of `saved`. Raises `UserError` if it is another run."""
     old = saved.config
-    member = continued(member, old)
+    member = continued_language(continued(member, old), old)
     is_rsqrt = old.lr_schedule == member.lr_schedule == "rsqrt"
     if (extend != "no" or is_rsqrt) and old.schedule_steps and not member.schedule_steps:  # extended before
         member = dataclasses.replace(member, schedule_steps=old.schedule_steps, schedule_after=old.schedule_after)

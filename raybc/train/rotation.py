@@ -22,6 +22,7 @@ from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
 from raybc.data.windows import Padding, Windows
+from raybc.language.table import Instructions
 
 #: Rows that are read at a time to fit statistics.
 ROWS_PER_BLOCK = 65_536
@@ -89,6 +90,8 @@ class DatasetView:
     obs_normalizer: Normalizer
     """Of the concatenated low-dimensional observations."""
     action_normalizer: Normalizer
+    instructions: Instructions | None = None
+    """For a policy that reads them."""
 
     def windows(
         self, rows: slice | np.ndarray, ends: np.ndarray, episodes: np.ndarray, config: RunConfig, device: torch.device
@@ -112,7 +115,16 @@ class DatasetView:
             config.obs_steps,
             {name: lazy.rows_of(store.obs[name], rows) for name in self.images},
             Padding.of(config),
+            self._language(rows, ends),
         )
+
+    def _language(self, rows: slice | np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The number of the instruction of each episode, int64 (E,), and the embeddings, float32 (K, E)."""
+        if self.instructions is None:
+            return None
+        first = np.arange(len(self.store.actions_NA))[rows][np.concatenate([[0], ends[:-1]])]
+        episodes = np.searchsorted(self.store.episode_ends, first, side="right")
+        return self.instructions.rows([self.store.tasks[e] for e in episodes]), self.instructions.vectors_KE
 
 
 def rotation_of(view: DatasetView, config: RunConfig, episodes: np.ndarray, device: torch.device) -> ShardRotation:

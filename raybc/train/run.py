@@ -19,9 +19,10 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from raybc import cli
 from raybc.config import RunConfig
 from raybc.data.notes import write_data_notes
-from raybc.metric import resolve
-from raybc.registry import get_task, parse_env_name
+from raybc.metric_choice import resolve
+from raybc.registry import get_task
 from raybc.run_folder import BUNDLE_FILE, TrainingFolder
+from raybc.suites import resolve_over, tasks_of_run
 from raybc.train import checkpointing
 from raybc.train.action_metrics import SampleError
 from raybc.train.checkpointing import save_checkpoint
@@ -74,16 +75,20 @@ class PackRun:
         self._tracker_configs = trackers
         self._trackers: list[tuple[int, Tracker]] = []  # (member index, tracker)
         self.config = place.members[0]
-        name = parse_env_name(self.config.env_name).task if self.config.has_environment else ""
-        metric = resolve(self.config.metric, get_task(name) if name else None, "--metric")
+        config, tasks = self.config, tuple[str, ...]()
+        if not config.has_environment:
+            resolve(config.metric, None, "--metric")
+        else:
+            tasks = tasks_of_run(config.eval_suite, config.eval_tasks, config.env_name)
+            metric = resolve_over(config.metric, [get_task(name) for name in tasks], "--metric", config.task_score)
         place.write_flags(data.fingerprint)
         self.members = [
             MemberRun(config, data, folder, ids[-1] if ids else config.run_id(data.fingerprint), threads)
             for config, folder, ids in zip(place.members, place.folders, place.earlier_ids, strict=True)
         ]
         self._rollouts: RolloutEvaluation | None = None
-        if name:
-            self._rollouts = RolloutEvaluation(self.out, name, pool, metric, self.members, self._trackers)
+        if tasks:
+            self._rollouts = RolloutEvaluation(self.out, tasks, pool, metric, self.members, self._trackers)
         note_plan(self.config, [m.out for m in self.members])
         for member in self.members:
             write_data_notes(member.folder.data_notes, data.store)

@@ -89,6 +89,14 @@ function draw(found, run) {
           ? `${score(t.final.rate)} (${t.final.interval ? `95 % CI ${scoreRange(t.final.interval)}, ` : ""}${count(t.final.episodes)} episodes)`
           : "not measured",
       ),
+      ...(t.final?.tasks ?? []).map(([name, value, interval, episodes]) =>
+        fact(
+          `Final, ${name}`,
+          value === null
+            ? "not measured"
+            : `${score(value)} (${interval ? `95 % CI ${scoreRange(interval)}, ` : ""}${count(episodes)} episodes)`,
+        ),
+      ),
       t.final?.seeds ? fact("Over seeds (95 % t interval)", scoreRange(t.final.seeds)) : null,
       fact("Proposed by", t.origin),
       fact("Episodes", outcomes),

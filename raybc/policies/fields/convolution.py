@@ -204,6 +204,8 @@ class PackedBlock(nn.Module):
 class PackedResidual(nn.Module):
     """Two convolution blocks with FiLM and a skip connection: (M, B, L, I) -> (M, B, L, O)."""
 
+    recompute_unit = True
+
     def __init__(self, members: int, inputs: int, outputs: int, kernel: int, groups: int) -> None:
         super().__init__()
         self.outputs = outputs

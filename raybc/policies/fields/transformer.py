@@ -81,34 +81,41 @@ class Seen(NamedTuple):
 
 
 class Tokens(nn.Module):
-    """Observation tokens, (M, B, F) -> (M, B, P, D): one for each observation step, and one for each image.
+    """Observation tokens, (M, B, F) -> (M, B, P, D): one for each observation step, one for each image, and one for the
+    instruction.
 
     `ImageEncoders.encode` begins with the low-dimensional observations of all T steps; each step is a token. The
-    features of all images follow. A token of an image is a linear map of the features of all images. Each token has a
-    learned position.
+    features of all images follow, and those of the instruction. A token of an image is a linear map of the features of
+    all images. Each token has a learned position.
     """
 
     def __init__(self, members: int, spec: PolicySpec, features: int, width: int) -> None:
         super().__init__()
-        self.split = (spec.obs_size, features - spec.obs_size)
+        self.split = (spec.obs_size, features - spec.obs_size - spec.language_features, spec.language_features)
         self.steps = spec.obs_steps if spec.low_dim_size else 0
         self.images = len(spec.images)
         self.low_dim = TokenLinear(members, spec.low_dim_size, width) if self.steps else None
         self.image = TokenLinear(members, self.split[1], self.images * width) if self.images else None
-        self.position_M1PD = nn.Parameter(torch.empty(members, 1, self.steps + self.images, width))
+        self.language = TokenLinear(members, self.split[2], width) if spec.language else None
+        count = self.steps + self.images + bool(spec.language)
+        self.position_M1PD = nn.Parameter(torch.empty(members, 1, count, width))
 
     def forward(self, cond_MBF: Tensor) -> Tensor:
-        low_dim, images = cond_MBF.split(self.split, dim=-1)
+        low_dim, images, language = cond_MBF.split(self.split, dim=-1)
         tokens = []
         if self.low_dim is not None:
             tokens.append(self.low_dim(low_dim.unflatten(-1, (self.steps, -1))))
         if self.image is not None:
             tokens.append(self.image(images).unflatten(-1, (self.images, -1)))
+        if self.language is not None:
+            tokens.append(self.language(language).unsqueeze(2))
         return torch.cat(tokens, dim=2) + self.position_M1PD
 
 
 class Layer(nn.Module):
     """Attention and a feed-forward network, both with a residual connection: (M, B, H, D) -> the same."""
+
+    recompute_unit = True
 
     def __init__(self, members: int, width: int, heads: int) -> None:
         super().__init__()
@@ -218,8 +225,9 @@ class FrozenTransformer:
     def __init__(self, field: TransformerField) -> None:
         self.heads, self.tokens = field.heads, field.tokens
         self.observe, self.modulate, self.seen = (part.freeze() for part in (field.observe, field.modulate, field.seen))
-        self.low_dim, self.image = (
-            None if part is None else part.freeze() for part in (field.tokens.low_dim, field.tokens.image)
+        tokens = field.tokens
+        self.low_dim, self.image, self.language = (
+            None if part is None else part.freeze() for part in (tokens.low_dim, tokens.image, tokens.language)
         )
         self.act, self.out, self.position_1HD = field.act.freeze(), field.out.freeze(), field.position_M1HD.detach()[0]
         layers: list[Any] = list(field.layers)
@@ -231,12 +239,14 @@ class FrozenTransformer:
         """See `TransformerField.condition`. keys: keys and values of each layer, (B, P + H, 2 D), whose last H rows are
         those of the chunk's tokens at the latest evaluation. values: none."""
         batch, tokens = cond_BF.shape[0], self.tokens
-        low_dim, images = cond_BF.split(tokens.split, dim=-1)
+        low_dim, images, language = cond_BF.split(tokens.split, dim=-1)
         parts = []
         if self.low_dim is not None:
             parts.append(self.low_dim(low_dim.reshape(batch * tokens.steps, -1)).view(batch, tokens.steps, -1))
         if self.image is not None:
             parts.append(self.image(images).view(batch, tokens.images, -1))
+        if self.language is not None:
+            parts.append(self.language(language).unsqueeze(1))
         x_BPD = torch.cat(parts, dim=1) + tokens.position_M1PD[0]
         seen_BPS = self.seen(norm(x_BPD).flatten(0, 1)).view(batch, x_BPD.shape[1], -1)
         below = seen_BPS.new_empty(batch, self.position_1HD.shape[1], seen_BPS.shape[2] // len(self.layers))
