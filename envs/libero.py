@@ -119,10 +119,10 @@ def _split(name: str) -> tuple[str, int] | None:
     last = f"{suite}-{len(names) - 1}"
     if not dash:
         raise UserError(f"{suite} is a suite of {len(names)} tasks: name one of them, {suite}-0 to {last}")
-    kind = f"an object of the scene ({', '.join(SCENES[suite])})" if suite in SCENES else "a name in the benchmark"
-    raise UserError(
-        f"unknown task {name!r}: expected {suite}-0 to {last}, or {kind}: {did_you_mean(rest, [*things, *names])}"
-    )
+    kind = f"an object of its scene ({', '.join(things)})" if things else "a name in the benchmark"
+    near = did_you_mean(rest, things or names)
+    hint = f": {near}" if near.startswith("did you mean") or not things else ""
+    raise UserError(f"unknown task {name!r}: expected {suite}-0 to {last}, or {kind}{hint}")
 
 
 def _see(suite: str, number: int, cameras: Sequence[str], size: tuple[int, int] | None) -> Task:

@@ -13,7 +13,7 @@ import numpy as np
 
 from raybc.envs import libero_tasks, robosuite_experts
 from raybc.envs.base import Expert, Obs, SimEnv
-from raybc.envs.robosuite_experts import MAX_YAW, ArmExpert, opening, rotation, wrap, yaw_of
+from raybc.envs.robosuite_experts import ArmExpert, opening, rotation, wrap, yaw_of
 
 if TYPE_CHECKING:
     from raybc.envs.libero import LiberoEnv
@@ -24,15 +24,16 @@ DEMOS_ALSO = (libero_tasks, robosuite_experts)
 #: Metres. The largest width that is grasped across (the fingers open 8 cm); how far the point between the fingers goes
 #: below the top of an object, and stays above its bottom; half the height of a finger's pad.
 WIDEST, DEEPEST, LOWEST, PAD = 0.068, 0.035, 0.012, 0.01
-#: Metres: from the middle to the outside of an open finger; room to keep to what is beside it; the height above the
-#: point between the fingers up to which they are narrow.
-FINGER, ROOM, FINGER_HEIGHT = 0.055, 0.012, 0.05
+#: Metres: half the size of what goes down beside an object, along the line of the fingers and across it (the open
+#: fingers, and the palm over them); height of the palm over the point between the fingers; room to keep.
+FINGERS, PALM = np.array([0.055, 0.012]), np.array([0.105, 0.035])
+PALM_HEIGHT, ROOM = 0.05, 0.012
 #: Metres over everything on the way, of what is carried and of the empty hand.
 CLEARANCE = 0.03
 #: Metres beside the way in which things are cleared.
 CORRIDOR = 0.12
-#: Angles (rad) at which a grasp is tried.
-ANGLES = np.arange(-90, 90, 15) * np.pi / 180
+#: Turns of the hand (rad) at which a grasp is tried: half a turn, away from the limit of the last joint.
+ANGLES = np.arange(-75, 105, 15) * np.pi / 180
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
 
 
@@ -118,7 +119,9 @@ def plan_grasp(boxes: np.ndarray, others: np.ndarray, hand_yaw: float) -> tuple[
     top, bottom = boxes[..., 2].max(), boxes[..., 2].min()
     height = max(top - DEEPEST, bottom + LOWEST)
     slice_ = boxes[(boxes[..., 2].max(1) > height - PAD) & (boxes[..., 2].min(1) < height + PAD)].reshape(-1, 3)[:, :2]
-    beside = others[(others[..., 2].max(1) > height - PAD) & (others[..., 2].min(1) < height + FINGER_HEIGHT)]
+    tops, bottoms = others[..., 2].max(1), others[..., 2].min(1)
+    at_fingers = others[(tops > height - PAD) & (bottoms < height + PALM_HEIGHT)]
+    at_palm = others[tops > height + PALM_HEIGHT]
     middle = (slice_.max(0) + slice_.min(0)) / 2
     best, found = np.inf, (np.append(middle, height), hand_yaw)
     across = [(angle, np.array([-np.sin(angle), np.cos(angle)])) for angle in ANGLES]
@@ -136,21 +139,26 @@ def plan_grasp(boxes: np.ndarray, others: np.ndarray, hand_yaw: float) -> tuple[
             ends = (spread.max() - 0.004, spread.min() + 0.004)
             places = [(end * finger + (depth.max() + depth.min()) / 2 * along, 0.0) for end in ends]
         for place, cost in places:
-            cost += 0.3 * abs(wrap(angle - hand_yaw)) + 60.0 * _crowding(beside, place, finger, along)
-            if abs(angle) <= MAX_YAW and cost < best:
+            crowding = _crowding(at_fingers, place, finger, along, FINGERS) + _crowding(
+                at_palm, place, finger, along, PALM
+            )
+            cost += 0.3 * abs(wrap(angle - hand_yaw)) + 60.0 * crowding
+            if cost < best:
                 best, found = cost, (np.append(place, height), float(angle))
     return found
 
 
-def _crowding(beside: np.ndarray, place: np.ndarray, finger: np.ndarray, along: np.ndarray) -> float:
-    """How far (m) other things reach into where the open fingers go."""
-    if not len(beside):
+def _crowding(
+    boxes: np.ndarray, place: np.ndarray, finger: np.ndarray, along: np.ndarray, half_size: np.ndarray
+) -> float:
+    """How far (m) other things, corners (n, 8, 3), reach into the rectangle around a grasp that the hand needs."""
+    if not len(boxes):
         return 0.0
-    across = (beside[..., :2] - place) @ finger
-    depth = (beside[..., :2] - place) @ along
-    into_width = np.minimum(FINGER + ROOM - across.min(1), across.max(1) + FINGER + ROOM)
-    into_depth = np.minimum(0.012 + ROOM - depth.min(1), depth.max(1) + 0.012 + ROOM)
-    return float(np.clip(np.minimum(into_width, into_depth), 0.0, None).max())
+    into = []
+    for axis, half in zip((finger, along), half_size + ROOM, strict=True):
+        offset = (boxes[..., :2] - place) @ axis
+        into.append(np.minimum(half - offset.min(1), offset.max(1) + half))
+    return float(np.clip(np.minimum(*into), 0.0, None).max())
 
 
 class PickPlaceExpert(ArmExpert):
@@ -219,10 +227,10 @@ class PickPlaceExpert(ArmExpert):
         elif self._phase == "lift":
             move, yaw = np.array([0.0, 0.0, self._travel(position, goal) + 0.015 - position[2]]), 0.0
         elif self._phase == "carry":
-            move, yaw = np.array([error[0], error[1], self._travel(position, goal) - position[2]]), 0.0
+            self._push(error)
+            move, yaw = np.append(error[:2] + self._drift[:2], self._travel(position, goal) - position[2]), 0.0
         elif self._phase == "lower":
-            # The last millimetres need an integral: against friction a small error moves nothing.
-            self._drift[:2] = np.clip(self._drift[:2] + 0.15 * error[:2], -0.02, 0.02)
+            self._push(error)
             move, yaw = error + self._drift - [0.0, 0.0, 0.01], 0.0
             move[2] = max(move[2], -0.03)
         elif self._phase == "release":
@@ -230,6 +238,11 @@ class PickPlaceExpert(ArmExpert):
         else:
             move, yaw = self._retreat_from + np.array([0.0, 0.0, 0.12]) - eef, 0.0
         return self._action(move, hand, yaw, self.CLOSE if self._phase in self.HELD else self.OPEN)
+
+    def _push(self, error: np.ndarray) -> None:
+        """The last centimetres need an integral: the controller stops short where the arm is stretched."""
+        if np.hypot(error[0], error[1]) < 0.04:
+            self._drift[:2] = np.clip(self._drift[:2] + 0.15 * error[:2], -0.04, 0.04)
 
     def _travel(self, position: np.ndarray, goal: np.ndarray) -> float:
         """The height of the object at which it is over everything on its way, m."""
@@ -257,9 +270,9 @@ class PickPlaceExpert(ArmExpert):
             if np.linalg.norm(point - eef) > self.LOST or opening(obs) < self.MIN_OPENING or self._steps > 120:
                 self._enter("above")
             elif self._phase == "lift" and self._lifted(position, error):
+                self._drift[:] = 0.0
                 self._enter("carry")
             elif self._phase == "carry" and np.hypot(error[0], error[1]) < self.ALIGNED:
-                self._drift[:] = 0.0
                 self._enter("lower")
             elif self._phase == "lower" and (error[2] > -0.006 or self._steps > 35):
                 self._enter("release")

@@ -54,9 +54,10 @@ def test_a_task_is_named_by_number_or_in_words() -> None:
         ),
         (
             "libero_object_scene3-butter",
-            "expected libero_object_scene3-0 to libero_object_scene3-5, or an object of the scene (bbq_sauce, "
+            "expected libero_object_scene3-0 to libero_object_scene3-5, or an object of its scene (bbq_sauce, "
             "chocolate_pudding, ketchup, salad_dressing, alphabet_soup, cream_cheese)",
         ),
+        ("libero_object_scene3-ketchupp", "alphabet_soup, cream_cheese): did you mean 'ketchup'"),
     ],
 )
 def test_unknown_tasks(name: str, words: str) -> None:

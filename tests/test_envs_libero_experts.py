@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 import raybc.data.__main__ as data_command
 from raybc.cli import run_main
@@ -124,6 +125,13 @@ def test_the_expert_solves_its_task(libero_home: Path, name: str) -> None:
         solved += bool(info["success"])
     env.close()
     assert solved >= 2
+
+
+@pytest.mark.slow
+def test_unknown_cameras_are_refused_before_ray_starts(libero_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(lambda: main(["libero_object-0", "--cameras", "agent_view"])) == 2
+    assert "did you mean 'agentview'" in capsys.readouterr().err
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

@@ -174,26 +174,31 @@ def test_an_episode_continues_from_its_state(built: None, name: str) -> None:
 
 @pytest.mark.slow
 def test_images(built: None) -> None:
-    task = get_task("ocbench-block-cpu-lite-single-task1-v0@64x96")
-    check_task(task)
+    name = "ocbench-block-cpu-lite-single-task1-v0"
+    task = get_task(f"{name}@64x96")
     env = task.make(None)
     obs, _ = env.reset(seed=0)
     assert {name: obs[name].shape for name in task.images} == dict.fromkeys(task.images, (64, 96, 3))
     assert obs["robot"].shape == (19,)
     np.testing.assert_array_equal(obs["robot"], obs["state"][:19])
-    for name in task.images:
-        assert obs[name].astype(float).std() > 10, name
+    for image in task.images:
+        assert obs[image].astype(float).std() > 10, image
     assert env.identity()["images"].startswith("front,side,wrist 64x96")
     env.close()
-    check_rendering(get_task("ocbench-block-cpu-lite-single-task1-v0"))
     with pytest.raises(UserError, match="expected one of front, front_pixels, side, wrist, free; got 'wirst'"):
-        get_task("ocbench-block-cpu-lite-single-task1-v0@cameras=wirst").make(None)
+        get_task(f"{name}@cameras=wirst").make(None)
+
+
+@pytest.mark.slow
+def test_conformance_of_images_and_videos(built: None) -> None:
+    check_task(get_task("ocbench-block-cpu-lite-single-task1-v0@48x64,cameras=wrist"))
+    check_rendering(get_task("ocbench-block-cpu-lite-single-task1-v0"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "noise", "at_least"),
-    [("ocbench-block-cpu-lite-single-task1-v0", 1.0, 7), ("ocbench-hanoi-cpu-lite-single-task1-v0", 0.0, 8)],
+    [("ocbench-block-cpu-lite-single-task1-v0", 1.0, 7), ("ocbench-switch-cpu-lite-3x3-task1-v0", 0.0, 8)],
 )
 def test_experts(built: None, name: str, noise: float, at_least: int) -> None:
     task = get_task(name)

@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
     elif is_ready(spec, path):
         cli.console.print(f"already made: {path}")
         return 0
+    if task.environment is not None and variant.cameras:  # names that only the simulator knows, before Ray starts
+        task.make(None).close()
     # Here, because they import Ray, which --help need not wait for.
     from raybc.cluster.session import allocate_workers, ray_session
     from raybc.rollout.pool import RolloutPool
