@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -276,6 +277,17 @@ def test_videos_that_lose_detail(tmp_path: Path, encoding: str) -> None:
         assert (
             container.streams.video[0].codec_context.name in {"h264": ("h264",), "av1": ("libdav1d", "av1")}[encoding]
         )
+
+
+@pytest.mark.parametrize("encoding", ["h264", "av1"])
+def test_encoding_takes_no_real_time_priority(tmp_path: Path, encoding: str) -> None:
+    """SVT-AV1 gives it to its caller, if that is root: what the caller starts later would starve the machine."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "a.mp4", frames, 20, encoding)
+    assert (os.sched_getscheduler(0), os.sched_getparam(0).sched_priority) == before
+    found = {os.sched_getscheduler(int(thread.name)) for thread in Path("/proc/self/task").iterdir()}
+    assert not found & {os.SCHED_FIFO, os.SCHED_RR}
 
 
 def test_only_videos_are_encoded(tmp_path: Path) -> None:

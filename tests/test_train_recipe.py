@@ -112,7 +112,12 @@ def test_members_may_not_differ_in_more(field: str) -> None:
     other = {bool: not value, str: f"{value}x", int: value + 1 if isinstance(value, int) else 0, float: 0.25}.get(
         type(value)
     )
-    named = {"policy": f"{OwnConfig.__module__}:OwnConfig", "encoder": "impala", "metric": "return"}
+    named = {
+        "policy": f"{OwnConfig.__module__}:OwnConfig",
+        "encoder": "impala",
+        "metric": "return",
+        "language": "one_hot",
+    }
     other = named.get(field, other)
     with pytest.raises(UserError, match=f"^{field}: members of a pack may differ in seed, lr"):
         PackTrainer([config, config.changed(seed=1, **{field: other})], tiny_data(), CPU)

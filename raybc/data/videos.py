@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -181,6 +184,26 @@ ENCODINGS: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 
 
+@contextlib.contextmanager
+def _usual_priority() -> Iterator[Callable[[], None]]:
+    """Take away the real-time priority that SVT-AV1 gives to its threads and to its caller's where it may (to root).
+    They, and every process that the caller starts later, would leave no time to others. Call what is yielded when the
+    encoder is open."""
+    own = os.sched_getscheduler(0), os.sched_getparam(0)
+    real_time = (os.SCHED_FIFO, os.SCHED_RR)
+
+    def restore() -> None:
+        for thread in Path("/proc/self/task").iterdir() if own[0] not in real_time else ():
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                if os.sched_getscheduler(int(thread.name)) in real_time:
+                    os.sched_setscheduler(int(thread.name), *own)
+
+    try:
+        yield restore
+    finally:
+        restore()
+
+
 def write_video(path: Path, frames: np.ndarray, fps: int, encoding: str = "lossless") -> None:
     """Write frames, uint8 (n, H, W, 1 or 3), at `fps` Hz. encoding: key of `ENCODINGS`; lossless H.264 keeps every bit.
 
@@ -192,12 +215,13 @@ def write_video(path: Path, frames: np.ndarray, fps: int, encoding: str = "lossl
             f"{path}: expected images with 1 or 3 channels for a video, got {channels}; write another format"
         )
     try:
-        with av.open(str(path), "w", format="mp4") as container:
+        with _usual_priority() as restore, av.open(str(path), "w", format="mp4") as container:
             stream: Any = container.add_stream(encoder, rate=fps, options=options)
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
             for array in frames:
                 colours = np.repeat(array, 3, axis=-1) if channels == 1 else array  # grey of H.264 has another range
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(colours, format="rgb24")))
+                restore()  # the first frame opens the encoder
             container.mux(stream.encode())
     except (av.FFmpegError, ValueError) as error:
         size = " x ".join(map(str, frames.shape[1:]))
