@@ -22,6 +22,7 @@ from raybc.dashboard.view import RunView
 from raybc.data.episodes import EpisodeStore
 from raybc.envs.pointmass import POINTMASS
 from raybc.envs.spec import EnvSpec, spec_of_task
+from raybc.export.__main__ import main as export
 from raybc.files import read_json
 from raybc.inference.agent import Agent
 from raybc.metric import METRICS, SUCCESS, score_of
@@ -255,6 +256,9 @@ def test_one_policy_on_a_suite(bundle: Path, tmp_path: Path, capsys: pytest.Capt
     assert run(bundle, alone, f"--tasks={L}", "--episodes_per_task=6") == 0
     assert without_times(episodes(alone)) == without_times([r for r in rows if r["task"] == L])
     assert not (alone / "tasks.csv").exists()
+    capsys.readouterr()
+    assert run_main(lambda: export([str(bundle), f"--measured={out}", "--push_to_hub=me/x", "--dry_run=x"])) == 2
+    assert "expected an evaluation of one task, got 3" in capsys.readouterr().err
 
 
 def test_an_interrupted_suite_goes_on(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,11 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
             f"{evaluation.path}: expected an evaluation of run {bundle.run_id}, step {bundle.step}; got run "
             f"{found['run_id']}, step {found['step']}"
         )
+    if "tasks" in found:
+        raise UserError(
+            f"{evaluation.path}: expected an evaluation of one task, got {len(found['tasks'])}; measure one with "
+            "python -m raybc.rollout, without --suite and --tasks"
+        )
     text = (
         f"Measured with `python -m raybc.rollout` on the {found['starts']} starts from {found['first']} on of "
         f"`{found['task']}`, at most {found['max_steps']} steps each. A timeout counts as a failure; errors of the "
