@@ -23,7 +23,7 @@ DEMOS_ALSO = (libero_tasks, robosuite_experts)
 
 #: Metres. The largest width that is grasped across (the fingers open 8 cm); how far the point between the fingers goes
 #: below the top of an object, and stays above its bottom; half the height of a finger's pad.
-WIDEST, DEEPEST, LOWEST, PAD = 0.068, 0.035, 0.012, 0.01
+WIDEST, DEEPEST, LOWEST, PAD = 0.068, 0.022, 0.012, 0.01
 #: Metres: half the size of what goes down beside an object, along the line of the fingers and across it (the open
 #: fingers, and the palm over them); height of the palm over the point between the fingers; room to keep.
 FINGERS, PALM = np.array([0.055, 0.012]), np.array([0.105, 0.035])
