@@ -146,10 +146,20 @@ def my_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
 @pytest.fixture
 def libero_home(monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's own home, if LIBERO's environment is built there (tests that need it are slow); skipped elsewhere."""
-    from raybc.envs.libero import ENVIRONMENT
+    return _home_with("libero", monkeypatch)
+
+
+@pytest.fixture
+def ocbench_home(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same for OCBench's environment."""
+    return _home_with("ocbench", monkeypatch)
+
+
+def _home_with(suite: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from raybc.env.known import find
 
     monkeypatch.setenv("RAYBC_HOME", str(HOME))
-    status = ENVIRONMENT.status()
+    status = find(suite).status()
     if status.state != "complete":
-        pytest.skip(status.line("libero"))
+        pytest.skip(status.line(suite))
     return HOME

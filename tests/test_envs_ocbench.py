@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +18,10 @@ from raybc.env.remote import RemoteEnv
 from raybc.envs.base import Restorable
 from raybc.envs.ocbench import ENVIRONMENT, EXAMPLES, PREFIX, TASKS
 from raybc.envs.spec import spec_of_task
-from raybc.files import home
 from raybc.registry import get_task, parse_env_name
 from raybc.testing import check_rendering, check_task
 from raybc.types import UserError
 
-#: The home of whoever runs the tests, where the environment is built (tests have one of their own).
-HOME = Path(os.environ.get("RAYBC_TEST_HOME") or home())
 #: One task of each family.
 FAMILIES = (
     "ocbench-block-cpu-lite-double-task2-v0",
@@ -101,15 +97,6 @@ def test_recorded_data_name_their_task(tmp_path: Path) -> None:
     assert task_of_data(source, {"env_name": EXAMPLES[0], "type": 2}).name == EXAMPLES[0]
 
 
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's own home, if the environment is built there."""
-    monkeypatch.setenv("RAYBC_HOME", str(HOME))
-    status = ENVIRONMENT.status()
-    if status.state != "complete":
-        pytest.skip(status.line("ocbench"))
-
-
 def packages_own(code: str) -> Any:
     """What a program prints as JSON in a process of the environment, where `gymnasium` and `ocbench` are imported."""
     program = "import json, warnings; warnings.simplefilter('ignore'); import gymnasium, ocbench, numpy as np\n" + code
@@ -119,7 +106,7 @@ def packages_own(code: str) -> Any:
 
 
 @pytest.mark.slow
-def test_the_table_is_the_packages_registry(built: None) -> None:
+def test_the_table_is_the_packages_registry(ocbench_home: Path) -> None:
     found = packages_own(
         "print(json.dumps({i: (s.max_episode_steps, 1 / s.kwargs.get('control_timestep', 0.02)) "
         "for i, s in gymnasium.registry.items() "
@@ -130,13 +117,13 @@ def test_the_table_is_the_packages_registry(built: None) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_conformance(built: None, name: str) -> None:
+def test_conformance(ocbench_home: Path, name: str) -> None:
     check_task(get_task(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES[:2])
-def test_an_episode_is_that_of_the_package(built: None, name: str) -> None:
+def test_an_episode_is_that_of_the_package(ocbench_home: Path, name: str) -> None:
     """The package's environment, made as its users make it, with the same seed and actions."""
     actions = np.random.default_rng(0).uniform(-1, 1, (10, 7)).astype(np.float32)
     found = packages_own(
@@ -152,7 +139,7 @@ def test_an_episode_is_that_of_the_package(built: None, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_episode_continues_from_its_state(built: None, name: str) -> None:
+def test_an_episode_continues_from_its_state(ocbench_home: Path, name: str) -> None:
     task, rng = get_task(name), np.random.default_rng(0)
     env, other = task.make(None), task.make(None)
     assert isinstance(other, Restorable)
@@ -173,7 +160,7 @@ def test_an_episode_continues_from_its_state(built: None, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_images(built: None) -> None:
+def test_images(ocbench_home: Path) -> None:
     name = "ocbench-block-cpu-lite-single-task1-v0"
     task = get_task(f"{name}@64x96")
     env = task.make(None)
@@ -190,7 +177,7 @@ def test_images(built: None) -> None:
 
 
 @pytest.mark.slow
-def test_conformance_of_images_and_videos(built: None) -> None:
+def test_conformance_of_images_and_videos(ocbench_home: Path) -> None:
     check_task(get_task("ocbench-block-cpu-lite-single-task1-v0@48x64,cameras=wrist"))
     check_rendering(get_task("ocbench-block-cpu-lite-single-task1-v0"))
 
@@ -200,7 +187,7 @@ def test_conformance_of_images_and_videos(built: None) -> None:
     ("name", "noise", "at_least"),
     [("ocbench-block-cpu-lite-single-task1-v0", 1.0, 7), ("ocbench-switch-cpu-lite-3x3-task1-v0", 0.0, 8)],
 )
-def test_experts(built: None, name: str, noise: float, at_least: int) -> None:
+def test_experts(ocbench_home: Path, name: str, noise: float, at_least: int) -> None:
     task = get_task(name)
     assert task.make_expert is not None
     env, solved = task.make(None), 0
@@ -217,7 +204,7 @@ def test_experts(built: None, name: str, noise: float, at_least: int) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_score_depends_on(built: None) -> None:
+def test_what_a_score_depends_on(ocbench_home: Path) -> None:
     task = get_task("ocbench-block-cpu-lite-triple-task1-v0")
     spec = spec_of_task(task)
     assert spec.identity["physics"] == "MuJoCo on the CPU"

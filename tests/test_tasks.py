@@ -375,7 +375,7 @@ def test_training_refuses(
 
 
 def test_each_task_hands_its_own_instruction_to_the_policy(tmp_path: Path) -> None:
-    """A policy that reads is trained on two instructions; on each task it acts as told there, and an unknown
+    """A policy that reads is trained on two instructions; on each task it follows the one of that task, and an unknown
     instruction is refused before anything starts."""
     store = demonstrations(POINTMASS, 4)
     texts = ("go to the goal", "stay", "go to the goal", "stay")

@@ -23,6 +23,8 @@ from raybc.types import UserError
 
 #: Fields of a `Task` that are functions of its process.
 FUNCTIONS = ("make", "make_expert", "see", "environment")
+#: What raybc reads of a step's `info`; simulators may have anything else there.
+INFO = ("success", "time_limit")
 #: Optional abilities of a simulator -> the method that shows them.
 ABILITIES = {Restorable: "start_at", StateObserver: "observe_at", Observed: "state_of", Judge: "solved_in"}
 
@@ -73,8 +75,12 @@ class Host:
         }
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A method of the simulator."""
-        return getattr(self.env, method)(*args, **kwargs)
+        """A method of the simulator. Of `info`, what raybc reads."""
+        found = getattr(self.env, method)(*args, **kwargs)
+        if method in ("reset", "step"):
+            *others, info = found
+            return (*others, {name: info[name] for name in INFO if name in info})
+        return found
 
     def expert(self, rng: np.random.Generator, noise: float) -> None:
         assert self._task is not None
@@ -110,7 +116,11 @@ def main() -> None:
             request = receive(requests)
         except EOFError:
             return
-        send(answers, answer(host, request))
+        found = answer(host, request)
+        try:
+            send(answers, found)
+        except TypeError as error:
+            send(answers, ("BadEnvironment", f"{request[0]} {request[1][:1]}: {error}"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,15 +45,12 @@ def check_task(bundle: PolicyBundle, env_spec: EnvSpec, path: Path, name: str, i
     instruction."""
     own = name == bundle.config.env_name
     bundle.embed((instruction,), f"{path}: instruction" if own else f"{path}: instruction of {name}")
-    here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
-    expected = {**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.images}
-    for key, shape in expected.items():
-        if here.get(key) != shape:
-            got = format_shape(here[key]) if key in here else "none of that name"
-            raise UserError(
-                f"{path}: observation {key!r}: the policy expects size {format_shape(shape)}, environment {name!r} has "
-                f"{got}"
-            )
+    other = other_observation({**{key: (size,) for key, size in bundle.obs_sizes.items()}, **bundle.images}, env_spec)
+    if other is not None:
+        key, expected, got = other
+        raise UserError(
+            f"{path}: observation {key!r}: the policy expects size {expected}, environment {name!r} has {got}"
+        )
     if bundle.action_size != env_spec.action_size:
         raise UserError(
             f"{path}: actions: the policy gives {bundle.action_size} numbers, environment {name!r} takes "
@@ -64,6 +62,15 @@ def check_task(bundle: PolicyBundle, env_spec: EnvSpec, path: Path, name: str, i
             f"{path}: actions: the policy learned them in units of {learned}, environment {name!r} has {units}: the "
             "same action would move by another distance"
         )
+
+
+def other_observation(expected: Mapping[str, tuple[int, ...]], env_spec: EnvSpec) -> tuple[str, str, str] | None:
+    """(observation, expected size, what the environment has) of the first one that differs; None where all agree."""
+    here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
+    for key, shape in expected.items():
+        if here.get(key) != shape:
+            return key, format_shape(shape), format_shape(here[key]) if key in here else "none of that name"
+    return None
 
 
 def check_statistics(bundle: PolicyBundle, env_spec: EnvSpec, path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from raybc import cli
 from raybc.bundle import PolicyBundle
-from raybc.data.episodes import format_shape
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, spec_of_task
 from raybc.envs.variant import with_limit
@@ -19,6 +18,7 @@ from raybc.rollout.checks import (
     check_statistics,
     check_task,
     far_observations,
+    other_observation,
     version_changes,
 )
 from raybc.types import UserError
@@ -83,14 +83,13 @@ def check_tasks(
     instructions = {}
     for name, task in tasks.items():
         env_spec = spec_of_task(task)
-        here = {**{key: (size,) for key, size in env_spec.obs_sizes.items()}, **env_spec.images}
-        for key, shape in shapes.items():
-            if here.get(key) != shape:
-                got = format_shape(here[key]) if key in here else "none of that name"
-                raise UserError(
-                    f"task {name}: observation {key!r}: expected size {format_shape(shape)}, as in {own}, got {got}; "
-                    "one policy sees the same observations in all tasks"
-                )
+        other = other_observation(shapes, env_spec)
+        if other is not None:
+            key, expected, got = other
+            raise UserError(
+                f"task {name}: observation {key!r}: expected size {expected}, as in {own}, got {got}; one policy sees "
+                "the same observations in all tasks"
+            )
         if env_spec.action_size != action_size:
             raise UserError(
                 f"task {name}: actions: expected {action_size} numbers, as in {own}, got {env_spec.action_size}"
