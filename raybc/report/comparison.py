@@ -23,6 +23,9 @@ ROWS = 100
 #: Parts of an episode's longest duration in which unsolved episodes end.
 PARTS = 4
 
+#: Clusters of unsolved episodes on the page; all are in comparison.json.
+CLUSTERS = 12
+
 #: Arm -> start -> its row (of the first training).
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -45,6 +48,7 @@ def write_comparison_page(
     rows: Rows,
     videos: Mapping[tuple[str, str], str],
     request: Mapping[str, Any],
+    examples: Mapping[tuple[str, str], Path],
 ) -> None:
     """Write the page.
 
@@ -55,6 +59,7 @@ def write_comparison_page(
         rows: what each arm did on each start, as far as it is known.
         videos: (arm, start) -> name of a video in the arm's folder of videos.
         request: what was asked for.
+        examples: (arm, start) -> video, of this comparison or of a finished measurement.
     """
     pairs = [_pair(pair, comparison, design, rows) for pair in comparison.pairs]
     page = environment().get_template("comparison.html.j2").render(
@@ -69,6 +74,7 @@ def write_comparison_page(
         pairs=pairs,
         tasks=[_on_task(one, design) for one in comparison.tasks],
         ends=_ends(comparison, rows),
+        clusters=_clusters(comparison, rows, examples),
         parts=[f"{100 * i // PARTS}-{100 * (i + 1) // PARTS} %" for i in range(PARTS)],
         films=_films(out, comparison.pairs[0], rows, videos),
     )  # fmt: skip
@@ -160,6 +166,20 @@ def _ends(comparison: Comparison, rows: Rows) -> list[dict[str, Any]]:
         }
         found.append({"name": arm.name, "counts": counts, "when": when if longest else None})
     return found if known else []
+
+
+def _clusters(comparison: Comparison, rows: Rows, examples: Mapping[tuple[str, str], Path]) -> list[dict[str, Any]]:
+    """The largest clusters of unsolved episodes, with a video of those that were filmed while the page stays small."""
+    found, room = [], VIDEO_LIMIT_BYTES
+    for cluster in comparison.clusters[:CLUSTERS]:
+        arm, start = cluster.example
+        path = examples.get(cluster.example)
+        shown: dict[str, str] = {}
+        if path is not None and path.is_file() and path.stat().st_size <= room:
+            room -= path.stat().st_size
+            shown = _video(path, path.parent, linked=False)
+        found.append({"cluster": cluster, "arm": arm, "start": start, "row": rows[arm][start], "video": shown})
+    return found
 
 
 def _films(
