@@ -167,7 +167,7 @@ class Measurement:
 
     def _job(self, arm: Arm, number: int, video: str = "", skip: int = 3) -> Rollout:
         training = arm.trainings[number]
-        return Rollout(str(training.path.absolute()), training.setting, video, skip)
+        return Rollout(str(training.path.absolute()), training.setting, video, skip, final_obs=True)
 
     # --- the file of finished episodes --------------------------------------------------------------------------------
 

@@ -12,8 +12,9 @@ import numpy as np
 from raybc import cli
 from raybc.compare import text
 from raybc.compare.arms import Arm, NotComparable, check_comparable, check_seen, of_tasks, read_arms
+from raybc.compare.clusters import failure_clusters
 from raybc.compare.design import Design
-from raybc.compare.finished import metric_of_files, rows_of_files, scores_of_file, scores_of_files
+from raybc.compare.finished import metric_of_files, rows_of_files, scores_of_file, scores_of_files, videos_of_files
 from raybc.compare.folder import CompareFolder
 from raybc.compare.planning import Rule
 from raybc.compare.result import Comparison, Scores, compare
@@ -53,13 +54,14 @@ def run(args: Args) -> int:
     starts = len({start for arm in scores for start in arm.starts})
     design = replace(design, starts=starts, planned=0)
     with starting(out, args.overwrite) as begun:
-        rows = rows_of_files(arms, scores)
+        rows, examples = rows_of_files(arms, scores), videos_of_files(arms, scores)
         comparison = _compared(scores, rows, design, [*notes, *more])
+        comparison = replace(comparison, clusters=failure_clusters(rows, examples))
         request = _request(args, arms, design, ())
         write_json(out.request, request)
         begun()
         _write(out, comparison, design, {})
-        write_comparison_page(out, comparison, design, rows, {}, request)
+        write_comparison_page(out, comparison, design, rows, {}, request, examples)
     return _print(comparison, design, out)
 
 
@@ -163,7 +165,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
         measurement = Measurement(arms, design, specs, on_scale, options, out)
         rows = measurement.run(begin)
         scores = [_scores_of_rows(arm, rows, finished, keys, metric) for arm in arms]
-        by_start = rows_of_files([arm for arm in arms if arm.finished is not None], scores)
+        by_start, examples = rows_of_files(arms, scores), videos_of_files(arms, scores)
         by_start |= {name: {start_of(row): row for row in parts[0]} for name, parts in rows.items()}
         comparison = _compared(scores, by_start, design, [*notes, *_error_notes(scores)])
         videos, problem = _film(args, measurement, comparison)
@@ -176,8 +178,10 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
             settings = [setting_fields(t.setting) for t in arm.trainings]
             write_rows(out.episodes(arm.name), rows[arm.name], settings)
         write_json(out.versions, versions(identity))
+        examples |= {key: out.videos(key[0]) / name for key, name in videos.items()}
+        comparison = replace(comparison, clusters=failure_clusters(by_start, examples))
         _write(out, comparison, design, videos)
-        write_comparison_page(out, comparison, design, by_start, videos, request)
+        write_comparison_page(out, comparison, design, by_start, videos, request, examples)
         measurement.discard_partial()
     return _print(comparison, design, out)
 
