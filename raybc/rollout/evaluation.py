@@ -82,7 +82,7 @@ class EvaluationConfig:
 
     def jobs(self) -> list[Rollout]:
         path = str(self.bundle.absolute())
-        return [Rollout(path, setting, instruction=self.instruction) for setting in self.settings]
+        return [Rollout(path, setting, instruction=self.instruction, final_obs=True) for setting in self.settings]
 
     def request(self, bundle: PolicyBundle) -> dict[str, Any]:
         """Everything that decides the rows; an evaluation is only resumed with the same request."""
