@@ -24,7 +24,7 @@ from raybc.metric import METRICS, Metric
 from raybc.metric_choice import resolve
 from raybc.registry import get_task
 from raybc.report.comparison import write_comparison_page
-from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
+from raybc.rollout.checks import check_camera
 from raybc.rows import EpisodeRow, setting_fields
 from raybc.run_start import check_folder, starting
 from raybc.statistics import too_many_errors
@@ -40,7 +40,13 @@ def run(args: Args) -> int:
     """Compare and return the exit status. Raises `NotComparable`, `UserError`, `cli.Interrupted`."""
     arms = read_arms(args.arms)
     out = CompareFolder(args.out or _default_out(arms))
-    check_folder(out, out.request, args.resume, args.overwrite, [t.path for arm in arms for t in arm.trainings])
+    check_folder(
+        out,
+        out.request,
+        args.resume,
+        args.overwrite,
+        _inputs(arms),
+    )
     live = [arm for arm in arms if arm.trainings]
     if live:
         return _run_live(args, arms, out)
@@ -58,6 +64,11 @@ def run(args: Args) -> int:
         _write(out, comparison, design, {})
         write_comparison_page(out, comparison, design, _rows_of_files(arms, scores), {}, request)
     return _print(comparison, design, out)
+
+
+def _inputs(arms: Sequence[Arm]) -> list[Path]:
+    """Files and folders that the policies of arms are read from."""
+    return [path for arm in arms for training in arm.trainings for path in training.policy.inputs]
 
 
 def _default_out(arms: Sequence[Arm]) -> Path:
@@ -215,7 +226,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
         video_frame_skip=args.video_frame_skip,
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),
     )
-    with starting(out, args.overwrite, [t.path for arm in live for t in arm.trainings]) as begun:
+    with starting(out, args.overwrite, _inputs(live)) as begun:
 
         def begin() -> None:
             write_json(out.request, request)
@@ -264,10 +275,10 @@ def _check_policies(args: Args, live: Sequence[Arm], task: Task, env_spec: EnvSp
     notes = []
     for arm in live:
         for training in arm.trainings:
-            check_fits(training.bundle, env_spec, training.path)
-        bundle = arm.trainings[0].bundle
-        cli.print_notes(f"{arm.name}: {note}" for note in far_observations(bundle, env_spec))
-        for since, name, before, now in version_changes(bundle, env_spec):
+            training.policy.check_env(env_spec, task.name, env_spec.instruction or task.instruction)
+        policy = arm.trainings[0].policy
+        cli.print_notes(f"{arm.name}: {note}" for note in policy.remarks([env_spec]))
+        for since, name, before, now in policy.changes(env_spec):
             notes.append(f"{arm.name}: {name} is {now}; when {since}, it was {before}")
     if args.inference == "local" and task.environment is not None:
         raise UserError(
