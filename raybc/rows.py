@@ -58,6 +58,8 @@ class EpisodeRow(_Return):
     """Name of the episode's mp4, if it was filmed."""
     task: NotRequired[str]
     """Its task, where an evaluation has several."""
+    final_obs: NotRequired[dict[str, list[float]]]
+    """The last low-dimensional observations of a valid episode, where they were asked for."""
 
 
 class FirstError(TypedDict):

@@ -32,7 +32,7 @@ from raybc.inference.predictor import (
     Predictor,
 )
 from raybc.registry import get_task
-from raybc.rollout.episode import Episode, OnStep, predict_together
+from raybc.rollout.episode import Episode, OnStep, final_observation, predict_together
 from raybc.rollout.faults import Fault, Signature, error_row, raised
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.rows import EpisodeRow, episode_row
@@ -55,6 +55,8 @@ class Rollout:
     """Film every n-th step."""
     instruction: str = ""
     """What the policy reads in place of the task's instruction; "": that one."""
+    final_obs: bool = False
+    """Whether rows have the last observation."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,9 @@ class Engine:
         assert slot.job is not None
         row = episode_row(slot.episode.result())
         slot.episode.session.end(row["outcome"])
+        last = final_observation(slot.episode.last_obs) if slot.job.final_obs else {}
+        if last:
+            row["final_obs"] = last
         if slot.film is not None:
             slot.film.add(np.asarray(slot.env.render()))  # the last state, which shows the outcome
             name = episode_name(slot.task.name, row["index"], row["outcome"])

@@ -7,7 +7,7 @@ does not know who computes chunks, nor in which batch. Letters: H chunk, A actio
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from raybc.inference.predictor import (
 )
 from raybc.inference.session import Session
 from raybc.types import EpisodeResult, EpisodeSpec, Observation, Outcome, SampleSetting
+
+#: Most numbers of a last observation that are kept in its row.
+MOST_NUMBERS = 256
 
 OnStep = Callable[[int, SimEnv], None]
 
@@ -77,6 +80,8 @@ class Episode:
         self.session.instruction = instruction or env.instruction
         self._solved_at_reset = flag("info['success'] of reset", info.get("success", False))
         self.session.observe(obs)
+        self.last_obs = obs
+        """What the simulator observed last."""
         if on_step is not None:
             on_step(0, env)
         self.seconds += time.perf_counter() - started
@@ -102,6 +107,7 @@ class Episode:
         if self._check is not None:
             self._check(obs)
         self.session.observe(obs)
+        self.last_obs = obs
         self._total += reward_of(reward)
         if abs(self._total) > LARGEST_RETURN:
             raise BadEnvironment(f"the sum of rewards: expected at most {LARGEST_RETURN:g}, got {self._total:g}")
@@ -135,6 +141,16 @@ class Episode:
             truncated=bool(self._note),
             solved_at_reset=self._solved_at_reset,
         )
+
+
+def final_observation(obs: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """The low-dimensional observations as a row has them; {} where there are more than `MOST_NUMBERS`."""
+    found = {
+        key: [float(f"{number:.6g}") for number in value.tolist()]
+        for key, value in obs.items()
+        if value.ndim == 1 and value.dtype.kind in "fiub"
+    }
+    return found if sum(map(len, found.values())) <= MOST_NUMBERS else {}
 
 
 def predict_together(

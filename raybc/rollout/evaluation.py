@@ -81,7 +81,8 @@ class EvaluationConfig:
         return {(spec.task, spec.index): place for place, spec in enumerate(self.specs)}
 
     def jobs(self) -> list[Rollout]:
-        return [Rollout(self.policy.reference, setting, instruction=self.instruction) for setting in self.settings]
+        path = self.policy.reference
+        return [Rollout(path, setting, instruction=self.instruction, final_obs=True) for setting in self.settings]
 
     def request(self) -> dict[str, Any]:
         """Everything that decides the rows; an evaluation is only resumed with the same request."""
