@@ -117,6 +117,7 @@ def test_a_sweep_of_others_leaves_what_every_sweep_leaves(finished: Path) -> Non
     assert "--execute_steps" in shown["rows"][-1]["command"]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_of_others_ends_as_an_unbroken_one(sweep_file: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(sweep_file, out)
