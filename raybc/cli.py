@@ -12,6 +12,7 @@ import itertools
 import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
@@ -67,12 +68,19 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def episodes_bar(what: str, total: int | None, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A progress bar; call the function with the number of finished episodes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+def episodes_bar(
+    what: str, total: int | None, quiet: bool = False, unit: str = "episodes"
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar; call the function with the number of finished episodes (or of another unit)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     with Progress(*columns, console=console, disable=quiet) as progress:
         bar = progress.add_task(what, total=total)
         yield lambda done: progress.update(bar, completed=done)
+
+
+def images_bar(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    """A progress bar; call the function with the number of images that have been read."""
+    return episodes_bar(what, total, unit="images")
 
 
 def print_whole(table: Table) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,27 @@ def test_the_fingerprint_is_remembered_until_a_video_changes(
     changed = read_for(path, "", images=True, decode=True).fingerprint()
     assert changed != first
     assert changed == read_for(path, "", images=True).fingerprint()
+
+
+def test_the_first_fingerprint_shows_its_progress(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYBC_HOME", str(tmp_path))
+    shown: list[object] = []
+
+    @contextlib.contextmanager
+    def bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        shown.extend((what, total))
+        yield shown.append
+
+    lazy = read_for(videos, "", images=True, decode=True)
+    images = sum(len(lazy.obs[name]) for name in lazy.images)
+    first = lazy.fingerprint(bar=bar)
+    assert shown[:2] == ["fingerprint of the data", images]
+    assert shown[-1] == images
+    shown.clear()
+    assert lazy.fingerprint(bar=bar) == first
+    assert shown == []  # remembered
 
 
 def trainer(path: Path, decode: bool, **options: Any) -> PackTrainer:

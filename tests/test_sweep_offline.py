@@ -21,9 +21,10 @@ from raybc.run_folder import BUNDLE_FILE, EvaluationFolder, SweepFolder
 from raybc.sweep.begin import Launch, holding_out
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.load import sweep_from_mapping
-from raybc.sweep.pack import Job, run_pack
+from raybc.sweep.pack import run_pack
 from raybc.sweep.run import run_sweep
 from raybc.sweep.space import check_corners, metric_of, race_comparisons, recipe, sample_settings
+from raybc.sweep.training import Job
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import no_rollouts
 from raybc.types import SampleSetting, UserError

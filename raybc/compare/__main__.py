@@ -32,8 +32,16 @@ class Args:
     rule: Literal["auto", "sequential", "open", "fixed"] = "auto"
     """sequential: stop as soon as the evidence suffices, exact for at most --episodes starts. open: the same for any
     number of starts. fixed: all starts, one test at the end (auto: fixed if nothing has to be run, else sequential)."""
-    episodes: int = 200
-    """The most starts for each arm."""
+    episodes: int | None = None
+    """The most starts for each arm (default: 200)."""
+    suite: str = ""
+    """Measure all arms on the tasks of a suite: libero_object, MT10, or module:NAME of your own."""
+    tasks: tuple[str, ...] = ()
+    """Measure all arms on these tasks (default: the one that they were trained on)."""
+    num_tasks: int = 0
+    """With --suite or --tasks: only the first ones (0: all)."""
+    episodes_per_task: int | None = None
+    """With --suite or --tasks: the most starts of each task for each arm (default: 50)."""
     level: float = 0.05
     """Probability that one of equally good arms is called better (two-sided)."""
     power: float = 0.8
@@ -86,6 +94,13 @@ class Args:
     """Address of a running Ray cluster (default: start a local Ray)."""
     ray_dashboard: Annotated[bool, tyro.conf.arg()] = False
     """Serve the dashboard of the local Ray on this machine while the command runs."""
+
+    @property
+    def count(self) -> int:
+        """The most starts for each arm, of each task."""
+        if self.suite or self.tasks:
+            return 50 if self.episodes_per_task is None else self.episodes_per_task
+        return 200 if self.episodes is None else self.episodes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,10 +156,16 @@ def _check(args: Args) -> None:
         raise UserError(
             f"--bounds: expected the lowest and the highest score, got {args.bounds[0]:g} {args.bounds[1]:g}"
         )
-    if args.first < 0 or not 2 <= args.episodes <= SPLIT_SIZE - args.first:
-        raise UserError(f"--episodes: expected 2..{SPLIT_SIZE} starts from --first on, got {args.episodes}")
-    if not 0 <= args.videos <= args.episodes:
-        raise UserError(f"--videos: expected 0..{args.episodes} (the episodes), got {args.videos}")
+    several = bool(args.suite or args.tasks)
+    if several and args.episodes is not None:
+        raise UserError("--episodes: expected --episodes_per_task with --suite or --tasks")
+    if not several and args.episodes_per_task is not None:
+        raise UserError("--episodes_per_task: expected --suite or --tasks as well; for one task use --episodes")
+    flag, least = ("--episodes_per_task", 1) if several else ("--episodes", 2)
+    if args.first < 0 or not least <= args.count <= SPLIT_SIZE - args.first:
+        raise UserError(f"{flag}: expected {least}..{SPLIT_SIZE} starts from --first on, got {args.count}")
+    if not 0 <= args.videos <= args.count:
+        raise UserError(f"--videos: expected 0..{args.count} (the episodes), got {args.videos}")
     for name, low, high in (("video_frame_skip", 1, 10_000), ("video_size", 16, 4096), ("slots", 0, 1024)):
         if not low <= getattr(args, name) <= high:
             raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")

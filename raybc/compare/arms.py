@@ -123,10 +123,7 @@ def _read(text: str) -> list[Arm]:
         if name and len(arms) > 1:
             raise UserError(f"{text}: expected no name, since {path} has the arms {', '.join(a.name for a in arms)}")
         default = path.parent.name if path.stem in ("episodes", "eval_info") and path.parent.name else path.stem
-        return [
-            Arm(name or found.name or default, text, finished=found, conditions=_of_file(found.conditions))
-            for found in arms
-        ]
+        return [Arm(name or found.name or default, text, finished=found, conditions=_of_file(found)) for found in arms]
     trainings, chosen = _trainings(path, checkpoint, setting, text)
     first = trainings[0].bundle
     if not first.config.has_environment:
@@ -229,11 +226,22 @@ def _of_task(task: str) -> dict[str, str]:
     return {"task": base, "render": replace(variant, limit=0).applied_to("") if variant.seen else "none"}
 
 
-def _of_file(conditions: dict[str, str]) -> dict[str, str]:
-    known = dict(conditions)
-    if "task" in known:
-        known |= _of_task(known["task"])
-    return known
+def of_tasks(tasks: Sequence[str]) -> dict[str, str]:
+    """task and render of several tasks, whose order says nothing."""
+    each = [_of_task(task) for task in tasks]
+    return {key: ", ".join(sorted({one[key] for one in each})) for key in ("task", "render")}
+
+
+def _of_file(found: Finished) -> dict[str, str]:
+    return {**found.conditions, **(of_tasks(found.tasks) if found.tasks else {})}
+
+
+def check_seen(live: Sequence[Arm]) -> None:
+    """Raise `NotComparable` unless all arms see the same images, as arms do that are run together on one task."""
+    seen = {arm.name: arm.conditions["render"] for arm in live}
+    if len(set(seen.values())) > 1:
+        shown = ", ".join(f"{name} {value}" for name, value in seen.items())
+        raise NotComparable(f"these differ: render ({shown}); policies that are run together see the same")
 
 
 def check_comparable(arms: Sequence[Arm], starts: str, allowed: Sequence[str] = ()) -> list[str]:

@@ -32,6 +32,9 @@ class Design:
     planned: int = 0
     """The most starts when the comparison began, which sets the size of the bets (0: `starts`)."""
 
+    tasks: int = 1
+    """Whose starts take turns."""
+
     @property
     def bets(self) -> tuple[float, ...]:
         return bets_for(self.planned or self.starts)

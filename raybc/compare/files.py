@@ -9,17 +9,18 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raybc.compare.tasks import limits_text, name_of, physics_of, start_name
 from raybc.files import read_json, read_text
 from raybc.rows import setting_of
 from raybc.run_folder import EvaluationFolder
 from raybc.types import SPLIT_BASE, SPLIT_SIZE, SampleSetting, UserError
 
 #: Columns of a CSV, by their other names.
-_ARM, _START, _SUCCESS = ("arm", "policy"), ("start", "seed", "index"), ("success", "outcome")
+_ARM, _TASK, _START, _SUCCESS = ("arm", "policy"), ("task",), ("start", "seed", "index"), ("success", "outcome")
 _TRUE, _FALSE = (
     frozenset({"1", "1.0", "true", "yes", "success"}),
     frozenset({"0", "0.0", "false", "no", "failure", "timeout"}),
@@ -34,7 +35,8 @@ class Finished:
     name: str
     """What the file calls it; "" where it does not."""
     rows: dict[str, dict[str, Any]]
-    """Start -> `outcome`, `return`, `max_reward`, in the order of the file."""
+    """Start (`raybc.compare.tasks.start_name`) -> `outcome`, `return`, `max_reward`, `task` where the file names one;
+    in the order of the file."""
     known_starts: bool
     """Whether the names of the starts are the file's; otherwise they are positions, and two files may mean different
     starts by them."""
@@ -44,6 +46,8 @@ class Finished:
     """Whether it has only a score, no success."""
     folder: Path | None = None
     """Where the videos that its rows name are."""
+    tasks: tuple[str, ...] = ()
+    """The tasks that the file names, in its order."""
 
 
 def is_finished(path: Path) -> bool:
@@ -76,18 +80,21 @@ def read_finished(path: Path, setting: Mapping[str, Any] | None = None) -> list[
 def _folder(folder: EvaluationFolder, setting: Mapping[str, Any]) -> Finished:
     found = _of_lines(folder.episodes, setting)
     request = read_json(folder.request)
-    conditions = {"task": str(request.get("task", ""))} if request.get("task") else {}
+    conditions: dict[str, str] = {}
+    tasks = found.tasks or ((str(request["task"]),) if request.get("task") else ())
     if folder.metrics.is_file():
         metrics = read_json(folder.metrics)
+        limits = {name: one["max_steps"] for name, one in (metrics.get("tasks") or {}).items()}
         conditions |= {"max_steps": str(metrics["max_steps"])} if "max_steps" in metrics else {}
-        conditions |= {f"physics: {name}": str(v) for name, v in (metrics.get("environment") or {}).items()}
-    return Finished(found.name, found.rows, True, found.conditions | conditions, folder=folder.path / "videos")
+        conditions |= {"max_steps": limits_text(limits)} if limits else {}
+        conditions |= {f"physics: {n}": v for n, v in physics_of(metrics.get("environment") or {}, len(tasks)).items()}
+    return replace(found, conditions=found.conditions | conditions, folder=folder.path / "videos", tasks=tasks)
 
 
 def _of_lines(path: Path, setting: Mapping[str, Any]) -> Finished:
     rows: dict[str, dict[str, Any]] = {}
     settings: dict[SampleSetting, int] = {}
-    splits = set()
+    splits, tasks = set(), dict[str, None]()
     for number, line in enumerate(read_text(path, "the episodes of a measurement", "JSON Lines").splitlines(), 1):
         where = f"{path}: line {number}"
         try:
@@ -95,6 +102,7 @@ def _of_lines(path: Path, setting: Mapping[str, Any]) -> Finished:
             at = setting_of(row) if "flow_steps" in row else SampleSetting()
             seed, outcome = int(row["seed"]), row["outcome"]
             kept = {"outcome": outcome, "return": float(row["return"]), "max_reward": row.get("max_reward")}
+            task = name_of(str(row["task"])) if "task" in row else ""
         except (ValueError, KeyError, TypeError) as error:
             what = f"the key {error}" if isinstance(error, KeyError) else str(error)
             raise UserError(f"{where}: expected an episode as `raybc rollout` writes it, which lacks {what}") from None
@@ -107,11 +115,16 @@ def _of_lines(path: Path, setting: Mapping[str, Any]) -> Finished:
                 f"{where}: expected one sample setting, got {labels}; choose one, as in {path}:flow_steps=1"
             )
         kept |= {name: row[name] for name in ("steps", "video", "message") if name in row}
+        kept |= {"task": task} if task else {}
         splits.add(_split_of(seed))
-        _add(rows, str(seed), kept, where)
+        tasks[task] = None
+        if len(tasks) > 1 and "" in tasks:
+            raise UserError(f"{where}: expected a task on every line or on none, got {task or 'no task'!r} here")
+        _add(rows, start_name(seed, task), kept, where)
     if not rows:
         raise UserError(f"{path}: expected episodes{' at ' + _plain(setting) if setting else ''}, found none")
-    return Finished("", rows, True, {"starts": " and ".join(sorted(splits))})
+    known = tuple(name for name in tasks if name)
+    return Finished("", rows, True, {"starts": " and ".join(sorted(splits))}, tasks=known)
 
 
 def _plain(setting: Mapping[str, Any]) -> str:
@@ -155,10 +168,11 @@ def _lerobot(path: Path) -> Finished:
                 )
             for number in range(n):
                 episode = {name: values[number] for name, values in lists.items() if values}
-                start = f"{task.get('task_group')} {task.get('task_id')} {number}"
-                _add(rows, start, _lerobot_row(episode, "successes", "sum_rewards", "max_rewards", where), where)
-        tasks = sorted({start.rsplit(" ", 1)[0] for start in rows})
-        return _checked(path, Finished("", rows, False, {"task": ", ".join(tasks)}))
+                about = {"task": f"{task.get('task_group')} {task.get('task_id')}"}
+                row = about | _lerobot_row(episode, "successes", "sum_rewards", "max_rewards", where)
+                _add(rows, start_name(number, about["task"]), row, where)
+        tasks = tuple(dict.fromkeys(row["task"] for row in rows.values()))
+        return _checked(path, Finished("", rows, False, tasks=tasks))
     raise UserError(f"{path}: expected LeRobot's eval_info.json, with per_episode or per_task, got another JSON file")
 
 
@@ -186,7 +200,7 @@ def _csv(path: Path) -> list[Finished]:
     reader = csv.DictReader(text.splitlines())
     columns = [name.strip().lower() for name in reader.fieldnames or []]
     reader.fieldnames = columns
-    arm, start, success = (_first(columns, names) for names in (_ARM, _START, _SUCCESS))
+    arm, task, start, success = (_first(columns, names) for names in (_ARM, _TASK, _START, _SUCCESS))
     score = "score" if "score" in columns and success is None else None
     if success is None and score is None:
         raise UserError(f"{path}: expected a column success or score, got {', '.join(columns) or 'no header'}")
@@ -198,12 +212,22 @@ def _csv(path: Path) -> list[Finished]:
         name = row[arm].strip() if arm else ""
         mine = arms.setdefault(name, {})
         place = row[start].strip() if start else str(len(mine))
-        if not place:
-            raise UserError(f"{where}: expected a {start}, got none")
-        _add(mine, place, _csv_row(row, success, score, where), f"{where}{' (arm ' + name + ')' if name else ''}")
+        of_task = row[task].strip() if task else ""
+        for column, value in ((start, place), (task, of_task)):
+            if column and not value:
+                raise UserError(f"{where}: expected a {column}, got none")
+        about = {"task": of_task} if task else {}
+        found = _csv_row(row, success, score, where) | about
+        _add(mine, start_name(place, of_task), found, f"{where}{' (arm ' + name + ')' if name else ''}")
     if not arms:
         raise UserError(f"{path}: expected rows below the header, found none")
-    return [Finished(name, rows, start is not None, continuous=score is not None) for name, rows in arms.items()]
+    return [
+        Finished(
+            name, rows, start is not None, continuous=score is not None,
+            tasks=tuple(dict.fromkeys(row["task"] for row in rows.values())) if task else (),
+        )
+        for name, rows in arms.items()
+    ]  # fmt: skip
 
 
 def _csv_row(row: Mapping[str, str], success: str | None, score: str | None, where: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from raybc.cluster.session import ray_session
 from raybc.compare.arms import Arm
 from raybc.compare.design import CompareRule, Design
 from raybc.compare.folder import CompareFolder
+from raybc.compare.tasks import start_name, start_of
 from raybc.envs.base import RenderOptions
 from raybc.files import write_text
 from raybc.inference.shared import LARGE
@@ -67,6 +68,8 @@ class Measurement:
         """arms: all, in their order. known_scores: scores on the scale 0 .. 1 of finished arms on these starts."""
         self._arms, self._design, self._specs, self._options, self._out = arms, design, list(specs), options, out
         self._known_scores = known_scores
+        several = len({spec.task for spec in specs}) > 1
+        self._starts = [start_name(spec.seed, spec.task if several else "") for spec in specs]
         self._jobs = [(arm, number) for arm in arms for number in range(len(arm.trainings))]
         self._known: Known = {}
 
@@ -126,7 +129,7 @@ class Measurement:
         """((arm, start) -> video below the arm's folder of videos, why some are missing) of the first training of both
         arms on these starts. The episodes are run again, in simulators that render; that changes no outcome."""
         arms = [arm for arm in self._arms if arm.name in pair and arm.trainings]
-        specs = [spec for spec in self._specs if str(spec.seed) in set(starts)]
+        specs = [spec for spec, start in zip(self._specs, self._starts, strict=True) if start in set(starts)]
         jobs = [
             self._job(arm, 0, str(self._out.videos(arm.name).absolute()), self._options.video_frame_skip)
             for arm in arms
@@ -139,9 +142,9 @@ class Measurement:
                 rows = pool.evaluate("film", jobs, specs)
         found, problem = {}, ""
         for arm, part in zip(arms, rows, strict=True):
-            for row in part:
+            for spec, row in zip(specs, part, strict=True):
                 if row.get("video"):
-                    found[arm.name, str(row["seed"])] = row["video"]
+                    found[arm.name, self._starts[self._specs.index(spec)]] = row["video"]
                 elif row["outcome"] == "error":
                     problem = problem or row["message"]
         return found, problem
@@ -156,8 +159,9 @@ class Measurement:
         shared = options.inference == "shared"
         if options.inference == "auto":
             shared = bool(total("GPU")) and weights > LARGE
+        tasks = list(dict.fromkeys(spec.task for spec in self._specs))
         return RolloutPool.start(
-            self._specs[0].task, workers, worker_cpus=1.0, deadline=options.deadline, recycle=options.recycle,
+            tasks[0], workers, tasks, worker_cpus=1.0, deadline=options.deadline, recycle=options.recycle,
             shared=shared, gpus=min(1.0, total("GPU")) if shared else 0.0, slots=options.slots, **more,
         )  # fmt: skip
 
@@ -174,7 +178,7 @@ class Measurement:
     def _resume(self) -> Known:
         """The rows of an earlier process: one that was interrupted, that had fewer starts, or that had finished."""
         names = {(arm.name, number): job for job, (arm, number) in enumerate(self._jobs)}
-        places = {spec.seed: place for place, spec in enumerate(self._specs)}
+        places = {start: place for place, start in enumerate(self._starts)}
         known: Known = {}
         files = [(self._out.episodes(arm.name), arm.name) for arm in self._arms if arm.trainings]
         for path, arm_name in [*files, (self._out.partial, "")]:
@@ -185,7 +189,7 @@ class Measurement:
                 try:
                     row = {name: value for name, value in json.loads(line).items() if name not in _SETTING}
                     arm, training = row.pop("arm", arm_name), row.pop("training", 0)
-                    key = names[arm, training], places.get(row["seed"], -1)
+                    key = names[arm, training], places.get(start_of(row), -1)
                     if row["outcome"] != "error" and key[1] >= 0:
                         known[key] = cast(EpisodeRow, row)
                 except (ValueError, KeyError, TypeError):

@@ -107,6 +107,27 @@ class PairResult:
 
 
 @dataclass(frozen=True)
+class TaskDifference:
+    """A against B on the starts of one task."""
+
+    a: str
+    b: str
+    difference: float | None
+    """mean(A) - mean(B), in the unit of the metric; None without a valid start."""
+    interval: Interval | None
+    """As that of the whole comparison, not corrected for the number of tasks."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The arms on one task."""
+
+    task: str
+    arms: list[ArmSummary]
+    differences: list[TaskDifference]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The result, about the first arm."""
 
@@ -116,6 +137,8 @@ class Comparison:
     best: list[str]
     """The arms that cannot be distinguished from the best."""
     notes: list[str] = field(default_factory=list)
+    tasks: list[TaskResult] = field(default_factory=list)
+    """The arms on each task, where there are several."""
 
     @property
     def status(self) -> int:
@@ -126,12 +149,12 @@ class Comparison:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in ("arms", "pairs", "notes")}
+    return {key: values[key] for key in ("arms", "pairs", "notes", *(["tasks"] if values["tasks"] else []))}
 
 
 def compare(arms: Sequence[Scores], design: Design, notes: Sequence[str] = ()) -> Comparison:
     """Compare every pair of arms. Raises `UserError` where the rule does not fit the scores."""
-    found = [_pair(a, b, design) for a, b in itertools.combinations(arms, 2)]
+    found = [compare_pair(a, b, design) for a, b in itertools.combinations(arms, 2)]
     adjusted = several.holm({(p.a, p.b): p.p for p in found})
     found = [_decided(pair, adjusted[pair.a, pair.b], design) for pair in found]
     worse = {arm.name: [_other(p, arm.name) for p in found if _is_worse(p, arm.name)] for arm in arms}
@@ -144,7 +167,7 @@ def compare(arms: Sequence[Scores], design: Design, notes: Sequence[str] = ()) -
         verdict = "better"
     best = several.not_beaten([arm.name for arm in arms], worse)
     return Comparison(
-        verdict, [_summary(arm, design.metric, 1 - design.level) for arm in arms], found, best, list(notes)
+        verdict, [summary(arm, design.metric, 1 - design.level) for arm in arms], found, best, list(notes)
     )
 
 
@@ -157,7 +180,7 @@ def _is_worse(pair: PairResult, name: str) -> bool:
     return (pair.a == name and pair.verdict == "worse") or (pair.b == name and pair.verdict == "better")
 
 
-def _summary(arm: Scores, metric: Metric, confidence: float) -> ArmSummary:
+def summary(arm: Scores, metric: Metric, confidence: float) -> ArmSummary:
     values = arm.values_KN[~np.isnan(arm.values_KN)]
     mean = float(values.mean()) if len(values) else None
     solved = int(values.sum()) if metric.is_rate else None
@@ -176,7 +199,7 @@ def _summary(arm: Scores, metric: Metric, confidence: float) -> ArmSummary:
 # --- one pair ---------------------------------------------------------------------------------------------------------
 
 
-def _pair(a: Scores, b: Scores, design: Design) -> PairResult:
+def compare_pair(a: Scores, b: Scores, design: Design) -> PairResult:
     theirs = set(b.starts)
     common = [start for start in a.starts if start in theirs]
     a_KN, b_KN = (a.on(common), b.on(common)) if common else (a.values_KN, b.values_KN)
@@ -335,4 +358,17 @@ def _planned(plan_of: Callable[[str], Any], design: Design) -> int | None:
     return None if exact is None else int(exact.starts)
 
 
-__all__ = ["STATUS", "ArmSummary", "Comparison", "PairResult", "PairTable", "Scores", "Verdict", "compare"]
+__all__ = [
+    "STATUS",
+    "ArmSummary",
+    "Comparison",
+    "PairResult",
+    "PairTable",
+    "Scores",
+    "TaskDifference",
+    "TaskResult",
+    "Verdict",
+    "compare",
+    "compare_pair",
+    "summary",
+]

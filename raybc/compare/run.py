@@ -11,23 +11,25 @@ import numpy as np
 
 from raybc import cli
 from raybc.compare import text
-from raybc.compare.arms import Arm, NotComparable, check_comparable, read_arms
+from raybc.compare.arms import Arm, NotComparable, check_comparable, check_seen, of_tasks, read_arms
 from raybc.compare.design import Design
+from raybc.compare.finished import metric_of_files, rows_of_files, scores_of_file, scores_of_files
 from raybc.compare.folder import CompareFolder
 from raybc.compare.planning import Rule
 from raybc.compare.result import Comparison, Scores, compare
-from raybc.envs.base import RenderOptions, Task
-from raybc.envs.spec import EnvSpec, spec_of_task
+from raybc.compare.tasks import limits_text, name_of, on_each_task, physics_of, start_name, start_of, unequal
+from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.files import read_json, write_json
-from raybc.metric import METRICS, Metric
-from raybc.metric_choice import resolve
+from raybc.metric import Metric
 from raybc.registry import get_task
 from raybc.report.comparison import write_comparison_page
-from raybc.rollout.checks import check_camera, check_fits, far_observations, version_changes
+from raybc.rollout.checks import far_observations
+from raybc.rollout.measured import MeasuredTask, changes_of, measured_tasks, refuse_flags
 from raybc.rows import EpisodeRow, setting_fields
 from raybc.run_start import check_folder, starting
 from raybc.statistics import too_many_errors
+from raybc.suites import choose_tasks, resolve_over
 from raybc.types import EpisodeSpec, UserError
 from raybc.versions import versions
 
@@ -45,19 +47,30 @@ def run(args: Args) -> int:
     if live:
         return _run_live(args, arms, out)
     notes = check_comparable(arms, "", _allowed(args))
-    metric = _metric_of_files(args, arms)
+    metric = metric_of_files(args, arms)
     design = _design(args, metric, arms, 0)
-    scores, more = _scores_of_files(arms, metric, args.paired)
+    scores, more = scores_of_files(arms, metric, args.paired)
     starts = len({start for arm in scores for start in arm.starts})
     design = replace(design, starts=starts, planned=0)
     with starting(out, args.overwrite) as begun:
-        comparison = compare(scores, design, [*notes, *more])
-        request = _request(args, arms, design, "")
+        rows = rows_of_files(arms, scores)
+        comparison = _compared(scores, rows, design, [*notes, *more])
+        request = _request(args, arms, design, ())
         write_json(out.request, request)
         begun()
         _write(out, comparison, design, {})
-        write_comparison_page(out, comparison, design, _rows_of_files(arms, scores), {}, request)
+        write_comparison_page(out, comparison, design, rows, {}, request)
     return _print(comparison, design, out)
+
+
+def _compared(
+    scores: Sequence[Scores], rows: Mapping[str, Mapping[str, Mapping[str, Any]]], design: Design, notes: Sequence[str]
+) -> Comparison:
+    """The comparison, with the arms on each task. rows: arm -> start -> its row, which names the task."""
+    tasks = {start: name_of(row["task"]) for part in rows.values() for start, row in part.items() if "task" in row}
+    return replace(
+        compare(scores, design, [*notes, *unequal(scores, tasks)]), tasks=on_each_task(scores, tasks, design)
+    )
 
 
 def _default_out(arms: Sequence[Arm]) -> Path:
@@ -80,96 +93,21 @@ def _design(args: Args, metric: Metric, arms: Sequence[Arm], planned: int) -> De
             "are not: give them with --bounds LOW HIGH, or use --rule fixed"
         )
     walks = metric.is_rate and all(len(arm.trainings) <= 1 for arm in arms)
-    return Design(rule, args.episodes, metric, args.level, args.power, walks, planned)
+    return Design(rule, args.count, metric, args.level, args.power, walks, planned)
 
 
-def _request(args: Args, arms: Sequence[Arm], design: Design, task: str) -> dict[str, Any]:
+def _request(args: Args, arms: Sequence[Arm], design: Design, tasks: Sequence[str]) -> dict[str, Any]:
     """Everything that decides the result; a comparison is only resumed with the same request."""
     return {
         "arms": [arm.to_plain() for arm in arms],
-        "task": task,
-        "starts": {"set": args.starts, "first": args.first, "episodes": args.episodes} if task else {},
+        "task": tasks[0] if len(tasks) == 1 else "",
+        **({"tasks": list(tasks)} if len(tasks) > 1 else {}),
+        "starts": {"set": args.starts, "first": args.first, "episodes": args.count} if tasks else {},
         "rule": design.rule,
         "level": design.level,
         "metric": design.metric.name,
         "bounds": list(design.metric.bounds) if design.metric.bounds else None,
         "planned": design.planned or design.starts,
-    }
-
-
-# --- finished measurements --------------------------------------------------------------------------------------------
-
-
-def _metric_of_files(args: Args, arms: Sequence[Arm]) -> Metric:
-    kinds = {arm.finished.continuous for arm in arms if arm.finished is not None}
-    if len(kinds) > 1:
-        raise NotComparable("these differ: metric (some arms have success, others a score)")
-    if kinds == {True}:
-        if args.metric not in (None, "return"):
-            raise UserError(f"--metric: expected none for files with a column score, got {args.metric}")
-        return replace(METRICS["return"], label="score", bounds=args.bounds)
-    metric = METRICS[args.metric or "success"]
-    if not metric.from_episodes or metric.name == "normalized_score":
-        raise UserError(
-            f"--metric: expected success, return or largest_reward for finished measurements, got {metric.name}"
-        )
-    return metric
-
-
-def _scores_of_files(arms: Sequence[Arm], metric: Metric, paired: bool) -> tuple[list[Scores], list[str]]:
-    """Scores of finished arms, and notes about how they are paired."""
-    notes: list[str] = []
-    found = [_scores_of_file(arm, metric) for arm in arms]
-    nameless = [arm.name for arm in arms if arm.finished is not None and not arm.finished.known_starts]
-    if nameless and paired:
-        sizes = {len(s.starts) for s in found}
-        if len(nameless) < len(arms) or len(sizes) > 1:
-            raise UserError(
-                f"--paired: expected arms of the same number of episodes without names of starts, got "
-                f"{', '.join(f'{s.name} {len(s.starts)}' for s in found)}"
-            )
-        found = [replace(s, starts=tuple(map(str, range(len(s.starts))))) for s in found]
-        notes.append("paired by position, because --paired says that the rows are of the same starts")
-    elif nameless:
-        found = [
-            replace(s, starts=tuple(f"{s.name} {start}" for start in s.starts)) if s.name in nameless else s
-            for s in found
-        ]
-        notes.append(
-            f"unpaired: {', '.join(nameless)} name no starts; if the rows are of the same starts in the same order, "
-            "--paired needs fewer episodes"
-        )
-    elif paired:
-        raise UserError("--paired: expected files without names of starts; these name them, and are paired by them")
-    else:
-        notes += _pairing(found)
-    return found, notes
-
-
-def _pairing(found: Sequence[Scores]) -> list[str]:
-    shared = set(found[0].starts).intersection(*(s.starts for s in found[1:]))
-    everything = {start for s in found for start in s.starts}
-    if not shared:
-        return ["unpaired where arms have no start in common"]
-    if len(shared) < len(everything):
-        return [f"paired on common starts: {len(shared)} of {len(everything)} are common to all arms"]
-    return []
-
-
-def _scores_of_file(arm: Arm, metric: Metric) -> Scores:
-    assert arm.finished is not None
-    rows = arm.finished.rows
-    values = [metric.of_episode({"return": float("nan"), **row}) for row in rows.values()]
-    return Scores(arm.name, tuple(rows), np.array([values], np.float64))
-
-
-def _rows_of_files(arms: Sequence[Arm], scores: Sequence[Scores]) -> dict[str, dict[str, Any]]:
-    """Arm -> start, as it is called in its scores -> row."""
-    names = {arm.name: arm for arm in scores}
-    return {
-        arm.name: dict(zip(names[arm.name].starts, arm.finished.rows.values(), strict=False))
-        for arm in arms
-        if arm.finished is not None
     }
 
 
@@ -180,28 +118,29 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
     from raybc.compare.measure import Measurement, MeasureOptions, write_rows  # here, because it imports Ray
 
     live = [arm for arm in arms if arm.trainings]
-    tasks = {arm.name: limited(arm.task, args.max_steps) if args.max_steps else arm.task for arm in live}
-    _check_one_task(live, tasks)
-    task_name = tasks[live[0].name]
-    task = get_task(task_name)
-    metric = resolve(args.metric, task, "--metric")
+    names = _tasks(args, live)
+    metric = resolve_over(args.metric, [get_task(name) for name in names], "--metric")
     if not metric.from_episodes:
         raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
     planned = int(read_json(out.request).get("planned", 0)) if out.request.is_file() and args.resume != "False" else 0
     design = _design(args, metric, arms, planned)
-    env_spec = spec_of_task(task)
-    notes = _check_policies(args, live, task, env_spec)
-    conditions = {"max_steps": str(task.max_steps)}
-    conditions |= {f"physics: {name}": value for name, value in env_spec.identity.items()}
+    if args.suite or args.tasks:
+        check_seen(live)
+    measured, notes = _check_policies(args, live, names)
+    identity = {name: value for one in measured for name, value in one.env_spec.identity.items()}
+    conditions = of_tasks(names) if args.suite or args.tasks else {}
+    conditions |= {"max_steps": limits_text({one.name: one.task.max_steps for one in measured})}
+    conditions |= {f"physics: {name}": value for name, value in physics_of(identity, len(names)).items()}
     arms = [replace(arm, conditions=arm.conditions | conditions) if arm.trainings else arm for arm in arms]
     notes += check_comparable(arms, args.starts, _allowed(args))
-    specs = [EpisodeSpec(task_name, args.starts, args.first + i) for i in range(args.episodes)]
-    specs = _starts_of_all(arms, specs, notes)
-    design = replace(design, starts=len(specs))
-    request = _request(args, arms, design, task_name)
+    specs = [EpisodeSpec(name, args.starts, args.first + i) for i in range(args.count) for name in names]
+    named = len(names) > 1
+    specs = _starts_of_all(arms, specs, named, notes)
+    design = replace(design, starts=len(specs), tasks=len(names))
+    request = _request(args, arms, design, names)
     _check_resumed(out, request, design)
-    finished = {arm.name: _scores_of_file(arm, metric) for arm in arms if arm.finished is not None}
-    keys = [str(spec.seed) for spec in specs]
+    finished = {arm.name: scores_of_file(arm, metric) for arm in arms if arm.finished is not None}
+    keys = [start_name(spec.seed, spec.task if named else "") for spec in specs]
     on_scale = {name: np.array([_scaled(v, design) for v in scores.on(keys)[0]]) for name, scores in finished.items()}
     options = MeasureOptions(
         workers=0 if args.workers == "auto" else int(args.workers),
@@ -224,20 +163,20 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
         measurement = Measurement(arms, design, specs, on_scale, options, out)
         rows = measurement.run(begin)
         scores = [_scores_of_rows(arm, rows, finished, keys, metric) for arm in arms]
-        comparison = compare(scores, design, [*notes, *_error_notes(scores)])
+        by_start = rows_of_files([arm for arm in arms if arm.finished is not None], scores)
+        by_start |= {name: {start_of(row): row for row in parts[0]} for name, parts in rows.items()}
+        comparison = _compared(scores, by_start, design, [*notes, *_error_notes(scores)])
         videos, problem = _film(args, measurement, comparison)
         if problem:
             cli.console.print(f"videos: some could not be made: {problem}", style="yellow")
         for arm in live:
             for row in rows[arm.name][0]:
-                if (arm.name, str(row["seed"])) in videos:
-                    row["video"] = videos[arm.name, str(row["seed"])]
+                if (arm.name, start_of(row)) in videos:
+                    row["video"] = videos[arm.name, start_of(row)]
             settings = [setting_fields(t.setting) for t in arm.trainings]
             write_rows(out.episodes(arm.name), rows[arm.name], settings)
-        write_json(out.versions, versions(env_spec.identity))
+        write_json(out.versions, versions(identity))
         _write(out, comparison, design, videos)
-        by_start = _rows_of_files([arm for arm in arms if arm.finished is not None], scores)
-        by_start |= {name: {str(row["seed"]): row for row in parts[0]} for name, parts in rows.items()}
         write_comparison_page(out, comparison, design, by_start, videos, request)
         measurement.discard_partial()
     return _print(comparison, design, out)
@@ -245,6 +184,17 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
 
 def _scaled(value: float, design: Design) -> float:
     return value if design.rule == "fixed" else design.metric.unit_value(value)
+
+
+def _tasks(args: Args, live: Sequence[Arm]) -> tuple[str, ...]:
+    """The tasks that arms are measured on: those of --suite and --tasks, else the one that they were trained on."""
+    env_name = live[0].trainings[0].bundle.config.env_name
+    named = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps)
+    if named:
+        return named
+    tasks = {arm.name: limited(arm.task, args.max_steps) if args.max_steps else arm.task for arm in live}
+    _check_one_task(live, tasks)
+    return (tasks[live[0].name],)
 
 
 def _check_one_task(live: Sequence[Arm], tasks: Mapping[str, str]) -> None:
@@ -256,37 +206,38 @@ def _check_one_task(live: Sequence[Arm], tasks: Mapping[str, str]) -> None:
             what = str(error).partition("; --allow")[0]
         else:
             what = "these differ: max_steps (" + ", ".join(f"{n} {t}" for n, t in tasks.items()) + "; see --max_steps)"
-        raise NotComparable(f"{what}; policies that are run together need one task")
+        raise NotComparable(
+            f"{what}; policies that are run together need one task, or --suite or --tasks, on which all are measured"
+        )
 
 
-def _check_policies(args: Args, live: Sequence[Arm], task: Task, env_spec: EnvSpec) -> list[str]:
-    """Refuse what does not fit the environment; notes about what has changed since a policy was trained."""
+def _check_policies(args: Args, live: Sequence[Arm], names: Sequence[str]) -> tuple[Sequence[MeasuredTask], list[str]]:
+    """Refuse what does not fit the tasks `names`. Returns them, and notes about what has changed since a policy was
+    trained."""
     notes = []
+    measured: Sequence[MeasuredTask] = ()
     for arm in live:
         for training in arm.trainings:
-            check_fits(training.bundle, env_spec, training.path)
+            measured = measured_tasks(names, training.bundle, training.path, known=measured)
         bundle = arm.trainings[0].bundle
-        cli.print_notes(f"{arm.name}: {note}" for note in far_observations(bundle, env_spec))
-        for since, name, before, now in version_changes(bundle, env_spec):
+        if len(names) == 1:
+            cli.print_notes(f"{arm.name}: {note}" for note in far_observations(bundle, measured[0].env_spec))
+        for since, name, before, now in changes_of(measured, bundle):
             notes.append(f"{arm.name}: {name} is {now}; when {since}, it was {before}")
-    if args.inference == "local" and task.environment is not None:
-        raise UserError(
-            f"--inference local: simulators of {task.name} are in environment {task.environment.name}, which has no "
-            "PyTorch; use auto or shared"
-        )
-    check_camera(args.camera, env_spec, task.name)
-    if args.videos and task.no_images:
-        raise UserError(f"--videos: {task.no_images}")
-    cli.print_notes(task.notes)
-    return notes
+    refuse_flags(measured, camera=args.camera, films=args.videos > 0, inference=args.inference)
+    cli.print_notes(dict.fromkeys(note for one in measured for note in one.task.notes))
+    return measured, notes
 
 
-def _starts_of_all(arms: Sequence[Arm], specs: list[EpisodeSpec], notes: list[str]) -> list[EpisodeSpec]:
+def _starts_of_all(arms: Sequence[Arm], specs: list[EpisodeSpec], named: bool, notes: list[str]) -> list[EpisodeSpec]:
     """The first starts, without gaps, that all finished arms were measured on."""
     for arm in arms:
         if arm.finished is None:
             continue
-        n = next((i for i, spec in enumerate(specs) if str(spec.seed) not in arm.finished.rows), len(specs))
+        known = arm.finished.rows
+        n = next(
+            (i for i, s in enumerate(specs) if start_name(s.seed, s.task if named else "") not in known), len(specs)
+        )
         if n == 0:
             raise NotComparable(
                 f"these differ: starts ({arm.text} was not measured on {specs[0].split} start {specs[0].index}, where "
@@ -375,6 +326,8 @@ def _write(out: CompareFolder, comparison: Comparison, design: Design, videos: M
 
 def _print(comparison: Comparison, design: Design, out: CompareFolder) -> int:
     cli.print_whole(text.arms_table(comparison.arms, design))
+    if comparison.tasks:
+        cli.print_whole(text.tasks_table(comparison.tasks, design))
     cli.print_notes(comparison.notes)
     for line in text.lines(comparison, design):
         cli.console.print(line)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from raybc.compare.design import Design
 from raybc.compare.planning import MOST_STARTS, RULES, Plan
-from raybc.compare.result import ArmSummary, Comparison, PairResult
+from raybc.compare.result import ArmSummary, Comparison, PairResult, TaskResult
 from raybc.metric import Interval, Metric
 
 
@@ -23,6 +24,27 @@ def arms_table(arms: Sequence[ArmSummary], design: Design) -> Table:
         cells = [arm.name, metric.show(arm.mean), metric.show_range(arm.interval), count]
         table.add_row(*cells, *([str(arm.trainings)] if several else []), str(arm.errors))
     return table
+
+
+def tasks_table(tasks: Sequence[TaskResult], design: Design) -> Table:
+    """The arms on each task, and the difference of the first two."""
+    metric = design.metric
+    table = Table(
+        "task", *(arm.name for arm in tasks[0].arms), "difference", f"{confidence(design)} interval", box=None
+    )
+    for one in tasks:
+        first = one.differences[0]
+        shown = range_text(first.interval, metric)
+        table.add_row(
+            one.task, *(task_cell(arm, metric) for arm in one.arms), difference_text(first.difference, metric), shown
+        )
+    return table
+
+
+def task_cell(arm: ArmSummary, metric: Metric) -> str:
+    """`80.0 % (16/20)`, `1.25 (20)` of another score."""
+    count = f"{arm.solved}/{arm.episodes}" if metric.is_rate else str(arm.episodes)
+    return f"{metric.show(arm.mean)} ({count})"
 
 
 def confidence(design: Design) -> str:
@@ -93,9 +115,12 @@ def more_text(pair: PairResult, design: Design) -> str:
     if pair.more_starts is None:
         return f"more than {MOST_STARTS} starts would be needed if the arms differ as little as here"
     if design.rule == "open":
+        flag, total = "--episodes", pair.starts + pair.more_starts
+        if design.tasks > 1:
+            flag, total = "--episodes_per_task", math.ceil(total / design.tasks)
         return (
             f"about {pair.more_starts} more starts would tell (probability {power}), if the arms continue like this: "
-            f"--resume --episodes {pair.starts + pair.more_starts}"
+            f"--resume {flag} {total}"
         )
     return (
         f"about {pair.more_starts} starts would tell (probability {power}), if the arms differ as here; since the "

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from raybc.data.fingerprints import fingerprint_of
+from raybc.data.fingerprints import Bar, fingerprint_of
 from raybc.envs.variant import split
 from raybc.strict import did_you_mean
 from raybc.types import UserError
@@ -167,12 +167,12 @@ class EpisodeStore:
         """Episode numbers of a split; all episodes where the data set has no such split."""
         return np.asarray(self.splits.get(name, np.arange(self.num_episodes)))
 
-    def fingerprint(self, keys: Collection[str] | None = None) -> str:
+    def fingerprint(self, keys: Collection[str] | None = None, bar: Bar | None = None) -> str:
         """sha256 (hex) of what a policy learns from: observations, actions, rewards, episode ends, splits and tasks.
 
         It depends neither on the format nor on the file's name or date, nor on states, terminals and success.
 
-        keys: the observations to include; None: all.
+        keys: the observations to include; None: all. bar: shows progress where images of videos must be read.
         """
         chosen = {k: v for k, v in self.obs.items() if keys is None or k in keys}
         parts = {f"obs/{k}": v for k, v in chosen.items()} | {
@@ -183,7 +183,7 @@ class EpisodeStore:
         }
         if self.tasks:
             parts["tasks"] = np.frombuffer("\n".join(self.tasks).encode(), np.uint8)
-        return fingerprint_of(parts)
+        return fingerprint_of(parts, bar)
 
 
 def check_finite(source: Path, name: str, array: np.ndarray, episode_ends: np.ndarray, first: int = 0) -> None:

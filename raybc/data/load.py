@@ -10,9 +10,10 @@ from pathlib import Path
 from raybc.data import formats
 from raybc.data.adapt import for_task
 from raybc.data.episodes import EpisodeStore
+from raybc.data.fingerprints import Bar
 from raybc.data.formats.options import Keys, ReadOptions
 from raybc.data.names import obtain, resolve
-from raybc.data.store import EpisodesBar, cache_folder, cached, matches
+from raybc.data.store import cache_folder, cached, matches
 from raybc.envs.variant import with_limit
 from raybc.registry import get_task
 from raybc.types import UserError
@@ -49,7 +50,7 @@ def read_for(
     memory: int = 0,
     decode: bool = False,
     say: Callable[[str], None] | None = None,
-    bar: EpisodesBar | None = None,
+    bar: Bar | None = None,
 ) -> EpisodeStore:
     """The demonstrations at `path`, with the observations of `task` ("": those that were recorded).
 

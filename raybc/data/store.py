@@ -19,6 +19,7 @@ import numpy as np
 from raybc.causes import expect_file
 from raybc.data import formats
 from raybc.data.episodes import EpisodeStore, Note, SkippedEpisode, check_finite
+from raybc.data.fingerprints import Bar
 from raybc.data.formats import base, containers
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk, ReadOptions
 from raybc.files import free_space_for, home, read_json, replacing, write_json
@@ -34,10 +35,6 @@ NO_SPACE = "free some, or set RAYBC_HOME to a folder of another disk"
 NO_SPACE_OF = {"lerobot": f"{NO_SPACE}, or leave videos as they are (--videos decode)"}
 #: Size of a .npy header here, enough for any shape, so that the number of rows can be filled in after they are written.
 HEADER_BYTES = 256
-
-#: Shows a progress bar with a description and a number of episodes; yields a function that is called with how many are
-#: finished.
-EpisodesBar = Callable[[str, int | None], contextlib.AbstractContextManager[Callable[[int], None]]]
 
 
 class _Files:
@@ -147,7 +144,7 @@ def cached(
     needed: tuple[str, ...] | None = None,
     image_size: tuple[int, int] | None = None,
     keys: base.Keys = formats.NO_KEYS,
-    bar: EpisodesBar | None = None,
+    bar: Bar | None = None,
 ) -> EpisodeStore:
     """`source` as a converted data set in raybc's cache, converted by the first call.
 

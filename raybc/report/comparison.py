@@ -12,7 +12,7 @@ from urllib.parse import quote
 from raybc.compare import text
 from raybc.compare.design import Design
 from raybc.compare.folder import CompareFolder
-from raybc.compare.result import Comparison, PairResult
+from raybc.compare.result import Comparison, PairResult, TaskResult
 from raybc.files import write_text
 from raybc.report.html import VIDEO_LIMIT_BYTES
 from raybc.report.page import environment
@@ -67,6 +67,7 @@ def write_comparison_page(
         arms=_arm_bars(comparison, design),
         differences=_difference_bars(comparison, design),
         pairs=pairs,
+        tasks=[_on_task(one, design) for one in comparison.tasks],
         ends=_ends(comparison, rows),
         parts=[f"{100 * i // PARTS}-{100 * (i + 1) // PARTS} %" for i in range(PARTS)],
         films=_films(out, comparison.pairs[0], rows, videos),
@@ -87,6 +88,15 @@ def _pair(pair: PairResult, comparison: Comparison, design: Design, rows: Rows) 
         "differing": differing[:ROWS],
         "left_out": max(0, len(pair.differing) - ROWS),
     }
+
+
+def _on_task(one: TaskResult, design: Design) -> dict[str, Any]:
+    """A row of the table of tasks."""
+    metric = design.metric
+    differences = [
+        f"{text.difference_text(d.difference, metric)} ({text.range_text(d.interval, metric)})" for d in one.differences
+    ]
+    return {"task": one.task, "arms": [text.task_cell(arm, metric) for arm in one.arms], "differences": differences}
 
 
 def _arm_bars(comparison: Comparison, design: Design) -> list[Bar]:

@@ -37,25 +37,29 @@ class MeasuredTask:
     env_spec: EnvSpec
 
 
-def measured_tasks(names: Sequence[str], bundle: PolicyBundle, path: Path, instruction: str = "") -> list[MeasuredTask]:
+def measured_tasks(
+    names: Sequence[str], bundle: PolicyBundle, path: Path, instruction: str = "", known: Sequence[MeasuredTask] = ()
+) -> list[MeasuredTask]:
     """The tasks `names` with what their simulators report. Raises `UserError` where one does not fit the policy:
     observations and actions must have its sizes, it must know the instructions if it reads any, and the starts of the
     task that it was trained on must fit its statistics.
 
-    instruction: what the policy reads in place of the tasks' instructions; "": those.
+    instruction: what the policy reads in place of the tasks' instructions; "": those. known: the same tasks, where they
+    were looked at for another policy.
     """
     check_reads(bundle, path, instruction)
     for name in names:
         environment = get_task(name).environment
         if environment is not None:
             environment.require()
-    if len(names) >= MANY:
+    if len(names) >= MANY and not known:
         cli.console.print(f"looking at the simulators of {len(names)} tasks")
     found = []
+    seen = {one.name: one for one in known}
     trained_on = with_limit(parse_env_name(bundle.config.env_name).task)[0]
     for name in names:
         task = get_task(name)
-        env_spec = spec_of_task(task)
+        env_spec = seen[name].env_spec if name in seen else spec_of_task(task)
         text, own = instruction or env_spec.instruction or task.instruction, with_limit(name)[0] == trained_on
         check_task(bundle, env_spec, path, bundle.config.env_name if own else name, text)
         if own:  # other tasks may look different from all that the policy was trained on

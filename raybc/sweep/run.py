@@ -192,7 +192,7 @@ def _run(
             train=config.train,
             task=task.name if task is not None else "",
             dataset=str(dataset.absolute()),
-            fingerprint=store.fingerprint(),
+            fingerprint=store.fingerprint(bar=cli.images_bar),
             obs_keys=task.obs_keys if task is not None else recorded_observations(config.train, store),
             environment=env_spec.identity if env_spec is not None else {},
             seeds=config.seeds,

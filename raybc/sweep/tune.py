@@ -33,9 +33,10 @@ from raybc.rows import EpisodeRow, FailedEvent, LedgerEvent, TrialStatus
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.health import why_to_end
 from raybc.sweep.ledger import Evaluation, Ledger, SweepState, TrialState, read_events
-from raybc.sweep.pack import Job, alike, run_pack
+from raybc.sweep.pack import alike, run_pack
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
+from raybc.sweep.training import Job
 from raybc.sweep.trial import TrialContext, rivals_of
 
 #: Free bytes below which a full disk is blamed for a failed trial.

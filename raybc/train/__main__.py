@@ -130,7 +130,7 @@ def _without_simulator(request: _Request) -> None:
             f"the data have no split `valid`: {count} of {store.num_episodes} episodes are held out "
             f"(--holdout_seed={held_out.holdout_seed})"
         )
-    data = TrainingData(store, store.fingerprint(), keys, {})
+    data = TrainingData(store, store.fingerprint(bar=cli.images_bar), keys, {})
     members = with_seeds(resolved(held_out, store, request.resumes), seeds)
     with contextlib.ExitStack() as stack:
         training, _ = _processes(stack, request, "")
@@ -178,7 +178,7 @@ def _with_simulators(request: _Request) -> None:
             store = read_data(config, dataset)
             check_language(config, store, instructions)
         config = with_units(config, store.env_args, probe.env_args)
-        data = TrainingData(store, store.fingerprint(), task.obs_keys, probe.identity)
+        data = TrainingData(store, store.fingerprint(bar=cli.images_bar), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
         _go(stack, request, members, data, pool, training, dataset)
 

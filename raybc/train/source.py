@@ -8,17 +8,17 @@ from pathlib import Path
 
 from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
+from raybc.data.fingerprints import Bar
 from raybc.data.formats.options import Keys
 from raybc.data.idle import without_idle
 from raybc.data.load import read_for
-from raybc.data.store import EpisodesBar
 from raybc.envs.spec import EnvSpec
 from raybc.registry import parse_env_name
 from raybc.types import UserError
 
 
 def read_data(
-    config: RunConfig, dataset: Path, say: Callable[[str], None] | None = None, bar: EpisodesBar | None = None
+    config: RunConfig, dataset: Path, say: Callable[[str], None] | None = None, bar: Bar | None = None
 ) -> EpisodeStore:
     """The demonstrations at `dataset` with the observations that a run sees: those of its task, or without a simulator
     those that were recorded (images only for a policy with an encoder). say, bar: as for `read_for`."""
@@ -26,7 +26,7 @@ def read_data(
     return without_idle(found, config.keep_idle) if config.drop_idle else found
 
 
-def _read(config: RunConfig, dataset: Path, say: Callable[[str], None] | None, bar: EpisodesBar | None) -> EpisodeStore:
+def _read(config: RunConfig, dataset: Path, say: Callable[[str], None] | None, bar: Bar | None) -> EpisodeStore:
     read = functools.partial(
         read_for, dataset, skip_bad_episodes=config.skip_bad_episodes, memory=config.memory_bytes,
         decode=config.videos == "decode", say=say, bar=bar,
