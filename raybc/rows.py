@@ -156,6 +156,8 @@ class StartEvent(TypedDict):
     trial: int
     params: dict[str, Any]
     origin: str
+    of_trainer: NotRequired[bool]
+    """Whether the names of params are those of a trainer of others."""
 
 
 class EvaluationEvent(TypedDict):

@@ -32,6 +32,7 @@ from raybc.report.tables import leaderboard, task_scores
 from raybc.rollout.__main__ import main as rollout
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.measured import measured_tasks
+from raybc.rollout.policy import MeasuredBundle
 from raybc.rollout.queued import QueuedEpisode, choose
 from raybc.rollout.results import summarise
 from raybc.statistics import mean_interval, stratified_mean_interval, stratified_rate_interval, wilson_interval
@@ -392,10 +393,11 @@ def test_each_task_hands_its_own_instruction_to_the_policy(tmp_path: Path) -> No
     trainer.advance(1)
     bundle = trainer.bundle(0)
     bundle.save(tmp_path / "bundle")
-    found = measured_tasks((Q, S), bundle, tmp_path / "bundle")
+    policy = MeasuredBundle(tmp_path / "bundle", bundle)
+    found = measured_tasks((Q, S), policy)
     assert [one.task.instruction for one in found] == ["go to the goal", "stay"]
     with pytest.raises(UserError, match=r"instruction of tests.tasks:LAZY: .*'go slowly'"):
-        measured_tasks((Q, L), bundle, tmp_path / "bundle")
+        measured_tasks((Q, L), policy)
     engine = Engine(lambda _: Agent(bundle), slots=2)
     job = Rollout("bundle", SampleSetting(2))
     seen: list[tuple[str, ...]] = []

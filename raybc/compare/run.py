@@ -25,7 +25,6 @@ from raybc.files import read_json, write_json
 from raybc.metric import Metric
 from raybc.registry import get_task
 from raybc.report.comparison import write_comparison_page
-from raybc.rollout.checks import far_observations
 from raybc.rollout.measured import MeasuredTask, changes_of, measured_tasks, refuse_flags
 from raybc.rows import EpisodeRow, setting_fields
 from raybc.run_start import check_folder, starting
@@ -43,7 +42,13 @@ def run(args: Args) -> int:
     """Compare and return the exit status. Raises `NotComparable`, `UserError`, `cli.Interrupted`."""
     arms = read_arms(args.arms)
     out = CompareFolder(args.out or _default_out(arms))
-    check_folder(out, out.request, args.resume, args.overwrite, [t.path for arm in arms for t in arm.trainings])
+    check_folder(
+        out,
+        out.request,
+        args.resume,
+        args.overwrite,
+        _inputs(arms),
+    )
     live = [arm for arm in arms if arm.trainings]
     if live:
         return _run_live(args, arms, out)
@@ -63,6 +68,11 @@ def run(args: Args) -> int:
         _write(out, comparison, design, {})
         write_comparison_page(out, comparison, design, rows, {}, request, examples)
     return _print(comparison, design, out)
+
+
+def _inputs(arms: Sequence[Arm]) -> list[Path]:
+    """Files and folders that the policies of arms are read from."""
+    return [path for arm in arms for training in arm.trainings for path in training.policy.inputs]
 
 
 def _compared(
@@ -156,7 +166,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
         video_frame_skip=args.video_frame_skip,
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),
     )
-    with starting(out, args.overwrite, [t.path for arm in live for t in arm.trainings]) as begun:
+    with starting(out, args.overwrite, _inputs(live)) as begun:
 
         def begin() -> None:
             write_json(out.request, request)
@@ -192,7 +202,7 @@ def _scaled(value: float, design: Design) -> float:
 
 def _tasks(args: Args, live: Sequence[Arm]) -> tuple[str, ...]:
     """The tasks that arms are measured on: those of --suite and --tasks, else the one that they were trained on."""
-    env_name = live[0].trainings[0].bundle.config.env_name
+    env_name = live[0].trainings[0].policy.env_name
     named = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps)
     if named:
         return named
@@ -222,11 +232,10 @@ def _check_policies(args: Args, live: Sequence[Arm], names: Sequence[str]) -> tu
     measured: Sequence[MeasuredTask] = ()
     for arm in live:
         for training in arm.trainings:
-            measured = measured_tasks(names, training.bundle, training.path, known=measured)
-        bundle = arm.trainings[0].bundle
-        if len(names) == 1:
-            cli.print_notes(f"{arm.name}: {note}" for note in far_observations(bundle, measured[0].env_spec))
-        for since, name, before, now in changes_of(measured, bundle):
+            measured = measured_tasks(names, training.policy, known=measured)
+        policy = arm.trainings[0].policy
+        cli.print_notes(f"{arm.name}: {note}" for note in policy.remarks([one.env_spec for one in measured]))
+        for since, name, before, now in changes_of(measured, policy):
             notes.append(f"{arm.name}: {name} is {now}; when {since}, it was {before}")
     refuse_flags(measured, camera=args.camera, films=args.videos > 0, inference=args.inference)
     cli.print_notes(dict.fromkeys(note for one in measured for note in one.task.notes))
