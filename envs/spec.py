@@ -41,6 +41,8 @@ class EnvSpec:
     starts: dict[str, np.ndarray] = field(default_factory=dict)
     """Low-dimensional observation -> its values at the first `STARTS` seeds that could be reset to, float32 (STARTS or
     fewer, size)."""
+    first: Obs = field(default_factory=dict)
+    """The whole observation at the first of these starts."""
 
 
 def observation_shapes(probe: EnvSpec, keys: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -65,6 +67,7 @@ def spec_of_env(env: SimEnv, name: str) -> EnvSpec:
         cameras=env.cameras(),
         instruction=env.instruction,
         starts={key: np.stack([obs[key] for obs in seen]) for key in low_dim},
+        first=seen[0],
     )
 
 

@@ -58,6 +58,8 @@ class EpisodeRow(_Return):
     """Name of the episode's mp4, if it was filmed."""
     task: NotRequired[str]
     """Its task, where an evaluation has several."""
+    final_obs: NotRequired[dict[str, list[float]]]
+    """The last low-dimensional observations of a valid episode, where they were asked for."""
 
 
 class FirstError(TypedDict):
@@ -154,6 +156,8 @@ class StartEvent(TypedDict):
     trial: int
     params: dict[str, Any]
     origin: str
+    of_trainer: NotRequired[bool]
+    """Whether the names of params are those of a trainer of others."""
 
 
 class EvaluationEvent(TypedDict):

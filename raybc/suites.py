@@ -77,6 +77,7 @@ def choose_tasks(
         tasks: names of tasks or environments, instead of a suite.
         number: how many of them, the first ones (0: all).
         env_name: what the policy was trained on: tasks that do not say what they observe observe the same images.
+            "": not known.
         max_steps: step limit of all of them (0: their own).
         where: the flags or keys of `suite` and `tasks`, for messages.
 
@@ -95,7 +96,7 @@ def choose_tasks(
         if suite:
             raise UserError(f"{of_suite}: suite {suite!r} has no tasks")
         return ()
-    seen = dataclasses.replace(split(parse_env_name(env_name).task)[1], limit=0)
+    seen = dataclasses.replace(split(parse_env_name(env_name).task)[1], limit=0) if env_name else Variant()
     found = [_observing(parse_env_name(name).task, seen) for name in named]
     known = [get_task(name) for name in found]
     twice = [name for name, count in Counter(task.name for task in known).items() if count > 1]

@@ -50,6 +50,23 @@ def test_verify_and_training_refuse_other_units(tmp_path: Path) -> None:
     assert refuse_other_units(STORE, POINTMASS, PROBE) == []
 
 
+def test_the_ends_of_a_range_have_no_units_but_a_sign() -> None:
+    """A gripper that closes on an object moves less for each unit of action than one that closes on nothing."""
+    ends = np.sign(np.random.default_rng(0).normal(size=len(STORE.actions_NA))).astype(np.float32)
+    with contextlib.closing(POINTMASS.make(None)) as env:
+        [unit] = [gain for gain in gains(recorded_in(STORE), env) if gain.action == 0]
+        assert unit.key == "state[2]"  # the velocity
+        for factor, fits in ((1, True), (0.3, True), (-1, False)):
+            obs = {"state": STORE.obs["state"].copy()}
+            obs["state"][1:, 2] = np.cumsum(unit.here * factor * ends)[:-1]
+            actions = np.stack([ends, STORE.actions_NA[:, 1]], axis=1)
+            found = gains(recorded_in(dataclasses.replace(STORE, obs=obs, actions_NA=actions)), env)
+            [gain] = [gain for gain in found if gain.action == 0]
+            assert gain.two_ends
+            assert gain.fits is fits, gain
+        assert not any(gain.two_ends for gain in found if gain.action == 1)
+
+
 def test_without_shared_observations_the_range_is_what_remains(tmp_path: Path) -> None:
     """A dimension that barely uses its range is an error where others use theirs."""
     data = dataclasses.replace(STORE, actions_NA=STORE.actions_NA * np.float32([0.05, 1]))

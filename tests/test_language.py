@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raybc.envs.base import RenderOptions
 from raybc.envs.pointmass import POINTMASS, PointMassEnv
 from raybc.inference.predictor import Resolved, concatenated, stack_rows
 from raybc.metric import SUCCESS
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
 from raybc.rollout.evaluation import EvaluationConfig, _resume
+from raybc.rollout.policy import MeasuredBundle
 from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, Observation, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
@@ -79,31 +81,19 @@ def test_observations_are_stacked_with_their_instructions() -> None:
 
 
 def test_an_evaluation_continues_with_the_same_instruction_only(tmp_path: Path) -> None:
-    bundle, out = pointmass_bundle(), EvaluationFolder(tmp_path)
+    out = EvaluationFolder(tmp_path)
     spec = EpisodeSpec("pointmass", "final", 0)
+    policy = MeasuredBundle(tmp_path, pointmass_bundle())
     plain = EvaluationConfig(
-        tmp_path,
-        (SampleSetting(),),
-        (spec,),
-        0,
-        3,
-        None,
-        0.0,
-        SUCCESS,
-        1,
-        None,
-        "local",
-        0,
-        9.0,
-        "",  # type: ignore[arg-type]
+        policy, (SampleSetting(),), (spec,), 0, 3, RenderOptions(), 0.0, SUCCESS, 1, None, "local", 0, 9.0, ""
     )
     other = dataclasses.replace(plain, instruction="stay")
-    assert "instruction" not in plain.request(bundle), "evaluations of earlier releases can be resumed"
+    assert "instruction" not in plain.request(), "evaluations of earlier releases can be resumed"
     assert [job.instruction for job in other.jobs()] == ["stay"]
-    _resume(plain, bundle, out)
+    _resume(plain, out)
     with pytest.raises(UserError, match="instruction: was None, is 'stay'"):
-        _resume(other, bundle, out)
+        _resume(other, out)
     out.request.unlink()
-    _resume(other, bundle, out)
+    _resume(other, out)
     with pytest.raises(UserError, match="instruction: was 'stay', is None"):
-        _resume(plain, bundle, out)
+        _resume(plain, out)

@@ -61,7 +61,7 @@ def test_windows_are_those_of_diffusion_policy(obs_steps: int, execute: int, hor
 
 
 def test_chunks_from_the_first_observation_on() -> None:
-    """With past_actions a chunk is Diffusion Policy's whole sequence: an episode's first action is repeated before it."""
+    """With past_actions a chunk is Diffusion Policy's whole sequence: it repeats the first action before an episode."""
     store = tiny_store(LENGTHS)
     obs_steps, horizon, execute = 3, 8, 4
     expected = list(sequences(LENGTHS, horizon, obs_steps - 1, execute - 1))

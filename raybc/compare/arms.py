@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raybc.bundle import PolicyBundle, weights_sha256
+from raybc.bundle import PolicyBundle
 from raybc.compare.files import Finished, is_finished, read_finished
-from raybc.config import SAMPLE_AXES
+from raybc.config import SAMPLE_AXES, RunConfig
 from raybc.envs.variant import split
 from raybc.files import expanded, read_json
 from raybc.find_bundle import find_bundle
 from raybc.registry import parse_env_name
+from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
 from raybc.run_folder import BUNDLE_FILE, SweepFolder, TrainingFolder
 from raybc.strict import check_type, did_you_mean, type_hints
 from raybc.types import SampleSetting, UserError
@@ -34,8 +35,7 @@ class NotComparable(RuntimeError):
 class Training:
     """One trained policy of an arm."""
 
-    path: Path
-    bundle: PolicyBundle
+    policy: MeasuredPolicy
     setting: SampleSetting
 
 
@@ -56,28 +56,20 @@ class Arm:
     @property
     def task(self) -> str:
         """The task of the policies, with its variant; "" of a finished measurement."""
-        return parse_env_name(self.trainings[0].bundle.config.env_name).task if self.trainings else ""
+        return parse_env_name(self.trainings[0].policy.env_name).task if self.trainings else ""
 
     @property
     def identity(self) -> tuple[Any, ...]:
         """Arms with the same are one arm."""
         if self.finished is not None:
             return self.finished.name, str(Path(_parts(self.text)[1]).resolve()), _parts(self.text)[3]
-        return tuple(sorted((weights_sha256(t.path), t.bundle.run_id, t.setting.slug()) for t in self.trainings))
+        return tuple(sorted((*t.policy.identity, t.setting.slug()) for t in self.trainings))
 
     def to_plain(self) -> dict[str, Any]:
         """For the request of a comparison."""
         about: dict[str, Any] = {"name": self.name, "source": self.text}
         if self.trainings:
-            about["policies"] = [
-                {
-                    "bundle": str(t.path.absolute()),
-                    "run_id": t.bundle.run_id,
-                    "step": t.bundle.step,
-                    "setting": t.setting.to_plain(),
-                }
-                for t in self.trainings
-            ]
+            about["policies"] = [{**t.policy.to_plain(), "setting": t.setting.to_plain()} for t in self.trainings]
         return about
 
 
@@ -125,13 +117,17 @@ def _read(text: str) -> list[Arm]:
         default = path.parent.name if path.stem in ("episodes", "eval_info") and path.parent.name else path.stem
         return [Arm(name or found.name or default, text, finished=found, conditions=_of_file(found)) for found in arms]
     trainings, chosen = _trainings(path, checkpoint, setting, text)
-    first = trainings[0].bundle
-    if not first.config.has_environment:
-        raise UserError(
-            f"{text}: this policy was trained without a simulator (env_name none), so it cannot be rolled out"
-        )
     found_name = name or _default_name(path, checkpoint, setting_text)
-    return [Arm(found_name, text, tuple(trainings), None, chosen, _of_task(parse_env_name(first.config.env_name).task))]
+    return [
+        Arm(
+            found_name,
+            text,
+            tuple(trainings),
+            None,
+            chosen,
+            _of_task(parse_env_name(trainings[0].policy.env_name).task),
+        )
+    ]
 
 
 def _default_name(path: Path, checkpoint: str, setting: str) -> str:
@@ -207,14 +203,18 @@ def _members(path: Path) -> list[Path]:
 
 def _training(path: Path, checkpoint: str, given: dict[str, Any], where: str) -> Training:
     found, chosen = find_bundle(path, checkpoint)
-    bundle = PolicyBundle.load(found)
-    if given:
-        bundle.config.check_sampling(given, f"{where}: ")
-    hints = bundle.config.options()
-    checked = {name: check_type(v, hints[name].hint, f"{where}: {name}") for name, v in given.items()}
-    setting = replace(chosen or bundle.config.sample_setting, **checked)
-    bundle.config.with_setting(setting).validate(f"{where}: ")
-    return Training(found, bundle, setting)
+    policy = MeasuredBundle(found, PolicyBundle.load(found), chosen)
+    return Training(policy, _setting_of(policy, given, where))
+
+
+def _setting_of(policy: MeasuredPolicy, given: dict[str, Any], where: str) -> SampleSetting:
+    """The policy's own setting, changed by what an arm names."""
+    policy.check_sampling(given, f"{where}: ")
+    hints = type_hints(RunConfig)
+    checked = {name: check_type(v, hints[name], f"{where}: {name}") for name, v in given.items()}
+    setting = replace(policy.setting, **checked)
+    policy.check_setting(setting, f"{where}: ")
+    return setting
 
 
 # --- conditions -------------------------------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def _of_lines(path: Path, setting: Mapping[str, Any]) -> Finished:
             raise UserError(
                 f"{where}: expected one sample setting, got {labels}; choose one, as in {path}:flow_steps=1"
             )
-        kept |= {name: row[name] for name in ("steps", "video", "message") if name in row}
+        kept |= {name: row[name] for name in ("steps", "video", "message", "final_obs") if name in row}
         kept |= {"task": task} if task else {}
         splits.add(_split_of(seed))
         tasks[task] = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,3 +93,20 @@ def rows_of_files(arms: Sequence[Arm], scores: Sequence[Scores]) -> dict[str, di
         for arm in arms
         if arm.finished is not None
     }
+
+
+def videos_of_files(arms: Sequence[Arm], scores: Sequence[Scores]) -> dict[tuple[str, str], Path]:
+    """(arm, start as it is called in its scores) -> video, of finished arms that have any."""
+    found = {}
+    for arm_name, rows in rows_of_files(arms, scores).items():
+        folder = next(arm.finished.folder for arm in arms if arm.name == arm_name and arm.finished is not None)
+        for start, row in rows.items():
+            name = str(row.get("video") or "")
+            if folder is None or not name or Path(name).name != name:
+                continue
+            path = next(
+                (p for p in (folder / name, *sorted(folder.glob(f"*/{glob.escape(name)}"))) if p.is_file()), None
+            )
+            if path is not None:
+                found[arm_name, start] = path
+    return found

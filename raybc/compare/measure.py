@@ -14,7 +14,6 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from raybc import cli
-from raybc.bundle import WEIGHTS
 from raybc.cluster.capacity import allocate_workers, total
 from raybc.cluster.nodes import check_visible
 from raybc.cluster.session import ray_session
@@ -82,7 +81,8 @@ class Measurement:
         try:
             with ray_session(self._options.address) as cpus, progress_bar() as (progress, bar):
                 for arm, number in self._jobs:
-                    check_visible(arm.trainings[number].path / WEIGHTS)
+                    for path in arm.trainings[number].policy.files:
+                        check_visible(path)
                 begun()
                 wanted = self._options.workers
                 workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=wanted, worker_cpus=1.0)
@@ -155,7 +155,7 @@ class Measurement:
 
     def _pool(self, workers: int, **more: Any) -> RolloutPool:
         options = self._options
-        weights = max(sum(w.numel() for w in arm.trainings[n].bundle.weights.values()) for arm, n in self._jobs)
+        weights = max(arm.trainings[number].policy.parameters for arm, number in self._jobs)
         shared = options.inference == "shared"
         if options.inference == "auto":
             shared = bool(total("GPU")) and weights > LARGE
@@ -167,7 +167,7 @@ class Measurement:
 
     def _job(self, arm: Arm, number: int, video: str = "", skip: int = 3) -> Rollout:
         training = arm.trainings[number]
-        return Rollout(str(training.path.absolute()), training.setting, video, skip)
+        return Rollout(training.policy.reference, training.setting, video, skip, final_obs=True)
 
     # --- the file of finished episodes --------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from raybc.compare import pairs, several
+from raybc.compare.clusters import Cluster
 from raybc.compare.design import Design, arm_scores
 from raybc.compare.pairs import MOST_FOR_BOSCHLOO, Interval, two_sided
 from raybc.compare.planning import MOST_STARTS, starts_for
@@ -139,6 +140,8 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     tasks: list[TaskResult] = field(default_factory=list)
     """The arms on each task, where there are several."""
+    clusters: list[Cluster] = field(default_factory=list)
+    """Where in the state space unsolved episodes end."""
 
     @property
     def status(self) -> int:
@@ -149,7 +152,10 @@ class Comparison:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: values[key] for key in ("arms", "pairs", "notes", *(["tasks"] if values["tasks"] else []))}
+    return {
+        key: values[key]
+        for key in ("arms", "pairs", "notes", *(name for name in ("tasks", "clusters") if values[name]))
+    }
 
 
 def compare(arms: Sequence[Scores], design: Design, notes: Sequence[str] = ()) -> Comparison:

@@ -12,8 +12,9 @@ import numpy as np
 from raybc import cli
 from raybc.compare import text
 from raybc.compare.arms import Arm, NotComparable, check_comparable, check_seen, of_tasks, read_arms
+from raybc.compare.clusters import failure_clusters
 from raybc.compare.design import Design
-from raybc.compare.finished import metric_of_files, rows_of_files, scores_of_file, scores_of_files
+from raybc.compare.finished import metric_of_files, rows_of_files, scores_of_file, scores_of_files, videos_of_files
 from raybc.compare.folder import CompareFolder
 from raybc.compare.planning import Rule
 from raybc.compare.result import Comparison, Scores, compare
@@ -24,7 +25,6 @@ from raybc.files import read_json, write_json
 from raybc.metric import Metric
 from raybc.registry import get_task
 from raybc.report.comparison import write_comparison_page
-from raybc.rollout.checks import far_observations
 from raybc.rollout.measured import MeasuredTask, changes_of, measured_tasks, refuse_flags
 from raybc.rows import EpisodeRow, setting_fields
 from raybc.run_start import check_folder, starting
@@ -42,7 +42,13 @@ def run(args: Args) -> int:
     """Compare and return the exit status. Raises `NotComparable`, `UserError`, `cli.Interrupted`."""
     arms = read_arms(args.arms)
     out = CompareFolder(args.out or _default_out(arms))
-    check_folder(out, out.request, args.resume, args.overwrite, [t.path for arm in arms for t in arm.trainings])
+    check_folder(
+        out,
+        out.request,
+        args.resume,
+        args.overwrite,
+        _inputs(arms),
+    )
     live = [arm for arm in arms if arm.trainings]
     if live:
         return _run_live(args, arms, out)
@@ -53,14 +59,20 @@ def run(args: Args) -> int:
     starts = len({start for arm in scores for start in arm.starts})
     design = replace(design, starts=starts, planned=0)
     with starting(out, args.overwrite) as begun:
-        rows = rows_of_files(arms, scores)
+        rows, examples = rows_of_files(arms, scores), videos_of_files(arms, scores)
         comparison = _compared(scores, rows, design, [*notes, *more])
+        comparison = replace(comparison, clusters=failure_clusters(rows, examples))
         request = _request(args, arms, design, ())
         write_json(out.request, request)
         begun()
         _write(out, comparison, design, {})
-        write_comparison_page(out, comparison, design, rows, {}, request)
+        write_comparison_page(out, comparison, design, rows, {}, request, examples)
     return _print(comparison, design, out)
+
+
+def _inputs(arms: Sequence[Arm]) -> list[Path]:
+    """Files and folders that the policies of arms are read from."""
+    return [path for arm in arms for training in arm.trainings for path in training.policy.inputs]
 
 
 def _compared(
@@ -154,7 +166,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
         video_frame_skip=args.video_frame_skip,
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),
     )
-    with starting(out, args.overwrite, [t.path for arm in live for t in arm.trainings]) as begun:
+    with starting(out, args.overwrite, _inputs(live)) as begun:
 
         def begin() -> None:
             write_json(out.request, request)
@@ -163,7 +175,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
         measurement = Measurement(arms, design, specs, on_scale, options, out)
         rows = measurement.run(begin)
         scores = [_scores_of_rows(arm, rows, finished, keys, metric) for arm in arms]
-        by_start = rows_of_files([arm for arm in arms if arm.finished is not None], scores)
+        by_start, examples = rows_of_files(arms, scores), videos_of_files(arms, scores)
         by_start |= {name: {start_of(row): row for row in parts[0]} for name, parts in rows.items()}
         comparison = _compared(scores, by_start, design, [*notes, *_error_notes(scores)])
         videos, problem = _film(args, measurement, comparison)
@@ -176,8 +188,10 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
             settings = [setting_fields(t.setting) for t in arm.trainings]
             write_rows(out.episodes(arm.name), rows[arm.name], settings)
         write_json(out.versions, versions(identity))
+        examples |= {key: out.videos(key[0]) / name for key, name in videos.items()}
+        comparison = replace(comparison, clusters=failure_clusters(by_start, examples))
         _write(out, comparison, design, videos)
-        write_comparison_page(out, comparison, design, by_start, videos, request)
+        write_comparison_page(out, comparison, design, by_start, videos, request, examples)
         measurement.discard_partial()
     return _print(comparison, design, out)
 
@@ -188,7 +202,7 @@ def _scaled(value: float, design: Design) -> float:
 
 def _tasks(args: Args, live: Sequence[Arm]) -> tuple[str, ...]:
     """The tasks that arms are measured on: those of --suite and --tasks, else the one that they were trained on."""
-    env_name = live[0].trainings[0].bundle.config.env_name
+    env_name = live[0].trainings[0].policy.env_name
     named = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps)
     if named:
         return named
@@ -218,11 +232,10 @@ def _check_policies(args: Args, live: Sequence[Arm], names: Sequence[str]) -> tu
     measured: Sequence[MeasuredTask] = ()
     for arm in live:
         for training in arm.trainings:
-            measured = measured_tasks(names, training.bundle, training.path, known=measured)
-        bundle = arm.trainings[0].bundle
-        if len(names) == 1:
-            cli.print_notes(f"{arm.name}: {note}" for note in far_observations(bundle, measured[0].env_spec))
-        for since, name, before, now in changes_of(measured, bundle):
+            measured = measured_tasks(names, training.policy, known=measured)
+        policy = arm.trainings[0].policy
+        cli.print_notes(f"{arm.name}: {note}" for note in policy.remarks([one.env_spec for one in measured]))
+        for since, name, before, now in changes_of(measured, policy):
             notes.append(f"{arm.name}: {name} is {now}; when {since}, it was {before}")
     refuse_flags(measured, camera=args.camera, films=args.videos > 0, inference=args.inference)
     cli.print_notes(dict.fromkeys(note for one in measured for note in one.task.notes))

@@ -17,7 +17,7 @@ from raybc.config.run import SAMPLE_AXES, RunConfig
 
 def inert(run: RunConfig) -> dict[str, str]:
     """Option without an effect on this run -> what it needs."""
-    options = run.options()
+    options = run.options() if run.takes is None else {}  # nothing is known about options of others
     found = {name: text for name, info in options.items() if (text := _missing(run, info, options))}
     return found | {
         name: f"a policy that has it; it has no effect {run.policy.without_effect(name)}"
@@ -34,6 +34,8 @@ def canonical(run: RunConfig) -> RunConfig:
         if not idle:
             break
         run = run.changed(**idle)
+    if run.takes is not None:
+        return run
     warm_up = run.warm_up
     if run.pad_before == run.obs_steps - 1:  # as many as are ever needed
         run = run.changed(pad_before=-1)

@@ -24,7 +24,8 @@ COMPONENTS = ("policy", "encoder", "language")
 
 def common_options(cls: type) -> dict[str, OptionInfo]:
     """Options of every run."""
-    return {name: info for name, info in options_in(cls).items() if name not in COMPONENTS}
+    takes = getattr(cls, "takes", None)
+    return {n: i for n, i in options_in(cls).items() if n not in COMPONENTS and (takes is None or n in takes)}
 
 
 def default_kind(cls: type, what: str) -> type[Component]:
@@ -66,6 +67,8 @@ def owners(name: str) -> list[str]:
 
 def aliases(cls: type) -> dict[str, str]:
     """Old name -> current name of all options that were renamed."""
+    if getattr(cls, "takes", None) is not None:  # names of others are theirs
+        return {}
     groups = [cls, *(c for what in COMPONENTS for c in kinds(what).values())]
     return {old: name for group in groups for name, info in options_in(group).items() for old in info.option.aliases}
 
@@ -81,7 +84,7 @@ def todays_names(cls: type, values: Mapping[Any, Any], where: str) -> dict[str, 
     found: dict[str, Any] = {}
     former: dict[str, str] = {}
     for key, value in values.items():
-        name = KEY if was_metric(key, value) else renamed.get(str(key), str(key))
+        name = KEY if renamed and was_metric(key, value) else renamed.get(str(key), str(key))
         if name != key:
             former[name] = str(key)
         if name in found:
@@ -103,7 +106,9 @@ def get(run: RunConfig, name: str) -> Any:
     """See `RunConfig.get`. Raises `KeyError` for an unknown option."""
     if name in COMPONENTS:
         return getattr(run, name).kind
-    for part in (run, *parts_of(run).values()):
+    if name in common_options(type(run)):
+        return getattr(run, name)
+    for part in parts_of(run).values():
         if name in options_in(type(part)):
             return getattr(part, name)
     raise KeyError(name)
@@ -175,7 +180,9 @@ def replace(run: R, values: Mapping[str, Any]) -> R:
                     del current[name]
     own, parts = dict(current | dict(values)), dict[str, Component]()
     for what in COMPONENTS:
-        component = find_kind(what, own.pop(what), what)
+        kind, component = own.pop(what), type(getattr(run, what))
+        if kind != getattr(run, what).kind:
+            component = find_kind(what, kind, what)
         parts[what] = component(**{name: own.pop(name) for name in options_in(component) if name in own})
     unknown = [name for name in own if name not in common_options(type(run))]
     if unknown:

@@ -28,7 +28,8 @@ def identity(run: RunConfig) -> dict[str, Any]:
     values = flat.write(run)
     found = {}
     for name, info in flat.options_of(run).items():
-        if info.option.role is Role.OUTPUT or (name == "horizon_length" and not run.action_chunking):
+        single = name == "horizon_length" and name in flat.common_options(type(run)) and not run.action_chunking
+        if info.option.role is Role.OUTPUT or single:
             continue
         value = check_type(values[name], info.hint, name)  # 1 and 1.0 are the same learning rate
         if value != FORMER.get(name, info.default):

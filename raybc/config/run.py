@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from raybc.config import flat, identity
 from raybc.config.component import EncoderConfig, LanguageConfig, PolicyConfig, kinds
@@ -33,6 +33,9 @@ class RunConfig(
     BudgetOptions, ChunkOptions, DataOptions,
 ):  # fmt: skip
     """One policy, one seed. (Fields are in the reverse order of the bases.)"""
+
+    takes: ClassVar[frozenset[str] | None] = None
+    """The options, beside those of the kinds, that a run has; None: all (others: `raybc.config.trainer`)."""
 
     policy: PolicyConfig = FlowConfig()  # noqa: RUF009 (frozen)
     """Which policy, and its options."""

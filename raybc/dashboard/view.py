@@ -137,6 +137,7 @@ class RunView:
             "metric": self.state.metric.to_plain() | {"has_success": self._has_success()},
             "path": near_path(self.folder.path),
             "task": config.train.env_name if config else "",
+            "trainer": config.trainer.function if config and config.trainer else "",
             "asked": config.search.trials if config else 0,
             "evaluations": config.eval.evaluations if config else 0,
             "seeds": list(config.seeds) if config else [],

@@ -9,6 +9,7 @@ dimensions of observations.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,8 @@ class Gain:
     """Distance in a step for each unit of action, in the data."""
     here: float
     """The same in the environment."""
+    two_ends: bool = False
+    """Whether the recorded actions are the ends of the range alone, such as a gripper's open and closed."""
 
     @property
     def ratio(self) -> float:
@@ -76,7 +79,10 @@ class Gain:
 
     @property
     def fits(self) -> bool:
-        """Whether the units agree."""
+        """Whether the units agree. The ends of a range have none: how far fingers close depends on what is between
+        them. Only the sign can differ."""
+        if self.two_ends:
+            return self.ratio > 0
         return 1 / OTHER_UNITS < self.ratio < OTHER_UNITS
 
     def __str__(self) -> str:
@@ -131,7 +137,10 @@ def gains(recordings: Iterable[Recorded], env: SimEnv) -> list[Gain]:
         for strength, gain in _gains(fitting, env, factor_A):
             if gain.action not in found or strength > found[gain.action][0]:
                 found[gain.action] = strength, gain
-    return [found[action][1] for action in sorted(found)]
+    two_ends_A = [
+        all(np.isin(r.actions[:, a], (low_A[a], high_A[a])).all() for r in fitting) for a in range(len(low_A))
+    ]
+    return [dataclasses.replace(found[a][1], two_ends=two_ends_A[a]) for a in sorted(found)]
 
 
 def _gains(recordings: Sequence[Recorded], env: SimEnv, factor_A: np.ndarray) -> list[tuple[float, Gain]]:

@@ -6,17 +6,19 @@ T observation steps, O observation dim, H chunk, A action dim.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from raybc.data.action_form import ActionForm
+from raybc.envs.base import SimEnv, Task
 from raybc.policies.spec import PolicySpec
 from raybc.run_folder import BUNDLE_FILE
-from raybc.types import Observation, SampleSetting
+from raybc.types import EpisodeSpec, Observation, SampleSetting
 
 #: Number of bundles that a process keeps in memory.
 KEEP = 16
@@ -76,6 +78,51 @@ class Predictor(Protocol):
 
     def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
         """The next chunk of each row. obs: physical, leading axis B. noise_BHA: float32, already scaled."""
+
+
+class PolicyError(RuntimeError):
+    """A policy gave no actions: it raised, did not answer, or answered something else. Its episode is an error, which
+    another attempt would not change."""
+
+
+class EpisodeSession(ABC):
+    """What a policy remembers of one episode."""
+
+    instruction: str = ""
+    """What the robot should do, in words, from the next chunk on; "" without."""
+
+    @abstractmethod
+    def observe(self, obs: Mapping[str, np.ndarray]) -> None:
+        """Add an observation: name -> float32 (size,), or uint8 (height, width, channels); physical."""
+
+    @abstractmethod
+    def plan(self, chunk_HA: np.ndarray, max_steps: int | None = None) -> np.ndarray:
+        """The actions to execute before the next chunk, physical (steps, A), float32, not clipped."""
+
+    def end(self, outcome: str) -> None:  # noqa: B027  (most have nothing to do)
+        """The episode has ended."""
+
+
+class ManyAnswers(Protocol):
+    """A future of the chunks of several episodes."""
+
+    def get(self) -> Sequence[Any]:
+        """Wait for the chunks: physical float32 (H, A) for each episode, or a `PolicyError` where there is none."""
+
+
+class EpisodePredictor(ABC):
+    """Predicts for episodes rather than for rows of a batch: it may remember what it saw, and fail for one of them."""
+
+    batched: bool = False
+    """Whether several episodes are asked at once; otherwise each is by itself."""
+
+    @abstractmethod
+    def session(self, task: Task, env: SimEnv, spec: EpisodeSpec, setting: SampleSetting) -> EpisodeSession:
+        """The session of an episode that is about to begin."""
+
+    @abstractmethod
+    def predict_episodes(self, sessions: Sequence[EpisodeSession]) -> ManyAnswers:
+        """The next chunk of each of these sessions, which are its own."""
 
 
 def bundle_version(path: str) -> int:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from raybc.inference.predictor import ActingPolicy, stack, stack_steps
+from raybc.data.action_form import ActionForm
+from raybc.inference.predictor import ActingPolicy, EpisodeSession, stack, stack_steps
 from raybc.types import Observation, SampleSetting, UserError
 
 
-class Session:
+class Session(EpisodeSession):
     """One episode with a receding horizon.
 
     Call `observe` on each step. When no action is left, pass `request()` to the network and the chunk to `plan`, which
@@ -29,7 +30,6 @@ class Session:
         """What the robot should do, in words, from the next chunk on; "" without."""
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.spec.obs_steps
         self._images = tuple(bundle.images)
-        self._form = bundle.action_form
         self._chunk_shape = (bundle.spec.horizon, bundle.spec.action_size)
         horizon = bundle.spec.ahead
         self.steps_between = setting.steps_between(horizon)
@@ -39,8 +39,7 @@ class Session:
             )
         # The noise depends on the start, not on the setting, so that settings are compared on the same noise.
         self._rng = np.random.default_rng(None if seed is None else [seed, 1])
-        self._chunks: deque[tuple[int, np.ndarray]] = deque()  # (first step, chunk), oldest first
-        self._planned = 0
+        self._horizon = RecedingHorizon(setting, bundle.action_form)
         self._observed: deque[Mapping[str, np.ndarray]] = deque(maxlen=self._obs_steps)
 
     def observe(self, obs: Mapping[str, np.ndarray]) -> None:
@@ -71,17 +70,34 @@ class Session:
             chunk_HA: the new chunk, physical.
             max_steps: maximum number of actions.
         """
-        count = self.steps_between if max_steps is None else min(self.steps_between, max_steps)
+        return self._horizon.plan(chunk_HA, max_steps)
+
+
+class RecedingHorizon:
+    """Which actions of an episode's chunks are executed."""
+
+    def __init__(self, setting: SampleSetting, form: ActionForm | None = None) -> None:
+        """form: of the actions, where a mean of actions is taken in another one."""
+        self._setting, self._form = setting, form
+        self._chunks: deque[tuple[int, np.ndarray]] = deque()  # (first step, chunk), oldest first
+        self._planned = 0
+
+    def plan(self, chunk_HA: np.ndarray, max_steps: int | None = None) -> np.ndarray:
+        """See `Session.plan`."""
+        steps = self._setting.steps_between(len(chunk_HA))
+        count = steps if max_steps is None else min(steps, max_steps)
         first_step = self._planned
         self._planned += count
-        if self.setting.temporal_ensemble < 0:
+        if self._setting.temporal_ensemble < 0:
             return chunk_HA[:count]
-        self._chunks.append((first_step, self._form.encode(chunk_HA)))  # axis-angles have no mean
-        while first_step - self._chunks[0][0] >= len(chunk_HA):
+        # Axis-angles have no mean.
+        self._chunks.append((first_step, chunk_HA if self._form is None else self._form.encode(chunk_HA)))
+        while first_step - self._chunks[0][0] >= len(self._chunks[0][1]):
             self._chunks.popleft()
         actions = []
         for step in range(first_step, first_step + count):
             predicted = np.stack([c[step - first] for first, c in self._chunks if step - first < len(c)])
-            weights = np.exp(-self.setting.temporal_ensemble * np.arange(len(predicted)))
+            weights = np.exp(-self._setting.temporal_ensemble * np.arange(len(predicted)))
             actions.append((weights / weights.sum()) @ predicted)
-        return self._form.decode(np.array(actions, np.float32))
+        averaged = np.array(actions, np.float32)
+        return averaged if self._form is None else self._form.decode(averaged)

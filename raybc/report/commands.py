@@ -23,8 +23,10 @@ def train_command(
     """(`python -m raybc.train ...` for a recipe with all seeds of the sweep, a note about it).
 
     params: train axes of the trial. facts: progress.json or timing.json (threads, data), may be empty. The run gets the
-    run_ids and bundles of the sweep, unless the note says otherwise.
+    run_ids and bundles of the sweep, unless the note says otherwise. Of a trainer of others the command is empty.
     """
+    if config.trainer is not None:
+        return "", f"Trained by {config.trainer.function}, which this sweep called."
     run = recipe(config, params)
     left_out = ("seed", *without_effect(run))
     flags = [f"--{name}={value}" for name, value in changed_options(run).items() if name not in left_out]
@@ -65,8 +67,11 @@ def rollout_command(
         flags.append(f"--suite={config.eval.suite}")
     elif row.get("tasks"):
         flags += ["--tasks", *config.eval.tasks]
-    own = recipe(config, params).sample_setting
+    run = recipe(config, params)
+    own = run.sample_setting
     wanted = [k for k in SAMPLE_AXES if (setting[k] if k == "flow_steps" else setting[k] != getattr(own, k))]
+    if config.trainer is not None:  # what policies of others do by default is theirs
+        wanted = [k for k in SAMPLE_AXES if k in run.policy.sample_axes]
     flags += [f"--{k}={setting[k]}" for k in wanted]
     if videos:
         flags.append(f"--videos={min(videos, episodes)}")

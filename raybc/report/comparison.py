@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from raybc.rollout.video import last_frame_jpeg
 ROWS = 100
 #: Parts of an episode's longest duration in which unsolved episodes end.
 PARTS = 4
+
+#: Clusters of unsolved episodes on the page; all are in comparison.json.
+CLUSTERS = 12
 
 #: Arm -> start -> its row (of the first training).
 Rows = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -45,6 +48,7 @@ def write_comparison_page(
     rows: Rows,
     videos: Mapping[tuple[str, str], str],
     request: Mapping[str, Any],
+    examples: Mapping[tuple[str, str], Path],
 ) -> None:
     """Write the page.
 
@@ -55,8 +59,10 @@ def write_comparison_page(
         rows: what each arm did on each start, as far as it is known.
         videos: (arm, start) -> name of a video in the arm's folder of videos.
         request: what was asked for.
+        examples: (arm, start) -> video, of this comparison or of a finished measurement.
     """
     pairs = [_pair(pair, comparison, design, rows) for pair in comparison.pairs]
+    films = _films(out, comparison.pairs[0], rows, videos)
     page = environment().get_template("comparison.html.j2").render(
         headline=text.verdict_text(comparison) if len(comparison.arms) > 2 else pairs[0]["said"].partition(":")[0],
         comparison=comparison,
@@ -69,8 +75,9 @@ def write_comparison_page(
         pairs=pairs,
         tasks=[_on_task(one, design) for one in comparison.tasks],
         ends=_ends(comparison, rows),
+        clusters=_clusters(comparison, rows, examples, {(s["arm"], f["start"]) for f in films for s in f["sides"]}),
         parts=[f"{100 * i // PARTS}-{100 * (i + 1) // PARTS} %" for i in range(PARTS)],
-        films=_films(out, comparison.pairs[0], rows, videos),
+        films=films,
     )  # fmt: skip
     write_text(out.page, page)
 
@@ -160,6 +167,27 @@ def _ends(comparison: Comparison, rows: Rows) -> list[dict[str, Any]]:
         }
         found.append({"name": arm.name, "counts": counts, "when": when if longest else None})
     return found if known else []
+
+
+def _clusters(
+    comparison: Comparison, rows: Rows, examples: Mapping[tuple[str, str], Path], above: Collection[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """The largest clusters of unsolved episodes, with a video of their examples while the page stays small.
+
+    above: episodes whose videos the page has already.
+    """
+    found, room = [], VIDEO_LIMIT_BYTES
+    for cluster in comparison.clusters[:CLUSTERS]:
+        arm, start = cluster.example
+        path = examples.get(cluster.example)
+        shown: dict[str, str] = {}
+        is_above = cluster.example in above
+        if path is not None and not is_above and path.is_file() and path.stat().st_size <= room:
+            room -= path.stat().st_size
+            shown = _video(path, path.parent, linked=False)
+        about = {"arm": arm, "start": start, "row": rows[arm][start], "above": is_above}
+        found.append({"cluster": cluster, "video": shown, **about})
+    return found
 
 
 def _films(

@@ -15,27 +15,34 @@ import tyro
 
 from raybc import cli
 from raybc.bundle import PolicyBundle
-from raybc.config import SAMPLE_AXES
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.find_bundle import find_bundle
+from raybc.foreign.measured import foreign_policy
 from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
+from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
+from raybc.rollout.settings import ORDER, chosen_settings
 from raybc.run_folder import EvaluationFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
-from raybc.strict import check_type, digest
+from raybc.strict import digest
 from raybc.suites import choose_tasks, resolve_over
-from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
+from raybc.types import SPLIT_SIZE, EpisodeSpec, UserError
 
 
 @dataclass(frozen=True)
 class Args:
     """Measure the success rate of a policy bundle in its simulator."""
 
-    bundle: tyro.conf.Positional[Path]
-    """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
+    bundle: tyro.conf.Positional[str]
+    """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner); or a policy of
+    others: module:PACKAGE.MODULE:make_policy or module:FILE.py:make_policy."""
+    env_name: str = ""
+    """Of a policy of others: the environment to measure it in (raybc's own belong to one)."""
+    policy_argument: str = ""
+    """Of a policy of others: text that it is handed, such as a checkpoint."""
     checkpoint: str = ""
     """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     suite: str = ""
@@ -48,7 +55,7 @@ class Args:
     episodes_per_task: int | None = None
     """With --suite or --tasks: starts of each task (default: 50)."""
     episodes: int | None = None
-    """Starts for each solver and value of flow_steps (default: 50, or the most that --until_halfwidth may need)."""
+    """Starts for each sample setting (default: 50, or the most that --until_halfwidth may need)."""
     until_halfwidth: float = 0.0
     """Stop as soon as half the width of the 95 % interval of the metric is at most this, e.g. 0.05 (5 points of a
     rate; 0: run all episodes)."""
@@ -63,15 +70,16 @@ class Args:
     """Folder for videos (default: videos in --out)."""
     flow_steps: str = ""
     """Steps of the solver, one value or several as 1,2,5 (default: the bundle's)."""
-    execute_steps: int | None = None
-    """Steps of a chunk that are executed (0: all; default: the bundle's)."""
-    eval_temperature: float | None = None
-    """Scale of the initial noise (default: the bundle's)."""
-    temporal_ensemble: float | None = None
-    """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the bundle's)."""
+    execute_steps: str = ""
+    """Steps of a chunk that are executed, one value or several as 1,8,16 (0: all; default: the bundle's)."""
+    eval_temperature: str = ""
+    """Scale of the initial noise, one value or several (default: the bundle's)."""
+    temporal_ensemble: str = ""
+    """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest; one value or several (-1: off;
+    default: the bundle's)."""
     solver: str = ""
-    """Solver of the flow: euler, midpoint, heun, rk4, or several as euler,heun, each with every value of flow_steps
-    (default: the bundle's)."""
+    """Solver of the flow: euler, midpoint, heun, rk4, or several as euler,heun (default: the bundle's). Of several
+    values of several of these flags, every combination is measured."""
     instruction: str = ""
     """Instruction that the policy reads (default: the task's)."""
     starts: Literal["final", "search", "demos"] = "final"
@@ -116,35 +124,31 @@ def main(argv: list[str] | None = None) -> int:
     from raybc.rollout.output import write_results
 
     _check(args)
-    path, chosen = find_bundle(args.bundle, args.checkpoint)
-    bundle = PolicyBundle.load(path)
-    if not bundle.config.has_environment:
-        raise UserError(
-            f"{path}: this policy was trained without a simulator (env_name none), so there is none to roll it out in; "
-            f"train with --env_name NAME to measure success (its error on held-out episodes: {path.parent})"
-        )
-    settings = _settings(args, bundle, chosen)
-    env_name = bundle.config.env_name
+    policy = _policy(args)
+    settings = chosen_settings(policy, {name: getattr(args, name) for name in ORDER})
+    env_name = policy.env_name
     names = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps) or _own_task(args, env_name)
-    metric = resolve_over(args.metric or bundle.config.metric, [get_task(name) for name in names], "--metric")
+    metric = resolve_over(args.metric or policy.metric, [get_task(name) for name in names], "--metric")
     if not metric.from_episodes:
         raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
     episodes = _episodes(args, metric)
     videos = episodes if args.record_video else args.videos
-    measured = measured_tasks(names, bundle, path, args.instruction)
+    measured = measured_tasks(names, policy, args.instruction)
+    for setting in settings:  # more is known of some policies now
+        policy.check_setting(setting, "--")
     refuse_flags(measured, camera=args.camera, films=videos > 0, inference=args.inference)
-    cli.print_notes(remarks(measured, bundle))
-    changes = changes_of(measured, bundle)
+    cli.print_notes(remarks(measured, policy))
+    changes = changes_of(measured, policy)
     for since, name, before, now in changes:
         cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
     which = _of_tasks(args, names) + (f"{args.starts}_{args.max_steps}" if args.max_steps else args.starts)
     which += f"_instruction_{digest(args.instruction)[:8]}" if args.instruction else ""
-    folders = [EvaluationFolder.default(run_id, bundle.step, which) for run_id in bundle.run_ids]
+    folders = [EvaluationFolder(Path("runs/rollouts") / f"{name}_{which}") for name in policy.folder_names]
     default = next((f for f in folders if f.path.exists()), folders[0])
     out = default if args.out is None else EvaluationFolder(args.out)
-    check_folder(out, out.request, args.resume, args.overwrite, [path])
+    check_folder(out, out.request, args.resume, args.overwrite, policy.inputs)
     config = EvaluationConfig(
-        bundle=path,
+        policy=policy,
         settings=tuple(settings),
         specs=tuple(EpisodeSpec(name, args.starts, args.first + i) for i in range(episodes) for name in names),
         videos=videos,
@@ -163,10 +167,29 @@ def main(argv: list[str] | None = None) -> int:
         video_folder=args.video_output_dir,
         instruction=args.instruction,
     )
-    with starting(out, args.overwrite, [path]) as begun:
-        rows = run_evaluation(config, bundle, out, begun)
-        write_results(out, config, bundle, measured, changes, rows)
+    with starting(out, args.overwrite, policy.inputs) as begun:
+        rows = run_evaluation(config, out, begun)
+        write_results(out, config, measured, changes, rows)
     return 0
+
+
+def _policy(args: Args) -> MeasuredPolicy:
+    """The policy to measure."""
+    options = {"argument": args.policy_argument}
+    foreign = foreign_policy(args.bundle, args.env_name, **options)
+    if foreign is not None:
+        if args.checkpoint:
+            raise UserError(f"--checkpoint: {args.bundle} is a policy of others, which has none; use --policy_argument")
+        if not (args.env_name or args.suite or args.tasks):
+            raise UserError(f"{args.bundle}: expected --env_name NAME (or --suite, --tasks): where to measure it")
+        return foreign
+    for name in ("env_name", *(f"policy_{option}" for option in options)):
+        if getattr(args, name) != getattr(Args, name):
+            raise UserError(
+                f"--{name}: expected a policy of others such as module:FILE.py:make_policy, got {args.bundle}"
+            )
+    path, chosen = find_bundle(Path(args.bundle), args.checkpoint)
+    return MeasuredBundle(path, PolicyBundle.load(path), chosen)
 
 
 def _own_task(args: Args, env_name: str) -> tuple[str]:
@@ -232,28 +255,6 @@ def _check(args: Args) -> None:
         raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
     if not (math.isfinite(args.deadline) and args.deadline > 0):
         raise UserError(f"--deadline: expected seconds above 0, got {args.deadline}")
-
-
-def _settings(args: Args, bundle: PolicyBundle, chosen: SampleSetting | None) -> list[SampleSetting]:
-    """The sample settings to measure: the bundle's (or the one that the sweep chose), changed by the flags."""
-    base = chosen or bundle.config.sample_setting
-    given = {name: getattr(args, name) for name in SAMPLE_AXES if getattr(args, name) not in (None, "")}
-    bundle.config.check_sampling(given, "--")
-    rest = {n: given.get(n, getattr(base, n)) for n in SAMPLE_AXES if n not in ("flow_steps", "solver")}
-    hint = bundle.config.options()["solver"].hint
-    solvers = [check_type(s.strip(), hint, "--solver") for s in (args.solver or base.solver).split(",")]
-    if len(set(solvers)) != len(solvers):
-        raise UserError(f"--solver: expected different solvers, got {args.solver}")
-    try:
-        values = [int(v) for v in args.flow_steps.split(",")] if args.flow_steps else [base.flow_steps]
-    except ValueError:
-        raise UserError(f"--flow_steps: expected whole numbers such as 1,2,5, got {args.flow_steps!r}") from None
-    if args.flow_steps and (len(set(values)) != len(values) or min(values) < 1):
-        raise UserError(f"--flow_steps: expected different numbers of at least 1, got {args.flow_steps}")
-    settings = [SampleSetting(value, solver=solver, **rest) for solver in solvers for value in values]
-    for setting in settings:
-        bundle.config.with_setting(setting).validate("--")
-    return settings
 
 
 if __name__ == "__main__":

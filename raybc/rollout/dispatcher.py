@@ -26,7 +26,7 @@ from raybc.cluster.metrics import RolloutMetrics
 from raybc.inference.shared import SharedLoader, start_server
 from raybc.registry import get_task
 from raybc.rollout.engine import RolloutJob
-from raybc.rollout.faults import Fault, did_not_start, died, error_row, hung
+from raybc.rollout.faults import POLICY, Fault, did_not_start, died, error_kind, error_row, hung
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, choose, log_episode, settle
 from raybc.rollout.retries import RETRIES, Retries, not_run
@@ -312,6 +312,8 @@ class Dispatcher:
         self._stats.episodes += 1
         if row["outcome"] == "error":
             self._stats.errors += 1
+            if error_kind(row) == POLICY:
+                self._give_up_after(item, Fault(POLICY, row["message"]))
         else:
             self._retries.worked(item.job, item.spec)
         self._stats.steps += row["steps"]
@@ -371,6 +373,11 @@ class Dispatcher:
         self._queue = deque(item for item in self._queue if (item.job, item.spec.task) != alike)
         for item in others:
             self._give_up(item, not_run(fault))
+
+    def _give_up_after(self, failed: QueuedEpisode, fault: Fault) -> None:
+        """A policy that gives no actions in many neighbouring starts is not asked in the others."""
+        self._retries.gave_up(failed.job, failed.spec, 0, fault)
+        self._give_up_others(failed, fault)
 
     def _give_up(self, item: QueuedEpisode, fault: Fault) -> None:
         self._stats.errors += 1

@@ -22,9 +22,17 @@ import numpy as np
 from raybc.demos.record import demonstrate
 from raybc.envs.base import RenderOptions, SimEnv, Task
 from raybc.envs.border import BadEnvironment
-from raybc.inference.predictor import Prediction, Predictor
+from raybc.inference.predictor import (
+    ActingPolicy,
+    EpisodePredictor,
+    EpisodeSession,
+    ManyAnswers,
+    PolicyError,
+    Prediction,
+    Predictor,
+)
 from raybc.registry import get_task
-from raybc.rollout.episode import Episode, OnStep, predict_together
+from raybc.rollout.episode import Episode, OnStep, final_observation, predict_together
 from raybc.rollout.faults import Fault, Signature, error_row, raised
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.rows import EpisodeRow, episode_row
@@ -38,8 +46,8 @@ KEEP_TASKS = 3
 class Rollout:
     """Episodes of one policy with one sample setting."""
 
-    bundle: str
-    """Path of the policy bundle."""
+    policy: str
+    """Path of the policy bundle, or a policy of others (`raybc.foreign.reference`)."""
     setting: SampleSetting
     video: str = ""
     """Folder for an mp4 of each episode (needs a rendering process); empty: not filmed."""
@@ -47,6 +55,8 @@ class Rollout:
     """Film every n-th step."""
     instruction: str = ""
     """What the policy reads in place of the task's instruction; "": that one."""
+    final_obs: bool = False
+    """Whether rows have the last observation."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class _Slot:
 class _Question:
     """Chunks that several slots wait for, in their order."""
 
-    answer: Prediction
+    answer: Prediction | ManyAnswers
     slots: list[_Slot]
 
 
@@ -98,14 +108,17 @@ class Progress:
 class Engine:
     """Runs numbered episodes; `round()` yields them as they end.
 
-    load: gives the `Predictor` of a bundle's path. It is called again and again, so it must cache. slots: maximum
+    load: gives the predictor of `Rollout.policy`. It is called again and again, so it must cache. slots: maximum
     number of simulators (None: what the task recommends); a rendering process has one. An exception of a simulator ends
     its episode as a `Fault`; the process should then be replaced. A `BadEnvironment` and `proven` exceptions end it as
-    an error, and only its simulator is replaced.
+    an error, and only its simulator is replaced. A `PolicyError` ends it as an error, too, and replaces nothing.
     """
 
     def __init__(
-        self, load: Callable[[str], Predictor], render: RenderOptions | None = None, slots: int | None = None
+        self,
+        load: Callable[[str], Predictor | EpisodePredictor],
+        render: RenderOptions | None = None,
+        slots: int | None = None,
     ) -> None:
         self._load, self._render, self._limit = load, render, slots
         self._queue: deque[tuple[int, RolloutJob, EpisodeSpec]] = deque()
@@ -151,6 +164,8 @@ class Engine:
             slot.asked = False
             assert slot.episode is not None
             try:
+                if isinstance(chunk_HA, PolicyError):
+                    raise chunk_HA
                 slot.episode.execute(chunk_HA)
                 if slot.episode.outcome is None:
                     continue
@@ -161,7 +176,11 @@ class Engine:
                     yield slot.number, fault
                     return
                 self._busy.remove(slot)
-                _discard(slot.env)
+                slot.episode.session.end("error")
+                if isinstance(error, PolicyError):
+                    self._free.setdefault(slot.task.name, []).append(slot)
+                else:
+                    _discard(slot.env)
                 yield slot.number, error_row(slot.episode.spec, fault)
                 continue
             self._busy.remove(slot)
@@ -170,7 +189,7 @@ class Engine:
 
     def _is_final(self, error: Exception, fault: Fault) -> bool:
         """Whether neither another attempt nor a fresh process would change this end of an episode."""
-        return isinstance(error, BadEnvironment) or fault.signature in self.proven
+        return isinstance(error, BadEnvironment | PolicyError) or fault.signature in self.proven
 
     # --- slots ------------------------------------------------------------------------------------------------------
 
@@ -209,9 +228,14 @@ class Engine:
                     film.add(np.asarray(env.render()))
 
         try:
-            bundle = self._load(job.bundle).bundle
+            predictor = self._load(job.policy)
+            policy: ActingPolicy | EpisodeSession
+            if isinstance(predictor, EpisodePredictor):
+                policy = predictor.session(slot.task, slot.env, spec, job.setting)
+            else:
+                policy = predictor.bundle
             text = job.instruction or ("" if slot.env.instruction else slot.task.instruction)
-            slot.episode = Episode(slot.env, bundle, spec, job.setting, slot.task.max_steps, on_step, text)
+            slot.episode = Episode(slot.env, policy, spec, job.setting, slot.task.max_steps, on_step, text)
         except Exception:  # whether the process is kept or not: not this simulator
             _discard(slot.env)
             raise
@@ -221,6 +245,10 @@ class Engine:
         assert slot.episode is not None
         assert slot.job is not None
         row = episode_row(slot.episode.result())
+        slot.episode.session.end(row["outcome"])
+        last = final_observation(slot.episode.last_obs) if slot.job.final_obs else {}
+        if last:
+            row["final_obs"] = last
         if slot.film is not None:
             slot.film.add(np.asarray(slot.env.render()))  # the last state, which shows the outcome
             name = episode_name(slot.task.name, row["index"], row["outcome"])
@@ -262,16 +290,20 @@ class Engine:
         for slot in self._busy:
             if not slot.asked:
                 assert slot.job is not None
-                groups.setdefault((slot.job.bundle, slot.job.setting.of_network), []).append(slot)
-        for (bundle, setting), slots in groups.items():
+                groups.setdefault((slot.job.policy, slot.job.setting.of_network), []).append(slot)
+        for (policy, setting), slots in groups.items():
             self._touch(slots[0].number)
-            predictor = self._load(bundle)
-            # Halves, so that one half steps while the other is predicted.
-            size = math.ceil(len(self._busy) / 2) if predictor.overlaps else len(slots)
+            predictor = self._load(policy)
+            if isinstance(predictor, EpisodePredictor):
+                size = len(slots) if predictor.batched else 1
+            else:  # halves, so that one half steps while the other is predicted
+                size = math.ceil(len(self._busy) / 2) if predictor.overlaps else len(slots)
             for first in range(0, len(slots), size):
                 self._ask_together(predictor, slots[first : first + size], setting)
 
-    def _ask_together(self, predictor: Predictor, slots: list[_Slot], setting: SampleSetting) -> None:
+    def _ask_together(
+        self, predictor: Predictor | EpisodePredictor, slots: list[_Slot], setting: SampleSetting
+    ) -> None:
         started = time.perf_counter()
         episodes = [s.episode for s in slots if s.episode is not None]
         self._questions.append(_Question(predict_together(predictor, episodes, setting), slots))

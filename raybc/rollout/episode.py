@@ -7,15 +7,26 @@ does not know who computes chunks, nor in which batch. Letters: H chunk, A actio
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from raybc.envs.base import SimEnv
 from raybc.envs.border import LARGEST_RETURN, BadEnvironment, ObservationCheck, flag, reward_of
-from raybc.inference.predictor import ActingPolicy, Prediction, Predictor, stack_rows
+from raybc.inference.predictor import (
+    ActingPolicy,
+    EpisodePredictor,
+    EpisodeSession,
+    ManyAnswers,
+    Prediction,
+    Predictor,
+    stack_rows,
+)
 from raybc.inference.session import Session
 from raybc.types import EpisodeResult, EpisodeSpec, Observation, Outcome, SampleSetting
+
+#: Most numbers of a last observation that are kept in its row.
+MOST_NUMBERS = 256
 
 OnStep = Callable[[int, SimEnv], None]
 
@@ -34,17 +45,26 @@ class Episode:
     def __init__(
         self,
         env: SimEnv,
-        bundle: ActingPolicy,
+        policy: ActingPolicy | EpisodeSession,
         spec: EpisodeSpec,
         setting: SampleSetting,
         max_steps: int,
         on_step: OnStep | None = None,
         instruction: str = "",
     ) -> None:
-        """instruction: what the policy reads in place of the environment's instruction; "": that one."""
+        """
+        Args:
+            env: the simulator.
+            policy: whoever acts, or its session of this episode.
+            spec: the start.
+            setting: how actions are sampled.
+            max_steps: the step limit.
+            on_step: see above.
+            instruction: what the policy reads in place of the environment's instruction; "": that one.
+        """
         self._env, self.spec = env, spec
         self._max_steps, self._on_step = max_steps, on_step
-        self._session = Session(bundle, setting, spec.seed)
+        self.session = policy if isinstance(policy, EpisodeSession) else Session(policy, setting, spec.seed)
         self._low, self._high = env.action_space.low, env.action_space.high
         self._total, self._best = 0.0, -np.inf
         self._check = None if env.checks_observations else ObservationCheck(env.observation_space)
@@ -57,21 +77,24 @@ class Episode:
         obs, info = env.reset(seed=spec.seed)
         if self._check is not None:
             self._check(obs)
-        self._session.instruction = instruction or env.instruction
+        self.session.instruction = instruction or env.instruction
         self._solved_at_reset = flag("info['success'] of reset", info.get("success", False))
-        self._session.observe(obs)
+        self.session.observe(obs)
+        self.last_obs = obs
+        """What the simulator observed last."""
         if on_step is not None:
             on_step(0, env)
         self.seconds += time.perf_counter() - started
 
     def request(self) -> tuple[Observation[np.ndarray], np.ndarray]:
         """What the policy needs, as `Session.request` has it."""
-        return self._session.request()
+        assert isinstance(self.session, Session)
+        return self.session.request()
 
     def execute(self, chunk_HA: np.ndarray) -> None:
         """Execute a new chunk, physical (H, A), until the next one is needed or the episode ends."""
         started = time.perf_counter()
-        actions = self._session.plan(chunk_HA, self._max_steps - self.steps)
+        actions = self.session.plan(chunk_HA, self._max_steps - self.steps)
         for action_A in np.clip(actions, self._low, self._high):
             self._step(action_A)
             if self.outcome is not None:
@@ -83,7 +106,8 @@ class Episode:
         obs, reward, terminated, truncated, info = self._env.step(action_A)
         if self._check is not None:
             self._check(obs)
-        self._session.observe(obs)
+        self.session.observe(obs)
+        self.last_obs = obs
         self._total += reward_of(reward)
         if abs(self._total) > LARGEST_RETURN:
             raise BadEnvironment(f"the sum of rewards: expected at most {LARGEST_RETURN:g}, got {self._total:g}")
@@ -119,8 +143,22 @@ class Episode:
         )
 
 
-def predict_together(predictor: Predictor, episodes: list[Episode], setting: SampleSetting) -> Prediction:
+def final_observation(obs: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """The low-dimensional observations as a row has them; {} where there are more than `MOST_NUMBERS`."""
+    found = {
+        key: [float(f"{number:.6g}") for number in value.tolist()]
+        for key, value in obs.items()
+        if value.ndim == 1 and value.dtype.kind in "fiub"
+    }
+    return found if sum(map(len, found.values())) <= MOST_NUMBERS else {}
+
+
+def predict_together(
+    predictor: Predictor | EpisodePredictor, episodes: list[Episode], setting: SampleSetting
+) -> Prediction | ManyAnswers:
     """The next chunk of each episode, in one prediction."""
+    if isinstance(predictor, EpisodePredictor):
+        return predictor.predict_episodes([episode.session for episode in episodes])
     requests = [episode.request() for episode in episodes]
     noise_BHA = np.stack([noise for _, noise in requests])
     return predictor.predict(stack_rows([obs for obs, _ in requests]), noise_BHA, setting)

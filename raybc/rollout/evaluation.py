@@ -14,7 +14,6 @@ from typing import Any, cast
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from raybc import cli
-from raybc.bundle import WEIGHTS, PolicyBundle
 from raybc.cluster.capacity import allocate_workers, total
 from raybc.cluster.nodes import check_visible
 from raybc.cluster.session import ray_session
@@ -23,6 +22,7 @@ from raybc.files import read_json, write_json, write_text
 from raybc.inference.shared import LARGE
 from raybc.metric import FORMER_KEY, KEY, Metric
 from raybc.rollout.engine import Rollout
+from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.stop import UntilHalfwidth
 from raybc.rollout.video import write_grid
@@ -40,7 +40,7 @@ Known = dict[tuple[int, int], EpisodeRow]
 class EvaluationConfig:
     """What is measured and how; see the flags of `python -m raybc.rollout`."""
 
-    bundle: Path
+    policy: MeasuredPolicy
     settings: tuple[SampleSetting, ...]
     specs: tuple[EpisodeSpec, ...]
     videos: int
@@ -81,15 +81,13 @@ class EvaluationConfig:
         return {(spec.task, spec.index): place for place, spec in enumerate(self.specs)}
 
     def jobs(self) -> list[Rollout]:
-        path = str(self.bundle.absolute())
-        return [Rollout(path, setting, instruction=self.instruction) for setting in self.settings]
+        path = self.policy.reference
+        return [Rollout(path, setting, instruction=self.instruction, final_obs=True) for setting in self.settings]
 
-    def request(self, bundle: PolicyBundle) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         """Everything that decides the rows; an evaluation is only resumed with the same request."""
         return {
-            "bundle": str(self.bundle.absolute()),
-            "run_id": bundle.run_id,
-            "step": bundle.step,
+            **self.policy.to_plain(),
             **({"tasks": list(self.tasks)} if len(self.tasks) > 1 else {"task": self.task}),
             "settings": [s.to_plain() for s in self.settings],
             "starts": {
@@ -105,21 +103,22 @@ class EvaluationConfig:
 
 
 def run_evaluation(
-    config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolder, begun: Callable[[], None] = lambda: None
+    config: EvaluationConfig, out: EvaluationFolder, begun: Callable[[], None] = lambda: None
 ) -> list[list[EpisodeRow]]:
     """Rows of each setting in the order of the starts. Ctrl-C and kill -9 lose no finished episode.
 
     begun: called when nothing can be refused any more.
     """
-    known = _resume(config, bundle, out)
+    known = _resume(config, out)
     if known:
         cli.console.print(f"resuming: {len(known)} episodes are already measured")
     try:
         with ray_session(config.address) as cpus, progress_bar() as (progress, bar):
-            check_visible(config.bundle / WEIGHTS)
+            for path in config.policy.files:
+                check_visible(path)
             begun()
             workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=config.workers, worker_cpus=1.0)
-            shared = _is_shared(config, bundle)
+            shared = _is_shared(config)
             if shared:
                 cli.console.print(f"inference: one actor for all simulators ({'GPU' if total('GPU') else 'CPU'})")
             run = EvaluationRun(config, out, known, progress, bar, shared)
@@ -130,15 +129,15 @@ def run_evaluation(
         raise cli.Interrupted(f"finished episodes are kept; continue with --resume ({out.path})") from None
 
 
-def _resume(config: EvaluationConfig, bundle: PolicyBundle, out: EvaluationFolder) -> Known:
+def _resume(config: EvaluationConfig, out: EvaluationFolder) -> Known:
     """The rows of an earlier process that was interrupted."""
-    request = config.request(bundle)
+    request = config.request()
     if out.request.exists():
         before = read_json(out.request)
         if FORMER_KEY in before:
             before[KEY] = before[FORMER_KEY]
-        if before.get("run_id") in bundle.run_ids:  # perhaps the id that an earlier release gave it
-            before["run_id"] = bundle.run_id
+        if before.get("run_id") in config.policy.run_ids:  # perhaps the id that an earlier release gave it
+            before["run_id"] = config.policy.run_id
         names = (*request, *(name for name in ("instruction",) if name not in request))
         pairs = [(name, before.get(name), request.get(name)) for name in names]
         differing = [f"{name}: was {was!r}, is {now!r}" for name, was, now in pairs if was != now]
@@ -181,10 +180,10 @@ def progress_bar() -> Iterator[tuple[Progress, TaskID]]:
         yield progress, progress.add_task("episodes", total=None, rate="")
 
 
-def _is_shared(config: EvaluationConfig, bundle: PolicyBundle) -> bool:
+def _is_shared(config: EvaluationConfig) -> bool:
     if config.inference != "auto":
         return config.inference == "shared"
-    return bool(total("GPU")) and sum(w.numel() for w in bundle.weights.values()) > LARGE
+    return bool(total("GPU")) and config.policy.parameters > LARGE
 
 
 class EvaluationRun:

@@ -7,6 +7,7 @@ import traceback
 from dataclasses import dataclass, field
 
 from raybc.envs.border import BadEnvironment
+from raybc.inference.predictor import PolicyError
 from raybc.rows import EpisodeRow, episode_row
 from raybc.types import EpisodeResult, EpisodeSpec
 
@@ -14,6 +15,8 @@ DIED = "simulator process died"
 HUNG = "hung"
 DID_NOT_START = "simulator did not start"
 OTHER = "other"
+#: A policy of others gave no actions.
+POLICY = PolicyError.__name__
 #: Lines of a traceback that are kept.
 TRACEBACK_LINES = 25
 

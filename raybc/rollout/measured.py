@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from raybc import cli
-from raybc.bundle import PolicyBundle
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, spec_of_task
-from raybc.envs.variant import with_limit
-from raybc.registry import get_task, parse_env_name
-from raybc.rollout.checks import (
-    check_camera,
-    check_reads,
-    check_statistics,
-    check_task,
-    far_observations,
-    other_observation,
-    version_changes,
-)
+from raybc.registry import get_task
+from raybc.rollout.checks import check_camera, other_observation
+from raybc.rollout.policy import Change, MeasuredPolicy
 from raybc.types import UserError
 
 #: Looking at this many tasks takes long enough to be announced.
@@ -38,7 +28,7 @@ class MeasuredTask:
 
 
 def measured_tasks(
-    names: Sequence[str], bundle: PolicyBundle, path: Path, instruction: str = "", known: Sequence[MeasuredTask] = ()
+    names: Sequence[str], policy: MeasuredPolicy, instruction: str = "", known: Sequence[MeasuredTask] = ()
 ) -> list[MeasuredTask]:
     """The tasks `names` with what their simulators report. Raises `UserError` where one does not fit the policy:
     observations and actions must have its sizes, it must know the instructions if it reads any, and the starts of the
@@ -47,7 +37,7 @@ def measured_tasks(
     instruction: what the policy reads in place of the tasks' instructions; "": those. known: the same tasks, where they
     were looked at for another policy.
     """
-    check_reads(bundle, path, instruction)
+    policy.check_instruction(instruction)
     for name in names:
         environment = get_task(name).environment
         if environment is not None:
@@ -56,14 +46,10 @@ def measured_tasks(
         cli.console.print(f"looking at the simulators of {len(names)} tasks")
     found = []
     seen = {one.name: one for one in known}
-    trained_on = with_limit(parse_env_name(bundle.config.env_name).task)[0]
     for name in names:
         task = get_task(name)
         env_spec = seen[name].env_spec if name in seen else spec_of_task(task)
-        text, own = instruction or env_spec.instruction or task.instruction, with_limit(name)[0] == trained_on
-        check_task(bundle, env_spec, path, bundle.config.env_name if own else name, text)
-        if own:  # other tasks may look different from all that the policy was trained on
-            check_statistics(bundle, env_spec, path)
+        policy.check_env(env_spec, name, instruction or env_spec.instruction or task.instruction)
         found.append(MeasuredTask(name, task, env_spec))
     return found
 
@@ -115,13 +101,13 @@ def refuse_flags(measured: Sequence[MeasuredTask], *, camera: str, films: bool, 
             )
 
 
-def remarks(measured: Sequence[MeasuredTask], bundle: PolicyBundle) -> list[str]:
+def remarks(measured: Sequence[MeasuredTask], policy: MeasuredPolicy) -> list[str]:
     """What users should know about the tasks; each remark once."""
-    own = far_observations(bundle, measured[0].env_spec) if len(measured) == 1 else []
+    own = policy.remarks([one.env_spec for one in measured])
     return [*dict.fromkeys(note for one in measured for note in one.task.notes), *own]
 
 
-def changes_of(measured: Sequence[MeasuredTask], bundle: PolicyBundle) -> list[tuple[str, str, str, str]]:
-    """`version_changes` of all tasks, each once. Of several, the name of the environment is no change."""
-    changes = [change for one in measured for change in version_changes(bundle, one.env_spec)]
+def changes_of(measured: Sequence[MeasuredTask], policy: MeasuredPolicy) -> list[Change]:
+    """What has changed of all tasks, each once. Of several, the name of the environment is no change."""
+    changes = [change for one in measured for change in policy.changes(one.env_spec)]
     return [c for c in dict.fromkeys(changes) if len(measured) == 1 or c[1] != "env_name"]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from raybc import cli
-from raybc.bundle import PolicyBundle
 from raybc.files import write_json, write_text
 from raybc.metric import score_of
 from raybc.rollout.evaluation import EvaluationConfig
+from raybc.rollout.faults import POLICY, error_kind
 from raybc.rollout.measured import MeasuredTask
 from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import first_error, metrics, summarise
@@ -23,7 +23,6 @@ from raybc.versions import versions
 def write_results(
     out: EvaluationFolder,
     config: EvaluationConfig,
-    bundle: PolicyBundle,
     measured: Sequence[MeasuredTask],
     changes: list[tuple[str, str, str, str]],
     rows: Sequence[Sequence[EpisodeRow]],
@@ -38,7 +37,7 @@ def write_results(
     results: list[MetricsRow] = [
         {
             **setting_fields(setting),
-            "evaluations": bundle.config.policy.evaluations(setting),
+            "evaluations": config.policy.evaluations(setting),
             **metrics(part, has_success=has_success, reference=reference, metric=config.metric),
         }
         for setting, part in pairs
@@ -46,10 +45,10 @@ def write_results(
     write_json(
         out.metrics,
         {
-            "bundle": str(config.bundle),
-            "run_id": bundle.run_id,
-            "step": bundle.step,
-            "env_name": bundle.config.env_name,
+            "bundle": config.policy.shown,
+            "run_id": config.policy.run_id,
+            "step": config.policy.step,
+            "env_name": config.policy.env_name,
             **_tasks(config, measured),
             "starts": config.specs[0].split,
             "first": config.specs[0].index,
@@ -74,9 +73,10 @@ def write_results(
     if errors:
         cli.console.print(first_error_text(first_error(errors[0])), style="yellow")
         of = f" of {errors[0]['task']}" if "task" in errors[0] else ""
+        mended = "policy answers again" if error_kind(errors[0]) == POLICY else "simulator is mended"
         raise cli.Failed(
             f"{len(errors)} of {sum(map(len, rows))} episodes ended in errors, e.g. start {errors[0]['index']}{of}: "
-            f"{errors[0]['message']}; when the simulator is mended, the same command with --resume runs them again"
+            f"{errors[0]['message']}; when the {mended}, the same command with --resume runs them again"
         )
 
 

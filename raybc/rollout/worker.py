@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from raybc.envs.base import RenderOptions
-from raybc.inference.predictor import KEEP, Predictor, bundle_version
+from raybc.foreign.reference import is_reference
+from raybc.inference.predictor import KEEP, EpisodePredictor, Predictor, bundle_version
 from raybc.rollout.engine import Ended, Engine, RolloutJob
 from raybc.rollout.faults import Fault, Signature, raised
 from raybc.types import EpisodeSpec
 
 #: Number of an episode, its job and its start.
 Assignment = tuple[int, RolloutJob, EpisodeSpec]
-Loader = Callable[[str], Predictor]
+Loader = Callable[[str], Predictor | EpisodePredictor]
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,13 @@ class SimWorker:
                 self._change.notify_all()
 
 
-def load_agent(path: str) -> Predictor:
-    """The bundle's network in this process; a bundle that was replaced on disk is loaded again."""
+def load_agent(path: str) -> Predictor | EpisodePredictor:
+    """The bundle's network in this process; a bundle that was replaced on disk is loaded again. Or a policy of
+    others."""
+    if is_reference(path):
+        from raybc.foreign.predictor import load
+
+        return load(path)
     return _agent(path, bundle_version(path))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
 from raybc.config.component import PolicyConfig, find_kind
 from raybc.config.flat import COMPONENTS, parts_of, unknown_option
+from raybc.config.trainer import TrainerConfig
 from raybc.metric import MetricName, OverTasks
 from raybc.strict import check_type
 from raybc.types import SPLIT_SIZE, UserError
@@ -195,6 +196,8 @@ class SweepConfig:
     seeds: tuple[int, ...] = (0, 1)
     recipe: str = ""
     """The recipe whose options are the defaults under `train`; they are in `train` when the file has been read."""
+    trainer: TrainerConfig | None = None
+    """What trains in place of raybc: `module:function` in the file."""
     metric: MetricName | None = None
     """What recipes are compared by (None: success where the task tells it, else D4RL's score or the return)."""
     demos: DemosConfig = field(default_factory=DemosConfig)
@@ -206,6 +209,8 @@ class SweepConfig:
 
     def validate(self) -> None:
         """Raise `UserError` for the first impossible value (corners: `raybc.sweep.space`)."""
+        if self.trainer is not None:
+            self._validate_trainer(self.trainer)
         if not self.name or any(c in self.name for c in "/\\ ") or self.name.startswith("."):
             raise UserError(f"name: expected a word without spaces and slashes (it names a folder), got {self.name!r}")
         for name, axis in self.space.items():
@@ -237,6 +242,18 @@ class SweepConfig:
                 f"got {self.eval.evaluations}"
             )
 
+    def _validate_trainer(self, trainer: TrainerConfig) -> None:
+        if self.recipe:
+            raise UserError(f"recipe: has no effect with trainer {trainer.function}")
+        if self.search.pack != 1:
+            raise UserError(
+                f"search.pack: expected 1 with trainer {trainer.function}, which trains one seed at a time, "
+                f"got {self.search.pack}"
+            )
+        for what in COMPONENTS:
+            if what in self.space:
+                raise UserError(f"space.{trainer.refusal(what)}")
+
     def kinds(self, what: str) -> list[str]:
         """The kinds of a component (`what`) that recipes may have."""
         return list(self.space[what].values) if what in self.space else [self.train.get(what)]
@@ -260,12 +277,14 @@ class SweepConfig:
             run = self.train.changed(**dict(zip(COMPONENTS, kinds, strict=True)))
             if name in run.options():
                 return run.options()[name]
+        if self.trainer is not None:
+            raise UserError(f"space.{self.trainer.refusal(name)}")
         raise UserError(f"space: {unknown_option(name, run.options(), parts_of(run))}")
 
     def _validate_axis(self, name: str, axis: Axis) -> None:
         where = f"space.{name}"
         for what in COMPONENTS:  # a kind that does not exist is refused before its options are
-            for kind in self.kinds(what):
+            for kind in self.space[what].values if what in self.space else ():
                 find_kind(what, check_type(kind, str, f"space.{what}"), f"space.{what}")
         policies = self._policies()
         info = self.axis_option(name)
@@ -293,7 +312,10 @@ class SweepConfig:
         return self.train.training_steps * evaluation // self.eval.evaluations
 
     def to_dict(self) -> dict[str, Any]:
-        return to_plain(self)
+        values: dict[str, Any] = to_plain(self)
+        if self.trainer is None:
+            del values["trainer"]
+        return values
 
 
 def to_plain(value: Any) -> Any:

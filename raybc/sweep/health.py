@@ -51,8 +51,4 @@ def _message(trial: TrialState) -> str:
 def measured_again(state: SweepState) -> list[StartEvent]:
     """Events that begin those trials once more whose episodes mostly ended in errors: when a sweep is resumed, whoever
     did so has mended the environment. Their training states are used again."""
-    return [
-        {"event": "start", "trial": trial.number, "params": trial.params, "origin": trial.origin}
-        for trial in state.trials.values()
-        if _mostly_lost(trial)
-    ]
+    return [trial.start for trial in state.trials.values() if _mostly_lost(trial)]

@@ -26,6 +26,7 @@ from typing import Any, cast
 
 from raybc.config import RunConfig
 from raybc.config.flat import todays_names
+from raybc.config.trainer import TrainerRun
 from raybc.metric import SUCCESS, Metric, Score, score_of
 from raybc.rollout.results import best_setting
 from raybc.rows import (
@@ -157,6 +158,14 @@ class TrialState:
     """Why it failed."""
     lost: int = 0
     """Episodes of an evaluation of which all ended in errors, so that it failed."""
+    of_trainer: bool = False
+    """Whether the names of `params` are those of a trainer of others."""
+
+    @property
+    def start(self) -> StartEvent:
+        """The event that starts it."""
+        more: StartEvent = {"event": "start", "trial": self.number, "params": self.params, "origin": self.origin}
+        return more | {"of_trainer": True} if self.of_trainer else more
 
     @property
     def score(self) -> float | None:
@@ -196,8 +205,9 @@ class SweepState:
             self.stages.setdefault(event["name"], []).append((event["start"], event["end"]))
         elif event["event"] == "start":
             number = event["trial"]
-            params = todays_names(RunConfig, event["params"], f"ledger: trial {number}")
-            self.trials[number] = TrialState(number, params, event["origin"])
+            cls = TrainerRun if event.get("of_trainer") else RunConfig
+            params = todays_names(cls, event["params"], f"ledger: trial {number}")
+            self.trials[number] = TrialState(number, params, event["origin"], of_trainer=cls is TrainerRun)
         elif event["event"] == "evaluation":
             trial = self.trials[event["trial"]]
             trial.evaluations.append(

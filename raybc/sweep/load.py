@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from raybc.config import RunConfig
 from raybc.config.data import implied_environment
-from raybc.config.flat import check_task, over_recipe, todays_names
+from raybc.config.flat import COMPONENTS, check_task, over_recipe, todays_names
+from raybc.config.trainer import TrainerConfig
 from raybc.metric import FORMER_KEY, KEY
 from raybc.recipes.read import options_of
 from raybc.strict import check_type, did_you_mean, from_mapping
@@ -47,13 +49,16 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = (),
         if key == FORMER_KEY:
             last = KEY
         target[last] = parse_yaml(text, f"--set {item}")
-    if not saved:
+    if not saved and mapping.get("trainer") is None:
         mapping = _with_recipe(mapping, source)
     train = mapping.get("train")
     if isinstance(train, dict):
         mapping = mapping | {"train": train | implied_environment(train)}
     try:
-        config = from_mapping(SweepConfig, _todays_axes(mapping), "")
+        if mapping.get("trainer") is None:
+            config = from_mapping(SweepConfig, _todays_axes(mapping), "")
+        else:
+            config = _with_trainer(mapping, saved)
         config.validate()
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
@@ -76,6 +81,20 @@ def _with_recipe(mapping: dict[str, Any], source: str) -> dict[str, Any]:
     given = todays_names(RunConfig, train, f"{source}: train")
     check_task(preset, given, f"{source}: train")
     return mapping | {"train": over_recipe(RunConfig, preset, given, f"{source}: train")}
+
+
+def _with_trainer(mapping: dict[str, Any], saved: bool) -> SweepConfig:
+    """A sweep of a trainer of others, whose names of options are not raybc's."""
+    values = {key: value for key, value in mapping.items() if key not in ("trainer", "train")}
+    train = mapping.get("train") or {}
+    if saved:
+        trainer = TrainerConfig.from_plain(mapping["trainer"], "trainer")
+        train = {name: value for name, value in train.items() if name not in COMPONENTS}
+    else:
+        named = [name for part in (train, mapping.get("space")) if isinstance(part, dict) for name in part]
+        trainer = TrainerConfig.of(check_type(mapping["trainer"], str, "trainer"), named, "trainer")
+    config = from_mapping(SweepConfig, values, "")
+    return dataclasses.replace(config, trainer=trainer, train=trainer.run(train, "train"))
 
 
 def _with_metric(mapping: dict[str, Any], source: str) -> dict[str, Any]:

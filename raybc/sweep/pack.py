@@ -31,6 +31,8 @@ from raybc.train.step import NonFiniteLoss
 
 def alike(run: RunConfig) -> RunConfig:
     """What recipes have in common that can be trained as one program: equal for those, different for others."""
+    if run.takes is not None:  # trained by others
+        return run
     return run.changed(**{name: getattr(RunConfig, name) for name in MEMBER_FIELDS})
 
 

@@ -183,7 +183,7 @@ def _run(
             with timing.stage("demonstrations"):
                 demonstrate(demos, dataset, pool)
         store = read_data(config.train, dataset)
-        cli.print_notes((*store.remarks(), *language_notes(config.train, store)))
+        cli.print_notes((*store.remarks(), *(language_notes(config.train, store) if config.trainer is None else ())))
         write_data_notes(folder.data_notes, store)
         _check_data(config, store, env_spec, task, instructions)
         begun()  # what can be refused has been: the machines, their devices, the data
@@ -204,6 +204,7 @@ def _run(
             threads=allocation.threads,
             earlier_options=tuple(earlier_options(folder)),
             eval_tasks=eval_tasks(config),
+            env_spec=env_spec,
         )
         facts = {
             "command": command_line(),
@@ -225,7 +226,7 @@ def _run(
             say(
                 f"searching {config.search.trials} recipes x {len(config.seeds)} seeds on {store.num_episodes} "
                 f"demonstrations of {config.train.env_name if task else dataset}; {workers} simulators; results in "
-                f"{folder.path}"
+                f"{folder.path}{f'; trained by {config.trainer.function}' if config.trainer else ''}"
             )
             say(f"recipes are compared by {state.metric.label}: {state.metric.meaning}")
             if not state.metric.from_episodes:

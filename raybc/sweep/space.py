@@ -185,7 +185,7 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
             run.encoder.check_sizes({key: image_size(store.obs[key].shape[1:]) for key in seen})
             run.language.check_available(where)
             check_instructions(run, store)
-        if longest is not None and run.chunk_length > longest:
+        if longest is not None and run.takes is None and run.chunk_length > longest:
             raise UserError(
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "
                 f"got {run.chunk_length}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raybc.config import RunConfig
+from raybc.envs.spec import EnvSpec
 from raybc.metric import Metric
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled, summarise
@@ -69,6 +70,8 @@ class TrialContext:
     """Options of a run under which earlier processes may have saved states."""
     eval_tasks: tuple[str, ...] = ()
     """The tasks that recipes are measured on; () for `task`."""
+    env_spec: EnvSpec | None = None
+    """What the simulator of `task` reports; None without one."""
 
     @property
     def tasks(self) -> tuple[str, ...]:

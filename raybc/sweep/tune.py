@@ -36,6 +36,7 @@ from raybc.sweep.ledger import Evaluation, Ledger, SweepState, TrialState, read_
 from raybc.sweep.pack import alike, run_pack
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
+from raybc.sweep.trainer import run_trainer
 from raybc.sweep.training import Job
 from raybc.sweep.trial import TrialContext, rivals_of
 
@@ -146,7 +147,7 @@ class Recorder:
         if proposed is None:
             return None
         origin, params = proposed
-        self.record({"event": "start", "trial": number, "params": params, "origin": origin})
+        self.record(TrialState(number, params, origin, of_trainer=self.config.trainer is not None).start)
         return self.state.trials[number]
 
     def _into_packs(self, trials: Sequence[TrialState]) -> list[list[TrialState]]:
@@ -348,7 +349,8 @@ def _trainable(
             if not state.trials[number := proposed["trial"]].finished
         ]
         try:
-            run_pack(context, jobs, no_rollouts if pool is None else pool.evaluate, report, fail, rivals)
+            run = run_pack if config.trainer is None else run_trainer
+            run(context, jobs, no_rollouts if pool is None else pool.evaluate, report, fail, rivals)
         except ray.exceptions.RayError:
             raise  # the cluster's fault, not the recipe's: Tune restarts the pack
         except Exception as error:

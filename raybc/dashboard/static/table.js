@@ -155,7 +155,7 @@ function row(t, run, open) {
         " ",
         badge(word),
         t.videos ? h("span", { class: "film", title: `${t.videos} videos` }, ` \u25b6\u202f${t.videos}`) : null,
-        h("span", { class: "sub" }, again()),
+        run.trainer ? null : h("span", { class: "sub" }, again()),
       );
     if (column.key === "score") return h("td", {}, rate(t.score, t.interval));
     if (column.key === "final")

@@ -110,7 +110,7 @@ function draw(found, run) {
     ),
     h("h3", {}, "The same again"),
     found.note ? h("p", { class: "soft small" }, found.note) : "",
-    command(found.train_command, `Copy the command that trains trial ${t.n} again`),
+    found.train_command ? command(found.train_command, `Copy the command that trains trial ${t.n} again`) : "",
     ...videos(found),
     ...measurements(found),
   );

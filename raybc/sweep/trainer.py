@@ -1,0 +1,152 @@
+"""Trials that somebody else's trainer trains, one process for each seed. No Ray in here.
+
+The seeds of a trial train one after the other, each to the next milestone, where its process waits; then all are
+measured together, as trials of raybc's own training are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+
+from raybc.config.trainer import ALWAYS, TrainerRun
+from raybc.files import write_text
+from raybc.run_folder import TrainingFolder
+from raybc.sweep.ledger import Evaluation
+from raybc.sweep.space import settings_of
+from raybc.sweep.training import KEEP, Fail, Job, Report, TrialsFailed, run_trials
+from raybc.sweep.trial import Evaluate, Rivals, TrialContext, setting_label
+from raybc.train.csv_rows import append_rows, read_rows
+from raybc.train.log import add_scalars
+from raybc.trainer.job import Task
+from raybc.trainer.process import TrainerFailed, TrainerProcess
+from raybc.types import UserError
+
+
+def run_trainer(
+    context: TrialContext, jobs: Sequence[Job], evaluate: Evaluate, report: Report, fail: Fail, rivals: Rivals
+) -> None:
+    """Train and measure, from the first evaluation that a trial lacks to the last; one trial at a time."""
+    for job in jobs:
+        run_trials(context, [job], _started, evaluate, report, fail, rivals)
+
+
+@contextlib.contextmanager
+def _started(context: TrialContext, jobs: Sequence[Job]) -> Iterator[_Trainer]:
+    with contextlib.ExitStack() as stack:
+        (job,) = jobs
+        yield _Trainer(context, job, stack)
+
+
+class _Trainer:
+    """The seeds of one trial: a `Training`."""
+
+    def __init__(self, context: TrialContext, job: Job, stack: contextlib.ExitStack) -> None:
+        assert isinstance(job.run, TrainerRun)
+        self.context, self.jobs, self._run, self._stack = context, [job], job.run, stack
+        self._reached = {seed: self._newest(job, seed) for seed in context.seeds}
+        """Seed -> the evaluation whose policy is there."""
+        self._processes: dict[int, TrainerProcess] = {}
+
+    def _newest(self, job: Job, seed: int) -> int:
+        """The newest policy on disk that is not beyond the next evaluation; 0: none."""
+        steps = self.context.steps[: job.done + 1]
+        there = [k for k, step in enumerate(steps, 1) if self.context.folder.checkpoint(job.trial, seed, step).is_dir()]
+        return max(there, default=0)
+
+    def advance(self, k: int) -> None:
+        for seed in self.context.seeds:
+            if self._reached[seed] >= k:
+                continue
+            try:
+                self._train(seed, k)
+                self._check(seed, k)
+            except TrainerFailed as error:
+                trial = self.jobs[0].trial
+                if error.traceback:
+                    write_text(self.context.folder.traceback(trial), error.traceback)
+                raise TrialsFailed({trial: f"seed {seed}: {error}"}) from error
+            self._reached[seed] = k
+
+    def _train(self, seed: int, k: int) -> None:
+        """Train one seed to the step of evaluation k."""
+        if seed in self._processes:
+            self._processes[seed].go_on()
+        else:
+            process = self._processes[seed] = self._start(seed)
+            self._stack.callback(process.close)
+        for message in self._processes[seed].messages():
+            if message.get("metrics"):
+                self._log_metrics(seed, message["step"], message["metrics"])
+            if message.get("policy"):
+                if message["step"] == self.context.steps[k - 1]:
+                    return
+                self._processes[seed].go_on()
+        raise TrainerFailed(f"the trainer ended before step {self.context.steps[k - 1]}")
+
+    def _check(self, seed: int, k: int) -> None:
+        """Raise `TrainerFailed` for a policy that cannot be measured as the sweep says."""
+        from raybc.bundle import PolicyBundle
+        from raybc.rollout.checks import check_task
+
+        context, run = self.context, self._run
+        path = context.folder.checkpoint(self.jobs[0].trial, seed, context.steps[k - 1])
+        try:
+            bundle = PolicyBundle.load(path)
+            if context.env_spec is not None:
+                instruction = context.env_spec.instruction
+                check_task(bundle, context.env_spec, path, run.env_name, instruction)
+            named = [name for name in run.policy.sample_axes if name not in ALWAYS]
+            bundle.config.check_sampling(named, "train")
+            if "flow_steps" in bundle.config.policy.sample_axes and "flow_steps" not in named:
+                raise UserError("train.flow_steps: expected a number, since the reported policy has a flow, got none")
+            for setting in settings_of(run, context.settings):
+                bundle.config.with_setting(setting).validate(f"policy of step {context.steps[k - 1]}")
+        except UserError as error:
+            raise TrainerFailed(str(error)) from error
+
+    def _start(self, seed: int) -> TrainerProcess:
+        context, trial = self.context, self.jobs[0].trial
+        member = context.folder.member(trial, seed)
+        reached = self._reached[seed]
+        task = Task(
+            function=self._run.policy.kind,
+            options=self._run.own_options(),
+            seed=seed,
+            dataset=context.dataset,
+            env_name=self._run.env_name,
+            task=context.task,
+            obs_keys=list(context.obs_keys),
+            milestones=list(context.steps),
+            device=self._run.device,
+            folder=str(member.path),
+            step=context.steps[reached - 1] if reached else 0,
+        )
+        return TrainerProcess(task, member.text_log, context.threads)
+
+    def _log_metrics(self, seed: int, step: int, metrics: Mapping[str, float]) -> None:
+        member: TrainingFolder = self.context.folder.member(self.jobs[0].trial, seed)
+        before = read_rows(member.train_csv)
+        named = {f"train/{name}": value for name, value in metrics.items()}
+        columns = list(dict.fromkeys(["step", *(before[0] if before else ()), *named]))
+        append_rows(member.train_csv, columns, [[step, *(named.get(name) for name in columns[1:])]])
+        add_scalars(self.context.folder.tensorboard(self.jobs[0].trial, seed), named, step)
+
+    def save(self, k: int) -> None:
+        """What is measured was saved when it was reported."""
+
+    def log(self, trial: int, evaluation: Evaluation) -> None:
+        for seed in self.context.seeds:
+            scalars: dict[str, float] = {}
+            for row in evaluation.rows:
+                values = {"success": row["success_rate"], self.context.metric.name: row.get("score")}
+                found = {f"eval/{n}/{setting_label(row)}": v for n, v in values.items() if v is not None}
+                scalars |= found if row["seed"] == seed else {}
+            add_scalars(self.context.folder.tensorboard(trial, seed), scalars, evaluation.step)
+
+    def drop_old(self, trial: int, k: int) -> None:
+        for old in range(1, k - KEEP + 1):
+            for seed in self.context.seeds:
+                path = self.context.folder.checkpoint(trial, seed, self.context.steps[old - 1])
+                shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,5 @@
+"""Trainings of others in sweeps (docs/extending.md): what a trainer gets, and the process in which it runs."""
+
+from raybc.trainer.job import TrainerJob, TrainingStopped
+
+__all__ = ["TrainerJob", "TrainingStopped"]

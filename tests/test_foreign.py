@@ -1,0 +1,219 @@
+"""Policies of others: they act as they would alone, and what goes wrong in them is an error of its episode."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raybc.cli import run_main
+from raybc.files import read_json
+from raybc.foreign.measured import MeasuredForeign
+from raybc.foreign.reference import Reference
+from raybc.inference.agent import Agent
+from raybc.rollout.__main__ import main
+from raybc.rollout.engine import Engine, Rollout
+from raybc.rollout.worker import load_agent
+from raybc.rows import EpisodeRow
+from raybc.types import EpisodeSpec, SampleSetting
+from tests.helpers import pointmass_bundle
+
+HERE = "module:tests.foreign_policies:"
+
+
+def job(name: str, argument: str = "", **setting: Any) -> Rollout:
+    of = MeasuredForeign(Reference("module", f"tests.foreign_policies:{name}", argument), "pointmass")
+    return Rollout(of.reference, SampleSetting(**{"flow_steps": 0, **setting}))
+
+
+def run(jobs: Rollout | list[Rollout], slots: int = 4, starts: int = 6) -> list[EpisodeRow]:
+    engine, found = Engine(load_agent, slots=slots), dict[int, EpisodeRow]()
+    jobs = [jobs] if isinstance(jobs, Rollout) else jobs
+    for number in range(starts * len(jobs)):
+        engine.add(number, jobs[number // starts], EpisodeSpec("pointmass", "search", number % starts))
+    while not engine.idle:
+        for number, row in engine.round():
+            assert isinstance(row, dict), row
+            found[number] = row | {"seconds": 0.0}
+    return [found[number] for number in sorted(found)]
+
+
+def rollout(*words: object) -> int:
+    return run_main(lambda: main([str(word) for word in words]))
+
+
+# What it does
+
+
+def test_a_callable_is_measured() -> None:
+    assert {row["outcome"] for row in run(job("expert"))} == {"success"}
+
+
+@pytest.mark.parametrize("name", ["expert", "batched", "counting"])
+def test_an_episode_depends_on_nothing_beside_it(name: str) -> None:
+    """A policy that remembers has an object for each simulator, and starts afresh in each episode."""
+    together = run(job(name, execute_steps=0 if name != "counting" else 3), slots=4)
+    assert together == run(job(name, execute_steps=0 if name != "counting" else 3), slots=1)
+    assert len({row["return"] for row in together}) >= 1
+
+
+def test_a_batched_callable_does_what_a_plain_one_does() -> None:
+    assert run(job("batched")) == run(job("expert"))
+
+
+@pytest.mark.parametrize(
+    "setting", [{}, {"execute_steps": 3}, {"temporal_ensemble": 0.1}, {"execute_steps": 2, "temporal_ensemble": 0.0}]
+)
+def test_chunks_are_executed_as_those_of_our_own(setting: dict[str, Any], tmp_path: Path) -> None:
+    """raybc's own policy behind a callable gives the same episodes as the bundle, whatever the sampling."""
+    pointmass_bundle().save(tmp_path / "bundle")
+    agent = Agent(pointmass_bundle())
+    theirs = run(job("of_bundle", str(tmp_path / "bundle"), flow_steps=3, **setting))
+    own, engine = dict[int, Any](), Engine(lambda path: agent, slots=4)
+    for number in range(6):
+        engine.add(number, Rollout("b", SampleSetting(3, **setting)), EpisodeSpec("pointmass", "search", number))
+    while not engine.idle:
+        own |= dict(engine.round())
+    assert theirs == [own[number] | {"seconds": 0.0} for number in sorted(own)]
+
+
+def test_every_step_is_seen_by_a_policy_that_observes() -> None:
+    from tests import foreign_policies
+
+    policy = foreign_policies.Counting()
+    policy.reset(0)
+    engine = Engine(load_agent, slots=1)
+    made = pytest.MonkeyPatch()
+    made.setattr(foreign_policies, "Counting", lambda: policy)
+    engine.add(0, job("counting", "alone", execute_steps=4), EpisodeSpec("pointmass", "search", 0))
+    while not engine.idle:
+        rows = [row for _, row in engine.round()]
+    made.undo()
+    assert isinstance(rows[-1], dict)
+    assert policy.seed == EpisodeSpec("pointmass", "search", 0).seed
+    assert len(policy.seen) == 4 * ((rows[-1]["steps"] - 1) // 4) + 1, "all but those after the last request"
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("raise", "the policy raised ValueError: no idea what to do (foreign_policies.py, line "),
+        ("exit", "the policy raised SystemExit: 3"),
+        ("nan", "expected an action (2,) or a chunk (H, 2) of finite numbers, got nan or inf"),
+        ("nothing", "expected 2 numbers, got nothing (None)"),
+        ("text", "got str of <U4"),
+        ("three", "got the shape (3,)"),
+        ("empty", "got the shape (0, 2)"),
+        ("deep", "got the shape (1, 4, 2)"),
+        ("ragged", "got no array"),
+    ],
+)
+def test_what_is_no_action_is_an_error_of_its_episode(kind: str, expected: str) -> None:
+    """Never a failure; the step is named, nothing is repeated, and the other episodes of the process are as ever."""
+    bad = EpisodeSpec("pointmass", "search", 2)
+    rows = run(job("failing", f"{kind}@5@{bad.seed}"))
+    assert [row["outcome"] for row in rows] == ["success", "success", "error", "success", "success", "success"]
+    assert expected in rows[2]["message"]
+    assert "(at step 5)" in rows[2]["message"]
+    assert (rows[2]["error_kind"], rows[2]["retries"]) == ("PolicyError", 0)
+    others = run(job("expert"))
+    assert [row for row in rows if row["index"] != 2] == [row for row in others if row["index"] != 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((f"{HERE}expert",), "expected --env_name NAME"),
+        ((f"{HERE}expert", "--env_name", "pointmas"), "unknown environment 'pointmas'"),
+        (("module:expert", "--env_name", "pointmass"), "expected module:PACKAGE.MODULE:FUNCTION"),
+        (("module:nowhere.py:expert", "--env_name", "pointmass"), "there is no file"),
+        (("module:no_such_module:expert", "--env_name", "pointmass"), "there is no module 'no_such_module'"),
+        ((f"{HERE}exper", "--env_name", "pointmass"), "has no 'exper': did you mean 'expert'"),
+        ((f"{HERE}NUMBER", "--env_name", "pointmass"), "expected a function that makes a policy, got int"),
+        ((f"{HERE}no_callable", "--env_name", "pointmass"), "expected a function that returns a callable"),
+        ((f"{HERE}raising", "--env_name", "pointmass"), "making the policy failed: OSError: no such checkpoint"),
+        ((f"{HERE}needing_images", "--env_name", "pointmass"), "observation 'front_image': pointmass has none of that"),
+        (
+            (f"{HERE}failing", "--policy_argument", "raise@0", "--env_name", "pointmass"),
+            "the policy raised ValueError: no idea what to do",
+        ),
+        (
+            (f"{HERE}failing", "--policy_argument", "three@0", "--env_name", "pointmass"),
+            "got the shape (3,) (asked once for a start of pointmass",
+        ),
+        (
+            (f"{HERE}counting", "--env_name", "pointmass", "--execute_steps", "1,5"),
+            "--execute_steps: expected 0..4, the steps of its chunk, got 5",
+        ),
+        ((f"{HERE}expert", "--env_name", "pointmass", "--solver", "heun"), "--solver: has no effect on module:"),
+        ((f"{HERE}expert", "--env_name", "pointmass", "--flow_steps", "3"), "--flow_steps: has no effect on module:"),
+        ((f"{HERE}expert", "--env_name", "pointmass", "--checkpoint", "best"), "--checkpoint: module:"),
+        (("somewhere", "--env_name", "pointmass"), "--env_name: expected a policy of others"),
+    ],
+)
+def test_what_is_refused_before_anything_starts(
+    words: tuple[str, ...], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rollout(*words, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert expected in " ".join(error.split())
+    assert len(error.strip().splitlines()) == 1, error
+    assert not (tmp_path / "out").exists()
+
+
+# As a user types it
+
+
+def test_settings_of_one_policy_in_one_command(ray_cpus: float, tmp_path: Path) -> None:
+    """Rows, metrics and videos are those of any evaluation; each combination of sample axes is measured."""
+    pointmass_bundle().save(tmp_path / "bundle")
+    argument, out = tmp_path / "bundle", tmp_path / "out"
+    words = (f"{HERE}of_bundle", "--policy_argument", argument, "--env_name", "pointmass", "--flow_steps", "2,4",
+             "--execute_steps", "1,8", "--episodes", "3", "--workers", "1", "--out", out)  # fmt: skip
+    assert rollout(*words) == 0
+    own = tmp_path / "own"
+    assert rollout(argument, *words[5:-1], own) == 0
+    rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    expected = [json.loads(line) for line in (own / "episodes.jsonl").read_text().splitlines()]
+    for row in (*rows, *expected):
+        del row["seconds"]
+    assert rows == expected
+    found = read_json(out / "metrics.json")
+    assert [(s["flow_steps"], s["execute_steps"]) for s in found["settings"]] == [(2, 1), (2, 8), (4, 1), (4, 8)]
+    assert (found["bundle"], found["env_name"]) == (f"{HERE}of_bundle", "pointmass")
+
+
+def test_a_policy_that_gives_up_ends_the_evaluation_early(
+    ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its episodes are errors, in no rate; once it is mended, --resume runs them."""
+    code, out = tmp_path / "policy.py", tmp_path / "out"
+    code.write_text(
+        "import numpy as np\n"
+        "class Policy:\n"
+        "    def reset(self, seed): self.calls = 0\n"
+        "    def __call__(self, obs):\n"
+        "        self.calls += 1\n"
+        "        return np.zeros(2) if self.calls < 3 else 1 / 0\n"
+        "make = Policy\n"
+    )
+    words = (f"module:{code}:make", "--env_name", "pointmass", "--episodes", "60", "--workers", "1", "--slots", "4",
+             "--out", out)  # fmt: skip
+    assert rollout(*words) == 1
+    rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert [row["outcome"] for row in rows] == ["error"] * 60
+    assert sum("not run, because 10 neighbouring starts failed" in row["message"] for row in rows) >= 20
+    assert read_json(out / "metrics.json")["settings"][0]["success_rate"] is None
+    error = " ".join(capsys.readouterr().err.split())
+    assert "60 of 60 episodes ended in errors" in error
+    assert "the policy raised ZeroDivisionError: division by zero (policy.py, line 6) (at step 2)" in error
+    assert "when the policy answers again" in error
+    code.write_text(code.read_text().replace("1 / 0", "np.zeros(2)"))
+    assert rollout(*words, "--resume") == 2, "other code is another policy"
+    assert "--resume continues the same evaluation" in " ".join(capsys.readouterr().err.split())
