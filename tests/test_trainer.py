@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -40,7 +41,8 @@ from typing import Literal
 def train(job, saved: str = "", learning_rate: float = 1e-3, horizon_length: int = 4,
           mode: Literal["good", "ignores", "raises", "silent", "skips", "dies", "text", "early"] = "good"):
     told = {"options": job.options, "seed": job.seed, "dataset": str(job.dataset), "task": job.task, "steps": job.steps,
-            "milestones": job.milestones, "step": job.step, "checkpoint": str(job.checkpoint), "obs_keys": job.obs_keys}
+            "milestones": job.milestones, "step": job.step,
+            "here": os.getcwd(), "checkpoint": str(job.checkpoint), "obs_keys": job.obs_keys}
     with (job.folder / "told.jsonl").open("a") as file:
         file.write(json.dumps(told) + "\\n")
     print("hello from", mode)
@@ -187,7 +189,7 @@ def test_sweeps_without_a_trainer_are_saved_as_before() -> None:
         ({"search": {"pack": 2}}, "search.pack: expected 1 with trainer"),
         ({"recipe": "act_lift"}, "recipe: has no effect with trainer"),
         ({"trainer": "theirs"}, "trainer: expected module:function or FILE.py:function"),
-        ({"trainer": "no_such_module:train"}, "there is no module 'no_such_module'"),
+        ({"trainer": "no_such_module:train"}, "there is no module 'no_such_module' here or in PYTHONPATH"),
     ],
 )  # fmt: skip
 def test_what_a_trainer_does_not_take_is_refused_by_name(theirs: Path, changes: dict[str, Any], words: str) -> None:
@@ -279,6 +281,7 @@ def test_a_trainer_s_policies_are_measured_at_every_milestone(theirs: Path, good
     assert len({r["run_id"] for r in rows}) == 2
     assert sum(r["successes"] for r in rows) > 4, "the policy is a good one"
     (told,) = sweep.told(3)
+    assert told.pop("here")
     assert told == {
         "options": {"saved": str(good), "learning_rate": 1e-3, "horizon_length": 4, "mode": "good"}, "seed": 3,
         "dataset": "demos.hdf5", "task": "pointmass", "steps": 30, "milestones": [10, 20, 30], "step": 0,
@@ -293,6 +296,19 @@ def test_a_trainer_s_policies_are_measured_at_every_milestone(theirs: Path, good
     assert "hello from good" in member.text_log.read_text()
     assert sorted(member.checkpoints()) == [20, 30], "older policies are dropped"
     assert sweep.has(3, "ended")
+
+
+def test_a_relative_file_is_that_of_the_folder_in_which_the_sweep_was_started(
+    theirs: Path, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(theirs.parent)
+    plan = config(Path(theirs.name), train={"saved": str(good)}, eval={"evaluations": 1}, seeds=[0])
+    sweep = Sweep(plan, tmp_path)
+    sweep.context = dataclasses.replace(sweep.context, working_folder=str(theirs.parent))
+    monkeypatch.chdir(tmp_path)
+    assert [e.step for e in sweep.run().evaluations] == [30]
+    (told,) = sweep.told(0)
+    assert told["here"] == str(theirs.parent)
 
 
 def test_a_pruned_training_is_stopped_and_may_clean_up(theirs: Path, good: Path, tmp_path: Path) -> None:
