@@ -108,6 +108,8 @@ class ForeignPolicy(ABC):
 class Kind(ABC):
     """A kind of policy of others: one object in each of its modules, `KIND`."""
 
+    by_rows = False
+    """Whether policies of this kind act as a bundle does, by `predictor`; others by `open`."""
     threaded = False
     """Whether objects of this kind may be used by several threads at once, each object by one."""
 
@@ -123,6 +125,10 @@ class Kind(ABC):
         """Files that every machine must see."""
         return ()
 
+    def env_name(self, reference: Reference) -> str:
+        """The environment that it was trained for; "" where it does not say."""
+        return ""
+
     def sample_axes(self, reference: Reference) -> tuple[str, ...]:
         """Sampling options that have an effect."""
         return OF_EPISODE
@@ -135,9 +141,10 @@ class Kind(ABC):
         """A policy object. Raises `UserError` or `PolicyError` if there cannot be one."""
         raise NotImplementedError
 
-    def predictor(self, reference: Reference, about: About | None) -> Predictor | None:
-        """A `Predictor`, for kinds that act as a bundle does; None for those that have `open`."""
-        return None
+    def predictor(self, reference: Reference, about: About | None) -> Predictor:
+        """A `Predictor`, for kinds that act `by_rows`. about: where it will act, if it is to be checked. Raises
+        `UserError` if it does not fit."""
+        raise NotImplementedError
 
 
 def as_chunk(value: Any, action_size: int, what: str = "the policy") -> np.ndarray:
