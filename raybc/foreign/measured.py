@@ -13,7 +13,7 @@ from typing import Any
 from raybc.envs.spec import EnvSpec
 from raybc.foreign.base import INSTRUCTION, About
 from raybc.foreign.predictor import probe
-from raybc.foreign.reference import Reference, prefix_of
+from raybc.foreign.reference import TIMEOUT, Reference, prefix_of
 from raybc.inference.predictor import ActingPolicy, PolicyError
 from raybc.registry import get_task
 from raybc.rollout.checks import other_observation
@@ -29,7 +29,7 @@ class MeasuredForeign(MeasuredPolicy):
         """reference: as typed; it is completed. Raises `UserError` if there is no such policy."""
         self._kind = reference.load_kind()
         self.of = self._kind.parse(reference)
-        self._env_name = env_name or self._kind.env_name(self.of)
+        self.env_name = env_name or self._kind.env_name(self.of)
         self.horizon = 0
         """Steps of the shortest chunk that it has answered; 0: it was not asked yet."""
 
@@ -57,10 +57,6 @@ class MeasuredForeign(MeasuredPolicy):
     @property
     def step(self) -> int:
         return 0
-
-    @property
-    def env_name(self) -> str:
-        return self._env_name
 
     @cached_property
     def setting(self) -> SampleSetting:
@@ -136,6 +132,18 @@ class MeasuredForeign(MeasuredPolicy):
                 f"{env_spec.action_size}"
             )
         self.horizon = policy.spec.horizon
+
+
+def seconds_to_wait(asked: float, deadline: float) -> float:
+    """Seconds to wait for an answer of a policy on a server. asked: what the user wants; 0: the default. deadline:
+    seconds after which an episode counts as hung. Raises `UserError` if that is less."""
+    if not asked:
+        return min(TIMEOUT, deadline / 2)
+    if not 0 < asked < deadline:
+        raise UserError(
+            f"--policy_timeout: expected seconds above 0 and below --deadline ({deadline:g}), got {asked:g}"
+        )
+    return asked
 
 
 def foreign_policy(text: str, env_name: str = "", **options: Any) -> MeasuredForeign | None:

@@ -18,8 +18,7 @@ from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.find_bundle import find_bundle
-from raybc.foreign.measured import foreign_policy
-from raybc.foreign.reference import TIMEOUT
+from raybc.foreign.measured import foreign_policy, seconds_to_wait
 from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
@@ -47,8 +46,8 @@ class Args:
     """Of a policy of others: text that it is handed, such as a checkpoint."""
     policy_inputs: str = ""
     """Of a policy on a server: what it is sent, NAME=OBSERVATION separated by commas (default: see the docs)."""
-    policy_timeout: float = TIMEOUT
-    """Of a policy on a server: seconds to wait for an answer."""
+    policy_timeout: float = 0.0
+    """Of a policy on a server: seconds to wait for an answer (0: 60, or half of --deadline if that is less)."""
     checkpoint: str = ""
     """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     suite: str = ""
@@ -181,7 +180,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _policy(args: Args) -> MeasuredPolicy:
     """The policy to measure."""
-    options = {"argument": args.policy_argument, "inputs": args.policy_inputs, "timeout": args.policy_timeout}
+    options = {
+        "argument": args.policy_argument,
+        "inputs": args.policy_inputs,
+        "timeout": seconds_to_wait(args.policy_timeout, args.deadline),
+    }
     foreign = foreign_policy(args.bundle, args.env_name, **options)
     if foreign is not None:
         if args.checkpoint:
@@ -189,7 +192,7 @@ def _policy(args: Args) -> MeasuredPolicy:
         if not (foreign.env_name or args.suite or args.tasks):
             raise UserError(f"{args.bundle}: expected --env_name NAME (or --suite, --tasks): where to measure it")
         return foreign
-    for name in ("env_name", *(f"policy_{option}" for option in options)):
+    for name in ("env_name", "policy_argument", "policy_inputs", "policy_timeout"):
         if getattr(args, name) != getattr(Args, name):
             raise UserError(
                 f"--{name}: expected a policy of others such as module:FILE.py:make_policy, got {args.bundle}"
@@ -259,11 +262,6 @@ def _check(args: Args) -> None:
         raise UserError(f"--max_steps: expected at least 1, or 0 (that of the environment), got {args.max_steps}")
     if args.recycle < 0:
         raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
-    if not 0 < args.policy_timeout < args.deadline:
-        raise UserError(
-            f"--policy_timeout: expected seconds above 0 and below --deadline ({args.deadline:g}), got "
-            f"{args.policy_timeout:g}"
-        )
     if not (math.isfinite(args.deadline) and args.deadline > 0):
         raise UserError(f"--deadline: expected seconds above 0, got {args.deadline}")
 
