@@ -22,6 +22,7 @@ import raybc
 from raybc.cli import run_main
 from raybc.envs.pointmass import PointMassEnv
 from raybc.export.__main__ import main
+from raybc.export.eval_results import known_benchmark
 from raybc.types import SampleSetting
 from tests.helpers import pointmass_bundle
 from tests.test_report import make_run
@@ -224,6 +225,50 @@ def test_a_measurement_is_quoted(folder: Path, tmp_path: Path, capsys: pytest.Ca
     assert run(folder, "--push_to_hub", "me/lift", "--dry_run", "three", "--measured", other) == 2
     assert f"expected an evaluation of run {bundle.run_id}, step 300; got run" in capsys.readouterr().err
     assert not (tmp_path / "three").exists()
+
+
+def test_scores_are_written_as_the_hub_reads_them(
+    hub: Hub, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Hub's own package reads them, and they are uploaded; without a data set on the Hub there is no file."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    measured = ("--measured", measurement(tmp_path / "final"))
+    assert run(folder, "--push_to_hub", "me/lift", "--dry_run", "none", *measured) == 0
+    assert ".eval_results/raybc.yaml is not written: no data set on the Hub is known for" in capsys.readouterr().out
+    assert not (tmp_path / "none/.eval_results").exists()
+    flags = ("--push_to_hub", "me/lift", "--benchmark", "us/points:easy", *measured)
+    assert run(folder, *flags, "--dry_run", "dry") == 0
+    text = (tmp_path / "dry/.eval_results/raybc.yaml").read_text()
+    (entry,) = huggingface_hub.parse_eval_result_entries(yaml.safe_load(text))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("us/points", "easy", 0.93)
+    assert entry.source_url == "https://huggingface.co/me/lift"
+    assert entry.notes.startswith(
+        "success rate of 100 episodes on starts that no choice was made on, 95 % interval 86.2-96"
+    )
+    assert huggingface_hub.eval_result_entries_to_yaml([entry]) == yaml.safe_load(text)
+    assert run(folder, *flags, "--dry_run", "dry", "--overwrite") == 0, "it is its own folder"
+    assert run(folder, *flags) == 0
+    assert hub.files[".eval_results/raybc.yaml"].decode() == text
+    search = measurement(tmp_path / "search", starts="search")
+    assert run(folder, *flags[:4], "--dry_run", "two", "--measured", search) == 0
+    assert not (tmp_path / "two/.eval_results").exists(), "search starts choose, so they are not quoted"
+    assert run(folder, "--push_to_hub", "me/lift", "--benchmark", "points", "--dry_run", "x") == 2
+    assert "--benchmark: expected a data set on the Hub, OWNER/NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env_name", "expected"),
+    [
+        ("lift-ph-low_dim", "robomimic/robomimic_datasets"),
+        ("square_pixels@84x84", "robomimic/robomimic_datasets"),
+        ("libero_object-3", "yifengzhu-hf/LIBERO-datasets"),
+        ("pusht", "lerobot/pusht"),
+        ("pointmass", ""),
+        ("cube-single-singletask-v0", ""),
+    ],
+)
+def test_data_sets_that_stand_for_tasks(env_name: str, expected: str) -> None:
+    assert known_benchmark(env_name) == expected
 
 
 def test_what_is_refused(

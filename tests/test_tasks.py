@@ -257,9 +257,17 @@ def test_one_policy_on_a_suite(bundle: Path, tmp_path: Path, capsys: pytest.Capt
     assert run(bundle, alone, f"--tasks={L}", "--episodes_per_task=6") == 0
     assert without_times(episodes(alone)) == without_times([r for r in rows if r["task"] == L])
     assert not (alone / "tasks.csv").exists()
-    capsys.readouterr()
-    assert run_main(lambda: export([str(bundle), f"--measured={out}", "--push_to_hub=me/x", "--dry_run=x"])) == 2
-    assert "expected an evaluation of one task, got 3" in capsys.readouterr().err
+    card, flags = tmp_path / "card", ["--push_to_hub=me/x", "--benchmark=us/three:mean"]
+    assert run_main(lambda: export([str(bundle), f"--measured={out}", f"--dry_run={card}", *flags])) == 0
+    _, front, said = (card / "README.md").read_text().split("---\n", 2)
+    assert "of 3 tasks (`tests.tasks:SUITE`), 6 of each" in said
+    for name, rate in (*zip(SUITE, rates, strict=True), ("all tasks", sum(rates) / 3)):
+        assert f" | {name} | {100 * rate:.1f} % |" in said
+    results = yaml.safe_load(front)["model-index"][0]["results"]
+    assert [r["dataset"]["name"] for r in results] == ["tests.tasks:SUITE", *SUITE]
+    entries = yaml.safe_load((card / ".eval_results/raybc.yaml").read_text())
+    assert [e["dataset"]["task_id"] for e in entries] == ["mean", *SUITE]
+    assert [e["value"] for e in entries] == pytest.approx([sum(rates) / 3, *rates])
 
 
 def test_an_interrupted_suite_goes_on(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

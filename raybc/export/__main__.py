@@ -12,6 +12,7 @@ import tyro
 from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.export.card import evidence_for
+from raybc.export.eval_results import FILE, check_benchmark, known_benchmark
 from raybc.export.hub import check_account, check_name, publish, write_folder
 from raybc.export.onnx import FORMAT, export_onnx
 from raybc.files import read_json
@@ -39,6 +40,9 @@ class Args:
     """Write what --push_to_hub would upload to this folder instead of uploading it."""
     measured: Path | None = None
     """Folder of an evaluation by raybc.rollout, for the model card (default: where that command writes it)."""
+    benchmark: str = ""
+    """Data set on the Hub that stands for the task in .eval_results, OWNER/NAME or OWNER/NAME:TASK (default: that of
+    LIBERO's and robomimic's tasks and of PushT)."""
     flow_steps: int | None = None
     """Steps of the solver that integrates the flow (default: the policy's)."""
     solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
@@ -53,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.export", Args.__doc__ or "")
     if not args.onnx and not args.push_to_hub:
         raise UserError("expected --onnx or --push_to_hub OWNER/NAME (what to export)")
-    for flag in ("public", "dry_run", "measured"):
+    for flag in ("public", "dry_run", "measured", "benchmark"):
         if getattr(args, flag) and not args.push_to_hub:
             raise UserError(f"--{flag}: belongs to --push_to_hub OWNER/NAME, which is missing")
     changes = {name: getattr(args, name) for name in ("flow_steps", "solver") if getattr(args, name) is not None}
@@ -68,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
     name = args.push_to_hub
     check_name(name)
+    check_benchmark(args.benchmark)
     if args.dry_run is None:
         check_account()
     elif args.dry_run.exists():
@@ -79,17 +84,22 @@ def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
         if not evaluation.metrics.is_file():
             raise UserError(f"--measured: expected a folder with {evaluation.metrics.name}, got {args.measured}")
     evidence = evidence_for(args.bundle, source, bundle, setting, evaluation)
+    if evidence.rate is not None and not (args.benchmark or known_benchmark(bundle.config.env_name)):
+        env_name = bundle.config.env_name
+        note = f"{FILE} is not written: no data set on the Hub is known for {env_name}; name one with --benchmark"
+        cli.print_notes([note])
     if args.dry_run is not None:
-        write_folder(args.dry_run, name, source, bundle, setting, evidence)
+        write_folder(args.dry_run, name, source, bundle, setting, evidence, args.benchmark)
         cli.console.print(f"would upload to {name}: {args.dry_run}")
         return
-    cli.console.print(f"uploaded: {publish(name, args.public, source, bundle, setting, evidence)}")
+    cli.console.print(f"uploaded: {publish(name, args.public, source, bundle, setting, evidence, args.benchmark)}")
 
 
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     """Raise `UserError` unless `folder` is one that --dry_run wrote and may replace."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
-    if names != {"policy", "README.md", SweepFolder(folder).winner_json.name} and names != set():
+    ours = {"policy", "README.md", SweepFolder(folder).winner_json.name}
+    if names != set() and (names is None or names - {FILE.partition("/")[0]} != ours):
         raise UserError(
             f"{folder}: exists, and --dry_run did not write it; nothing was deleted: choose another with --dry_run"
         )

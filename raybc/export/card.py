@@ -18,7 +18,7 @@ from raybc.config.data import INPUTS
 from raybc.data.episodes import format_shape
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
-from raybc.metric import METRICS, SUCCESS, Metric, metric_name
+from raybc.metric import METRICS, SUCCESS, Interval, Metric, metric_name
 from raybc.report.read import load_run
 from raybc.report.sampling import head, is_plain
 from raybc.report.tables import leaderboard, selection_rule, winner_line
@@ -26,6 +26,17 @@ from raybc.report.text import percent, percent_range
 from raybc.rows import setting_of
 from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
 from raybc.types import SampleSetting, UserError
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score of some episodes."""
+
+    value: float | None
+    interval: Interval | None
+    """95 % interval; None where it is not known."""
+    episodes: int
+    """Valid ones."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,12 @@ class Evidence:
     """What `rate` is."""
     episodes: int = 0
     """Valid episodes behind `rate`."""
+    interval: Interval | None = None
+    """Of `rate`."""
+    suite: str = ""
+    """Where the tasks are those of a suite."""
+    tasks: Mapping[str, Measured] = dataclasses.field(default_factory=dict)
+    """Of several tasks: the score on each, of which `rate` is the mean."""
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The contents of versions.json."""
 
@@ -82,42 +99,71 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
             f"{evaluation.path}: expected an evaluation of run {bundle.run_id}, step {bundle.step}; got run "
             f"{found['run_id']}, step {found['step']}"
         )
-    if "tasks" in found:
-        raise UserError(
-            f"{evaluation.path}: expected an evaluation of one task, got {len(found['tasks'])}; measure one with "
-            "python -m raybc.rollout, without --suite and --tasks"
-        )
-    text = (
-        f"Measured with `python -m raybc.rollout` on the {found['starts']} starts from {found['first']} on of "
-        f"`{found['task']}`, at most {found['max_steps']} steps each. A timeout counts as a failure; errors of the "
-        "simulator are counted apart.\n\n"
-    )
-    rows, rate, episodes, metric = [], None, 0, SUCCESS
+    text = f"{_how_measured(found)} A timeout counts as a failure; errors of the simulator are counted apart.\n\n"
+    rows, quoted, metric = [], Evidence(""), SUCCESS
+    several = "tasks" in found
     has_success = any(row["success_rate"] is not None for row in found["settings"])
     scored = any(row.get("normalized_score") is not None for row in found["settings"])
     for row in found["settings"]:
         metric = METRICS[metric_name(row) or "success"]
         value = row.get("score") if metric_name(row) else row["success_rate"]  # metrics of earlier releases
         if setting_of(row) == setting and value is not None and found["starts"] == "final":
-            rate, episodes = value, row["episodes"]
-        cells = [setting_of(row).label()]
-        if has_success:
-            known = row["success_rate"] is not None
-            cells += [
-                percent(row["success_rate"]),
-                percent_range((row["wilson_low"], row["wilson_high"])) if known else "-",
-                f"{row['successes']}/{row['episodes']}" if known else "-",
-            ]
-        cells += _mean("return", row["mean_return"], row.get("mean_return_interval"))
-        if scored:
-            cells += _mean("normalized_score", row["normalized_score"], row.get("normalized_score_interval"))
-        rows.append([*cells, *([] if has_success else [row["episodes"]]), row["failure_counts"]["exception"]])
-    heads = ["setting", *(("success", "95 % interval (Wilson)", "solved") if has_success else ())]
+            tasks = {name: _measured(one, metric) for name, one in row.get("tasks", {}).items()}
+            quoted = Evidence(
+                "", value, metric, row["episodes"], _measured(row, metric).interval, found.get("suite") or "", tasks
+            )
+        for task, one in [*row.get("tasks", {}).items(), ("all tasks", row)]:
+            cells = [setting_of(row).label(), *([task] if several else [])]
+            if has_success:
+                known, interval = one["success_rate"] is not None, _success_interval(one)
+                cells += [
+                    percent(one["success_rate"]),
+                    percent_range(interval) if known and interval else "-",
+                    f"{one['successes']}/{one['episodes']}" if known else "-",
+                ]
+            cells += _mean("return", one["mean_return"], one.get("mean_return_interval"))
+            if scored:
+                cells += _mean("normalized_score", one["normalized_score"], one.get("normalized_score_interval"))
+            rows.append([*cells, *([] if has_success else [one["episodes"]]), one["failure_counts"]["exception"]])
+    wilson = "95 % interval" if several else "95 % interval (Wilson)"
+    heads = ["setting", *(["task"] if several else []), *(("success", wilson, "solved") if has_success else ())]
     heads += ["mean return", "95 % interval", *(("D4RL score", "95 % interval") if scored else ())]
     text += table([*heads, *([] if has_success else ["episodes"]), "errors"], rows)
     if found["until_halfwidth"]:
         text += f"\nEach evaluation ended when half the width of its interval was at most {found['until_halfwidth']}.\n"
-    return Evidence(text, rate, metric, episodes, _versions(evaluation.versions))
+    return dataclasses.replace(quoted, text=text, metric=metric, versions=_versions(evaluation.versions))
+
+
+def _how_measured(found: Mapping[str, Any]) -> str:
+    """A sentence about the starts of an evaluation; `found` is its metrics.json."""
+    starts = f"Measured with `python -m raybc.rollout` on the {found['starts']} starts from {found['first']} on of"
+    if "tasks" not in found:
+        return f"{starts} `{found['task']}`, at most {found['max_steps']} steps each."
+    limits = sorted({one["max_steps"] for one in found["tasks"].values()})
+    limit = f"{limits[0]}-{limits[-1]}" if len(limits) > 1 else str(limits[0])
+    which = f" (`{found['suite']}`)" if found.get("suite") else ""
+    return (
+        f"{starts} {len(found['tasks'])} tasks{which}, {found['episodes_per_task']} of each, at most {limit} steps "
+        "each; rates and means of all tasks are means over the tasks."
+    )
+
+
+def _success_interval(row: Mapping[str, Any]) -> Interval | None:
+    """Of a task; of several tasks that of the mean of their rates."""
+    if "success_interval" in row:
+        ends = row["success_interval"]
+        return None if ends is None else (ends[0], ends[1])
+    return row["wilson_low"], row["wilson_high"]
+
+
+def _measured(row: Mapping[str, Any], metric: Metric) -> Measured:
+    """The score of a sample setting in metrics.json, or of one of its tasks."""
+    if metric.is_rate:
+        known = row["success_rate"] is not None
+        return Measured(row["success_rate"], _success_interval(row) if known else None, row["episodes"])
+    kind = {"return": "mean_return", "largest_reward": "mean_max_reward"}.get(metric.name, metric.name)
+    ends = row.get(f"{kind}_interval")
+    return Measured(row.get("score"), (ends[0], ends[1]) if ends else None, row["episodes"])
 
 
 def _mean(name: str, mean: float | None, interval: Sequence[float] | None) -> list[str]:
@@ -150,7 +196,18 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
         text += "is the seed that did best on the search starts.\n\n"
         names = (*head(plain), metric.label, f"95 % interval ({metric.interval_name})", count, "errors")
         text += table(names, measured)
-    return Evidence(text, final.value if winner.setting == setting else None, metric, final.episodes, run.versions)
+    tasks = {name: Measured(one.value, one.interval, one.episodes) for name, one in final.tasks.items()}
+    rate = final.value if winner.setting == setting else None
+    return Evidence(
+        text,
+        rate,
+        metric,
+        final.episodes,
+        final.interval,
+        (run.config.get("eval") or {}).get("suite") or "",
+        tasks,
+        run.versions,
+    )
 
 
 def _of_training(run: TrainingFolder, step: int) -> Evidence:
@@ -202,7 +259,7 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         f"---\n{yaml.safe_dump(_front(name, _subject(config), config.policy.kind, evidence), sort_keys=False)}---\n",
         f"# {name.partition('/')[2]}\n",
         f"A policy for `{_subject(config)}`, trained by behaviour cloning ({config.policy.kind}, chunks of "
-        f"{bundle.spec.horizon} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
+        f"{bundle.spec.ahead} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
         f"## {_heading(evidence)}\n\n{evidence.text}",
         "## Use\n",
         "```python\nimport raybc\nfrom huggingface_hub import snapshot_download\n\n"
@@ -258,8 +315,18 @@ def _front(name: str, env_name: str, kind: str, evidence: Evidence) -> dict[str,
         metric_kind, what = ("success_rate", "success rate") if metric.is_rate else (metric.name, metric.label)
         where = " on final starts" if metric.from_episodes else ""
         measured = {"type": metric_kind, "name": f"{what}{where}", "value": evidence.rate}
-        result = {"task": task, "dataset": {"type": env_name, "name": env_name}, "metrics": [measured]}
-        front["model-index"] = [{"name": name.partition("/")[2], "results": [result]}]
+        whole = (evidence.suite or f"{len(evidence.tasks)} tasks") if evidence.tasks else env_name
+        results = [{"task": task, "dataset": {"type": whole, "name": whole}, "metrics": [measured]}]
+        results += [
+            {
+                "task": task,
+                "dataset": {"type": one, "name": one},
+                "metrics": [{"type": metric_kind, "name": f"{what}{where}", "value": score.value}],
+            }
+            for one, score in evidence.tasks.items()
+            if score.value is not None
+        ]
+        front["model-index"] = [{"name": name.partition("/")[2], "results": results}]
     return front
 
 

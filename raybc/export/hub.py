@@ -1,6 +1,7 @@
 """A policy as a repository on the Hugging Face Hub, in a layout that `raybc.load` accepts.
 
 README.md      the model card
+.eval_results/ its score, for the Hub (`raybc.export.eval_results`)
 winner.json    the sample setting
 policy/        the bundle
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
 from raybc.export.card import Evidence, card, evidence_for
+from raybc.export.eval_results import FILE, eval_results
 from raybc.extras import require_extra
 from raybc.files import replacing, write_json, write_text
 from raybc.find_bundle import find_bundle
@@ -32,14 +34,25 @@ def check_name(name: str) -> None:
 
 
 def write_folder(
-    folder: Path, name: str, source: Path, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence
+    folder: Path,
+    name: str,
+    source: Path,
+    bundle: PolicyBundle,
+    setting: SampleSetting,
+    evidence: Evidence,
+    benchmark: str = "",
 ) -> None:
-    """Write the files of the repository `name` to `folder`, atomically. source: the folder of the bundle."""
+    """Write the files of the repository `name` to `folder`, atomically. source: the folder of the bundle. benchmark:
+    see `eval_results`."""
     with replacing(folder) as temporary:
         shutil.copytree(source, temporary / "policy")
         winner = {"bundle": "policy", "setting": setting.to_plain(), "run_id": bundle.run_id}
         write_json(SweepFolder(temporary).winner_json, winner)
         write_text(temporary / "README.md", card(name, bundle, setting, evidence))
+        results = eval_results(name, bundle, setting, evidence, benchmark)
+        if results:
+            (temporary / FILE).parent.mkdir()
+            write_text(temporary / FILE, results)
 
 
 def check_account() -> None:
@@ -51,15 +64,22 @@ def check_account() -> None:
 
 
 def publish(
-    name: str, public: bool, source: Path, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence
+    name: str,
+    public: bool,
+    source: Path,
+    bundle: PolicyBundle,
+    setting: SampleSetting,
+    evidence: Evidence,
+    benchmark: str = "",
 ) -> str:
-    """Upload a policy with its model card; returns the URL of the commit. source: the folder of the bundle.
+    """Upload a policy with its model card; returns the URL of the commit. source: the folder of the bundle. benchmark:
+    see `eval_results`.
 
     Raises `cli.Failed` if the Hub refuses.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "upload"
-        write_folder(folder, name, source, bundle, setting, evidence)
+        write_folder(folder, name, source, bundle, setting, evidence, benchmark)
         return push(folder, name, public, f"Policy of run {bundle.run_id}, step {bundle.step}")
 
 

@@ -55,10 +55,9 @@ class About:
         """About a simulator."""
         low, high = env.action_space.low, env.action_space.high
         shapes = {name: tuple(space.shape or ()) for name, space in env.observation_space.items()}
-        return cls(
-            task.name, shapes, len(low), tuple(map(float, low)), tuple(map(float, high)), instruction, task.max_steps,
-            task.fps, flow_steps, argument,
-        )  # fmt: skip
+        ends = tuple(map(float, low)), tuple(map(float, high))
+        shown = _ordered(shapes, task)
+        return cls(task.name, shown, len(low), *ends, instruction, task.max_steps, task.fps, flow_steps, argument)
 
     @classmethod
     def of_spec(cls, task: Task, spec: EnvSpec, instruction: str, flow_steps: int, argument: str) -> About:
@@ -67,8 +66,22 @@ class About:
         shapes |= spec.images
         low, high = tuple(map(float, spec.action_low)), tuple(map(float, spec.action_high))
         return cls(
-            task.name, shapes, spec.action_size, low, high, instruction, task.max_steps, task.fps, flow_steps, argument
+            task.name,
+            _ordered(shapes, task),
+            spec.action_size,
+            low,
+            high,
+            instruction,
+            task.max_steps,
+            task.fps,
+            flow_steps,
+            argument,
         )
+
+
+def _ordered(shapes: Mapping[str, tuple[int, ...]], task: Task) -> dict[str, tuple[int, ...]]:
+    """The observations that the task recommends first, in its order."""
+    return {name: shapes[name] for name in dict.fromkeys((*task.obs_keys, *shapes)) if name in shapes}
 
 
 class ForeignPolicy(ABC):

@@ -10,14 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raybc.bundle import PolicyBundle
 from raybc.envs.spec import EnvSpec
+from raybc.foreign import folder
 from raybc.foreign.base import INSTRUCTION, About
 from raybc.foreign.predictor import probe
 from raybc.foreign.reference import TIMEOUT, Reference, prefix_of
 from raybc.inference.predictor import ActingPolicy, PolicyError
 from raybc.registry import get_task
 from raybc.rollout.checks import other_observation
-from raybc.rollout.policy import MeasuredPolicy
+from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
 from raybc.strict import digest
 from raybc.types import SampleSetting, UserError
 
@@ -25,9 +27,10 @@ from raybc.types import SampleSetting, UserError
 class MeasuredForeign(MeasuredPolicy):
     """A policy of others. Before anything starts it is asked once, for the first start of each task."""
 
-    def __init__(self, reference: Reference, env_name: str = "") -> None:
-        """reference: as typed; it is completed. Raises `UserError` if there is no such policy."""
-        self._kind = reference.load_kind()
+    def __init__(self, reference: Reference, env_name: str = "", chosen: SampleSetting | None = None) -> None:
+        """reference: as typed; it is completed. chosen: the sample setting that a sweep chose. Raises `UserError` if
+        there is no such policy."""
+        self._kind, self._chosen = reference.load_kind(), chosen
         self.of = self._kind.parse(reference)
         self.env_name = env_name or self._kind.env_name(self.of)
         self.horizon = 0
@@ -60,7 +63,7 @@ class MeasuredForeign(MeasuredPolicy):
 
     @cached_property
     def setting(self) -> SampleSetting:
-        return self._kind.setting(self.of)
+        return self._chosen or self._kind.setting(self.of)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -144,6 +147,16 @@ def seconds_to_wait(asked: float, deadline: float) -> float:
             f"--policy_timeout: expected seconds above 0 and below --deadline ({deadline:g}), got {asked:g}"
         )
     return asked
+
+
+def measured_policy(path: Path, chosen: SampleSetting | None = None) -> MeasuredPolicy:
+    """The policy in a folder: a bundle, or a policy of others. chosen: the sample setting that a sweep chose.
+
+    Raises `UserError` if there is none.
+    """
+    if folder.is_foreign(path):
+        return MeasuredForeign(folder.reference_of(path), folder.env_name_of(path), chosen)
+    return MeasuredBundle(path, PolicyBundle.load(path), chosen)
 
 
 def foreign_policy(text: str, env_name: str = "", **options: Any) -> MeasuredForeign | None:

@@ -14,15 +14,14 @@ from typing import Annotated, Literal
 import tyro
 
 from raybc import cli
-from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.find_bundle import find_bundle
-from raybc.foreign.measured import foreign_policy, seconds_to_wait
+from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_wait
 from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
-from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
+from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.settings import ORDER, chosen_settings
 from raybc.run_folder import EvaluationFolder
 from raybc.run_start import Resume, check_folder, starting
@@ -180,12 +179,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _policy(args: Args) -> MeasuredPolicy:
     """The policy to measure."""
-    options = {
-        "argument": args.policy_argument,
-        "inputs": args.policy_inputs,
-        "timeout": seconds_to_wait(args.policy_timeout, args.deadline),
-    }
-    foreign = foreign_policy(args.bundle, args.env_name, **options)
+    timeout = seconds_to_wait(args.policy_timeout, args.deadline)
+    foreign = foreign_policy(
+        args.bundle, args.env_name, argument=args.policy_argument, inputs=args.policy_inputs, timeout=timeout
+    )
     if foreign is not None:
         if args.checkpoint:
             raise UserError(f"--checkpoint: {args.bundle} is a policy of others, which has none; use --policy_argument")
@@ -198,7 +195,7 @@ def _policy(args: Args) -> MeasuredPolicy:
                 f"--{name}: expected a policy of others such as module:FILE.py:make_policy, got {args.bundle}"
             )
     path, chosen = find_bundle(Path(args.bundle), args.checkpoint)
-    return MeasuredBundle(path, PolicyBundle.load(path), chosen)
+    return measured_policy(path, chosen)
 
 
 def _own_task(args: Args, env_name: str) -> tuple[str]:
