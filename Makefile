@@ -32,10 +32,15 @@ quickstart: $(STAMP) gl  ## set up, then run the default sweep (goes on where it
 ORACLES := d4rl==1.1 robomimic==0.3.0 termcolor==3.3.0 zarr==3.1.6 donfig==0.8.1.post1 google-crc32c==1.9.0
 # In a folder of their own, which only tests of image encoders search (tests/helpers.py).
 IMAGE_ORACLES := timm==1.0.31 torchvision==0.28.0
+# LeRobot and what importing its policies needs, which only processes of tests see (tests/lerobot_oracle.py).
+LEROBOT_ORACLE := lerobot==0.4.4 datasets==4.4.1 draccus==0.10.0 einops==0.8.1 mergedeep==1.3.4 typing-inspect==0.9.0 \
+	mypy-extensions==1.1.0 pyyaml-include==1.4.1 toml==0.10.2 dill==0.4.0 multiprocess==0.70.18 xxhash==4.1.0 \
+	jsonlines==4.0.0 deepdiff==8.6.1 orderly-set==5.5.0 termcolor==3.3.0 pyserial==3.5 accelerate==1.15.0
 oracles: $(VENV)/oracles/.installed
 $(VENV)/oracles/.installed: $(STAMP) Makefile
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oracles $(ORACLES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oracles/images $(IMAGE_ORACLES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/oracles/lerobot $(LEROBOT_ORACLE)
 	@touch $@
 
 test: $(STAMP) oracles  ## set up, then run the tests (slow ones: test-all)

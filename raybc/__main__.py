@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": ("raybc.doctor.__main__", "find what is wrong with this machine or a cluster"),
     "env": ("raybc.env.__main__", "build the environments of simulators whose packages contradict raybc's"),
     "export": ("raybc.export.__main__", "write a policy as ONNX, or upload it to the Hugging Face Hub"),
+    "import": ("raybc.lerobot.__main__", "make a bundle from a LeRobot checkpoint"),
     "serve": ("raybc.serve.__main__", "serve a policy over HTTP and WebSockets"),
 }
 

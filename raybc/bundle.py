@@ -97,9 +97,8 @@ class PolicyBundle:
     def spec(self) -> PolicySpec:
         config = self.config
         size = self.instructions.size if self.instructions is not None else 0
-        return PolicySpec.of(
-            self.obs_sizes, self.images, self.action_form.size, config.chunk_length, config.obs_steps, size
-        )
+        sizes = self.action_form.size, config.chunk_length, config.obs_steps, size
+        return PolicySpec.of(self.obs_sizes, self.images, *sizes, config.chunk_length - config.ahead_length)
 
     def embed(self, instructions: Sequence[str] | None, where: str = "instruction") -> np.ndarray | None:
         """The vectors of instructions, float32 (B, E); None for a policy that reads none.

@@ -505,6 +505,7 @@ def changed(value: Any) -> Any:
         "uniform": "beta",
         "mse": "l1",
         "epsilon": "sample",
+        "fraction": "index",
         "euler": "heun",
         "mask": "repeat",
         "mean": "worst",

@@ -53,6 +53,19 @@ def test_the_schedule(steps: int) -> None:
     assert signal_shares(steps) == pytest.approx(oracle.alphas_cumprod.tolist(), rel=2e-4, abs=1e-7)
 
 
+def test_the_network_may_see_the_level_itself() -> None:
+    """With diffusion_time index its sinusoids are those of k, as in Diffusion Policy, whatever K is."""
+    config = RunConfig.of(objective="diffusion", diffusion_time="index", diffusion_steps=50)
+    field = Formula()
+    own = DiffusionPolicy(SPEC, ImageEncoders(SPEC, {}), field, 1, config)
+    own.sample(*random_request(own, 2), SampleSetting(5))
+    levels = torch.cat([time.flatten() for _, time in field.calls])
+    torch.testing.assert_close(levels * 1000, torch.tensor([40.0, 30.0, 20.0, 10.0, 0.0]))
+    batch, draws = random_batch(own, 4)
+    own.loss(batch, draws)
+    torch.testing.assert_close(field.calls[-1][1][..., 0] * 1000, (draws["time"] * 50).floor())
+
+
 def test_noise_is_added_as_ddpm_does() -> None:
     own, field = policy()
     batch, _ = random_batch(own, 64)

@@ -51,7 +51,7 @@ ENCODERS: dict[str, list[dict[str, Any]]] = {
     "impala_small": [{}],
     "impala": [{}],
     "impala_large": [{}],
-    "resnet18": [{}, {"image_pool": "average"}, {"image_norm": "batch"}],
+    "resnet18": [{}, {"image_pool": "average"}, {"image_norm": "batch"}, {"image_head": "relu"}],
     "resnet34": [{}],
     "vit": [{"vit_model": "test_vit"}],
 }

@@ -15,10 +15,12 @@ from raybc.config.effect import training_key
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import ogbench
 from raybc.data.windows import Padding, Windows
+from raybc.inference.agent import Agent
+from raybc.inference.session import Session
 from raybc.train.data import TrainingData, prepare, resolved, window_notes
 from raybc.train.loop import PackTrainer
-from raybc.types import Batch, UserError
-from tests.helpers import CPU, run_train, tiny_config, tiny_data, tiny_store
+from raybc.types import Batch, Observation, SampleSetting, UserError
+from tests.helpers import CPU, pointmass_data, run_train, tiny_config, tiny_data, tiny_store, tiny_trainer
 from tests.plans import plan_of as built_plan
 
 LENGTHS = (5, 19, 3, 30, 1)
@@ -56,6 +58,43 @@ def test_windows_are_those_of_diffusion_policy(obs_steps: int, execute: int, hor
         actions = [store.actions_NA[rows[obs_steps - 1 :]] for rows in expected]
         np.testing.assert_array_equal(batch.actions_MBHA[0].numpy(), actions)
         assert not batch.is_pad_MBH.any(), "padded steps are targets"
+
+
+def test_chunks_from_the_first_observation_on() -> None:
+    """With past_actions a chunk is Diffusion Policy's whole sequence: it repeats the first action before an episode."""
+    store = tiny_store(LENGTHS)
+    obs_steps, horizon, execute = 3, 8, 4
+    expected = list(sequences(LENGTHS, horizon, obs_steps - 1, execute - 1))
+    _, batch = everything(store, horizon, obs_steps, Padding(-1, execute - 1, in_loss=True, past=obs_steps - 1))
+    np.testing.assert_array_equal(batch.actions_MBHA[0].numpy(), [store.actions_NA[rows] for rows in expected])
+    assert not batch.is_pad_MBH.any()
+    _, masked = everything(tiny_store((6,)), horizon, obs_steps, Padding(after=execute - 1, past=obs_steps - 1))
+    assert masked.is_pad_MBH[0].int().tolist() == [
+        [1, 1, 0, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 0, 1, 1, 1],
+    ]
+
+
+def test_past_actions_are_not_executed() -> None:
+    """A bundle gives the actions from the current step on, wherever it acts."""
+    options = {"obs_steps": 2, "horizon_length": 4, "past_actions": 1, "policy": "regression"}
+    bundle = tiny_trainer(data=pointmass_data(), **options).bundle(0)
+    assert (bundle.spec.horizon, bundle.spec.ahead) == (4, 3)
+    obs, noise = np.zeros((1, 2, 6), np.float32), np.zeros((1, 4, 2), np.float32)
+    seen = torch.from_numpy(bundle.obs_normalizer.apply(obs))[None]
+    whole = bundle.build().sample(Observation(seen), torch.from_numpy(noise)[None], SampleSetting())
+    expected = bundle.action_normalizer.invert(whole[0, 0].numpy())[1:]
+    got = Agent(bundle).chunks(Observation(obs), noise, SampleSetting())[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    assert Session(bundle, SampleSetting(), 0).steps_between == 3
+    with pytest.raises(UserError, match="execute_steps: expected at most the 3 steps of this policy's chunk, got 4"):
+        Session(bundle, SampleSetting(execute_steps=4), 0)
+    with pytest.raises(UserError, match=r"the 3 step\(s\) of a chunk, got 4 \(past_actions takes 1 of 4\)"):
+        bundle.config.changed(execute_steps=4).validate()
+    with pytest.raises(UserError, match="past_actions: expected less than horizon_length = 4, got 4"):
+        bundle.config.changed(past_actions=4).validate()
 
 
 def test_starts_are_those_of_lerobot() -> None:

@@ -39,9 +39,9 @@ def canonical(run: RunConfig) -> RunConfig:
     warm_up = run.warm_up
     if run.pad_before == run.obs_steps - 1:  # as many as are ever needed
         run = run.changed(pad_before=-1)
-    if run.pad_after == run.chunk_length - 1:
+    if run.pad_after == run.ahead_length - 1:
         run = run.changed(pad_after=-1)
-    if run.pad_after == 0:
+    if run.pad_after == 0 and not run.past_actions:
         run = run.changed(pad_loss=options["pad_loss"].default)
     ratios = {name: options[name].default for name in ("budget_warmup_ratio", "budget_min_warmup_steps")}
     return run.changed(warmup_steps=warm_up, **ratios)

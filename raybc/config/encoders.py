@@ -130,6 +130,8 @@ class ResNetOptions(PretrainedOptions):
     """How feature maps become features: the positions of keypoints, or the average over the image."""
     image_keypoints: int = option(32, at_least=1, only_with=({"image_pool": "spatial_softmax"},))
     """Keypoints of the spatial softmax, two features each."""
+    image_head: Literal["none", "relu"] = "none"
+    """relu: a linear layer of the same size and ReLU after pooling, as in LeRobot's diffusion policy."""
 
     @property
     def smallest(self) -> int:  # type: ignore[override]

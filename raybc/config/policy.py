@@ -50,6 +50,9 @@ class ObjectiveOptions(PolicyConfig):
     """Noise levels of the squared-cosine schedule; flow_steps of them are visited when acting."""
     diffusion_prediction: Literal["epsilon", "sample"] = option("epsilon", only_with=({"objective": "diffusion"},))
     """The network predicts the noise (epsilon) or the chunk (sample)."""
+    diffusion_time: Literal["fraction", "index"] = option("fraction", only_with=({"objective": "diffusion"},))
+    """What the network sees of noise level k of K: k / K as flows do (fraction), or k itself, as Diffusion Policy and
+    LeRobot (index)."""
 
     @property
     def sample_axes(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -210,20 +210,24 @@ class RunConfig(
                 f"got {self.schedule_steps}"
             )
         check_relations(self, vars(self), where)
-        if self.execute_steps > self.chunk_length:
-            hint = "" if self.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
+        if self.action_chunking and self.past_actions >= self.chunk_length:
             raise UserError(
-                f"{place}execute_steps: expected at most the {self.chunk_length} step(s) of a chunk, "
+                f"{place}past_actions: expected less than horizon_length = {self.chunk_length}, got {self.past_actions}"
+            )
+        hint = "" if self.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
+        hint = f" (past_actions takes {self.past_actions} of {self.chunk_length})" if self.past_actions else hint
+        if self.execute_steps > self.ahead_length:
+            raise UserError(
+                f"{place}execute_steps: expected at most the {self.ahead_length} step(s) of a chunk, "
                 f"got {self.execute_steps}{hint}"
             )
         if self.pad_before >= self.obs_steps:
             raise UserError(
                 f"{place}pad_before: expected at most obs_steps - 1 = {self.obs_steps - 1}, got {self.pad_before}"
             )
-        if self.pad_after >= self.chunk_length:
-            hint = "" if self.action_chunking else " (action_chunking is off, so a chunk has 1 step)"
+        if self.pad_after >= self.ahead_length:
             raise UserError(
-                f"{place}pad_after: expected less than the {self.chunk_length} step(s) of a chunk, "
+                f"{place}pad_after: expected less than the {self.ahead_length} step(s) of a chunk, "
                 f"got {self.pad_after}{hint}"
             )
         self.policy.validate(self, where)

@@ -16,6 +16,9 @@ class ChunkOptions:
     """H, the steps of an action chunk (used with action_chunking)."""
     action_chunking: bool = False
     """Predict chunks of horizon_length steps; otherwise single actions."""
+    past_actions: int = option(0, at_least=0, only_with=({"action_chunking": True},))
+    """Steps of a chunk before the current one: learned and predicted, but never executed. obs_steps - 1 is the chunk of
+    Diffusion Policy and LeRobot, which begins at the first observation."""
     pad_after: int = option(
         -1,
         at_least=-1,
@@ -31,6 +34,11 @@ class ChunkOptions:
     def chunk_length(self) -> int:
         """H of the policy: horizon_length with action chunking, else 1."""
         return self.horizon_length if self.action_chunking else 1
+
+    @property
+    def ahead_length(self) -> int:
+        """The steps of a chunk from the current one on, which can be executed."""
+        return self.chunk_length - (self.past_actions if self.action_chunking else 0)
 
 
 @dataclass(frozen=True)

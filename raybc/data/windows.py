@@ -31,12 +31,16 @@ class Padding:
     after: int = -1
     """Steps of a chunk beyond the end of the episode; -1: as many as needed."""
     in_loss: bool = False
-    """Whether the repeated last action is a target."""
+    """Whether repeated actions are targets."""
+    past: int = 0
+    """Steps of a chunk before the window's own step; the first action is repeated before the episode."""
 
     @classmethod
     def of(cls, config: RunConfig) -> Padding:
         """The padding of a run."""
-        return cls(config.pad_before, config.pad_after, config.pad_loss == "repeat")
+        return cls(
+            config.pad_before, config.pad_after, config.pad_loss == "repeat", config.chunk_length - config.ahead_length
+        )
 
     def range_of(self, lengths_E: np.ndarray, horizon: int, obs_steps: int) -> tuple[np.ndarray, np.ndarray]:
         """The first step of each episode that begins a window, and the exclusive end of these steps, int64 (E,).
@@ -44,7 +48,8 @@ class Padding:
         lengths_E: steps of each episode. Where the two are equal, the episode has no window.
         """
         first = 0 if self.before < 0 else max(0, obs_steps - 1 - self.before)
-        last_E = lengths_E if self.after < 0 else np.minimum(lengths_E, lengths_E - horizon + self.after + 1)
+        ahead = horizon - self.past
+        last_E = lengths_E if self.after < 0 else np.minimum(lengths_E, lengths_E - ahead + self.after + 1)
         return np.full_like(lengths_E, first), np.maximum(last_E, first)
 
     def counts(self, lengths_E: np.ndarray, horizon: int, obs_steps: int) -> np.ndarray:
@@ -145,12 +150,17 @@ class Windows:
         first_MB1 = seen_MBT[..., -1:]
         steps_MBH = first_MB1 + torch.arange(self.horizon, device=first_MB1.device)
         last_MB1 = _rows(self.ends_N, first_MB1) - 1
+        outside_MBH = steps_MBH > last_MB1
+        if self.padding.past:
+            steps_MBH, begin_MB1 = steps_MBH - self.padding.past, _rows(self.begins_N, first_MB1)
+            outside_MBH = (steps_MBH > last_MB1) | (steps_MBH < begin_MB1)
+            steps_MBH = torch.maximum(steps_MBH, begin_MB1)
         if images is None:
             images = {k: selected(v, seen_MBT).to(first_MB1.device) for k, v in self.images.items()}
         return Batch(
             obs=Observation(_rows(self.obs_NO, seen_MBT), images, language=self._language(first_MB1[..., 0])),
             actions_MBHA=_rows(self.actions_NA, torch.minimum(steps_MBH, last_MB1)),
-            is_pad_MBH=torch.zeros_like(steps_MBH, dtype=torch.bool) if self.padding.in_loss else steps_MBH > last_MB1,
+            is_pad_MBH=torch.zeros_like(outside_MBH) if self.padding.in_loss else outside_MBH,
         )
 
     def _language(self, first_MB: Tensor) -> Tensor | None:

@@ -259,7 +259,7 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         f"---\n{yaml.safe_dump(_front(name, _subject(config), config.policy.kind, evidence), sort_keys=False)}---\n",
         f"# {name.partition('/')[2]}\n",
         f"A policy for `{_subject(config)}`, trained by behaviour cloning ({config.policy.kind}, chunks of "
-        f"{bundle.spec.horizon} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
+        f"{bundle.spec.ahead} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
         f"## {_heading(evidence)}\n\n{evidence.text}",
         "## Use\n",
         "```python\nimport raybc\nfrom huggingface_hub import snapshot_download\n\n"

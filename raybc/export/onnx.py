@@ -45,7 +45,7 @@ class PhysicalPolicy(nn.Module):
         self._setting = setting
         self._low_dim, self._images = list(bundle.obs_sizes), list(bundle.images)
         self._reads = bundle.instructions is not None
-        self._form = bundle.action_form
+        self._form, self._past = bundle.action_form, bundle.spec.past
         observed, acted = bundle.obs_normalizer, bundle.action_normalizer
         self._obs_offset, self._obs_scale = torch.from_numpy(observed.offset), torch.from_numpy(observed.scale)
         self._action_offset, self._action_scale = torch.from_numpy(acted.offset), torch.from_numpy(acted.scale)
@@ -65,6 +65,7 @@ class PhysicalPolicy(nn.Module):
         seen = {name: image[None] for name, image in zip(self._images, images, strict=True)}
         obs = Observation(obs_BTO[None], seen, language=language)
         chunk_BHA = self._policy.sample(obs, noise_BHA[None], self._setting)[0]
+        chunk_BHA = chunk_BHA[:, self._past :] if self._past else chunk_BHA
         return decoded(chunk_BHA * self._action_scale + self._action_offset, self._form)
 
 

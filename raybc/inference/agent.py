@@ -58,7 +58,8 @@ class Agent:
         return Resolved(self.chunks(obs, noise_BHA, setting))
 
     def chunks(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> np.ndarray:
-        """The next chunk of each row, physical, float32 (B, H, A). Arguments: see `Predictor.predict`."""
+        """The next chunk of each row from the current step on, physical, float32 (B, H, A). Arguments: see
+        `Predictor.predict`."""
         rows = len(obs.low_dim)
         low_dim = self.bundle.obs_normalizer.apply(obs.low_dim)
         obs = dataclasses.replace(obs, low_dim=low_dim, instruction=None, language=self.bundle.embed(obs.instruction))
@@ -70,7 +71,8 @@ class Agent:
             part = obs.map(functools.partial(_piece, rows=piece, size=size))
             noise = _padded(noise_BHA[piece], size)
             pieces.append(_sample(self._policy, part, noise, setting, self._device)[:count])
-        return self.bundle.action_form.decode(self.bundle.action_normalizer.invert(np.concatenate(pieces)))
+        chunks_BHA = np.concatenate(pieces)[:, self.bundle.spec.past :]
+        return self.bundle.action_form.decode(self.bundle.action_normalizer.invert(chunks_BHA))
 
 
 def _piece(array: np.ndarray, rows: slice, size: int) -> np.ndarray:

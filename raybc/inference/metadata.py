@@ -38,7 +38,7 @@ def policy_metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, A
         "observations": observations,
         **(_language(bundle.instructions) if bundle.instructions is not None else {}),
         "actions": {
-            "shape": [bundle.spec.horizon, bundle.action_size],
+            "shape": [bundle.spec.ahead, bundle.action_size],
             "dtype": "float32",
             "meaning": "the actions of the next steps, physical units of the training data, not clipped",
             "offset": bundle.action_normalizer.offset.tolist(),

@@ -89,14 +89,14 @@ def offline_error(
     if not varies_A.any():
         raise UserError(f"{store.source}: the actions of the held-out episodes never change, so there is no scale")
     rows_B, episode_B = _windows(store, episodes)
-    horizon, size = agent.bundle.spec.horizon, form.size
+    horizon, size = agent.bundle.spec.ahead, form.size
     ends_B = store.episode_ends[episode_B]
     errors_BHA = np.full((len(rows_B), horizon, size), np.nan)
     noise = np.random.default_rng([seed, 2])
     for first in range(0, len(rows_B), BATCH):
         part = slice(first, first + BATCH)
         rows = rows_B[part]
-        noise_BHA = noise.standard_normal((len(rows), horizon, size)).astype(np.float32)
+        noise_BHA = noise.standard_normal((len(rows), agent.bundle.spec.horizon, size)).astype(np.float32)
         observed = _observed(agent, store, rows, episode_B[part])
         chunks_BHA = form.encode(agent.chunks(observed, noise_BHA * np.float32(setting.eval_temperature), setting))
         steps_BH = rows[:, None] + np.arange(horizon)

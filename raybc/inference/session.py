@@ -31,7 +31,7 @@ class Session(EpisodeSession):
         self._keys, self._obs_steps = tuple(bundle.obs_sizes), bundle.spec.obs_steps
         self._images = tuple(bundle.images)
         self._chunk_shape = (bundle.spec.horizon, bundle.spec.action_size)
-        horizon = self._chunk_shape[0]
+        horizon = bundle.spec.ahead
         self.steps_between = setting.steps_between(horizon)
         if self.steps_between > horizon:
             raise UserError(

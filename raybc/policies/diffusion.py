@@ -2,7 +2,9 @@
 
     q(x_k | x_0) = N(sqrt(b_k) x_0, (1 - b_k) I),   b_k = prod over i <= k of 1 - beta_i,   k = 0 .. K-1
     beta_i = min(1 - g((i + 1) / K) / g(i / K), 0.999),   g(u) = cos^2((u + 0.008) / 1.008 * pi / 2)
-    loss = mean over valid chunk entries of ||f(x_k, k / K | obs) - y||^2,   y = noise (epsilon) or x_0 (sample)
+    loss = mean over valid chunk entries of ||f(x_k, t | obs) - y||^2,   y = noise (epsilon) or x_0 (sample)
+
+where t = k / K, or k / 1000 with `--diffusion_time index`, of which the networks' sinusoids are those of k itself.
 
 (Ho et al. 2020, "Denoising Diffusion Probabilistic Models"; Nichol and Dhariwal 2021 for the squared-cosine schedule.)
 Sampling visits k = (S-1) r, ..., r, 0 with r = K // S. With the chunk x_0 and the noise e that the network predicts,
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from raybc.policies.base import Draws, DrawShape, Loss, mean_over_valid
 from raybc.policies.chunk import ChunkPolicy, at_time
+from raybc.policies.fields.time import TIME_SCALE
 from raybc.types import Batch, Observation, SampleSetting
 
 if TYPE_CHECKING:
@@ -51,11 +54,14 @@ class DiffusionPolicy(ChunkPolicy):
     """What the network predicts."""
     clip: bool = False
     """Whether actions are scaled to [-1, 1]."""
+    time_unit: int = 100
+    """The level at which the network sees the time 1: K, or 1000, where its sinusoids are those of k itself."""
 
     def configure(self, run: RunConfig) -> None:
         config: Any = run.policy
         self.steps, self.prediction = config.diffusion_steps, config.diffusion_prediction
         self.clip = run.scales_actions_to_one
+        self.time_unit = round(TIME_SCALE) if config.diffusion_time == "index" else self.steps
 
     def draws(self) -> Mapping[str, DrawShape]:
         return {"noise": DrawShape("normal", (self.spec.horizon, self.spec.action_size)), "time": DrawShape("uniform")}
@@ -66,7 +72,7 @@ class DiffusionPolicy(ChunkPolicy):
         k_MB = (draws["time"] * self.steps).long().clamp_max(self.steps - 1)
         share = torch.tensor(signal_shares(self.steps), device=chunk.device, dtype=torch.float64)[k_MB, None, None]
         noisy = share.sqrt().to(chunk.dtype) * chunk + (1 - share).sqrt().to(chunk.dtype) * noise
-        time_MB1 = k_MB[..., None].to(chunk.dtype) / self.steps
+        time_MB1 = k_MB[..., None].to(chunk.dtype) / self.time_unit
         predicted = self.velocity_field(noisy, time_MB1, self.condition(batch.obs))
         target = noise if self.prediction == "epsilon" else chunk
         loss_MB = mean_over_valid((predicted - target) ** 2, batch.is_pad_MBH)
@@ -79,7 +85,7 @@ class DiffusionPolicy(ChunkPolicy):
         stride = self.steps // setting.flow_steps
         for k in reversed(range(0, stride * setting.flow_steps, stride)):
             share, following = shares[k], shares[k - stride] if k >= stride else 1.0
-            predicted = self.velocity_field(x, at_time(x, k / self.steps), condition)
+            predicted = self.velocity_field(x, at_time(x, k / self.time_unit), condition)
             if self.prediction == "epsilon":
                 noise, chunk = predicted, (x - math.sqrt(1 - share) * predicted) / math.sqrt(share)
             else:

@@ -25,6 +25,8 @@ class PolicySpec:
     """(name, (height, width, channels of one step)) of each image."""
     language: int = 0
     """E, the size of an instruction's embedding; 0 for a policy that reads none."""
+    past: int = 0
+    """Steps of a chunk before the current one, which are not executed."""
 
     @classmethod
     def of(
@@ -35,9 +37,15 @@ class PolicySpec:
         horizon: int,
         obs_steps: int,
         language: int = 0,
+        past: int = 0,
     ) -> PolicySpec:
         """From name -> size and name -> (height, width, channels) of one step."""
-        return cls(sum(obs_sizes.values()), action_size, horizon, obs_steps, tuple(images.items()), language)
+        return cls(sum(obs_sizes.values()), action_size, horizon, obs_steps, tuple(images.items()), language, past)
+
+    @property
+    def ahead(self) -> int:
+        """Steps of a chunk from the current one on."""
+        return self.horizon - self.past
 
     @property
     def obs_size(self) -> int:

@@ -31,7 +31,7 @@ def check_effects(config: SweepConfig) -> None:
             others = repr([params.get(other) for other in kept[name]])
             seen[name].setdefault(others, {}).setdefault(repr(params[name]), set()).add(key)
         for setting in sample_settings(config) if undecided & samples else ():
-            found = repr(run.in_effect(setting).canonical(run.chunk_length))
+            found = repr(run.in_effect(setting).canonical(run.ahead_length))
             for name in sorted(undecided & samples):
                 others = repr((params, {k: v for k, v in vars(setting).items() if k != name}))
                 seen[name].setdefault(others, {}).setdefault(repr(getattr(setting, name)), set()).add(found)

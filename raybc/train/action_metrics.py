@@ -118,6 +118,7 @@ class SampledActions:
     def errors(self, weights: Mapping[str, Tensor]) -> list[ActionErrors]:
         """Of each member. weights: `PackTrainer.acting_weights`."""
         trainer, windows = self._trainer, self._windows
+        past = self._policy.spec.past
         self._policy.load_state_dict(dict(weights))
         noise_MNHA = torch.stack([noise_of(trainer, seed, len(windows.starts), self._noise) for seed in trainer.seeds])
         predicted, recorded, valid = [], [], []
@@ -127,9 +128,9 @@ class SampledActions:
         ):
             batch = windows.gather(rows.expand(len(trainer.members), -1))
             noise_MBHA = noise_MNHA[:, rows.cpu()].to(trainer.device)
-            predicted.append(self._policy.sample(batch.obs, noise_MBHA, setting).float().cpu().numpy())
-            recorded.append(batch.actions_MBHA[0].cpu().numpy())
-            valid.append(~batch.is_pad_MBH[0].cpu().numpy())
+            predicted.append(self._policy.sample(batch.obs, noise_MBHA, setting)[:, :, past:].float().cpu().numpy())
+            recorded.append(batch.actions_MBHA[0, :, past:].cpu().numpy())
+            valid.append(~batch.is_pad_MBH[0, :, past:].cpu().numpy())
         invert, is_valid_NH = trainer.prepared.action_normalizer.invert, np.concatenate(valid)
         recorded_KA = invert(np.concatenate(recorded)[is_valid_NH])
         return [

@@ -279,7 +279,7 @@ def _padding(config: RunConfig) -> str:
 def _needed_steps(config: RunConfig) -> int:
     """Steps of the shortest episode that has a window."""
     first = config.obs_steps - 1 - config.pad_before if config.pad_before >= 0 else 0
-    return first + (config.chunk_length - config.pad_after if config.pad_after >= 0 else 1)
+    return first + (config.ahead_length - config.pad_after if config.pad_after >= 0 else 1)
 
 
 def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:

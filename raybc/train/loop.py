@@ -93,7 +93,8 @@ class PackTrainer:
         self.prepared = prepare(config, data, device)
         seen, action_size = self.prepared, data.store.actions_NA.shape[1]
         read = seen.instructions.size if seen.instructions is not None else 0
-        spec = PolicySpec.of(seen.obs_sizes, seen.images, seen.form.size, config.chunk_length, config.obs_steps, read)
+        sizes = seen.form.size, config.chunk_length, config.obs_steps, read
+        spec = PolicySpec.of(seen.obs_sizes, seen.images, *sizes, config.chunk_length - config.ahead_length)
         self.learner = BehaviourCloning(config, spec, len(self.members))
         # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])

@@ -138,17 +138,20 @@ class Average(nn.Module):
 class ResNetEncoder(nn.Module):
     """uint8 images (N, height, width, C) -> features (N, F)."""
 
-    def __init__(self, inputs: int, kind: str, keypoints: int, norm: Norm = group_norm) -> None:
+    def __init__(self, inputs: int, kind: str, keypoints: int, norm: Norm = group_norm, head: bool = False) -> None:
         """
         Args:
             inputs: C; 3 are colours, others are normalised with the mean over colours.
             kind: key of `BLOCKS`.
             keypoints: K; 0: the average over the image instead of a spatial softmax.
             norm: channels -> a normalisation.
+            head: whether a linear layer and ReLU follow.
         """
         super().__init__()
         self.backbone = ResNet(inputs, BLOCKS[kind], norm)
         self.pool = SpatialSoftmax(WIDTHS[-1], keypoints) if keypoints else Average()
+        size = feature_size(keypoints)
+        self.head = nn.Sequential(nn.Linear(size, size), nn.ReLU()) if head else nn.Identity()
         self._colours = inputs == len(MEAN)
 
     def forward(self, images_NHWC: Tensor) -> Tensor:
@@ -157,8 +160,13 @@ class ResNetEncoder(nn.Module):
             mean, spread = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (MEAN, SPREAD))
         else:
             mean, spread = (torch.tensor(sum(v) / len(v), device=x.device) for v in (MEAN, SPREAD))
-        features: Tensor = self.pool(self.backbone((x - mean) / spread))
+        features: Tensor = self.head(self.pool(self.backbone((x - mean) / spread)))
         return features
+
+
+def feature_size(keypoints: int) -> int:
+    """F. keypoints: K, or 0."""
+    return 2 * keypoints if keypoints else WIDTHS[-1]
 
 
 class PackedResNet(Encoder):
@@ -166,11 +174,13 @@ class PackedResNet(Encoder):
 
     by_step = True
 
-    def __init__(self, members: int, inputs: int, kind: str, keypoints: int, norm: Norm = group_norm) -> None:
+    def __init__(
+        self, members: int, inputs: int, kind: str, keypoints: int, norm: Norm = group_norm, head: bool = False
+    ) -> None:
         """See `ResNetEncoder`. members: M."""
         super().__init__()
-        self.features = 2 * keypoints if keypoints else WIDTHS[-1]
-        self.network = PackedModule(lambda: ResNetEncoder(inputs, kind, keypoints, norm), members, buffers=True)
+        self.features = feature_size(keypoints)
+        self.network = PackedModule(lambda: ResNetEncoder(inputs, kind, keypoints, norm, head), members, buffers=True)
 
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
         self.network.init_members(generators)
@@ -199,4 +209,6 @@ class PackedResNet(Encoder):
 def build(config: Any, image: tuple[int, int, int], members: int) -> PackedResNet:
     """Builder of the ResNet encoders. config: a `ResNetOptions`. image: (height, width, channels) of one step."""
     keypoints = config.image_keypoints if config.image_pool == "spatial_softmax" else 0
-    return PackedResNet(members, image[2], config.kind, keypoints, NORMS[config.image_norm])
+    return PackedResNet(
+        members, image[2], config.kind, keypoints, NORMS[config.image_norm], config.image_head == "relu"
+    )
