@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from raybc.cli import run_main
+from raybc.compare.__main__ import main as compare
 from raybc.files import read_json
 from raybc.foreign.measured import MeasuredForeign
 from raybc.foreign.reference import Reference
@@ -217,3 +218,48 @@ def test_a_policy_that_gives_up_ends_the_evaluation_early(
     code.write_text(code.read_text().replace("1 / 0", "np.zeros(2)"))
     assert rollout(*words, "--resume") == 2, "other code is another policy"
     assert "--resume continues the same evaluation" in " ".join(capsys.readouterr().err.split())
+
+
+def test_arms_of_a_comparison(ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against raybc's own policy, whose environment is theirs; settings and arguments are named as for any arm."""
+    pointmass_bundle().save(tmp_path / "bundle")
+    solver, own = (
+        f"solver={HERE}expert:execute_steps=1",
+        f"own={HERE}of_bundle:argument={tmp_path / 'bundle'},flow_steps=2",
+    )
+
+    def status(*words: object) -> int:
+        return run_main(lambda: compare([*map(str, words), "--episodes", "20", "--workers", "1"]))
+
+    assert status(solver, tmp_path / "bundle", own, "--out", tmp_path / "out") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "solver is better than bundle" in out, out
+    for words, expected in (
+        ((f"{HERE}expert", f"{HERE}batched"), "expected --env_name NAME"),
+        ((f"{HERE}expert", f"same={HERE}expert", "--env_name", "pointmass"), "expected different arms"),
+        ((f"{HERE}expert:flow_steps=3", tmp_path / "bundle"), "flow_steps: has no effect on module:"),
+        ((f"{HERE}counting:execute_steps=9", tmp_path / "bundle"), "execute_steps: expected 0..4"),
+    ):
+        assert status(*words, "--out", tmp_path / "other") == 2
+        assert expected in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["counting", "batched", "failing"])
+def test_policies_in_an_actor_of_their_own_do_the_same(name: str, ray_cpus: float) -> None:
+    """Where simulators are in an environment of their own, and with --inference shared."""
+    from raybc.inference.shared import SharedLoader, start_server
+
+    argument = f"raise@5@{EpisodeSpec('pointmass', 'search', 2).seed}" if name == "failing" else ""
+    asked = job(name, argument, execute_steps=3 if name == "counting" else 0)
+    expected = run(asked)
+    server = start_server(0.0)
+    loader = SharedLoader(server)
+    engine, found = Engine(loader, slots=4), dict[int, Any]()
+    for number in range(6):
+        engine.add(number, asked, EpisodeSpec("pointmass", "search", number))
+    while not engine.idle:
+        found |= dict(engine.round())
+    rows = [found[number] | {"seconds": 0.0} for number in sorted(found)]
+    for row in (*rows, *expected):
+        row.pop("traceback", None)
+    assert rows == expected
