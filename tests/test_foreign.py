@@ -14,8 +14,10 @@ from raybc.files import read_json
 from raybc.foreign.measured import MeasuredForeign
 from raybc.foreign.reference import Reference
 from raybc.inference.agent import Agent
+from raybc.inference.predictor import PolicyError
 from raybc.rollout.__main__ import main
 from raybc.rollout.engine import Engine, Rollout
+from raybc.rollout.faults import raised
 from raybc.rollout.worker import load_agent
 from raybc.rows import EpisodeRow
 from raybc.types import EpisodeSpec, SampleSetting
@@ -263,3 +265,19 @@ def test_policies_in_an_actor_of_their_own_do_the_same(name: str, ray_cpus: floa
     for row in (*rows, *expected):
         row.pop("traceback", None)
     assert rows == expected
+
+
+def test_the_traceback_of_a_policy_that_raised_is_its_own() -> None:
+    def raises() -> None:
+        raise RuntimeError("camera lost")
+
+    error = PolicyError("the policy raised RuntimeError: camera lost")
+    try:
+        raises()
+    except RuntimeError as cause:
+        error.__cause__ = cause
+    found = raised(error, 3)
+    assert found.message == "PolicyError: the policy raised RuntimeError: camera lost (at step 3)"
+    assert found.traceback.endswith("RuntimeError: camera lost")
+    assert "PolicyError" not in found.traceback
+    assert raised(PolicyError("expected an action (2,), got the shape (3,)")).traceback == ""

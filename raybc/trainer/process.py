@@ -1,4 +1,4 @@
-"""`TrainerProcess`: one training of others in a process of its own, which waits after every policy until it is told."""
+"""`TrainerProcess`: one training of others in a process of its own, which waits after every policy for a sign."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TrainerProcess:
             self._process.stdin.flush()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it tells until it ends. Raises `TrainerFailed`."""
+        """What it says until it ends. Raises `TrainerFailed`."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             message: dict[str, Any] = json.loads(line)
