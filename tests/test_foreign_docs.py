@@ -35,6 +35,7 @@ def run(words: list[str]) -> int:
     return run_main(lambda: MAINS[words[0]](words[1:]))
 
 
+@pytest.mark.slow
 def test_what_the_page_shows(
     ray_cpus: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
