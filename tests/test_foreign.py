@@ -172,7 +172,9 @@ def test_what_is_refused_before_anything_starts(
 # As a user types it
 
 
-def test_settings_of_one_policy_in_one_command(ray_cpus: float, tmp_path: Path) -> None:
+def test_settings_of_one_policy_in_one_command(
+    ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Rows, metrics and videos are those of any evaluation; each combination of sample axes is measured."""
     pointmass_bundle().save(tmp_path / "bundle")
     argument, out = tmp_path / "bundle", tmp_path / "out"
@@ -187,6 +189,7 @@ def test_settings_of_one_policy_in_one_command(ray_cpus: float, tmp_path: Path) 
     for row in (*rows, *expected):
         del row["seconds"]
     assert rows == expected
+    assert "execute_steps" in capsys.readouterr().out, "a column of the table, since it differs"
     found = read_json(out / "metrics.json")
     assert [(s["flow_steps"], s["execute_steps"]) for s in found["settings"]] == [(2, 1), (2, 8), (4, 1), (4, 8)]
     assert (found["bundle"], found["env_name"]) == (f"{HERE}of_bundle", "pointmass")
