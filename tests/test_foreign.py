@@ -284,3 +284,17 @@ def test_the_traceback_of_a_policy_that_raised_is_its_own() -> None:
     assert found.traceback.endswith("RuntimeError: camera lost")
     assert "PolicyError" not in found.traceback
     assert raised(PolicyError("expected an action (2,), got the shape (3,)")).traceback == ""
+
+
+def test_a_policy_that_kills_its_process_loses_its_own_episode_only(
+    ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, out = EpisodeSpec("pointmass", "final", 1), tmp_path / "out"
+    words = (f"{HERE}failing", "--policy_argument", f"die@3@{bad.seed}", "--env_name", "pointmass", "--episodes", "4",
+             "--workers", "1", "--out", out)  # fmt: skip
+    assert rollout(*words) == 1
+    rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert [row["outcome"] for row in rows] == ["success", "error", "success", "success"]
+    assert "died" in rows[1]["message"]
+    assert read_json(out / "metrics.json")["settings"][0]["success_rate"] == 1
+    assert "1 of 4 episodes ended in errors" in " ".join(capsys.readouterr().err.split())
