@@ -153,6 +153,14 @@ def test_what_is_no_action_is_an_error_of_its_episode(kind: str, expected: str) 
             (f"{HERE}counting", "--env_name", "pointmass", "--execute_steps", "1,5"),
             "--execute_steps: expected 0..4, the steps of its chunk, got 5",
         ),
+        (
+            (f"{HERE}expert", "--env_name", "pointmass", "--temporal_ensemble", "0.1"),
+            "--temporal_ensemble: has no effect on module:tests.foreign_policies:expert, which answers single actions",
+        ),
+        (
+            (f"{HERE}expert", "--env_name", "pointmass", "--policy_inputs", "a=b"),
+            "--policy_inputs: has no effect on module:",
+        ),
         ((f"{HERE}expert", "--env_name", "pointmass", "--solver", "heun"), "--solver: has no effect on module:"),
         ((f"{HERE}expert", "--env_name", "pointmass", "--flow_steps", "3"), "--flow_steps: has no effect on module:"),
         ((f"{HERE}expert", "--env_name", "pointmass", "--checkpoint", "best"), "--checkpoint: module:"),
