@@ -39,6 +39,8 @@ def test_a_trainer_declares_its_options(theirs: Path) -> None:
     assert [s.execute_steps for s in sample_settings(plan)] == [4, 8]
     assert check_corners(plan) == 4
     check_effects(plan)
+    assert plan.trainer is not None
+    assert plan.trainer.files() == [theirs], "not to be deleted by --overwrite"
     run = recipe(plan, {"learning_rate": 2e-3})
     assert run.get("learning_rate") == 2e-3
     assert "lr" not in run.options()
