@@ -102,6 +102,13 @@ def test_a_killed_training_continues_without_measuring_again(
     assert [e.score for e in whole.evaluations] == [e.score for e in sweep.evaluations]
 
 
+def test_a_trainer_gets_its_dataclass(theirs: Path, tmp_path: Path) -> None:
+    space = {"width": {"low": 1, "high": 9}, "fast": {"values": [True, False]}}
+    (reason,) = Sweep(config(theirs, "of_dataclass", space=space, train={}), tmp_path).run(width=3, fast=True).failures
+    expected = "Options(width=3, shape='a', fast=True) {'width': 3, 'shape': 'a', 'fast': True}"
+    assert reason == f"seed 0: LookupError: {expected}"
+
+
 def test_a_policy_that_was_reported_but_not_looked_at_is_looked_at(theirs: Path, good: Path, tmp_path: Path) -> None:
     sweep = Sweep(config(theirs, train={"saved": str(good)}, seeds=[0]), tmp_path)
     sweep.run(until=1)
