@@ -20,7 +20,7 @@ from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
 from raybc.inference.agent import Agent
 from raybc.inference.predictor import stack, stack_steps
-from raybc.lerobot.checkpoint import CONFIG, ENVIRONMENT_STATE, PREPROCESSOR, STATE, WEIGHTS
+from raybc.lerobot.files import CONFIG, ENVIRONMENT_STATE, PREPROCESSOR, STATE, WEIGHTS
 from raybc.lerobot.imported import import_checkpoint
 from raybc.lerobot.layout import layout
 from raybc.lerobot.weights import Shapes, to_ours
