@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raybc.files import read_json
-from raybc.run_folder import BUNDLE_FILE, SweepFolder, TrainingFolder
+from raybc.run_folder import BUNDLE_FILE, SweepFolder, TrainingFolder, is_policy
 from raybc.types import SampleSetting, UserError
 
 
@@ -15,7 +15,7 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
     path: a bundle, the folder of a sweep (its winner), or the folder of a training run, of which `checkpoint` selects
     the latest (also -1, the default), the best (see `TrainingFolder.best_step`), best_mse, the final one or a step.
     """
-    if (path / BUNDLE_FILE).is_file():
+    if is_policy(path):
         if checkpoint:
             raise UserError(f"--checkpoint: {path} is one bundle; expected the folder of a training run")
         return path, None

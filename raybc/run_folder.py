@@ -24,7 +24,14 @@ from raybc.types import SampleSetting
 
 #: A folder with this file is a policy bundle.
 BUNDLE_FILE = "bundle.json"
+#: A folder with this file is a policy of others.
+POLICY_FILE = "policy.json"
 _CHECKPOINT = re.compile(r"checkpoint_(\d+)(?:_round_\d+)?")
+
+
+def is_policy(folder: Path) -> bool:
+    """Whether a folder is a bundle or a policy of others."""
+    return any((folder / name).is_file() for name in (BUNDLE_FILE, POLICY_FILE))
 
 
 @dataclass(frozen=True)
@@ -184,8 +191,8 @@ class TrainingFolder:
         return self.path / (f"checkpoint_{step}_round_{round}" if round else f"checkpoint_{step}")
 
     def checkpoints(self) -> dict[int, Path]:
-        """step -> bundle of the checkpoints on disk."""
-        folders = [f for f in self.path.glob("checkpoint_*") if (f / BUNDLE_FILE).is_file()]
+        """step -> bundle, or policy of others, of the checkpoints on disk."""
+        folders = [f for f in self.path.glob("checkpoint_*") if is_policy(f)]
         return {int(match[1]): f for f in folders if (match := _CHECKPOINT.fullmatch(f.name))}
 
     def best_step(self) -> int | None:

@@ -22,8 +22,8 @@ SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S))
 
 
 def files_of(section: str) -> dict[str, str]:
-    """Name -> contents of the modules of a section; the name is the comment in the first line."""
-    blocks = re.findall(r"```python\n(.*?)```", SECTIONS[section], re.S)
+    """Name -> contents of the modules and sweep files of a section; the name is the comment in the first line."""
+    blocks = re.findall(r"```(?:python|yaml)\n(# .*?)```", SECTIONS[section], re.S)
     return {block.splitlines()[0].removeprefix("# "): block for block in blocks}
 
 
@@ -204,3 +204,14 @@ def test_a_simulator_with_packages_of_its_own(folder: Path, my_sim: Environment)
     versions = json.loads((scores / "versions.json").read_text())
     assert versions["simulator"] == {"numpy": "2.3.5", "environment": my_sim.key}
     assert versions["numpy"] == numpy.__version__ != "2.3.5"
+
+
+@pytest.mark.slow
+def test_somebody_else_s_training(folder: Path) -> None:
+    sweep, rollout = commands_of("Somebody else's training")
+    said = typed(f"{sweep.strip()} --cpus 2", folder)
+    assert "trained by my_trainer:train" in said
+    assert "Winner: trial" in said
+    (pruned,) = [row for row in read_table(folder / "runs/theirs/trials.csv") if row["status"] == "pruned"]
+    assert pruned["params.features"] == "16"
+    assert "solved" in typed(f"{rollout.strip()} --workers 1", folder)

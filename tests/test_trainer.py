@@ -264,7 +264,7 @@ def no_rivals(trial: int, k: int) -> dict[str, list[float]]:
 def evaluate(key: str, jobs: Sequence[Rollout], specs: Sequence[EpisodeSpec], race: Any) -> list[list[EpisodeRow]]:
     env = POINTMASS.make(None)
     return [
-        [episode_row(run_episode(env, load_agent(job.bundle), spec, job.setting, 80)) for spec in specs] for job in jobs
+        [episode_row(run_episode(env, load_agent(job.policy), spec, job.setting, 80)) for spec in specs] for job in jobs
     ]
 
 

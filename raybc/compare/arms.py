@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raybc.bundle import PolicyBundle
 from raybc.compare.files import Finished, is_finished, read_finished
 from raybc.config import SAMPLE_AXES, RunConfig
 from raybc.envs.variant import split
 from raybc.files import expanded, read_json
 from raybc.find_bundle import find_bundle
+from raybc.foreign.measured import measured_policy
 from raybc.registry import parse_env_name
-from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
-from raybc.run_folder import BUNDLE_FILE, SweepFolder, TrainingFolder
+from raybc.rollout.policy import MeasuredPolicy
+from raybc.run_folder import SweepFolder, TrainingFolder, is_policy
 from raybc.strict import check_type, did_you_mean, type_hints
 from raybc.types import SampleSetting, UserError
 
@@ -196,14 +196,14 @@ def _members(path: Path) -> list[Path]:
     pack = TrainingFolder(path).pack
     if pack.is_file():
         return [path / name for name in read_json(pack)["members"].values()]
-    if (path / BUNDLE_FILE).is_file():
+    if is_policy(path):
         return []
     return sorted(folder for folder in path.glob("seed_*") if TrainingFolder(folder).checkpoints())
 
 
 def _training(path: Path, checkpoint: str, given: dict[str, Any], where: str) -> Training:
     found, chosen = find_bundle(path, checkpoint)
-    policy = MeasuredBundle(found, PolicyBundle.load(found), chosen)
+    policy = measured_policy(found, chosen)
     return Training(policy, _setting_of(policy, given, where))
 
 

@@ -21,7 +21,7 @@ from raybc.config.component import SAMPLE_OPTIONS, PolicyConfig, kinds
 from raybc.config.flat import COMPONENTS, common_options
 from raybc.config.options import OptionInfo, check_bounds, flag_path, option, options_in
 from raybc.config.run import RunConfig
-from raybc.strict import check_type, did_you_mean
+from raybc.strict import check_type, did_you_mean, digest
 from raybc.types import SampleSetting, UserError
 
 #: Options of raybc that keep their meaning beside a trainer: the task, its data, the budget, how actions are sampled.
@@ -202,14 +202,20 @@ def _module(name: str, function: str, where: str) -> Any:
     path = Path(name).expanduser().resolve()
     if not path.is_file():
         raise UserError(f"{where}: {function!r}: there is no file {name}")
+    known = f"raybc_trainer_{digest(str(path))[:12]}"
+    if known in sys.modules:
+        return sys.modules[known]
     if str(path.parent) not in sys.path:  # what stands beside a script can be imported from it
         sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(known, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    module = sys.modules[known] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[known]
+        raise
     return module
 
 

@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raybc.bundle import PolicyBundle
 from raybc.envs.spec import EnvSpec
+from raybc.foreign import folder
 from raybc.foreign.base import INSTRUCTION, About
 from raybc.foreign.predictor import probe
 from raybc.foreign.reference import Reference, prefix_of
 from raybc.inference.predictor import PolicyError
 from raybc.registry import get_task
-from raybc.rollout.policy import MeasuredPolicy
+from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
 from raybc.strict import digest
 from raybc.types import SampleSetting, UserError
 
@@ -24,9 +26,10 @@ from raybc.types import SampleSetting, UserError
 class MeasuredForeign(MeasuredPolicy):
     """A policy of others. Before anything starts it is asked once, for the first start of each task."""
 
-    def __init__(self, reference: Reference, env_name: str = "") -> None:
-        """reference: as typed; it is completed. Raises `UserError` if there is no such policy."""
-        self._kind = reference.load_kind()
+    def __init__(self, reference: Reference, env_name: str = "", chosen: SampleSetting | None = None) -> None:
+        """reference: as typed; it is completed. chosen: the sample setting that a sweep chose. Raises `UserError` if
+        there is no such policy."""
+        self._kind, self._chosen = reference.load_kind(), chosen
         self.of = self._kind.parse(reference)
         self._env_name = env_name
         self.horizon = 0
@@ -63,7 +66,7 @@ class MeasuredForeign(MeasuredPolicy):
 
     @cached_property
     def setting(self) -> SampleSetting:
-        return self._kind.setting(self.of)
+        return self._chosen or self._kind.setting(self.of)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -123,6 +126,16 @@ class MeasuredForeign(MeasuredPolicy):
             where = f" (asked once for a start of {name}, before any episode)"
             raise UserError(f"{self.shown}: {error}{where}") from error
         self.horizon = min(self.horizon or len(chunk_HA), len(chunk_HA))
+
+
+def measured_policy(path: Path, chosen: SampleSetting | None = None) -> MeasuredPolicy:
+    """The policy in a folder: a bundle, or a policy of others. chosen: the sample setting that a sweep chose.
+
+    Raises `UserError` if there is none.
+    """
+    if folder.is_foreign(path):
+        return MeasuredForeign(folder.reference_of(path), folder.env_name_of(path), chosen)
+    return MeasuredBundle(path, PolicyBundle.load(path), chosen)
 
 
 def foreign_policy(text: str, env_name: str = "", **options: Any) -> MeasuredForeign | None:

@@ -14,15 +14,14 @@ from typing import Annotated, Literal
 import tyro
 
 from raybc import cli
-from raybc.bundle import PolicyBundle
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.find_bundle import find_bundle
-from raybc.foreign.measured import foreign_policy
+from raybc.foreign.measured import foreign_policy, measured_policy
 from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
-from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
+from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.settings import ORDER, chosen_settings
 from raybc.run_folder import EvaluationFolder
 from raybc.run_start import Resume, check_folder, starting
@@ -189,7 +188,7 @@ def _policy(args: Args) -> MeasuredPolicy:
                 f"--{name}: expected a policy of others such as module:FILE.py:make_policy, got {args.bundle}"
             )
     path, chosen = find_bundle(Path(args.bundle), args.checkpoint)
-    return MeasuredBundle(path, PolicyBundle.load(path), chosen)
+    return measured_policy(path, chosen)
 
 
 def _own_task(args: Args, env_name: str) -> tuple[str]:

@@ -15,6 +15,7 @@ import ray
 
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
+from raybc.foreign.folder import reference_at
 from raybc.metric import Metric, score_of
 from raybc.rollout.engine import Rollout
 from raybc.rollout.notices import first_error_text
@@ -248,7 +249,7 @@ def _job(config: SweepConfig, context: TrialContext, clip: _Clip) -> Rollout:
     row, folder = clip.row, context.folder
     bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
     videos = folder.member_videos(row["trial"], row["seed"], row["phase"], setting_of(row))
-    return Rollout(str(bundle), setting_of(row), str(videos), config.train.video_frame_skip)
+    return Rollout(reference_at(bundle), setting_of(row), str(videos), config.train.video_frame_skip)
 
 
 def _spec(context: TrialContext, clip: _Clip) -> EpisodeSpec:

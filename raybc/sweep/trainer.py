@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from raybc.config.trainer import ALWAYS, TrainerRun
 from raybc.files import write_text
+from raybc.foreign.measured import measured_policy
+from raybc.rollout.policy import MeasuredBundle
 from raybc.run_folder import TrainingFolder
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.space import settings_of
@@ -86,25 +88,22 @@ class _Trainer:
         raise TrainerFailed(f"the trainer ended before step {self.context.steps[k - 1]}")
 
     def _check(self, seed: int, k: int) -> None:
-        """Raise `TrainerFailed` for a policy that cannot be measured as the sweep says."""
-        from raybc.bundle import PolicyBundle
-        from raybc.rollout.checks import check_task
-
+        """Raise `TrainerFailed` for a policy that cannot be measured as the sweep says. One of others is asked once."""
         context, run = self.context, self._run
-        path = context.folder.checkpoint(self.jobs[0].trial, seed, context.steps[k - 1])
+        step = context.steps[k - 1]
         try:
-            bundle = PolicyBundle.load(path)
+            policy = measured_policy(context.folder.checkpoint(self.jobs[0].trial, seed, step))
             if context.env_spec is not None:
-                instruction = context.env_spec.instruction
-                check_task(bundle, context.env_spec, path, run.env_name, instruction)
+                policy.check_env(context.env_spec, context.task, context.env_spec.instruction)
+            where = "train" if isinstance(policy, MeasuredBundle) else "train."
             named = [name for name in run.policy.sample_axes if name not in ALWAYS]
-            bundle.config.check_sampling(named, "train")
-            if "flow_steps" in bundle.config.policy.sample_axes and "flow_steps" not in named:
+            policy.check_sampling(named, where)
+            if policy.setting.flow_steps and isinstance(policy, MeasuredBundle) and "flow_steps" not in named:
                 raise UserError("train.flow_steps: expected a number, since the reported policy has a flow, got none")
             for setting in settings_of(run, context.settings):
-                bundle.config.with_setting(setting).validate(f"policy of step {context.steps[k - 1]}")
+                policy.check_setting(setting, where)
         except UserError as error:
-            raise TrainerFailed(str(error)) from error
+            raise TrainerFailed(f"policy of step {step}: {error}") from error
 
     def _start(self, seed: int) -> TrainerProcess:
         context, trial = self.context, self.jobs[0].trial

@@ -13,6 +13,7 @@ from typing import Any
 
 from raybc.config import RunConfig
 from raybc.envs.spec import EnvSpec
+from raybc.foreign.folder import reference_at
 from raybc.metric import Metric
 from raybc.rollout.engine import Rollout
 from raybc.rollout.results import best_setting, pooled, summarise
@@ -102,7 +103,8 @@ def jobs_of(
     run: the trial's recipe.
     """
     measured = [(seed, setting) for seed in context.seeds for setting in settings_of(run, context.settings)]
-    return measured, [Rollout(str(context.folder.checkpoint(trial, seed, step)), setting) for seed, setting in measured]
+    paths = [context.folder.checkpoint(trial, seed, step) for seed, _ in measured]
+    return measured, [Rollout(reference_at(path), setting) for path, (_, setting) in zip(paths, measured, strict=True)]
 
 
 def evaluation_rows(

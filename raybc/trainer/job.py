@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raybc.foreign.folder import files_in
 from raybc.run_folder import TrainingFolder
-from raybc.trainer.handed import hand_over
+from raybc.trainer.handed import Handed, hand_over
 from raybc.types import UserError
 
 
@@ -67,8 +68,10 @@ class TrainerJob:
     step: int
     """The step of `checkpoint`; 0 at the beginning."""
     checkpoint: Path | None
-    """What was reported at `step` by an earlier process, if there was one. A trainer that cannot continue from it
-    starts at 0 again: what it reports up to `step` is known and not measured again."""
+    """What was reported at `step` by an earlier process, if there was one: a bundle, or the folder of a policy. A
+    trainer that cannot continue from it starts at 0 again: what it reports up to `step` is not measured again."""
+    checkpoint_files: Path | None
+    """The copy of `files` in it; None where there is none."""
 
     def __init__(self, task: Task, tell: Callable[[dict[str, Any]], None], wait: Callable[[], None]) -> None:
         """tell: sends a message to the sweep. wait: returns when training is to continue, or raises."""
@@ -81,20 +84,29 @@ class TrainerJob:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.step = task.step
         self.checkpoint = self._member.checkpoint(task.step) if task.step else None
+        self.checkpoint_files = files_in(self.checkpoint) if self.checkpoint else None
         self._reported = 0
         self.done = task.step
         """The last milestone that was reported."""
 
     def report(
-        self, step: int, policy: Path | str | None = None, metrics: Mapping[str, float] | None = None, **options: Any
+        self,
+        step: int,
+        policy: Handed | None = None,
+        metrics: Mapping[str, float] | None = None,
+        *,
+        files: Path | str | None = None,
     ) -> None:
         """Hand over a policy, and values for people.
 
-        policy: one of
-            the folder of a bundle of raybc;
-            `module:function`, a function that makes a policy, with its keyword arguments in `options`;
-            `onnx:FILE` or `lerobot:FOLDER`.
-        Files and folders among `options` (as `Path`) are copied. None between milestones, for metrics alone.
+        Args:
+            step: how far training is.
+            policy: the folder of a bundle of raybc; a function `make_policy(about)` at the top of a module, or its name
+                as `module:my_policy:make_policy`, as `raybc rollout` takes it (docs/foreign_policies.md); another text
+                that `raybc rollout` takes and that is a file. None between milestones, for metrics alone.
+            metrics: name -> number, for `train.csv` and TensorBoard; one called `loss` is drawn.
+            files: a file or a folder with what `make_policy` needs, such as weights. It is copied, and the path of the
+                copy is `about.argument`.
 
         Raises `TrainingStopped` when the sweep needs no more. Raises `UserError` for what cannot be measured.
         """
@@ -113,7 +125,7 @@ class TrainerJob:
             return
         if policy is None:
             raise UserError(f"report at step {step}: expected a policy at this step ({self._expected()}), got none")
-        hand_over(policy, options, self._member.checkpoint(step), f"report at step {step}")
+        hand_over(policy, files, self.env_name, self._member.checkpoint(step), f"report at step {step}")
         self.done = step
         self._tell({"step": step, "metrics": values, "policy": True})
         if step < self.steps:  # the rest of the trainer is its own business
@@ -123,8 +135,6 @@ class TrainerJob:
         """What the trainer returned: a policy at the last milestone, or None. Raises `UserError` where one is
         missing."""
         if value is not None and self.done < self.steps:
-            if not isinstance(value, Path | str):
-                raise UserError(f"expected the trainer to return the path of a policy or None, got {value!r:.80}")
             self.report(self.steps, value)
         if not self.done:
             raise UserError(f"the trainer ended without a policy: expected job.report(step, policy) {self._expected()}")
