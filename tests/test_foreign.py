@@ -217,3 +217,24 @@ def test_a_policy_that_gives_up_ends_the_evaluation_early(
     code.write_text(code.read_text().replace("1 / 0", "np.zeros(2)"))
     assert rollout(*words, "--resume") == 2, "other code is another policy"
     assert "--resume continues the same evaluation" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("name", ["counting", "batched", "failing"])
+def test_policies_in_an_actor_of_their_own_do_the_same(name: str, ray_cpus: float) -> None:
+    """Where simulators are in an environment of their own, and with --inference shared."""
+    from raybc.inference.shared import SharedLoader, start_server
+
+    argument = f"raise@5@{EpisodeSpec('pointmass', 'search', 2).seed}" if name == "failing" else ""
+    asked = job(name, argument, execute_steps=3 if name == "counting" else 0)
+    expected = run(asked)
+    server = start_server(0.0)
+    loader = SharedLoader(server)
+    engine, found = Engine(loader, slots=4), dict[int, Any]()
+    for number in range(6):
+        engine.add(number, asked, EpisodeSpec("pointmass", "search", number))
+    while not engine.idle:
+        found |= dict(engine.round())
+    rows = [found[number] | {"seconds": 0.0} for number in sorted(found)]
+    for row in (*rows, *expected):
+        row.pop("traceback", None)
+    assert rows == expected

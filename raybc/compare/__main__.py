@@ -28,7 +28,13 @@ class Args:
     arms: tyro.conf.Positional[tuple[str, ...]] = ()
     """[NAME=]PATH[@CHECKPOINT][:OPTION=VALUE,...]: a bundle, a training run (@latest, @best, @final or a step), a sweep
     (its winner), a trial of a sweep, or a finished measurement: the folder of a rollout, episodes.jsonl, LeRobot's
-    eval_info.json, or a CSV with the columns success or score, and start and arm if there are several."""
+    eval_info.json, or a CSV with the columns success or score, and start and arm if there are several. Or a policy
+    of others: [NAME=]module:FILE.py:make_policy[:execute_steps=8,argument=TEXT], onnx:FILE, openpi:HOST:PORT,
+    vla-eval:HOST:PORT."""
+    env_name: str = ""
+    """Where policies of others are measured (default: where the other arms belong)."""
+    policy_timeout: float = 0.0
+    """Of a policy on a server: seconds to wait for an answer (0: 60, or half of --deadline if that is less)."""
     rule: Literal["auto", "sequential", "open", "fixed"] = "auto"
     """sequential: stop as soon as the evidence suffices, exact for at most --episodes starts. open: the same for any
     number of starts. fixed: all starts, one test at the end (auto: fixed if nothing has to be run, else sequential)."""

@@ -13,7 +13,8 @@ from raybc.config import SAMPLE_AXES, RunConfig
 from raybc.envs.variant import split
 from raybc.files import expanded, read_json
 from raybc.find_bundle import find_bundle
-from raybc.foreign.measured import measured_policy
+from raybc.foreign.measured import foreign_policy, measured_policy
+from raybc.foreign.reference import TIMEOUT, prefix_of
 from raybc.registry import parse_env_name
 from raybc.rollout.policy import MeasuredPolicy
 from raybc.run_folder import SweepFolder, TrainingFolder, is_policy
@@ -56,7 +57,8 @@ class Arm:
     @property
     def task(self) -> str:
         """The task of the policies, with its variant; "" of a finished measurement."""
-        return parse_env_name(self.trainings[0].policy.env_name).task if self.trainings else ""
+        env_name = self.trainings[0].policy.env_name if self.trainings else ""
+        return parse_env_name(env_name).task if env_name else ""
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -73,9 +75,19 @@ class Arm:
         return about
 
 
-def read_arms(texts: Sequence[str]) -> list[Arm]:
-    """The arms that the texts mean, with different names. Raises `UserError` for a mistake, such as one arm twice."""
-    arms = [arm for text in texts for arm in _read(text)]
+def read_arms(texts: Sequence[str], env_name: str = "", timeout: float = TIMEOUT, has_tasks: bool = False) -> list[Arm]:
+    """The arms that the texts mean, with different names. Raises `UserError` for a mistake, such as one arm twice.
+
+    Args:
+        texts: as they were typed.
+        env_name: where policies of others are measured; "": where the others are.
+        timeout: seconds to wait for an answer of a policy on a server.
+        has_tasks: whether tasks are named beside the arms.
+    """
+    own = {text: _read(text) for text in dict.fromkeys(texts) if not _is_foreign(text)}
+    known = [t.policy.env_name for arms in own.values() for arm in arms for t in arm.trainings]
+    place = env_name or (known[0] if known else "")
+    arms = [arm for text in texts for arm in own.get(text) or [_foreign_arm(text, env_name, place, timeout, has_tasks)]]
     if len(arms) < 2:
         raise UserError(f"expected two arms or more, got {len(arms)}: raybc compare A B; see --help")
     arms = _named(arms)
@@ -97,6 +109,36 @@ def _parts(text: str) -> tuple[str, str, str, str]:
     if not Path(rest).exists() and "@" in rest:
         rest, _, checkpoint = rest.rpartition("@")
     return name, rest, checkpoint, setting
+
+
+def _foreign_parts(text: str) -> tuple[str, str, str]:
+    """(name, KIND:WHERE, setting) of an arm that is a policy of others."""
+    match = _NAMED.fullmatch(text)
+    name, rest = (match["name"], match["rest"]) if match and prefix_of(match["rest"]) else ("", text)
+    match = _SETTING.fullmatch(rest)
+    return (name, match["rest"], match["setting"]) if match else (name, rest, "")
+
+
+def _is_foreign(text: str) -> bool:
+    return bool(prefix_of(_foreign_parts(text)[1]))
+
+
+def _foreign_arm(text: str, env_name: str, place: str, timeout: float, has_tasks: bool) -> Arm:
+    """A policy of others; place: where it is measured unless `env_name` or the policy itself say."""
+    name, rest, setting_text = _foreign_parts(text)
+    parts = [part for part in setting_text.split(",") if part]
+    argument = next((part.partition("=")[2] for part in parts if part.startswith("argument=")), "")
+    policy = foreign_policy(rest, env_name, argument=argument, timeout=timeout)
+    assert policy is not None
+    if not policy.env_name:
+        policy.env_name = place
+    if not (policy.env_name or has_tasks):
+        raise UserError(f"{text}: expected --env_name NAME (or --suite, --tasks): where to measure it")
+    given = _setting(",".join(part for part in parts if not part.startswith("argument=")), text)
+    training = Training(policy, _setting_of(policy, given, text))
+    found_name = name or "_".join([policy.run_id, setting_text.replace("=", "_").replace(",", "_")]).strip("_")
+    conditions = _of_task(parse_env_name(policy.env_name).task) if policy.env_name else {}
+    return Arm(found_name, text, (training,), None, "", conditions)
 
 
 def _read(text: str) -> list[Arm]:

@@ -22,6 +22,7 @@ from raybc.compare.tasks import limits_text, name_of, on_each_task, physics_of, 
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.files import read_json, write_json
+from raybc.foreign.measured import seconds_to_wait
 from raybc.metric import Metric
 from raybc.registry import get_task
 from raybc.report.comparison import write_comparison_page
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 
 def run(args: Args) -> int:
     """Compare and return the exit status. Raises `NotComparable`, `UserError`, `cli.Interrupted`."""
-    arms = read_arms(args.arms)
+    arms = read_arms(
+        args.arms, args.env_name, seconds_to_wait(args.policy_timeout, args.deadline), bool(args.suite or args.tasks)
+    )
     out = CompareFolder(args.out or _default_out(arms))
     check_folder(
         out,
@@ -233,6 +236,7 @@ def _check_policies(args: Args, live: Sequence[Arm], names: Sequence[str]) -> tu
     for arm in live:
         for training in arm.trainings:
             measured = measured_tasks(names, training.policy, known=measured)
+            training.policy.check_setting(training.setting, f"{arm.text}: ")
         policy = arm.trainings[0].policy
         cli.print_notes(f"{arm.name}: {note}" for note in policy.remarks([one.env_spec for one in measured]))
         for since, name, before, now in changes_of(measured, policy):

@@ -55,10 +55,9 @@ class About:
         """About a simulator."""
         low, high = env.action_space.low, env.action_space.high
         shapes = {name: tuple(space.shape or ()) for name, space in env.observation_space.items()}
-        return cls(
-            task.name, shapes, len(low), tuple(map(float, low)), tuple(map(float, high)), instruction, task.max_steps,
-            task.fps, flow_steps, argument,
-        )  # fmt: skip
+        ends = tuple(map(float, low)), tuple(map(float, high))
+        shown = _ordered(shapes, task)
+        return cls(task.name, shown, len(low), *ends, instruction, task.max_steps, task.fps, flow_steps, argument)
 
     @classmethod
     def of_spec(cls, task: Task, spec: EnvSpec, instruction: str, flow_steps: int, argument: str) -> About:
@@ -67,8 +66,22 @@ class About:
         shapes |= spec.images
         low, high = tuple(map(float, spec.action_low)), tuple(map(float, spec.action_high))
         return cls(
-            task.name, shapes, spec.action_size, low, high, instruction, task.max_steps, task.fps, flow_steps, argument
+            task.name,
+            _ordered(shapes, task),
+            spec.action_size,
+            low,
+            high,
+            instruction,
+            task.max_steps,
+            task.fps,
+            flow_steps,
+            argument,
         )
+
+
+def _ordered(shapes: Mapping[str, tuple[int, ...]], task: Task) -> dict[str, tuple[int, ...]]:
+    """The observations that the task recommends first, in its order."""
+    return {name: shapes[name] for name in dict.fromkeys((*task.obs_keys, *shapes)) if name in shapes}
 
 
 class ForeignPolicy(ABC):
@@ -108,6 +121,8 @@ class ForeignPolicy(ABC):
 class Kind(ABC):
     """A kind of policy of others: one object in each of its modules, `KIND`."""
 
+    by_rows = False
+    """Whether policies of this kind act as a bundle does, by `predictor`; others by `open`."""
     threaded = False
     """Whether objects of this kind may be used by several threads at once, each object by one."""
 
@@ -123,6 +138,10 @@ class Kind(ABC):
         """Files that every machine must see."""
         return ()
 
+    def env_name(self, reference: Reference) -> str:
+        """The environment that it was trained for; "" where it does not say."""
+        return ""
+
     def sample_axes(self, reference: Reference) -> tuple[str, ...]:
         """Sampling options that have an effect."""
         return OF_EPISODE
@@ -135,9 +154,10 @@ class Kind(ABC):
         """A policy object. Raises `UserError` or `PolicyError` if there cannot be one."""
         raise NotImplementedError
 
-    def predictor(self, reference: Reference, about: About | None) -> Predictor | None:
-        """A `Predictor`, for kinds that act as a bundle does; None for those that have `open`."""
-        return None
+    def predictor(self, reference: Reference, about: About | None) -> Predictor:
+        """A `Predictor`, for kinds that act `by_rows`. about: where it will act, if it is to be checked. Raises
+        `UserError` if it does not fit."""
+        raise NotImplementedError
 
 
 def as_chunk(value: Any, action_size: int, what: str = "the policy") -> np.ndarray:

@@ -15,9 +15,10 @@ from raybc.envs.spec import EnvSpec
 from raybc.foreign import folder
 from raybc.foreign.base import INSTRUCTION, About
 from raybc.foreign.predictor import probe
-from raybc.foreign.reference import Reference, prefix_of
-from raybc.inference.predictor import PolicyError
+from raybc.foreign.reference import TIMEOUT, Reference, prefix_of
+from raybc.inference.predictor import ActingPolicy, PolicyError
 from raybc.registry import get_task
+from raybc.rollout.checks import other_observation
 from raybc.rollout.policy import MeasuredBundle, MeasuredPolicy
 from raybc.strict import digest
 from raybc.types import SampleSetting, UserError
@@ -31,7 +32,7 @@ class MeasuredForeign(MeasuredPolicy):
         there is no such policy."""
         self._kind, self._chosen = reference.load_kind(), chosen
         self.of = self._kind.parse(reference)
-        self._env_name = env_name
+        self.env_name = env_name or self._kind.env_name(self.of)
         self.horizon = 0
         """Steps of the shortest chunk that it has answered; 0: it was not asked yet."""
 
@@ -59,10 +60,6 @@ class MeasuredForeign(MeasuredPolicy):
     @property
     def step(self) -> int:
         return 0
-
-    @property
-    def env_name(self) -> str:
-        return self._env_name
 
     @cached_property
     def setting(self) -> SampleSetting:
@@ -104,7 +101,7 @@ class MeasuredForeign(MeasuredPolicy):
             raise UserError(f"{where}temporal_ensemble: expected at least 0, or -1 (off), got {m:g}")
 
     def evaluations(self, setting: SampleSetting) -> int:
-        return setting.flow_steps or 1
+        return setting.evaluations or 1
 
     def check_instruction(self, instruction: str) -> None:
         """All of them get it; whether they read it is theirs."""
@@ -116,9 +113,8 @@ class MeasuredForeign(MeasuredPolicy):
                 f"{name}: expected no observation of the name {INSTRUCTION!r}, which a policy finds the text by"
             )
         about = About.of_spec(task, env_spec, instruction, self.setting.flow_steps, self.of.argument)
-        predictor = self._kind.predictor(self.of, about)
-        if predictor is not None:
-            self.horizon = predictor.bundle.spec.horizon
+        if self._kind.by_rows:
+            self._check_interface(self._kind.predictor(self.of, about).bundle, env_spec, name)
             return
         try:
             chunk_HA = probe(self.of, about, env_spec.first, self.setting)
@@ -126,6 +122,31 @@ class MeasuredForeign(MeasuredPolicy):
             where = f" (asked once for a start of {name}, before any episode)"
             raise UserError(f"{self.shown}: {error}{where}") from error
         self.horizon = min(self.horizon or len(chunk_HA), len(chunk_HA))
+
+    def _check_interface(self, policy: ActingPolicy, env_spec: EnvSpec, name: str) -> None:
+        shapes = {**{key: (size,) for key, size in policy.obs_sizes.items()}, **policy.images}
+        other = other_observation(shapes, env_spec)
+        if other is not None:
+            key, expected, got = other
+            raise UserError(f"{self.shown}: observation {key!r}: the policy expects size {expected}, {name} has {got}")
+        if policy.action_form.action_size != env_spec.action_size:
+            raise UserError(
+                f"{self.shown}: actions: the policy gives {policy.action_form.action_size} numbers, {name} takes "
+                f"{env_spec.action_size}"
+            )
+        self.horizon = policy.spec.horizon
+
+
+def seconds_to_wait(asked: float, deadline: float) -> float:
+    """Seconds to wait for an answer of a policy on a server. asked: what the user wants; 0: the default. deadline:
+    seconds after which an episode counts as hung. Raises `UserError` if that is less."""
+    if not asked:
+        return min(TIMEOUT, deadline / 2)
+    if not 0 < asked < deadline:
+        raise UserError(
+            f"--policy_timeout: expected seconds above 0 and below --deadline ({deadline:g}), got {asked:g}"
+        )
+    return asked
 
 
 def measured_policy(path: Path, chosen: SampleSetting | None = None) -> MeasuredPolicy:

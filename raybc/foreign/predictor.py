@@ -30,7 +30,7 @@ def load(text: str) -> Predictor | EpisodePredictor:
     """Whoever predicts for the reference `text`, in this process."""
     reference = Reference.read(text)
     kind = reference.load_kind()
-    return kind.predictor(reference, None) or ForeignPredictor(reference, kind)
+    return kind.predictor(reference, None) if kind.by_rows else ForeignPredictor(reference, kind)
 
 
 class ForeignSession(EpisodeSession):
@@ -50,6 +50,11 @@ class ForeignSession(EpisodeSession):
 
     def observe(self, obs: Mapping[str, np.ndarray]) -> None:
         self._seen.append({**obs, INSTRUCTION: self.instruction})
+
+    @property
+    def seen(self) -> list[Mapping[str, Any]]:
+        """The observations since the last request."""
+        return self._seen
 
     def take(self, every_step: bool) -> list[Mapping[str, Any]]:
         """The observations since the last request; only the newest unless `every_step`."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Prefix -> module with a `KIND`, which is imported when a policy of that kind is named.
 KINDS = {
     "module": "raybc.foreign.module",
+    "onnx": "raybc.foreign.onnx",
+    "openpi": "raybc.foreign.openpi",
+    "vla-eval": "raybc.foreign.vla_eval",
 }
 #: Seconds to wait for an answer of a policy on a server.
 TIMEOUT = 60.0

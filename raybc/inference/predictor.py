@@ -16,6 +16,7 @@ import numpy as np
 
 from raybc.data.action_form import ActionForm
 from raybc.envs.base import SimEnv, Task
+from raybc.foreign.reference import is_reference
 from raybc.policies.spec import PolicySpec
 from raybc.run_folder import BUNDLE_FILE
 from raybc.types import EpisodeSpec, Observation, SampleSetting
@@ -126,7 +127,10 @@ class EpisodePredictor(ABC):
 
 
 def bundle_version(path: str) -> int:
-    """A number that changes when the bundle at `path` is replaced; part of the key of caches of bundles."""
+    """A number that changes when the bundle at `path` is replaced; part of the key of caches of bundles. 0 for policies
+    of others, which stay what they are while a process runs."""
+    if is_reference(path):
+        return 0
     return (Path(path) / BUNDLE_FILE).stat().st_mtime_ns
 
 

@@ -18,10 +18,14 @@ from ray.actor import ActorHandle
 
 import raybc.cluster
 import raybc.env.numpy_pickles  # noqa: F401
-from raybc.inference.predictor import KEEP, PolicyInterface, Prediction, bundle_version, concatenated
+from raybc.foreign.reference import Reference, is_reference
+from raybc.inference.episodes import SharedEpisodes
+from raybc.inference.predictor import KEEP, PolicyError, PolicyInterface, Prediction, bundle_version, concatenated
 from raybc.types import Observation, SampleSetting
 
 if TYPE_CHECKING:
+    from raybc.foreign.host import EpisodeHost, Question
+    from raybc.foreign.onnx import OnnxPredictor
     from raybc.inference.agent import Agent
 
 #: Policies with more parameters run on a shared GPU, smaller ones in each simulator process.
@@ -53,6 +57,21 @@ class InferenceServer:
         self._requests: list[_Request] = []
         self._runner: asyncio.Task[None] | None = None
         self.calls, self.rows = 0, 0
+        self._episodes: EpisodeHost | None = None
+
+    async def answer(self, path: str, question: Question) -> tuple[np.ndarray | PolicyError, bool]:
+        """`EpisodeHost.answer` of a policy of others."""
+        return await asyncio.to_thread(self._host().answer, path, question)
+
+    async def end(self, key: str, outcome: str) -> None:
+        """`EpisodeHost.end`."""
+        await asyncio.to_thread(self._host().end, key, outcome)
+
+    def _host(self) -> EpisodeHost:
+        from raybc.foreign.host import EpisodeHost
+
+        self._episodes = self._episodes or EpisodeHost()
+        return self._episodes
 
     async def chunks(
         self, path: str, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting
@@ -101,7 +120,11 @@ class InferenceServer:
         obs = concatenated([r.obs for r in requests])
         return self._agent(path, bundle_version(path)).chunks(obs, noise_BHA, setting)
 
-    def _load(self, path: str, state: int) -> Agent:
+    def _load(self, path: str, state: int) -> Agent | OnnxPredictor:
+        if is_reference(path):
+            from raybc.foreign.onnx import loaded
+
+            return loaded(path)
         import torch
 
         from raybc.bundle import PolicyBundle
@@ -142,12 +165,15 @@ class _Remote:
 
 
 class SharedLoader:
-    """Picklable function: path of a bundle -> `SharedActor`."""
+    """Picklable function: path of a bundle -> `SharedActor`; policy of others -> who asks it."""
 
     def __init__(self, server: ActorHandle) -> None:
         self._server = server
+        self._episodes: dict[str, SharedEpisodes] = {}
 
-    def __call__(self, path: str) -> SharedActor:
+    def __call__(self, path: str) -> SharedActor | SharedEpisodes:
+        if is_reference(path) and not Reference.read(path).load_kind().by_rows:
+            return self._episodes.setdefault(path, SharedEpisodes(self._server, path))
         return SharedActor(self._server, path)
 
 

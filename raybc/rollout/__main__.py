@@ -17,7 +17,7 @@ from raybc import cli
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.find_bundle import find_bundle
-from raybc.foreign.measured import foreign_policy, measured_policy
+from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_wait
 from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
@@ -37,11 +37,16 @@ class Args:
 
     bundle: tyro.conf.Positional[str]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner); or a policy of
-    others: module:PACKAGE.MODULE:make_policy or module:FILE.py:make_policy."""
+    others: module:FILE.py:make_policy, module:PACKAGE.MODULE:make_policy, onnx:FILE, openpi:HOST:PORT,
+    vla-eval:HOST:PORT."""
     env_name: str = ""
     """Of a policy of others: the environment to measure it in (raybc's own belong to one)."""
     policy_argument: str = ""
     """Of a policy of others: text that it is handed, such as a checkpoint."""
+    policy_inputs: str = ""
+    """Of a policy on a server: what it is sent, NAME=OBSERVATION separated by commas (default: see the docs)."""
+    policy_timeout: float = 0.0
+    """Of a policy on a server: seconds to wait for an answer (0: 60, or half of --deadline if that is less)."""
     checkpoint: str = ""
     """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     suite: str = ""
@@ -174,15 +179,17 @@ def main(argv: list[str] | None = None) -> int:
 
 def _policy(args: Args) -> MeasuredPolicy:
     """The policy to measure."""
-    options = {"argument": args.policy_argument}
-    foreign = foreign_policy(args.bundle, args.env_name, **options)
+    timeout = seconds_to_wait(args.policy_timeout, args.deadline)
+    foreign = foreign_policy(
+        args.bundle, args.env_name, argument=args.policy_argument, inputs=args.policy_inputs, timeout=timeout
+    )
     if foreign is not None:
         if args.checkpoint:
             raise UserError(f"--checkpoint: {args.bundle} is a policy of others, which has none; use --policy_argument")
-        if not (args.env_name or args.suite or args.tasks):
+        if not (foreign.env_name or args.suite or args.tasks):
             raise UserError(f"{args.bundle}: expected --env_name NAME (or --suite, --tasks): where to measure it")
         return foreign
-    for name in ("env_name", *(f"policy_{option}" for option in options)):
+    for name in ("env_name", "policy_argument", "policy_inputs", "policy_timeout"):
         if getattr(args, name) != getattr(Args, name):
             raise UserError(
                 f"--{name}: expected a policy of others such as module:FILE.py:make_policy, got {args.bundle}"

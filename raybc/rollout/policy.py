@@ -22,6 +22,9 @@ Change = tuple[str, str, str, str]
 class MeasuredPolicy(ABC):
     """A policy that is measured: a bundle, or a policy of others (`raybc.foreign`)."""
 
+    env_name: str
+    """The environment that it belongs to; "" where only its tasks are named."""
+
     @property
     @abstractmethod
     def reference(self) -> str:
@@ -51,11 +54,6 @@ class MeasuredPolicy(ABC):
     @abstractmethod
     def step(self) -> int:
         """Gradient steps of its training; 0 where they are not known."""
-
-    @property
-    @abstractmethod
-    def env_name(self) -> str:
-        """The environment that it belongs to; "" where only its tasks are named."""
 
     @property
     @abstractmethod
@@ -131,6 +129,7 @@ class MeasuredBundle(MeasuredPolicy):
                 f"in; train with --env_name NAME to measure success (its error on held-out episodes: {path.parent})"
             )
         self.path, self.bundle, self._chosen = path, bundle, chosen
+        self.env_name = bundle.config.env_name
 
     @property
     def reference(self) -> str:
@@ -151,10 +150,6 @@ class MeasuredBundle(MeasuredPolicy):
     @property
     def step(self) -> int:
         return self.bundle.step
-
-    @property
-    def env_name(self) -> str:
-        return self.bundle.config.env_name
 
     @property
     def setting(self) -> SampleSetting:
