@@ -71,6 +71,10 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """What a method of `raybc.env.host.Host` returns.
 

@@ -2,8 +2,8 @@
 
 The process (`raybc.foreign.lerobot_host`) is of this interpreter if LeRobot is installed there, and else of the
 environment `lerobot`, since its packages contradict raybc's. Only numbers and texts go to it and come back. Of ACT and
-diffusion policies whole chunks are asked for, so that `execute_steps` and `temporal_ensemble` are ours to choose; of all
-other kinds the next action, as LeRobot's `select_action` gives it. Letters: H chunk, A action dim.
+diffusion policies whole chunks are asked for, so that `execute_steps` and `temporal_ensemble` are ours to choose; of
+all other kinds the next action, as LeRobot's `select_action` gives it. Letters: H chunk, A action dim.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class _Shared:
             self._process.close()
             raise PolicyError(f"LeRobot cannot load {reference.where}: {error}") from None
         self._waiting: dict[int, Mapping[str, Any]] = {}
-        self._answers: dict[int, np.ndarray] = {}
+        self._answers: dict[int, np.ndarray | str] = {}
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.has_ended
 
     def put(self, number: int, row: Mapping[str, Any]) -> None:
         self._waiting[number] = row
@@ -63,13 +67,25 @@ class _Shared:
         if number not in self._answers:
             waiting, self._waiting = self._waiting, {}
             self._answers |= dict(zip(waiting, self.ask("chunks", list(waiting.values())), strict=True))
-        return self._answers.pop(number)
+        found = self._answers.pop(number, "the question was lost with others")
+        if isinstance(found, str):
+            raise PolicyError(f"LeRobot: {found}")
+        return found
 
     def ask(self, method: str, *args: Any) -> Any:
         try:
             return self._process.ask(method, *args)
         except (RuntimeError, UserError) as error:
             raise PolicyError(f"LeRobot: {error}") from None
+
+
+def _shared(reference: Reference, flow_steps: int) -> _Shared:
+    """The process of a checkpoint; a new one where there is none, or it has died."""
+    key = reference.text, flow_steps
+    found = _processes.get(key)
+    if found is None or found.has_ended:
+        found = _processes[key] = _Shared(reference, flow_steps)
+    return found
 
 
 class LerobotPolicy(ForeignPolicy):
@@ -82,16 +98,15 @@ class LerobotPolicy(ForeignPolicy):
         self._of_chunks = self._kind in (ACT, DIFFUSION)
         self.sees_every_step = self._of_chunks and steps > 1
         self._shape = int(config.get("horizon") or 0), about.action_size
-        key = reference.text, about.flow_steps
-        shared = _processes.get(key)
-        if shared is None:
-            shared = _processes[key] = _Shared(reference, about.flow_steps)
-        self._shared = shared
+        self._reference, self._flow_steps = reference, about.flow_steps
+        self._shared = _shared(reference, about.flow_steps)
         self._seen: deque[dict[str, Any]] = deque(maxlen=steps)
         self._key = str(next(_numbers))
         self.reset(0)
 
     def reset(self, seed: int) -> None:
+        if self._shared.has_ended:
+            self._shared = _shared(self._reference, self._flow_steps)
         self._seen.clear()
         self._rng = np.random.default_rng([seed, 1])  # as of raybc's own policies
         self._draws = np.random.default_rng([seed, 2])

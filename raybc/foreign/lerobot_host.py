@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from raybc.env.host import serve
+from raybc.envs.border import describe
 
 #: Kinds whose whole chunks can be asked for; of others, the next action.
 OF_CHUNKS = ("act", "diffusion")
@@ -53,13 +53,19 @@ class Host:
         self._policy.eval()
         return str(config.device)
 
-    def chunks(self, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-        """The chunks (H, A) of several episodes.
+    def chunks(self, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray | str]:
+        """The chunks (H, A) of several episodes; a text where LeRobot raised something.
 
-        rows: `steps`, the last observations, oldest first (input -> array), `instruction`, `seed` of what LeRobot draws,
-        and of a diffusion policy `noise` (H, A).
+        rows: `steps`, the last observations, oldest first (input -> array), `instruction`, `seed` of what LeRobot
+        draws, and of a diffusion policy `noise` (H, A).
         """
-        return [self._chunk(row) for row in rows]
+        return [self._tried(row) for row in rows]
+
+    def _tried(self, row: Mapping[str, Any]) -> np.ndarray | str:
+        try:
+            return self._chunk(row)
+        except Exception as error:
+            return describe(error)
 
     def _chunk(self, row: Mapping[str, Any]) -> np.ndarray:
         import torch
@@ -124,4 +130,4 @@ class Host:
 
 if __name__ == "__main__":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all files of a checkpoint are in its folder
-    sys.exit(serve(Host()))
+    serve(Host())

@@ -1,7 +1,7 @@
 """A checkpoint of LeRobot as data: configuration, weights, and the statistics of its processors.
 
-Before processors existed, statistics were among the weights, as `normalize_inputs.buffer_...`. Nothing is unpickled, and
-LeRobot is not needed.
+Before processors existed, statistics were among the weights, as `normalize_inputs.buffer_...`. Nothing is unpickled,
+and LeRobot is not needed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The folder of a checkpoint of LeRobot, without its tensors: no torch in here.
 
-    config.json                 kind of policy, its options, inputs and outputs
-    model.safetensors           weights
-    policy_preprocessor.json    what is done to observations, with statistics in *_processor.safetensors
-    policy_postprocessor.json   what is done to actions, likewise
+config.json                 kind of policy, its options, inputs and outputs
+model.safetensors           weights
+policy_preprocessor.json    what is done to observations, with statistics in *_processor.safetensors
+policy_postprocessor.json   what is done to actions, likewise
 """
 
 from __future__ import annotations
@@ -79,5 +79,3 @@ def features(config: Mapping[str, Any], name: str, path: Path) -> dict[str, Feat
     if not found:
         raise UserError(f"{path}: expected {name} with names, types and shapes, found none")
     return found
-
-
