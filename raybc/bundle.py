@@ -32,7 +32,7 @@ from raybc.files import read_json, replacing, write_json
 from raybc.language.table import Instructions
 from raybc.policies.base import Policy, PolicySpec
 from raybc.policies.build import build_policy
-from raybc.run_folder import BUNDLE_FILE
+from raybc.run_folder import BUNDLE_FILE, POLICY_FILE
 from raybc.strict import digest
 from raybc.types import UserError
 
@@ -161,6 +161,11 @@ class PolicyBundle:
         """
         if not folder.is_dir():
             raise UserError(f"{folder}: expected a policy bundle (a folder with {META} and {WEIGHTS}), found none")
+        if (folder / POLICY_FILE).is_file():
+            raise UserError(
+                f"{folder}: expected a policy bundle, got a policy of others ({POLICY_FILE}), which raybc can only "
+                "measure (raybc rollout, raybc compare)"
+            )
         saved = read_json(folder / META)
         try:
             sha256 = saved["sha256"]

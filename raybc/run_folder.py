@@ -410,5 +410,15 @@ class EvaluationFolder:
     def versions(self) -> Path:
         return self.path / "versions.json"
 
+    @property
+    def recorded(self) -> Path:
+        """Folder of recorded episodes, until they are in the data sets that --record names."""
+        return self.path / "recorded"
+
+    @property
+    def recorded_json(self) -> Path:
+        """The data sets that --record wrote."""
+        return self.path / "recorded.json"
+
     def videos(self, setting: SampleSetting) -> Path:
         return self.path / "videos" / setting.slug()

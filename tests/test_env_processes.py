@@ -25,6 +25,7 @@ from raybc.registry import get_task
 from raybc.rollout.engine import Demonstration, Rollout
 from raybc.rollout.episode import run_episode
 from raybc.rollout.pool import RolloutPool
+from raybc.rollout.recorder import read_recorded, recorded_file
 from raybc.testing import check_task
 from raybc.train.data import TrainingData
 from raybc.types import EpisodeSpec, SampleSetting, UserError
@@ -101,9 +102,12 @@ def test_actors_of_the_environment_measure_and_demonstrate(
     ]
     alone.close()
     with RolloutPool.start(TASK, 1, worker_cpus=0.2, deadline=60.0) as pool:
-        job = Rollout(str(tmp_path / "policy"), setting)
+        job = Rollout(str(tmp_path / "policy"), setting, record=str(tmp_path / "recorded"))
         (rows,) = pool.evaluate("first", [job], SPECS)
         assert rows_of(rows) == rows_of(expected)
+        for spec, row in zip(SPECS, expected, strict=True):
+            one = read_recorded(recorded_file(tmp_path / "recorded", spec), ("state",))
+            assert float(one.rewards.sum()) == pytest.approx(row["return"], rel=1e-5)
         (pid,) = pool.stats()["pids"]
         kill = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))
         many = [dataclasses.replace(spec, index=i) for i, spec in enumerate(SPECS * 30)]

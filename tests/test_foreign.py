@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from raybc.cli import run_main
+from raybc.compare.__main__ import main as compare
 from raybc.files import read_json
 from raybc.foreign.measured import MeasuredForeign
 from raybc.foreign.reference import Reference
 from raybc.inference.agent import Agent
+from raybc.inference.predictor import PolicyError
 from raybc.rollout.__main__ import main
 from raybc.rollout.engine import Engine, Rollout
+from raybc.rollout.faults import raised
 from raybc.rollout.worker import load_agent
 from raybc.rows import EpisodeRow
 from raybc.types import EpisodeSpec, SampleSetting
@@ -219,6 +222,30 @@ def test_a_policy_that_gives_up_ends_the_evaluation_early(
     assert "--resume continues the same evaluation" in " ".join(capsys.readouterr().err.split())
 
 
+def test_arms_of_a_comparison(ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Against raybc's own policy, whose environment is theirs; settings and arguments are named as for any arm."""
+    pointmass_bundle().save(tmp_path / "bundle")
+    solver, own = (
+        f"solver={HERE}expert:execute_steps=1",
+        f"own={HERE}of_bundle:argument={tmp_path / 'bundle'},flow_steps=2",
+    )
+
+    def status(*words: object) -> int:
+        return run_main(lambda: compare([*map(str, words), "--episodes", "20", "--workers", "1"]))
+
+    assert status(solver, tmp_path / "bundle", own, "--out", tmp_path / "out") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "solver is better than bundle" in out, out
+    for words, expected in (
+        ((f"{HERE}expert", f"{HERE}batched"), "expected --env_name NAME"),
+        ((f"{HERE}expert", f"same={HERE}expert", "--env_name", "pointmass"), "expected different arms"),
+        ((f"{HERE}expert:flow_steps=3", tmp_path / "bundle"), "flow_steps: has no effect on module:"),
+        ((f"{HERE}counting:execute_steps=9", tmp_path / "bundle"), "execute_steps: expected 0..4"),
+    ):
+        assert status(*words, "--out", tmp_path / "other") == 2
+        assert expected in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("name", ["counting", "batched", "failing"])
 def test_policies_in_an_actor_of_their_own_do_the_same(name: str, ray_cpus: float) -> None:
     """Where simulators are in an environment of their own, and with --inference shared."""
@@ -238,3 +265,19 @@ def test_policies_in_an_actor_of_their_own_do_the_same(name: str, ray_cpus: floa
     for row in (*rows, *expected):
         row.pop("traceback", None)
     assert rows == expected
+
+
+def test_the_traceback_of_a_policy_that_raised_is_its_own() -> None:
+    def raises() -> None:
+        raise RuntimeError("camera lost")
+
+    error = PolicyError("the policy raised RuntimeError: camera lost")
+    try:
+        raises()
+    except RuntimeError as cause:
+        error.__cause__ = cause
+    found = raised(error, 3)
+    assert found.message == "PolicyError: the policy raised RuntimeError: camera lost (at step 3)"
+    assert found.traceback.endswith("RuntimeError: camera lost")
+    assert "PolicyError" not in found.traceback
+    assert raised(PolicyError("expected an action (2,), got the shape (3,)")).traceback == ""

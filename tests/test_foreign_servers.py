@@ -308,3 +308,26 @@ def test_a_resized_image_keeps_its_proportions() -> None:
     assert (whole[16:48] == 255).all()
     assert (whole[:16] == 0).all()
     assert (whole[48:] == 0).all()
+
+
+@pytest.mark.slow
+def test_libero_is_sent_what_openpis_policies_learned(libero_home: Path, tmp_path: Path) -> None:
+    """Its simulators are in an environment of their own, so the policy is asked from an actor beside them."""
+    seen: list[dict[str, Any]] = []
+
+    def handle(socket: Any) -> None:
+        with contextlib.suppress(Exception):
+            socket.send(pack({}))
+            for message in socket:
+                seen.append(unpack(message))
+                socket.send(pack({"actions": np.zeros((10, 7))}))
+
+    with served(handle) as place:
+        words = [f"openpi:{place}", "--env_name", "libero_object-0@256x256", "--max_steps", "12", "--episodes", "1",
+                 "--workers", "1", "--execute_steps", "5", "--out", str(tmp_path / "out")]  # fmt: skip
+        assert run_main(lambda: main(words)) == 0
+    assert len(seen) == 1 + 3, "once before, and for steps 0, 5 and 10"
+    image = (224, 224, 3)
+    sizes = {"observation/image": image, "observation/wrist_image": image, "observation/state": (8,), "prompt": ()}
+    assert {name: np.shape(value) for name, value in seen[1].items()} == sizes
+    assert seen[1]["prompt"].startswith("pick up the")

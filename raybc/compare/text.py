@@ -146,7 +146,7 @@ def for_a_paper(pair: PairResult, comparison: Comparison, design: Design) -> str
         f"{interval}; {test})."
     )
     errors = a.errors + b.errors
-    return f"{text} {errors} episodes ended in errors of the simulator." if errors else text
+    return f"{text} {errors} episodes ended in errors and are in no rate." if errors else text
 
 
 def verdict_text(comparison: Comparison) -> str:

@@ -180,9 +180,7 @@ def load_function(function: str, where: str) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name not in (module, module.split(".")[0]):
             raise UserError(f"{where}: {function!r}: importing {module} failed: no module {error.name!r}") from error
-        raise UserError(
-            f"{where}: {function!r}: there is no module {module!r} (is its folder in PYTHONPATH?)"
-        ) from None
+        raise UserError(f"{where}: {function!r}: there is no module {module!r} here or in PYTHONPATH") from None
     except AttributeError as error:
         if error.name != name:
             raise UserError(f"{where}: {function!r}: importing {module} raised {error!r}") from error
@@ -198,6 +196,8 @@ def load_function(function: str, where: str) -> Callable[..., Any]:
 
 def _module(name: str, function: str, where: str) -> Any:
     if not name.endswith(".py"):
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
         return importlib.import_module(name)
     path = Path(name).expanduser().resolve()
     if not path.is_file():
@@ -217,6 +217,12 @@ def _module(name: str, function: str, where: str) -> Any:
         del sys.modules[known]
         raise
     return module
+
+
+def in_folder(function: str, folder: Path) -> str:
+    """The name of a trainer for a process in any folder; folder: where a relative path starts."""
+    module, _, name = function.rpartition(":")
+    return f"{folder / Path(module).expanduser()}:{name}" if module.endswith(".py") else function
 
 
 def declared(function: Callable[..., Any], where: str) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ A page of another site that is open in a browser on this machine must not reach 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raybc.dashboard.detail import detail
 from raybc.dashboard.importance import importances
+from raybc.dashboard.several import overview
 from raybc.dashboard.view import RunView
 from raybc.types import UserError
 
@@ -77,22 +78,48 @@ class SameSite:
         await self._app(scope, receive, send_with_headers)
 
 
-def make_app(view: RunView) -> Starlette:
-    """The application for a run folder, which need not exist yet."""
+def make_app(*views: RunView) -> Starlette:
+    """The application for a run folder, which need not exist yet, or for several: an overview, and below `runs/N/` the
+    page of each."""
+    if len(views) == 1:
+        routes: list[BaseRoute] = [Route("/static/{name}", _static), *_run_routes(views[0])]
+    else:
+
+        async def runs(_: Request) -> Response:
+            return await _json(lambda: overview(views))
+
+        pages = [Mount(f"/runs/{number}", routes=_run_routes(view)) for number, view in enumerate(views)]
+        routes = [
+            Route("/", _page("runs.html")),
+            Route("/static/{name}", _static),
+            Route("/api/runs", runs),
+            *pages,
+        ]
+    guards = [Middleware(SameSite), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)]
+    return Starlette(routes=routes, middleware=guards)
+
+
+def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
+    async def page(_: Request) -> Response:
+        return FileResponse(_FILES[name], headers={"Cache-Control": "no-cache"})
+
+    return page
+
+
+async def _static(request: Request) -> Response:
+    path = _FILES.get(request.path_params["name"])
+    if path is None:
+        raise HTTPException(404)
+    return FileResponse(path, headers={"Cache-Control": "no-cache"})
+
+
+def _run_routes(view: RunView) -> list[Route]:
+    """The page of a run folder, its data and its videos."""
     answers: dict[tuple[int, int], dict[str, Any]] = {}  # importances of the latest revision
 
     def current() -> RunView:
         view.refresh()
         return view
-
-    async def page(_: Request) -> Response:
-        return FileResponse(_FILES["index.html"], headers={"Cache-Control": "no-cache"})
-
-    async def static(request: Request) -> Response:
-        path = _FILES.get(request.path_params["name"])
-        if path is None:
-            raise HTTPException(404)
-        return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
     async def run(request: Request) -> Response:
         known = [request.query_params.get(name, "-1") for name in ("generation", "revision")]
@@ -123,17 +150,13 @@ def make_app(view: RunView) -> Starlette:
         kind = VIDEO_TYPES[path.suffix]
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
 
-    return Starlette(
-        routes=[
-            Route("/", page),
-            Route("/static/{name}", static),
-            Route("/api/run", run),
-            Route("/api/trials/{number:int}", trial),
-            Route("/api/importance", importance),
-            Route("/videos/{path:path}", video),
-        ],
-        middleware=[Middleware(SameSite), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
-    )
+    return [
+        Route("/", _page("index.html")),
+        Route("/api/run", run),
+        Route("/api/trials/{number:int}", trial),
+        Route("/api/importance", importance),
+        Route("/videos/{path:path}", video),
+    ]
 
 
 def video_path(root: Path, name: str) -> Path | None:

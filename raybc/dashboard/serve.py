@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{HOST}:{listener.getsockname()[1]}/"
 
 
-def make_server(view: RunView) -> uvicorn.Server:
-    """The server for a run folder. A missing package is a `UserError` with the line that installs it."""
+def make_server(*views: RunView) -> uvicorn.Server:
+    """The server for one or several run folders. A missing package is a `UserError` with the line that installs it."""
     require_extra("the dashboard", "dashboard", "starlette", "uvicorn")
     # Here, because they need the packages that were just checked.
     import uvicorn
@@ -34,7 +34,7 @@ def make_server(view: RunView) -> uvicorn.Server:
     from raybc.dashboard.app import make_app
 
     config = uvicorn.Config(
-        make_app(view),
+        make_app(*views),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -45,9 +45,10 @@ def make_server(view: RunView) -> uvicorn.Server:
 
 
 @contextlib.contextmanager
-def beside(run_dir: Path, port: int) -> Iterator[str]:
-    """Serve the page of a run folder in a thread of this process while the block runs; yields its address."""
-    server = make_server(RunView(run_dir))
+def beside(run_dir: Path | Sequence[Path], port: int) -> Iterator[str]:
+    """Serve the page of a run folder, or of several, in a thread of this process while the block runs; yields its
+    address."""
+    server = make_server(*map(RunView, [run_dir] if isinstance(run_dir, Path) else run_dir))
     with contextlib.closing(listening(HOST, port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="dashboard", daemon=True)
         thread.start()

@@ -119,15 +119,46 @@ def convert(
     refuse_existing(target)
     chosen = formats.get(format or formats.detect(source))
     wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size, keys)
+    parts = base.parts_of(chosen, source, wanted)
+    return write_parts(
+        target, parts, lambda: base.about_of(chosen, source), source, wanted, on_episodes,
+        lambda: formats.count(source, chosen.NAME), no_space,
+    )  # fmt: skip
+
+
+def write_parts(
+    target: Path,
+    parts: Iterator[EpisodeChunk],
+    about_them: Callable[[], DatasetInfo],
+    source: Path,
+    wanted: ReadOptions | None = None,
+    on_episodes: Callable[[int], None] | None = None,
+    count: Callable[[], int | None] = lambda: None,
+    no_space: str = "free some",
+) -> EpisodeStore:
+    """Write episodes as a store to `target` and open it. Only a part of them is in memory at a time.
+
+    Args:
+        target: the folder, which must not exist.
+        parts: the episodes in order.
+        about_them: called when all parts were read.
+        source: for messages.
+        wanted: what was asked for; images are kept where they are in `parts`.
+        on_episodes: called with the number of episodes written so far.
+        count: the number of episodes, where it is known.
+        no_space: advice for a full disk.
+    """
+    refuse_existing(target)
+    wanted = wanted or ReadOptions(images=True)
     with replacing(target) as temporary:
         temporary.mkdir()
-        sink = _Files(temporary, source, on_episodes, formats.count(source, chosen.NAME), no_space)
+        sink = _Files(temporary, source, on_episodes, count(), no_space)
         try:
-            gathered = base.gather(sink.watch(base.parts_of(chosen, source, wanted)), source, sink, wanted)
+            gathered = base.gather(sink.watch(parts), source, sink, wanted)
             sink.finish()
         finally:
             sink.close()
-        about = base.about_of(chosen, source)
+        about = about_them()
         found = base.assemble(_mapped(temporary), gathered, about, source, checked=True, remarks=wanted.remarks)
         _write_meta(temporary, found)
     return open_store(target)

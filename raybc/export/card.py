@@ -99,7 +99,7 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
             f"{evaluation.path}: expected an evaluation of run {bundle.run_id}, step {bundle.step}; got run "
             f"{found['run_id']}, step {found['step']}"
         )
-    text = f"{_how_measured(found)} A timeout counts as a failure; errors of the simulator are counted apart.\n\n"
+    text = f"{_how_measured(found)} A timeout counts as a failure; errors are counted apart.\n\n"
     rows, quoted, metric = [], Evidence(""), SUCCESS
     several = "tasks" in found
     has_success = any(row["success_rate"] is not None for row in found["settings"])

@@ -27,7 +27,7 @@ OF_EPISODE = ("execute_steps", "temporal_ensemble")
 
 @dataclass(frozen=True)
 class About:
-    """What a policy of others is told about where it will act."""
+    """What a policy of others learns about where it will act."""
 
     task: str
     """Name of the task."""

@@ -42,7 +42,7 @@ class ForeignSession(EpisodeSession):
         self.policy: ForeignPolicy | None = None
         """Taken at the first request."""
         self.is_new = True
-        """Whether the policy has not been told of the episode yet."""
+        """Whether the policy does not know of the episode yet."""
         self.problem: PolicyError | None = None
         """Why it could not be asked."""
         self._seen: list[Mapping[str, Any]] = []

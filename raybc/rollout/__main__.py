@@ -38,8 +38,7 @@ class Args:
     bundle: tyro.conf.Positional[str]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner); or a policy of
     others: module:FILE.py:make_policy, module:PACKAGE.MODULE:make_policy, onnx:FILE, lerobot:FOLDER,
-    openpi:HOST:PORT,
-    vla-eval:HOST:PORT."""
+    openpi:HOST:PORT, vla-eval:HOST:PORT."""
     env_name: str = ""
     """Of a policy of others: the environment to measure it in (raybc's own belong to one)."""
     policy_argument: str = ""
@@ -73,6 +72,9 @@ class Args:
     """Film all episodes."""
     video_output_dir: Path | None = None
     """Folder for videos (default: videos in --out)."""
+    record: tuple[str, ...] = ()
+    """Write all valid episodes, solved or not, as data: lerobot:DIR, robomimic:FILE.hdf5, rrd:FILE.rrd (Rerun; several
+    are allowed)."""
     flow_steps: str = ""
     """Steps of the solver, one value or several as 1,2,5 (default: the bundle's)."""
     execute_steps: str = ""
@@ -127,8 +129,10 @@ def main(argv: list[str] | None = None) -> int:
     # Here, because they import Ray, which --help need not wait for.
     from raybc.rollout.evaluation import EvaluationConfig, run_evaluation
     from raybc.rollout.output import write_results
+    from raybc.rollout.record import read_targets, targets_left, write_recordings
 
     _check(args)
+    targets = read_targets(args.record)
     policy = _policy(args)
     settings = chosen_settings(policy, {name: getattr(args, name) for name in ORDER})
     env_name = policy.env_name
@@ -152,6 +156,9 @@ def main(argv: list[str] | None = None) -> int:
     default = next((f for f in folders if f.path.exists()), folders[0])
     out = default if args.out is None else EvaluationFolder(args.out)
     check_folder(out, out.request, args.resume, args.overwrite, policy.inputs)
+    if targets and len(settings) > 1:
+        raise UserError(f"--record: expected one sample setting, got {len(settings)}: one data set for each")
+    targets = targets_left(targets, out, args.resume != "False")
     config = EvaluationConfig(
         policy=policy,
         settings=tuple(settings),
@@ -171,9 +178,12 @@ def main(argv: list[str] | None = None) -> int:
         suite=args.suite,
         video_folder=args.video_output_dir,
         instruction=args.instruction,
+        record_folder=out.recorded if targets else None,
     )
     with starting(out, args.overwrite, policy.inputs) as begun:
         rows = run_evaluation(config, out, begun)
+        if targets:
+            write_recordings(targets, out, config.specs, rows[0], measured[0].task.fps)
         write_results(out, config, measured, changes, rows)
     return 0
 

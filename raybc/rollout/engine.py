@@ -34,6 +34,7 @@ from raybc.inference.predictor import (
 from raybc.registry import get_task
 from raybc.rollout.episode import Episode, OnStep, final_observation, predict_together
 from raybc.rollout.faults import Fault, Signature, error_row, raised
+from raybc.rollout.recorder import Recorder, recorded_file
 from raybc.rollout.video import VideoWriter, episode_name
 from raybc.rows import EpisodeRow, episode_row
 from raybc.types import EpisodeSpec, SampleSetting
@@ -57,6 +58,8 @@ class Rollout:
     """What the policy reads in place of the task's instruction; "": that one."""
     final_obs: bool = False
     """Whether rows have the last observation."""
+    record: str = ""
+    """Folder for a file of each valid episode (`raybc.rollout.recorder`); empty: not recorded."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class _Slot:
     job: Rollout | None = None
     episode: Episode | None = None
     film: VideoWriter | None = None
+    recorder: Recorder | None = None
     asked: bool = False
 
 
@@ -220,6 +224,7 @@ class Engine:
         slot.number, slot.job, slot.asked = number, job, False
         on_step: OnStep | None = None
         slot.film = None
+        slot.recorder = Recorder() if job.record else None
         if job.video:
             slot.film = film = VideoWriter(Path(job.video), fps=slot.task.fps / job.video_frame_skip)
 
@@ -235,7 +240,9 @@ class Engine:
             else:
                 policy = predictor.bundle
             text = job.instruction or ("" if slot.env.instruction else slot.task.instruction)
-            slot.episode = Episode(slot.env, policy, spec, job.setting, slot.task.max_steps, on_step, text)
+            slot.episode = Episode(
+                slot.env, policy, spec, job.setting, slot.task.max_steps, on_step, text, slot.recorder
+            )
         except Exception:  # whether the process is kept or not: not this simulator
             _discard(slot.env)
             raise
@@ -255,6 +262,10 @@ class Engine:
             slot.film.path = Path(slot.job.video) / name
             slot.film.close()
             row["video"] = name
+        if slot.recorder is not None:
+            path = recorded_file(Path(slot.job.record), slot.episode.spec)
+            slot.recorder.save(path, row, slot.episode.session.instruction, slot.env.env_args())
+            slot.recorder = None
         return row
 
     def _demonstrate(self, job: Demonstration, spec: EpisodeSpec) -> EpisodeRow:

@@ -23,6 +23,7 @@ from raybc.inference.predictor import (
     stack_rows,
 )
 from raybc.inference.session import Session
+from raybc.rollout.recorder import Recorder
 from raybc.types import EpisodeResult, EpisodeSpec, Observation, Outcome, SampleSetting
 
 #: Most numbers of a last observation that are kept in its row.
@@ -51,6 +52,7 @@ class Episode:
         max_steps: int,
         on_step: OnStep | None = None,
         instruction: str = "",
+        recorder: Recorder | None = None,
     ) -> None:
         """
         Args:
@@ -61,7 +63,9 @@ class Episode:
             max_steps: the step limit.
             on_step: see above.
             instruction: what the policy reads in place of the environment's instruction; "": that one.
+            recorder: gets every step.
         """
+        self._recorder = recorder
         self._env, self.spec = env, spec
         self._max_steps, self._on_step = max_steps, on_step
         self.session = policy if isinstance(policy, EpisodeSession) else Session(policy, setting, spec.seed)
@@ -103,12 +107,16 @@ class Episode:
 
     def _step(self, action_A: np.ndarray) -> None:
         self.steps += 1
+        if self._recorder is not None:
+            self._recorder.before(self.last_obs, action_A)
         obs, reward, terminated, truncated, info = self._env.step(action_A)
         if self._check is not None:
             self._check(obs)
         self.session.observe(obs)
         self.last_obs = obs
         self._total += reward_of(reward)
+        if self._recorder is not None:
+            self._recorder.after(reward)
         if abs(self._total) > LARGEST_RETURN:
             raise BadEnvironment(f"the sum of rewards: expected at most {LARGEST_RETURN:g}, got {self._total:g}")
         if reward > self._best:

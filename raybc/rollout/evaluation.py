@@ -24,6 +24,7 @@ from raybc.metric import FORMER_KEY, KEY, Metric
 from raybc.rollout.engine import Rollout
 from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.pool import RolloutPool
+from raybc.rollout.recorder import recorded_file
 from raybc.rollout.stop import UntilHalfwidth
 from raybc.rollout.video import write_grid
 from raybc.rows import EpisodeRow
@@ -65,6 +66,9 @@ class EvaluationConfig:
     video_folder: Path | None = None
     """Folder for videos (None: in the folder of the evaluation)."""
 
+    record_folder: Path | None = None
+    """Folder for a file of each episode (None: not recorded)."""
+
     @property
     def task(self) -> str:
         """The (first) task."""
@@ -82,7 +86,11 @@ class EvaluationConfig:
 
     def jobs(self) -> list[Rollout]:
         path = self.policy.reference
-        return [Rollout(path, setting, instruction=self.instruction, final_obs=True) for setting in self.settings]
+        folder = "" if self.record_folder is None else str(self.record_folder.absolute())
+        return [
+            Rollout(path, setting, instruction=self.instruction, final_obs=True, record=folder)
+            for setting in self.settings
+        ]
 
     def request(self) -> dict[str, Any]:
         """Everything that decides the rows; an evaluation is only resumed with the same request."""
@@ -154,6 +162,9 @@ def _resume(config: EvaluationConfig, out: EvaluationFolder) -> Known:
                 known |= _parse(line, config)
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{path}: line {number} is damaged; start over with --overwrite") from None
+    if config.record_folder is not None:  # an episode that was measured without --record is run again
+        kept = [recorded_file(config.record_folder, spec).is_file() for spec in config.specs]
+        known = {key: row for key, row in known.items() if kept[key[1]]}
     write_text(out.partial, "".join(_line(config, job, row) for (job, _), row in sorted(known.items())))
     return known
 

@@ -44,9 +44,12 @@ class Fault:
 def raised(error: Exception, step: int | None = None) -> Fault:
     """The simulator or the policy raised an exception. step: the step of the episode, 0 for its reset."""
     at = "" if step is None else f" (at step {step})" if step else " (at the reset)"
-    lines = "".join(traceback.format_exception(error)).splitlines()
-    # A violation of the contract needs none: its message says everything.
-    trace = [] if isinstance(error, BadEnvironment) else lines[-TRACEBACK_LINES:]
+    # Of a policy that raised, what it raised; the rest is raybc's.
+    shown = error.__cause__ if isinstance(error, PolicyError) and error.__cause__ is not None else error
+    lines = "".join(traceback.format_exception(shown)).splitlines()
+    # A violation of the contract needs none: its message says everything. Nor does a wrong answer.
+    plain = isinstance(error, BadEnvironment) or (isinstance(error, PolicyError) and shown is error)
+    trace = [] if plain else lines[-TRACEBACK_LINES:]
     return Fault(type(error).__name__, f"{type(error).__name__}: {error}{at}", "\n".join(trace))
 
 

@@ -19,7 +19,7 @@ import torch
 from raybc.config import MEMBER_FIELDS, RunConfig, migrate
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.training import KEEP, Fail, Job, Report, TrialsFailed, run_trials
-from raybc.sweep.trial import Evaluate, Rivals, TrialContext, load_data, setting_label
+from raybc.sweep.trial import Evaluate, Rivals, TrialContext, load_data, log_evaluation
 from raybc.train.arithmetic import pick_device
 from raybc.train.data import resolved
 from raybc.train.epoch_log import PackEpochLog
@@ -106,11 +106,7 @@ class _Pack:
     def log(self, trial: int, evaluation: Evaluation) -> None:
         first = self.count * [job.trial for job in self.jobs].index(trial)
         for log, seed in zip(self._logs[first : first + self.count], self.context.seeds, strict=True):
-            for row in evaluation.rows:
-                values = {"success": row["success_rate"], self.context.metric.name: row.get("score")}
-                for name, value in values.items():
-                    if row["seed"] == seed and value is not None:
-                        log.scalar(f"eval/{name}/{setting_label(row)}", value, evaluation.step)
+            log_evaluation(log, self.context, seed, evaluation)
 
     def drop_old(self, trial: int, k: int) -> None:
         for old in range(1, k - KEEP + 1):

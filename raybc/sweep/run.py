@@ -205,6 +205,7 @@ def _run(
             earlier_options=tuple(earlier_options(folder)),
             eval_tasks=eval_tasks(config),
             env_spec=env_spec,
+            working_folder=str(Path.cwd()),
         )
         facts = {
             "command": command_line(),

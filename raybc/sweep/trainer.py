@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from raybc.config.trainer import ALWAYS, TrainerRun
+from raybc.config.trainer import ALWAYS, TrainerRun, in_folder
 from raybc.files import write_text
 from raybc.foreign.measured import measured_policy
 from raybc.rollout.policy import MeasuredBundle
-from raybc.run_folder import TrainingFolder
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.space import settings_of
 from raybc.sweep.training import KEEP, Fail, Job, Report, TrialsFailed, run_trials
-from raybc.sweep.trial import Evaluate, Rivals, TrialContext, setting_label
-from raybc.train.csv_rows import append_rows, read_rows
-from raybc.train.log import add_scalars
+from raybc.sweep.trial import Evaluate, Rivals, TrialContext, log_evaluation
+from raybc.train.log import MemberLog
 from raybc.trainer.job import Task
 from raybc.trainer.process import TrainerFailed, TrainerProcess
 from raybc.types import UserError
@@ -50,6 +49,16 @@ class _Trainer:
         self._reached = {seed: self._newest(job, seed) for seed in context.seeds}
         """Seed -> the evaluation whose policy is there."""
         self._processes: dict[int, TrainerProcess] = {}
+        self._logs = {seed: stack.enter_context(self._log_of(seed)) for seed in context.seeds}
+
+    def _log_of(self, seed: int) -> MemberLog:
+        folder, trial = self.context.folder, self.jobs[0].trial
+        return MemberLog(folder.member(trial, seed).path, folder.tensorboard(trial, seed), self._step_of(seed))
+
+    def _step_of(self, seed: int) -> int:
+        """The step of the newest policy of a seed; 0: none."""
+        reached = self._reached[seed]
+        return self.context.steps[reached - 1] if reached else 0
 
     def _newest(self, job: Job, seed: int) -> int:
         """The newest policy on disk that is not beyond the next evaluation; 0: none."""
@@ -80,7 +89,8 @@ class _Trainer:
             self._stack.callback(process.close)
         for message in self._processes[seed].messages():
             if message.get("metrics"):
-                self._log_metrics(seed, message["step"], message["metrics"])
+                named = {f"train/{name}": value for name, value in message["metrics"].items()}
+                self._logs[seed].add(message["step"], named, {})
             if message.get("policy"):
                 if message["step"] == self.context.steps[k - 1]:
                     return
@@ -108,9 +118,8 @@ class _Trainer:
     def _start(self, seed: int) -> TrainerProcess:
         context, trial = self.context, self.jobs[0].trial
         member = context.folder.member(trial, seed)
-        reached = self._reached[seed]
         task = Task(
-            function=self._run.policy.kind,
+            function=in_folder(self._run.policy.kind, Path(context.working_folder)),
             options=self._run.own_options(),
             seed=seed,
             dataset=context.dataset,
@@ -120,29 +129,16 @@ class _Trainer:
             milestones=list(context.steps),
             device=self._run.device,
             folder=str(member.path),
-            step=context.steps[reached - 1] if reached else 0,
+            step=self._step_of(seed),
         )
-        return TrainerProcess(task, member.text_log, context.threads)
-
-    def _log_metrics(self, seed: int, step: int, metrics: Mapping[str, float]) -> None:
-        member: TrainingFolder = self.context.folder.member(self.jobs[0].trial, seed)
-        before = read_rows(member.train_csv)
-        named = {f"train/{name}": value for name, value in metrics.items()}
-        columns = list(dict.fromkeys(["step", *(before[0] if before else ()), *named]))
-        append_rows(member.train_csv, columns, [[step, *(named.get(name) for name in columns[1:])]])
-        add_scalars(self.context.folder.tensorboard(self.jobs[0].trial, seed), named, step)
+        return TrainerProcess(task, member.text_log, context.threads, context.working_folder)
 
     def save(self, k: int) -> None:
         """What is measured was saved when it was reported."""
 
     def log(self, trial: int, evaluation: Evaluation) -> None:
         for seed in self.context.seeds:
-            scalars: dict[str, float] = {}
-            for row in evaluation.rows:
-                values = {"success": row["success_rate"], self.context.metric.name: row.get("score")}
-                found = {f"eval/{n}/{setting_label(row)}": v for n, v in values.items() if v is not None}
-                scalars |= found if row["seed"] == seed else {}
-            add_scalars(self.context.folder.tensorboard(trial, seed), scalars, evaluation.step)
+            log_evaluation(self._logs[seed], self.context, seed, evaluation)
 
     def drop_old(self, trial: int, k: int) -> None:
         for old in range(1, k - KEEP + 1):

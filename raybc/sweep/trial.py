@@ -33,6 +33,7 @@ from raybc.suites import specs_in_turns
 from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.sweep.space import settings_of
 from raybc.train.data import TrainingData, held_out_episodes
+from raybc.train.log import MemberLog
 from raybc.train.source import read_data
 from raybc.types import EpisodeSpec, SampleSetting
 
@@ -73,6 +74,8 @@ class TrialContext:
     """The tasks that recipes are measured on; () for `task`."""
     env_spec: EnvSpec | None = None
     """What the simulator of `task` reports; None without one."""
+    working_folder: str = ""
+    """Where the command was started, in which a trainer of others runs, too."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -93,6 +96,15 @@ class AllEpisodesFailed(RuntimeError):
 
 def setting_label(row: SettingFields) -> str:
     return setting_of(row).label().replace(" ", "_").replace("=", "_")
+
+
+def log_evaluation(log: MemberLog, context: TrialContext, seed: int, evaluation: Evaluation) -> None:
+    """Show the results of a seed in TensorBoard, beside the curves of its training."""
+    for row in evaluation.rows:
+        values = {"success": row["success_rate"], context.metric.name: row.get("score")}
+        for name, value in values.items():
+            if row["seed"] == seed and value is not None:
+                log.scalar(f"eval/{name}/{setting_label(row)}", value, evaluation.step)
 
 
 def jobs_of(

@@ -82,8 +82,10 @@ class MemberLog:
 
     def train(self, row: TrainRow) -> None:
         """Add a row; a new metric adds a column."""
-        values = row.values()
-        last = {"round": row.round, **({PHASE: row.phase} if row.phase else {})}
+        self.add(row.step, row.values(), {"round": row.round, **({PHASE: row.phase} if row.phase else {})})
+
+    def add(self, step: int, values: Mapping[str, float | None], last: Mapping[str, int | str]) -> None:
+        """Add a row of any columns. last: columns at the end, which are not drawn."""
         columns = ["step", *values, *last]
         if self._handle is None or any(c not in self._columns for c in columns):
             known = [c for c in self._columns if c not in columns]
@@ -91,11 +93,11 @@ class MemberLog:
         assert self._handle is not None
         cells = {name: "" if value is None else f"{value:.6g}" for name, value in values.items()}
         writer = csv.DictWriter(self._handle, self._columns, restval="")
-        writer.writerow({"step": row.step, **cells, **last})
+        writer.writerow({"step": step, **cells, **last})
         self._handle.flush()
         for name, value in values.items():
             if value is not None:
-                self._tensorboard.add_scalar(name, value, row.step)
+                self._tensorboard.add_scalar(name, value, step)
 
     def scalar(self, name: str, value: float, step: int) -> None:
         self._tensorboard.add_scalar(name, value, step)

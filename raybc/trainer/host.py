@@ -85,8 +85,7 @@ def main() -> None:
                 "traceback": traceback.format_exc(),
             }
         )
-    sys.stdout.flush()
-    os._exit(0)  # threads of others do not keep it
+    said.over.set()
 
 
 if __name__ == "__main__":

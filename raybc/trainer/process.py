@@ -1,4 +1,4 @@
-"""`TrainerProcess`: one training of others in a process of its own, which waits after every policy until it is told."""
+"""`TrainerProcess`: one training of others in a process of its own, which waits after every policy for a sign."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ class TrainerFailed(RuntimeError):
 class TrainerProcess:
     """A trainer at work."""
 
-    def __init__(self, task: Task, log: Path, threads: int) -> None:
-        """log: where what it prints is added. threads: of its numerical libraries."""
+    def __init__(self, task: Task, log: Path, threads: int, folder: str = "") -> None:
+        """log: where what it prints is added. threads: of its numerical libraries. folder: its working folder, where
+        this machine has it."""
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log_path, self._log = log, log.open("ab")
-        paths = [path for path in sys.path if path] + [os.getcwd()]
+        paths = [path for path in sys.path if path]
         limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "raybc.trainer.host"],
@@ -42,6 +43,7 @@ class TrainerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            cwd=folder if os.path.isdir(folder) else None,
             env=os.environ | limits | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"},
         )
         self._finalizer = weakref.finalize(self, _end, self._process, self._log)
@@ -54,7 +56,7 @@ class TrainerProcess:
             self._process.stdin.flush()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it tells until it ends. Raises `TrainerFailed`."""
+        """What it says until it ends. Raises `TrainerFailed`."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             message: dict[str, Any] = json.loads(line)

@@ -32,6 +32,8 @@ const videos = { outcome: "all", trial: "all", drawn: "" };
 
 const open = (number) => openTrial(number, run);
 
+$("all").hidden = !location.pathname.startsWith("/runs/"); // paths are relative, since a sweep may be one of several
+
 async function poll() {
   clearTimeout(timer);
   try {
@@ -48,7 +50,7 @@ async function poll() {
 }
 
 async function ask() {
-  const answer = await fetch(`/api/run?generation=${known.generation}&revision=${known.revision}`);
+  const answer = await fetch(`api/run?generation=${known.generation}&revision=${known.revision}`);
   const news = await answer.json();
   if (!answer.ok) throw new Error(news.error ?? answer.statusText);
   offset = news.now - Date.now() / 1000;
@@ -162,7 +164,7 @@ async function importances() {
   const revision = `${known.generation}.${known.revision}`;
   if (importanceOf !== revision) {
     importanceOf = revision;
-    const found = await (await fetch("/api/importance")).json();
+    const found = await (await fetch("api/importance")).json();
     importances.found = found;
   }
   const found = importances.found ?? {};

@@ -129,7 +129,7 @@ export const command = (text, label) =>
 
 export function video(entry, withTrial = true) {
   const what = `trial ${entry.trial}, seed ${entry.seed}, ${entry.split} start ${entry.index}`;
-  const source = "/videos/" + entry.file.split("/").map(encodeURIComponent).join("/");
+  const source = "videos/" + entry.file.split("/").map(encodeURIComponent).join("/");
   return h(
     "figure",
     {},

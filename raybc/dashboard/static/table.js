@@ -144,7 +144,7 @@ function row(t, run, open) {
           bar(value, interval),
           note ? h("span", { class: "sub" }, note) : null,
         ];
-  const text = async () => (await (await fetch(`/api/trials/${t.n}`)).json()).train_command;
+  const text = async () => (await (await fetch(`api/trials/${t.n}`)).json()).train_command;
   const again = () => copyButton(text, `Copy the command that trains trial ${t.n} again`, "Copy command");
   const cells = columns(run).map((column) => {
     if (column.key === "trial")

@@ -38,7 +38,7 @@ dialog.addEventListener("click", (event) => {
 
 export async function open(number, run) {
   const mine = ++opened;
-  const answer = await fetch(`/api/trials/${number}`);
+  const answer = await fetch(`api/trials/${number}`);
   if (!answer.ok || mine !== opened) return;
   const found = await answer.json();
   before = number;

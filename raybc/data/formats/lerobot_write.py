@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raybc.data.episodes import EpisodeStore
+from raybc.data.formats.base import blocks
 from raybc.data.videos import ENCODINGS, write_video
 from raybc.files import replacing, write_json
 from raybc.types import UserError
@@ -19,6 +21,8 @@ DATA = {
     "v3.0": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
     "v2.1": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
 }
+#: Numbers of images up to which statistics are computed at once.
+WHOLE = 1 << 24
 VIDEO = {
     "v3.0": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
     "v2.1": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
@@ -117,9 +121,17 @@ def _table(columns: dict[str, np.ndarray]) -> Any:
     return pa.table({name: column(np.ascontiguousarray(array)) for name, array in columns.items()})
 
 
+def _tables(store: EpisodeStore, fps: int) -> Iterator[Any]:
+    """The rows of whole episodes, a part of them at a time."""
+    first = 0
+    for _, _, lengths in blocks(store.episode_ends):
+        yield _table(_columns(store, first, first + len(lengths), fps))
+        first += len(lengths)
+
+
 def _write_v3(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> None:
     at = {"chunk_index": 0, "file_index": 0}
-    _parquet(folder / DATA["v3.0"].format(**at), _table(_columns(store, 0, store.num_episodes, fps)))
+    _parquet(folder / DATA["v3.0"].format(**at), _tables(store, fps))
     tasks = _tasks(store)
     words = {"task_index": list(range(len(tasks))), "__index_level_0__": tasks}
     # pandas' description of its index, from which LeRobot takes the instructions.
@@ -131,7 +143,8 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> Non
         )
     ]
     pandas = {"index_columns": ["__index_level_0__"], "columns": columns, "column_indexes": []}
-    _parquet(folder / "meta/tasks.parquet", pa.table(words).replace_schema_metadata({"pandas": json.dumps(pandas)}))
+    words_table = pa.table(words).replace_schema_metadata({"pandas": json.dumps(pandas)})
+    _parquet(folder / "meta/tasks.parquet", [words_table])
     rows = []
     for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         row = {"episode_index": i, "tasks": [store.tasks[i] if store.tasks else ""], "length": end - start}
@@ -142,7 +155,7 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> Non
             row |= {f"{key}/chunk_index": 0, f"{key}/file_index": 0}
             row |= {f"{key}/from_timestamp": start / fps, f"{key}/to_timestamp": end / fps}
         rows.append({k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()})
-    _parquet(folder / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(rows))
+    _parquet(folder / "meta/episodes/chunk-000/file-000.parquet", [pa.Table.from_pylist(rows)])
     write_json(folder / "meta/stats.json", _stats(store, slice(None)))
     for name in store.images:
         _video(folder / VIDEO["v3.0"].format(video_key=_names(store)[name], **at), store.obs[name], fps, encoding)
@@ -152,7 +165,7 @@ def _write_v2(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> Non
     episodes, stats = [], []
     for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         at = {"episode_chunk": i // 1000, "episode_index": i}
-        _parquet(folder / DATA["v2.1"].format(**at), _table(_columns(store, i, i + 1, fps)))
+        _parquet(folder / DATA["v2.1"].format(**at), [_table(_columns(store, i, i + 1, fps))])
         for name in store.images:
             place = folder / VIDEO["v2.1"].format(video_key=_names(store)[name], **at)
             _video(place, store.obs[name][start:end], fps, encoding)
@@ -171,17 +184,46 @@ def _stats(store: EpisodeStore, rows: slice) -> dict[str, Any]:
 
 def _stats_of(array: np.ndarray) -> dict[str, Any]:
     """LeRobot's statistics: of each dimension or, for images, of each channel, from 0 to 1, shape (3, 1, 1)."""
-    count = [len(array)]
-    if array.dtype == np.uint8:
-        array = array.reshape(-1, array.shape[-1]) / 255
-    values = {k: getattr(array, k)(0).astype(float) for k in ("min", "max", "mean", "std")}
-    shape = (-1, 1, 1) if array.dtype == np.float64 else (-1,)
+    count, is_image = [len(array)], array.dtype == np.uint8
+    if not is_image or array.size <= WHOLE:
+        if is_image:
+            array = array.reshape(-1, array.shape[-1]) / 255
+        values = {k: getattr(array, k)(0).astype(float) for k in ("min", "max", "mean", "std")}
+    else:
+        values = _stats_in_parts(array)
+    shape = (-1, 1, 1) if is_image else (-1,)
     return {**{k: v.reshape(shape).tolist() for k, v in values.items()}, "count": count}
 
 
-def _parquet(path: Path, table: Any) -> None:
+def _stats_in_parts(images: np.ndarray) -> dict[str, np.ndarray]:
+    """The same of images that do not fit into memory: exact sums of whole numbers, image by image."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    for image in images:
+        for channel in range(channels):
+            counts[channel] += np.bincount(image[..., channel].reshape(-1), minlength=256)
+    levels, total = np.arange(256) / 255, counts.sum(axis=1)
+    mean = counts @ levels / total
+    seen = [np.flatnonzero(row) for row in counts]
+    return {
+        "min": np.array([levels[one[0]] for one in seen]),
+        "max": np.array([levels[one[-1]] for one in seen]),
+        "mean": mean,
+        "std": np.sqrt((counts * (levels - mean[:, None]) ** 2).sum(axis=1) / total),
+    }
+
+
+def _parquet(path: Path, tables: Iterable[Any]) -> None:
+    """Write tables of one schema one after another, each a row group of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, path)
+    writer: Any = None
+    try:
+        for table in tables:
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _video(path: Path, frames: np.ndarray, fps: int, encoding: str) -> None:

@@ -99,7 +99,7 @@ def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
                 if task is None:  # attributes after arrays: see `base.collect`
                     task = instruction(data, each)
                 label = f"{each.name}: {name}" if path.is_dir() else name
-                yield dataclasses.replace(part, name=label, tasks=(task,))
+                yield dataclasses.replace(part, name=label, tasks=part.tasks or (task,))
 
 
 def recorded_seeds(path: Path) -> list[int] | None:

@@ -24,6 +24,8 @@ from raybc.files import parse_json, replacing
 from raybc.types import UserError
 
 NAME = "robomimic"
+#: Attributes of an episode of a rollout; robomimic has none for these.
+SUCCESS, INSTRUCTION = "raybc_success", "raybc_instruction"
 DESCRIPTION = "an HDF5 file with groups data/demo_0, data/demo_1, ..."
 
 
@@ -59,6 +61,18 @@ def write_store(path: Path, store: EpisodeStore) -> None:
     """Write an HDF5 file. Success, declared action ranges and instructions are lost."""
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         write_episodes(file, store)
+        write_masks(file, store.splits)
+
+
+def write_rollouts(path: Path, store: EpisodeStore) -> None:
+    """As `write_store`, and each episode has its success and its instruction as attributes that `read` knows."""
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        data = write_episodes(file, store)
+        for i in range(store.num_episodes):
+            if store.success_E is not None:
+                data[f"demo_{i}"].attrs[SUCCESS] = bool(store.success_E[i])
+            if store.tasks:
+                data[f"demo_{i}"].attrs[INSTRUCTION] = store.tasks[i]
         write_masks(file, store.splits)
 
 
@@ -188,6 +202,8 @@ def demo_part(demo: h5py.Group, name: str, path: Path, wanted: ReadOptions) -> E
         rewards=containers.hdf5_values(demo, "rewards", where) if "rewards" in demo else None,
         terminals=containers.hdf5_values(demo, "dones", where) if "dones" in demo else None,
         states=states_of(demo, where, len(actions)) if wanted.states and "states" in demo else None,
+        tasks=(str(demo.attrs[INSTRUCTION]),) if INSTRUCTION in demo.attrs else (),
+        success=(bool(demo.attrs[SUCCESS]),) if SUCCESS in demo.attrs else (),
     )
 
 
