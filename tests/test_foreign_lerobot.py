@@ -114,7 +114,7 @@ def test_an_episode_is_that_of_select_action(lerobot_checkpoints: Path, name: st
 
 
 @pytest.mark.usefixtures("lerobot")
-@pytest.mark.parametrize("name", ["few steps", "image"])
+@pytest.mark.parametrize("name", ["few steps", pytest.param("image", marks=pytest.mark.slow)])
 def test_an_imported_policy_does_the_same(lerobot_checkpoints: Path, name: str) -> None:
     """LeRobot and the bundle made of its checkpoint, from the noise of the same start; also other sample settings."""
     bundle, expected, of = (
@@ -188,10 +188,9 @@ def test_without_lerobot(lerobot_checkpoints: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("lerobot", "ray_cpus")
 def test_a_rollout(lerobot_checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same checkpoint under several sample settings, as one measurement."""
-    words = [
-        f"lerobot:{lerobot_checkpoints / 'act'}", "--env_name=pointmass",
-        "--policy_inputs=observation.environment_state=goal", "--episodes=2", "--execute_steps=0,1", "--temporal_ensemble=-1,0.01", f"--out={tmp_path / 'out'}",
-    ]  # fmt: skip
+    words = [f"lerobot:{lerobot_checkpoints / 'act'}", "--env_name=pointmass", "--episodes=2"]
+    words += ["--policy_inputs=observation.environment_state=goal", "--execute_steps=0,1"]
+    words += ["--temporal_ensemble=-1,0.01", f"--out={tmp_path / 'out'}"]
     assert run_main(lambda: main(words)) == 0, capsys.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()]
     assert {row["outcome"] for row in rows} <= {"timeout", "failure", "success"}
