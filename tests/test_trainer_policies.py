@@ -22,6 +22,7 @@ from raybc.train.source import read_data
 from raybc.types import EpisodeSpec, UserError
 from tests.trainers import Sweep, evaluate, no_rivals
 
+SHARED = {"env_name": "pointmass-scripted-low_dim", "training_steps": 4}
 CALLABLE = """
 import json
 import numpy as np
@@ -63,8 +64,7 @@ def make_raises(about):
 def of_callables(folder: Path, mode: str = "function", **changes: Any) -> SweepConfig:
     path = folder / "callables.py"
     path.write_text(CALLABLE)
-    train = {"env_name": "pointmass-scripted-low_dim", "training_steps": 4, "mode": mode}
-    plain = {"name": "c", "trainer": f"{path}:train", "seeds": [0], "train": train,
+    plain = {"name": "c", "trainer": f"{path}:train", "seeds": [0], "train": SHARED | {"mode": mode},
              "space": {"gain": {"values": [4.0, 0.0]}}, "eval": {"evaluations": 2, "episodes": 4}}  # fmt: skip
     return sweep_from_mapping(plain | changes, "callables.yaml")
 
@@ -114,6 +114,31 @@ def test_a_policy_that_cannot_act_fails_its_trial_before_it_is_measured(tmp_path
     (found,) = Sweep(plan, tmp_path / "run").run(gain=4.0).failures
     assert reason in found
     assert "\n" not in found
+
+
+def test_an_onnx_file_is_kept(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    goal = [helper.make_tensor_value_info("goal", kind, ["B", 2])]
+    actions = [helper.make_tensor_value_info("actions", kind, ["B", 2])]
+    graph = helper.make_graph([helper.make_node("Identity", ["goal"], ["actions"])], "g", goal, actions)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "goal.onnx"))
+    (tmp_path / "files.py").write_text(
+        f"def train(job, path: str = '{tmp_path}/goal.onnx'):\n"
+        "    for step in job.milestones:\n        job.report(step, 'onnx:' + path)\n"
+    )
+    plan = of_callables(tmp_path, trainer=f"{tmp_path}/files.py:train", train=SHARED, space={"path": {"values": ["x"]}})
+    sweep = Sweep(plan, tmp_path / "run").run()
+    assert not sweep.failures
+    assert len(sweep.evaluations) == 2
+    (tmp_path / "goal.onnx").unlink()
+    policy = measured_policy(sweep.folder.checkpoint(0, 0, 4))
+    assert str(sweep.folder.path) in policy.reference
+    assert policy.evaluations(policy.setting) == 1
+    (reason,) = Sweep(plan, tmp_path / "gone").run().failures
+    assert "there is no file" in reason or "expected files" in reason
 
 
 OWN = """

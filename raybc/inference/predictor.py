@@ -10,16 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from raybc.data.action_form import ActionForm
-from raybc.envs.base import SimEnv, Task
 from raybc.foreign.reference import is_reference
 from raybc.policies.spec import PolicySpec
 from raybc.run_folder import BUNDLE_FILE
 from raybc.types import EpisodeSpec, Observation, SampleSetting
+
+if TYPE_CHECKING:
+    from raybc.envs.base import SimEnv, Task
 
 #: Number of bundles that a process keeps in memory.
 KEEP = 16

@@ -16,6 +16,7 @@ import tyro
 from raybc import cli
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
+from raybc.files import expanded
 from raybc.find_bundle import find_bundle
 from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_wait
 from raybc.metric import FORMER_KEY, Metric, MetricName
@@ -205,7 +206,7 @@ def _policy(args: Args) -> MeasuredPolicy:
             raise UserError(
                 f"--{name}: expected a policy of others such as module:FILE.py:make_policy, got {args.bundle}"
             )
-    path, chosen = find_bundle(Path(args.bundle), args.checkpoint)
+    path, chosen = find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)
     return measured_policy(path, chosen)
 
 
