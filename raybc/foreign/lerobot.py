@@ -156,12 +156,12 @@ def _inputs(reference: Reference, config: Mapping[str, Any], about: About) -> tu
 
 
 class _Lerobot(Kind):
+    options = ("inputs",)
+
     def parse(self, reference: Reference) -> Reference:
         folder = find_checkpoint(expanded(reference.where)).absolute()
         config = read_config(folder)
         features(config, "input_features", folder / CONFIG)
-        if reference.argument:
-            raise UserError(f"--policy_argument: has no effect on {reference.shown}")
         for name in (WEIGHTS, PREPROCESSOR):
             if not (folder / name).is_file():
                 raise UserError(
