@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ pytest.importorskip("starlette", reason="the dashboard's packages: pip install '
 from benchmarks.run_folder import BEGAN, make_run
 from raybc.cli import run_main
 from raybc.dashboard import serve
-from raybc.dashboard.__main__ import main, views_of
+from raybc.dashboard.__main__ import main
 from raybc.dashboard.several import best_so_far, differing, overview
-from raybc.dashboard.view import RunView
+from raybc.dashboard.view import RunView, views_of
 from raybc.metric import METRICS, SUCCESS
+from raybc.report.__main__ import main as report
 from raybc.sweep.ledger import Evaluation, TrialState
 from tests.browser import Browser, find_chromium
 from tests.test_dashboard import Client
@@ -128,6 +130,30 @@ def test_what_is_refused(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest
     ):
         assert run_main(lambda argv=argv: main([str(one) for one in argv])) == 2  # type: ignore[misc]
         assert expected in capsys.readouterr().err
+
+
+def test_the_same_as_a_document(runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One file that loads nothing, with the numbers of the overview; another file is not replaced."""
+    page = tmp_path / "sweeps.html"
+    argv = [*map(str, runs), f"--out={page}"]
+    assert run_main(lambda: report(argv)) == 0
+    text = page.read_text()
+    found = overview(views_of(runs))
+    for run in found["runs"]:
+        assert f"{SUCCESS.show(run['best']['score'])} (" in text
+        assert f"trial {run['best']['trial']}" in text
+    assert text.count('type="application/json"') == 2
+    assert "search.sampler" in text
+    sources = re.findall(r'(?:src|href)="([^"]*)"', text.partition("<script>")[0])
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert run_main(lambda: report(argv)) == 0, "it is its own page"
+    page.write_text("mine")
+    assert run_main(lambda: report(argv)) == 2
+    assert "exists, and is no page of several sweeps" in capsys.readouterr().err
+    assert page.read_text() == "mine"
+    assert run_main(lambda: report([str(runs[0]), "--out=x.html"])) == 2
+    assert "--out: expected several sweeps" in capsys.readouterr().err
+    assert run_main(lambda: report([])) == 2
 
 
 @pytest.mark.slow

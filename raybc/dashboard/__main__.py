@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import tyro
 
 from raybc import cli
 from raybc.dashboard.serve import HOST, PORT, make_server, url_of
-from raybc.dashboard.view import RunView, check_run
-from raybc.types import UserError
+from raybc.dashboard.view import views_of
 from raybc.web import listening
 
 
@@ -38,19 +36,6 @@ def main(argv: list[str] | None = None) -> int:
     cli.console.print(f"{shown}: {url_of(listener)} (Ctrl-C ends)")
     server.run(sockets=[listener])
     return 0
-
-
-def views_of(folders: Sequence[Path]) -> list[RunView]:
-    """The sweeps in these folders. Raises `UserError` for what is no sweep, and for one that is named twice."""
-    if not folders:
-        raise UserError("expected the folder of a sweep, or several: raybc dashboard RUN [RUN ...]")
-    for folder in folders:
-        check_run(folder)
-    places = [folder.resolve() for folder in folders]
-    twice = next((f for f, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
-    if twice is not None:
-        raise UserError(f"{twice}: expected different sweeps, got this one twice")
-    return [RunView(folder) for folder in folders]
 
 
 if __name__ == "__main__":

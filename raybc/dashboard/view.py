@@ -199,6 +199,19 @@ class RunView:
         }
 
 
+def views_of(folders: Sequence[Path]) -> list[RunView]:
+    """The sweeps in these folders. Raises `UserError` for what is no sweep, and for one that is named twice."""
+    if not folders:
+        raise UserError("expected the folder of a sweep, or several: RUN [RUN ...]")
+    for folder in folders:
+        check_run(folder)
+    places = [folder.resolve() for folder in folders]
+    twice = next((f for f, place in zip(folders, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice}: expected different sweeps, got this one twice")
+    return [RunView(folder) for folder in folders]
+
+
 R = TypeVar("R", bound=ResultRow)
 
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.envs.spec import EnvSpec
 from raybc.foreign import folder
@@ -31,6 +32,9 @@ class MeasuredForeign(MeasuredPolicy):
         """reference: as typed; it is completed. chosen: the sample setting that a sweep chose. Raises `UserError` if
         there is no such policy."""
         self._kind, self._chosen = reference.load_kind(), chosen
+        for name in ("argument", "inputs"):
+            if getattr(reference, name) and name not in self._kind.options:
+                raise UserError(f"--policy_{name}: has no effect on {reference.shown}")
         self.of = self._kind.parse(reference)
         self.env_name = env_name or self._kind.env_name(self.of)
         self.horizon = 0
@@ -90,7 +94,7 @@ class MeasuredForeign(MeasuredPolicy):
         axes = self._kind.sample_axes(self.of)
         for name in names:
             if name not in axes:
-                raise UserError(f"{where}{name}: has no effect on {self.shown}; what has: {', '.join(axes)}")
+                raise UserError(f"{where}{name}: has no effect on {self.shown}; what has: {', '.join(axes) or 'none'}")
 
     def check_setting(self, setting: SampleSetting, where: str) -> None:
         if setting.execute_steps < 0 or (self.horizon and setting.execute_steps > self.horizon):
@@ -99,6 +103,8 @@ class MeasuredForeign(MeasuredPolicy):
         m = setting.temporal_ensemble
         if not (m == -1 or (m >= 0 and math.isfinite(m))):
             raise UserError(f"{where}temporal_ensemble: expected at least 0, or -1 (off), got {m:g}")
+        if m >= 0 and self.horizon == 1:
+            raise UserError(f"{where}temporal_ensemble: has no effect on {self.shown}, which answers single actions")
 
     def evaluations(self, setting: SampleSetting) -> int:
         return setting.evaluations or 1
@@ -116,6 +122,8 @@ class MeasuredForeign(MeasuredPolicy):
         if self._kind.by_rows:
             self._check_interface(self._kind.predictor(self.of, about).bundle, env_spec, name)
             return
+        if not self.horizon:  # so that one that hangs is named
+            cli.console.print(f"asking {self.shown} once, for a start of {name}")
         try:
             chunk_HA = probe(self.of, about, env_spec.first, self.setting)
         except PolicyError as error:

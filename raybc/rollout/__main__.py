@@ -38,14 +38,14 @@ class Args:
 
     bundle: tyro.conf.Positional[str]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner); or a policy of
-    others: module:FILE.py:make_policy, module:PACKAGE.MODULE:make_policy, onnx:FILE, openpi:HOST:PORT,
-    vla-eval:HOST:PORT."""
+    others: module:FILE.py:make_policy, module:PACKAGE.MODULE:make_policy, onnx:FILE, lerobot:FOLDER,
+    openpi:HOST:PORT, vla-eval:HOST:PORT."""
     env_name: str = ""
     """Of a policy of others: the environment to measure it in (raybc's own belong to one)."""
     policy_argument: str = ""
     """Of a policy of others: text that it is handed, such as a checkpoint."""
     policy_inputs: str = ""
-    """Of a policy on a server: what it is sent, NAME=OBSERVATION separated by commas (default: see the docs)."""
+    """Of a policy on a server: what it is sent, NAME=OBSERVATION separated by commas (default: that of its kind)."""
     policy_timeout: float = 0.0
     """Of a policy on a server: seconds to wait for an answer (0: 60, or half of --deadline if that is less)."""
     checkpoint: str = ""
