@@ -157,6 +157,14 @@ def test_what_is_no_action_is_an_error_of_its_episode(kind: str, expected: str) 
             (f"{HERE}counting", "--env_name", "pointmass", "--execute_steps", "1,5"),
             "--execute_steps: expected 0..4, the steps of its chunk, got 5",
         ),
+        (
+            (f"{HERE}expert", "--env_name", "pointmass", "--temporal_ensemble", "0.1"),
+            "--temporal_ensemble: has no effect on module:tests.foreign_policies:expert, which answers single actions",
+        ),
+        (
+            (f"{HERE}expert", "--env_name", "pointmass", "--policy_inputs", "a=b"),
+            "--policy_inputs: has no effect on module:",
+        ),
         ((f"{HERE}expert", "--env_name", "pointmass", "--solver", "heun"), "--solver: has no effect on module:"),
         ((f"{HERE}expert", "--env_name", "pointmass", "--flow_steps", "3"), "--flow_steps: has no effect on module:"),
         ((f"{HERE}expert", "--env_name", "pointmass", "--checkpoint", "best"), "--checkpoint: module:"),
@@ -176,7 +184,9 @@ def test_what_is_refused_before_anything_starts(
 # As a user types it
 
 
-def test_settings_of_one_policy_in_one_command(ray_cpus: float, tmp_path: Path) -> None:
+def test_settings_of_one_policy_in_one_command(
+    ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Rows, metrics and videos are those of any evaluation; each combination of sample axes is measured."""
     pointmass_bundle().save(tmp_path / "bundle")
     argument, out = tmp_path / "bundle", tmp_path / "out"
@@ -191,6 +201,7 @@ def test_settings_of_one_policy_in_one_command(ray_cpus: float, tmp_path: Path) 
     for row in (*rows, *expected):
         del row["seconds"]
     assert rows == expected
+    assert "execute_steps" in capsys.readouterr().out, "a column of the table, since it differs"
     found = read_json(out / "metrics.json")
     assert [(s["flow_steps"], s["execute_steps"]) for s in found["settings"]] == [(2, 1), (2, 8), (4, 1), (4, 8)]
     assert (found["bundle"], found["env_name"]) == (f"{HERE}of_bundle", "pointmass")
@@ -306,3 +317,17 @@ def test_callables_of_one_file_are_made_one_at_a_time_in_an_actor(tmp_path: Path
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(ask, ("make", "other"))
     assert first.tolist() == second.tolist() == [[0.0, 0.0]]
+
+
+def test_a_policy_that_kills_its_process_loses_its_own_episode_only(
+    ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, out = EpisodeSpec("pointmass", "final", 1), tmp_path / "out"
+    words = (f"{HERE}failing", "--policy_argument", f"die@3@{bad.seed}", "--env_name", "pointmass", "--episodes", "4",
+             "--workers", "1", "--out", out)  # fmt: skip
+    assert rollout(*words) == 1
+    rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert [row["outcome"] for row in rows] == ["success", "error", "success", "success"]
+    assert "died" in rows[1]["message"]
+    assert read_json(out / "metrics.json")["settings"][0]["success_rate"] == 1
+    assert "1 of 4 episodes ended in errors" in " ".join(capsys.readouterr().err.split())

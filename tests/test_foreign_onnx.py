@@ -12,7 +12,13 @@ from raybc.cli import run_main
 from raybc.compare.__main__ import main as compare
 from raybc.export.__main__ import main as export
 from raybc.files import read_json
+from raybc.foreign.measured import MeasuredForeign
+from raybc.foreign.reference import Reference
+from raybc.inference.shared import SharedLoader, start_server
 from raybc.rollout.__main__ import main
+from raybc.rollout.engine import Engine, Rollout
+from raybc.rollout.worker import load_agent
+from raybc.types import EpisodeSpec
 from tests.helpers import pointmass_bundle
 
 onnx = pytest.importorskip("onnx")
@@ -129,3 +135,17 @@ def test_they_are_not_told_apart(
     assert len(own) == 20
     assert [row["outcome"] for row in theirs] == [row["outcome"] for row in own]
     assert [row["steps"] for row in theirs] == [row["steps"] for row in own]
+
+
+def test_a_file_in_an_actor_of_its_own_does_the_same(ray_cpus: float, files: Path) -> None:
+    """Where simulators are in an environment of their own, which has no onnxruntime."""
+    asked = MeasuredForeign(Reference("onnx", str(files / "policy.onnx")))
+    found = []
+    for load in (load_agent, SharedLoader(start_server(0.0))):
+        engine, own = Engine(load, slots=2), dict[int, Any]()
+        for number in range(3):
+            engine.add(number, Rollout(asked.reference, asked.setting), EpisodeSpec("pointmass", "search", number))
+        while not engine.idle:
+            own |= dict(engine.round())
+        found.append([own[number] | {"seconds": 0.0} for number in sorted(own)])
+    assert found[0] == found[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 
 from raybc.config import RunConfig
 from raybc.config.trainer import TrainerRun
+from raybc.files import write_json
+from raybc.run_folder import SweepFolder
+from raybc.sweep.begin import check_resume
 from raybc.sweep.load import saved_sweep, sweep_from_mapping
 from raybc.sweep.recipes import check_effects, finite_recipes
 from raybc.sweep.space import check_corners, default_params, recipe, recipe_key, sample_settings
@@ -35,6 +39,8 @@ def test_a_trainer_declares_its_options(theirs: Path) -> None:
     assert [s.execute_steps for s in sample_settings(plan)] == [4, 8]
     assert check_corners(plan) == 4
     check_effects(plan)
+    assert plan.trainer is not None
+    assert plan.trainer.files() == [theirs], "not to be deleted by --overwrite"
     run = recipe(plan, {"learning_rate": 2e-3})
     assert run.get("learning_rate") == 2e-3
     assert "lr" not in run.options()
@@ -68,6 +74,20 @@ def test_a_saved_sweep_is_read_without_the_trainer(theirs: Path, tmp_path: Path)
     assert again.train.run_id("data") == plan.train.run_id("data")
     with pytest.raises(UserError, match="there is no file"):
         config(moved)
+
+
+def test_a_sweep_is_not_resumed_with_a_trainer_of_other_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "changing.py"
+    path.write_text("def train(job, rate: float = 0.1): ...")
+    space = {"rate": {"values": [0.1, 0.2]}}
+    folder = SweepFolder(tmp_path)
+    write_json(folder.config, config(path, space=space).to_dict())
+    check_resume(config(path, space=space), folder)
+    path.write_text("def train(job, rate: float = 0.2): ...")
+    for name in [name for name in sys.modules if name.startswith("raybc_trainer_")]:
+        del sys.modules[name]
+    with pytest.raises(UserError, match=r"trainer.options.rate.default: was 0.1, is 0.2"):
+        check_resume(config(path, space=space), folder)
 
 
 def test_sweeps_without_a_trainer_are_saved_as_before() -> None:

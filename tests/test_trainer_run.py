@@ -9,11 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raybc.sweep.load import saved_sweep
+from raybc.trainer.job import Task, TrainerJob
+from raybc.types import UserError
 from tests.helpers import pointmass_bundle, read_table, tiny_trainer
 from tests.trainers import THEIRS, Sweep, config
+
+told: list[Any] = []
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +126,41 @@ def test_a_killed_training_continues_without_measuring_again(
     assert (begun["step"], begun["checkpoint"]) == (0, "None")
     whole = Sweep(config(theirs, train={"saved": str(good), "mode": mode}), tmp_path / "whole").run()
     assert [e.score for e in whole.evaluations] == [e.score for e in sweep.evaluations]
+
+
+def test_a_trainer_gets_its_dataclass(theirs: Path, tmp_path: Path) -> None:
+    space = {"width": {"low": 1, "high": 9}, "fast": {"values": [True, False]}}
+    (reason,) = Sweep(config(theirs, "of_dataclass", space=space, train={}), tmp_path).run(width=3, fast=True).failures
+    expected = "Options(width=3, shape='a', fast=True) {'width': 3, 'shape': 'a', 'fast': True}"
+    assert reason == f"seed 0: LookupError: {expected}"
+
+
+def test_a_policy_that_was_reported_but_not_looked_at_is_looked_at(theirs: Path, good: Path, tmp_path: Path) -> None:
+    sweep = Sweep(config(theirs, train={"saved": str(good)}, seeds=[0]), tmp_path)
+    sweep.run(until=1)
+    tiny_trainer().bundle(0).save(sweep.folder.checkpoint(0, 0, 20))  # by a process that was killed then
+    (reason,) = sweep.run().failures
+    assert "policy of step 20: " in reason
+    assert "observation 'arm'" in reason
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [(31, "expected a step of 0 to 30, got 31"), (-1, "got -1"), (2.0, r"got 2\.0"), ("ten", "got 'ten'")],
+)
+def test_a_step_that_cannot_be_is_refused(tmp_path: Path, step: Any, words: str) -> None:
+    job = TrainerJob(Task("", {}, 0, "d", "e", "t", [], [10, 30], "cpu", str(tmp_path), 0), told.append, lambda: None)
+    with pytest.raises(UserError, match=words):
+        job.report(step, metrics={"loss": 1})
+    with pytest.raises(UserError, match="metrics: loss: expected a number, got 'x'"):
+        job.report(5, metrics={"loss": "x"})  # type: ignore[dict-item]
+    told.clear()
+    job.report(np.int64(7), metrics={"loss": np.float32(0.5)})
+    assert told == [{"step": 7, "metrics": {"loss": 0.5}}]
+    with pytest.raises(UserError, match="expected a step of 7 to 30, got 6"):
+        job.report(6)
+    with pytest.raises(UserError, match="report at step 10: expected a policy at this step"):
+        job.report(10)
 
 
 @pytest.mark.parametrize(

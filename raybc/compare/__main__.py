@@ -33,6 +33,8 @@ class Args:
     vla-eval:HOST:PORT."""
     env_name: str = ""
     """Where policies of others are measured (default: where the other arms belong)."""
+    policy_inputs: str = ""
+    """What policies on servers are sent, NAME=OBSERVATION separated by commas (default: docs/foreign_policies.md)."""
     policy_timeout: float = 0.0
     """Of a policy on a server: seconds to wait for an answer (0: 60, or half of --deadline if that is less)."""
     rule: Literal["auto", "sequential", "open", "fixed"] = "auto"

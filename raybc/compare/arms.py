@@ -14,7 +14,7 @@ from raybc.envs.variant import split
 from raybc.files import expanded, read_json
 from raybc.find_bundle import find_bundle
 from raybc.foreign.measured import foreign_policy, measured_policy
-from raybc.foreign.reference import TIMEOUT, prefix_of
+from raybc.foreign.reference import TIMEOUT, Reference, prefix_of
 from raybc.registry import parse_env_name
 from raybc.rollout.policy import MeasuredPolicy
 from raybc.run_folder import SweepFolder, TrainingFolder, is_policy
@@ -75,19 +75,27 @@ class Arm:
         return about
 
 
-def read_arms(texts: Sequence[str], env_name: str = "", timeout: float = TIMEOUT, has_tasks: bool = False) -> list[Arm]:
+def read_arms(
+    texts: Sequence[str], env_name: str = "", timeout: float = TIMEOUT, inputs: str = "", has_tasks: bool = False
+) -> list[Arm]:
     """The arms that the texts mean, with different names. Raises `UserError` for a mistake, such as one arm twice.
 
     Args:
         texts: as they were typed.
         env_name: where policies of others are measured; "": where the others are.
         timeout: seconds to wait for an answer of a policy on a server.
+        inputs: what policies on servers are sent; "": the default of their kind.
         has_tasks: whether tasks are named beside the arms.
     """
     own = {text: _read(text) for text in dict.fromkeys(texts) if not _is_foreign(text)}
     known = [t.policy.env_name for arms in own.values() for arm in arms for t in arm.trainings]
     place = env_name or (known[0] if known else "")
-    arms = [arm for text in texts for arm in own.get(text) or [_foreign_arm(text, env_name, place, timeout, has_tasks)]]
+    foreign = {
+        text: [_foreign_arm(text, env_name, place, has_tasks, timeout=timeout, inputs=inputs)]
+        for text in dict.fromkeys(texts)
+        if text not in own
+    }
+    arms = [arm for text in texts for arm in (own | foreign)[text]]
     if len(arms) < 2:
         raise UserError(f"expected two arms or more, got {len(arms)}: raybc compare A B; see --help")
     arms = _named(arms)
@@ -123,12 +131,14 @@ def _is_foreign(text: str) -> bool:
     return bool(prefix_of(_foreign_parts(text)[1]))
 
 
-def _foreign_arm(text: str, env_name: str, place: str, timeout: float, has_tasks: bool) -> Arm:
-    """A policy of others; place: where it is measured unless `env_name` or the policy itself say."""
+def _foreign_arm(text: str, env_name: str, place: str, has_tasks: bool, **of_servers: Any) -> Arm:
+    """A policy of others; place: where it is measured unless `env_name` or the policy itself say. of_servers: fields of
+    a `Reference` for policies on servers."""
     name, rest, setting_text = _foreign_parts(text)
     parts = [part for part in setting_text.split(",") if part]
     argument = next((part.partition("=")[2] for part in parts if part.startswith("argument=")), "")
-    policy = foreign_policy(rest, env_name, argument=argument, timeout=timeout)
+    more = of_servers if "inputs" in Reference(prefix_of(rest), "").load_kind().options else {}
+    policy = foreign_policy(rest, env_name, argument=argument, **more)
     assert policy is not None
     if not policy.env_name:
         policy.env_name = place

@@ -41,9 +41,8 @@ if TYPE_CHECKING:
 
 def run(args: Args) -> int:
     """Compare and return the exit status. Raises `NotComparable`, `UserError`, `cli.Interrupted`."""
-    arms = read_arms(
-        args.arms, args.env_name, seconds_to_wait(args.policy_timeout, args.deadline), bool(args.suite or args.tasks)
-    )
+    timeout = seconds_to_wait(args.policy_timeout, args.deadline)
+    arms = read_arms(args.arms, args.env_name, timeout, args.policy_inputs, bool(args.suite or args.tasks))
     out = CompareFolder(args.out or _default_out(arms))
     check_folder(
         out,

@@ -133,6 +133,11 @@ class TrainerConfig:
         sampling = tuple(name for name in SAMPLE_OPTIONS if name in ALWAYS or name in named)
         return cls(function, options, sampling)
 
+    def files(self) -> list[Path]:
+        """The file that holds it, where the sweep names one."""
+        path = Path(self.function.rpartition(":")[0]).expanduser()
+        return [path] if path.suffix == ".py" else []
+
     def options_class(self) -> type[TrainerOptions]:
         """The class of its options."""
         fields = [(name, _hint(one["type"]), option(one["default"])) for name, one in self.options.items()]

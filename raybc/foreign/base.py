@@ -121,6 +121,8 @@ class ForeignPolicy(ABC):
 class Kind(ABC):
     """A kind of policy of others: one object in each of its modules, `KIND`."""
 
+    options: tuple[str, ...] = ("argument",)
+    """Fields of a `Reference` that have an effect."""
     by_rows = False
     """Whether policies of this kind act as a bundle does, by `predictor`; others by `open`."""
     threaded = False

@@ -31,6 +31,9 @@ class MeasuredForeign(MeasuredPolicy):
         """reference: as typed; it is completed. chosen: the sample setting that a sweep chose. Raises `UserError` if
         there is no such policy."""
         self._kind, self._chosen = reference.load_kind(), chosen
+        for name in ("argument", "inputs"):
+            if getattr(reference, name) and name not in self._kind.options:
+                raise UserError(f"--policy_{name}: has no effect on {reference.shown}")
         self.of = self._kind.parse(reference)
         self.env_name = env_name or self._kind.env_name(self.of)
         self.horizon = 0
@@ -99,6 +102,8 @@ class MeasuredForeign(MeasuredPolicy):
         m = setting.temporal_ensemble
         if not (m == -1 or (m >= 0 and math.isfinite(m))):
             raise UserError(f"{where}temporal_ensemble: expected at least 0, or -1 (off), got {m:g}")
+        if m >= 0 and self.horizon == 1:
+            raise UserError(f"{where}temporal_ensemble: has no effect on {self.shown}, which answers single actions")
 
     def evaluations(self, setting: SampleSetting) -> int:
         return setting.evaluations or 1

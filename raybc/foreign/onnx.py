@@ -173,6 +173,7 @@ def _load(path: str, state: int) -> OnnxPredictor:
 
 
 class _Onnx(Kind):
+    options = ()
     by_rows = True
 
     def parse(self, reference: Reference) -> Reference:

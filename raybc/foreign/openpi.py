@@ -94,6 +94,7 @@ def _inputs(reference: Reference, about: About) -> Inputs:
 
 
 class _Openpi(Kind):
+    options = ("inputs", "timeout")
     threaded = True
 
     def parse(self, reference: Reference) -> Reference:

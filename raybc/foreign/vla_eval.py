@@ -154,6 +154,7 @@ def _inputs(reference: Reference, about: About) -> Inputs:
 
 
 class _VlaEval(Kind):
+    options = ("inputs", "timeout")
     threaded = True
 
     def parse(self, reference: Reference) -> Reference:

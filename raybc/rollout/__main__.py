@@ -46,7 +46,7 @@ class Args:
     policy_argument: str = ""
     """Of a policy of others: text that it is handed, such as a checkpoint."""
     policy_inputs: str = ""
-    """Of a policy on a server: what it is sent, NAME=OBSERVATION separated by commas (default: see the docs)."""
+    """Of a policy on a server: what it is sent, NAME=OBSERVATION separated by commas (default: that of its kind)."""
     policy_timeout: float = 0.0
     """Of a policy on a server: seconds to wait for an answer (0: 60, or half of --deadline if that is less)."""
     checkpoint: str = ""

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.table import Table
 
@@ -15,6 +16,10 @@ from raybc.report.sampling import Sampling, head, is_plain
 from raybc.rollout.measured import MeasuredTask
 from raybc.rows import MetricsRow, SettingMetrics, setting_of
 
+#: Sample axes beside the solver and its steps, which are columns where they differ.
+AXES: tuple[Literal["execute_steps", "temporal_ensemble", "eval_temperature"], ...] = (
+    "execute_steps", "temporal_ensemble", "eval_temperature",
+)  # fmt: skip
 #: Name of the row of all tasks together.
 ALL = "all tasks"
 
@@ -24,7 +29,8 @@ def table(results: Sequence[MetricsRow], has_success: bool, has_score: bool) -> 
     costs = [Sampling.of(setting_of(row), row["evaluations"]) for row in results]
     plain = is_plain(costs)
     several = any("tasks" in row for row in results)
-    columns = head(plain) + (["task"] if several else [])
+    varied = [name for name in AXES if len({row[name] for row in results}) > 1]
+    columns = head(plain) + varied + (["task"] if several else [])
     columns += ["success", "95 % interval", "solved", "steps"] if has_success else []
     columns += ["return", "95 % interval"]
     columns += ["D4RL score", "95 % interval"] if has_score else []
@@ -33,7 +39,7 @@ def table(results: Sequence[MetricsRow], has_success: bool, has_score: bool) -> 
     found = Table(*columns, "missed", "errors", box=None)
     for at, result in sorted(zip(costs, results, strict=True), key=lambda pair: pair[0]):
         for name, row in _rows(result):
-            cells = at.cells(plain) + ([name] if several else [])
+            cells = at.cells(plain) + [f"{result[axis]:g}" for axis in varied] + ([name] if several else [])
             if has_success:
                 cells += [
                     _show(row["success_rate"], 100, " %"),

@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     from raybc.sweep.run import run_sweep
 
     folder = SweepFolder(args.out or Path("runs") / config.name)
-    inputs = (path, *config.train.inputs())
+    inputs = (path, *config.train.inputs(), *(config.trainer.files() if config.trainer else ()))
     launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used)
     with contextlib.ExitStack() as stack:
         if args.dashboard:

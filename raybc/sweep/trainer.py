@@ -14,6 +14,7 @@ from pathlib import Path
 from raybc.config.trainer import ALWAYS, TrainerRun, in_folder
 from raybc.files import write_text
 from raybc.foreign.measured import measured_policy
+from raybc.registry import get_task
 from raybc.rollout.policy import MeasuredBundle
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.space import settings_of
@@ -68,17 +69,16 @@ class _Trainer:
 
     def advance(self, k: int) -> None:
         for seed in self.context.seeds:
-            if self._reached[seed] >= k:
-                continue
             try:
-                self._train(seed, k)
-                self._check(seed, k)
+                if self._reached[seed] < k:
+                    self._train(seed, k)
+                self._check(seed, k)  # also where an earlier process was killed before it could
             except TrainerFailed as error:
                 trial = self.jobs[0].trial
                 if error.traceback:
                     write_text(self.context.folder.traceback(trial), error.traceback)
                 raise TrialsFailed({trial: f"seed {seed}: {error}"}) from error
-            self._reached[seed] = k
+            self._reached[seed] = max(self._reached[seed], k)
 
     def _train(self, seed: int, k: int) -> None:
         """Train one seed to the step of evaluation k."""
@@ -104,7 +104,8 @@ class _Trainer:
         try:
             policy = measured_policy(context.folder.checkpoint(self.jobs[0].trial, seed, step))
             if context.env_spec is not None:
-                policy.check_env(context.env_spec, context.task, context.env_spec.instruction)
+                instruction = context.env_spec.instruction or get_task(context.task).instruction
+                policy.check_env(context.env_spec, context.task, instruction)
             where = "train" if isinstance(policy, MeasuredBundle) else "train."
             named = [name for name in run.policy.sample_axes if name not in ALWAYS]
             policy.check_sampling(named, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,9 +111,9 @@ class TrainerJob:
 
         Raises `TrainingStopped` when the sweep needs no more. Raises `UserError` for what cannot be measured.
         """
-        if isinstance(step, bool) or not isinstance(step, int) or not self._reported <= step <= self.steps:
+        if not hasattr(step, "__index__") or not self._reported <= step <= self.steps:
             raise UserError(f"report: expected a step of {self._reported} to {self.steps}, got {step!r}")
-        self._reported = step
+        self._reported = step = operator.index(step)  # numpy has whole numbers of its own
         values = _numbers(metrics or {})
         if step <= self.step:  # an earlier process got further
             return
