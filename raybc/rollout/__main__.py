@@ -204,9 +204,8 @@ def _policy(args: Args) -> MeasuredPolicy:
         return foreign
     for name in ("env_name", "policy_argument", "policy_inputs", "policy_timeout"):
         if getattr(args, name) != getattr(Args, name):
-            raise UserError(
-                f"--{name}: expected a policy of others ({', '.join(f'{kind}:...' for kind in KINDS)}), got {args.bundle}"
-            )
+            known = ", ".join(f"{kind}:..." for kind in KINDS)
+            raise UserError(f"--{name}: expected a policy of others ({known}), got {args.bundle}")
     path, chosen = find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)
     return measured_policy(path, chosen)
 
