@@ -21,7 +21,7 @@ COMMANDS = {
     "dashboard": ("raybc.dashboard.__main__", "show a sweep in the browser"),
     "doctor": ("raybc.doctor.__main__", "find what is wrong with this machine or a cluster"),
     "env": ("raybc.env.__main__", "build the environments of simulators whose packages contradict raybc's"),
-    "export": ("raybc.export.__main__", "write a policy as ONNX, or upload it to the Hugging Face Hub"),
+    "export": ("raybc.export.__main__", "write a policy as ONNX or for LeRobot, or upload it to the Hugging Face Hub"),
     "import": ("raybc.lerobot.__main__", "make a bundle from a LeRobot checkpoint"),
     "serve": ("raybc.serve.__main__", "serve a policy over HTTP and WebSockets"),
 }

@@ -11,6 +11,7 @@ import pytest
 from raybc.env import Environment
 from raybc.files import home
 from raybc.types import UserError
+from tests import lerobot_oracle
 
 #: The home of whoever runs the tests, where environments of suites are built (tests have a home of their own).
 HOME = Path(os.environ.get("RAYBC_TEST_HOME") or home())
@@ -163,3 +164,11 @@ def _home_with(suite: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     if status.state != "complete":
         pytest.skip(status.line(suite))
     return HOME
+
+
+@pytest.fixture(scope="session")
+def lerobot_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with checkpoints that LeRobot wrote, and what it does with them (`tests.lerobot_oracle.CASES`)."""
+    folder = tmp_path_factory.mktemp("lerobot")
+    lerobot_oracle.run("make", folder)
+    return folder

@@ -14,17 +14,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 ORACLE = Path(sys.prefix) / "oracles" / "lerobot"
 IMAGES = Path(sys.prefix) / "oracles" / "images"
+needed = pytest.mark.skipif(not (ORACLE.is_dir() and IMAGES.is_dir()), reason="no lerobot package: make oracles")
 STATE, ENVIRONMENT, ACTION = "observation.state", "observation.environment_state", "action"
 #: Steps of an episode; two chunks and a part of the third.
 STEPS = 19
 SMALL = {"down_dims": (16, 24, 32), "diffusion_step_embed_dim": 16, "noise_scheduler_type": "DDIM"}
+TINY_VQBET = {
+    "n_obs_steps": 2, "n_action_pred_token": 2, "action_chunk_size": 3, "crop_shape": (32, 32), "gpt_hidden_dim": 16,
+    "gpt_input_dim": 16, "gpt_output_dim": 16, "gpt_n_head": 2, "gpt_n_layer": 1, "vqvae_n_embed": 4,
+    "vqvae_embedding_dim": 8, "vqvae_enc_hidden_dim": 8,
+}  # fmt: skip
 TINY_ACT = {
     "chunk_size": 8, "n_action_steps": 8, "dim_model": 16, "n_heads": 2, "dim_feedforward": 16, "latent_dim": 4,
     "n_encoder_layers": 1, "n_vae_encoder_layers": 1, "pretrained_backbone_weights": None,
 }  # fmt: skip
+#: What the point mass observes.
+_POINT = {STATE: 4, ENVIRONMENT: 2}
 _BOTH = {STATE: 3, ENVIRONMENT: 5}
 _TOP = {"observation.image": (48, 64)}
 _TWO = dict.fromkeys(("observation.images.top", "observation.images.wrist"), (40, 40))
@@ -52,8 +62,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, int], dict[str, tuple[int,
         {STATE: 3},
         _TWO,
     ),
-    "act": ("act", TINY_ACT, _BOTH, {}),
-    "act ensemble": ("act", {**TINY_ACT, "n_action_steps": 1, "temporal_ensemble_coeff": 0.01}, _BOTH, {}),
+    "act": ("act", TINY_ACT, _POINT, {}),
+    "act ensemble": ("act", {**TINY_ACT, "n_action_steps": 1, "temporal_ensemble_coeff": 0.01}, _POINT, {}),
+    "vqbet": ("vqbet", TINY_VQBET, {STATE: 3}, {"observation.image": (32, 32)}),
 }  # fmt: skip
 
 

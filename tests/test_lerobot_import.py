@@ -20,26 +20,15 @@ from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
 from raybc.inference.agent import Agent
 from raybc.inference.predictor import stack, stack_steps
-from raybc.lerobot.checkpoint import CONFIG, ENVIRONMENT_STATE, PREPROCESSOR, STATE, WEIGHTS
+from raybc.lerobot.files import CONFIG, ENVIRONMENT_STATE, PREPROCESSOR, STATE, WEIGHTS
 from raybc.lerobot.imported import import_checkpoint
 from raybc.lerobot.layout import layout
 from raybc.lerobot.weights import Shapes, to_ours
 from raybc.types import Observation, SampleSetting
 from tests import lerobot_oracle
 
-needs_lerobot = pytest.mark.skipif(
-    not (lerobot_oracle.ORACLE.is_dir() and lerobot_oracle.IMAGES.is_dir()),
-    reason="the lerobot package is missing: make oracles",
-)
+needs_lerobot = lerobot_oracle.needed
 STATISTICS = "policy_preprocessor_step_3_normalizer_processor.safetensors"
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints that LeRobot wrote, and what it does with them."""
-    folder = tmp_path_factory.mktemp("lerobot")
-    lerobot_oracle.run("make", folder)
-    return folder
 
 
 def run(*words: str | Path) -> int:
@@ -64,12 +53,14 @@ def own(feature: str) -> str:
 
 @needs_lerobot
 @pytest.mark.parametrize("name", ["state", "ddpm", "few steps", "mean_std", "image", "cameras", "separate"])
-def test_the_actions_are_lerobots(cases: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_actions_are_lerobots(
+    lerobot_checkpoints: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From the same observations and noise: what its `select_action` gives over an episode."""
-    assert run(cases / name, "--out", tmp_path / "bundle") == 0
+    assert run(lerobot_checkpoints / name, "--out", tmp_path / "bundle") == 0
     assert ("DDPM" in capsys.readouterr().out) == (name == "ddpm")
     bundle = PolicyBundle.load(tmp_path / "bundle")
-    with np.load(cases / name / "expected.npz") as file:
+    with np.load(lerobot_checkpoints / name / "expected.npz") as file:
         expected = dict(file)
     names = {key: own(key) for key in expected if key.startswith("observation")}
     got, wanted = chunks(bundle, expected, names), expected["actions"]
@@ -80,10 +71,10 @@ def test_the_actions_are_lerobots(cases: Path, name: str, tmp_path: Path, capsys
 
 
 @needs_lerobot
-def test_what_a_bundle_says(cases: Path, tmp_path: Path) -> None:
+def test_what_a_bundle_says(lerobot_checkpoints: Path, tmp_path: Path) -> None:
     """The recipe, as far as the checkpoint tells it; a folder of a training of LeRobot's is its last checkpoint."""
     inside = tmp_path / "train" / "checkpoints" / "000300" / "pretrained_model"
-    shutil.copytree(cases / "mean_std", inside)
+    shutil.copytree(lerobot_checkpoints / "mean_std", inside)
     inside.parent.with_name("last").symlink_to("000300")
     (inside / "train_config.json").write_text('{"seed": 7, "steps": 900, "batch_size": 5}')
     assert run(tmp_path / "train", "--out", tmp_path / "bundle") == 0
@@ -98,10 +89,10 @@ def test_what_a_bundle_says(cases: Path, tmp_path: Path) -> None:
 
 
 @needs_lerobot
-def test_observations_of_a_task(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_observations_of_a_task(lerobot_checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """LeRobot's state and state of the environment, from what the point mass observes (state 4, goal 2)."""
     folder = tmp_path / "checkpoint"
-    shutil.copytree(cases / "state", folder)
+    shutil.copytree(lerobot_checkpoints / "state", folder)
     task = ("--env_name", "pointmass", "--out", tmp_path / "bundle")
     assert run(folder, *task) == 2
     assert "observation.environment_state: expected the observation 'environment_state' of pointmass" in one_line(
@@ -118,14 +109,14 @@ def test_observations_of_a_task(cases: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 @needs_lerobot
-def test_numbers_in_another_order_act_alike(cases: Path, tmp_path: Path) -> None:
+def test_numbers_in_another_order_act_alike(lerobot_checkpoints: Path, tmp_path: Path) -> None:
     """The same policy, whose inputs are spread over the observations of a task."""
     known = {"state": 6, "goal": 2}
-    bundle = import_checkpoint(cases / "state").bundle
+    bundle = import_checkpoint(lerobot_checkpoints / "state").bundle
     chosen = {STATE: "goal+state:5:6", ENVIRONMENT_STATE: "state:0:5"}
     places = layout(chosen, {}, known)
     shapes = Shapes((16, 24, 32), 2, 16, 8, 2)
-    spread = to_ours(load_weights(cases / "state" / WEIGHTS), shapes, places)
+    spread = to_ours(load_weights(lerobot_checkpoints / "state" / WEIGHTS), shapes, places)
     plain, moved = (dataclasses.replace(bundle, weights=w).build() for w in (bundle.weights, spread))
     obs = torch.randn(1, 4, 2, 8)
     order = torch.tensor([*places.vectors[STATE], *places.vectors[ENVIRONMENT_STATE]])
@@ -166,9 +157,14 @@ def edit(path: Path, **changes: Any) -> None:
     ],
 )  # fmt: skip
 def test_what_differs_is_refused_by_name(
-    cases: Path, case: str, changes: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lerobot_checkpoints: Path,
+    case: str,
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(cases / case, tmp_path / "checkpoint")
+    shutil.copytree(lerobot_checkpoints / case, tmp_path / "checkpoint")
     edit(tmp_path / "checkpoint" / CONFIG, **changes)
     assert run(tmp_path / "checkpoint", "--out", tmp_path / "bundle") == 2
     assert message in one_line(capsys)
@@ -176,16 +172,16 @@ def test_what_differs_is_refused_by_name(
 
 
 @needs_lerobot
-def test_damage_is_refused(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damage_is_refused(lerobot_checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "checkpoint"
 
     def refused(message: str) -> None:
         assert run(folder, "--out", tmp_path / "bundle") == 2
         assert message in one_line(capsys)
         shutil.rmtree(folder)
-        shutil.copytree(cases / "state", folder)
+        shutil.copytree(lerobot_checkpoints / "state", folder)
 
-    shutil.copytree(cases / "state", folder)
+    shutil.copytree(lerobot_checkpoints / "state", folder)
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
     refused("model.safetensors: not readable as safetensors")
     (folder / WEIGHTS).unlink()
@@ -212,27 +208,32 @@ def test_damage_is_refused(cases: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @needs_lerobot
-def test_statistics_among_the_weights(cases: Path, tmp_path: Path) -> None:
+def test_statistics_among_the_weights(lerobot_checkpoints: Path, tmp_path: Path) -> None:
     """Checkpoints of releases before LeRobot had processors."""
     folder = tmp_path / "former"
     folder.mkdir()
-    shutil.copy(cases / "state" / CONFIG, folder)
-    weights, statistics = load_file(cases / "state" / WEIGHTS), load_file(cases / "state" / STATISTICS)
+    shutil.copy(lerobot_checkpoints / "state" / CONFIG, folder)
+    weights, statistics = (
+        load_file(lerobot_checkpoints / "state" / WEIGHTS),
+        load_file(lerobot_checkpoints / "state" / STATISTICS),
+    )
     for key, value in statistics.items():
         feature, _, name = key.rpartition(".")
         where = "unnormalize_outputs" if feature == "action" else "normalize_inputs"
         weights[f"{where}.buffer_{feature.replace('.', '_')}.{name}"] = value
     save_file(weights, folder / WEIGHTS)
-    former, now = (import_checkpoint(path).bundle for path in (folder, cases / "state"))
+    former, now = (import_checkpoint(path).bundle for path in (folder, lerobot_checkpoints / "state"))
     assert (former.obs_normalizer.scale == now.obs_normalizer.scale).all()
     assert (former.action_normalizer.offset == now.action_normalizer.offset).all()
 
 
 @needs_lerobot
-def test_missing_statistics_are_said(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_statistics_are_said(
+    lerobot_checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """LeRobot silently leaves an input as it is then."""
     folder = tmp_path / "checkpoint"
-    shutil.copytree(cases / "state", folder)
+    shutil.copytree(lerobot_checkpoints / "state", folder)
     statistics = load_file(folder / STATISTICS)
     save_file({k: v for k, v in statistics.items() if not k.startswith("observation.state")}, folder / STATISTICS)
     assert run(folder, "--out", tmp_path / "bundle") == 0

@@ -28,6 +28,7 @@ from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, UserError
 from tests.helpers import pointmass_bundle
 from tests.tasks import SUITE
+from tests.test_format_oracles import LEROBOT, ORACLES
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,36 @@ def test_images_instructions_and_errors(tmp_path: Path, capsys: pytest.CaptureFi
     write_recordings(targets, out, specs, rows, fps=10)
     assert formats.read(targets[0].path).num_episodes == 7
     assert not out.recorded.exists()
+
+
+@pytest.mark.slow
+def test_lerobot_loads_a_recorded_set(tmp_path: Path) -> None:
+    """Its own package gives the same rows, images, success and instructions."""
+    place = next((ORACLES / name for name in ("lerobot", "lerobot_with_needs") if (ORACLES / name).exists()), None)
+    if place is None:
+        pytest.skip("the lerobot package is missing: see docs/data.md")
+    out = EvaluationFolder(tmp_path / "out")
+    specs, rows = fake(out, 5, error=3)
+    write_recordings([Target("lerobot", tmp_path / "set")], out, specs, rows, fps=10)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{place}{os.pathsep}{ORACLES}/images",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
+    command = [sys.executable, "-c", LEROBOT, str(tmp_path / "set"), str(tmp_path / "out.npz")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    store = formats.read(tmp_path / "set", images=True)
+    with np.load(tmp_path / "out.npz") as theirs:
+        images = theirs["observation.images.camera"].transpose(0, 2, 3, 1) * 255
+        np.testing.assert_array_equal(images.round().astype(np.uint8), store.obs["camera"])
+        np.testing.assert_array_equal(theirs["observation.state"], store.obs["state"])
+        np.testing.assert_array_equal(theirs["action"], store.actions_NA)
+        np.testing.assert_array_equal(theirs["next.reward"], store.rewards_N)
+        assert theirs["task"].tolist() == [task for task in store.tasks for _ in range(5)]
+        assert store.success_E is not None
+        assert theirs["next.success"].reshape(4, 5)[:, -1].tolist() == store.success_E.tolist()
 
 
 def test_statistics_of_many_images_are_those_of_few(monkeypatch: pytest.MonkeyPatch) -> None:

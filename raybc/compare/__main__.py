@@ -29,8 +29,8 @@ class Args:
     """[NAME=]PATH[@CHECKPOINT][:OPTION=VALUE,...]: a bundle, a training run (@latest, @best, @final or a step), a sweep
     (its winner), a trial of a sweep, or a finished measurement: the folder of a rollout, episodes.jsonl, LeRobot's
     eval_info.json, or a CSV with the columns success or score, and start and arm if there are several. Or a policy
-    of others: [NAME=]module:FILE.py:make_policy[:execute_steps=8,argument=TEXT], onnx:FILE, openpi:HOST:PORT,
-    vla-eval:HOST:PORT."""
+    of others: [NAME=]module:FILE.py:make_policy[:execute_steps=8,argument=TEXT], onnx:FILE, lerobot:FOLDER,
+    openpi:HOST:PORT, vla-eval:HOST:PORT."""
     env_name: str = ""
     """Where policies of others are measured (default: where the other arms belong)."""
     policy_inputs: str = ""

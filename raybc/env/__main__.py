@@ -135,7 +135,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }  # fmt: skip
 USAGE = """usage: python -m raybc.env {build,list,check,remove} [SUITE] [flags]
 
-  build   build the environment of a suite   libero, ocbench
+  build   build the environment of a suite   libero, ocbench, lerobot
   list    what there is on this machine
   check   whether it can be used             [libero]
   remove  delete it                          libero

@@ -92,7 +92,7 @@ class Host:
         return self._expert.act(obs)
 
 
-def answer(host: Host, request: tuple[str, tuple[Any, ...], dict[str, Any]]) -> tuple[str, Any]:
+def answer(host: Any, request: tuple[str, tuple[Any, ...], dict[str, Any]]) -> tuple[str, Any]:
     """("ok", value), or the kind of an exception and what it says."""
     name, args, kwargs = request
     try:
@@ -106,11 +106,11 @@ def answer(host: Host, request: tuple[str, tuple[Any, ...], dict[str, Any]]) -> 
         return "other", describe(error)
 
 
-def main() -> None:
+def serve(host: Any) -> None:
+    """Answer requests (name of a method, arguments) on stdin by methods of `host` until stdin ends."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a simulator prints must not be taken for an answer
     sys.stdin = open(os.devnull)  # noqa: SIM115  (for the rest of the process: nobody answers questions)
-    host = Host()
     while True:
         try:
             request = receive(requests)
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(Host())

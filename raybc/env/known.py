@@ -12,6 +12,7 @@ from raybc.types import UserError
 
 #: Suite -> "module:attribute" of its environment.
 ENVIRONMENTS: dict[str, str] = {
+    "lerobot": "raybc.foreign.lerobot:ENVIRONMENT",
     "libero": "raybc.envs.libero:ENVIRONMENT",
     "ocbench": "raybc.envs.ocbench:ENVIRONMENT",
 }

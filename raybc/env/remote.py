@@ -36,24 +36,44 @@ class SimulatorFailed(RuntimeError):
 
 
 class Process:
-    """A process of an environment with one simulator. Raises `UserError` where the environment is not built."""
+    """A process of an environment with one simulator, or with something else that answers requests. Raises `UserError`
+    where the environment is not built."""
 
-    def __init__(self, environment: Environment) -> None:
-        python = environment.require()
-        self._name = environment.name
+    def __init__(
+        self,
+        environment: Environment,
+        module: str = "raybc.env.host",
+        what: str = "simulator",
+        python: str = "",
+        is_of_environment: bool = True,
+    ) -> None:
+        """
+        Args:
+            environment: whose process it is.
+            module: what is run; it reads requests and answers them as `raybc.env.host`.
+            what: what it has, for messages.
+            python: an interpreter in place of the environment's.
+            is_of_environment: whether it sees raybc alone, and not what this process sees.
+        """
+        python = python or str(environment.require())
+        self._name, self._what = environment.name, what
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  (closed by `_end`)
         self._process = subprocess.Popen(
-            [str(python), "-P", "-m", "raybc.env.host"],
+            [python, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=os.environ | environment.variables(),
+            env=os.environ | (environment.variables() if is_of_environment else {}),
         )
         weakref.finalize(self, _end, self._process, self._log)
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """What a method of `raybc.env.host.Host` returns.
@@ -69,7 +89,7 @@ class Process:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_TIMEOUT)
             raise SimulatorFailed(
-                f"the simulator's process in environment {self._name} died (status {self._process.returncode}"
+                f"the {self._what}'s process in environment {self._name} died (status {self._process.returncode}"
                 f"{self._last_line()})"
             ) from None
         if kind == "ok":

@@ -1,4 +1,4 @@
-"""`python -m raybc.export BUNDLE --onnx` or `--push_to_hub OWNER/NAME`: share a policy."""
+"""`python -m raybc.export BUNDLE --onnx`, `--lerobot` or `--push_to_hub OWNER/NAME`: share a policy."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from raybc.export.onnx import FORMAT, export_onnx
 from raybc.files import read_json
 from raybc.find_bundle import find_bundle
 from raybc.inference.policy import load_bundle
+from raybc.lerobot.exported import export_checkpoint
+from raybc.lerobot.files import CONFIG, PREPROCESSOR
 from raybc.run_folder import EvaluationFolder, SweepFolder
 from raybc.types import SampleSetting, UserError
 
 
 @dataclass(frozen=True)
 class Args:
-    """Write a policy as one ONNX file, or upload it to the Hugging Face Hub with a model card."""
+    """Write a policy as one ONNX file or as a LeRobot checkpoint, or upload it to the Hugging Face Hub with a model
+    card."""
 
     bundle: tyro.conf.Positional[Path]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner)."""
@@ -32,6 +35,10 @@ class Args:
     """Checkpoint of a training run: latest (also -1), best (best score in eval.csv), final, or a step."""
     onnx: bool = False
     """Write one ONNX file from physical observations and noise to physical chunks, and its metadata as JSON."""
+    lerobot: bool = False
+    """Write a folder that LeRobot loads as its diffusion policy, for policy flow_unet with objective diffusion."""
+    observations: tuple[str, ...] = ()
+    """Of --lerobot: what its inputs are made of, observation.state=KEY observation.environment_state=KEY+KEY:0:3."""
     push_to_hub: str = ""
     """Repository OWNER/NAME to upload the policy to; it is created if it does not exist."""
     public: bool = False
@@ -48,15 +55,20 @@ class Args:
     solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
     """Solver of the flow (default: the policy's)."""
     out: Path | None = None
-    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx, with --flow_steps and --solver also these)."""
+    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx, with --flow_steps and --solver also these), or the
+    folder of --lerobot (default: the same with _lerobot)."""
     overwrite: bool = False
     """Replace an existing file or folder."""
 
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.export", Args.__doc__ or "")
-    if not args.onnx and not args.push_to_hub:
-        raise UserError("expected --onnx or --push_to_hub OWNER/NAME (what to export)")
+    if not args.onnx and not args.push_to_hub and not args.lerobot:
+        raise UserError("expected --onnx, --lerobot or --push_to_hub OWNER/NAME (what to export)")
+    if args.onnx and args.lerobot and args.out is not None:
+        raise UserError("--out: expected --onnx or --lerobot, got both; call raybc export twice")
+    if args.observations and not args.lerobot:
+        raise UserError("--observations: belongs to --lerobot, which is missing")
     for flag in ("public", "dry_run", "measured", "benchmark"):
         if getattr(args, flag) and not args.push_to_hub:
             raise UserError(f"--{flag}: belongs to --push_to_hub OWNER/NAME, which is missing")
@@ -66,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         _hub(args, bundle, setting)
     if args.onnx:
         _onnx(args, bundle, setting)
+    if args.lerobot:
+        _lerobot(args, bundle, setting)
     return 0
 
 
@@ -116,10 +130,26 @@ def _is_exported(path: Path) -> bool:
     return isinstance(facts, dict) and facts.get("format") == FORMAT
 
 
-def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
+def _lerobot(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
+    out = args.out or Path("runs/exports") / f"{_name(args, bundle)}_lerobot"
+    if out.exists():
+        if not (out / PREPROCESSOR).is_file() or not (out / CONFIG).is_file():
+            raise UserError(f"{out}: exists, and is no LeRobot checkpoint; nothing was deleted: choose another --out")
+        if not args.overwrite:
+            raise UserError(f"{out}: exists; replace it with --overwrite, or choose another with --out")
+    for note in export_checkpoint(bundle, setting, out, args.observations):
+        cli.console.print(f"note: {note}")
+    cli.console.print(f"policy: {out}")
+
+
+def _name(args: Args, bundle: PolicyBundle) -> str:
     flow = "" if args.flow_steps is None else f"_flow_{args.flow_steps}"
     flow += "" if args.solver is None else f"_{args.solver}"
-    out = args.out or Path("runs/exports") / f"{bundle.run_id}_step_{bundle.step}{flow}.onnx"
+    return f"{bundle.run_id}_step_{bundle.step}{flow}"
+
+
+def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
+    out = args.out or Path("runs/exports") / f"{_name(args, bundle)}.onnx"
     if out.suffix != ".onnx":
         raise UserError(f"--out: expected a file that ends in .onnx, got {out}")
     facts_file = out.with_suffix(".json")

@@ -93,7 +93,7 @@ class MeasuredForeign(MeasuredPolicy):
         axes = self._kind.sample_axes(self.of)
         for name in names:
             if name not in axes:
-                raise UserError(f"{where}{name}: has no effect on {self.shown}; what has: {', '.join(axes)}")
+                raise UserError(f"{where}{name}: has no effect on {self.shown}; what has: {', '.join(axes) or 'none'}")
 
     def check_setting(self, setting: SampleSetting, where: str) -> None:
         if setting.execute_steps < 0 or (self.horizon and setting.execute_steps > self.horizon):

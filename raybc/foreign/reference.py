@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 #: Prefix -> module with a `KIND`, which is imported when a policy of that kind is named.
 KINDS = {
+    "lerobot": "raybc.foreign.lerobot",
     "module": "raybc.foreign.module",
     "onnx": "raybc.foreign.onnx",
     "openpi": "raybc.foreign.openpi",
@@ -41,6 +42,8 @@ class Reference:
     """Seconds to wait for an answer of a policy on a server."""
     folder: str = ""
     """A folder in which Python looks for modules as well."""
+    python: str = ""
+    """The interpreter of a policy with packages of its own, where the user has named one."""
 
     @property
     def shown(self) -> str:

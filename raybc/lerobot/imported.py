@@ -19,17 +19,9 @@ from raybc.config import RunConfig
 from raybc.config.data import NO_ENVIRONMENT
 from raybc.data.normalize import Normalizer
 from raybc.files import read_json
-from raybc.lerobot.checkpoint import (
-    ACTION,
-    CONFIG,
-    ENVIRONMENT_STATE,
-    STATE,
-    WEIGHTS,
-    Checkpoint,
-    Processing,
-    read_checkpoint,
-)
-from raybc.lerobot.layout import Layout, layout, own_name, parsed
+from raybc.lerobot.checkpoint import Checkpoint, Processing, read_checkpoint
+from raybc.lerobot.files import ACTION, CONFIG, ENVIRONMENT_STATE, STATE, WEIGHTS, own_name
+from raybc.lerobot.layout import Layout, layout, parsed
 from raybc.lerobot.weights import Shapes, to_ours
 from raybc.policies.build import build_policy
 from raybc.policies.encoders.resnet import BLOCKS, MEAN, SPREAD

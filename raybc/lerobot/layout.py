@@ -13,17 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raybc.lerobot.checkpoint import ENVIRONMENT_STATE, STATE
+from raybc.lerobot.files import ENVIRONMENT_STATE, STATE
 from raybc.strict import did_you_mean
 from raybc.types import UserError
 
 _PART = re.compile(r"(?P<key>[^:+=]+)(?::(?P<first>\d+):(?P<end>\d+))?")
-
-
-def own_name(feature: str) -> str:
-    """Our name of an input, as for LeRobot's data sets: `observation.state` is `state`, `observation.images.top` is
-    `top`."""
-    return feature.removeprefix("observation.").removeprefix("images.")
 
 
 @dataclass(frozen=True)

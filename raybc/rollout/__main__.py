@@ -39,8 +39,8 @@ class Args:
 
     bundle: tyro.conf.Positional[str]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner); or a policy of
-    others: module:FILE.py:make_policy, module:PACKAGE.MODULE:make_policy, onnx:FILE, openpi:HOST:PORT,
-    vla-eval:HOST:PORT."""
+    others: module:FILE.py:make_policy, module:PACKAGE.MODULE:make_policy, onnx:FILE, lerobot:FOLDER,
+    openpi:HOST:PORT, vla-eval:HOST:PORT."""
     env_name: str = ""
     """Of a policy of others: the environment to measure it in (raybc's own belong to one)."""
     policy_argument: str = ""
