@@ -178,6 +178,7 @@ def test_what_is_refused_before_anything_starts(
     error = capsys.readouterr().err
     assert expected in " ".join(error.split())
     assert len(error.strip().splitlines()) == 1, error
+    assert " ".join(error.split()).count(f"{words[0]}: ") <= 1, error
     assert not (tmp_path / "out").exists()
 
 
