@@ -131,3 +131,13 @@ def raising(about: Any) -> Any:
 
 
 NUMBER = 3
+
+
+def listening(about: Any) -> Any:
+    """Goes to the goal only if the instruction says so."""
+
+    def act(obs: dict[str, Any]) -> np.ndarray:
+        assert about.task.startswith("tests.tasks:")
+        return towards(obs) if obs["instruction"] == "go to the goal" else np.zeros(2)
+
+    return act

@@ -332,3 +332,15 @@ def test_a_policy_that_kills_its_process_loses_its_own_episode_only(
     assert "died" in rows[1]["message"]
     assert read_json(out / "metrics.json")["settings"][0]["success_rate"] == 1
     assert "1 of 4 episodes ended in errors" in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_tasks_with_their_instructions(ray_cpus: float, tmp_path: Path) -> None:
+    """Without --env_name; each episode has the instruction of its task."""
+    words = (f"{HERE}listening", "--tasks", "tests.tasks:QUICK", "tests.tasks:STILL", "--episodes_per_task", "2",
+             "--workers", "1")  # fmt: skip
+    assert rollout(*words, "--out", tmp_path / "own") == 0
+    tasks = read_json(tmp_path / "own/metrics.json")["settings"][0]["tasks"]
+    assert (tasks["tests.tasks:QUICK"]["success_rate"], tasks["tests.tasks:STILL"]["success_rate"]) == (1, 0)
+    assert rollout(*words, "--instruction", "stay", "--out", tmp_path / "other") == 0
+    tasks = read_json(tmp_path / "other/metrics.json")["settings"][0]["tasks"]
+    assert tasks["tests.tasks:QUICK"]["success_rate"] == 0

@@ -233,7 +233,8 @@ def test_memory_does_not_grow_with_the_episodes(tmp_path: Path) -> None:
 
 
 def test_rerun_has_every_episode(tmp_path: Path) -> None:
-    rerun = pytest.importorskip("rerun")
+    import rerun
+
     out = EvaluationFolder(tmp_path / "out")
     specs, rows = fake(out, 3)
     one = read_recorded(recorded_file(out.recorded, specs[1]), ("state", "camera"))
