@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.envs.spec import EnvSpec
 from raybc.foreign import folder
@@ -121,6 +122,8 @@ class MeasuredForeign(MeasuredPolicy):
         if self._kind.by_rows:
             self._check_interface(self._kind.predictor(self.of, about).bundle, env_spec, name)
             return
+        if not self.horizon:  # so that one that hangs is named
+            cli.console.print(f"asking {self.shown} once, for a start of {name}")
         try:
             chunk_HA = probe(self.of, about, env_spec.first, self.setting)
         except PolicyError as error:
