@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,30 @@ def test_a_pruned_training_is_stopped_and_may_clean_up(theirs: Path, good: Path,
     for seed in (0, 3):
         assert sweep.has(seed, "ended")
         assert not sweep.has(seed, "reported_10"), "its report has raised"
+
+
+def is_running(process: int) -> bool:
+    """Whether there is such a process that has not ended (ended ones stay until their parent asks for the status)."""
+    try:
+        os.kill(process, 0)
+        stat = Path(f"/proc/{process}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_what_a_trainer_starts_reads_no_words_of_the_sweep_and_ends_with_it(
+    theirs: Path, good: Path, tmp_path: Path
+) -> None:
+    plan = config(theirs, train={"saved": str(good), "mode": "starts"}, seeds=[0], eval={"evaluations": 2})
+    sweep = Sweep(plan, tmp_path).run()
+    assert not sweep.failures
+    assert [e.step for e in sweep.evaluations] == [15, 30]
+    child = int((sweep.folder.member(0, 0).path / "trainer/child").read_text())
+    deadline = time.monotonic() + 10
+    while is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(child)
 
 
 @pytest.mark.parametrize("mode", ["good", "ignores"])

@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import signal
-import sys
 import threading
 import traceback
 from typing import IO, Any
@@ -42,6 +41,8 @@ class _Words:
         for line in self._stream:
             self._words.put(line.strip())
         if not self._waiting.is_set() and not self.over.is_set():  # killed, so nobody wants what would come
+            if os.getpgrp() == os.getpid():
+                os.killpg(0, signal.SIGKILL)  # with all that the trainer has started
             os._exit(1)
         self._words.put("stop")
 
@@ -57,7 +58,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's
     words, messages = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a trainer prints must not be taken for a message
-    sys.stdin = open(os.devnull)  # noqa: SIM115  (for the rest of the process: nobody answers questions)
+    with open(os.devnull) as nothing:  # nobody answers questions, and what a trainer starts must not read the words
+        os.dup2(nothing.fileno(), 0)
 
     task = Task(**json.loads(words.readline()))
     said = _Words(words)
