@@ -14,6 +14,7 @@ import pytest
 
 from raybc.sweep.load import saved_sweep
 from raybc.trainer.job import Task, TrainerJob
+from raybc.trainer.process import TrainerProcess
 from raybc.types import UserError
 from tests.helpers import pointmass_bundle, read_table, tiny_trainer
 from tests.trainers import THEIRS, Sweep, config
@@ -95,6 +96,14 @@ def is_running(process: int) -> bool:
         return False
 
 
+def ends(process: int) -> bool:
+    """Whether a process ends within a few seconds."""
+    deadline = time.monotonic() + 20
+    while is_running(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_running(process)
+
+
 def test_what_a_trainer_starts_reads_no_words_of_the_sweep_and_ends_with_it(
     theirs: Path, good: Path, tmp_path: Path
 ) -> None:
@@ -102,11 +111,17 @@ def test_what_a_trainer_starts_reads_no_words_of_the_sweep_and_ends_with_it(
     sweep = Sweep(plan, tmp_path).run()
     assert not sweep.failures
     assert [e.step for e in sweep.evaluations] == [15, 30]
-    child = int((sweep.folder.member(0, 0).path / "trainer/child").read_text())
-    deadline = time.monotonic() + 10
-    while is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(child)
+    assert ends(int((sweep.folder.member(0, 0).path / "trainer/child").read_text()))
+
+
+def test_what_a_trainer_starts_ends_with_it_also_when_it_is_killed(theirs: Path, tmp_path: Path) -> None:
+    """Ray kills the children of a process that it ends, but not theirs, which would keep a GPU."""
+    task = Task(f"{theirs}:hangs", {}, 0, "", "", "pointmass", [], [10], "cpu", str(tmp_path / "seed_0"), 0)
+    process = TrainerProcess(task, tmp_path / "training.log", 1)
+    message = next(process.messages())
+    process._process.kill()
+    assert ends(int(message["metrics"]["child"]))
+    process.close()
 
 
 @pytest.mark.parametrize("mode", ["good", "ignores"])

@@ -79,6 +79,11 @@ class Options:
         if self.width > 100:
             raise ValueError("too wide")
 
+def hangs(job):
+    child = subprocess.Popen(["sleep", "60"])
+    job.report(1, metrics={"child": child.pid})
+    time.sleep(60)
+
 def of_dataclass(job, options: Options):
     raise LookupError(f"{options} {job.options}")
 
