@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from raybc.cli import run_main
 from raybc.compare.__main__ import main as compare
 from raybc.files import read_json
+from raybc.foreign.base import About
+from raybc.foreign.host import EpisodeHost, Question
 from raybc.foreign.measured import MeasuredForeign
 from raybc.foreign.reference import Reference
 from raybc.inference.agent import Agent
@@ -174,6 +178,7 @@ def test_what_is_refused_before_anything_starts(
     error = capsys.readouterr().err
     assert expected in " ".join(error.split())
     assert len(error.strip().splitlines()) == 1, error
+    assert " ".join(error.split()).count(f"{words[0]}: ") <= 1, error
     assert not (tmp_path / "out").exists()
 
 
@@ -292,6 +297,27 @@ def test_the_traceback_of_a_policy_that_raised_is_its_own() -> None:
     assert found.traceback.endswith("RuntimeError: camera lost")
     assert "PolicyError" not in found.traceback
     assert raised(PolicyError("expected an action (2,), got the shape (3,)")).traceback == ""
+
+
+def test_callables_of_one_file_are_made_one_at_a_time_in_an_actor(tmp_path: Path) -> None:
+    """Two arms of a comparison ask at the same time, and the second must not find a module that is half imported."""
+    file = tmp_path / "slow.py"
+    file.write_text(
+        "import time\ntime.sleep(0.3)\nbusy = []\n"
+        "def make(about):\n    def act(obs):\n        busy.append(1)\n        time.sleep(0.05)\n"
+        "        assert busy.pop() == 1 and not busy\n        return [0.0, 0.0]\n    return act\nother = make\n"
+    )
+    about = About("pointmass", {"state": (4,)}, 2, (-1, -1), (1, 1), "", 100, 10)
+    host = EpisodeHost()
+
+    def ask(name: str) -> Any:
+        steps = [{"state": np.zeros(4, np.float32), "instruction": ""}]
+        question = Question(name, about, SampleSetting(0), 0, steps, is_first=True)
+        return host.answer(Reference("module", f"{file}:{name}").text, question)[0]
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(ask, ("make", "other"))
+    assert first.tolist() == second.tolist() == [[0.0, 0.0]]
 
 
 def test_a_policy_that_kills_its_process_loses_its_own_episode_only(

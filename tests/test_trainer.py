@@ -139,3 +139,11 @@ def test_what_cannot_be_a_trainer_is_refused(theirs: Path, function: str, words:
         config(theirs, function, space={"execute_steps": {"values": [1, 2]}})
     assert str(refused.value).startswith("theirs.yaml: trainer")
     assert "\n" not in str(refused.value)
+
+
+def test_a_trainer_s_module_that_exits_is_refused(tmp_path: Path) -> None:
+    """For example one that reads arguments when it is imported; the sweep must not end silently, as if all was well."""
+    path = tmp_path / "script.py"
+    path.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"script\.py raised SystemExit: 0"):
+        config(path)

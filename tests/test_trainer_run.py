@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 from raybc.sweep.load import saved_sweep
 from raybc.trainer.job import Task, TrainerJob
+from raybc.trainer.process import TrainerProcess
 from raybc.types import UserError
 from tests.helpers import pointmass_bundle, read_table, tiny_trainer
 from tests.trainers import THEIRS, Sweep, config
@@ -81,6 +84,44 @@ def test_a_pruned_training_is_stopped_and_may_clean_up(theirs: Path, good: Path,
     for seed in (0, 3):
         assert sweep.has(seed, "ended")
         assert not sweep.has(seed, "reported_10"), "its report has raised"
+
+
+def is_running(process: int) -> bool:
+    """Whether there is such a process that has not ended (ended ones stay until their parent asks for the status)."""
+    try:
+        os.kill(process, 0)
+        stat = Path(f"/proc/{process}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends within a few seconds."""
+    deadline = time.monotonic() + 20
+    while is_running(process) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_running(process)
+
+
+def test_what_a_trainer_starts_reads_no_words_of_the_sweep_and_ends_with_it(
+    theirs: Path, good: Path, tmp_path: Path
+) -> None:
+    plan = config(theirs, train={"saved": str(good), "mode": "starts"}, seeds=[0], eval={"evaluations": 2})
+    sweep = Sweep(plan, tmp_path).run()
+    assert not sweep.failures
+    assert [e.step for e in sweep.evaluations] == [15, 30]
+    assert ends(int((sweep.folder.member(0, 0).path / "trainer/child").read_text()))
+
+
+def test_what_a_trainer_starts_ends_with_it_also_when_it_is_killed(theirs: Path, tmp_path: Path) -> None:
+    """Ray kills the children of a process that it ends, but not theirs, which would keep a GPU."""
+    task = Task(f"{theirs}:hangs", {}, 0, "", "", "pointmass", [], [10], "cpu", str(tmp_path / "seed_0"), 0)
+    process = TrainerProcess(task, tmp_path / "training.log", 1)
+    message = next(process.messages())
+    process._process.kill()
+    assert ends(int(message["metrics"]["child"]))
+    process.close()
 
 
 @pytest.mark.parametrize("mode", ["good", "ignores"])

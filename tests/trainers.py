@@ -25,12 +25,15 @@ from raybc.types import EpisodeSpec
 
 #: A trainer that hands over policies that others have trained, and whatever else `mode` says.
 THEIRS = """
-import dataclasses, json, os, time
+import dataclasses, json, os, subprocess, time
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 def train(job, saved: str = "", learning_rate: float = 1e-3, horizon_length: int = 4,
-          mode: Literal["good", "ignores", "raises", "silent", "skips", "dies", "text", "early"] = "good"):
+          mode: Literal["good", "ignores", "raises", "silent", "skips", "dies", "text", "early",
+                        "starts"] = "good"):
     told = {"options": job.options, "seed": job.seed, "dataset": str(job.dataset), "task": job.task, "steps": job.steps,
             "milestones": job.milestones, "step": job.step,
             "here": os.getcwd(), "checkpoint": str(job.checkpoint), "obs_keys": job.obs_keys}
@@ -44,11 +47,16 @@ def train(job, saved: str = "", learning_rate: float = 1e-3, horizon_length: int
     if mode == "dies":
         print("out of memory", flush=True)
         os._exit(3)
+    if mode == "starts":  # other programs, of which one reads what it can and one outlives the trainer
+        assert subprocess.run(["cat"], capture_output=True, timeout=20).stdout == b""
+        child = subprocess.Popen(["sleep", "60"])
+        (job.folder / "child").write_text(str(child.pid))
     if mode == "text":
         job.report(job.milestones[0], "a policy")
     try:
         start = 0 if mode == "ignores" else job.step
         for step in range(start + 1, job.steps + 1):
+            step = np.int64(step)
             if step in job.milestones:
                 if mode == "skips" and step == job.milestones[1]:
                     continue
@@ -70,6 +78,11 @@ class Options:
     def __post_init__(self):
         if self.width > 100:
             raise ValueError("too wide")
+
+def hangs(job):
+    child = subprocess.Popen(["sleep", "60"])
+    job.report(1, metrics={"child": child.pid})
+    time.sleep(60)
 
 def of_dataclass(job, options: Options):
     raise LookupError(f"{options} {job.options}")

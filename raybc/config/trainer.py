@@ -192,7 +192,7 @@ def load_function(function: str, where: str) -> Callable[..., Any]:
         raise UserError(f"{where}: {function!r}: {module} has no {name!r}") from None
     except UserError:
         raise
-    except Exception as error:  # anything that the user's module raises during import
+    except (Exception, SystemExit) as error:  # anything that the user's module raises, e.g. by parsing arguments
         raise UserError(f"{where}: {function!r}: importing {module} raised {type(error).__name__}: {error}") from error
     if not callable(found) or isinstance(found, type):
         raise UserError(f"{where}: {function!r}: expected a function, such as `{_HOW}`, got {found!r:.80}")

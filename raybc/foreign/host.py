@@ -44,6 +44,8 @@ class EpisodeHost:
 
     def __init__(self) -> None:
         self._predictors: dict[str, tuple[ForeignPredictor, threading.Lock | None]] = {}
+        self._one_by_one: dict[str, threading.Lock] = {}
+        """Kind that is not `threaded` -> held while one of its policies is asked: callables may share a module."""
         self._sessions: OrderedDict[str, ForeignSession] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -81,6 +83,6 @@ class EpisodeHost:
         if text not in self._predictors:
             reference = Reference.read(text)
             kind = reference.load_kind()
-            lock = None if kind.threaded else threading.Lock()
+            lock = None if kind.threaded else self._one_by_one.setdefault(reference.kind, threading.Lock())
             self._predictors[text] = ForeignPredictor(reference, kind), lock
         return self._predictors[text]

@@ -128,7 +128,8 @@ class MeasuredForeign(MeasuredPolicy):
             chunk_HA = probe(self.of, about, env_spec.first, self.setting)
         except PolicyError as error:
             where = f" (asked once for a start of {name}, before any episode)"
-            raise UserError(f"{self.shown}: {error}{where}") from error
+            named = str(error).removeprefix(f"{self.shown}: ")  # what a user's module does wrong is named already
+            raise UserError(f"{self.shown}: {named}{where}") from error
         self.horizon = min(self.horizon or len(chunk_HA), len(chunk_HA))
 
     def _check_interface(self, policy: ActingPolicy, env_spec: EnvSpec, name: str) -> None:

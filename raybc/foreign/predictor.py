@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,6 +81,7 @@ class ForeignPredictor(EpisodePredictor):
     def __init__(self, reference: Reference, kind: Kind) -> None:
         self._reference, self._kind = reference, kind
         self._free: dict[tuple[str, int], list[ForeignPolicy]] = {}
+        self._lock = threading.Lock()
 
     def session(self, task: Task, env: SimEnv, spec: EpisodeSpec, setting: SampleSetting) -> ForeignSession:
         argument = self._reference.argument
@@ -131,11 +133,11 @@ class ForeignPredictor(EpisodePredictor):
 
     def _policy_of(self, session: ForeignSession) -> ForeignPolicy:
         if session.policy is None:
-            free = self._free.setdefault((session.about.task, session.about.flow_steps), [])
-            if free and free[-1].batched:
-                session.policy = free[-1]
-            else:
-                session.policy = free.pop() if free else self._kind.open(self._reference, session.about)
+            with self._lock:  # in an actor, episodes ask from several threads
+                free = self._free.setdefault((session.about.task, session.about.flow_steps), [])
+                session.policy = (free[-1] if free[-1].batched else free.pop()) if free else None
+            if session.policy is None:
+                session.policy = self._kind.open(self._reference, session.about)
                 if session.policy.batched:
                     self.batched = True
                     free.append(session.policy)

@@ -19,6 +19,7 @@ from raybc.envs.variant import limited
 from raybc.files import expanded
 from raybc.find_bundle import find_bundle
 from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_wait
+from raybc.foreign.reference import KINDS
 from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
@@ -203,9 +204,8 @@ def _policy(args: Args) -> MeasuredPolicy:
         return foreign
     for name in ("env_name", "policy_argument", "policy_inputs", "policy_timeout"):
         if getattr(args, name) != getattr(Args, name):
-            raise UserError(
-                f"--{name}: expected a policy of others such as module:FILE.py:make_policy, got {args.bundle}"
-            )
+            known = ", ".join(f"{kind}:..." for kind in KINDS)
+            raise UserError(f"--{name}: expected a policy of others ({known}), got {args.bundle}")
     path, chosen = find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)
     return measured_policy(path, chosen)
 

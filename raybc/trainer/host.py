@@ -11,6 +11,7 @@ import json
 import os
 import queue
 import signal
+import subprocess
 import sys
 import threading
 import traceback
@@ -19,6 +20,22 @@ from typing import IO, Any
 from raybc.config.trainer import dataclass_of, load_function
 from raybc.trainer.job import Task, TrainerJob, TrainingStopped
 from raybc.types import UserError
+
+#: Ends the group of a process, and so all that it has started, when the process has ended, however it did.
+_GUARD = """
+import os, sys, time
+process = int(sys.argv[1])
+while os.getppid() == process:
+    time.sleep(0.2)
+os.killpg(process, 9)
+"""
+
+
+def _guard() -> None:
+    """Have what the trainer starts end with this process, also where this one is killed, as Ray does."""
+    if os.getpgrp() == os.getpid():
+        command = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid())]
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
 def train(job: TrainerJob, function: str) -> None:
@@ -55,9 +72,11 @@ class _Words:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's
+    _guard()
     words, messages = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a trainer prints must not be taken for a message
-    sys.stdin = open(os.devnull)  # noqa: SIM115  (for the rest of the process: nobody answers questions)
+    with open(os.devnull) as nothing:  # nobody answers questions, and what a trainer starts must not read the words
+        os.dup2(nothing.fileno(), 0)
 
     task = Task(**json.loads(words.readline()))
     said = _Words(words)

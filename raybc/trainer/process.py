@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -43,6 +44,7 @@ class TrainerProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            start_new_session=True,  # so that what the trainer starts ends with it
             cwd=folder if os.path.isdir(folder) else None,
             env=os.environ | limits | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"},
         )
@@ -91,6 +93,8 @@ def _end(process: subprocess.Popen[str], log: IO[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+        os.killpg(process.pid, signal.SIGKILL)
     if process.stdout is not None:
         process.stdout.close()
     log.close()
