@@ -167,7 +167,8 @@ def test_in_a_browser(runs: tuple[Path, Path], tmp_path: Path) -> None:
         page.wait("document.documentElement.dataset.ready")
         assert page.js("document.querySelectorAll('#table-runs tbody tr').length") == 2
         page.wait("document.querySelectorAll('#plot-trials .scatterlayer .trace').length === 2")
-        assert page.js("document.querySelectorAll('#plot-hours .scatterlayer .trace').length") == 2
+        page.wait("document.querySelectorAll('#plot-hours .scatterlayer .trace').length === 2")  # drawn one by one
+        assert not page.js("document.getElementById('figures').hidden")
         assert "search.sampler" in page.js("document.getElementById('table-options').textContent")
         page.js("document.querySelector('#table-runs tbody tr a').click()")
         page.wait("location.pathname === '/runs/0/' && document.documentElement.dataset.ready")

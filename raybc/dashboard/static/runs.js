@@ -117,6 +117,7 @@ function row(run, i) {
 function figures(found) {
   const drawable = found.runs.map((run, i) => [run, i]).filter(([run]) => run.curve?.length);
   $("no-figures").hidden = found.one_metric;
+  $("figures").hidden = !found.one_metric;
   if (drawable.length) compareBy(drawable[0][0].metric, []);
   const shown = found.one_metric ? drawable : [];
   const make = (place, x, name) => () => {
