@@ -74,7 +74,7 @@ def test_the_status_is_about_the_first_arm(
     assert pair["test"] == "exact McNemar test"
     assert sum(pair["table"].values()) == pair["starts"] == 30
     assert len(pair["differing"]) == pair["table"]["only_a"] + pair["table"]["only_b"]
-    assert {0: "a is better than b", 1: "b is better than a", 3: "cannot tell a from b"}[expected] in said
+    assert {0: "a is better than b", 1: "a is worse than b", 3: "cannot tell a from b"}[expected] in said
     assert "In a paper: On the same 30 starts" in said
 
 
@@ -99,6 +99,36 @@ def test_starts_that_differ_are_unpaired_and_it_is_said(tmp_path: Path, capsys: 
     assert "unpaired" in capsys.readouterr().out
     assert status(a, b, "--rule", "open", "--out", tmp_path / "other") == 2
     assert "expected arms on the same starts" in capsys.readouterr().err
+
+
+def test_a_sentence_for_a_paper_has_the_rates_on_common_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"new,{i},{int(i < 15)}" for i in range(20)] + [f"old,{i},{int(i < 5)}" for i in range(10)]
+    (tmp_path / "t.csv").write_text("arm,start,success\n" + "\n".join(lines) + "\n")
+    assert status(tmp_path / "t.csv", "--out", tmp_path / "out") in (0, 3)
+    said = capsys.readouterr().out
+    assert "new solved 100.0 % and old 50.0 % (difference 50.0 points" in said  # 15/20 on its own starts
+    assert read_json(tmp_path / "out/comparison.json")["pairs"][0]["means"] == [1.0, 0.5]
+
+
+def test_tables_of_spreadsheets_are_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfarm,start,success\r\nnew,1,1\r\nold,1,0\r\n")
+    assert status(tmp_path / "t.csv", "--out", tmp_path / "out") == 3
+    assert [arm["name"] for arm in read_json(tmp_path / "out/comparison.json")["arms"]] == ["new", "old"]
+
+
+def test_resume_does_not_replace_the_comparison_of_other_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b, c = (write_episodes(tmp_path / n / "episodes.jsonl", o) for n, o in zip("abc", (GOOD, BAD, BAD), strict=True))
+    out = tmp_path / "out"
+    assert status(a, b, "--out", out) == 0
+    before = (out / "comparison.json").read_bytes()
+    assert status(a, b, "--out", out, "--resume") == 0
+    assert status(a, c, "--out", out, "--resume") == 2
+    assert "--resume continues the same comparison, but the arms were" in capsys.readouterr().err
+    assert (out / "comparison.json").read_bytes() == before
 
 
 def test_common_starts_are_paired(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,6 +220,7 @@ def test_evaluations_of_lerobot(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("arm,start,success\na,,1\n", "line 2: expected a start, got none"),
         ("arm,start,success\na,1\n", "line 2: expected 3 values, got 2"),
         ("arm,start\na,1\n", "expected a column success or score"),
+        ("arm,success,success\na,1,0\n", "expected different columns, got 'success' twice"),
         ("arm,start,success\n", "expected rows below the header"),
         ("arm,start,score\na,0,inf\n", "line 2: score: expected a finite number"),
         ("arm,start,success\na,0,1\n", "expected two arms or more, got 1"),

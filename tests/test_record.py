@@ -22,9 +22,9 @@ from raybc.files import read_json
 from raybc.inference.agent import Agent
 from raybc.rollout.__main__ import main as rollout
 from raybc.rollout.episode import Episode, predict_together
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.record import Target, write_recordings
 from raybc.rollout.recorder import Recorder, read_recorded, recorded_file
-from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, UserError
 from tests.helpers import pointmass_bundle
 from tests.tasks import SUITE
@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_episodes(tmp_path: Path) -> None:
     """Peak memory of assembling 20 and 200 episodes of 150 KB each, in processes of their own."""
     script = (
         "import sys, resource\nfrom pathlib import Path\nfrom tests.test_record import fake\n"
-        "from raybc.run_folder import EvaluationFolder\nfrom raybc.rollout.record import Target, write_recordings\n"
+        "from raybc.rollout.folder import EvaluationFolder\nfrom raybc.rollout.record import Target, write_recordings\n"
         "out, n = EvaluationFolder(Path(sys.argv[1])), int(sys.argv[2])\nspecs, rows = fake(out, n, steps=130)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "write_recordings([Target('robomimic', out.path / 'x.hdf5')], out, specs, rows, 10)\n"
@@ -256,6 +256,9 @@ def test_rerun_has_every_episode(tmp_path: Path) -> None:
             ["--record", "lerobt:x"],
             "expected lerobot:DIR, robomimic:FILE.hdf5 or rrd:FILE.rrd, got 'lerobt:x': did you mean",
         ),
+        (["--record", "lerobot:out"], "lerobot:out and the evaluation"),
+        (["--record", "lerobot:x", "robomimic:x/y.hdf5"], "robomimic:x/y.hdf5 and lerobot:x"),
+        (["--record", f"lerobot:{__file__}/x"], "expected a folder that can be written, got"),
         (["--record", "x.hdf5"], "expected lerobot:DIR, robomimic:FILE.hdf5 or rrd:FILE.rrd, got 'x.hdf5'"),
         (["--record", "robomimic:x.zip"], "robomimic: expected a file that ends in .hdf5, got x.zip"),
         (["--record", "lerobot:x", "lerobot:x"], "--record: expected different places"),

@@ -15,8 +15,8 @@ from typing import Any
 
 from raybc.compare.tasks import limits_text, name_of, physics_of, start_name
 from raybc.files import read_json, read_text
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rows import setting_of
-from raybc.run_folder import EvaluationFolder
 from raybc.types import SPLIT_BASE, SPLIT_SIZE, SampleSetting, UserError
 
 #: Columns of a CSV, by their other names.
@@ -197,8 +197,11 @@ def _checked(path: Path, found: Finished) -> Finished:
 
 def _csv(path: Path) -> list[Finished]:
     text = read_text(path, "a table of outcomes", "CSV")
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(text.removeprefix("\ufeff").splitlines())  # spreadsheets write this mark
     columns = [name.strip().lower() for name in reader.fieldnames or []]
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: expected different columns, got {twice!r} twice")
     reader.fieldnames = columns
     arm, task, start, success = (_first(columns, names) for names in (_ARM, _TASK, _START, _SUCCESS))
     score = "score" if "score" in columns and success is None else None

@@ -105,6 +105,8 @@ class PairResult:
     """About how many more starts would tell at the power; None: it can tell, or no useful number of starts would."""
     differing: tuple[str, ...] = ()
     """Starts on which the arms' scores differ."""
+    means: tuple[float, float] | None = None
+    """mean(A) and mean(B), whose difference is `difference`; those of an arm alone are over all its starts."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def compare_pair(a: Scores, b: Scores, design: Design) -> PairResult:
         known = _looked_at(a_N, b_N, design, binary)
     valid = ~(np.isnan(a_N) | np.isnan(b_N)) if common else np.zeros(0, bool)
     x, y = (a_N[valid], b_N[valid]) if common else (a_N[~np.isnan(a_N)], b_N[~np.isnan(b_N)])
-    difference = float(x.mean() - y.mean()) if len(x) and len(y) else None
+    means = (float(x.mean()), float(y.mean())) if len(x) and len(y) else None
     table = None
     if common and binary:
         table = PairTable(*(int(np.sum(cell)) for cell in ((x > 0) & (y > 0), x > y, y > x, (x == 0) & (y == 0))))
@@ -238,7 +240,8 @@ def compare_pair(a: Scores, b: Scores, design: Design) -> PairResult:
         verdict="better" if p_values[0] <= p_values[1] else "worse",  # until `_decided`
         paired=bool(common),
         starts=int(valid.sum()) if common else len(x) + len(y),
-        difference=difference,
+        difference=means[0] - means[1] if means else None,
+        means=means,
         interval=interval,
         interval_method=method,
         test=test,

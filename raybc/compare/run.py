@@ -60,6 +60,7 @@ def run(args: Args) -> int:
     scores, more = scores_of_files(arms, metric, args.paired)
     starts = len({start for arm in scores for start in arm.starts})
     design = replace(design, starts=starts, planned=0)
+    _check_same_arms(args, arms, out)
     with starting(out, args.overwrite) as begun:
         rows, examples = rows_of_files(arms, scores), videos_of_files(arms, scores)
         comparison = _compared(scores, rows, design, [*notes, *more])
@@ -280,6 +281,20 @@ def _check_resumed(out: CompareFolder, request: Mapping[str, Any], design: Desig
         )
     if differing:
         raise UserError(f"{out.path}: --resume continues the same comparison, but {'; '.join(differing)}")
+
+
+def _check_same_arms(args: Args, arms: Sequence[Arm], out: CompareFolder) -> None:
+    """Finished measurements are judged again with --resume, which must not replace the result of others."""
+    if args.resume == "False" or not out.request.is_file():
+        return
+    before, now = ([arm["source"] for arm in found] for found in (
+        read_json(out.request)["arms"], [arm.to_plain() for arm in arms]
+    ))  # fmt: skip
+    if before != now:
+        raise UserError(
+            f"{out.path}: --resume continues the same comparison, but the arms were {', '.join(before)} and are "
+            f"{', '.join(now)}; choose another --out, or replace it with --overwrite"
+        )
 
 
 def _scores_of_rows(

@@ -78,8 +78,7 @@ def pair_text(pair: PairResult, design: Design, corrected: bool) -> str:
     if pair.verdict == "cannot tell":
         said = f"cannot tell {pair.a} from {pair.b}"
     else:
-        better, worse = (pair.a, pair.b) if pair.verdict == "better" else (pair.b, pair.a)
-        said = f"{better} is better than {worse}"
+        said = f"{pair.a} is {pair.verdict} than {pair.b}"  # in this order, as the sign of the difference
     interval = f"{confidence(design)} interval {range_text(pair.interval, metric)}"
     numbers = f"{difference_text(pair.difference, metric)} ({interval})"
     known = f"{p_text(pair.p_adjusted)}{' after correction' if corrected else ''}"
@@ -133,6 +132,7 @@ def for_a_paper(pair: PairResult, comparison: Comparison, design: Design) -> str
     metric = design.metric
     a, b = (next(arm for arm in comparison.arms if arm.name == name) for name in (pair.a, pair.b))
     on = f"On the same {pair.starts} starts" if pair.paired else f"On {a.episodes} and {b.episodes} different starts"
+    mean_a, mean_b = pair.means or (a.mean, b.mean)  # an arm alone may have more starts
     verb = "solved" if metric.is_rate else f"had a mean {metric.label} of"
     unit = " points" if metric.is_rate else ""
     kind = "confidence sequence" if pair.interval_method == "confidence sequence" else "confidence interval"
@@ -142,7 +142,7 @@ def for_a_paper(pair: PairResult, comparison: Comparison, design: Design) -> str
     interval = f"{confidence(design)} {kind} {range_text(pair.interval, metric)}{method}"
     test = f"{pair.test}, level {100 * design.level:g} %, {p_text(pair.p_adjusted)}{corrected}"
     text = (
-        f"{on}, {pair.a} {verb} {metric.show(a.mean)} and {pair.b} {metric.show(b.mean)} (difference {difference}, "
+        f"{on}, {pair.a} {verb} {metric.show(mean_a)} and {pair.b} {metric.show(mean_b)} (difference {difference}, "
         f"{interval}; {test})."
     )
     errors = a.errors + b.errors

@@ -6,6 +6,7 @@ formats' own writers write.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ from raybc.data.formats import lerobot_write, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk
 from raybc.extras import require_extra
 from raybc.files import expanded, read_json, replacing, write_json
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.recorder import read_recorded, recorded_file, shapes_of
 from raybc.rows import EpisodeRow
-from raybc.run_folder import EvaluationFolder
 from raybc.strict import did_you_mean
 from raybc.types import EpisodeSpec, UserError
 
@@ -79,7 +80,22 @@ def targets_left(targets: Sequence[Target], out: EvaluationFolder, resumes: bool
             cli.console.print(f"already recorded: {target.path}")
             continue
         left.append(target)
+    _check_places(targets, out)
     return left
+
+
+def _check_places(targets: Sequence[Target], out: EvaluationFolder) -> None:
+    """Before any episode: data sets must not replace the evaluation or each other, and their folders can be made."""
+    places = {"the evaluation": out.path.resolve()}
+    for target in targets:
+        path = target.path.resolve()
+        for what, place in places.items():
+            if path.is_relative_to(place) or place.is_relative_to(path):
+                raise UserError(f"--record: {target.text} and {what} ({place}) overlap; choose another place")
+        places[target.text] = path
+        above = next(folder for folder in path.parents if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UserError(f"--record: {target.text}: expected a folder that can be written, got {above}")
 
 
 def write_recordings(
