@@ -106,7 +106,7 @@ def test_a_policy_may_be_returned(tmp_path: Path) -> None:
         ("missing", "has no 'nothing'"),
         ("nested", "expected a function at the top of a module, which makes the policy, got <function train.<locals>."),
         ("no_files", "expected files at "),
-        ("unknown", "report at step 2: expected one of module:..."),
+        ("unknown", "report at step 2: expected one of lerobot:..., module:..."),
         ("function", "execute_steps: expected 0..1, the steps of its chunk, got 2"),
     ],
 )
