@@ -2,9 +2,8 @@
 
     TrainingFolder      a training run, or one member of a pack or of a sweep's trial
     SweepFolder         a sweep
-    EvaluationFolder    a measurement by `python -m raybc.rollout`
 
-`raybc.compare.folder` has those of a comparison.
+`raybc.rollout.folder` has those of a measurement, `raybc.compare.folder` those of a comparison.
 
 Pages and commands that only look at a run import this module, so it needs neither torch nor Ray.
 """
@@ -370,55 +369,3 @@ class SweepFolder:
         """A number for a Tune run that no earlier process used in this folder."""
         used = [int(p.name.removeprefix("session_")) for p in self.tune.glob("session_*")]
         return max(used, default=0) + 1
-
-
-@dataclass(frozen=True)
-class EvaluationFolder:
-    """What `python -m raybc.rollout` writes."""
-
-    path: Path
-
-    @classmethod
-    def default(cls, run_id: str, step: int, starts: str) -> EvaluationFolder:
-        """Where a policy's evaluation is written unless --out says otherwise."""
-        return cls(Path("runs/rollouts") / f"{run_id}_step_{step}_{starts}")
-
-    @property
-    def request(self) -> Path:
-        """What was asked for; a resumed evaluation must ask for the same."""
-        return self.path / "rollout.json"
-
-    @property
-    def episodes(self) -> Path:
-        return self.path / "episodes.jsonl"
-
-    @property
-    def partial(self) -> Path:
-        """Rows of finished episodes, while the evaluation runs."""
-        return self.path / "episodes.partial.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.json"
-
-    @property
-    def tasks_csv(self) -> Path:
-        """A row for each task and sample setting, where there are several tasks."""
-        return self.path / "tasks.csv"
-
-    @property
-    def versions(self) -> Path:
-        return self.path / "versions.json"
-
-    @property
-    def recorded(self) -> Path:
-        """Folder of recorded episodes, until they are in the data sets that --record names."""
-        return self.path / "recorded"
-
-    @property
-    def recorded_json(self) -> Path:
-        """The data sets that --record wrote."""
-        return self.path / "recorded.json"
-
-    def videos(self, setting: SampleSetting) -> Path:
-        return self.path / "videos" / setting.slug()

@@ -22,7 +22,8 @@ from typing import Literal
 
 from raybc.compare.folder import CompareFolder
 from raybc.files import remove, run_folder_lock
-from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
+from raybc.rollout.folder import EvaluationFolder
+from raybc.run_folder import SweepFolder, TrainingFolder
 from raybc.types import UserError
 
 Run = TrainingFolder | SweepFolder | EvaluationFolder | CompareFolder

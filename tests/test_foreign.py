@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from raybc.foreign.measured import MeasuredForeign
 from raybc.foreign.reference import Reference
 from raybc.inference.agent import Agent
 from raybc.inference.predictor import PolicyError
+from raybc.inference.shared import InferenceServer
 from raybc.rollout.__main__ import main
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.faults import raised
@@ -344,3 +347,20 @@ def test_several_tasks_with_their_instructions(ray_cpus: float, tmp_path: Path) 
     assert rollout(*words, "--instruction", "stay", "--out", tmp_path / "other") == 0
     tasks = read_json(tmp_path / "other/metrics.json")["settings"][0]["tasks"]
     assert tasks["tests.tasks:QUICK"]["success_rate"] == 0
+
+
+def test_an_actor_asks_servers_for_all_episodes_at_once() -> None:
+    """However few cores there are: its threads only wait."""
+    server, together = InferenceServer("cpu"), threading.Barrier(64)
+
+    class Host:
+        def answer(self, path: str, question: Any) -> int:
+            return together.wait(timeout=20)
+
+    server._episodes = Host()  # type: ignore[assignment]
+
+    async def ask() -> list[Any]:
+        question: Any = None
+        return await asyncio.gather(*(server.answer("", question) for _ in range(64)))
+
+    assert sorted(asyncio.run(ask())) == list(range(64))

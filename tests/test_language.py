@@ -19,8 +19,8 @@ from raybc.metric import SUCCESS
 from raybc.rollout.engine import Engine, Rollout
 from raybc.rollout.episode import run_episode
 from raybc.rollout.evaluation import EvaluationConfig, _resume
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.policy import MeasuredBundle
-from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, Observation, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
 from tests.test_engine import run

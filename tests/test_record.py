@@ -22,9 +22,9 @@ from raybc.files import read_json
 from raybc.inference.agent import Agent
 from raybc.rollout.__main__ import main as rollout
 from raybc.rollout.episode import Episode, predict_together
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.record import Target, write_recordings
 from raybc.rollout.recorder import Recorder, read_recorded, recorded_file
-from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, UserError
 from tests.helpers import pointmass_bundle
 from tests.tasks import SUITE
@@ -218,7 +218,7 @@ def test_memory_does_not_grow_with_the_episodes(tmp_path: Path) -> None:
     """Peak memory of assembling 20 and 200 episodes of 150 KB each, in processes of their own."""
     script = (
         "import sys, resource\nfrom pathlib import Path\nfrom tests.test_record import fake\n"
-        "from raybc.run_folder import EvaluationFolder\nfrom raybc.rollout.record import Target, write_recordings\n"
+        "from raybc.rollout.folder import EvaluationFolder\nfrom raybc.rollout.record import Target, write_recordings\n"
         "out, n = EvaluationFolder(Path(sys.argv[1])), int(sys.argv[2])\nspecs, rows = fake(out, n, steps=130)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "write_recordings([Target('robomimic', out.path / 'x.hdf5')], out, specs, rows, 10)\n"

@@ -16,9 +16,10 @@ from raybc.find_bundle import find_bundle
 from raybc.metric import SUCCESS
 from raybc.report.read import load_run
 from raybc.rollout.faults import DIED, error_kind
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.results import summarise
 from raybc.rows import EpisodeRow, episode_row, result_row, setting_of
-from raybc.run_folder import BUNDLE_FILE, EvaluationFolder, SweepFolder, TrainingFolder
+from raybc.run_folder import BUNDLE_FILE, SweepFolder, TrainingFolder
 from raybc.sweep.ledger import SweepState, read_events
 from raybc.sweep.views import write_timing
 from raybc.train.csv_rows import append_row

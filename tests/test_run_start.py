@@ -16,7 +16,8 @@ from raybc import cli
 from raybc.config.command import parse_run
 from raybc.demos.__main__ import main as demos
 from raybc.files import expanded, remove, replacing, write_json
-from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
+from raybc.rollout.folder import EvaluationFolder
+from raybc.run_folder import SweepFolder, TrainingFolder
 from raybc.run_start import Run, check_folder, check_replaceable, starting
 from raybc.types import SampleSetting, UserError
 from tests.helpers import pointmass_bundle

@@ -12,8 +12,9 @@ import pytest
 from raybc import cli
 from raybc.cli import run_main
 from raybc.metric import SUCCESS
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rows import setting_fields, video_setting
-from raybc.run_folder import EvaluationFolder, SweepFolder
+from raybc.run_folder import SweepFolder
 from raybc.sweep import run as sweep_run
 from raybc.sweep.begin import Launch
 from raybc.sweep.final import choose_clips

@@ -21,9 +21,10 @@ from raybc.report.html import write_report
 from raybc.report.markdown import write_leaderboard_md
 from raybc.report.read import load_run
 from raybc.report.tables import leaderboard, winner_line
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.results import summarise
 from raybc.rows import EpisodeRow, episode_row, setting_fields
-from raybc.run_folder import EvaluationFolder, SweepFolder
+from raybc.run_folder import SweepFolder
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.final import choose_clips, rule_of, write_winner
 from raybc.sweep.ledger import SweepState

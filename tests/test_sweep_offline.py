@@ -16,8 +16,9 @@ from raybc.dashboard.view import RunView
 from raybc.data.load import read_for
 from raybc.export.card import evidence_for
 from raybc.report.read import load_run
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rows import epoch_rows
-from raybc.run_folder import BUNDLE_FILE, EvaluationFolder, SweepFolder
+from raybc.run_folder import BUNDLE_FILE, SweepFolder
 from raybc.sweep.begin import Launch, holding_out
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.load import sweep_from_mapping

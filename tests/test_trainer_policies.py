@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from raybc.bundle import PolicyBundle
 from raybc.envs.pointmass import POINTMASS
+from raybc.foreign.folder import name_of
 from raybc.foreign.measured import measured_policy
 from raybc.rollout.engine import Rollout
 from raybc.sweep.config import SweepConfig
@@ -104,7 +106,7 @@ def test_a_policy_may_be_returned(tmp_path: Path) -> None:
         ("missing", "has no 'nothing'"),
         ("nested", "expected a function at the top of a module, which makes the policy, got <function train.<locals>."),
         ("no_files", "expected files at "),
-        ("unknown", "report at step 2: expected one of module:..."),
+        ("unknown", "report at step 2: expected one of lerobot:..., module:..."),
         ("function", "execute_steps: expected 0..1, the steps of its chunk, got 2"),
     ],
 )
@@ -188,3 +190,13 @@ def test_raybc_s_own_training_gives_as_a_trainer_what_it_gives_alone(pointmass_d
 
 def _never(trial: int, reason: str, errors: int) -> None:
     raise AssertionError(reason)
+
+
+def test_a_package_may_be_called_as_ours_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its modules keep their names, without which imports relative to the package would fail."""
+    (tmp_path / "raybc_of_others").mkdir()
+    (tmp_path / "raybc_of_others/__init__.py").touch()
+    (tmp_path / "raybc_of_others/policy.py").write_text("def make_policy(about): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module("raybc_of_others.policy").make_policy
+    assert name_of(made) == "module:raybc_of_others.policy:make_policy"

@@ -15,8 +15,8 @@ from typing import Any
 
 from raybc.compare.tasks import limits_text, name_of, physics_of, start_name
 from raybc.files import read_json, read_text
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rows import setting_of
-from raybc.run_folder import EvaluationFolder
 from raybc.types import SPLIT_BASE, SPLIT_SIZE, SampleSetting, UserError
 
 #: Columns of a CSV, by their other names.

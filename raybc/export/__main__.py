@@ -20,7 +20,8 @@ from raybc.find_bundle import find_bundle
 from raybc.inference.policy import load_bundle
 from raybc.lerobot.exported import export_checkpoint
 from raybc.lerobot.files import CONFIG, PREPROCESSOR
-from raybc.run_folder import EvaluationFolder, SweepFolder
+from raybc.rollout.folder import EvaluationFolder
+from raybc.run_folder import SweepFolder
 from raybc.types import SampleSetting, UserError
 
 

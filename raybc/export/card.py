@@ -23,8 +23,9 @@ from raybc.report.read import load_run
 from raybc.report.sampling import head, is_plain
 from raybc.report.tables import leaderboard, selection_rule, winner_line
 from raybc.report.text import percent, percent_range
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rows import setting_of
-from raybc.run_folder import EvaluationFolder, SweepFolder, TrainingFolder
+from raybc.run_folder import SweepFolder, TrainingFolder
 from raybc.types import SampleSetting, UserError
 
 

@@ -21,7 +21,8 @@ from raybc.export.eval_results import FILE, eval_results
 from raybc.extras import require_extra
 from raybc.files import replacing, write_json, write_text
 from raybc.find_bundle import find_bundle
-from raybc.run_folder import EvaluationFolder, SweepFolder
+from raybc.rollout.folder import EvaluationFolder
+from raybc.run_folder import SweepFolder
 from raybc.types import SampleSetting, UserError
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -22,6 +22,8 @@ FORMAT = "raybc-policy-1"
 FILES = "files"
 #: Kinds whose policy is a file or a folder, which is copied.
 OF_FILES = ("onnx", "lerobot")
+#: How the names of modules begin that are known by their file only.
+OF_FILE = ("raybc_foreign_", "raybc_trainer_")
 
 
 def is_foreign(folder: Path) -> bool:
@@ -106,7 +108,7 @@ def name_of(function: Callable[..., Any]) -> str:
         raise UserError(f"expected a function at the top of a module, which makes the policy, got {function!r:.100}")
     path = getattr(found, "__file__", None)
     spec = getattr(found, "__spec__", None)
-    if module == "__main__" or spec is None or spec.name.startswith("raybc_"):  # known by its file only
+    if module == "__main__" or spec is None or spec.name.startswith(OF_FILE):
         return f"module:{path}:{name}"
     return f"module:{module}:{name}"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Policies with more parameters run on a shared GPU, smaller ones in each simulator process.
 LARGE = 5_000_000
+#: Episodes whose policies of others are asked at the same time; asyncio's own threads are few more than the cores.
+MOST_EPISODES = 256
 
 
 @dataclass(eq=False)  # compared by identity, because arrays have no truth value
@@ -58,10 +61,12 @@ class InferenceServer:
         self._runner: asyncio.Task[None] | None = None
         self.calls, self.rows = 0, 0
         self._episodes: EpisodeHost | None = None
+        self._threads = ThreadPoolExecutor(MOST_EPISODES)
 
     async def answer(self, path: str, question: Question) -> tuple[np.ndarray | PolicyError, bool]:
         """`EpisodeHost.answer` of a policy of others."""
-        return await asyncio.to_thread(self._host().answer, path, question)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._host().answer, path, question)
 
     async def end(self, key: str, outcome: str) -> None:
         """`EpisodeHost.end`."""

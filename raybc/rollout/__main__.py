@@ -22,10 +22,10 @@ from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_w
 from raybc.foreign.reference import KINDS
 from raybc.metric import FORMER_KEY, Metric, MetricName
 from raybc.registry import get_task, parse_env_name
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
 from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.settings import ORDER, chosen_settings
-from raybc.run_folder import EvaluationFolder
 from raybc.run_start import Resume, check_folder, starting
 from raybc.statistics import most_starts
 from raybc.strict import digest

@@ -22,13 +22,13 @@ from raybc.files import read_json, write_json, write_text
 from raybc.inference.shared import LARGE
 from raybc.metric import FORMER_KEY, KEY, Metric
 from raybc.rollout.engine import Rollout
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.recorder import recorded_file
 from raybc.rollout.stop import UntilHalfwidth
 from raybc.rollout.video import write_grid
 from raybc.rows import EpisodeRow
-from raybc.run_folder import EvaluationFolder
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 
 #: Maximum number of videos in a grid.

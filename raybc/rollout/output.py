@@ -11,12 +11,12 @@ from raybc.files import write_json, write_text
 from raybc.metric import score_of
 from raybc.rollout.evaluation import EvaluationConfig
 from raybc.rollout.faults import POLICY, error_kind
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.measured import MeasuredTask
 from raybc.rollout.notices import first_error_text, notices
 from raybc.rollout.results import first_error, metrics, summarise
 from raybc.rollout.table import table, write_task_table
 from raybc.rows import EpisodeRow, MetricsRow, setting_fields
-from raybc.run_folder import EvaluationFolder
 from raybc.versions import versions
 
 

@@ -20,9 +20,9 @@ from raybc.data.formats import lerobot_write, robomimic
 from raybc.data.formats.base import DatasetInfo, EpisodeChunk
 from raybc.extras import require_extra
 from raybc.files import expanded, read_json, replacing, write_json
+from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.recorder import read_recorded, recorded_file, shapes_of
 from raybc.rows import EpisodeRow
-from raybc.run_folder import EvaluationFolder
 from raybc.strict import did_you_mean
 from raybc.types import EpisodeSpec, UserError
 
