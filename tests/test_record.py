@@ -276,6 +276,24 @@ def test_impossible_targets(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_killed_overwrite_may_be_resumed(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set of the evaluation that was replaced is still this folder's."""
+    out, target = tmp_path / "out", tmp_path / "set"
+    out.mkdir()
+    target.mkdir()
+    (out / "rollout.json").write_text('{"run_id": "x"}')
+    (out / "recorded.json").write_text(json.dumps({str(target.resolve()): {"kind": "lerobot", "complete": True}}))
+
+    def killed(config: Any, folder: EvaluationFolder, begun: Any) -> None:
+        (folder.path / "rollout.json").write_text('{"run_id": "x"}')
+        begun()
+        raise UserError("killed")
+
+    monkeypatch.setattr("raybc.rollout.evaluation.run_evaluation", killed)
+    assert run(bundle, out, "--overwrite", "--record", f"lerobot:{target}") == 2
+    assert read_json(out / "recorded.json") == {str(target.resolve()): {"kind": "lerobot", "complete": False}}
+
+
 def test_a_missing_package_and_damaged_files_say_what_to_do(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ import tyro
 from raybc import cli
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
-from raybc.files import expanded
+from raybc.files import expanded, write_json
 from raybc.find_bundle import find_bundle
 from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_wait
 from raybc.foreign.reference import KINDS
@@ -182,8 +182,16 @@ def main(argv: list[str] | None = None) -> int:
         instruction=args.instruction,
         record_folder=out.recorded if targets else None,
     )
+    owned = {str(target.path.resolve()): {"kind": target.kind, "complete": False} for target in targets}
+    owned = {place: about for place, about in owned.items() if Path(place).exists()}
     with starting(out, args.overwrite, policy.inputs) as begun:
-        rows = run_evaluation(config, out, begun)
+
+        def begin() -> None:
+            if args.overwrite and owned:  # those of the evaluation that is replaced; --resume may replace them, too
+                write_json(out.recorded_json, owned)
+            begun()
+
+        rows = run_evaluation(config, out, begin)
         if targets:
             write_recordings(targets, out, config.specs, rows[0], measured[0].task.fps)
         write_results(out, config, measured, changes, rows)
