@@ -40,12 +40,13 @@ def test_help_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_commands_are_the_modules_that_can_be_run() -> None:
-    """Every command is a module for `python -m`, and every such module is a command."""
+    """Every command is a module for `python -m`, and every such module is a command. No module can be called import."""
     folders = {path.parent.name for path in ROOT.glob("raybc/*/__main__.py")}
     files = {path.stem for path in ROOT.glob("raybc/[a-z]*.py") if '__name__ == "__main__"' in path.read_text()}
-    assert set(COMMANDS) == folders | files
+    names = {name: "lerobot" if name == "import" else name for name in COMMANDS}
+    assert set(names.values()) == folders | files
     for name, (module, _) in COMMANDS.items():
-        assert module in (f"raybc.{name}", f"raybc.{name}.__main__")
+        assert module in (f"raybc.{names[name]}", f"raybc.{names[name]}.__main__")
         assert importlib.util.find_spec(module) is not None
 
 

@@ -19,6 +19,7 @@ from raybc.envs.pointmass import MAX_STEPS, POINTMASS, POINTMASS_PIXELS, PointMa
 from raybc.inference.agent import Agent
 from raybc.inference.predictor import Resolved
 from raybc.metric import METRICS, SUCCESS
+from raybc.policies.spec import PolicySpec
 from raybc.rollout import faults, results
 from raybc.rollout.episode import run_episode
 from raybc.testing.envs import check_task
@@ -55,7 +56,7 @@ class Script:
             action_size=2,
             action_form=ActionForm(2),
             images={},
-            spec=SimpleNamespace(horizon=horizon, action_size=2, obs_steps=obs_steps),
+            spec=PolicySpec.of({"state": 4, "goal": 2}, {}, 2, horizon, obs_steps),
         )
         self.noises: list[np.ndarray] = []
         self.seen: list[np.ndarray] = []

@@ -129,7 +129,7 @@ def test_what_differs_is_not_written(
 def test_what_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "there.json").touch()
     for words, message in (
-        ((folder,), "error: expected --onnx or --push_to_hub OWNER/NAME (what to export)"),
+        ((folder,), "error: expected --onnx, --lerobot or --push_to_hub OWNER/NAME (what to export)"),
         ((folder, "--onnx", "--out", tmp_path / "p"), "expected a file that ends in .onnx"),
         ((folder, "--onnx", "--out", tmp_path / "there.onnx", "--overwrite"), "there.json: exists, and raybc did not"),
         ((folder, "--onnx", "--flow_steps", "0"), "flow_steps: expected at least 1, got 0"),
