@@ -19,7 +19,7 @@ from raybc.types import UserError
 from tests.helpers import pointmass_bundle, read_table, tiny_trainer
 from tests.trainers import THEIRS, Sweep, config
 
-told: list[Any] = []
+given: list[Any] = []
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def test_a_trainer_s_policies_are_measured_at_every_milestone(theirs: Path, good
     ]  # fmt: skip
     assert len({r["run_id"] for r in rows}) == 2
     assert sum(r["successes"] for r in rows) > 4, "the policy is a good one"
-    (told,) = sweep.told(3)
-    assert told.pop("here")
-    assert told == {
+    (given,) = sweep.given(3)
+    assert given.pop("here")
+    assert given == {
         "options": {"saved": str(good), "learning_rate": 1e-3, "horizon_length": 4, "mode": "good"}, "seed": 3,
         "dataset": "demos.hdf5", "task": "pointmass", "steps": 30, "milestones": [10, 20, 30], "step": 0,
         "checkpoint": "None", "obs_keys": ["state", "goal"],
@@ -74,8 +74,8 @@ def test_a_relative_file_is_that_of_the_folder_in_which_the_sweep_was_started(
     sweep.context = dataclasses.replace(sweep.context, working_folder=str(theirs.parent))
     monkeypatch.chdir(tmp_path)
     assert [e.step for e in sweep.run().evaluations] == [30]
-    (told,) = sweep.told(0)
-    assert told["here"] == str(theirs.parent)
+    (given,) = sweep.given(0)
+    assert given["here"] == str(theirs.parent)
 
 
 def test_a_pruned_training_is_stopped_and_may_clean_up(theirs: Path, good: Path, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_killed_training_continues_without_measuring_again(
     sweep.run()
     assert [e.evaluation for e in sweep.evaluations] == [1, 2, 3]
     assert not sweep.failures
-    continued, begun = sweep.told(0)[-1], sweep.told(3)[-1]
+    continued, begun = sweep.given(0)[-1], sweep.given(3)[-1]
     assert continued["step"] == 10
     assert continued["checkpoint"] == str(sweep.folder.checkpoint(0, 0, 10))
     assert (begun["step"], begun["checkpoint"]) == (0, "None")
@@ -164,14 +164,14 @@ def test_a_policy_that_was_reported_but_not_looked_at_is_looked_at(theirs: Path,
     [(31, "expected a step of 0 to 30, got 31"), (-1, "got -1"), (2.0, r"got 2\.0"), ("ten", "got 'ten'")],
 )
 def test_a_step_that_cannot_be_is_refused(tmp_path: Path, step: Any, words: str) -> None:
-    job = TrainerJob(Task("", {}, 0, "d", "e", "t", [], [10, 30], "cpu", str(tmp_path), 0), told.append, lambda: None)
+    job = TrainerJob(Task("", {}, 0, "d", "e", "t", [], [10, 30], "cpu", str(tmp_path), 0), given.append, lambda: None)
     with pytest.raises(UserError, match=words):
         job.report(step, metrics={"loss": 1})
     with pytest.raises(UserError, match="metrics: loss: expected a number, got 'x'"):
         job.report(5, metrics={"loss": "x"})  # type: ignore[dict-item]
-    told.clear()
+    given.clear()
     job.report(np.int64(7), metrics={"loss": np.float32(0.5)})
-    assert told == [{"step": 7, "metrics": {"loss": 0.5}}]
+    assert given == [{"step": 7, "metrics": {"loss": 0.5}}]
     with pytest.raises(UserError, match="expected a step of 7 to 30, got 6"):
         job.report(6)
     with pytest.raises(UserError, match="report at step 10: expected a policy at this step"):

@@ -34,11 +34,12 @@ import numpy as np
 def train(job, saved: str = "", learning_rate: float = 1e-3, horizon_length: int = 4,
           mode: Literal["good", "ignores", "raises", "silent", "skips", "dies", "text", "early",
                         "starts"] = "good"):
-    told = {"options": job.options, "seed": job.seed, "dataset": str(job.dataset), "task": job.task, "steps": job.steps,
+    given = {"options": job.options, "seed": job.seed, "dataset": str(job.dataset), "task": job.task,
+            "steps": job.steps,
             "milestones": job.milestones, "step": job.step,
             "here": os.getcwd(), "checkpoint": str(job.checkpoint), "obs_keys": job.obs_keys}
-    with (job.folder / "told.jsonl").open("a") as file:
-        file.write(json.dumps(told) + "\\n")
+    with (job.folder / "given.jsonl").open("a") as file:
+        file.write(json.dumps(given) + "\\n")
     print("hello from", mode)
     if mode == "raises" and job.seed:
         raise ValueError("no\\nsuch thing")
@@ -141,9 +142,9 @@ class Sweep:
         run_trainer(self.context, [job], evaluate, report, lambda _, reason, n: self.failures.append(reason), no_rivals)
         return self
 
-    def told(self, seed: int) -> list[dict[str, Any]]:
+    def given(self, seed: int) -> list[dict[str, Any]]:
         """What each process of a seed was asked to do."""
-        lines = (self.folder.member(0, seed).path / "trainer/told.jsonl").read_text().splitlines()
+        lines = (self.folder.member(0, seed).path / "trainer/given.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
     def has(self, seed: int, name: str) -> bool:

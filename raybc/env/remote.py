@@ -25,6 +25,7 @@ from raybc.env.environment import Environment
 from raybc.env.pipe import receive, send
 from raybc.envs.base import Expert, Obs, RenderOptions, SimEnv, Task
 from raybc.envs.border import BadEnvironment
+from raybc.processes import end_process
 from raybc.types import UserError
 
 #: Seconds that a process may take to end when its simulator is closed.
@@ -106,16 +107,7 @@ class Process:
 
 
 def _end(process: subprocess.Popen[bytes], log: IO[str]) -> None:
-    with contextlib.suppress(OSError):
-        if process.stdin is not None:
-            process.stdin.close()
-    try:
-        process.wait(END_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    end_process(process, END_TIMEOUT)
     log.close()
 
 

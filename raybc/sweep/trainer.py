@@ -83,7 +83,7 @@ class _Trainer:
     def _train(self, seed: int, k: int) -> None:
         """Train one seed to the step of evaluation k."""
         if seed in self._processes:
-            self._processes[seed].go_on()
+            self._processes[seed].proceed()
         else:
             process = self._processes[seed] = self._start(seed)
             self._stack.callback(process.close)
@@ -94,7 +94,7 @@ class _Trainer:
             if message.get("policy"):
                 if message["step"] == self.context.steps[k - 1]:
                     return
-                self._processes[seed].go_on()
+                self._processes[seed].proceed()
         raise TrainerFailed(f"the trainer ended before step {self.context.steps[k - 1]}")
 
     def _check(self, seed: int, k: int) -> None:

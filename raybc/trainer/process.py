@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from raybc.processes import end_process
 from raybc.trainer.job import Task
 
 #: Seconds that a trainer may take to end.
@@ -71,7 +72,7 @@ class TrainerProcess:
             self._process.wait(END_TIMEOUT)
         raise TrainerFailed(f"the trainer's process died (status {self._process.returncode}{self._last_line()})")
 
-    def go_on(self) -> None:
+    def proceed(self) -> None:
         """Let it train to the next milestone."""
         self._say("go")
 
@@ -85,16 +86,7 @@ class TrainerProcess:
 
 
 def _end(process: subprocess.Popen[str], log: IO[bytes]) -> None:
-    with contextlib.suppress(OSError):
-        if process.stdin is not None:
-            process.stdin.close()
-    try:
-        process.wait(END_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    end_process(process, END_TIMEOUT)
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing of it is left
         os.killpg(process.pid, signal.SIGKILL)
-    if process.stdout is not None:
-        process.stdout.close()
     log.close()
