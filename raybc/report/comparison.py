@@ -14,7 +14,7 @@ from raybc.compare.design import Design
 from raybc.compare.folder import CompareFolder
 from raybc.compare.result import Comparison, PairResult, TaskResult
 from raybc.files import write_text
-from raybc.report.html import VIDEO_LIMIT_BYTES
+from raybc.report.episodes import VIDEO_LIMIT_BYTES
 from raybc.report.page import environment
 from raybc.rollout.video import last_frame_jpeg
 

@@ -6,12 +6,10 @@ network, and a content security policy in the page enforces that.
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import yaml
 from markupsafe import Markup
@@ -21,6 +19,7 @@ from raybc.files import write_text
 from raybc.metric import METRICS, Metric
 from raybc.report import tables
 from raybc.report.commands import train_command
+from raybc.report.episodes import PHASES, outcomes, videos
 from raybc.report.figures import LOSS_TRIALS, axis_figures, cost_figure, few, learning_curves, loss_curves
 from raybc.report.page import Figure, environment
 from raybc.report.read import RunTables, load_run, totals
@@ -28,15 +27,11 @@ from raybc.report.sampling import head, is_plain
 from raybc.report.tables import LeaderboardRow
 from raybc.report.text import duration
 from raybc.report.training import epoch_figures
-from raybc.rollout.video import last_frame_jpeg
-from raybc.rows import setting_of, video_setting
+from raybc.rows import setting_of
 from raybc.types import SPLIT_BASE
 
-#: Videos are embedded up to this many bytes in total; more are linked.
-VIDEO_LIMIT_BYTES = 40_000_000
 #: Maximum number of trials in the table; all are in trials.csv.
 ROWS = 200
-PHASES = ("search", "final")
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -45,33 +40,6 @@ def write_report(run_dir: Path | str) -> Path:
     text = environment().get_template("report.html.j2").render(_context(run))
     write_text(run.folder.report, text)
     return run.folder.report
-
-
-def _videos(run: RunTables) -> dict[str, Any]:
-    """Videos with the attributes of <video>: data URIs, or links if they are too large together."""
-    root, found, lost = run.path.resolve(), [], []
-    for video in run.videos:
-        path = (root / video["file"]).resolve()
-        if path.is_file() and path.is_relative_to(root):
-            found.append((video, path))
-        else:
-            lost.append(video["file"])
-    size = sum(path.stat().st_size for _, path in found)
-    linked = size > VIDEO_LIMIT_BYTES
-    items = []
-    for video, path in found:
-        if linked:
-            source = quote(path.relative_to(root).as_posix())
-        else:
-            source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-        still = last_frame_jpeg(path)
-        image = "data:image/jpeg;base64," + base64.b64encode(still).decode("ascii") if still else ""
-        items.append(
-            {"source": source, "still": image, **dict.fromkeys(("outcome", "trial", "seed", "index"), "?"), **video}
-            | {"setting": video_setting(video).label() if "flow_steps" in video else ""}
-        )
-    note = run.timing.get("video_note")
-    return {"items": items, "linked": linked, "megabytes": size / 1e6, "lost": lost, "note": note}
 
 
 def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]) -> list[str]:
@@ -100,19 +68,6 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
     if unfinished := sum(row.status in ("running", "waiting") for row in rows):
         notes.append(f"The sweep is not over: {unfinished} of {len(rows)} trials are running or waiting.")
     return notes
-
-
-def _outcomes(run: RunTables) -> list[dict[str, Any]]:
-    """How episodes ended, on search and on final starts; kinds: of the errors."""
-    found = []
-    for phase in PHASES:
-        rows = [row for row in run.results if row["phase"] == phase]
-        counts = totals(rows, "successes", "timeouts", "failures", "errors")
-        kinds: Counter[str] = Counter()
-        for row in rows:
-            kinds.update(row.get("errors_by_kind", {}))
-        found.append({"phase": phase, "all": sum(counts.values()), **counts, "kinds": kinds.most_common()})
-    return found
 
 
 def _cost(timing: Mapping[str, Any]) -> dict[str, str]:
@@ -187,7 +142,7 @@ def _context(run: RunTables) -> dict[str, Any]:
         "scale": _scale(rows, run.metric),
         "rows": rows[:ROWS],
         "trials": len(rows),
-        "outcomes": _outcomes(run),
+        "outcomes": outcomes(run),
         "outcome_kinds": (("successes",) if run.metric.has_success else ()) + ("timeouts", "failures", "errors"),
         "reasons": Counter(row.reason or "no reason recorded" for row in rows if row.status == "failed").most_common(),
         "cost": _cost(run.timing),
@@ -216,7 +171,7 @@ def _context(run: RunTables) -> dict[str, Any]:
         "axes": axis_figures(run, rows),
         "epochs": _epochs(run),
         "few": few(rows),
-        "videos": _videos(run),
+        "videos": videos(run),
         "search": _part(run.config, "search"),
         "prune": _part(run.config, "prune"),
         "evaluation": _part(run.config, "eval"),
