@@ -123,15 +123,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def my_sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    """The environment of the example in docs/extending.md, built for this session (tests that need it are slow);
+    """The environment of the example in docs/own_environment.md, built for this session (tests that need it are slow);
     skipped where its packages cannot be had."""
     from raybc.env.build import build
     from raybc.env.known import find
-    from tests.helpers import ROOT
+    from tests.documents import Page
 
-    text = (ROOT / "docs/extending.md").read_text()
     folder = tmp_path_factory.mktemp("my_sim")
-    (folder / "my_sim.py").write_text(text[text.index("# my_sim.py") :].split("```")[0])
+    (folder / "my_sim.py").write_text(Page.of("own_environment.md").files()["my_sim.py"])
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         paths = [str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]

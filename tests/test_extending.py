@@ -1,10 +1,9 @@
-"""The examples of docs/extending.md, typed as a reader would: files are written, commands are run."""
+"""The examples of docs/own_*.md, typed as a reader would: files are written, commands are run."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,35 +14,16 @@ import yaml
 
 from raybc.bundle import PolicyBundle
 from raybc.env import Environment
+from tests.documents import Page
 from tests.helpers import ROOT, read_table
 
-TEXT = (ROOT / "docs/extending.md").read_text()
-SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S))
-
-
-def files_of(section: str) -> dict[str, str]:
-    """Name -> contents of the modules and sweep files of a section; the name is the comment in the first line."""
-    blocks = re.findall(r"```(?:python|yaml)\n(# .*?)```", SECTIONS[section], re.S)
-    return {block.splitlines()[0].removeprefix("# "): block for block in blocks}
-
-
-def commands_of(section: str) -> list[str]:
-    """The commands of a section, one each; a line that ends in a backslash, or an open quote, continues."""
-    found: list[str] = []
-    for block in re.findall(r"```sh\n(.*?)```", SECTIONS[section], re.S):
-        pending = ""
-        for line in block.splitlines():
-            pending += line + "\n"
-            if not line.endswith("\\") and pending.count('"') % 2 == 0:
-                found.append(pending)
-                pending = ""
-    return found
+POLICY, ENVIRONMENT, TRAINING, DATA = (Page.of(f"own_{w}.md") for w in ("policy", "environment", "training", "data"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for section in SECTIONS:
-        for name, text in files_of(section).items():
+    for page in (POLICY, ENVIRONMENT, TRAINING, DATA):
+        for name, text in page.files().items():
             (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -65,13 +45,13 @@ def test_the_documents_name_what_there_is() -> None:
     assert {
         "my_policy.py", "my_encoder.py", "my_env.py", "my_suite.py", "my_sim.py", "my_format.py", "my_trainer.py",
         "my_sweep.yaml",
-    } == {name for section in SECTIONS for name in files_of(section)}  # fmt: skip
+    } == {name for page in (POLICY, ENVIRONMENT, TRAINING, DATA) for name in page.files()}  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_suite_of_ones_own(folder: Path) -> None:
     """Trained on one task, measured on two; the table has both and their mean."""
-    train, rollout = commands_of("A suite of tasks")
+    train, rollout = ENVIRONMENT.commands("A suite of tasks")
     typed(train, folder)
     text = typed(rollout, folder)
     assert all(name in text for name in ("my_suite:NEAR", "my_suite:QUICK", "all tasks"))
@@ -83,7 +63,7 @@ def test_a_suite_of_ones_own(folder: Path) -> None:
 
 def test_a_policy_of_ones_own(folder: Path, pointmass_demos: Path) -> None:
     """Checked, trained (two seeds as a pack), rolled out and exported."""
-    check, train, rollout, export = commands_of("A policy")
+    check, train, rollout, export = POLICY.commands("A policy")
     typed(check, folder)
     out = typed(f"{train.strip()} --dataset {pointmass_demos} --threads 1 --workers 1", folder)
     assert "policy:" in out
@@ -142,15 +122,14 @@ def test_a_policy_of_ones_own_in_a_sweep_and_behind_a_server(
 
 
 def test_an_encoder_of_ones_own(folder: Path) -> None:
-    for command in commands_of("An encoder of images"):
+    for command in POLICY.commands("An encoder of images"):
         typed(command.strip() + (" --threads 1 --workers 1" if "train" in command else ""), folder)
     assert meta_of(folder / "runs/seen/final_model")["config"]["my_features"] == 16
 
 
 def test_an_environment_and_a_format(folder: Path) -> None:
-    for section in ("An environment", "A format of demonstrations"):
-        for command in commands_of(section):
-            typed(command, folder)
+    for command in ENVIRONMENT.commands("An environment") + DATA.commands("A format of demonstrations"):
+        typed(command, folder)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +175,7 @@ def test_what_is_no_policy_is_refused(
 @pytest.mark.slow
 def test_a_simulator_with_packages_of_its_own(folder: Path, my_sim: Environment) -> None:
     """Built, checked, trained on its expert's demonstrations and rolled out, with other packages than this process."""
-    build, check, train, rollout = commands_of("A simulator with packages of its own")
+    build, check, train, rollout = ENVIRONMENT.commands("A simulator with packages of its own")
     assert "was complete before" in typed(build, folder), "the fixture has built it"
     typed(check, folder)
     typed(f"{train.strip()} --threads 1 --workers 1", folder)
@@ -209,7 +188,7 @@ def test_a_simulator_with_packages_of_its_own(folder: Path, my_sim: Environment)
 
 @pytest.mark.slow
 def test_somebody_else_s_training(folder: Path) -> None:
-    sweep, rollout = commands_of("Somebody else's training")
+    sweep, rollout = TRAINING.commands()
     said = typed(f"{sweep.strip()} --cpus 2", folder)
     assert "trained by my_trainer:train" in said
     assert "Winner: trial" in said

@@ -31,8 +31,8 @@ def test_versions_agree() -> None:
     assert numbers[0] > numbers[1] if dev else numbers[0] == numbers[1]
 
 
-def test_documents_link_to_files_that_exist() -> None:
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+def test_documents_link_to_files_and_anchors_that_exist() -> None:
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")):
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
             found = page.parent / target if target else page
             assert found.exists(), f"{page.name}: {target}"
@@ -40,6 +40,15 @@ def test_documents_link_to_files_that_exist() -> None:
                 headings = re.findall(r"^#+ (.*)$", found.read_text(), flags=re.M)
                 known = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
                 assert anchor in known, f"{page.name}: {target}#{anchor}"
+
+
+def test_pages_are_short_and_name_no_tests() -> None:
+    """A page is read at one sitting; which tests prove what it says concerns those who change the code."""
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")):
+        text = page.read_text()
+        assert text.count("\n") <= 400, f"{page.name}: split it by subject"
+        if page.parent.name not in ("benchmarks", "results") and not page.stem.upper().startswith("DESIGN"):
+            assert not re.findall(r"\btest_\w+\.py", text), page.name
 
 
 def test_no_file_has_marks_of_a_merge() -> None:

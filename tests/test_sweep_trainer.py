@@ -1,4 +1,4 @@
-"""A whole sweep of somebody else's training, on real Ray: the example of docs/extending.md, and what it survives."""
+"""A whole sweep of somebody else's training, on real Ray: the example of docs/own_training.md, and what it survives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raybc.foreign.measured import measured_policy
 from raybc.report.read import load_run
 from raybc.rows import EpisodeRow
 from raybc.sweep.ledger import SweepState
-from tests.helpers import ROOT
+from tests.documents import Page
 from tests.test_sweep import run, start, state_of, wait_for_events
 
 #: Options that do not learn: `mode` says what happens instead.
@@ -43,9 +43,8 @@ def make_three(about):
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trainer of the documentation, in a file."""
-    text = (ROOT / "docs/extending.md").read_text()
     path = tmp_path_factory.mktemp("trainer") / "my_trainer.py"
-    path.write_text(text[text.index("# my_trainer.py") :].split("```")[0] + MORE)
+    path.write_text(Page.of("own_training.md").files()["my_trainer.py"] + MORE)
     return path
 
 

@@ -24,6 +24,7 @@ from raybc.plan import main as plan_command
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.types import UserError
+from tests import guides
 from tests.helpers import CPU, run_train, stop_training_at, tiny_config, tiny_data, tiny_store, tiny_trainer
 
 ROOT = Path(__file__).parents[1]
@@ -147,8 +148,7 @@ def test_the_table_of_the_guide() -> None:
     of_plans = {f for f in fields if f.startswith(("plan_", "sampler_", "sampling_", "budget_"))}
     assert of_plans - {"sampling_plan_sha256"} <= named
     assert named - fields == {"budget_aware_schedule", "freeze_mode", "resume"}
-    for file, test in re.findall(r"`(test_\w+\.py)::(\w+)`", table):
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), f"{file} has no {test}"
+    guides.rows_are_covered(table, guides.PLAN_TRAINING)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Components of a run that are chosen by kind: policies, encoders of images, encoders of instructions.
 
 This module does not import PyTorch. A kind is a name (`flow`), or `module:Class` for a component of your own outside of
-this package (docs/extending.md).
+this package (docs/own_policy.md).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class RunConfig(
     policy: PolicyConfig = FlowConfig()  # noqa: RUF009 (frozen)
     """Which policy, and its options."""
     encoder: EncoderConfig = NoEncoder()  # noqa: RUF009
-    """Which encoder of images, and its options (docs/training.md)."""
+    """Which encoder of images, and its options (docs/images.md)."""
     language: LanguageConfig = NoLanguage()  # noqa: RUF009
     """Which encoder of instructions, and its options (docs/policies.md)."""
 
