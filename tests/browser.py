@@ -144,7 +144,7 @@ class Browser:
         self.call("Input.insertText", text=text)
 
     def key(self, key: str) -> None:
-        codes = {"Escape": 27, "Enter": 13, "Tab": 9}
+        codes = {"Escape": 27, "Enter": 13, "Tab": 9, "Home": 36, "ArrowDown": 40}
         for kind in ("keyDown", "keyUp"):
             extra = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             code = codes[key]

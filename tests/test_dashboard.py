@@ -26,9 +26,7 @@ from raybc.dashboard.__main__ import main
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.dashboard.importance import importances
 from raybc.dashboard.view import RunView
-from raybc.sweep.config import SweepConfig
 from raybc.types import UserError
-from tests.helpers import ROOT
 
 MP4 = b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 8
 
@@ -196,6 +194,27 @@ def test_importance_finds_the_axis_that_matters(view: RunView, run: Path) -> Non
     assert "axes" not in importances(view.config, few.state)
 
 
+def test_the_importance_that_optuna_dashboard_shows(view: RunView, run: Path) -> None:
+    """Computed by its own code from the study of the same trials, whose metric has a name there."""
+    app = pytest.importorskip("optuna_dashboard._importance", reason="pip install 'raybc[dashboard]'")
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+    from optuna_dashboard._inmemory_cache import InMemoryCache
+
+    from raybc.sweep.study import Proposer
+
+    assert view.config is not None
+    Proposer(view.config, view.folder, view.state)
+    storage = JournalStorage(JournalFileBackend(str(view.folder.study)))
+    [study] = storage.get_all_studies()
+    assert storage.get_study_system_attrs(study._study_id)["study:metric_names"] == ["success"]
+    trials = storage.get_all_trials(study._study_id)
+    theirs = app.get_param_importance_from_trials_cache(InMemoryCache(), storage, study._study_id, 0, trials)
+    ours = importances(view.config, view.state)["completed"]
+    assert {one["name"]: one["importance"] for one in theirs} == pytest.approx(ours["axes"])
+    assert ours["trials"] == sum(trial.status == "completed" for trial in view.state.trials.values())
+
+
 # --- answers and refusals --------------------------------------------------------------------------------------------
 
 
@@ -207,6 +226,9 @@ def test_everything_the_page_needs_comes_from_here(client: Client) -> None:
         "page.css",
         "dashboard.css",
         "app.js",
+        "index.js",
+        "live.js",
+        "rows.js",
         "table.js",
         "figures.js",
         "axes.js",
@@ -335,27 +357,6 @@ def test_beside_a_sweep_it_answers_on_the_loopback_only_and_ends_with_it(run: Pa
         assert [address for address in listening if address.endswith(f":{port:04X}")] == [f"0100007F:{port:04X}"]
     with pytest.raises(OSError, match="refused"):
         Client(url).get("/")
-
-
-def test_a_sweep_with_a_dashboard(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from raybc.sweep import __main__ as sweep
-
-    def run_sweep(config: SweepConfig, launch: Any) -> None:
-        url = capsys.readouterr().out.split("dashboard: ")[1].split()[0]
-        assert Client(url).get("/api/run").json["trials"] == [], "the page is there before the run folder"
-        make_run(launch.folder.path, 4, 200)
-        time.sleep(0.6)
-        assert len(Client(url).get("/api/run").json["trials"]) == 4
-
-    monkeypatch.setattr("raybc.sweep.run.run_sweep", run_sweep)
-    flags = [str(ROOT / "sweeps/pointmass.yaml"), "--out", str(tmp_path / "out"), "--dashboard", "--port"]
-    assert run_main(lambda: sweep.main([*flags, "0"])) == 0
-    assert "look at it again: python -m raybc.dashboard" in capsys.readouterr().out
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert run_main(lambda: sweep.main([*flags, str(taken.getsockname()[1])])) == 2
-    assert "is in use" in capsys.readouterr().err
 
 
 def test_it_needs_neither_ray_nor_torch_and_writes_nothing(run: Path) -> None:

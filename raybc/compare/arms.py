@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from raybc.compare.conditions import differing, of_task, of_tasks
 from raybc.compare.files import Finished, is_finished, read_finished
 from raybc.config import SAMPLE_AXES, RunConfig
-from raybc.envs.variant import split
 from raybc.files import expanded, read_json
 from raybc.find_bundle import find_bundle
 from raybc.foreign.measured import foreign_policy, measured_policy
@@ -147,7 +147,7 @@ def _foreign_arm(text: str, env_name: str, place: str, has_tasks: bool, **of_ser
     given = _setting(",".join(part for part in parts if not part.startswith("argument=")), text)
     training = Training(policy, _setting_of(policy, given, text))
     found_name = name or "_".join([policy.run_id, setting_text.replace("=", "_").replace(",", "_")]).strip("_")
-    conditions = _of_task(parse_env_name(policy.env_name).task) if policy.env_name else {}
+    conditions = of_task(parse_env_name(policy.env_name).task) if policy.env_name else {}
     return Arm(found_name, text, (training,), None, "", conditions)
 
 
@@ -177,7 +177,7 @@ def _read(text: str) -> list[Arm]:
             tuple(trainings),
             None,
             chosen,
-            _of_task(parse_env_name(trainings[0].policy.env_name).task),
+            of_task(parse_env_name(trainings[0].policy.env_name).task),
         )
     ]
 
@@ -272,18 +272,6 @@ def _setting_of(policy: MeasuredPolicy, given: dict[str, Any], where: str) -> Sa
 # --- conditions -------------------------------------------------------------------------------------------------------
 
 
-def _of_task(task: str) -> dict[str, str]:
-    """task and render from a task's name; the step limit is known when the task is."""
-    base, variant = split(task)
-    return {"task": base, "render": replace(variant, limit=0).applied_to("") if variant.seen else "none"}
-
-
-def of_tasks(tasks: Sequence[str]) -> dict[str, str]:
-    """task and render of several tasks, whose order says nothing."""
-    each = [_of_task(task) for task in tasks]
-    return {key: ", ".join(sorted({one[key] for one in each})) for key in ("task", "render")}
-
-
 def _of_file(found: Finished) -> dict[str, str]:
     return {**found.conditions, **(of_tasks(found.tasks) if found.tasks else {})}
 
@@ -305,13 +293,7 @@ def check_comparable(arms: Sequence[Arm], starts: str, allowed: Sequence[str] = 
     if unknown:
         raise UserError(f"--allow: expected some of {', '.join(ALLOWED)}, got {unknown[0]!r}")
     values = [{**arm.conditions, **({"starts": starts} if arm.trainings else {})} for arm in arms]
-    names = dict.fromkeys(name for known in values for name in known)
-    problems: dict[str, list[str]] = {}
-    for name in names:
-        known = {arm.name: v[name] for arm, v in zip(arms, values, strict=True) if name in v}
-        if len(set(known.values())) > 1:
-            shown = ", ".join(f"{arm} {value}" for arm, value in known.items())
-            problems.setdefault(name.partition(":")[0], []).append(f"{name} ({shown})")
+    problems = differing({arm.name: known for arm, known in zip(arms, values, strict=True)})
     for arm, known in zip(arms, values, strict=True):
         if "search" in known.get("starts", "") and arm.chosen_on_search:
             text = f"leak ({arm.name} on search starts: {arm.chosen_on_search}; use --starts final)"

@@ -11,8 +11,9 @@ import numpy as np
 
 from raybc import cli
 from raybc.compare import text
-from raybc.compare.arms import Arm, NotComparable, check_comparable, check_seen, of_tasks, read_arms
+from raybc.compare.arms import Arm, NotComparable, check_comparable, check_seen, read_arms
 from raybc.compare.clusters import failure_clusters
+from raybc.compare.conditions import of_tasks
 from raybc.compare.design import Design
 from raybc.compare.finished import metric_of_files, rows_of_files, scores_of_file, scores_of_files, videos_of_files
 from raybc.compare.folder import CompareFolder

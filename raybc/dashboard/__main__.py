@@ -9,29 +9,34 @@ from pathlib import Path
 import tyro
 
 from raybc import cli
-from raybc.dashboard.serve import HOST, PORT, make_server, url_of
+from raybc.dashboard.index import Index, is_index
+from raybc.dashboard.serve import HOST, PORT, make_index_server, make_server, url_of
 from raybc.dashboard.view import views_of
 from raybc.web import listening
 
 
 @dataclass(frozen=True)
 class Args:
-    """Show a sweep in the browser, or compare several, on this machine only, without writing anything. Ctrl-C ends
-    it."""
+    """Show a sweep in the browser, or several side by side, or an index of a folder of runs, on this machine only,
+    without writing anything. Ctrl-C ends it."""
 
     run_dirs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that `python -m raybc.sweep` wrote or is writing."""
+    """Folders that `python -m raybc.sweep` wrote or is writing, or one folder that contains run folders."""
     port: int = PORT
     """Port on 127.0.0.1 (0: any free port)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.dashboard", Args.__doc__ or "")
-    views = views_of(args.run_dirs)
-    server = make_server(*views)
-    listener = listening(HOST, args.port)
-    for view in views:
-        view.refresh()
+    if len(args.run_dirs) == 1 and is_index(args.run_dirs[0]):
+        server = make_index_server(Index(args.run_dirs[0]))
+        listener = listening(HOST, args.port)
+    else:
+        views = views_of(args.run_dirs)
+        server = make_server(*views)
+        listener = listening(HOST, args.port)
+        for view in views:
+            view.refresh()
     shown = ", ".join(map(str, args.run_dirs))
     cli.console.print(f"{shown}: {url_of(listener)} (Ctrl-C ends)")
     server.run(sockets=[listener])

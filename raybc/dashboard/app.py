@@ -6,12 +6,13 @@ A page of another site that is open in a browser on this machine must not reach 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import plotly
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -19,12 +20,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raybc.dashboard.detail import detail
 from raybc.dashboard.importance import importances
+from raybc.dashboard.index import Index
 from raybc.dashboard.several import overview
 from raybc.dashboard.view import RunView
 from raybc.types import UserError
@@ -35,10 +37,12 @@ HOSTS = ["127.0.0.1", "localhost"]
 VIDEO_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 _STATIC = Path(str(files("raybc.dashboard") / "static"))
-_FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in (".html", ".css", ".js")} | {
+_FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in (".css", ".js")} | {
     "page.css": Path(str(files("raybc.report") / "page.css")),
     "plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
 }
+#: The pages share their head; they contain no text of a run.
+_TEMPLATES = Environment(loader=FileSystemLoader(_STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 _HEADERS = {
     # parcoords compiles its shaders' wrappers with new Function, hence unsafe-eval; no text of a run becomes script.
     "Content-Security-Policy": (
@@ -82,26 +86,58 @@ def make_app(*views: RunView) -> Starlette:
     """The application for a run folder, which need not exist yet, or for several: an overview, and below `runs/N/` the
     page of each."""
     if len(views) == 1:
-        routes: list[BaseRoute] = [Route("/static/{name}", _static), *_run_routes(views[0])]
-    else:
+        return _application(_run_routes("", lambda _: views[0]))
 
-        async def runs(_: Request) -> Response:
-            return await _json(lambda: overview(views))
+    def find(request: Request) -> RunView | None:
+        key = request.path_params["key"]
+        return views[int(key)] if key.isdecimal() and int(key) < len(views) else None
 
-        pages = [Mount(f"/runs/{number}", routes=_run_routes(view)) for number, view in enumerate(views)]
-        routes = [
-            Route("/", _page("runs.html")),
-            Route("/static/{name}", _static),
+    async def runs(_: Request) -> Response:
+        return await _json(lambda: overview(views))
+
+    return _application([Route("/", _page("several")), Route("/api/runs", runs), *_run_routes("/runs/{key}", find)])
+
+
+def make_index_app(index: Index) -> Starlette:
+    """The application for a folder with run folders: the index, below `runs/NAME/` the page of each sweep, and
+    `several?run=NAME&run=NAME` for those side by side."""
+
+    async def rows(_: Request) -> Response:
+        return await _json(index.overview)
+
+    async def runs(request: Request) -> Response:
+        keys = list(dict.fromkeys(request.query_params.getlist("run")))
+
+        def compute() -> dict[str, Any] | None:
+            views = index.views(keys)
+            return overview(views, keys) if views else None
+
+        return await _json(compute)
+
+    def find(request: Request) -> RunView | None:
+        return index.view(request.path_params["key"])
+
+    return _application(
+        [
+            Route("/", _page("index")),
+            Route("/several", _page("several")),
+            Route("/api/index", rows),
             Route("/api/runs", runs),
-            *pages,
+            *_run_routes("/runs/{key}", find),
         ]
+    )
+
+
+def _application(routes: Sequence[BaseRoute]) -> Starlette:
     guards = [Middleware(SameSite), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)]
-    return Starlette(routes=routes, middleware=guards)
+    return Starlette(routes=[Route("/static/{name}", _static), *routes], middleware=guards)
 
 
 def _page(name: str) -> Callable[[Request], Awaitable[Response]]:
+    text = _TEMPLATES.get_template(f"{name}.html.j2").render()
+
     async def page(_: Request) -> Response:
-        return FileResponse(_FILES[name], headers={"Cache-Control": "no-cache"})
+        return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
 
     return page
 
@@ -113,37 +149,50 @@ async def _static(request: Request) -> Response:
     return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
-def _run_routes(view: RunView) -> list[Route]:
-    """The page of a run folder, its data and its videos."""
-    answers: dict[tuple[int, int], dict[str, Any]] = {}  # importances of the latest revision
+def _run_routes(prefix: str, find: Callable[[Request], RunView | None]) -> list[Route]:
+    """The page of a run folder, its data and its videos. find: the sweep that a request is about; None: status 404."""
+    answers: dict[tuple[str, int, int], dict[str, Any]] = {}  # importances of the latest revision
+    show = _page("sweep")
 
-    def current() -> RunView:
+    def known(request: Request) -> RunView:
+        view = find(request)
+        if view is None:
+            raise HTTPException(404)
+        return view
+
+    def current(request: Request) -> RunView:
+        view = known(request)
         view.refresh()
         return view
 
+    async def page(request: Request) -> Response:
+        await run_in_threadpool(known, request)
+        return await show(request)
+
     async def run(request: Request) -> Response:
-        known = [request.query_params.get(name, "-1") for name in ("generation", "revision")]
-        if not all(value.removeprefix("-").isdecimal() for value in known):
+        seen = [request.query_params.get(name, "-1") for name in ("generation", "revision")]
+        if not all(value.removeprefix("-").isdecimal() for value in seen):
             raise HTTPException(400, "generation and revision: expected whole numbers")
-        generation, revision = map(int, known)
-        return await _json(lambda: current().since(generation, revision))
+        generation, revision = map(int, seen)
+        return await _json(lambda: current(request).since(generation, revision))
 
     async def trial(request: Request) -> Response:
-        return await _json(lambda: detail(current(), request.path_params["number"]))
+        return await _json(lambda: detail(current(request), request.path_params["number"]))
 
-    async def importance(_: Request) -> Response:
+    async def importance(request: Request) -> Response:
         def compute() -> dict[str, Any]:
-            seen = current()
-            with seen.lock:
-                key = (seen.generation, seen.revision)
+            view = current(request)
+            with view.lock:
+                key = (str(view.folder.path), view.generation, view.revision)
                 if key not in answers:
                     answers.clear()
-                    answers[key] = importances(seen.config, seen.state) if seen.config else {"trials": 0}
+                    answers[key] = importances(view.config, view.state) if view.config else {"trials": 0}
                 return answers[key]
 
         return await _json(compute)
 
     async def video(request: Request) -> Response:
+        view = await run_in_threadpool(known, request)
         path = video_path(view.folder.path, request.path_params["path"])
         if path is None:
             raise HTTPException(404)
@@ -151,11 +200,11 @@ def _run_routes(view: RunView) -> list[Route]:
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     return [
-        Route("/", _page("index.html")),
-        Route("/api/run", run),
-        Route("/api/trials/{number:int}", trial),
-        Route("/api/importance", importance),
-        Route("/videos/{path:path}", video),
+        Route(f"{prefix}/", page),
+        Route(f"{prefix}/api/run", run),
+        Route(f"{prefix}/api/trials/{{number:int}}", trial),
+        Route(f"{prefix}/api/importance", importance),
+        Route(f"{prefix}/videos/{{path:path}}", video),
     ]
 
 
@@ -170,11 +219,17 @@ def video_path(root: Path, name: str) -> Path | None:
 
 
 async def _json(compute: Callable[[], dict[str, Any] | None]) -> Response:
-    """The value as JSON, computed outside the event loop; None: status 404; a damaged file: its error message."""
-    try:
-        value = await run_in_threadpool(compute)
-    except UserError as error:
-        return JSONResponse({"error": str(error)}, 500)
-    if value is None:
+    """The value as JSON, computed and written outside the event loop; None: status 404; a damaged file: its error
+    message."""
+
+    def answer() -> Response | None:
+        try:
+            value = compute()
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 500)
+        return None if value is None else JSONResponse(value, headers={"Cache-Control": "no-store"})
+
+    response = await run_in_threadpool(answer)
+    if response is None:
         raise HTTPException(404)
-    return JSONResponse(value, headers={"Cache-Control": "no-store"})
+    return response

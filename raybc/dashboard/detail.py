@@ -27,7 +27,7 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
             return None
         config, setting = view.config, view.setting(number)
         facts = view.file("progress") or view.file("timing")
-        rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
+        rows = view.rows(number)
         videos = [v | {"setting": video_setting(v).label()} for v in view.file("videos") if v["trial"] == number]
         summary = view.trials[number]
     train, note = train_command(config, trial.params, facts) if config else ("", "")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 from raybc.rows import LedgerEvent
 from raybc.types import UserError
@@ -22,40 +23,57 @@ class LedgerTail:
         self._offset, self._line, self._head = 0, 0, b""
 
     def read(self) -> tuple[bool, list[LedgerEvent]]:
-        """(whether the file was replaced, events since the last call).
+        """(whether the file was replaced, events since the last call); see `new`."""
+        replaced, events = self.new()
+        return replaced, [event for event, _ in events]
+
+    def new(self) -> tuple[bool, Iterator[tuple[LedgerEvent, int]]]:
+        """(whether the file was replaced, events since the last call with the byte at which each begins).
 
         If the file was replaced or truncated (--overwrite), all its events are new. An incomplete last line is left for
-        later. Raises `UserError` for a line that is not an event.
+        later. Events are read one at a time, since those of a long sweep fill the memory: read them to the end before
+        the next call. Raises `UserError` for a line that is not an event.
         """
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
             replaced = self._offset > 0
             self._offset, self._line, self._head = 0, 0, b""
-            return replaced, []
+            return replaced, iter(())
+        replaced = file.seek(0, os.SEEK_END) < self._offset
+        file.seek(0)
+        replaced = replaced or file.read(len(self._head)) != self._head
+        if replaced:
+            self._offset, self._line = 0, 0
+        return replaced, self._events(file)
+
+    def _events(self, file: BinaryIO) -> Iterator[tuple[LedgerEvent, int]]:
         with file:
-            replaced = file.seek(0, os.SEEK_END) < self._offset
-            file.seek(0)
-            replaced = replaced or file.read(len(self._head)) != self._head
-            if replaced:
-                self._offset, self._line = 0, 0
             file.seek(self._offset)
-            data = file.read()
-            whole = data[: data.rfind(b"\n") + 1]
-            events = [self._event(line) for line in whole.splitlines()]
-            self._offset += len(whole)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                event, begin = self._event(line), self._offset
+                self._offset += len(line)
+                self._line += 1
+                yield event, begin
             file.seek(0)
             self._head = file.read(min(_HEAD, self._offset))
-        return replaced, events
+
+    def at(self, begin: int) -> LedgerEvent:
+        """The event that begins at a byte, as `new` gave it."""
+        with self._path.open("rb") as file:
+            file.seek(begin)
+            return self._event(file.readline())
 
     def _event(self, line: bytes) -> LedgerEvent:
-        self._line += 1
         try:
             event = json.loads(line)
         except ValueError:
             event = None
         if not isinstance(event, dict) or "event" not in event:
-            raise UserError(f"{self._path}: line {self._line} is damaged: expected an event, got {line[:60]!r}")
+            number = self._line + 1
+            raise UserError(f"{self._path}: line {number} is damaged: expected an event, got {line[:60]!r}")
         return cast(LedgerEvent, event)
 
 

@@ -6,15 +6,18 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raybc.dashboard.index import Index
 from raybc.dashboard.view import RunView
 from raybc.extras import require_extra
 from raybc.web import listening
 
 if TYPE_CHECKING:
     import uvicorn
+    from starlette.applications import Starlette
 
 #: The page is served on this machine only; from another one: ssh -L 8420:127.0.0.1:8420 machine.
 HOST = "127.0.0.1"
@@ -28,13 +31,25 @@ def url_of(listener: socket.socket) -> str:
 def make_server(*views: RunView) -> uvicorn.Server:
     """The server for one or several run folders. A missing package is a `UserError` with the line that installs it."""
     require_extra("the dashboard", "dashboard", "starlette", "uvicorn")
-    # Here, because they need the packages that were just checked.
-    import uvicorn
-
+    # Here, because it needs the packages that were just checked.
     from raybc.dashboard.app import make_app
 
+    return _server(make_app(*views))
+
+
+def make_index_server(index: Index) -> uvicorn.Server:
+    """The server for a folder with run folders; otherwise as `make_server`."""
+    require_extra("the dashboard", "dashboard", "starlette", "uvicorn")
+    from raybc.dashboard.app import make_index_app
+
+    return _server(make_index_app(index))
+
+
+def _server(app: Starlette) -> uvicorn.Server:
+    import uvicorn
+
     config = uvicorn.Config(
-        make_app(*views),
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -44,11 +59,19 @@ def make_server(*views: RunView) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-@contextlib.contextmanager
-def beside(run_dir: Path | Sequence[Path], port: int) -> Iterator[str]:
+def beside(run_dir: Path | Sequence[Path], port: int) -> AbstractContextManager[str]:
     """Serve the page of a run folder, or of several, in a thread of this process while the block runs; yields its
     address."""
-    server = make_server(*map(RunView, [run_dir] if isinstance(run_dir, Path) else run_dir))
+    return _beside(make_server(*map(RunView, [run_dir] if isinstance(run_dir, Path) else run_dir)), port)
+
+
+def beside_index(folder: Path, port: int) -> AbstractContextManager[str]:
+    """Serve the index of a folder in the same way."""
+    return _beside(make_index_server(Index(folder)), port)
+
+
+@contextlib.contextmanager
+def _beside(server: uvicorn.Server, port: int) -> Iterator[str]:
     with contextlib.closing(listening(HOST, port)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="dashboard", daemon=True)
         thread.start()
@@ -57,3 +80,9 @@ def beside(run_dir: Path | Sequence[Path], port: int) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(timeout=5)
+
+
+def until_ctrl_c() -> None:
+    """Wait until Ctrl-C."""
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()

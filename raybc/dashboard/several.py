@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
+from raybc.dashboard.common import on_common_starts
 from raybc.dashboard.view import RunView
 from raybc.metric import Metric
 from raybc.report.commands import near_path
@@ -18,11 +20,14 @@ OPTIONS = 60
 _LEFT_OUT = ("name", "resources.", "final.videos")
 
 
-def overview(views: Sequence[RunView]) -> dict[str, Any]:
-    """What the page of several sweeps shows. A sweep whose files are damaged has an `error` and nothing else new."""
-    runs = [_row(number, view) for number, view in enumerate(views)]
-    for row, name in zip(runs, _names(views), strict=True):
-        row["name"] = name
+def overview(views: Sequence[RunView], keys: Sequence[str] = ()) -> dict[str, Any]:
+    """What the page of several sweeps shows. A sweep whose files are damaged has an `error` and nothing else new.
+
+    keys: the names of the sweeps in addresses (default: their numbers).
+    """
+    runs = [sweep_row(view) for view in views]
+    for row, name, key in zip(runs, _names(views), keys or map(str, range(len(views))), strict=True):
+        row |= {"name": name, "href": f"runs/{quote(key, safe='')}/"}
     recipes = [run.get("best", {}).get("params", {}) for run in runs if run.get("best")]
     return {
         "now": time.time(),
@@ -30,6 +35,7 @@ def overview(views: Sequence[RunView]) -> dict[str, Any]:
         "axes": differing(recipes),
         "options": _options(views),
         "one_metric": len({run["metric"]["name"] for run in runs if "metric" in run}) <= 1,
+        "common": on_common_starts(views, [run["name"] for run in runs]),
     }
 
 
@@ -50,8 +56,9 @@ def _names(views: Sequence[RunView]) -> list[str]:
     return [near_path(view.folder.path) for view in views]
 
 
-def _row(number: int, view: RunView) -> dict[str, Any]:
-    about = {"href": f"runs/{number}/", "path": near_path(view.folder.path)}
+def sweep_row(view: RunView) -> dict[str, Any]:
+    """A sweep in a row, as its files are now; of damaged ones an `error`."""
+    about = {"path": near_path(view.folder.path)}
     try:
         view.refresh()
         with view.lock:
@@ -67,21 +74,44 @@ def _known(view: RunView) -> dict[str, Any]:
     return {
         "task": config.train.env_name if config else "",
         "metric": state.metric.to_plain(),
+        "state": _state(bool(trials), progress.get("ended", True if timing else None)),
         "live": bool(trials) and progress.get("ended", True if timing else None) is None,
         "asked": config.search.trials if config else 0,
         "trials": len(trials),
         "counts": {status: sum(t.status == status for t in trials) for status in ("completed", "pruned", "failed")},
+        "began": min(
+            (e.timing["train"][0] for t in trials for e in t.evaluations[:1] if e.timing.get("train")), default=0
+        )
+        or None,
+        "hours": _hours(view),
         "core_hours": _core_hours(trials, int(progress.get("threads", timing.get("threads", 1)) or 1)),
         "best": _best(view),
         "curve": best_so_far(trials, state.metric),
     }
 
 
+def _began(trials: Sequence[TrialState]) -> float | None:
+    """When the first training began; None before, and in files of earlier releases."""
+    spans = [e.timing.get("train") or [0.0] for t in trials for e in t.evaluations[:1]]
+    return min((span[0] for span in spans if span[0]), default=None)
+
+
+def _state(begun: bool, ended: Any) -> str:
+    if not begun:
+        return "starting" if ended is None else "ended"
+    return "running" if ended is None else "ended"
+
+
+def _hours(view: RunView) -> float | None:
+    """From the first training to the end of the last measurement."""
+    rate = view.overview.get("rate") or {}
+    return (rate["last"] - rate["start"]) / 3600 if rate.get("start") else None
+
+
 def _best(view: RunView) -> dict[str, Any] | None:
     """The winner, or the leader of the search: its score on final starts, else on search starts."""
-    ranking = view.state.ranking()
-    number = view.file("winner").get("trial", ranking[0].number if ranking else None)
-    if number not in view.trials:
+    number = view.best_trial()
+    if number is None:
         return None
     trial = view.trials[number]
     final = trial["final"]

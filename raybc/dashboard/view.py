@@ -5,28 +5,26 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from raybc.dashboard.follow import JsonFile, LedgerTail
+from raybc.dashboard.rate import Span, rate, spans_of
+from raybc.dashboard.summary import summary
 from raybc.files import read_json
-from raybc.metric import METRICS, Metric, Score, over_tasks, score_of
+from raybc.metric import METRICS, over_tasks
 from raybc.report.commands import near_path
-from raybc.report.read import totals
 from raybc.rollout.results import best_setting
-from raybc.rows import ResultRow, episodes_of, rows_at, setting_of, video_setting
+from raybc.rows import EvaluationRow, LedgerEvent, video_setting
 from raybc.run_folder import SweepFolder
-from raybc.statistics import seed_interval
 from raybc.sweep.config import SweepConfig
-from raybc.sweep.ledger import SweepState, TrialState
+from raybc.sweep.ledger import SweepState
 from raybc.sweep.load import saved_sweep
 from raybc.types import SampleSetting, UserError
 
 #: Minimum seconds between two reads of the folder, however many pages poll.
 REFRESH_INTERVAL = 0.5
-#: Points of the curve of rollouts per second.
-RATE_BINS = 90
 
 
 def check_run(path: Path) -> None:
@@ -63,7 +61,13 @@ class RunView:
             "videos": JsonFile(self.folder.videos_json, []),
         }
         self._looked = float("-inf")
-        self._overview: dict[str, Any] = {}
+        self.overview: dict[str, Any] = {}
+        # Of each trial, while its events are the same: where those of its evaluations begin in the ledger, when it was
+        # measured, and what it is ranked by.
+        self._places: dict[int, list[int]] = {}
+        self._spans: dict[int, list[Span]] = {}
+        self._order: dict[int, tuple[bool, float, float, int]] = {}
+        self._pending: set[int] = set()  # trials whose summary is not that of their events
 
     def file(self, name: str) -> Any:
         """The value of config, winner, progress, timing or videos (.json)."""
@@ -76,32 +80,75 @@ class RunView:
                 return
             self._looked = time.monotonic()
             changed = {name for name, file in self._files.items() if file.refresh()}
-            replaced, events = self._tail.read()
+            replaced, events = self._tail.new()
             if replaced:
                 self.state, self.trials, self._changed = SweepState(metric=self.state.metric), {}, {}
+                self._places, self._spans, self._order = {}, {}, {}
+                self._pending = set()
                 self.generation += 1
             if "config" in changed:
                 config = self.file("config")
                 self.config = saved_sweep(config, str(self.folder.config)) if config else None
                 name = (self.config and self.config.metric) or "success"
                 self.state.metric = over_tasks(METRICS[name], self.config.eval.task_score if self.config else "mean")
-            touched = set()
-            for event in events:
-                self.state.apply(event)
-                if event["event"] != "stage":
-                    touched.add(event["trial"])
-            if changed & {"winner", "videos", "config"}:
-                touched = set(self.state.trials)
-            if not (changed or replaced or events):
+            any_event = self._apply(events)
+            if "config" in changed:
+                self._pending |= self.state.trials.keys()
+            if changed & {"winner", "videos"}:
+                self._pending |= self._shown_by_files()
+            if not (changed or replaced or any_event):
                 return
             self.revision += 1
             shown = Counter(video["trial"] for video in self.file("videos"))
-            for number in touched:
-                self.trials[number] = summary(
-                    self.state.trials[number], self.setting(number), shown[number], self.state.metric
-                )
+            for number in self._pending:
+                trial = self.state.trials[number]
+                self.trials[number] = summary(trial, self.setting(number), shown[number], self.state.metric)
+                self._spans[number] = spans_of(trial)
+                if trial.evaluations:
+                    self._order[number] = self.state.order(trial)
                 self._changed[number] = self.revision
-            self._overview = self._summarise()
+            self._pending = set()
+            self.overview = self._summarise()
+
+    def _apply(self, events: Iterator[tuple[LedgerEvent, int]]) -> bool:
+        """Take over events, and note the trials that they are about; returns whether there was any.
+
+        The episodes of evaluations stay on disk: they are most of a ledger, and only a trial's own page shows them.
+        """
+        any_event = False
+        for event, begin in events:
+            any_event = True
+            if event["event"] == "evaluation":
+                self._places.setdefault(event["trial"], []).append(begin)
+                for row in event["rows"]:
+                    row["episode_list"] = []
+            self.state.apply(event)
+            if event["event"] != "stage":
+                self._pending.add(event["trial"])
+        return any_event
+
+    def _shown_by_files(self) -> set[int]:
+        """Trials that winner.json and videos.json are about, or were: all that had a video, and the best."""
+        shown = {video["trial"] for video in self.file("videos")} | {self.file("winner").get("trial")}
+        shown |= {number for number, trial in self.trials.items() if trial["videos"]}
+        return (shown | {self.overview.get("winner"), self.overview.get("leader")}) & self.state.trials.keys()
+
+    def rows(self, number: int) -> list[EvaluationRow]:
+        """All rows of a trial with their episodes, which are read from the ledger."""
+        with self.lock:
+            trial = self.state.trials[number]
+            found = [row for begin in self._places.get(number, ()) for row in self._evaluation_at(begin)]
+            return found + trial.final_rows
+
+    def _evaluation_at(self, begin: int) -> list[EvaluationRow]:
+        event = self._tail.at(begin)
+        assert event["event"] == "evaluation"
+        return event["rows"]
+
+    def best_trial(self) -> int | None:
+        """The winner, or the leader of the search; None before the first measurement."""
+        number = self.file("winner").get("trial", self.overview.get("leader"))
+        return number if number in self.trials else None
 
     def setting(self, number: int) -> SampleSetting | None:
         """The sample setting of a trial: the winner's as recorded, else the best at its last evaluation."""
@@ -119,14 +166,14 @@ class RunView:
                 "generation": self.generation,
                 "revision": self.revision,
                 "now": time.time(),
-                "run": self._overview if known < self.revision else None,
+                "run": self.overview if known < self.revision else None,
                 "trials": [self.trials[n] for n, changed in sorted(self._changed.items()) if changed > known],
             }
 
     def _summarise(self) -> dict[str, Any]:
         """The sweep as a whole."""
         config, progress, timing = self.config, self.file("progress"), self.file("timing")
-        ranking = self.state.ranking()
+        leader = min(self.state.ranked(), key=lambda trial: self._order[trial.number], default=None)
         trials = self.trials.values()
         kinds: Counter[str] = Counter()
         for trial in trials:
@@ -140,11 +187,15 @@ class RunView:
             "trainer": config.trainer.function if config and config.trainer else "",
             "asked": config.search.trials if config else 0,
             "evaluations": config.eval.evaluations if config else 0,
+            "first_step": config.evaluation_step(1) if config else None,
+            "last_step": config.train.training_steps if config else None,
+            "final_episodes": config.final.episodes if config else 0,
+            "final_videos": config.final.videos if config else 0,
             "seeds": list(config.seeds) if config else [],
             "space": self.file("config").get("space", {}),
             "axes": list(dict.fromkeys(axis for t in self.state.trials.values() for axis in t.params)),
             "winner": self.file("winner").get("trial"),
-            "leader": ranking[0].number if ranking else None,
+            "leader": leader.number if leader else None,
             "counts": dict(Counter(t.status for t in self.state.trials.values())),
             "totals": totals,
             "kinds": dict(kinds),
@@ -156,7 +207,7 @@ class RunView:
             "ended": progress.get("ended", True if timing else None),
             "command": progress.get("command", timing.get("command", "")),
             "stages": {k: sum(end - start for start, end in v) for k, v in self.state.stages.items()},
-            "rate": self._rate(),
+            "rate": rate(self.state, [span for spans in self._spans.values() for span in spans]),
             "videos": [video | {"setting": video_setting(video).label()} for video in self.file("videos")],
         }
 
@@ -166,37 +217,6 @@ class RunView:
             return True
         rows = (row for t in self.state.trials.values() for e in t.evaluations[:1] for row in e.rows)
         return any(row["success_rate"] is not None for row in rows)
-
-    def _rate(self) -> dict[str, Any]:
-        """Rollouts per second over time, with the episodes of an evaluation spread evenly over its duration."""
-        spans = [
-            (*e.timing["rollout"], sum(map(episodes_of, e.rows)))
-            for trial in self.state.trials.values()
-            for e in trial.evaluations
-            if e.timing.get("rollout")
-        ]
-        finals = [sum(map(episodes_of, t.final_rows)) for t in self.state.trials.values()]
-        if self.state.stages.get("final"):
-            start, end = self.state.stages["final"][-1]
-            spans.append((start, end, sum(finals)))
-        if not spans:
-            return {"start": None, "seconds": [], "rate": [], "mean": None}
-        first, last = min(s[0] for s in spans), max(s[1] for s in spans)
-        width = max(last - first, 1.0) / RATE_BINS
-        counts = [0.0] * RATE_BINS
-        for start, end, episodes in spans:
-            length = max(end - start, 1e-6)
-            for i in range(int((start - first) / width), min(RATE_BINS - 1, int((end - first) / width)) + 1):
-                low, high = first + i * width, first + (i + 1) * width
-                counts[i] += episodes * max(0.0, min(end, high) - max(start, low)) / length
-        busy = _union([(start, end) for start, end, _ in spans])
-        return {
-            "start": first,
-            "last": last,
-            "seconds": [round((i + 0.5) * width, 3) for i in range(RATE_BINS)],
-            "rate": [round(count / width, 3) for count in counts],
-            "mean": sum(s[2] for s in spans) / busy if busy else None,
-        }
 
 
 def views_of(folders: Sequence[Path]) -> list[RunView]:
@@ -210,102 +230,3 @@ def views_of(folders: Sequence[Path]) -> list[RunView]:
     if twice is not None:
         raise UserError(f"{twice}: expected different sweeps, got this one twice")
     return [RunView(folder) for folder in folders]
-
-
-R = TypeVar("R", bound=ResultRow)
-
-
-def _union(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of intervals."""
-    total, end = 0.0, float("-inf")
-    for start, stop in sorted(spans):
-        total += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return total
-
-
-def summary(trial: TrialState, setting: SampleSetting | None, videos: int, metric: Metric) -> dict[str, Any]:
-    """A trial in a few hundred bytes. Scores are those of `setting`, pooled over seeds, without errors.
-
-    curve: [step, score, lowest and highest seed, 95 % interval (null: none), episodes] for each evaluation.
-    """
-    rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
-    kinds: Counter[str] = Counter()
-    for row in rows:
-        kinds.update(row.get("errors_by_kind") or ({"unknown": row["errors"]} if row["errors"] else {}))
-    curve = []
-    for evaluation in trial.evaluations:
-        here = _measured(evaluation.rows, setting, metric)
-        if here:
-            curve.append([evaluation.step, *_scores(here, metric)])
-    final = _measured(trial.final_rows, setting, metric)
-    return {
-        "n": trial.number,
-        "status": trial.status,
-        "score": trial.score,
-        "interval": curve[-1][4:6] if curve and curve[-1][4] is not None else None,
-        "step": trial.evaluations[-1].step if trial.evaluations else 0,
-        "done": len(trial.evaluations),
-        "origin": trial.origin,
-        "reason": trial.reason or (f"shown to be worse than {trial.evaluations[-1].beaten}" if _beaten(trial) else ""),
-        "params": trial.params,
-        "setting": setting.label() if setting else "",
-        "curve": curve,
-        "by_setting": _by_setting(trial, metric),
-        "final": _final(final, metric) if final else None,
-        **totals(rows, "episodes", "successes", "timeouts", "failures", "errors"),
-        "kinds": dict(kinds),
-        "first_error": next((row["first_error"]["message"] for row in rows if "first_error" in row), ""),
-        "train": round(sum(e.timing.get("train_seconds", 0.0) for e in trial.evaluations), 1),
-        "rollout": round(sum(_length(e.timing.get("rollout")) for e in trial.evaluations), 1),
-        "videos": videos,
-    }
-
-
-def _measured(rows: Sequence[R], setting: SampleSetting | None, metric: Metric) -> list[R]:
-    """The rows of a sample setting that have a score."""
-    here = rows_at(rows, setting) if setting is not None else []
-    return [row for row in here if score_of([row], metric).value is not None]
-
-
-def _by_setting(trial: TrialState, metric: Metric) -> list[list[Any]]:
-    """[sample setting, score] at the last evaluation."""
-    rows = trial.evaluations[-1].rows if trial.evaluations else []
-    scores = [(s.label(), score_of(rows_at(rows, s), metric).value) for s in dict.fromkeys(map(setting_of, rows))]
-    return [[label, _short(value)] for label, value in scores if value is not None]
-
-
-def _beaten(trial: TrialState) -> bool:
-    return bool(trial.evaluations and trial.evaluations[-1].beaten)
-
-
-def _length(span: list[float] | None) -> float:
-    return span[1] - span[0] if span else 0.0
-
-
-def _scores(rows: Sequence[ResultRow], metric: Metric) -> list[float | None]:
-    seeds = [score_of([row], metric).value or 0.0 for row in rows]
-    score = score_of(rows, metric)
-    low, high = score.interval or (None, None)
-    return [*map(_short, (score.value, min(seeds), max(seeds), low, high)), score.episodes]
-
-
-def _final(rows: Sequence[ResultRow], metric: Metric) -> Mapping[str, Any]:
-    score: Score = score_of(rows, metric)
-    seeds = [score_of([row], metric).value or 0.0 for row in rows]
-    return {
-        "rate": _short(score.value),
-        "interval": score.interval and [_short(end) for end in score.interval],
-        "episodes": score.episodes,
-        "errors": score.errors_text,
-        "tasks": [
-            [name, _short(one.value), one.interval and [_short(end) for end in one.interval], one.episodes]
-            for name, one in score.tasks.items()
-        ],
-        "seeds": seed_interval(seeds, bounds=(0.0, 1.0) if metric.is_rate else None),
-    }
-
-
-def _short(value: float | None) -> float | None:
-    """A score with the digits that a page can show."""
-    return None if value is None else float(f"{value:.6g}")

@@ -51,7 +51,8 @@ class Args:
     ray_dashboard: bool = False
     """Serve the dashboard of the local Ray on this machine while the command runs."""
     dashboard: bool = False
-    """Show the sweep in the browser while it runs, on this machine only."""
+    """Show the sweep in the browser, on this machine only: while it runs and then, in a terminal, until Ctrl-C. In a
+    script it ends with the sweep."""
     wandb: Mode = "off"
     """Copy every trial to Weights & Biases as a run of its own, grouped by the sweep; offline: into the run folder, for
     `wandb sync`."""
@@ -90,19 +91,15 @@ def main(argv: list[str] | None = None) -> int:
         tracker.check()
     used = tuple(tracker for tracker, on in zip(trackers, (args.wandb != "off", args.mlflow), strict=True) if on)
     # Here, because they import Ray, PyTorch and plotly, which --help and --check need not wait for.
-    from raybc.dashboard.serve import beside
     from raybc.sweep.begin import Launch
     from raybc.sweep.run import run_sweep
+    from raybc.sweep.show import dashboard
 
     folder = SweepFolder(args.out or Path("runs") / config.name)
     inputs = (path, *config.train.inputs(), *(config.trainer.files() if config.trainer else ()))
     launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used)
-    with contextlib.ExitStack() as stack:
-        if args.dashboard:
-            cli.console.print(f"dashboard: {stack.enter_context(beside(folder.path, args.port))}")
+    with dashboard(folder.path, args.port) if args.dashboard else contextlib.nullcontext():
         run_sweep(config, launch)
-    if args.dashboard:
-        cli.console.print(f"look at it again: python -m raybc.dashboard {folder.path}")
     return 0
 
 

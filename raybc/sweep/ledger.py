@@ -247,15 +247,18 @@ class SweepState:
 
         Errors count against a trial (`Score.order`). If no trial was completed: the pruned ones that were evaluated.
         """
+        return sorted(self.ranked(), key=self.order)
+
+    def ranked(self) -> list[TrialState]:
+        """The trials of the ranking, in any order."""
         measured = [t for t in self.trials.values() if t.evaluations and t.status in ("completed", "pruned")]
-        best = [t for t in measured if t.status == "completed"] or measured
+        return [t for t in measured if t.status == "completed"] or measured
 
-        def key(trial: TrialState) -> tuple[bool, float, float, int]:
-            last = trial.evaluations[-1]
-            chosen = rows_at(last.rows, best_setting(last.rows, self.metric))
-            pooled = score_of(chosen, self.metric)
-            order = pooled.order if pooled.errors else (False, self.metric.cost(last.score))
-            steps = [s for r in chosen if (s := r["mean_steps_success"]) is not None]
-            return (*order, sum(steps) / len(steps) if steps else float("inf"), trial.number)
-
-        return sorted(best, key=key)
+    def order(self, trial: TrialState) -> tuple[bool, float, float, int]:
+        """What a trial that was evaluated is ranked by: smaller is better."""
+        last = trial.evaluations[-1]
+        chosen = rows_at(last.rows, best_setting(last.rows, self.metric))
+        pooled = score_of(chosen, self.metric)
+        order = pooled.order if pooled.errors else (False, self.metric.cost(last.score))
+        steps = [s for r in chosen if (s := r["mean_steps_success"]) is not None]
+        return (*order, sum(steps) / len(steps) if steps else float("inf"), trial.number)

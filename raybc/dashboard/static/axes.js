@@ -48,7 +48,8 @@ function scatter(axis, points, { place, log, low, high, names }, run, open) {
   const top = run.winner ?? run.leader;
   for (const point of points) {
     const key = point.t.n === top ? "best" : point.t.status;
-    groups.set(key, [...(groups.get(key) ?? []), point]);
+    if (!groups.has(key)) groups.set(key, []);
+    groups.get(key).push(point);
   }
   const spread = (value) => {
     if (!names) return place(value);
@@ -226,12 +227,15 @@ export function inBrush(t, brush, run, all) {
   return true;
 }
 
+const scales = new WeakMap(); // all trials -> axis -> scale, since a scale looks at every trial
 function position(axis, t, run, all) {
-  const { place, log } = scale(
-    axis,
-    run,
-    all.map((other) => other.params[axis]),
-  );
+  if (!scales.has(all)) scales.set(all, new Map());
+  const known = scales.get(all);
+  if (!known.has(axis)) {
+    const values = all.map((other) => other.params[axis]);
+    known.set(axis, scale(axis, run, values));
+  }
+  const { place, log } = known.get(axis);
   return log ? Math.log10(t.params[axis]) : place(t.params[axis]);
 }
 

@@ -21,7 +21,11 @@ export function curves(trials, run, open) {
   const shapes = [];
   const rest = new Map();
   const width = Math.max(...list.map((t) => t.curve.at(-1)[0]));
-  for (const t of list) if (!named.includes(t)) rest.set(t.status, [...(rest.get(t.status) ?? []), t]);
+  for (const t of list) {
+    if (named.includes(t)) continue;
+    if (!rest.has(t.status)) rest.set(t.status, []);
+    rest.get(t.status).push(t);
+  }
   for (const [status, some] of rest) {
     const faded = status === "pruned" || status === "failed";
     const many = some.length > LINES;

@@ -1,48 +1,25 @@
-// Several sweeps side by side. Asks for what is there every two seconds while the page is looked at.
-import { $, badge, bar, compareBy, count, h, metric, score, scoreRange, sentence, show } from "./dom.js";
+// Several sweeps side by side.
+import { $, compareBy, count, h, metric, score, sentence, show } from "./dom.js";
+import { follow, get, ready } from "./live.js";
 import { COLOURS, REST, escape, hover, plan, scoreAxis } from "./plots.js";
+import { NOTHING, bestBar, bestCell, column, hours, pill } from "./sweeps.js";
 
-const SECONDS = 2;
-const NOTHING = "\u2013";
 let drawn = "";
 
 const colour = (i) => COLOURS[i] ?? REST;
 
-async function poll() {
-  try {
-    if (!document.hidden) await ask();
-    problem("");
-  } catch (error) {
-    problem(
-      error instanceof TypeError
-        ? "The dashboard does not answer: it was stopped. What is shown is the last that was known. Start it again: python -m raybc.dashboard RUN RUN ..."
-        : error.message,
-    );
-  }
-  setTimeout(poll, 1000 * SECONDS);
-}
-
-function problem(text) {
-  $("problem").hidden = !text;
-  if ($("problem").textContent !== text) $("problem").textContent = text;
-}
-
 async function ask() {
-  const answer = await fetch("api/runs");
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error ?? answer.statusText);
+  const found = await get(`api/runs${location.search}`);
   const same = JSON.stringify({ ...found, now: 0 });
   if (same === drawn) return; // nothing moves under the reader's hands
   drawn = same;
   draw(found);
-  document.documentElement.dataset.ready ??= Math.round(performance.now());
+  ready();
 }
 
 function head(table, ...cells) {
   $(table).tHead.replaceChildren(h("tr", {}, ...cells));
 }
-
-const column = (text, number = false) => h("th", { scope: "col", class: number ? "num" : null }, text);
 
 function draw(found) {
   $("name").textContent = `${count(found.runs.length)} sweeps`;
@@ -62,6 +39,7 @@ function draw(found) {
     column("task"),
   );
   $("table-runs").tBodies[0].replaceChildren(...found.runs.map((run, i) => row(run, i)));
+  common(found.common);
   figures(found);
   recipes(found);
   options(found);
@@ -87,11 +65,7 @@ function row(run, i) {
     "tr",
     {},
     named(run, i),
-    h(
-      "td",
-      {},
-      h("span", { class: `pill ${run.live ? "live" : ""}` }, run.live ? "running" : run.trials ? "ended" : "starting"),
-    ),
+    h("td", {}, pill(run.state)),
     h(
       "td",
       { class: "num", title: `${completed} completed, ${pruned} pruned, ${failed} failed` },
@@ -102,16 +76,39 @@ function row(run, i) {
       { class: "num" },
       best ? h("a", { href: `${run.href}#trial-${best.trial}` }, `trial ${best.trial}`) : NOTHING,
     ),
-    h(
-      "td",
-      {},
-      best ? `${score(best.score)} (${scoreRange(best.interval) || NOTHING}) ` : NOTHING,
-      best && badge(best.on),
-    ),
-    h("td", {}, best && metric.rate && best.score !== null ? bar(best.score, best.interval) : ""),
-    h("td", { class: "num" }, run.core_hours < 10 ? run.core_hours.toPrecision(2) : count(Math.round(run.core_hours))),
+    h("td", {}, bestCell(run)),
+    h("td", {}, bestBar(run)),
+    h("td", { class: "num" }, hours(run.core_hours)),
     h("td", {}, h("code", {}, run.task)),
   );
+}
+
+/** The best recipes on the final starts that all measured, in the words of `raybc compare`. */
+function common(found) {
+  $("common").hidden = !found;
+  if (!found) return;
+  const known = Boolean(found.starts);
+  $("common-scroll").hidden = !known;
+  $("common-note").textContent = known
+    ? `The best recipe of each sweep on the ${count(found.starts)} final starts that all of them measured${found.of > found.starts ? ` (of ${count(found.of)})` : ""}. These starts chose nothing, and the number of starts was fixed before.`
+    : found.note;
+  $("common-lines").replaceChildren();
+  if (!known) return;
+  head(
+    "table-common",
+    column("sweep"),
+    column(metric.label, true),
+    column("95\u00a0% interval", true),
+    column(metric.rate ? "solved" : "episodes", true),
+  );
+  $("table-common").tBodies[0].replaceChildren(
+    ...found.arms.map(([name, ...cells]) =>
+      h("tr", {}, h("th", { scope: "row" }, name), ...cells.map((cell) => h("td", { class: "num" }, cell))),
+    ),
+  );
+  const said = found.lines.map(([line, more]) => h("p", { class: more ? "soft small" : null }, line));
+  const notes = found.notes.map((note) => h("p", { class: "soft small" }, note));
+  $("common-lines").replaceChildren(...said, ...notes);
 }
 
 function figures(found) {
@@ -180,5 +177,5 @@ function options(found) {
   );
 }
 
-document.addEventListener("visibilitychange", () => document.hidden || ask().catch((error) => problem(error.message)));
-poll();
+$("all").hidden = !location.pathname.endsWith("/several"); // one of the pages of an index
+follow(ask, "python -m raybc.dashboard RUN RUN ...");

@@ -1,83 +1,12 @@
-// The table of trials: filter language, sorting, rows.
+// The table of trials: sorting, and its rows.
 import { $, badge, bar, copyButton, cost, count, h, metric, score, scoreRange, show } from "./dom.js";
+import { columns } from "./filter.js";
+import { Rows } from "./rows.js";
 
-const PAGE = 60;
-const STATUSES = ["completed", "running", "pruned", "failed"];
-const sort = { key: "rank", down: false };
-let limit = PAGE;
-
-/** Columns: key, title, value to sort and filter by (null: last), number or word. */
-export function columns(run) {
-  const settings = ["flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver"].some(
-    (a) => run.space[a],
-  );
-  return [
-    { key: "trial", title: "Trial", value: (t) => t.n, number: true },
-    { key: "score", title: `Search ${metric.label}, 95 % CI`, value: (t) => t.score, number: true },
-    // Without a simulator there are no final starts.
-    ...(metric.episodes === false
-      ? []
-      : [
-          {
-            key: "final",
-            title: `Final ${metric.label}, 95 % CI`,
-            value: (t) => (t.final ? t.final.rate : null),
-            number: true,
-          },
-        ]),
-    ...run.axes.map((axis) => ({
-      key: axis,
-      title: axis,
-      value: (t) => t.params[axis],
-      number: typeof sample(axis) === "number",
-    })),
-    ...(settings ? [{ key: "setting", title: "Sample setting", value: (t) => t.setting }] : []),
-    { key: "step", title: "Step", value: (t) => t.step, number: true },
-    { key: "errors", title: "Errors", value: (t) => t.errors, number: true },
-    { key: "origin", title: "Origin", value: (t) => t.origin },
-  ];
-
-  function sample(axis) {
-    const spec = run.space[axis] || {};
-    return spec.values ? spec.values[0] : spec.low;
-  }
-}
-
-/** A predicate of a text such as `lr<0.001 status=pruned word`, or what is wrong with it. */
-export function parseFilter(text, run) {
-  const known = new Map(columns(run).map((column) => [column.key, column]));
-  known.set("status", { value: (t) => t.status }).set("reason", { value: (t) => t.reason });
-  const tests = [];
-  for (const word of text.trim().split(/\s+/).filter(Boolean)) {
-    const parts = /^([\w.]+)(<=|>=|!=|<|>|=|:)(.+)$/.exec(word);
-    if (!parts) {
-      const wanted = word.toLowerCase();
-      tests.push((t) => words(t).includes(wanted));
-      continue;
-    }
-    const [, key, sign, raw] = parts;
-    if (!known.has(key)) return { error: `No column "${key}"; there are ${[...known.keys()].join(", ")}.` };
-    const { value } = known.get(key);
-    const number = Number(raw);
-    if (/[<>]/.test(sign) && Number.isNaN(number)) return { error: `"${word}": expected a number after ${sign}.` };
-    tests.push((t) => {
-      const found = value(t);
-      if (found === null || found === undefined) return false;
-      if (sign === "<") return found < number;
-      if (sign === "<=") return found <= number;
-      if (sign === ">") return found > number;
-      if (sign === ">=") return found >= number;
-      const same = typeof found === "number" ? found === number : show(found).toLowerCase() === raw.toLowerCase();
-      return sign === "!=" ? !same : same;
-    });
-  }
-  return { test: (t) => tests.every((test) => test(t)) };
-}
-
-const words = (t) =>
-  `trial ${t.n} ${t.status} ${t.origin} ${t.reason} ${t.setting} ${Object.entries(t.params)
-    .map(([k, v]) => `${k}=${show(v)}`)
-    .join(" ")}`.toLowerCase();
+export const STATUSES = ["completed", "running", "pruned", "failed"];
+/** key: a column, or `rank` (the best first); down: the largest first. */
+export const sort = { key: "rank", down: false };
+const rows = new Rows($("rows"), $("table"), (t) => t.n);
 
 /** Best first: measured on final starts and chosen, then by status and search score. */
 export function ranked(trials, run) {
@@ -97,8 +26,9 @@ function compare(a, b) {
 function sorted(trials, run) {
   if (sort.key === "rank") return ranked(trials, run);
   const { value } = columns(run).find((column) => column.key === sort.key) ?? columns(run)[0];
-  const known = trials.filter((t) => value(t) !== null && value(t) !== undefined);
-  const rest = trials.filter((t) => !known.includes(t));
+  const known = [];
+  const rest = [];
+  for (const t of trials) (value(t) === null || value(t) === undefined ? rest : known).push(t);
   const order = (a, b) => (value(a) < value(b) ? -1 : value(a) > value(b) ? 1 : a.n - b.n);
   known.sort((a, b) => (sort.down ? order(b, a) : order(a, b)));
   return [...known, ...rest];
@@ -112,7 +42,7 @@ function head(run, redraw) {
       if (!on) Object.assign(sort, { key: column.key, down });
       else if (sort.down === down) sort.down = !sort.down;
       else Object.assign(sort, { key: "rank", down: false });
-      redraw();
+      redraw(true);
       $("table")
         .querySelector(`button[data-key="${CSS.escape(column.key)}"]`)
         ?.focus();
@@ -180,29 +110,23 @@ function row(t, run, open) {
 /** Draw the table of `trials` (those that pass the filter, of `all`). */
 export function drawTable(trials, all, run, open, redraw) {
   const table = $("table");
-  const more = $("more");
   const list = sorted(trials, run);
-  table.tHead.replaceChildren(head(run, redraw));
-  const rows = list.slice(0, limit).map((t) => row(t, run, open));
-  if (!rows.length)
-    rows.push(
-      h(
-        "tr",
-        {},
-        h(
-          "td",
-          { colspan: columns(run).length, class: "soft" },
-          all.length ? "No trial passes the filter." : "No trial has started yet.",
-        ),
-      ),
-    );
-  table.tBodies[0].replaceChildren(...rows);
-  more.hidden = list.length <= limit;
-  more.textContent = `Show ${Math.min(PAGE, list.length - limit)} more of ${count(list.length)}`;
-  more.onclick = () => {
-    limit += PAGE;
-    redraw();
-  };
+  const key = JSON.stringify([columns(run).map((column) => column.title), sort]);
+  if (table.dataset.head !== key) {
+    table.dataset.head = key;
+    table.tHead.replaceChildren(head(run, redraw));
+  }
+  const best = run.winner ?? run.leader;
+  rows.show(list, {
+    make: (t) => row(t, run, open),
+    same: (t) => JSON.stringify([key, t.n === best && run.winner, t.n === best, metric.ends, metric.label]),
+    columns: columns(run).length,
+    nothing: all.length
+      ? "No trial passes the filter."
+      : run.ended === null
+        ? "No trial has started yet: the data and the simulators come first."
+        : "The sweep has ended without a trial.",
+  });
 }
 
 export function drawStatuses(run, chosen, redraw) {
@@ -221,7 +145,7 @@ export function drawStatuses(run, chosen, redraw) {
           checked: chosen.has(status),
           onchange: (event) => {
             event.target.checked ? chosen.add(status) : chosen.delete(status);
-            redraw();
+            redraw(true);
           },
         }),
         ` ${count(run.counts[status])} ${status}`,
@@ -231,4 +155,4 @@ export function drawStatuses(run, chosen, redraw) {
   if (focused) fieldset.querySelector(`input[value="${focused}"]`)?.focus();
 }
 
-export const resetPage = () => (limit = PAGE);
+export const resetPage = () => rows.top();

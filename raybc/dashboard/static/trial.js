@@ -28,7 +28,11 @@ export function close() {
 
 dialog.addEventListener("close", () => {
   dialog.querySelectorAll("video").forEach((one) => one.pause());
-  if (location.hash.startsWith("#trial-")) history.replaceState(null, "", location.pathname);
+  // Closed by hand: back to where it was opened, or, if it was opened by its address, to the same page without it.
+  if (location.hash.startsWith("#trial-")) {
+    if (history.state?.opened) history.back();
+    else history.replaceState(null, "", location.pathname + location.search);
+  }
   const row = before === null ? null : document.querySelector(`tr[data-trial="${before}"] .link`);
   row?.focus();
 });
@@ -42,7 +46,8 @@ export async function open(number, run) {
   if (!answer.ok || mine !== opened) return;
   const found = await answer.json();
   before = number;
-  history.replaceState(null, "", `#trial-${number}`);
+  const name = `#trial-${number}`;
+  if (location.hash !== name) history.pushState({ opened: true }, "", name);
   draw(found, run);
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
