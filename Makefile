@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: quickstart oracles test test-all test-cluster bench bench-gpu check lint lint-js smoke gl clean help
+.PHONY: quickstart oracles test test-all test-cluster docker-smoke bench bench-gpu check lint lint-js smoke gl clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -69,6 +69,13 @@ lint-js: $(NODE_STAMP)  ## ESLint and Prettier on the JavaScript (needs node)
 smoke: $(STAMP)  ## a whole sweep on the built-in point mass, about a minute
 	rm -rf runs/smoke && $(BIN)/python -m raybc.sweep sweeps/pointmass.yaml --out runs/smoke
 	test -s runs/smoke/report.html && test -s runs/smoke/winner/policy.safetensors
+
+docker-smoke:  ## build the CPU image and run a small sweep in it (needs Docker)
+	@command -v docker >/dev/null || { echo "docker-smoke: docker is missing (https://docs.docker.com/engine/install)"; exit 1; }
+	docker build --target cpu -t raybc .
+	docker run --rm --entrypoint sh --shm-size=2g raybc -c \
+		'test "$$(id -u)" != 0 && raybc --version && raybc sweep /opt/raybc/lib/python3*/site-packages/raybc/sweeps/pointmass.yaml \
+		--out /tmp/smoke && test -s /tmp/smoke/report.html'
 
 bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.sweep_overhead

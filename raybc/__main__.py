@@ -19,6 +19,7 @@ COMMANDS = {
     "demos": ("raybc.demos.__main__", "record demonstrations of a scripted expert"),
     "report": ("raybc.report.__main__", "write the report of a sweep again"),
     "dashboard": ("raybc.dashboard.__main__", "show a sweep in the browser"),
+    "cluster": ("raybc.cluster.__main__", "run a command on an allocation of SLURM"),
     "doctor": ("raybc.doctor.__main__", "find what is wrong with this machine or a cluster"),
     "env": ("raybc.env.__main__", "build the environments of simulators whose packages contradict raybc's"),
     "export": ("raybc.export.__main__", "write a policy as ONNX or for LeRobot, or upload it to the Hugging Face Hub"),

@@ -36,7 +36,7 @@ def _ensure_token() -> None:
         f.write(secrets.token_hex(32))
 
 
-def _use_token() -> None:
+def use_token() -> None:
     """Send the token to a cluster named by HOST:PORT. Ray does so only if asked before it is imported, or like this."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     Config.initialize("")
@@ -124,7 +124,7 @@ def ray_session(address: str = "", num_cpus: int | None = None, dashboard: bool 
         try:
             if address:
                 _check_reachable(address)
-                _use_token()
+                use_token()
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 _ensure_token()  # Ray requires it by default on a local cluster (from 2.60)

@@ -19,10 +19,12 @@ from raybc.yaml_text import read_yaml
 def check(cluster: Path | None, address: str, storage: Path | None, sweep: Path | None, fix: bool) -> list[Finding]:
     """See the flags of `python -m raybc.doctor`."""
     findings = check_own_token(fix)
-    constraints = Path(raybc.__file__).parents[1] / "constraints.txt"
+    constraints = Path(raybc.__file__).parent / "constraints.txt"
     expected = pins(constraints) if constraints.exists() else {}
     if not expected:
-        findings.append(warning("versions", "constraints.txt is not beside this raybc", "install it with pip -e"))
+        findings.append(
+            warning("versions", f"{constraints} is missing, so no version was compared", "install raybc again")
+        )
     if cluster is not None:
         findings += check_file(cluster)
     if sweep is not None and cluster is not None and not any(f.level == "error" for f in findings):
