@@ -145,6 +145,7 @@ def test_the_card_says_how_to_load_it(folder: Path, tmp_path: Path, monkeypatch:
     assert run(folder, "--push_to_hub", "me/lift", "--dry_run", dry, "--flow_steps", "3") == 0
     front, text = card_of(dry)
     assert (front["library_name"], "model-index" in front) == ("raybc", False)
+    assert '```bash\npip install "raybc[hub]"\n```' in text
     assert "It was not evaluated." in text
     assert "| `state` | 4 | float32 | physical units of the training data |" in text
     assert "| `--hidden_width` | `64` |" in text
@@ -176,7 +177,9 @@ def test_a_sweep_quotes_its_final_starts(tmp_path: Path, monkeypatch: pytest.Mon
     assert "model-index" not in card_of(tmp_path / "other")[0], "that is the rate of another setting"
 
 
-def test_a_training_run_is_quoted_with_care(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_run_is_quoted_with_care(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     run_folder = tmp_path / "run"
     dataclasses.replace(pointmass_bundle(), step=200).save(run_folder / "checkpoint_200")
@@ -189,6 +192,9 @@ def test_a_training_run_is_quoted_with_care(tmp_path: Path, monkeypatch: pytest.
     assert "90.0 % of 10 episodes on search starts (95 % interval 59.6-98.2 %)" in text
     assert "it was not measured on final starts" in text
     assert "model-index" not in front
+    note = ".eval_results/raybc.yaml is not written: this policy has no score on final starts with this sample setting"
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"note: {note}; `python -m raybc.rollout {run_folder}` measures one" in said
 
 
 def measurement(folder: Path, **changes: Any) -> Path:

@@ -220,16 +220,17 @@ def test_the_dashboard(folder: SweepFolder) -> None:
 def test_the_model_card(folder: SweepFolder, tmp_path: Path) -> None:
     bundle = dataclasses.replace(pointmass_bundle(), step=100)
     nowhere = EvaluationFolder(tmp_path / "nothing")
-    own = evidence_for(folder.path, folder.winner, bundle, SETTING, nowhere)
+    own = evidence_for(folder.winner, bundle, SETTING, nowhere)
     assert (own.rate, own.metric.name, own.episodes) == (-32.0, "return", 6)
     assert "| 10 | -32.00 | -32.94 to -31.06 | 6 | 0 |" in own.text
 
 
 @pytest.mark.parametrize("key", ["metric", "objective"])
-@pytest.mark.parametrize(("count", "quoted"), [(3, -32.0), (50, -20.0)])
-def test_a_smaller_rollout_does_not_replace_the_numbers_of_a_sweep(
-    folder: SweepFolder, tmp_path: Path, count: int, quoted: float, key: str
+@pytest.mark.parametrize(("count", "chosen", "quoted"), [(3, False, -32.0), (50, False, -32.0), (3, True, -20.0)])
+def test_a_later_rollout_does_not_replace_the_numbers_of_a_sweep(
+    folder: SweepFolder, tmp_path: Path, count: int, chosen: bool, quoted: float, key: str
 ) -> None:
+    """However many episodes it has, unless the user names it."""
     bundle = dataclasses.replace(pointmass_bundle(), step=100)
     again = EvaluationFolder(tmp_path / "again")
     measured = {
@@ -242,6 +243,6 @@ def test_a_smaller_rollout_does_not_replace_the_numbers_of_a_sweep(
         {"run_id": bundle.run_id, "step": bundle.step, "starts": "final", "first": 0, "task": "t", "max_steps": 9,
          "until_halfwidth": None, "settings": [measured]},
     )  # fmt: skip
-    found = evidence_for(folder.path, folder.winner, bundle, SETTING, again)
+    found = evidence_for(folder.winner, bundle, SETTING, again, chosen)
     assert found.rate == quoted
     assert found.text.index("-32.00") < found.text.index("### Measured again") < found.text.index("-20.00")

@@ -112,7 +112,7 @@ def test_a_whole_sweep_without_a_simulator(tmp_path: Path, capsys: pytest.Captur
     assert view.since(-1, -1)["run"]["metric"]["episodes"] is False
     bundle = PolicyBundle.load(place.winner)
     setting = SampleSetting(**winner["setting"])
-    card = evidence_for(place.path, place.winner, bundle, setting, EvaluationFolder(tmp_path / "nothing"))
+    card = evidence_for(place.winner, bundle, setting, EvaluationFolder(tmp_path / "nothing"))
     assert "No success rate was measured" in card.text
     assert card.metric.name == "valid_error"
     again = run_sweep(dataclasses.replace(config(), search=dataclasses.replace(config().search, trials=5)),

@@ -12,7 +12,8 @@ import tyro
 from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.export.card import evidence_for
-from raybc.export.eval_results import FILE, check_benchmark, known_benchmark
+from raybc.export.eval_results import FILE, check_benchmark, why_no_results
+from raybc.export.film import REPLAY
 from raybc.export.hub import check_account, check_name, publish, write_folder
 from raybc.export.onnx import FORMAT, export_onnx
 from raybc.files import read_json
@@ -98,11 +99,8 @@ def _hub(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
         evaluation = EvaluationFolder(args.measured)
         if not evaluation.metrics.is_file():
             raise UserError(f"--measured: expected a folder with {evaluation.metrics.name}, got {args.measured}")
-    evidence = evidence_for(args.bundle, source, bundle, setting, evaluation)
-    if evidence.rate is not None and not (args.benchmark or known_benchmark(bundle.config.env_name)):
-        env_name = bundle.config.env_name
-        note = f"{FILE} is not written: no data set on the Hub is known for {env_name}; name one with --benchmark"
-        cli.print_notes([note])
+    evidence = evidence_for(source, bundle, setting, evaluation, chosen=args.measured is not None)
+    cli.print_notes(why_no_results(bundle.config, evidence, args.bundle, args.benchmark))
     if args.dry_run is not None:
         write_folder(args.dry_run, name, source, bundle, setting, evidence, args.benchmark)
         cli.console.print(f"would upload to {name}: {args.dry_run}")
@@ -114,7 +112,8 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     """Raise `UserError` unless `folder` is one that --dry_run wrote and may replace."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else None
     ours = {"policy", "README.md", SweepFolder(folder).winner_json.name}
-    if names != set() and (names is None or names - {FILE.partition("/")[0]} != ours):
+    optional = {FILE.partition("/")[0], REPLAY}
+    if names != set() and (names is None or names - optional != ours):
         raise UserError(
             f"{folder}: exists, and --dry_run did not write it; nothing was deleted: choose another with --dry_run"
         )

@@ -16,6 +16,8 @@ from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig, changed_options
 from raybc.config.data import INPUTS
 from raybc.data.episodes import format_shape
+from raybc.export.film import REPLAY, Film, film_of_rollouts, film_of_sweep
+from raybc.export.install import install_lines
 from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
 from raybc.metric import METRICS, SUCCESS, Interval, Metric, metric_name
@@ -60,37 +62,49 @@ class Evidence:
     """Of several tasks: the score on each, of which `rate` is the mean."""
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The contents of versions.json."""
+    film: Film | None = None
+    """An episode of the policy; None where none was filmed."""
 
 
 def evidence_for(
-    path: Path, source: Path, bundle: PolicyBundle, setting: SampleSetting, evaluation: EvaluationFolder
+    source: Path, bundle: PolicyBundle, setting: SampleSetting, evaluation: EvaluationFolder, chosen: bool = False
 ) -> Evidence:
     """The evidence for a policy: of a sweep's winner the sweep's own numbers, followed by its evaluation by
     `raybc.rollout` if there is one; of other policies the evaluation, else the training run.
 
-    The number that is quoted is the one with more episodes, so a small evaluation never replaces a sweep's.
+    The number that is quoted for a winner is the sweep's own, however many episodes were measured later. Only a sweep
+    that has no number at `setting`, or an evaluation that the user chose, leaves it to the evaluation.
 
     Args:
-        path: the path that the user gave.
         source: the folder of the bundle.
         bundle: the policy.
         setting: its sample setting.
         evaluation: where an evaluation may be.
+        chosen: whether the user named that evaluation.
 
     Raises `UserError` if the evaluation is of another policy.
     """
     again = _of_rollouts(evaluation, bundle, setting) if evaluation.metrics.is_file() else None
-    sweep = SweepFolder(path)
-    if sweep.winner_json.is_file() and sweep.trials_csv.is_file():
+    sweep = _sweep_of(source)
+    if sweep is not None:
         own = _of_sweep(sweep, setting)
         if again is None:
             return own
-        quoted = again if again.rate is not None and again.episodes > own.episodes else own
+        quoted = again if again.rate is not None and (chosen or own.rate is None) else own
         text = f"{own.text}\n### Measured again\n\n{again.text}"
-        return dataclasses.replace(quoted, text=text, versions=own.versions)
+        return dataclasses.replace(quoted, text=text, versions=own.versions, film=own.film or again.film)
     if again is not None:
         return again
     return _of_training(TrainingFolder(source.parent), bundle.step)
+
+
+def _sweep_of(source: Path) -> SweepFolder | None:
+    """The sweep whose winner the bundle in the folder `source` is; None for other bundles."""
+    sweep = SweepFolder(source.resolve().parent)
+    if not (sweep.winner_json.is_file() and sweep.trials_csv.is_file()):
+        return None
+    winner = read_json(sweep.winner_json)
+    return sweep if (sweep.path / winner["bundle"]).resolve() == source.resolve() else None
 
 
 def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: SampleSetting) -> Evidence:
@@ -132,7 +146,8 @@ def _of_rollouts(evaluation: EvaluationFolder, bundle: PolicyBundle, setting: Sa
     text += table([*heads, *([] if has_success else ["episodes"]), "errors"], rows)
     if found["until_halfwidth"]:
         text += f"\nEach evaluation ended when half the width of its interval was at most {found['until_halfwidth']}.\n"
-    return dataclasses.replace(quoted, text=text, metric=metric, versions=_versions(evaluation.versions))
+    film = film_of_rollouts(evaluation, found["starts"], setting)
+    return dataclasses.replace(quoted, text=text, metric=metric, versions=_versions(evaluation.versions), film=film)
 
 
 def _how_measured(found: Mapping[str, Any]) -> str:
@@ -182,8 +197,9 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
     rows = leaderboard(run)
     winner = next((row for row in rows if row.is_winner), None)
     text = f"{winner_line(run, rows)}\n\n{selection_rule(run)}\n"
+    film = film_of_sweep(run, setting)
     if winner is None or winner.final is None:
-        return Evidence(text, versions=run.versions)
+        return Evidence(text, versions=run.versions, film=film)
     metric, final = run.metric, winner.final
     count = "solved" if metric.is_rate else "episodes"
     plain = is_plain(winner.per_sampling)
@@ -208,6 +224,7 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
         (run.config.get("eval") or {}).get("suite") or "",
         tasks,
         run.versions,
+        film,
     )
 
 
@@ -261,8 +278,10 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         f"# {name.partition('/')[2]}\n",
         f"A policy for `{_subject(config)}`, trained by behaviour cloning ({config.policy.kind}, chunks of "
         f"{bundle.spec.ahead} actions) with raybc {__version__}: run `{bundle.run_id}`, step {bundle.step}.\n",
+        *_film(name, evidence.film),
         f"## {_heading(evidence)}\n\n{evidence.text}",
         "## Use\n",
+        "```bash\n" + "".join(f"{line}\n" for line in install_lines(bundle)) + "```\n",
         "```python\nimport raybc\nfrom huggingface_hub import snapshot_download\n\n"
         f'policy = raybc.load(snapshot_download("{name}"))\naction = policy.act(obs)\n```\n',
         f"Actions are drawn with {setting.label()}.\n",
@@ -283,6 +302,14 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         table(("", ""), list(_flat(evidence.versions or {"raybc": __version__, "simulator": bundle.environment}))),
     ]
     return "\n".join(parts)
+
+
+def _film(name: str, film: Film | None) -> list[str]:
+    """The film as the Hub plays it: a video tag needs the whole address."""
+    if film is None:
+        return []
+    address = f"https://huggingface.co/{name}/resolve/main/{REPLAY}"
+    return [f'<video src="{address}" controls loop muted width="480"></video>\n', f"{film.caption}.\n"]
 
 
 def _instructions(bundle: PolicyBundle) -> list[str]:

@@ -6,12 +6,16 @@ https://huggingface.co/docs/hub/eval-results. The format needs a data set on the
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from raybc import cli
 from raybc._version import __version__
 from raybc.bundle import PolicyBundle
+from raybc.config import RunConfig
 from raybc.data.names import LIBERO, ROBOMIMIC
 from raybc.envs.variant import split
 from raybc.export.card import Evidence, Measured
@@ -58,6 +62,24 @@ def eval_results(name: str, bundle: PolicyBundle, setting: SampleSetting, eviden
     entries += [(task, one) for task, one in evidence.tasks.items() if one.value is not None]
     found = [_entry(name, match["id"], task, one, setting, evidence) for task, one in entries]
     return yaml.safe_dump(found, sort_keys=False, allow_unicode=True)
+
+
+def why_no_results(config: RunConfig, evidence: Evidence, path: Path, benchmark: str = "") -> list[str]:
+    """Why `FILE` is not written, a line for people; [] where it is. path: what the user named, for the command that
+    measures it. benchmark: as for `eval_results`."""
+    if not config.has_environment:
+        return [f"{FILE} is not written: there is no environment, so no success rate can be measured"]
+    if evidence.rate is None:
+        command = cli.as_typed(f"python -m raybc.rollout {shlex.quote(str(path))}")
+        return [
+            f"{FILE} is not written: this policy has no score on final starts with this sample setting; "
+            f"`{command}` measures one"
+        ]
+    if not (benchmark or known_benchmark(config.env_name)):
+        return [
+            f"{FILE} is not written: no data set on the Hub is known for {config.env_name}; name one with --benchmark"
+        ]
+    return []
 
 
 def _entry(

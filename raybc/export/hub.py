@@ -1,6 +1,7 @@
 """A policy as a repository on the Hugging Face Hub, in a layout that `raybc.load` accepts.
 
 README.md      the model card
+replay.mp4     an episode, where one was filmed
 .eval_results/ its score, for the Hub (`raybc.export.eval_results`)
 winner.json    the sample setting
 policy/        the bundle
@@ -14,10 +15,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from raybc import cli
 from raybc.bundle import PolicyBundle
 from raybc.cli import Failed
 from raybc.export.card import Evidence, card, evidence_for
-from raybc.export.eval_results import FILE, eval_results
+from raybc.export.eval_results import FILE, eval_results, why_no_results
+from raybc.export.film import REPLAY
 from raybc.extras import require_extra
 from raybc.files import replacing, write_json, write_text
 from raybc.find_bundle import find_bundle
@@ -50,6 +53,8 @@ def write_folder(
         winner = {"bundle": "policy", "setting": setting.to_plain(), "run_id": bundle.run_id}
         write_json(SweepFolder(temporary).winner_json, winner)
         write_text(temporary / "README.md", card(name, bundle, setting, evidence))
+        if evidence.film is not None:
+            shutil.copyfile(evidence.film.path, temporary / REPLAY)
         results = eval_results(name, bundle, setting, evidence, benchmark)
         if results:
             (temporary / FILE).parent.mkdir()
@@ -91,7 +96,9 @@ def publish_run(name: str, run: Path) -> str:
     bundle, setting = load_bundle(run, "", {})
     source, _ = find_bundle(run)
     evaluation = EvaluationFolder.default(bundle.run_id, bundle.step, "final")
-    return publish(name, False, source, bundle, setting, evidence_for(run, source, bundle, setting, evaluation))
+    evidence = evidence_for(source, bundle, setting, evaluation)
+    cli.print_notes(why_no_results(bundle.config, evidence, run))
+    return publish(name, False, source, bundle, setting, evidence)
 
 
 def push(folder: Path, name: str, public: bool, message: str) -> str:
