@@ -180,13 +180,14 @@ def show(argv: list[str]) -> int:
     args = cli.parse(ShowArgs, argv, "raybc.plan show", ShowArgs.__doc__ or "")
     if not args.training_steps or min(args.training_steps) < 1:
         raise UserError(f"--training_steps: expected numbers of at least 1, got {list(args.training_steps)}")
+    from raybc.report.page import refuse_foreign
     from raybc.report.plan import as_text, write_plan_page
 
     plan = load_plan(args.plan_path)
     cli.console.print(as_text(plan, args.training_steps))
     out = args.out or plan_folder(args.plan_path) / PAGE
-    if args.out is not None and out.exists() and "raybc" not in out.read_text(errors="replace")[:4000]:
-        raise UserError(f"{out}: exists, and raybc did not write it; nothing was deleted: choose another --out")
+    if args.out is not None:
+        refuse_foreign(out)
     write_plan_page(plan, out, args.training_steps)
     cli.console.print(f"\npage: {out}")
     return 0

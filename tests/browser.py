@@ -105,10 +105,10 @@ class Browser:
             time.sleep(0.05)
         return value
 
-    def open(self, url: str) -> None:
-        """Go to a page and wait until it is loaded."""
+    def open(self, url: str, seconds: float = 120.0) -> None:
+        """Go to a page and wait until it is loaded, which takes a busy machine long."""
         self.call("Page.navigate", url=url)
-        self.wait(f"location.href.startsWith({json.dumps(url[:200])}) && document.readyState === 'complete'")
+        self.wait(f"location.href.startsWith({json.dumps(url[:200])}) && document.readyState === 'complete'", seconds)
 
     def size(self, width: int, height: int) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

@@ -1,6 +1,7 @@
 """Data sets: `python -m raybc.data verify demos.hdf5 --env_name lift-human-low_dim`.
 
-info summarises a data set, stats its values, verify finds what is wrong with it; convert writes it in another format.
+info summarises a data set, stats its values, verify finds what is wrong with it, view writes a page about it; convert
+writes it in another format.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from raybc.data.replay import Replay, replay, task_of_data
 from raybc.data.scan import Source, source_of, task_of
 from raybc.data.stats import statistics
 from raybc.data.verify import verify
+from raybc.data.view import view
 from raybc.envs.base import Task
 from raybc.envs.robosuite_control import is_absolute
 from raybc.envs.spec import spec_of_task
@@ -346,13 +348,14 @@ def _observed(
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "info": info, "stats": stats, "verify": verify_command, "convert": convert,
+    "info": info, "stats": stats, "verify": verify_command, "view": view, "convert": convert,
 }  # fmt: skip
-USAGE = """usage: python -m raybc.data {info,stats,verify,convert} PATH_OR_NAME [flags]
+USAGE = """usage: python -m raybc.data {info,stats,verify,view,convert} PATH_OR_NAME [flags]
 
   info     summary of a data set             demos.hdf5 [--json]
   stats    statistics of its values          demos.hdf5 [--split train] [--json]
   verify   what is wrong with it             demos.hdf5 [--env-name lift-human-low_dim] [--replay 8]
+  view     a page with figures and images    demos.hdf5 [--out page.html] [--plan plans/ten]
   convert  write it in another format        demos.hdf5 --out FOLDER [--format lerobot]
 
 python -m raybc.data verify --help lists every flag with its default.

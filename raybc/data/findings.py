@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from raybc.data.episodes import EpisodeStore
 from raybc.data.scan import Source
 
 Severity = Literal["error", "warning"]
@@ -58,6 +59,8 @@ class Report:
     """`EpisodeStore.env_args`."""
     remarks: tuple[str, ...] = ()
     """What is worth knowing and no fault, one line each."""
+    built: EpisodeStore | None = None
+    """What training would build, with arrays of zeros that take no memory; None where it cannot be read."""
 
     @property
     def errors(self) -> int:

@@ -110,6 +110,12 @@ class Tails:
         first = self._count - len(high)  # the place of high[0] among all values
         return _between(low, self._places[0]), _between(high, self._places[1] - first)
 
+    def outside(self) -> np.ndarray:
+        """float64 (D,): share of the values below the first quantile or above the second."""
+        first, second = self.quantiles()
+        below, above = (self._low[0] < first).sum(axis=0), (self._high[0] > second).sum(axis=0)
+        return np.asarray((below + above) / max(1, self._count), np.float64)
+
 
 def _between(sorted_ND: np.ndarray, place: float) -> np.ndarray:
     below = int(place)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from raybc.data import select, store
@@ -11,7 +14,7 @@ from raybc.data.fit import TaskView, declared, environment
 from raybc.data.formats import base, lerobot
 from raybc.data.formats.base import DatasetInfo, Gathered, ReadOptions, sparse_success
 from raybc.data.formats.options import Remarks
-from raybc.data.scan import Source
+from raybc.data.scan import Block, Source
 from raybc.data.seen import Seen
 from raybc.data.video_findings import videos
 from raybc.types import UserError
@@ -26,6 +29,8 @@ def verify(
     horizon: int = 0,
     images: bool | tuple[str, ...] = False,
     skip_bad_episodes: bool = False,
+    watch: Callable[[Block], None] | None = None,
+    files: bool = True,
 ) -> Report:
     """Check a whole data set; nothing is raised for what is wrong with it.
 
@@ -36,6 +41,8 @@ def verify(
         images: also decode images (all, or those of these names), as for a task that observes some; otherwise the
             frames of videos are only counted.
         skip_bad_episodes: check what is left without the episodes that training with this option leaves out.
+        watch: called with every block as well; what it refuses (`UserError`) is a finding.
+        files: also check files besides the numbers: checksums of a converted data set, and frames of videos.
     """
     space = None if view is None else (view.probe.action_low, view.probe.action_high)
     seen = Seen(source.path, space)
@@ -44,12 +51,13 @@ def verify(
         images, needed = True, tuple(view.task.images)  # as training reads them
     wanted = ReadOptions(images, skip_bad_episodes=skip_bad_episodes, needed=needed)
     try:
-        gathered, about = source.scan(seen.add, wanted)
-        if source.format == store.NAME:
+        gathered, about = source.scan(seen.add if watch is None else functools.partial(_both, seen.add, watch), wanted)
+        if source.format == store.NAME and files:
             store.verify(source.path)
         built = _built(source, seen, gathered, about, wanted.remarks)
     except UserError as error:
-        damage = (unreadable(source.path, str(error)), *seen.not_finite(), *videos(source, bool(images)))
+        found = videos(source, bool(images)) if files else []
+        damage = (unreadable(source.path, str(error)), *seen.not_finite(), *found)
         return Report(source, seen.episodes, seen.transitions, damage)
     success = gathered.success_E
     if success is None and about.reward_is_success:
@@ -63,13 +71,18 @@ def verify(
         *seen.lengths(horizon),
         *seen.done_flags(success),
         *seen.duplicates(built.splits),
-        *(() if skip_bad_episodes else videos(source, bool(images))),
+        *(videos(source, bool(images)) if files and not skip_bad_episodes else ()),
         *declared(seen, about),
         *(environment(seen, view, about) if view is not None else ()),
     ]
     findings.sort(key=lambda f: f.severity)  # "error" comes before "warning"
     remarks = _remarks(source, seen, built, horizon)
-    return Report(source, seen.episodes, seen.transitions, tuple(findings), success, about.env_args, remarks)
+    return Report(source, seen.episodes, seen.transitions, tuple(findings), success, about.env_args, remarks, built)
+
+
+def _both(first: Callable[[Block], None], second: Callable[[Block], None], block: Block) -> None:
+    first(block)
+    second(block)
 
 
 def _built(source: Source, seen: Seen, gathered: Gathered, about: DatasetInfo, remarks: Remarks) -> EpisodeStore:

@@ -175,6 +175,23 @@ def encode_png(image: np.ndarray) -> bytes:
     return b"".join(bytes(packet) for packet in packets)
 
 
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """The image, uint8 (H, W, 1, 3 or 4), as a JPEG file that looks like it; transparency is dropped."""
+    channels = image.shape[2]
+    array = np.ascontiguousarray(image[..., 0] if channels == 1 else image)
+    return jpeg_of(av.VideoFrame.from_ndarray(array, format=FORMATS[channels]))
+
+
+def jpeg_of(frame: Any) -> bytes:
+    """A frame of PyAV as a JPEG file."""
+    codec: Any = av.CodecContext.create("mjpeg", "w")
+    codec.width, codec.height, codec.pix_fmt, codec.time_base = frame.width, frame.height, "yuvj420p", Fraction(1, 25)
+    codec.options = {"qmin": "2", "qmax": "4"}
+    same = frame.reformat(format="yuvj420p")
+    same.pts = None
+    return b"".join(bytes(packet) for packet in [*codec.encode(same), *codec.encode(None)])
+
+
 #: How videos are encoded -> encoder, pixel format and options. Lossy ones have a key frame every second frame and, for
 #: AV1, LeRobot's quality (crf 30): single frames are read quickly, and files are small.
 ENCODINGS: dict[str, tuple[str, str, dict[str, str]]] = {

@@ -80,6 +80,9 @@
   }
   plots.forEach(function (plot) {
     near.observe(plot);
+    plot.addEventListener("changed", function () {
+      if (drawn.indexOf(plot) >= 0) draw(plot); // others are drawn when they come near
+    });
   });
   var pause;
   addEventListener("resize", function () {

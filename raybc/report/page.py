@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import plotly.graph_objects as go
 from markupsafe import Markup
 
+from raybc.cli import as_typed
 from raybc.report import text
+from raybc.types import UserError
 
 
 def environment() -> jinja2.Environment:
@@ -35,9 +38,20 @@ def environment() -> jinja2.Environment:
         pct=lambda rate: text.percent(rate).replace(" ", "\N{NO-BREAK SPACE}"),
         show=text.show,
         seconds=text.duration,
+        as_typed=as_typed,
         plural=lambda count, word: f"{count} {word}{'' if count == 1 else 's'}",
     )
     return templates
+
+
+#: What begins the pages that raybc may replace.
+GENERATOR = '<meta name="generator" content="raybc'
+
+
+def refuse_foreign(page: Path) -> None:
+    """Raise `UserError` if `page` exists and is no page that raybc wrote, which may be replaced."""
+    if page.is_dir() or (page.exists() and GENERATOR not in page.read_text(errors="replace")[:4000]):
+        raise UserError(f"{page}: exists, and raybc did not write it; nothing was deleted: choose another --out")
 
 
 @dataclass(frozen=True)
@@ -76,10 +90,15 @@ def make_figure(
         figure.update_layout(shapes=list(shapes))
     figure.update_xaxes(**axis, **x)
     figure.update_yaxes(**axis, **y)
-    spec = json.dumps(json.loads(figure.to_json()))
-    for raw, safe in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):  # nothing may end the <script> early
-        spec = spec.replace(raw, safe)
-    return Figure(key, title, label, Markup(spec), height)
+    return Figure(key, title, label, safe_json(json.loads(figure.to_json())), height)
+
+
+def safe_json(value: Any) -> Markup:
+    """A value as JSON that may stand inside <script>: nothing in it ends the element early."""
+    text = json.dumps(value)
+    for raw, safe in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
+        text = text.replace(raw, safe)
+    return Markup(text)
 
 
 def rgba(colour: str, alpha: float) -> str:

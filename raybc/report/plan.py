@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from raybc._version import __version__
 from raybc.data.plan.exposure import Exposure, exposure
 from raybc.data.plan.plan import SamplingPlan
 from raybc.files import write_text
@@ -109,21 +110,29 @@ def as_text(plan: SamplingPlan, training_steps: Sequence[int]) -> str:
 
 def write_plan_page(plan: SamplingPlan, path: Path, training_steps: Sequence[int]) -> None:
     """Write a self-contained HTML page."""
-    shown = min(len(plan.episodes_E), MAX_ROWS)
     context = {
+        "version": __version__,
         "plan": plan,
-        "facts": facts(plan),
+        "drawn": drawn(plan),
         "notes": plan.notes(),
-        "shares": stage_shares(plan),
         "exposures": exposures(plan, training_steps),
-        "heatmap": heatmap(plan),
-        "bars": share_bars(plan),
-        "shown": shown,
-        "steps_a_column": _columns(plan, shown)[1],
         "parameters": asdict(plan.config),
         "plotly": Markup(get_plotlyjs()),
     }
     write_text(path, environment().get_template("plan.html.j2").render(context))
+
+
+def drawn(plan: SamplingPlan) -> dict[str, Any]:
+    """What plan_parts.html.j2 shows of a plan."""
+    shown = min(len(plan.episodes_E), MAX_ROWS)
+    return {
+        "facts": facts(plan),
+        "shares": stage_shares(plan),
+        "heatmap": heatmap(plan),
+        "bars": share_bars(plan),
+        "shown": shown,
+        "steps_a_column": _columns(plan, shown)[1],
+    }
 
 
 def heatmap(plan: SamplingPlan) -> Figure:

@@ -48,7 +48,7 @@ def open_decoding(path: Path, wanted: ReadOptions, cache_bytes: int = 0) -> Epis
     for (feature, number), text in frame_faults(uses_of({e.number: (e.length, e.videos) for e in episodes})).items():
         if feature in names:
             raise UserError(f"{path}: episode {number}: {feature}: {text}; {CONVERT}, and {ADVICE}")
-    images = {name: cast("np.ndarray", _frames(found, feature, episodes, cache)) for feature, name in names.items()}
+    images = {name: cast("np.ndarray", frames_of(found, feature, episodes, cache)) for feature, name in names.items()}
     return dataclasses.replace(store, obs={**low_dim, **images}, checked=True)
 
 
@@ -63,7 +63,10 @@ def video_names(path: Path, wanted: ReadOptions) -> dict[str, str]:
     return videos
 
 
-def _frames(found: Meta, feature: str, episodes: list[EpisodeMeta], cache: ChunkCache) -> VideoFrames:
+def frames_of(found: Meta, feature: str, episodes: list[EpisodeMeta], cache: ChunkCache | None = None) -> VideoFrames:
+    """The frames of a camera in some episodes, one after another; only their files are opened. cache: None for one of
+    `CACHE_BYTES`. Raises `UserError` as `VideoFrames.of` does."""
+    cache = cache or ChunkCache(CACHE_BYTES)
     places = [(e.videos[feature].path, e.videos[feature].first, e.length) for e in episodes]
     return VideoFrames.of(places, found.fps, lerobot_names.is_grey(found.features[feature]), cache, feature)
 
@@ -90,7 +93,7 @@ class VideoCost:
         images = nbytes = 0
         times = []
         for feature in names:
-            frames = _frames(found, feature, some, ChunkCache(CACHE_BYTES))
+            frames = frames_of(found, feature, some)
             count = sum(e.length for e in episodes)
             images, nbytes = images + count, nbytes + count * frames[:1].nbytes
             ordered = np.arange(min(len(frames), MEASURED_IMAGES))
