@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: quickstart oracles test test-all test-cluster docker-smoke bench bench-gpu check lint lint-js smoke gl clean help
+.PHONY: docs quickstart oracles test test-all test-cluster docker-smoke bench bench-gpu check lint lint-js smoke gl clean help
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -65,6 +65,14 @@ $(NODE_STAMP): package.json package-lock.json
 
 lint-js: $(NODE_STAMP)  ## ESLint and Prettier on the JavaScript (needs node)
 	npm run --silent lint
+
+DOCS_STAMP := $(VENV)/.docs-installed
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP)  ## the documentation site in build/site/html, with its links checked
+	$(BIN)/python tools/site.py
 
 smoke: $(STAMP)  ## a whole sweep on the built-in point mass, about a minute
 	rm -rf runs/smoke && $(BIN)/python -m raybc.sweep sweeps/pointmass.yaml --out runs/smoke

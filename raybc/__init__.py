@@ -32,11 +32,19 @@ def load(
 ) -> Policy:
     """A policy that acts as it does in rollouts.
 
-    path: a policy bundle, the folder of a training run (its latest checkpoint, or `checkpoint`: latest, best or a step)
-    or that of a sweep (its winner, with the sample setting that was chosen). flow_steps, execute_steps,
-    eval_temperature, temporal_ensemble, solver: replace the policy's own. action_range: the lowest and the highest
-    action, (A,) each or a number, to which actions are clipped (rollouts clip to the simulator's action space); None:
-    they are not.
+    Args:
+        path: a policy bundle, the folder of a training run (its latest checkpoint, or `checkpoint`) or that of a sweep
+            (its winner, with the sample setting that was chosen).
+        checkpoint: of a training run: latest, best or a step.
+        flow_steps: steps of the solver, in place of the policy's own.
+        execute_steps: steps of a chunk that are executed (0: all), in place of the policy's own.
+        eval_temperature: scale of the initial noise, in place of the policy's own.
+        temporal_ensemble: weight of older chunks (-1: off), in place of the policy's own.
+        solver: euler, midpoint, heun or rk4, in place of the policy's own.
+        action_range: the lowest and the highest action, (A,) each or a number, to which actions are clipped; None: they
+            are not (rollouts clip to the simulator's action space).
+        device: cpu, cuda or cuda:N.
+
     Raises `raybc.types.UserError` where there is no such policy, or it is damaged.
     """
     from raybc.inference.policy import load as load_policy

@@ -458,8 +458,9 @@ def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
     with pytest.raises(UserError, match=r"'cuda:0' was requested.*no CUDA device; use --device=cpu"):
         pick_device("cuda:0")
-    with pytest.raises(UserError, match="expected cpu, cuda, cuda:N or auto, got 'gpu'"):
-        pick_device("gpu")
+    for unknown in ("gpu", "mps"):
+        with pytest.raises(UserError, match=f"expected cpu, cuda, cuda:N or auto, got '{unknown}'"):
+            pick_device(unknown)
 
 
 # Logs

@@ -40,6 +40,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device: expected cpu, cuda, cuda:N or auto, got {name!r}") from None
+    if device.type not in ("cpu", "cuda"):  # sums of losses are float64, which Apple's GPUs (mps) do not have
+        raise UserError(f"device: expected cpu, cuda, cuda:N or auto, got {name!r}, which is not supported")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device: {name!r} was requested, but this PyTorch sees no CUDA device; use --device=cpu")
     return device
