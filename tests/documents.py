@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,15 @@ from tests.helpers import ROOT
 
 #: What a shell reads on our pages. Blocks of what a program prints, and of files, have other names or none.
 SHELL = ("bash", "sh")
+
+
+def _is_whole(command: str) -> bool:
+    """Whether all quotes are closed."""
+    try:
+        shlex.split(command, comments=True)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -35,8 +45,8 @@ class Block:
         for number, line in enumerate(self.text.splitlines(), start=self.line):
             first = first if pending else number
             pending += line + "\n"
-            if not line.endswith("\\") and pending.count('"') % 2 == 0 and pending.count("'") % 2 == 0:
-                if pending.strip() and not pending.lstrip().startswith("#"):
+            if not line.endswith("\\") and _is_whole(pending):
+                if shlex.split(pending, comments=True):
                     yield first, pending.strip()
                 pending = ""
         assert not pending, f"line {first}: a command without an end: {pending}"

@@ -1,8 +1,8 @@
 """Build the documentation site: python tools/site.py [FOLDER] (default build/site; the site is FOLDER/html).
 
-mkdocs reads one folder of pages. Ours are the README, docs/, benchmarks/ and a few files beside them, so they are copied
-with the places that they have here, and links between them stay as they are. The page of the Python API is made from
-docstrings.
+mkdocs reads one folder of pages. Ours are the README, docs/, benchmarks/ and a few files beside them, so they are
+copied with the places that they have here, and links between them stay as they are. The page of the Python API is
+made from docstrings.
 """
 
 from __future__ import annotations
