@@ -171,7 +171,7 @@ def verify(argv: list[str]) -> int:
         checked += ", data, every array built again"
     else:
         checked += "; not the data (give --dataset or --env_name)"
-    cli.console.print(f"good: {args.plan_path} ({checked})")
+    cli.console.print(f"OK: {args.plan_path} ({checked})")
     cli.console.print(f"plan_sha256: {plan.plan_sha256}")
     return 0
 

@@ -108,7 +108,7 @@ def test_verify(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
     flags = ["--env_name", "pointmass", "--horizon_length=4", "--replay=3"]
     text = printed(capsys, "verify", pointmass_demos, *flags)
     assert "replay: 3 of 3 episodes succeed (3 when recorded) in pointmass, begun from the recorded seed" in text
-    assert "good: 0 errors, 0 warnings" in text
+    assert "OK: 0 errors, 0 warnings" in text
     found = as_json(capsys, "verify", pointmass_demos, *flags)
     assert [e["episode"] for e in found["replay"]["episodes"]] == [0, 20, 39]
     assert (found["errors"], found["warnings"], found["findings"]) == (0, 0, [])
@@ -129,13 +129,13 @@ def test_verify(pointmass_demos: Path, tmp_path: Path, capsys: Capture) -> None:
     assert found["replay"]["successes"] == 38
     assert 9 not in [e["episode"] for e in found["replay"]["episodes"]]
     text = printed(capsys, "verify", tmp_path / "bad.hdf5", status=1)
-    assert "bad: 3 errors, 0 warnings" in text
+    assert "not usable as it is: 3 errors, 0 warnings" in text
     assert "nan or inf" in text
 
 
 def test_warnings_are_no_failure(tmp_path: Path, capsys: Capture) -> None:
     store.write_store(tmp_path / "a", tiny_store((5, 9, 3)))
-    assert "good: 0 errors, 1 warnings" in printed(capsys, "verify", tmp_path / "a", "--horizon_length=4")
+    assert "OK: 0 errors, 1 warnings" in printed(capsys, "verify", tmp_path / "a", "--horizon_length=4")
 
 
 def test_damage_is_a_finding(tmp_path: Path, capsys: Capture) -> None:

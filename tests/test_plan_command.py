@@ -48,7 +48,7 @@ def test_a_plan_from_build_to_show(pointmass_demos: Path, tmp_path: Path, capsys
     assert plan_command("verify", out) == 0
     assert "not the data (give --dataset or --env_name)" in capsys.readouterr().out
     assert plan_command("verify", "--plan-path", out / ARRAYS, "--dataset", pointmass_demos) == 0
-    assert f"good: {out / ARRAYS} (checksums, bounds, data, every array built again)" in capsys.readouterr().out
+    assert f"OK: {out / ARRAYS} (checksums, bounds, data, every array built again)" in capsys.readouterr().out
 
     assert plan_command("show", out / META, "--training_steps", 50, 2000) == 0
     printed = capsys.readouterr().out

@@ -318,7 +318,7 @@ def _error_notes(scores: Sequence[Scores]) -> list[str]:
         errors = int(np.isnan(arm.values_KN).sum())
         if too_many_errors(errors, arm.values_KN.size):
             notes.append(
-                f"{errors} of {arm.values_KN.size} episodes of {arm.name} ended in errors, too many to quote its rate"
+                f"{errors} of {arm.values_KN.size} episodes of {arm.name} ended in errors: do not report its rate"
             )
     return notes
 

@@ -80,7 +80,7 @@ def report(found: Report, played: Replay | None) -> None:
     if played is not None:
         _replay(played)
     warnings = len(found.findings) - found.errors
-    cli.console.print(f"{'bad' if found.errors else 'good'}: {found.errors} errors, {warnings} warnings")
+    cli.console.print(f"{'not usable as it is' if found.errors else 'OK'}: {found.errors} errors, {warnings} warnings")
 
 
 def _replay(played: Replay) -> None:

@@ -39,4 +39,4 @@ def error(check: str, message: str, do: str) -> Finding:
 
 def summary(findings: Iterable[Finding]) -> str:
     levels = [f.level for f in findings]
-    return f"{levels.count('error')} errors, {levels.count('warning')} warnings, {levels.count('ok')} well"
+    return f"{levels.count('error')} errors, {levels.count('warning')} warnings, {levels.count('ok')} checks passed"

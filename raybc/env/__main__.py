@@ -66,7 +66,7 @@ def build_command(argv: list[str]) -> int:
 
         made = build(environment, show, args.overwrite)
         show(total, "complete")
-    cli.console.print(f"{'built' if made else 'was complete before'}: {environment.folder}")
+    cli.console.print(f"{'built' if made else 'already complete'}: {environment.folder}")
     return 0
 
 

@@ -123,7 +123,7 @@ class MeasuredForeign(MeasuredPolicy):
             self._check_interface(self._kind.predictor(self.of, about).bundle, env_spec, name)
             return
         if not self.horizon:  # so that one that hangs is named
-            cli.console.print(f"asking {self.shown} once, for a start of {name}")
+            cli.console.print(f"checking {self.shown} with one request, on a start of {name}")
         try:
             chunk_HA = probe(self.of, about, env_spec.first, self.setting)
         except PolicyError as error:

@@ -49,7 +49,7 @@ def _notes(run: RunTables, rows: list[LeaderboardRow], errors: Mapping[str, int]
         parts = " and ".join(f"{count} on {phase} starts" for phase, count in errors.items() if count)
         first = next((row["first_error"] for row in run.results if "first_error" in row), None)
         message = f" The first, at start {first['index']}: {first['message']}" if first else ""
-        notes.append(f"Simulator errors: {parts}. They are counted apart and are in no mean.{message}")
+        notes.append(f"Simulator errors: {parts}. They are reported separately and do not enter any average.{message}")
     if truncated := sum(row.get("truncated", 0) for row in run.results):
         notes.append(f"The simulator truncated {truncated} episodes before the step limit.")
     if solved := sum(row.get("solved_at_reset", 0) for row in run.results):

@@ -43,7 +43,7 @@ def measured_tasks(
         if environment is not None:
             environment.require()
     if len(names) >= MANY and not known:
-        cli.console.print(f"looking at the simulators of {len(names)} tasks")
+        cli.console.print(f"checking the simulators of {len(names)} tasks")
     found = []
     seen = {one.name: one for one in known}
     for name in names:
@@ -68,7 +68,7 @@ def check_tasks(
         if task.environment is not None:
             task.environment.require()
     if len(tasks) >= MANY:
-        cli.console.print(f"looking at the simulators of {len(tasks)} tasks")
+        cli.console.print(f"checking the simulators of {len(tasks)} tasks")
     cli.print_notes([*dict.fromkeys(note for task in tasks.values() for note in task.notes)])
     instructions = {}
     for name, task in tasks.items():

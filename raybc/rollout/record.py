@@ -142,7 +142,10 @@ def _as_store(files: Sequence[Path], target: Path) -> EpisodeStore:
         common = {key: shape for key, shape in common.items() if shapes.get(key) == shape}
     different = sorted(every - set(common))
     if different:
-        cli.console.print(f"recorded: not of one size in all tasks, left out: {', '.join(different)}", style="yellow")
+        cli.console.print(
+            f"recorded without these observations, whose sizes differ between tasks: {', '.join(different)}",
+            style="yellow",
+        )
     if not common:
         raise UserError("--record: expected observations that all tasks have, got none of one size")
     keys = tuple(common)

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         corners = check_corners(config)
         check_effects(config)
         cli.console.print(
-            f"{path}: {corners} corners are possible; recipes are compared by {metric.label} "
+            f"{path}: OK: all {corners} configurations are valid; trials are ranked by {metric.label} "
             f"({metric.meaning}, {metric.direction}d)"
         )
         return 0
