@@ -45,7 +45,7 @@ def test_a_sweep_with_a_dashboard(
     monkeypatch.setattr("raybc.sweep.run.run_sweep", run_sweep)
     flags = [str(ROOT / "sweeps/pointmass.yaml"), "--out", str(tmp_path / "out"), "--dashboard", "--port"]
     assert run_main(lambda: sweep.main([*flags, "0"])) == 0
-    assert "look at it again: python -m raybc.dashboard" in capsys.readouterr().out
+    assert "to open it again: python -m raybc.dashboard" in capsys.readouterr().out
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run_main(lambda: sweep.main([*flags, str(taken.getsockname()[1])])) == 2
     assert "is in use" in capsys.readouterr().err
@@ -58,7 +58,7 @@ def test_the_page_of_a_sweep_stays_in_a_terminal_until_ctrl_c(run: Path) -> None
     command = [sys.executable, "-c", code, str(run)]
     plain = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
     assert (plain.returncode, "stays open" in plain.stdout) == (0, False)
-    assert "look at it again: python -m raybc.dashboard" in plain.stdout
+    assert "to open it again: python -m raybc.dashboard" in plain.stdout
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=os.environ | {"COLUMNS": "200"}

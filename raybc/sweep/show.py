@@ -29,7 +29,7 @@ def dashboard(folder: Path, port: int) -> Iterator[None]:
             _stay(url, f"the sweep failed: {error}")
             raise
         _stay(url, "the sweep has ended")
-    cli.console.print(f"look at it again: python -m raybc.dashboard {folder}")
+    cli.console.print(f"to open it again: python -m raybc.dashboard {folder}")
 
 
 def _stay(url: str, said: str) -> None:
