@@ -33,6 +33,7 @@ NEEDS = {
     r"\bbenchmarks\.": "hours (benchmarks)",
     r"runs/(new|old|q)\b|runs/rollouts|eval_info|results\.csv": "runs of the reader's own (test_compare.py)",
     r"metaworld": "the package metaworld and a GL library (test_envs_metaworld.py)",
+    r"raybc cluster slurm": "a SLURM cluster (test_slurm.py)",
     r"raybc\.doctor cluster\.yaml --sweep|--address": "a cluster",
     r"--push_to_hub me/lift$": "an account of the Hugging Face Hub",
     r"-m raybc\.sweep sweeps/pointmass\.yaml --dashboard": "serves until it is stopped (test_dashboard.py)",

@@ -32,7 +32,7 @@ from tests.stories import NEEDS, small, why_not
 ELSEWHERE = {
     "robots.md": "test_robots_docs.py", "sharing.md": "test_sharing_docs.py", "own_policy.md": "test_extending.py",
     "foreign_policies.md": "test_foreign_docs.py", "own_environment.md": "test_extending.py",
-    "own_training.md": "test_extending.py",
+    "own_training.md": "test_extending.py", "deploy.md": "test_package.py",
 }  # fmt: skip
 
 
@@ -71,13 +71,14 @@ def test_flags_exist(name: str) -> None:
         words = words_of(command)
         if words[0] != "raybc" or words[1].startswith("-"):
             continue
+        words = words[: words.index("--")] if "--" in words else words  # what follows is another command
         assert words[1] in COMMANDS, command
         kinds: list[str] = []
         for word, following in zip(words, [*words[1:], ""], strict=True):
             flag, _, value = word.partition("=")
             if flag in ("--policy", "--encoder", "--language") and ":" not in (value or following):
                 kinds += [flag, value or following]
-        of_a_verb = words[2:3] if words[1] in ("data", "plan", "env") else []
+        of_a_verb = words[2:3] if words[1] in ("data", "plan", "env", "cluster") else []
         if "--recipe" in words:
             kinds = ["--policy", "flow_unet", "--encoder", "resnet18"]
         text = help_of(words[1], *of_a_verb, *kinds).replace("_", "-")
