@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from raybc.env.environment import Environment
+from raybc.envs.batched import BatchedEnv
 from raybc.extras import require_extra
 
 Obs = dict[str, np.ndarray]
@@ -144,6 +145,12 @@ class Task:
     scales that variation (1 as designed, 0 none). None: there is no expert."""
     slots: int = 1
     """Number of simulators that share a process, and the batch of their policy, while they do not render."""
+    make_batch: Callable[[int], BatchedEnv] | None = None
+    """(number of worlds) -> a simulator that steps them together, for processes with several slots. `make` is used for
+    everything else, e.g. `raybc.envs.world.alone(make_batch)`. None: the simulators of a process are stepped one after
+    another."""
+    gpu_slots: int = 0
+    """Number of worlds of a process that has a GPU, which simulates them; 0: it needs no GPU."""
     has_success: bool = True
     """Whether `info["success"]` means anything; elsewhere returns are the measure."""
     reference_returns: tuple[float, float] | None = None

@@ -2,8 +2,8 @@
 `block-cpu-single-task1-v0`.
 
 The package simulates each task twice: on the CPU with MuJoCo (`-cpu-` in the name) and on a GPU with MuJoCo Warp. Its
-solvers differ, so scores of one are not scores of the other, and a name without `-cpu-` is refused here instead of
-being simulated on the CPU. Tasks with `-lite-` have 10 actions a second instead of 50.
+solvers differ, so scores of one are not scores of the other; names without `-cpu-` are those of
+`raybc.envs.ocbench_warp`. Tasks with `-lite-` have 10 actions a second instead of 50.
 
 Its simulators live in an environment of their own (`raybc env build ocbench`), with the MuJoCo that was current when
 the package was released; Meta-World requires an older one. The module shares its last name with the package; the
@@ -139,14 +139,13 @@ def _known(name: str) -> bool:
     visual, of = of.startswith("visual-"), of.removeprefix("visual-")
     family, _, rest = of.partition("-")
     on_cpu = of if rest.startswith("cpu-") else f"{family}-cpu-{rest}"
-    if on_cpu in TASKS and on_cpu != of:
-        raise UserError(
-            f"unknown task {name!r}: this is OCBench's name for its simulation on a GPU (MuJoCo Warp), which raybc "
-            f"does not run; the same task on the CPU, whose scores are others: {PREFIX}{on_cpu}"
-        )
     if on_cpu in TASKS and visual:
-        raise UserError(f"unknown task {name!r}: for images write {PREFIX}{on_cpu}@image")
-    raise UserError(f"unknown task {name!r} of OCBench: {did_you_mean(name, EXAMPLES)}")
+        own = "" if on_cpu == of else " (there are none of the simulation with MuJoCo Warp)"
+        raise UserError(f"unknown task {name!r}: for images write {PREFIX}{on_cpu}@image{own}")
+    if on_cpu in TASKS:
+        return False  # simulated with MuJoCo Warp
+    known = [*EXAMPLES, *(example.replace("-cpu-", "-", 1) for example in EXAMPLES)]
+    raise UserError(f"unknown task {name!r} of OCBench: {did_you_mean(name, known)}")
 
 
 def _see(name: str, cameras: Sequence[str], size: tuple[int, int] | None) -> Task:

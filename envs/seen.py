@@ -61,6 +61,8 @@ def with_images(task: Task, make: MakeSeen, images: tuple[str, ...]) -> Task:
     return dataclasses.replace(
         task,
         make=make,
+        make_batch=None,
+        gpu_slots=0,
         make_expert=None if task.make_expert is None else _ExpertOf(task.make_expert),
         obs_keys=(*((ROBOT,) if task.robot_state else ()), *images),
         images=images,

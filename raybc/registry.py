@@ -54,6 +54,7 @@ FAMILIES = (
     "raybc.envs.metaworld",
     "raybc.envs.libero",
     "raybc.envs.ocbench",
+    "raybc.envs.ocbench_warp",
 )
 #: OBS of a name TASK-DATA-OBS -> suffix of the task that observes it (_abs: with poses as actions, _joints: with joint
 #: deltas).

@@ -155,6 +155,12 @@ def ocbench_home(monkeypatch: pytest.MonkeyPatch) -> Path:
     return _home_with("ocbench", monkeypatch)
 
 
+@pytest.fixture
+def ocbench_warp_home(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same for its simulation with MuJoCo Warp."""
+    return _home_with("ocbench_warp", monkeypatch)
+
+
 def _home_with(suite: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     from raybc.env.known import find
 

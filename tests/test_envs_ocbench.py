@@ -52,11 +52,9 @@ def test_tasks_by_the_packages_names() -> None:
         ("ocbench-block-cpu-single-task2-v0", "unknown task 'ocbench-block-cpu-single-task2-v0' of OCBench: did you"),
         ("block-cpu-single-task1-v0", "did you mean 'ocbench-block-cpu-single-task1-v0'"),
         (
-            "ocbench-block-lite-single-task1-v0",
-            "simulation on a GPU (MuJoCo Warp), which raybc does not run; the same task on the CPU, whose scores are "
-            "others: ocbench-block-cpu-lite-single-task1-v0",
+            "ocbench-visual-block-single-task1-v0",
+            "for images write ocbench-block-cpu-single-task1-v0@image (there are none of the simulation with MuJoCo",
         ),
-        ("ocbench-visual-block-single-task1-v0", "others: ocbench-block-cpu-single-task1-v0"),
         ("ocbench-visual-bowling-cpu-task1-v0", "for images write ocbench-bowling-cpu-task1-v0@image"),
     ],
 )

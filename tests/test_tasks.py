@@ -202,7 +202,7 @@ def test_a_process_stays_with_a_task_and_takes_one_that_nobody_works_on() -> Non
     late = [item for item in queue if item.block or item.spec.task == "a"]
     chosen = choose(late, "suite", "b", set(names))
     assert chosen is late[0], "the block before it is not over"
-    late[0].alone = True
+    late[0].most = 1
     assert choose(late, "suite", "b", {"a"}) is late[0], "a process must run it alone"
     assert choose(queue, "other", "a", set()) is None
     loop.close()

@@ -140,8 +140,12 @@ def allocate_sweep(
     worker_cpus: float,
     device: str,
     simulators: bool = True,
+    gpu_left: float = 1.0,
 ) -> SweepAllocation:
-    """What fits if trials and simulators may have separate machines. simulators: whether there are any."""
+    """What fits if trials and simulators may have separate machines.
+
+    simulators: whether there are any. gpu_left: how much of each GPU they leave for trials.
+    """
     trainers = for_role(TRAINER, among)
     held = trials * trial_cpus
     most = sum(m.cpus() for m in trainers)
@@ -160,13 +164,14 @@ def allocate_sweep(
     smallest = min((m.resources.get("CPU", 0.0) for m in trainers if m.cpus()), default=1.0)
     threads = max(1, int(min(most // trials, smallest)))
     gpus = sum(m.count * m.resources.get("GPU", 0.0) for m in trainers)
-    return SweepAllocation(count, threads, gpu_share(gpus, trials, device))
+    return SweepAllocation(count, threads, gpu_share(gpus, trials, device, gpu_left))
 
 
-def gpu_share(gpus: float, trials: int, device: str) -> float:
-    """GPUs per concurrent trial such that all trials fit; 0 if the device needs none."""
+def gpu_share(gpus: float, trials: int, device: str, left: float = 1.0) -> float:
+    """GPUs per concurrent trial such that all trials fit; 0 if the device needs none. left: how much of each GPU they
+    may have."""
     if device == "cpu" or not gpus:
         if device.startswith("cuda"):
             raise UserError(f"train.device: {device!r} asked for, but the cluster has no GPU")
         return 0.0
-    return 1.0 / math.ceil(trials / gpus)
+    return left / math.ceil(trials / gpus)

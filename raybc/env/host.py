@@ -22,7 +22,7 @@ from raybc.registry import get_task
 from raybc.types import UserError
 
 #: Fields of a `Task` that are functions of its process.
-FUNCTIONS = ("make", "make_expert", "see", "environment")
+FUNCTIONS = ("make", "make_batch", "make_expert", "see", "environment")
 #: What raybc reads of a step's `info`; simulators may have anything else there.
 INFO = ("success", "time_limit")
 #: Optional abilities of a simulator -> the method that shows them.

@@ -15,6 +15,7 @@ ENVIRONMENTS: dict[str, str] = {
     "lerobot": "raybc.foreign.lerobot:ENVIRONMENT",
     "libero": "raybc.envs.libero:ENVIRONMENT",
     "ocbench": "raybc.envs.ocbench:ENVIRONMENT",
+    "ocbench_warp": "raybc.envs.ocbench_warp:ENVIRONMENT",
 }
 ATTRIBUTE = "ENVIRONMENT"
 

@@ -6,8 +6,8 @@ returns those that ended; the worker refills its simulators from what it has bee
 
 Faults. A worker that raises, dies or makes no progress before the deadline is replaced by a fresh process. If the
 faulty episode is known (it raised or hung), it is run again; if a process just died, each of its episodes is run again
-alone, which finds the faulty one. When it is reported as `error` instead, `retries.py` decides. Every spec gets exactly
-one row.
+alone (of a large batch first in smaller groups), which finds the faulty one. When it is reported as `error` instead,
+`retries.py` decides. Every spec gets exactly one row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from raybc.registry import get_task
 from raybc.rollout.engine import RolloutJob
 from raybc.rollout.faults import POLICY, Fault, did_not_start, died, error_kind, error_row, hung
 from raybc.rollout.options import PoolOptions
-from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, choose, log_episode, settle
+from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, choose, log_episode, settle, suspected
 from raybc.rollout.retries import RETRIES, Retries, not_run
 from raybc.rollout.stop import StopRule, whole_blocks
 from raybc.rollout.worker import Assignment, Loader, Report
@@ -127,7 +127,7 @@ class Dispatcher:
         items = [
             [
                 QueuedEpisode(
-                    job, spec, tasks[spec.task].suite, loop.create_future(), tasks[spec.task].slots,
+                    job, spec, tasks[spec.task].suite, loop.create_future(), self._options.slots_of(tasks[spec.task]),
                     key, number // size, len(tasks) > 1,
                 )
                 for number, spec in enumerate(specs)
@@ -264,10 +264,10 @@ class Dispatcher:
     def _fits(self, slot: WorkerSlot, item: QueuedEpisode) -> bool:
         if not slot.in_flight:
             return True
-        if item.alone or any(i.alone for i in slot.in_flight.values()):
+        limits = [i.most for i in (item, *slot.in_flight.values()) if i.most]
+        if limits and len(slot.in_flight) >= min(limits):
             return False
-        slots = 1 if self._options.render else self._options.slots or item.slots
-        ahead = slots + int(SECONDS_AHEAD / max(self._mean_seconds, 1e-4))
+        ahead = item.slots + int(SECONDS_AHEAD / max(self._mean_seconds, 1e-4))
         # Towards the end every worker gets the same share, so that all end together.
         given = sum(len(s.in_flight) for s in self._slots)
         share = math.ceil((len(self._queue) + given) / len(self._slots))
@@ -325,7 +325,7 @@ class Dispatcher:
     async def _replace(self, slot: WorkerSlot, fault: Fault, number: int = -1) -> None:
         """End a process that is not to be trusted, and run its episodes again.
 
-        number: the faulty episode. If it is not known, each episode is run alone, which finds it."""
+        number: the faulty episode. If it is not known, smaller groups and then each episode alone find it."""
         given, faulty = slot.in_flight, slot.in_flight.get(number)
         if faulty is None and len(given) == 1:
             faulty = next(iter(given.values()))
@@ -334,11 +334,12 @@ class Dispatcher:
         async with self._wake:
             for item in reversed(given.values()):
                 if item is not faulty:
-                    item.alone = item.alone or faulty is None
+                    if faulty is None:
+                        suspected(item, len(given))
                     self._queue.appendleft(item)
             if faulty is not None:
                 faulty.failures += 1
-                faulty.alone = True
+                faulty.most = 1
                 self._stats.retries += 1
                 if self._retries.again(faulty.failures, fault):
                     self._queue.appendleft(faulty)

@@ -7,6 +7,7 @@ does not know who computes chunks, nor in which batch. Letters: H chunk, A actio
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -76,6 +77,7 @@ class Episode:
         """Steps that were begun."""
         self.outcome: Outcome | None = None
         self._note = ""
+        self._actions: deque[np.ndarray] = deque()
         self.seconds = 0.0
         started = time.perf_counter()
         obs, info = env.reset(seed=spec.seed)
@@ -95,15 +97,29 @@ class Episode:
         assert isinstance(self.session, Session)
         return self.session.request()
 
-    def execute(self, chunk_HA: np.ndarray) -> None:
-        """Execute a new chunk, physical (H, A), until the next one is needed or the episode ends."""
+    def plan(self, chunk_HA: np.ndarray) -> None:
+        """Accept a new chunk, physical (H, A); `next_action` has what is to be executed of it."""
         started = time.perf_counter()
         actions = self.session.plan(chunk_HA, self._max_steps - self.steps)
-        for action_A in np.clip(actions, self._low, self._high):
-            self._step(action_A)
-            if self.outcome is not None:
-                break
+        self._actions.extend(np.clip(actions, self._low, self._high))
         self.seconds += time.perf_counter() - started
+
+    @property
+    def next_action(self) -> np.ndarray | None:
+        """The action (A,) of the next step; None where a chunk is needed first, or the episode has ended."""
+        return self._actions[0] if self._actions and self.outcome is None else None
+
+    def advance(self) -> None:
+        """Execute `next_action`."""
+        started = time.perf_counter()
+        self._step(self._actions.popleft())
+        self.seconds += time.perf_counter() - started
+
+    def execute(self, chunk_HA: np.ndarray) -> None:
+        """Execute a new chunk, physical (H, A), until the next one is needed or the episode ends."""
+        self.plan(chunk_HA)
+        while self.next_action is not None:
+            self.advance()
 
     def _step(self, action_A: np.ndarray) -> None:
         self.steps += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from raybc.envs.base import RenderOptions
+from raybc.envs.base import RenderOptions, Task
 
 
 @dataclass
@@ -29,3 +29,11 @@ class PoolOptions:
     """Custom Ray resources that each worker reserves as well."""
     reserved: float = 0.0
     """CPUs that others (trials) hold beside the pool."""
+    worker_gpus: float = 0.0
+    """GPUs that each worker reserves whose task is simulated on a GPU (`Task.gpu_slots`); 0: there is none."""
+
+    def slots_of(self, task: Task) -> int:
+        """Simulators of a worker of this task, worlds of a batch among them."""
+        if self.render is not None:
+            return 1
+        return self.slots or (task.gpu_slots if self.worker_gpus else 0) or task.slots

@@ -12,11 +12,12 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raybc.cluster.capacity import SIMULATOR, placement
+from raybc.cluster.capacity import SIMULATOR, placement, total
 from raybc.cluster.nodes import require_everywhere
 from raybc.registry import get_task
 from raybc.rollout.dispatcher import Dispatcher
 from raybc.rollout.engine import Rollout, RolloutJob
+from raybc.rollout.on_gpu import on_gpus_of
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.stop import StopRule
 from raybc.rows import EpisodeRow, PoolStats
@@ -39,18 +40,22 @@ class RolloutPool:
         tasks: others that specs will name. options: `PoolOptions`. Raises `UserError` where the environment of a task
         is not built on every machine.
         """
-        for environment in {get_task(name).environment for name in (task, *tasks)}:
+        known = [get_task(name) for name in dict.fromkeys((task, *tasks))]
+        for environment in {each.environment for each in known}:
             if environment is not None:
                 require_everywhere(environment)
+        here = ray.get_runtime_context().get_node_id()
+        gpus_here = sum(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["NodeID"] == here)
+        workers, options = on_gpus_of(known, workers, options, total("GPU"), gpus_here)
         options = {"resources": placement(SIMULATOR), **options}
         # On the caller's machine: if that is the head of a cluster, machines that come and go do not take it down.
         # (Not `soft`: Ray then puts actors without CPUs anywhere.)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        on_this_machine = NodeAffinitySchedulingStrategy(here, soft=False)
         remote = ray.remote(Dispatcher).options(
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
-            scheduling_strategy=here,
+            scheduling_strategy=on_this_machine,
             name=f"rollouts of {task} ({uuid.uuid4().hex[:6]})",
         )
         dispatcher = remote.remote(task, workers, PoolOptions(**options))

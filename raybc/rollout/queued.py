@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import cast
@@ -13,6 +14,9 @@ from raybc.types import EpisodeSpec
 
 #: Busy intervals that statistics contain.
 MAX_SPANS = 100_000
+
+#: Episodes of a failed process that are not run one by one to find the one at fault.
+MANY = 64
 
 #: Number of the job, number of the spec, row.
 FinishedEpisode = tuple[int, int, EpisodeRow]
@@ -34,8 +38,8 @@ class QueuedEpisode:
     named: bool = False
     """Its row names the task, since the evaluation has several."""
     failures: int = 0
-    alone: bool = False
-    """Must be the only episode of its process, because it may be the one that kills it."""
+    most: int = 0
+    """Most episodes of its process while it runs, because it may be the one that kills it; 0: any number."""
 
 
 @dataclass
@@ -77,15 +81,22 @@ def choose(queue: Iterable[QueuedEpisode], suite: str, task: str, others: Collec
             continue
         if first is None:
             first = item
-            if not item.named or item.alone:
+            if not item.named or item.most:
                 return item
         elif (item.key, item.block) != (first.key, first.block):
             break
-        if item.spec.task == task and not item.alone:
+        if item.spec.task == task and not item.most:
             return item
         if fresh is None and item.spec.task not in others:
             fresh = item
     return fresh or first
+
+
+def suspected(item: QueuedEpisode, among: int) -> None:
+    """The process of `among` episodes failed, perhaps because of this one: it is run alone, or, where they are many, at
+    first in a smaller group. So one failure of a batch does not cost an episode's time for each of its worlds."""
+    most = math.isqrt(among) if among > MANY else 1
+    item.most = min(item.most or most, most)
 
 
 def settle(item: QueuedEpisode, row: EpisodeRow) -> None:

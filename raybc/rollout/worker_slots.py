@@ -25,6 +25,8 @@ from raybc.rollout.worker import Loader, SimWorker
 WATCH_INTERVAL = 3.0
 #: Seconds that a new simulator process may take to build its first simulator, once it runs.
 START_DEADLINE = 180.0
+#: The same of one that steps many worlds together: it may first compile code for this machine.
+COMPILE_DEADLINE = 1800.0
 
 
 class WorkerSlot:
@@ -50,13 +52,15 @@ class WorkerSlot:
         where: Any = "SPREAD"
         if self.unreserved:
             where = NodeAffinitySchedulingStrategy(_machine_with_cpus(), soft=False)
-        environment = get_task(task).environment
-        inside = {} if environment is None else {"runtime_env": environment.runtime_env()}
+        of = get_task(task)
+        inside = {} if of.environment is None else {"runtime_env": of.environment.runtime_env()}
+        on_gpu = of.gpu_slots > 0 and options.worker_gpus > 0
         remote = ray.remote(SimWorker).options(
-            num_cpus=0 if self.unreserved else options.worker_cpus, resources=options.resources, max_restarts=0,
+            num_cpus=0 if self.unreserved else options.worker_cpus, num_gpus=options.worker_gpus if on_gpu else 0,
+            resources=options.resources, max_restarts=0,
             scheduling_strategy=where, name=f"simulator {number} of {task} (pool {os.getpid()})", **inside,
         )  # fmt: skip
-        self.worker = remote.remote(options.render, options.slots, loader)
+        self.worker = remote.remote(options.render, options.slots_of(of) if on_gpu else options.slots, loader)
         # The process may have to wait for a machine that is starting, or that replaces one that died.
         ready = asyncio.ensure_future(_result(self.worker.__ray_ready__.remote()))
         while not ready.done() and not self.released:
@@ -66,7 +70,8 @@ class WorkerSlot:
             return False
         await ready
         warm = self.worker.warm_up.remote(task)
-        self.pid = await asyncio.wait_for(_result(warm), START_DEADLINE)
+        deadline = START_DEADLINE if of.make_batch is None else COMPILE_DEADLINE
+        self.pid = await asyncio.wait_for(_result(warm), deadline)
         return True
 
     def dismiss(self) -> None:

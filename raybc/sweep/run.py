@@ -28,6 +28,7 @@ from raybc.report.markdown import write_leaderboard_md
 from raybc.report.read import load_run
 from raybc.report.tables import NO_RATE, leaderboard, winner_line
 from raybc.rollout.measured import check_tasks
+from raybc.rollout.on_gpu import gpu_left
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
 from raybc.run_folder import SweepFolder
@@ -167,6 +168,7 @@ def _run(
             worker_cpus=resources.worker_cpus,
             device=config.train.device,
             simulators=task is not None,
+            gpu_left=gpu_left([task.name, *eval_tasks(config)]) if task is not None else 1.0,
         )
         workers = allocation.workers
         check_shared(folder.path, dataset)

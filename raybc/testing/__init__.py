@@ -1,7 +1,16 @@
 """Conformance checks for extensions: policies, encoders, environments and formats (docs/extending.md)."""
 
+from raybc.testing.batched import check_batched
 from raybc.testing.envs import check_rendering, check_task
 from raybc.testing.formats import check_format
 from raybc.testing.policies import check_config, check_encoder, check_policy
 
-__all__ = ["check_config", "check_encoder", "check_format", "check_policy", "check_rendering", "check_task"]
+__all__ = [
+    "check_batched",
+    "check_config",
+    "check_encoder",
+    "check_format",
+    "check_policy",
+    "check_rendering",
+    "check_task",
+]

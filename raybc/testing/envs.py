@@ -19,11 +19,12 @@ import numpy as np
 
 from raybc.env.remote import MakeElsewhere
 from raybc.envs.base import Obs, RenderOptions, SimEnv, Task
+from raybc.testing.batched import check_batched
 
 #: Packages that importing an adapter must not load; a simulator is loaded only when an environment is created.
 HEAVY = (
     *("torch", "ray", "robosuite", "mujoco", "OpenGL", "numba", "ogbench", "gymnasium_robotics", "metaworld"),
-    *("libero", "ocbench", "minari", "gym_pusht", "pymunk", "pygame", "dm_control"),
+    *("libero", "ocbench", "minari", "gym_pusht", "pymunk", "pygame", "dm_control", "warp", "mujoco_warp"),
 )
 
 #: (observation, sim_state, reward, success) of each step, from the start state on.
@@ -47,6 +48,8 @@ def check_task(task: Task) -> None:
             check_expert(task, env)
     finally:
         env.close()
+    if task.make_batch is not None and (task.environment is None or task.environment.is_here):
+        check_batched(task)
 
 
 def check_light_import(task: Task) -> None:

@@ -195,6 +195,7 @@ def _processes(
     from raybc.cluster.session import ray_session  # isort: skip (before ray)
     import ray
 
+    from raybc.rollout.on_gpu import gpu_left
     from raybc.rollout.pool import RolloutPool
 
     cpus = stack.enter_context(ray_session(args.address, dashboard=args.ray_dashboard))
@@ -202,6 +203,11 @@ def _processes(
     if not task:
         check_cpus(cpus, training)
         return training, None
+    if training.max_workers > 1 and training.use_gpu and gpu_left((task, *tasks)) < 1:
+        raise UserError(
+            f"{flag_of(training)}: expected one training process, or --device=cpu: each takes a whole GPU, and the "
+            f"simulators of {task} need a part of it"
+        )
     simulators, share = simulator_workers(cpus, args.workers, training)
     return training, stack.enter_context(RolloutPool.start(task, simulators, tasks, worker_cpus=share))
 
