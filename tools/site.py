@@ -24,6 +24,8 @@ API = {
         "raybc.envs.base.Task",
         "raybc.envs.base.SimEnv",
         "raybc.envs.base.Expert",
+        "raybc.envs.batched.BatchedEnv",
+        "raybc.envs.batched.Worlds",
         "raybc.env.Environment",
     ),
     "Data": ("raybc.data.episodes.EpisodeStore", "raybc.data.formats.base"),
