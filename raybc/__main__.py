@@ -14,7 +14,7 @@ COMMANDS = {
     "train": ("raybc.train.__main__", "train one recipe with one seed or several"),
     "rollout": ("raybc.rollout.__main__", "measure the success rate of a policy, with videos"),
     "compare": ("raybc.compare.__main__", "tell which of several policies is better, and how sure that is"),
-    "data": ("raybc.data.__main__", "describe, verify and convert data sets"),
+    "data": ("raybc.data.__main__", "describe, show, verify and convert data sets"),
     "plan": ("raybc.plan", "build, verify and show sampling plans"),
     "demos": ("raybc.demos.__main__", "record demonstrations of a scripted expert"),
     "report": ("raybc.report.__main__", "write the report of a sweep again"),

@@ -322,7 +322,7 @@ def _normalised(numbers: KeyNumbers, d: int) -> tuple[str, str, str]:
             inner = [2 * (end - least) / (most - least) - 1 for end in ends]
             found.append(f"98 % in {inner[0]:.2f} to {inner[1]:.2f}")
         elif kind == "quantile" and not numbers.hardly_D[d]:
-            found.append(f"{low:.2f} to {high:.2f}, {100 * numbers.outside_D[d]:.1f} % beyond ±1")
+            found.append(f"{low:.2f} to {high:.2f}, {100 * numbers.outside_D[d]:.1f}\N{NO-BREAK SPACE}% beyond ±1")
         else:
             found.append(f"{low:.2f} to {high:.2f}")
     return found[0], found[1], found[2]
