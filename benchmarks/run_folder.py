@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,22 @@ from raybc.rows import rows_at
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import Axis, EvalConfig, FinalConfig, SearchConfig, SweepConfig
 from raybc.sweep.ledger import SweepState, read_events
-from raybc.sweep.views import write_tables, write_timing
+from raybc.sweep.views import write_tables, write_timeline, write_timing
 from raybc.types import SampleSetting
 
 SEEDS = (0, 1)
 SETTINGS = (SampleSetting(1), SampleSetting(4))
+#: Axes that a wider sweep has as well; they decide nothing.
+MORE = {
+    "batch_size": Axis(values=(64, 128, 256)),
+    "warmup_steps": Axis(values=(0, 100)),
+    "use_fourier_features": Axis(values=(False, True)),
+}
 EVALUATIONS, STEPS, MAX_STEPS = 4, 2000, 150
 BEGAN = 1_790_000_000.0
 
 
-def make_config(trials: int, episodes: int) -> SweepConfig:
+def make_config(trials: int, episodes: int, settings: Sequence[SampleSetting] = SETTINGS, more: int = 0) -> SweepConfig:
     return SweepConfig(
         name="made-up",
         train=RunConfig.of(
@@ -48,7 +55,12 @@ def make_config(trials: int, episodes: int) -> SweepConfig:
             "hidden_width": Axis(values=(32, 64, 128)),
             "weight_decay": Axis(low=0.0, high=0.1),
             "ema_decay": Axis(values=(0.0, 0.99, 0.999)),
-            "flow_steps": Axis(values=tuple(s.flow_steps for s in SETTINGS)),
+            **dict(list(MORE.items())[:more]),
+            **{
+                axis: Axis(values=tuple(sorted({getattr(s, axis) for s in settings})))
+                for axis in ("flow_steps", "execute_steps")
+                if axis == "flow_steps" or any(s.execute_steps for s in settings)
+            },
         },
         seeds=SEEDS,
         search=SearchConfig(trials=trials),
@@ -57,13 +69,22 @@ def make_config(trials: int, episodes: int) -> SweepConfig:
     )
 
 
-def make_run(path: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
-    """A finished sweep of `trials` trials and about `episodes` episodes, with losses of the first hundred."""
+def make_run(
+    path: Path,
+    trials: int = 2000,
+    episodes: int = 200_000,
+    settings: Sequence[SampleSetting] = SETTINGS,
+    more: int = 0,
+) -> Path:
+    """A finished sweep of `trials` trials and about `episodes` episodes, with losses of the first hundred.
+
+    settings: sample settings at which every trial is measured. more: further axes, the first of `MORE`.
+    """
     rng = random.Random(0)
     evaluations = [EVALUATIONS if trial % 8 == 0 else 1 + trial % 2 for trial in range(trials)]
-    arms = len(SEEDS) * len(SETTINGS)
+    arms = len(SEEDS) * len(settings)
     each = max(1, round((episodes - 3 * arms * 100) / (sum(evaluations) * arms)))
-    config = make_config(trials, each)
+    config = make_config(trials, each, settings, more)
     folder = SweepFolder(path)
     path.mkdir(parents=True, exist_ok=True)
     write_json(folder.config, config.to_dict())
@@ -76,13 +97,14 @@ def make_run(path: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
             "hidden_width": rng.choice((32, 64, 128)), "weight_decay": rng.uniform(0, 0.1),
             "ema_decay": rng.choice((0.0, 0.99, 0.999)),
         }  # fmt: skip
+        params |= {axis: rng.choice(MORE[axis].values) for axis in list(MORE)[:more]}
         lines.append({"event": "start", "trial": trial, "params": params, "origin": "sampler" if trial else "defaults"})
         if trial % 97 == 96:
             lines.append({"event": "failed", "trial": trial, "reason": "the loss is not finite at step 120"})
             continue
         level = math.exp(-((math.log10(params["lr"]) + 3) ** 2) / 2) * (0.7 + 0.1 * (params["horizon_length"] == 8))
         for k in range(1, evaluations[trial] + 1):
-            rows = _rows(rng, trial, "search", k, level * (1 - 0.5**k), each)
+            rows = _rows(rng, trial, "search", k, level * (1 - 0.5**k), each, settings)
             ended = k == evaluations[trial]
             status = "running" if not ended else "completed" if k == EVALUATIONS else "pruned"
             timing = {
@@ -99,7 +121,11 @@ def make_run(path: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
     state = SweepState.from_events(read_events(folder.ledger))
     best = state.ranking()[:3]
     lines = [
-        {"event": "final", "trial": trial.number, "rows": _rows(rng, trial.number, "final", EVALUATIONS, 0.75, 100)}
+        {
+            "event": "final",
+            "trial": trial.number,
+            "rows": _rows(rng, trial.number, "final", EVALUATIONS, 0.75, 100, settings),
+        }
         for trial in best
     ]
     ends = [("final", now, now + 60), ("whole", BEGAN, now + 60)]
@@ -109,10 +135,12 @@ def make_run(path: Path, trials: int = 2000, episodes: int = 200_000) -> Path:
     return path
 
 
-def _rows(rng: random.Random, trial: int, phase: str, k: int, level: float, count: int) -> list[dict[str, Any]]:
+def _rows(
+    rng: random.Random, trial: int, phase: str, k: int, level: float, count: int, settings: Sequence[SampleSetting]
+) -> list[dict[str, Any]]:
     rows = []
     for seed in SEEDS:
-        for setting in SETTINGS:
+        for setting in settings:
             p = min(0.97, max(0.0, level + rng.gauss(0, 0.04) + 0.05 * (setting.flow_steps > 1)))
             found = []
             for index in range(count):
@@ -153,6 +181,8 @@ def _views(folder: SweepFolder, config: SweepConfig, state: SweepState) -> None:
     rollouts = {"episodes": 200_000, "steps": 12_000_000, "retries": 40, "errors": 200, "restarts": 12,
                 "recycled": 0, "busy_seconds": 9000.0, "workers": 2}  # fmt: skip
     write_timing(folder, state, facts | {"video_note": "none: made up", "rollouts": rollouts})
+    simulated = [tuple(e.timing["rollout"]) for t in state.trials.values() for e in t.evaluations]
+    write_timeline(folder, state, BEGAN, simulated)
     write_json(folder.progress, {"time": BEGAN, "ended": BEGAN, **facts, "rollouts": rollouts})
     for trial in list(state.trials)[:100]:
         for seed in SEEDS:

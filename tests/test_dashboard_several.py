@@ -18,10 +18,11 @@ from benchmarks.run_folder import BEGAN, make_run
 from raybc.cli import run_main
 from raybc.dashboard import serve
 from raybc.dashboard.__main__ import main
-from raybc.dashboard.several import best_so_far, differing, overview
+from raybc.dashboard.several import differing, overview
 from raybc.dashboard.view import RunView, views_of
 from raybc.metric import METRICS, SUCCESS
 from raybc.report.__main__ import main as report
+from raybc.report.timeline import best_so_far
 from raybc.sweep.ledger import Evaluation, TrialState
 from tests.browser import Browser, find_chromium
 from tests.test_dashboard import Client

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from raybc.dashboard.common import on_common_starts
 from raybc.dashboard.view import RunView
-from raybc.metric import Metric
 from raybc.report.commands import near_path
+from raybc.report.timeline import best_so_far
 from raybc.sweep.ledger import TrialState
 from raybc.types import UserError
 
@@ -132,28 +132,6 @@ def _core_hours(trials: Sequence[TrialState], threads: int) -> float:
     rows = [row for evaluation in evaluations for row in evaluation.rows]
     rows += [row for trial in trials for row in trial.final_rows]
     return (threads * train + sum(row.get("eval_seconds", 0.0) for row in rows)) / 3600
-
-
-def best_so_far(trials: Sequence[TrialState], metric: Metric) -> list[list[float | None]]:
-    """[trials that have ended, hours since the search began, best score of a completed one] at every trial that was
-    completed. Scores are those of search starts, at the last evaluation. Hours are None in files of earlier releases.
-    """
-    ended = [trial for trial in trials if trial.status != "running" and trial.evaluations]
-    spans = {t.number: t.evaluations[-1].timing.get("rollout") or [0.0, 0.0] for t in ended}
-    begins = [t.evaluations[0].timing.get("train") or [0.0] for t in ended]
-    known = [span[0] for span in begins if span[0]]
-    begin = min(known, default=0.0)
-    points: list[list[float | None]] = []
-    best: float | None = None
-    for place, trial in enumerate(sorted(ended, key=lambda t: (spans[t.number][1], t.number)), 1):
-        if trial.status != "completed" or trial.score is None:
-            continue
-        if best is None or metric.cost(trial.score) < metric.cost(best):
-            best = trial.score
-        end = spans[trial.number][1]
-        hours = round((end - begin) / 3600, 5) if end and begin else None
-        points.append([place, hours, best])
-    return points
 
 
 def _options(views: Sequence[RunView]) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from raybc.metric import Metric, Score, score_of
+from raybc.report.points import by_setting, curve_point, short
 from raybc.report.read import totals
-from raybc.rows import ResultRow, rows_at, setting_of
+from raybc.rows import ResultRow, rows_at
 from raybc.statistics import seed_interval
 from raybc.sweep.ledger import TrialState
 from raybc.types import SampleSetting
@@ -29,7 +30,7 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, metri
     for evaluation in trial.evaluations:
         here = _measured(evaluation.rows, setting, metric)
         if here:
-            curve.append([evaluation.step, *_scores(here, metric)])
+            curve.append([evaluation.step, *curve_point(here, metric)])
     final = _measured(trial.final_rows, setting, metric)
     return {
         "n": trial.number,
@@ -43,7 +44,7 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, metri
         "params": trial.params,
         "setting": setting.label() if setting else "",
         "curve": curve,
-        "by_setting": _by_setting(trial, metric),
+        "by_setting": by_setting(trial.evaluations[-1].rows if trial.evaluations else [], metric),
         "final": _final(final, metric) if final else None,
         **totals(rows, "episodes", "successes", "timeouts", "failures", "errors"),
         "kinds": dict(kinds),
@@ -60,13 +61,6 @@ def _measured(rows: Sequence[R], setting: SampleSetting | None, metric: Metric) 
     return [row for row in here if score_of([row], metric).value is not None]
 
 
-def _by_setting(trial: TrialState, metric: Metric) -> list[list[Any]]:
-    """[sample setting, score] at the last evaluation."""
-    rows = trial.evaluations[-1].rows if trial.evaluations else []
-    scores = [(s.label(), score_of(rows_at(rows, s), metric).value) for s in dict.fromkeys(map(setting_of, rows))]
-    return [[label, _short(value)] for label, value in scores if value is not None]
-
-
 def _beaten(trial: TrialState) -> bool:
     return bool(trial.evaluations and trial.evaluations[-1].beaten)
 
@@ -75,29 +69,17 @@ def _length(span: list[float] | None) -> float:
     return span[1] - span[0] if span else 0.0
 
 
-def _scores(rows: Sequence[ResultRow], metric: Metric) -> list[float | None]:
-    seeds = [score_of([row], metric).value or 0.0 for row in rows]
-    score = score_of(rows, metric)
-    low, high = score.interval or (None, None)
-    return [*map(_short, (score.value, min(seeds), max(seeds), low, high)), score.episodes]
-
-
 def _final(rows: Sequence[ResultRow], metric: Metric) -> Mapping[str, Any]:
     score: Score = score_of(rows, metric)
     seeds = [score_of([row], metric).value or 0.0 for row in rows]
     return {
-        "rate": _short(score.value),
-        "interval": score.interval and [_short(end) for end in score.interval],
+        "rate": short(score.value),
+        "interval": score.interval and [short(end) for end in score.interval],
         "episodes": score.episodes,
         "errors": score.errors_text,
         "tasks": [
-            [name, _short(one.value), one.interval and [_short(end) for end in one.interval], one.episodes]
+            [name, short(one.value), one.interval and [short(end) for end in one.interval], one.episodes]
             for name, one in score.tasks.items()
         ],
         "seeds": seed_interval(seeds, bounds=(0.0, 1.0) if metric.is_rate else None),
     }
-
-
-def _short(value: float | None) -> float | None:
-    """A score with the digits that a page can show."""
-    return None if value is None else float(f"{value:.6g}")

@@ -1,7 +1,6 @@
 """Writes report.html: one self-contained page about a sweep, readable offline, in light and dark themes and on paper.
 
-Text and grid colours of the plotly figures are set by the page. plotly.js is inlined once; nothing is loaded from the
-network, and a content security policy in the page enforces that.
+plotly.js is inlined once; nothing is loaded from the network, and a content security policy in the page enforces that.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from raybc.metric import METRICS, Metric
 from raybc.report import tables
 from raybc.report.commands import train_command
 from raybc.report.episodes import PHASES, outcomes, videos
-from raybc.report.figures import LOSS_TRIALS, axis_figures, cost_figure, few, learning_curves, loss_curves
+from raybc.report.figures import LOSS_TRIALS, figure_data
 from raybc.report.page import Figure, environment
 from raybc.report.read import RunTables, load_run, totals
 from raybc.report.sampling import head, is_plain
@@ -30,6 +29,8 @@ from raybc.report.training import epoch_figures
 from raybc.rows import setting_of
 from raybc.types import SPLIT_BASE
 
+#: Trials from which on the figure of two axes has a surface, as in pairs.js.
+ENOUGH = 12
 #: Maximum number of trials in the table; all are in trials.csv.
 ROWS = 200
 
@@ -132,6 +133,7 @@ def _context(run: RunTables) -> dict[str, Any]:
     episodes = {phase: count["episodes"] for phase, count in counts.items()}
     costs = tables.costs(rows)
     plain = is_plain(cost.sampling for cost in costs)
+    data = figure_data(run, rows)
     command, command_note = _train_command(run, winner)
     return {
         "run": run,
@@ -165,23 +167,31 @@ def _context(run: RunTables) -> dict[str, Any]:
         "cost_head": head(plain),
         "plain": plain,
         "failed": [row for row in rows if row.status == "failed"][:ROWS],
-        "curves": learning_curves(run, rows),
-        "losses": loss_curves(run, rows),
-        "cost_figure": cost_figure(winner),
-        "axes": axis_figures(run, rows),
+        "data": data,
+        "numeric": [axis for axis in run.axes if all(_is_number(row.params.get(axis, 0)) for row in rows)],
+        "enough": ENOUGH,
+        "settings_differ": any(len(trial["by_setting"]) > 1 for trial in data["trials"]),
+        "curves": any(trial["curve"] for trial in data["trials"]),
+        "losses": bool(data["losses"]),
+        "axes": [
+            axis for axis in run.axes if any(t["score"] is not None and axis in t["params"] for t in data["trials"])
+        ],
         "epochs": _epochs(run),
-        "few": few(rows),
         "videos": videos(run),
         "search": _part(run.config, "search"),
         "prune": _part(run.config, "prune"),
         "evaluation": _part(run.config, "eval"),
         "final": _part(run.config, "final"),
-        "data": _part(run.timing, "data"),
+        "demonstrations": _part(run.timing, "data"),
         "stages": _part(run.timing, "stages"),
         "config_text": yaml.safe_dump(run.config, sort_keys=False, width=100),
         "versions": list(_flat(run.versions)),
         "plotly": Markup(get_plotlyjs()),
     }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _part(values: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -1,19 +1,22 @@
 """What all pages share: templates, style and figures.
 
-Text and grid colours of the plotly figures are set by the page, which follows the light or dark theme.
+Figures are drawn by JavaScript: those that the dashboard shows as well by its own modules, from data that the page
+carries, and the others from plotly JSON made here. Colours of text and grid are those of the light or dark theme.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import plotly.graph_objects as go
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from raybc.cli import as_typed
 from raybc.report import text
@@ -36,11 +39,14 @@ def environment() -> jinja2.Environment:
             " ", "\N{NO-BREAK SPACE}"
         ),
         pct=lambda rate: text.percent(rate).replace(" ", "\N{NO-BREAK SPACE}"),
+        breaks=lambda name: escape(name).replace("_", Markup("_<wbr>")),
+        lines=lambda label: Markup("<br>").join(str(label).split(" ")),
         show=text.show,
         seconds=text.duration,
         as_typed=as_typed,
         plural=lambda count, word: f"{count} {word}{'' if count == 1 else 's'}",
     )
+    templates.globals.update(script=script, safe_json=safe_json)
     return templates
 
 
@@ -52,6 +58,26 @@ def refuse_foreign(page: Path) -> None:
     """Raise `UserError` if `page` exists and is no page that raybc wrote, which may be replaced."""
     if page.is_dir() or (page.exists() and GENERATOR not in page.read_text(errors="replace")[:4000]):
         raise UserError(f"{page}: exists, and raybc did not write it; nothing was deleted: choose another --out")
+
+
+#: Modules that every page carries: numbers and the drawing of figures, and at the end what starts them.
+_FIRST, _LAST = ("numbers.js", "plots.js"), ("page.js",)
+_IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
+_EXPORT = re.compile(r"^export (?=const|let|function|async|class)", re.MULTILINE)
+
+
+def script(*modules: str) -> Markup:
+    """`modules` of the dashboard and of this folder, with those that every page needs, as one module without imports:
+    a file that is opened from a disk may load no other. Names at the top of these modules are therefore different."""
+    here, shared = files("raybc.report"), files("raybc.dashboard") / "static"
+    parts = []
+    for name in (*_FIRST, *modules, *_LAST):
+        found = shared / name if (shared / name).is_file() else here / name
+        parts.append(_EXPORT.sub("", _IMPORT.sub("", found.read_text(encoding="utf-8"))))
+    text = "".join(parts)
+    if "</script" in text.lower() or "<!--" in text:
+        raise AssertionError("a module of a page would end its <script>")
+    return Markup(text)
 
 
 @dataclass(frozen=True)
@@ -75,27 +101,18 @@ def make_figure(
     height: int = 400,
     shapes: Sequence[dict[str, Any]] = (),
 ) -> Figure:
-    axis = {"automargin": True, "zeroline": False, "title_standoff": 10}
     figure = go.Figure(list(traces))
-    figure.update_layout(
-        template="none",
-        height=height,
-        margin={"l": 56, "r": 16, "t": 12, "b": 44},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "x": 0, "bgcolor": "rgba(0,0,0,0)"},
-        hovermode="closest",
-    )
+    figure.update_layout(template="none", height=height)
     if shapes:
         figure.update_layout(shapes=list(shapes))
-    figure.update_xaxes(**axis, **x)
-    figure.update_yaxes(**axis, **y)
+    figure.update_xaxes(**x)
+    figure.update_yaxes(**y)
     return Figure(key, title, label, safe_json(json.loads(figure.to_json())), height)
 
 
 def safe_json(value: Any) -> Markup:
     """A value as JSON that may stand inside <script>: nothing in it ends the element early."""
-    text = json.dumps(value)
+    text = json.dumps(value, separators=(",", ":"))
     for raw, safe in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(raw, safe)
     return Markup(text)

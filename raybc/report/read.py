@@ -15,6 +15,7 @@ from raybc.metric import METRICS, Metric, metric_name, over_tasks
 from raybc.rows import ResultRow, VideoRow, WinnerFile, result_row, setting_of
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
+from raybc.sweep.ledger import SweepState, read_events
 from raybc.sweep.load import saved_sweep
 from raybc.sweep.space import recipe
 from raybc.types import SampleSetting, UserError
@@ -78,6 +79,16 @@ class RunTables:
             return saved_sweep(self.config, "config.json")
         except UserError:
             return None
+
+    @cached_property
+    def state(self) -> SweepState:
+        """The sweep as its ledger tells it; empty where there is no ledger, or one that cannot be read."""
+        if not self.folder.ledger.is_file():
+            return SweepState()
+        try:
+            return SweepState.from_events(read_events(self.folder.ledger), self.metric)
+        except (UserError, KeyError, TypeError, ValueError):  # of another version: the tables are still useful
+            return SweepState()
 
     def evaluations(self, params: dict[str, Any], setting: SampleSetting) -> int:
         """Evaluations of the network per chunk of the recipe with `params`."""

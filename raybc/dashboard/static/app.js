@@ -1,14 +1,14 @@
 // The page of a sweep: what is new is asked for every two seconds and drawn. What is looked at is in the address.
 import { brushOf, ranges, read, typing, write } from "./address.js";
 import { axisFigure, inBrush, parallel, settingFigure } from "./axes.js";
-import { $, compareBy, count, duration, h, metric, percent, radios, sentence, video } from "./dom.js";
+import { $, STATUSES, compareBy, count, duration, h, metric, percent, radios, sentence, video } from "./dom.js";
 import { empty, noImportance, noRollout, noScore, noVideo } from "./empty.js";
 import * as figures from "./figures.js";
 import { columns, parseFilter } from "./filter.js";
 import { follow, get, ready } from "./live.js";
 import { errors, tiles } from "./overview.js";
 import { plan } from "./plots.js";
-import { STATUSES, drawStatuses, drawTable, resetPage, sort } from "./table.js";
+import { drawStatuses, drawTable, resetPage, sort } from "./table.js";
 import { close, open as openTrial } from "./trial.js";
 
 const trials = new Map();

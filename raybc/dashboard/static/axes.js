@@ -1,12 +1,12 @@
 // Figures of what was searched: a chart for each axis, and all of them as parallel coordinates.
-import { h, metric, score, show } from "./dom.js";
-import { ACCENT, REST, escape, scoreAxis, variable } from "./plots.js";
+import { count, metric, score, show } from "./numbers.js";
+import { ACCENT, REST, colourScale, escape, logAxis, scoreAxis, variable } from "./plots.js";
 
 /** Trials with one value of a list stand beside each other. */
 const SPREAD = [0, 0.09, -0.09, 0.18, -0.18, 0.045, -0.045, 0.135, -0.135, 0.225, -0.225];
 
 /** Where the values of an axis lie: numbers as they are, lists side by side. */
-function scale(axis, run, values) {
+export function scale(axis, run, values) {
   const spec = run.space[axis] ?? {};
   const numeric = !spec.values && values.every((v) => typeof v === "number");
   if (numeric)
@@ -32,14 +32,119 @@ export function axisFigure(axis, trials, run, open) {
   );
 }
 
+/** The score at each sample setting: a heat map where two sample axes or more were measured. */
 export function settingFigure(trials, run, open) {
+  const measured = trials.filter((t) => t.by_setting.length > 1);
+  const axes = sampleAxes(measured);
+  if (axes.length > 1) return settingsMap(measured, run, axes);
   const points = trials.flatMap((t) => t.by_setting.map(([value, rate]) => ({ t, value, rate })));
   const plain = points.every((p) => /^flow_steps=\d+$/.test(p.value)); // the one sample axis of most sweeps
   if (plain) points.forEach((p) => (p.value = p.value.slice("flow_steps=".length)));
-  const names = [...new Set(points.map((p) => p.value))].sort(new Intl.Collator("en", { numeric: true }).compare);
+  const names = sortedNames(points.map((p) => p.value));
   return names.length > 1
     ? scatter(plain ? "flow_steps" : "sample setting", points, { names, place: (v) => names.indexOf(v) }, run, open)
     : null;
+}
+
+const sortedNames = (values) => [...new Set(values)].sort(new Intl.Collator("en", { numeric: true }).compare);
+
+/** The sample axes on which the settings of trials differ, those with the most values first. */
+function sampleAxes(trials) {
+  const settings = trials.flatMap((t) => t.by_setting.map((entry) => entry[3]));
+  const values = (axis) => new Set(settings.map((setting) => show(setting[axis]))).size;
+  return Object.keys(settings[0] ?? {})
+    .filter((axis) => values(axis) > 1)
+    .sort((a, b) => values(b) - values(a));
+}
+
+/** The mean over trials at each pair of values of two sample axes; further axes are averaged. */
+function settingsMap(trials, run, [xAxis, yAxis, ...further]) {
+  const cells = new Map();
+  for (const t of trials)
+    for (const [, value, episodes, setting] of t.by_setting) {
+      const key = JSON.stringify([show(setting[xAxis]), show(setting[yAxis])]);
+      const cell = cells.get(key) ?? { sum: 0, measured: 0, trials: new Set(), episodes: 0 };
+      cell.sum += value;
+      cell.measured += 1;
+      cell.trials.add(t.n);
+      cell.episodes += episodes;
+      cells.set(key, cell);
+    }
+  const top = trials.find((t) => t.n === (run.winner ?? run.leader));
+  const chosen = top?.by_setting.find(([label]) => label === top.setting)?.[3];
+  return heatMap({
+    axes: [xAxis, yAxis],
+    cells: [...cells].map(([key, cell]) => {
+      const [x, y] = JSON.parse(key);
+      const text = `mean of ${cell.trials.size} trials, ${count(cell.episodes)} episodes`;
+      return { x, y, value: cell.sum / cell.measured, n: cell.episodes, text };
+    }),
+    chosen: chosen && [show(chosen[xAxis]), show(chosen[yAxis])],
+    what: `mean ${metric.label} of ${trials.length} trials on search starts${further.length ? ` (mean over ${further.join(", ")})` : ""}`,
+  });
+}
+
+/** Scores at pairs of values, with the number of episodes in each cell and a frame around the chosen one. cells: [{x, y,
+ * value, n, text}], all but value and n as text. */
+export function heatMap({ axes: [xAxis, yAxis], cells, chosen, what }) {
+  const xs = sortedNames(cells.map((cell) => cell.x));
+  const ys = sortedNames(cells.map((cell) => cell.y));
+  const at = (x, y) => cells.find((cell) => cell.x === x && cell.y === y);
+  const rows = (value) => ys.map((y) => xs.map((x) => (at(x, y) ? value(at(x, y)) : null)));
+  const many = xs.length > 8;
+  const known = cells.map((cell) => cell.value);
+  const [low, high] = [Math.min(...known), Math.max(...known)];
+  const frame = chosen && {
+    type: "rect",
+    x0: xs.indexOf(chosen[0]) - 0.48,
+    x1: xs.indexOf(chosen[0]) + 0.48,
+    y0: ys.indexOf(chosen[1]) - 0.46,
+    y1: ys.indexOf(chosen[1]) + 0.46,
+    line: { color: variable("--ink"), width: 3 },
+  };
+  return {
+    data: [
+      {
+        type: "heatmap",
+        x: xs.map((_, i) => i),
+        y: ys.map((_, i) => i),
+        z: rows((cell) => cell.value),
+        text: rows((cell) => `${score(cell.value)}${many ? "" : `<br>n=${count(cell.n)}`}`),
+        texttemplate: "%{text}",
+        hovertext: rows(
+          (cell) =>
+            `${escape(xAxis)} = ${escape(cell.x)}<br>${escape(yAxis)} = ${escape(cell.y)}<br>${score(cell.value)}<br>${escape(cell.text)}`,
+        ),
+        hoverinfo: "text",
+        colorscale: colourScale(),
+        reversescale: metric.direction === "minimize",
+        zmin: low,
+        zmax: high > low ? high : low + 1e-9,
+        xgap: 2,
+        ygap: 2,
+        colorbar: { thickness: 10, tickformat: metric.rate ? ".0%" : "~g", outlinewidth: 0 },
+      },
+    ],
+    x: { title: { text: escape(xAxis) }, tickvals: xs.map((_, i) => i), ticktext: xs.map(escape), showgrid: false },
+    y: { title: { text: escape(yAxis) }, tickvals: ys.map((_, i) => i), ticktext: ys.map(escape), showgrid: false },
+    extra: { shapes: frame ? [frame] : [] },
+    label: `Heat map: ${what} over ${xAxis} and ${yAxis}: ${cells
+      .map((cell) => `${cell.x}, ${cell.y}: ${score(cell.value)} (n=${cell.n})`)
+      .join("; ")}`,
+  };
+}
+
+/** An axis of a figure for an axis of the sweep, with the scale above. */
+export function placed(axis, { log, low, high, names }, values) {
+  const title = { text: escape(axis) };
+  if (names)
+    return {
+      title,
+      tickvals: names.map((_, i) => i),
+      ticktext: names.map(escape),
+      range: [-0.5, names.length - 0.5],
+    };
+  return log ? { title, ...logAxis([low, high, ...values]) } : { title };
 }
 
 function scatter(axis, points, { place, log, low, high, names }, run, open) {
@@ -78,28 +183,16 @@ function scatter(axis, points, { place, log, low, high, names }, run, open) {
         showlegend: false,
         text: some.map(
           (p) =>
-            `trial ${p.t.n} (${key === "best" ? "best" : p.t.status})<br>${escape(axis)} = ${escape(show(p.value))}<br>${score(p.rate)}`,
+            `trial ${p.t.n} (${key === "best" ? "best" : escape(p.t.status)})<br>${escape(axis)} = ${escape(show(p.value))}<br>${score(p.rate)}`,
         ),
         hoverinfo: "text",
       };
     });
-  const x = { title: { text: escape(axis) } };
-  if (names)
-    Object.assign(x, {
-      tickvals: names.map((_, i) => i),
-      ticktext: names.map(escape),
-      range: [-0.5, names.length - 0.5],
-    });
-  if (log) {
-    const ends = [Math.log10(low), Math.log10(high)];
-    const room = 0.05 * (ends[1] - ends[0]);
-    Object.assign(x, {
-      type: "log",
-      range: [ends[0] - room, ends[1] + room],
-      dtick: ends[1] - ends[0] < 1.6 ? "D2" : 1,
-      tickformat: "~g",
-    });
-  }
+  const x = placed(
+    axis,
+    { log, low, high, names },
+    points.map((p) => p.value),
+  );
   return {
     data,
     x,
@@ -142,7 +235,6 @@ export function parallel(trials, run, brush, changed) {
   });
   for (const one of dimensions) if (brush.has(one.key)) one.constraintrange = brush.get(one.key);
   const font = { color: variable("--ink"), family: getComputedStyle(document.body).fontFamily };
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const data = [
     {
       type: "parcoords",
@@ -152,17 +244,7 @@ export function parallel(trials, run, brush, changed) {
         cmin: metric.ends[0],
         cmax: metric.ends[1],
         reversescale: metric.direction === "minimize",
-        colorscale: dark
-          ? [
-              [0, "#4a4f58"],
-              [0.5, "#3f7fc0"],
-              [1, "#a8dcff"],
-            ]
-          : [
-              [0, "#d5d9df"],
-              [0.5, "#7fb0e6"],
-              [1, "#0b3d78"],
-            ],
+        colorscale: colourScale(),
         showscale: true,
         colorbar: { thickness: 10, tickformat: metric.rate ? ".0%" : "~g", tickfont: font, outlinewidth: 0 },
       },
@@ -212,7 +294,7 @@ function dimension(axis, list, run) {
     values: raw.map(Math.log10),
     range: [Math.log10(low), Math.log10(high)],
     tickvals: ticks.map(Math.log10),
-    ticktext: ticks.map((v) => String(Number(v.toPrecision(2)))),
+    ticktext: ticks.map((v) => show(Number(v.toPrecision(2)))),
   };
 }
 
@@ -240,6 +322,6 @@ function position(axis, t, run, all) {
 }
 
 function webgl() {
-  webgl.known ??= Boolean(h("canvas").getContext("webgl"));
+  webgl.known ??= Boolean(document.createElement("canvas").getContext("webgl"));
   return webgl.known;
 }

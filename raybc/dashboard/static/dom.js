@@ -1,4 +1,7 @@
 // Elements and formatted numbers. Text from a run is only ever set as text, never as HTML.
+import { metric } from "./numbers.js";
+
+export * from "./numbers.js";
 
 export const $ = (id) => document.getElementById(id);
 
@@ -12,72 +15,6 @@ export function h(tag, props = {}, ...children) {
   }
   element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
-}
-
-// What trials are compared by, and the ends of the bars; set for each page by `compareBy`.
-const SUCCESS = {
-  label: "success",
-  unit: "%",
-  factor: 100,
-  digits: 1,
-  direction: "maximize",
-  rate: true,
-  has_success: true,
-};
-export const metric = { ...SUCCESS, ends: [0, 1] };
-
-/** Take over the metric of a run, and what its trials measured as the ends of the bars. */
-export function compareBy(found, trials) {
-  Object.assign(metric, SUCCESS, found);
-  if (metric.rate) {
-    metric.ends = [0, 1];
-    return;
-  }
-  const seen = trials.flatMap((t) => [t.score, ...(t.interval ?? []), t.final?.rate, ...(t.final?.interval ?? [])]);
-  const known = seen.filter((v) => v !== null && v !== undefined);
-  const [low, high] = [Math.min(...known), Math.max(...known)];
-  const room = 0.05 * (high - low) || 1;
-  metric.ends = known.length ? [low - room, high + room] : [0, 1];
-}
-
-const plain = (value) => {
-  const scaled = value * metric.factor;
-  if (metric.digits !== null) return scaled.toFixed(metric.digits);
-  const size = Math.abs(scaled);
-  return size >= 100 ? scaled.toFixed(1) : size >= 1 ? scaled.toFixed(2) : String(Number(scaled.toPrecision(3)));
-};
-const unit = () => (metric.unit ? `\u00a0${metric.unit}` : "");
-
-/** A score and its interval as text, in the unit of the metric. */
-export const score = (value) => (value === null || value === undefined ? "-" : plain(value) + unit());
-export function scoreRange(pair) {
-  if (!pair) return "";
-  const [low, high] = pair.map(plain);
-  return `${low}${/-/.test(low + high) ? "\u00a0to\u00a0" : "\u2013"}${high}${unit()}`;
-}
-
-/** Smaller for a better score; a missing one is the worst. */
-export const cost = (value) =>
-  value === null || value === undefined ? Infinity : metric.direction === "maximize" ? -value : value;
-
-/** The score of people's headings, e.g. `D4RL score`. */
-export const sentence = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
-
-export const percent = (rate) => (rate === null || rate === undefined ? "-" : `${(100 * rate).toFixed(1)}\u00a0%`);
-export const count = (number) => Number(number).toLocaleString("en");
-
-export function show(value) {
-  if (value === null || value === undefined) return "-";
-  if (typeof value === "number") return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(4)));
-  return typeof value === "string" ? value : JSON.stringify(value);
-}
-
-export function duration(seconds) {
-  if (seconds === null || seconds === undefined) return "-";
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  const minutes = Math.round(seconds / 60);
-  if (minutes < 60) return `${minutes} min`;
-  return minutes < 2880 ? `${Math.floor(minutes / 60)} h ${minutes % 60} min` : `${Math.round(minutes / 1440)} days`;
 }
 
 export const badge = (word) => h("span", { class: `badge ${word}` }, word);

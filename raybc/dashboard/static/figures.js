@@ -1,13 +1,17 @@
 // Figures over training steps and over time, and the importance of the axes.
-import { metric, percent, scoreRange } from "./dom.js";
-import { ACCENT, COLOURS, REST, alpha, escape, hover, layout, scoreAxis } from "./plots.js";
-import { ranked } from "./table.js";
+import { heatMap } from "./axes.js";
+import { count, metric, percent, ranked, score, scoreRange, show } from "./numbers.js";
+import { ACCENT, COLOURS, REST, alpha, escape, hover, layout, logAxis, scoreAxis } from "./plots.js";
 
 /** Trials with a colour of their own in the learning curves; intervals are drawn for the first of them. */
 const NAMED = 6;
 const WITH_BARS = 2;
 /** Trials of one look; more are one path. */
 const LINES = 60;
+/** More costs of a chunk than this are a heat map of solver and flow_steps. */
+const BARS = 5;
+/** Lines with more points have no markers. */
+const MARKED = 30;
 
 export function curves(trials, run, open) {
   const list = ranked(
@@ -16,48 +20,14 @@ export function curves(trials, run, open) {
   );
   if (!list.length) return null;
   const named = list.filter((t) => t.status !== "pruned" && t.status !== "failed").slice(0, NAMED);
-  const data = [];
+  const rest = others(
+    list.filter((t) => !named.includes(t)),
+    (t) => t.curve,
+    named.length > 0,
+    hover(),
+  );
+  const coloured = [];
   const below = [];
-  const shapes = [];
-  const rest = new Map();
-  const width = Math.max(...list.map((t) => t.curve.at(-1)[0]));
-  for (const t of list) {
-    if (named.includes(t)) continue;
-    if (!rest.has(t.status)) rest.set(t.status, []);
-    rest.get(t.status).push(t);
-  }
-  for (const [status, some] of rest) {
-    const faded = status === "pruned" || status === "failed";
-    const many = some.length > LINES;
-    const lines = { x: [], y: [], customdata: [] };
-    for (const t of some) {
-      for (const [step, value] of t.curve) {
-        lines.x.push(step);
-        lines.y.push(value);
-        lines.customdata.push(t.n);
-      }
-      lines.x.push(null);
-      lines.y.push(null);
-      lines.customdata.push(null);
-    }
-    if (many)
-      shapes.push({
-        type: "path",
-        path: some.map((t) => outline(t.curve, width)).join(""),
-        line: { color: REST, width: 1 },
-        opacity: faded ? 0.3 : 0.4,
-        layer: "below",
-      });
-    data.push({
-      ...lines,
-      name: `${named.length && !faded ? "other " : ""}${status}${many ? " (grey)" : ""}`,
-      mode: many ? "none" : "lines+markers",
-      opacity: faded ? 0.5 : 0.8,
-      line: { color: REST, width: faded ? 1 : 1.4, dash: faded ? "dot" : "solid" },
-      marker: { size: 4, color: REST },
-      hovertemplate: `trial %{customdata}, step %{x:,}: ${hover()}<extra></extra>`,
-    });
-  }
   named.forEach((t, i) => {
     const colour = COLOURS[i];
     const x = t.curve.map((p) => p[0]);
@@ -74,13 +44,12 @@ export function curves(trials, run, open) {
         showlegend: false,
         hoverinfo: "skip",
       });
-    const word = t.n === run.winner ? " (winner)" : t.n === run.leader && run.winner === null ? " (leads)" : "";
-    data.push({
+    coloured.push({
       x,
       y,
       customdata: x.map(() => t.n),
       text: t.curve.map((p) => `${p[4] === null ? "" : `95 % ${scoreRange([p[4], p[5]])}, `}${p[6]} episodes`),
-      name: `trial ${t.n}${word}`,
+      name: nameOf(t, run),
       legendgroup: `trial ${t.n}`,
       mode: "lines+markers",
       line: { color: colour, width: i ? 1.8 : 3.2 },
@@ -100,14 +69,145 @@ export function curves(trials, run, open) {
       hovertemplate: `trial ${t.n}, step %{x:,}: ${hover()}<br>%{text}<extra></extra>`,
     });
   });
-  const last = data.splice(data.length - named.length).reverse(); // the best on top
   return {
-    data: [...below, ...data, ...last],
+    data: [...below, ...rest.traces, ...coloured.reverse()], // the best on top
     x: { title: { text: "training step" }, rangemode: "tozero" },
     y: scoreAxis(metric.episodes === false ? "" : "on search starts"),
     click: open,
-    extra: { shapes, legend: { ...layout({}).legend, traceorder: "reversed" } },
+    extra: { shapes: rest.shapes, legend: { ...layout({}).legend, traceorder: "reversed" } },
     label: `Line chart: ${metric.label} over training steps for ${list.length} trials; the table above has the last values.`,
+  };
+}
+
+const nameOf = (t, run) => {
+  const leads = t.n === run.leader && run.winner === null;
+  return `trial ${t.n}${t.n === run.winner ? " (winner)" : leads ? " (leads)" : ""}`;
+};
+
+/** Trials without a colour of their own, grey: a trace for each status, and with many lines a path instead. */
+function others(list, points, named, value) {
+  const groups = new Map();
+  const shapes = [];
+  const traces = [];
+  const width = Math.max(0, ...list.map((t) => points(t).at(-1)[0]));
+  for (const t of list) {
+    if (!groups.has(t.status)) groups.set(t.status, []);
+    groups.get(t.status).push(t);
+  }
+  for (const [status, some] of groups) {
+    const faded = status === "pruned" || status === "failed";
+    const many = some.length > LINES;
+    const lines = { x: [], y: [], customdata: [] };
+    for (const t of some) {
+      for (const [step, y] of points(t)) {
+        lines.x.push(step);
+        lines.y.push(y);
+        lines.customdata.push(t.n);
+      }
+      lines.x.push(null);
+      lines.y.push(null);
+      lines.customdata.push(null);
+    }
+    if (many)
+      shapes.push({
+        type: "path",
+        path: some.map((t) => outline(points(t), width)).join(""),
+        line: { color: REST, width: 1 },
+        opacity: faded ? 0.3 : 0.4,
+        layer: "below",
+      });
+    const short = Math.max(...some.map((t) => points(t).length)) <= MARKED;
+    traces.push({
+      ...lines,
+      name: `${named && !faded ? "other " : ""}${escape(status)}${many ? " (grey)" : ""}`,
+      mode: many ? "none" : short ? "lines+markers" : "lines",
+      opacity: faded ? 0.5 : 0.8,
+      line: { color: REST, width: faded ? 1 : 1.4, dash: faded ? "dot" : "solid" },
+      marker: { size: 4, color: REST },
+      hovertemplate: `trial %{customdata}, step %{x:,}: ${value}<extra></extra>`,
+    });
+  }
+  return { traces, shapes };
+}
+
+/** Training losses: found is {trial: [[step, loss], ...]}. */
+export function losses(trials, run, found) {
+  const list = ranked(
+    trials.filter((t) => found[t.n]?.length),
+    run,
+  );
+  if (!list.length) return null;
+  const named = list.filter((t) => t.status !== "pruned" && t.status !== "failed").slice(0, NAMED);
+  const rest = others(
+    list.filter((t) => !named.includes(t)),
+    (t) => found[t.n],
+    named.length > 0,
+    "%{y:.4g}",
+  );
+  const coloured = named.map((t, i) => ({
+    x: found[t.n].map((p) => p[0]),
+    y: found[t.n].map((p) => p[1]),
+    name: nameOf(t, run),
+    mode: found[t.n].length <= MARKED ? "lines+markers" : "lines",
+    line: { color: COLOURS[i], width: i ? 1.6 : 2.6 },
+    hovertemplate: `trial ${t.n}, step %{x:,}: %{y:.4g}<extra></extra>`,
+  }));
+  const values = list.flatMap((t) => found[t.n].map((p) => p[1]));
+  return {
+    data: [...rest.traces, ...coloured.reverse()],
+    x: { title: { text: "training step" } },
+    y: { title: { text: "training loss" }, ...(values.every((v) => v > 0) ? logAxis(values) : {}) },
+    extra: { shapes: rest.shapes, legend: { ...layout({}).legend, traceorder: "reversed" } },
+    label: `Line chart: training loss over training steps for ${list.length} trials.`,
+  };
+}
+
+/** The winner at each cost of a chunk, with intervals. found: {title, bars: [{name, flow_steps, solver, value, interval,
+ * episodes, chosen}]}. */
+export function costs(found) {
+  if (!found?.bars.length) return null;
+  if (found.bars.length > BARS) {
+    const chosen = found.bars.find((bar) => bar.chosen);
+    return heatMap({
+      axes: ["flow_steps", "solver"],
+      cells: found.bars.map((bar) => ({
+        x: show(bar.flow_steps),
+        y: bar.solver,
+        value: bar.value,
+        n: bar.episodes,
+        text: `${bar.interval ? `95 % ${scoreRange(bar.interval)}, ` : ""}${count(bar.episodes)} episodes`,
+      })),
+      chosen: chosen && [show(chosen.flow_steps), chosen.solver],
+      what: `${metric.label} of the winner${metric.episodes === false ? "" : " on final starts"}`,
+    });
+  }
+  const value = (bar) => bar.value ?? 0;
+  const ends = (bar) => bar.interval ?? [value(bar), value(bar)];
+  return {
+    data: [
+      {
+        type: "bar",
+        x: found.bars.map((bar) => escape(bar.name)),
+        y: found.bars.map(value),
+        width: 0.5,
+        marker: { color: found.bars.map((bar) => (bar.chosen ? ACCENT : alpha(ACCENT, 0.45))) },
+        error_y: {
+          type: "data",
+          symmetric: false,
+          array: found.bars.map((bar) => ends(bar)[1] - value(bar)),
+          arrayminus: found.bars.map((bar) => value(bar) - ends(bar)[0]),
+          color: REST,
+          thickness: 2,
+          width: 7,
+        },
+        hovertemplate: `%{x}: ${hover()}<extra></extra>`,
+      },
+    ],
+    x: { type: "category", title: { text: escape(found.title) } },
+    y: scoreAxis(metric.episodes === false ? "" : "on final starts"),
+    label: `Bar chart: ${metric.label} of the winner per ${found.title}: ${found.bars
+      .map((bar) => `${bar.name} ${score(bar.value)} (${scoreRange(bar.interval)})`)
+      .join(", ")}`,
   };
 }
 
@@ -214,8 +314,8 @@ export function trialCurve(t, rows) {
   };
 }
 
-export function lossCurve(losses) {
-  const data = Object.entries(losses)
+export function lossCurve(found) {
+  const data = Object.entries(found)
     .filter(([, points]) => points.length)
     .map(([seed, points], i) => ({
       x: points.map((p) => p[0]),

@@ -1,5 +1,5 @@
 // Drawing: a figure is drawn when it is near the screen and what it shows has changed. And what figures share.
-import { $, metric } from "./dom.js";
+import { metric, show } from "./numbers.js";
 
 export const ACCENT = "#2878d0";
 export const COLOURS = [ACCENT, "#c9790b", "#2a9d78", "#b0559e", "#c8523b", "#7b76d9"];
@@ -9,9 +9,9 @@ export const variable = (name) => getComputedStyle(document.documentElement).get
 export const alpha = (colour, a) =>
   `rgba(${[1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16)).join(",")},${a})`;
 
-const waiting = new Map();
-const seen = new Set();
 const makers = new Map();
+const waiting = new Set();
+const seen = new Set();
 const near = new IntersectionObserver(
   (entries) => {
     for (const { target, isIntersecting } of entries) {
@@ -39,19 +39,17 @@ function next() {
   if (queue.size) setTimeout(() => requestAnimationFrame(next));
 }
 
-$("plotly").addEventListener("load", () => seen.forEach(soon)); // the table need not wait for it
+document.getElementById("plotly")?.addEventListener("load", () => seen.forEach(soon)); // the table need not wait for it
 
-function flush(plot) {
-  const make = waiting.get(plot);
-  if (!make || !window.Plotly) return;
+function flush(plot, width) {
+  if (!waiting.has(plot) || !window.Plotly) return;
   waiting.delete(plot);
-  makers.set(plot, make);
-  const spec = make();
+  const spec = makers.get(plot)();
   if (spec === undefined) return; // it comes later
   plot.hidden = !spec;
   if (!spec) return;
   plot.setAttribute("aria-label", spec.label);
-  Plotly.react(plot, spec.data, layout(spec), { responsive: true, displayModeBar: false });
+  Plotly.react(plot, spec.data, { ...layout(spec), width }, { responsive: true, displayModeBar: false });
   plot.dataset.width ??= plot.clientWidth;
   if (spec.click && !plot.dataset.clicks) {
     plot.dataset.clicks = "1";
@@ -81,9 +79,21 @@ addEventListener("resize", () => {
 
 /** Draw what `make` gives ({data, x, y, label, ...}, null: nothing) in `plot` as soon as it is looked at. */
 export function plan(plot, make) {
-  waiting.set(plot, make);
+  makers.set(plot, make);
+  waiting.add(plot);
   near.observe(plot.parentElement);
   if (seen.has(plot)) soon(plot);
+}
+
+/** Draw every figure again as soon as it is looked at, e.g. in other colours. */
+export const redraw = () => makers.forEach((make, plot) => plan(plot, make));
+
+/** Draw every figure now, no wider than `width` pixels, for paper. */
+export function drawAll(width) {
+  for (const plot of makers.keys()) {
+    waiting.add(plot);
+    flush(plot, Math.min(plot.clientWidth, width));
+  }
 }
 
 export function layout({ x = {}, y = {}, extra = {} }) {
@@ -121,3 +131,37 @@ export function scoreAxis(where = "") {
 
 /** How plotly writes a score when the mouse is over it. */
 export const hover = () => (metric.rate ? "%{y:.1%}" : "%{y:.5~g}");
+
+/** A logarithmic axis around values whose labels do not overlap: decades, or 1, 2, 5 if these are few. */
+export function logAxis(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (!(value > 0)) continue;
+    low = Math.min(low, Math.log10(value));
+    high = Math.max(high, Math.log10(value));
+  }
+  const room = 0.06 * (high - low) || 0.1;
+  const range = [low - room, high + room];
+  const tickvals = [];
+  for (let power = Math.floor(range[0]); power <= range[1]; power++)
+    for (const digit of high - low < 1.6 ? [1, 2, 5] : [1]) {
+      const value = Number(`${digit}e${power}`);
+      if (Math.log10(value) >= range[0] && Math.log10(value) <= range[1]) tickvals.push(value);
+    }
+  const few = tickvals.length > 1; // else plotly finds better ones
+  return { type: "log", range, ...(few ? { tickvals, ticktext: tickvals.map(show) } : { tickformat: "~g" }) };
+}
+
+/** From the worst to the best score. */
+export const colourScale = () =>
+  matchMedia("(prefers-color-scheme: dark)").matches && document.documentElement.dataset.print === undefined
+    ? [
+        [0, "#4a4f58"],
+        [0.5, "#3f7fc0"],
+        [1, "#a8dcff"],
+      ]
+    : [
+        [0, "#d5d9df"],
+        [0.5, "#7fb0e6"],
+        [1, "#0b3d78"],
+      ];

@@ -1,27 +1,11 @@
 // The table of trials: sorting, and its rows.
-import { $, badge, bar, copyButton, cost, count, h, metric, score, scoreRange, show } from "./dom.js";
+import { $, STATUSES, badge, bar, copyButton, count, h, metric, ranked, score, scoreRange, show } from "./dom.js";
 import { columns } from "./filter.js";
 import { Rows } from "./rows.js";
 
-export const STATUSES = ["completed", "running", "pruned", "failed"];
 /** key: a column, or `rank` (the best first); down: the largest first. */
 export const sort = { key: "rank", down: false };
 const rows = new Rows($("rows"), $("table"), (t) => t.n);
-
-/** Best first: measured on final starts and chosen, then by status and search score. */
-export function ranked(trials, run) {
-  const winner = run.winner ?? run.leader;
-  const place = (t) => [t.n === winner ? 0 : 1, t.final ? 0 : 1, STATUSES.indexOf(t.status), cost(t.score), t.n];
-  return trials
-    .map((t) => [place(t), t])
-    .sort(([a], [b]) => compare(a, b))
-    .map(([, t]) => t);
-}
-
-function compare(a, b) {
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i] - b[i];
-  return 0;
-}
 
 function sorted(trials, run) {
   if (sort.key === "rank") return ranked(trials, run);
@@ -75,7 +59,7 @@ function row(t, run, open) {
           note ? h("span", { class: "sub" }, note) : null,
         ];
   const text = async () => (await (await fetch(`api/trials/${t.n}`)).json()).train_command;
-  const again = () => copyButton(text, `Copy the command that trains trial ${t.n} again`, "Copy command");
+  const again = () => copyButton(text, `Copy command that trains trial ${t.n} again`, "Copy command");
   const cells = columns(run).map((column) => {
     if (column.key === "trial")
       return h(
