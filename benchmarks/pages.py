@@ -4,17 +4,19 @@
 
 A made-up run folder (benchmarks/run_folder.py) is opened in headless Chromium. *Server*: from the start of `python -m
 raybc.dashboard` until it answers. *Readable*: from the navigation until the dashboard's table is there, or the report's
-text is painted. *Drawn*: until the learning curves are drawn. Memory: the peak resident set of the server, and the
-proportional set of the page's renderer process after everything on the page was scrolled through. CPU: what all
-processes of the browser, and the server, used from the navigation on. *Bare*: a page with Plotly and a figure of three
-points, for comparison, since seconds depend on what else the machine does; *busy*: how much longer than its CPU time a
-loop takes.
+text is painted. *Drawn*: until the learning curves are drawn. *New trial*: from its line in the ledger until the page
+counts it, which asks every two seconds. *Frames*: of the table, scrolled by 400 pixels each. Memory: the peak resident
+set of the server, and the proportional set of the page's renderer process after everything on the page was scrolled
+through. CPU: what all processes of the browser, and the server, used from the navigation on. *Bare*: a page with Plotly
+and a figure of three points, for comparison, since seconds depend on what else the machine does; *busy*: how much
+longer than its CPU time a loop takes.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import re
@@ -98,6 +100,55 @@ def bare_page(folder: Path) -> Path:
     return page
 
 
+#: Milliseconds of the frames while the table is scrolled through, one page after another.
+ROWS = """(async () => {
+    const frame = document.querySelector('#rows');
+    const found = [];
+    let before = performance.now();
+    for (let i = 0; i < 120; i++) {
+      frame.scrollTop += 400;
+      await new Promise(requestAnimationFrame);
+      const now = performance.now();
+      found.push(now - before);
+      before = now;
+    }
+    frame.scrollTop = 0;
+    found.sort((a, b) => a - b);
+    return [found[60], found[114]];
+})()"""
+
+
+def follow(chromium: str, url: str, run: Path, trials: int, server: psutil.Process) -> dict[str, float]:
+    """Seconds until the page shows a trial that has just begun, CPU seconds that it takes (of polls meanwhile, too),
+    and the frames of the table, in a page that shows everything already. The ledger is as it was afterwards."""
+    ledger = run / "ledger.jsonl"
+    whole = ledger.stat().st_size
+    event = {"event": "start", "trial": trials, "params": {"lr": 1e-3}, "origin": "sampler"}
+    shown = "document.querySelector('#filter-help').textContent.startsWith"
+    with Browser.start(chromium, height=1400) as browser:
+        browser.call("Page.navigate", url=url)
+        browser.wait(f"{shown}('{trials:,} ')")
+        middle, late = browser.js(ROWS)
+        before, began = cpu_seconds(browser, server), time.perf_counter()
+        try:
+            with ledger.open("a") as file:
+                file.write(json.dumps(event) + "\n")
+            browser.wait(f"{shown}('{trials + 1:,} ')")
+            seconds, cpu = time.perf_counter() - began, cpu_seconds(browser, server) - before
+        finally:
+            os.truncate(ledger, whole)
+        rows = browser.js("document.querySelectorAll('#table tbody tr').length")
+    return {
+        "new trial shown s": seconds, "new trial CPU s": cpu, "rows in the page": rows,
+        "frame of the table ms": middle, "95 % of frames ms": late,
+    }  # fmt: skip
+
+
+def trials_of(run: Path) -> int:
+    """How many trials the sweep in a folder has."""
+    return (run / "ledger.jsonl").read_bytes().count(b'{"event":"start"')
+
+
 def slowdown() -> float:
     """Wall over CPU time of a loop: 1 on a machine that is free."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -123,6 +174,7 @@ def main() -> None:
             with dashboard(run) as (url, started, process):
                 drawn = "document.documentElement.dataset.ready && document.querySelector('#plot-curves .scatterlayer')"
                 row = {f"dashboard {k}": v for k, v in open_page(chromium, url, drawn, process).items()}
+                row |= follow(chromium, url, run, trials_of(run), process)
                 row |= {"server answers s": started, "server peak MB": peak_mb(process)}
             began = time.perf_counter()
             report = write_report(run)

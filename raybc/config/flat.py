@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -69,7 +70,11 @@ def aliases(cls: type) -> dict[str, str]:
     """Old name -> current name of all options that were renamed."""
     if getattr(cls, "takes", None) is not None:  # names of others are theirs
         return {}
-    groups = [cls, *(c for what in COMPONENTS for c in kinds(what).values())]
+    return dict(_aliases_of((cls, *(c for what in COMPONENTS for c in kinds(what).values()))))
+
+
+@functools.cache  # a long ledger asks for every trial
+def _aliases_of(groups: tuple[type, ...]) -> dict[str, str]:
     return {old: name for group in groups for name, info in options_in(group).items() for old in info.option.aliases}
 
 

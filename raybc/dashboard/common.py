@@ -41,9 +41,12 @@ def on_common_starts(views: Sequence[RunView], names: Sequence[str]) -> dict[str
             if arm is None:
                 missing.append(name)
                 continue
+            try:
+                conditions[name] = _conditions(view)
+            except UserError as error:  # a damaged file, or tasks that this version does not know
+                return {"note": f"Not comparable: {error}."}
             arms.append(arm)
             metrics.add(metric)
-            conditions[name] = _conditions(view)
     if len(arms) < 2:
         wait = "The comparison comes when two of them have measured their best recipes on final starts"
         return {"note": f"{wait}; {' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} not."}

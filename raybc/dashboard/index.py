@@ -66,7 +66,7 @@ class Index:
         self._found = {found.key: found for found in find_runs(self.root)}
         for kept in (self._rows, self._views):
             for key in kept.keys() - self._found.keys():
-                del kept[key]  # type: ignore[attr-defined]
+                del kept[key]
 
     def _row(self, found: Found, end: float) -> dict[str, Any]:
         marks = marks_of(found)

@@ -96,16 +96,17 @@ class RunView:
                 self._pending |= self.state.trials.keys()
             if changed & {"winner", "videos"}:
                 self._pending |= self._shown_by_files()
-            if not (changed or replaced or any_event):
+            if self.overview and not (changed or replaced or any_event):
                 return
             self.revision += 1
             shown = Counter(video["trial"] for video in self.file("videos"))
             for number in self._pending:
                 trial = self.state.trials[number]
-                self.trials[number] = summary(trial, self.setting(number), shown[number], self.state.metric)
+                best = best_setting(trial.evaluations[-1].rows, self.state.metric) if trial.evaluations else None
+                self.trials[number] = summary(trial, self.setting(number, best), shown[number], self.state.metric)
                 self._spans[number] = spans_of(trial)
                 if trial.evaluations:
-                    self._order[number] = self.state.order(trial)
+                    self._order[number] = self.state.order(trial, best)
                 self._changed[number] = self.revision
             self._pending = set()
             self.overview = self._summarise()
@@ -129,9 +130,10 @@ class RunView:
 
     def _shown_by_files(self) -> set[int]:
         """Trials that winner.json and videos.json are about, or were: all that had a video, and the best."""
-        shown = {video["trial"] for video in self.file("videos")} | {self.file("winner").get("trial")}
+        shown: set[int | None] = {video["trial"] for video in self.file("videos")} | {self.file("winner").get("trial")}
         shown |= {number for number, trial in self.trials.items() if trial["videos"]}
-        return (shown | {self.overview.get("winner"), self.overview.get("leader")}) & self.state.trials.keys()
+        shown |= {self.overview.get("winner"), self.overview.get("leader")}
+        return {number for number in self.state.trials if number in shown}
 
     def rows(self, number: int) -> list[EvaluationRow]:
         """All rows of a trial with their episodes, which are read from the ledger."""
@@ -150,13 +152,14 @@ class RunView:
         number = self.file("winner").get("trial", self.overview.get("leader"))
         return number if number in self.trials else None
 
-    def setting(self, number: int) -> SampleSetting | None:
-        """The sample setting of a trial: the winner's as recorded, else the best at its last evaluation."""
+    def setting(self, number: int, best: SampleSetting | None = None) -> SampleSetting | None:
+        """The sample setting of a trial: the winner's as recorded, else the best at its last evaluation (`best`, if it
+        is known)."""
         winner = self.file("winner")
         if winner.get("trial") == number and winner.get("setting"):
             return SampleSetting(**winner["setting"])
         evaluations = self.state.trials[number].evaluations
-        return best_setting(evaluations[-1].rows, self.state.metric) if evaluations else None
+        return best or best_setting(evaluations[-1].rows, self.state.metric) if evaluations else None
 
     def since(self, generation: int, revision: int) -> dict[str, Any]:
         """What is new for a page that knows `revision` of `generation`."""

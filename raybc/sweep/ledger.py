@@ -44,7 +44,7 @@ from raybc.rows import (
     rows_at,
 )
 from raybc.typed import check_typed
-from raybc.types import UserError
+from raybc.types import SampleSetting, UserError
 
 
 class Ledger:
@@ -254,10 +254,10 @@ class SweepState:
         measured = [t for t in self.trials.values() if t.evaluations and t.status in ("completed", "pruned")]
         return [t for t in measured if t.status == "completed"] or measured
 
-    def order(self, trial: TrialState) -> tuple[bool, float, float, int]:
-        """What a trial that was evaluated is ranked by: smaller is better."""
+    def order(self, trial: TrialState, best: SampleSetting | None = None) -> tuple[bool, float, float, int]:
+        """What a trial that was evaluated is ranked by: smaller is better. best: its best sample setting, if known."""
         last = trial.evaluations[-1]
-        chosen = rows_at(last.rows, best_setting(last.rows, self.metric))
+        chosen = rows_at(last.rows, best or best_setting(last.rows, self.metric))
         pooled = score_of(chosen, self.metric)
         order = pooled.order if pooled.errors else (False, self.metric.cost(last.score))
         steps = [s for r in chosen if (s := r["mean_steps_success"]) is not None]

@@ -59,7 +59,13 @@ function draw(push = null) {
   compareLink();
   rows.show(shown.sort(order), {
     make: row,
-    same: (run) => JSON.stringify([{ ...run, changed: 0 }, ago(run), picked.has(run.key)]),
+    same: (run) => JSON.stringify({ ...run, changed: 0 }),
+    refresh: (element, run) => {
+      // In place, since a row that is replaced under the mouse loses a click.
+      const [tick, cell] = [element.querySelector("input"), element.querySelector(".ago")];
+      if (tick) tick.checked = picked.has(run.key);
+      if (cell && cell.textContent !== ago(run)) cell.textContent = ago(run);
+    },
     columns: COLUMNS.length,
     nothing: found.runs.length
       ? "No run passes the filter."
@@ -135,7 +141,6 @@ function row(run) {
   const tick = h("input", {
     type: "checkbox",
     "aria-label": `Side by side: ${run.name}`,
-    checked: picked.has(run.key),
     disabled: run.kind !== "sweep" || Boolean(run.error),
     onchange: (event) => {
       event.target.checked ? picked.add(run.key) : picked.delete(run.key);
@@ -164,7 +169,7 @@ function row(run) {
     h("td", {}, run.verdict ?? bestCell(run), bestBar(run)),
     h("td", { class: "num" }, trials || run.progress || NOTHING),
     h("td", { class: "num" }, run.hours ? duration(3600 * run.hours) : NOTHING),
-    h("td", { class: "num" }, ago(run)),
+    h("td", { class: "num ago" }),
     h("td", {}, run.task ? h("code", {}, run.task) : NOTHING),
   );
 }

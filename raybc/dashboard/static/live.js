@@ -9,9 +9,14 @@ export function problem(text) {
   if ($("problem").textContent !== text) $("problem").textContent = text;
 }
 
+/** Nobody answers. */
+class Gone extends Error {}
+
 /** The answer to a request as JSON; an answer that is an error is thrown. */
 export async function get(address) {
-  const answer = await fetch(address);
+  const answer = await fetch(address).catch(() => {
+    throw new Gone();
+  });
   const found = await answer.json();
   if (!answer.ok) throw new Error(found.error ?? answer.statusText);
   return found;
@@ -27,7 +32,7 @@ export function follow(ask, again) {
       problem("");
     } catch (error) {
       problem(
-        error instanceof TypeError
+        error instanceof Gone
           ? `The dashboard does not answer: it was stopped. What is shown is the last that was known. Start it again: ${again}`
           : error.message,
       );

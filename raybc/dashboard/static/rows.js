@@ -6,13 +6,16 @@ import { h } from "./dom.js";
 const WHOLE = 100;
 /** Rows beyond both edges of the window. */
 const BEYOND = 10;
+/** Pixels of a row before one was measured. */
+const LOW = 40;
+const FOCUSABLE = "button, input, a[href]";
 const KEYS = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8, Home: -Infinity, End: Infinity };
 
 export class Rows {
-  #made = new Map(); // key -> {entry, same, element}
+  #made = new Map(); // key -> {same, element}
   #list = [];
   #how = null;
-  #height = 40;
+  #height = LOW;
   #waiting = false;
 
   /** frame: what scrolls. keyOf: an entry's own key. */
@@ -21,13 +24,18 @@ export class Rows {
     this.table = table;
     this.keyOf = keyOf;
     frame.addEventListener("scroll", () => this.#soon(), { passive: true });
-    addEventListener("resize", () => this.#soon());
+    addEventListener("resize", () => {
+      this.#height = LOW;
+      table.style.removeProperty("--row");
+      for (const cell of table.tHead.rows[0]?.cells ?? []) cell.style.minWidth = "";
+      this.#soon();
+    });
     table.tBodies[0].addEventListener("keydown", (event) => this.#key(event));
   }
 
   /**
-   * Show a list. how: make (entry -> row), same (entry -> text that changes with what the row shows beside the entry),
-   * columns (how many), nothing (the text of an empty list).
+   * Show a list. how: make (entry -> row), same (entry -> text that changes with what the row shows),
+   * columns (how many), nothing (the text of an empty list), refresh (row, entry: sets what may change in place).
    */
   show(list, how) {
     this.#list = list;
@@ -55,12 +63,14 @@ export class Rows {
     const key = this.keyOf(entry);
     const same = this.#how.same(entry);
     let made = this.#made.get(key);
-    if (!made || made.entry !== entry || made.same !== same) {
-      const had = made?.element.contains(document.activeElement) ? document.activeElement : null;
-      made = { entry, same, element: this.#how.make(entry) };
+    if (!made || made.same !== same) {
+      const had = made ? [...made.element.querySelectorAll(FOCUSABLE)].indexOf(document.activeElement) : -1;
+      made = { same, element: this.#how.make(entry) };
       this.#made.set(key, made);
-      if (had) queueMicrotask(() => made.element.querySelector("button, input, a")?.focus({ preventScroll: true }));
+      const { element } = made;
+      if (had >= 0) queueMicrotask(() => element.querySelectorAll(FOCUSABLE)[had]?.focus({ preventScroll: true }));
     }
+    this.#how.refresh?.(made.element, entry);
     made.element.dataset.place = place;
     made.element.classList.toggle("odd", place % 2 === 1);
     made.element.setAttribute("aria-rowindex", place + 2); // the heading is the first
@@ -89,7 +99,9 @@ export class Rows {
     const focused = body.contains(document.activeElement);
     put(body, wanted);
     if (focused && !body.contains(document.activeElement)) this.frame.focus({ preventScroll: true });
-    if (long) this.#measure(wanted.slice(1, -1));
+    if (!long) return;
+    for (const [key, { element }] of this.#made) if (!element.isConnected) this.#made.delete(key);
+    this.#measure(wanted.slice(1, -1));
   }
 
   #space(count) {
@@ -99,7 +111,7 @@ export class Rows {
 
   /** Rows are as high as the highest that was seen, and columns as wide, so that nothing jumps while one scrolls. */
   #measure(rows) {
-    const highest = Math.max(...rows.map((row) => row.offsetHeight));
+    const highest = Math.max(...rows.map((row) => row.getBoundingClientRect().height));
     for (const cell of this.table.tHead.rows[0]?.cells ?? []) {
       const width = Math.ceil(cell.getBoundingClientRect().width);
       if (width > (parseFloat(cell.style.minWidth) || 0)) cell.style.minWidth = `${width}px`;
@@ -124,7 +136,7 @@ export class Rows {
       this.#draw();
     }
     const next = this.#made.get(this.keyOf(this.#list[place])).element;
-    next.querySelector("button, a")?.focus({ preventScroll: this.#list.length > WHOLE });
+    next.querySelector(FOCUSABLE)?.focus({ preventScroll: this.#list.length > WHOLE });
   }
 }
 

@@ -103,7 +103,7 @@ export function drawTable(trials, all, run, open, redraw) {
   const best = run.winner ?? run.leader;
   rows.show(list, {
     make: (t) => row(t, run, open),
-    same: (t) => JSON.stringify([key, t.n === best && run.winner, t.n === best, metric.ends, metric.label]),
+    same: (t) => JSON.stringify([t, key, t.n === best && run.winner, t.n === best, metric.ends, metric.label]),
     columns: columns(run).length,
     nothing: all.length
       ? "No trial passes the filter."
