@@ -124,7 +124,7 @@ def follow(chromium: str, url: str, run: Path, trials: int, server: psutil.Proce
     ledger = run / "ledger.jsonl"
     whole = ledger.stat().st_size
     event = {"event": "start", "trial": trials, "params": {"lr": 1e-3}, "origin": "sampler"}
-    shown = "document.querySelector('#filter-help').textContent.startsWith"
+    shown = "document.documentElement.dataset.ready && document.querySelector('#filter-help').textContent.startsWith"
     with Browser.start(chromium, height=1400) as browser:
         browser.call("Page.navigate", url=url)
         browser.wait(f"{shown}('{trials:,} ')")
