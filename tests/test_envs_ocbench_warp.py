@@ -19,12 +19,11 @@ from raybc.envs import ocbench
 from raybc.envs.base import RenderOptions
 from raybc.envs.ocbench_warp import ENVIRONMENT, EXAMPLES, TASKS
 from raybc.envs.spec import spec_of_task
+from raybc.files import read_json
 from raybc.registry import get_task, parse_env_name
-from raybc.rollout.engine import Rollout
-from raybc.rollout.pool import RolloutPool
 from raybc.testing import check_rendering
 from raybc.testing.envs import check_json, check_spaces, check_step
-from raybc.types import EpisodeSpec, SampleSetting, UserError
+from raybc.types import UserError
 from tests.helpers import ROOT
 
 #: A fast task, and one of each other family.
@@ -174,14 +173,22 @@ def test_a_gpu_that_warp_does_not_find_is_refused(ocbench_warp_home: Path, monke
 
 
 @pytest.mark.slow
-def test_rollouts_through_ray(ocbench_warp_home: Path, ray_cpus: float) -> None:
-    """One process with three worlds gives the rows of one world, and more than one of its calls steps several."""
-    name, jobs = f"{LITE}@6", [Rollout("module:tests.foreign_policies:waving", SampleSetting())]
-    specs = [EpisodeSpec(name, "search", index) for index in range(4)]
+def test_rollouts_through_ray(ocbench_warp_home: Path, tmp_path: Path) -> None:
+    """One process with three worlds gives the rows of one world; the physics is stored with the score."""
     found = []
     for slots in (3, 1):
-        with RolloutPool.start(name, 1, worker_cpus=0.2, slots=slots, deadline=600.0) as pool:
-            rows = pool.evaluate("test", jobs, specs)[0]
-        assert [row["outcome"] for row in rows] == ["timeout"] * 4, rows
+        out = tmp_path / str(slots)
+        ran = subprocess.run(
+            [
+                *(sys.executable, "-m", "raybc", "rollout", "module:tests.foreign_policies:waving"),
+                *("--env_name", f"{LITE}@6", "--episodes", "4", "--workers", "1", "--deadline", "600"),
+                *("--slots", str(slots), "--out", str(out)),
+            ],
+            cwd=ROOT, capture_output=True, text=True, timeout=1500,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+        assert [row["outcome"] for row in rows] == ["timeout"] * 4, rows[0]["message"]
         found.append([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
+        assert read_json(out / "versions.json")["simulator"]["physics"] == "MuJoCo Warp on the CPU"
     assert found[0] == found[1]
