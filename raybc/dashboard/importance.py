@@ -59,6 +59,6 @@ def _shares(
         own = {name: axes[name] for name in params}
         study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=own))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore")  # that it is experimental, and that all shares are equal, which the page shows
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=quantile)
         return optuna.importance.get_param_importances(study, evaluator=evaluator)
