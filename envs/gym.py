@@ -28,7 +28,7 @@ from raybc.envs.convert import Reader, action_space, fit
 from raybc.envs.gl import choose_gl, no_context
 from raybc.envs.probe import probe
 from raybc.envs.registered import make_quietly, render_kwargs
-from raybc.strict import did_you_mean
+from raybc.strict import did_you_mean, listed
 from raybc.types import UserError
 
 Make = Callable[[RenderOptions | None], gymnasium.Env[Any, Any]]
@@ -127,7 +127,9 @@ class GymEnv(SimEnv):
             return
         cameras = self.cameras() or ()
         if render.camera is not None and render.camera not in cameras:
-            expected = f"one of {', '.join(cameras)}" if cameras else "none (the model has no named camera)"
+            expected = (
+                f"one of {listed(str(render.camera), cameras)}" if cameras else "none (the model has no named camera)"
+            )
             raise UserError(f"camera of {self._name}: expected {expected}; got {render.camera!r}")
         # Only images depend on these. Of software rendering shadows and reflections are most of the cost.
         self._model.light_castshadow[:] = 0

@@ -39,6 +39,7 @@ import numpy as np
 from raybc.envs.base import Expert, Obs, RenderOptions, SimEnv, Task, require
 from raybc.envs.gl import choose_gl, no_context
 from raybc.envs.robosuite_experts import can_expert, lift_expert, square_expert
+from raybc.strict import listed
 from raybc.types import UserError
 
 CONTROL_FREQ = 20  # Hz
@@ -146,7 +147,7 @@ class RobosuiteEnv(SimEnv):
             self.render_mode = "rgb_array"
             self._camera = render.camera or "agentview"
             if self._camera not in self.cameras():
-                expected = ", ".join(self.cameras())
+                expected = listed(str(self._camera), self.cameras())
                 raise UserError(f"camera of {env_name}: expected one of {expected}; got {self._camera!r}")
             self._add_offscreen_context(render)
 

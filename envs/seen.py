@@ -22,7 +22,7 @@ import numpy as np
 from raybc.envs.base import Expert, Obs, RenderOptions, Restorable, SimEnv, Task
 from raybc.envs.convert import fit
 from raybc.envs.gl import choose_gl, no_context
-from raybc.strict import did_you_mean
+from raybc.strict import did_you_mean, listed
 from raybc.types import UserError
 
 #: Height and width of images in pixels, as in robomimic's image sets.
@@ -75,7 +75,7 @@ def no_camera(name: str, camera: str, known: Sequence[str]) -> UserError:
     """What is said of a camera that the environment `name` does not have."""
     near = did_you_mean(camera, known)
     hint = f"; {near}" if near.startswith("did you mean") else ""
-    return UserError(f"camera of {name}: expected one of {', '.join(known)}; got {camera!r}{hint}")
+    return UserError(f"camera of {name}: expected one of {listed(camera, known)}; got {camera!r}{hint}")
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ COMMANDS = {
     "env": ("raybc.env.__main__", "build the environments of simulators whose packages contradict raybc's"),
     "export": ("raybc.export.__main__", "write a policy as ONNX or for LeRobot, or upload it to the Hugging Face Hub"),
     "import": ("raybc.lerobot.__main__", "make a bundle from a LeRobot checkpoint"),
+    "completion": ("raybc.completion", "print a script that completes commands and flags in a shell"),
     "serve": ("raybc.serve.__main__", "serve a policy over HTTP and WebSockets"),
 }
 
 
 def usage() -> str:
-    lines = [f"  {name:<9}  {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<10}  {about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: raybc COMMAND [flags]",

@@ -8,13 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import itertools
 import sys
-import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 from rich.console import Console
@@ -22,6 +20,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from raybc import flags
 from raybc.files import expanded
 from raybc.types import UserError
 
@@ -96,20 +95,15 @@ def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: s
     --no-resume is --resume=False. Exits with status 2 for unknown flags or wrong values.
 
     Args:
-        cls: one field per flag; the docstring under a field is its help.
+        cls: one field per flag; the docstring under a field is its help. `raybc.flags` says how flags are grouped.
         argv: the arguments; None: those of this process.
         prog: the module, as in `python -m PROG`.
         description: the first line of --help.
 
     Raises `UserError` for a path that begins with the home of an unknown user, as in ~nobody/data.
     """
-    parsed = tyro.cli(
-        cls,
-        args=_spell_out_switches(cls, list(sys.argv[1:] if argv is None else argv)),
-        prog=as_typed(f"python -m {prog}"),
-        description=description,
-        config=(tyro.conf.FlagConversionOff,),
-    )
+    words = list(sys.argv[1:] if argv is None else argv)
+    parsed = flags.read(cls, words, as_typed(f"python -m {prog}"), description)
     return _with_homes(parsed)
 
 
@@ -132,11 +126,6 @@ def described(text: str) -> Any:
     return Annotated[str, tyro.conf.arg(help=text)]
 
 
-def flat_group(cls: type) -> Any:
-    """A dataclass as a group of flags: a separate box in --help, and flags without a prefix."""
-    return Annotated[cls, tyro.conf.OmitArgPrefixes]
-
-
 def as_typed(text: str) -> str:
     """`text` with every `python -m raybc.X` replaced by the way this process was started, e.g. `raybc X`."""
     program = Path(sys.argv[0])
@@ -145,50 +134,6 @@ def as_typed(text: str) -> str:
     if program.parts[-2:] == ("raybc", "__main__.py"):
         return text.replace("python -m raybc.", "python -m raybc ")
     return text
-
-
-def _spell_out_switches(cls: type, argv: list[str]) -> list[str]:
-    """Rewrite --flag, --no-flag and true/false in any case as --flag=True, which tyro expects."""
-    switches = _switches(cls)
-
-    def values_of(token: str, prefix: str = "--") -> frozenset[str]:
-        """Allowed values of the switch `token`; empty if it is not a switch."""
-        name = token.removeprefix(prefix).replace("-", "_") if token.startswith(prefix) else ""
-        return switches.get(name, frozenset())
-
-    def spelled(value: str) -> str:
-        return value.capitalize() if value.lower() in ("true", "false") else value
-
-    result: list[str] = []
-    is_value = False
-    for token, following in itertools.pairwise([*argv, ""]):
-        name, equals, value = token.partition("=")
-        if is_value:
-            result.append(spelled(token))
-            is_value = False
-            continue
-        if equals and value.lower() in values_of(name):
-            token = f"{name}={spelled(value)}"
-        elif values_of(token, "--no-"):
-            token = f"--{token.removeprefix('--no-')}=False"
-        elif following.lower() in values_of(token):
-            is_value = True
-        elif values_of(token):
-            token = f"{token}=True"
-        result.append(token)
-    return result
-
-
-def _switches(cls: type) -> dict[str, frozenset[str]]:
-    """Switch -> its allowed values in lower case, including the switches of groups."""
-    found: dict[str, frozenset[str]] = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        values = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        if hint is bool or values == ("False", "True", "auto"):
-            found[name] = frozenset({"true", "false", *(["auto"] if values else [])})
-        elif dataclasses.is_dataclass(hint):
-            found |= _switches(cast(type, hint))
-    return found
 
 
 def run_command(commands: Mapping[str, Callable[[list[str]], int]], usage: str, argv: list[str]) -> int:

@@ -204,6 +204,10 @@ python -m raybc.plan build --help lists every flag with its default.
 """
 
 
+#: Flags of each of its commands, for the completion of a shell.
+FLAGS: dict[str, type] = {"build": BuildArgs, "verify": VerifyArgs, "show": ShowArgs}
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv[:1] in (["verify"], ["show"]) and len(argv) > 1 and not argv[1].startswith("-"):

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 #: Whole numbers in configurations are below, as in numpy and in the pages.
 MAX_NUMBER = 2**63
-#: Names that a message lists of more than twice as many.
+#: The most names that a message lists.
 LISTED = 10
 
 
@@ -33,10 +33,21 @@ def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
     matches = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     if matches:
         return "did you mean " + " or ".join(repr(m) for m in matches) + "?"
-    if len(known) <= 2 * LISTED:
+    if len(known) <= LISTED:
         return "known: " + ", ".join(sorted(known))
-    nearest = difflib.get_close_matches(word, known, n=LISTED, cutoff=0.0)
-    return f"the nearest of {len(known)} known names: {', '.join(nearest)}"
+    return f"the nearest of {len(known)} known names: {', '.join(_nearest(word, known))}"
+
+
+def listed(word: str, known: typing.Iterable[str]) -> str:
+    """The known names in place of which `word` was written; of many the ten nearest, and how many there are."""
+    known = list(dict.fromkeys(known))
+    if len(known) <= LISTED:
+        return ", ".join(known)
+    return f"{', '.join(_nearest(word, known))} (the nearest of {len(known)})"
+
+
+def _nearest(word: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(word, known, n=LISTED, cutoff=0.0)
 
 
 def type_hints(cls: type) -> dict[str, Any]:

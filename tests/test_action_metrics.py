@@ -30,6 +30,7 @@ from raybc.report.html import write_report
 from raybc.rows import epoch_rows
 from raybc.run_folder import SweepFolder, TrainingFolder, mark_best
 from raybc.train.action_metrics import ActionErrors, ActionMetrics, noise_of
+from raybc.train.choices import Parallel
 from raybc.train.csv_rows import append_row
 from raybc.train.data import TrainingData
 from raybc.train.epoch_log import PackEpochLog
@@ -37,7 +38,7 @@ from raybc.train.epochs import EpochMeter
 from raybc.train.log import MemberLog
 from raybc.train.loop import PackTrainer
 from raybc.train.member import MemberRun
-from raybc.train.ranks import Parallel, Ranks
+from raybc.train.ranks import Ranks
 from raybc.train.step import stream_seed
 from raybc.types import Observation, UserError
 from tests.helpers import (

@@ -33,9 +33,10 @@ from raybc.rollout.episode import Episode, run_episode
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.space import check_corners
 from raybc.testing.policies import check_encoder, check_policy, generators
+from raybc.train.choices import Parallel
 from raybc.train.data import TrainingData
 from raybc.train.loop import PackTrainer, with_seeds
-from raybc.train.ranks import Parallel, Ranks
+from raybc.train.ranks import Ranks
 from raybc.types import EpisodeSpec, Observation, SampleSetting, UserError
 from tests.helpers import CPU, demonstrations, leave_group, run_train, tiny_config
 

@@ -246,14 +246,14 @@ def test_demonstrations_of_others_are_kept(tmp_path: Path, capsys: pytest.Captur
 
 def test_home_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from raybc.rollout.__main__ import Args
-    from raybc.rollout.__main__ import _policy as measured_policy
+    from raybc.rollout.command import policy_of
     from raybc.train.__main__ import Args as TrainArgs
 
     monkeypatch.setenv("HOME", str(tmp_path))
     args = cli.parse(Args, ["~/run", "--out=~/x"], "raybc.rollout", "")
     assert args.out == tmp_path / "x"
     with pytest.raises(UserError, match=f"{tmp_path}/run: "):
-        measured_policy(args)
+        policy_of(args)
     with pytest.raises(UserError, match="--out: ~nobody_at_all/x: there is no home folder"):
         cli.parse(Args, ["run", "--out=~nobody_at_all/x"], "raybc.rollout", "")
     assert expanded("a/~") == Path("a/~")

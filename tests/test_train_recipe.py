@@ -291,7 +291,8 @@ def test_frozen_parameters_by_their_names_in_release_0_1_0() -> None:
 
 def test_wrong_names_to_freeze() -> None:
     with pytest.raises(
-        UserError, match=r"freeze: expected the beginning of one of \['velocity_field.layers.0.bias.*got 'head'"
+        UserError,
+        match=r"freeze: expected the beginning of one of .*velocity_field.* \(the nearest of \d+\), got 'head'",
     ):
         tiny_trainer(freeze="head")
     with pytest.raises(UserError, match="freeze: expected something to be left to learn"):

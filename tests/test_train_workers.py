@@ -18,7 +18,8 @@ import torch
 
 from raybc.bundle import PolicyBundle
 from raybc.train.checkpointing import save_checkpoint
-from raybc.train.ranks import Parallel, Ranks
+from raybc.train.choices import Parallel
+from raybc.train.ranks import Ranks
 from raybc.types import UserError
 from tests.helpers import leave_group, read_table, run_train, tiny_config, tiny_trainer
 

@@ -7,7 +7,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -24,6 +24,19 @@ POWERS = (0.5, 0.8, 0.9, 0.95)
 class Args:
     """Tell which policy is better. Exit status: 0 the first is better, 1 it is worse, 2 a mistake, 3 cannot tell, 4 not
     comparable."""
+
+    GROUPS: ClassVar = {
+        "policy of others": ("env_name", "policy_inputs", "policy_timeout"),
+        "statistics": ("rule", "level", "power", "metric", "bounds", "paired", "allow", "plan", "correlation"),
+        "task and start": ("suite", "tasks", "num_tasks", "episodes_per_task", "starts", "first", "max_steps"),
+        "video": ("videos", "video_frame_skip", "video_size", "camera"),
+        "process": ("workers", "slots", "inference", "recycle", "deadline", "address", "ray_dashboard"),
+    }
+    EXAMPLES: ClassVar = (
+        ("is the new policy better?", "new=runs/b old=runs/a"),
+        ("two checkpoints of a run", "runs/new@best runs/new@final --episodes 400"),
+        ("how many starts will it take?", "--plan 0.6 0.75"),
+    )
 
     arms: tyro.conf.Positional[tuple[str, ...]] = ()
     """[NAME=]PATH[@CHECKPOINT][:OPTION=VALUE,...]: a bundle, a training run (@latest, @best, @final or a step), a sweep
@@ -92,7 +105,7 @@ class Args:
     deadline: float = 120.0
     """Seconds without progress after which an episode counts as hung."""
     out: Path | None = None
-    """Folder for the result (default: runs/compare/A_vs_B)."""
+    """Folder for the result (default: runs/compare/A_vs_B, with what else is asked in its name)."""
     resume: Resume = "False"
     """Resume an interrupted comparison, or extend one with --rule open. auto: resume what is there, and begin
     otherwise."""

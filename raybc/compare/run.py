@@ -20,6 +20,7 @@ from raybc.compare.folder import CompareFolder
 from raybc.compare.planning import Rule
 from raybc.compare.result import Comparison, Scores, compare
 from raybc.compare.tasks import limits_text, name_of, on_each_task, physics_of, start_name, start_of, unequal
+from raybc.default_folder import request_suffix
 from raybc.envs.base import RenderOptions
 from raybc.envs.variant import limited
 from raybc.files import read_json, write_json
@@ -40,11 +41,18 @@ if TYPE_CHECKING:
     from raybc.compare.measure import Measurement
 
 
+#: Flags that change no result, or that the names of the arms mention.
+_NOT_IN_NAME = (
+    "arms", "policy_inputs", "policy_timeout", "power", "plan", "correlation", "workers", "slots", "inference",
+    "recycle", "deadline", "out", "resume", "overwrite", "address", "ray_dashboard",
+)  # fmt: skip
+
+
 def run(args: Args) -> int:
     """Compare and return the exit status. Raises `NotComparable`, `UserError`, `cli.Interrupted`."""
     timeout = seconds_to_wait(args.policy_timeout, args.deadline)
     arms = read_arms(args.arms, args.env_name, timeout, args.policy_inputs, bool(args.suite or args.tasks))
-    out = CompareFolder(args.out or _default_out(arms))
+    out = CompareFolder(args.out or _default_out(args, arms))
     check_folder(
         out,
         out.request,
@@ -89,9 +97,12 @@ def _compared(
     )
 
 
-def _default_out(arms: Sequence[Arm]) -> Path:
+def _default_out(args: Args, arms: Sequence[Arm]) -> Path:
+    """A folder of this comparison. One that an earlier release began, without what is asked in its name, is resumed."""
     names = [arm.name for arm in arms[:4]] + (["others"] if len(arms) > 4 else [])
-    return Path("runs/compare") / "_vs_".join(names)
+    former = Path("runs/compare") / "_vs_".join(names)
+    out = former.with_name(former.name + request_suffix(args, _NOT_IN_NAME))
+    return former if args.resume != "False" and former.exists() and not out.exists() else out
 
 
 def _allowed(args: Args) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from raybc import cli
 from raybc.config import flat
-from raybc.config.component import find_kind, kind_of
+from raybc.config.component import Component, find_kind, kind_of
 from raybc.config.data import DataOptions, PlanOptions, implied_environment
 from raybc.config.options import options_in
 from raybc.config.output import OutputOptions
@@ -17,6 +18,7 @@ from raybc.config.run import SAMPLE_AXES, RunConfig
 from raybc.config.sampling import ChunkOptions, SampleOptions
 from raybc.config.training import ArithmeticOptions, BudgetOptions, InitOptions, OptimizerOptions, PhaseOptions
 from raybc.files import expanded
+from raybc.flags import grouped
 from raybc.metric import KEY
 from raybc.recipes.read import options_of
 from raybc.strict import check_type
@@ -26,15 +28,17 @@ from raybc.yaml_text import read_yaml
 A = TypeVar("A")
 #: Flags of other trainers -> what they are called here.
 FOREIGN = {"dataset_root": "dataset", "data_root": "dataset", "out_dir": "out", "output_dir": "out"}
-#: Title of a group -> its options, in the order of --help.
+#: Title of a group -> its options, in the order of --help; those of the policy and the encoder follow the data.
 GROUPS: dict[str, type] = {
     "data": DataOptions, "chunk": ChunkOptions, "sampling": SampleOptions, "budget": BudgetOptions,
-    "optimizer": OptimizerOptions, "initial weights": InitOptions, "phase": PhaseOptions,
-    "arithmetic": ArithmeticOptions, "sampling plan": PlanOptions, "output": OutputOptions,
+    "optimizer": OptimizerOptions, "initial weight": InitOptions, "phase": PhaseOptions,
+    "arithmetic": ArithmeticOptions, "sampling plan": PlanOptions, "evaluation and output": OutputOptions,
 }  # fmt: skip
 
 
-def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) -> tuple[RunConfig, A]:
+def parse_run(
+    own: type[A], argv: Sequence[str], prog: str, description: str, stored: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[RunConfig, A]:
     """Parse the options of a run and the command's own flags.
 
     `--config FILE.yaml` gives values for options that are not on the command line, `--recipe NAME` for those that are
@@ -47,14 +51,16 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
         argv: the arguments.
         prog: see `cli.parse`.
         description: see `cli.parse`.
+        stored: options of the run that is continued, which count where nothing else says something.
     """
     argv = _current_names(list(argv))
-    base, named, preset = _read_file(_last(argv, "config"), _last(argv, "recipe"))
-    explicit = {*base, *(_name_of(token) for token in argv if token.startswith("--"))}
-    given = base | {name: value for name in (*flat.COMPONENTS, *flat.TASK) if (value := _last(argv, name))}
+    base, named, preset = _read_file(last_value(argv, "config"), last_value(argv, "recipe"))
+    explicit = {*base, *names_of(argv)}
+    given = base | {name: value for name in (*flat.COMPONENTS, *flat.TASK) if (value := last_value(argv, name))}
     flat.check_task(preset, given, "--")
     base = flat.over_recipe(RunConfig, preset, given, "--")
-    typed = {name: _last(argv, name) or base.get(name) for name in ("dataset", "env_name")}
+    base = flat.over_recipe(RunConfig, stored, base, "--") if stored else base
+    typed = {name: last_value(argv, name) or base.get(name) for name in ("dataset", "env_name")}
     base |= implied_environment(typed)
     kinds = {what: str(base.pop(what, "")) for what in flat.COMPONENTS}
     parts = {
@@ -63,16 +69,7 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
     }
     start = RunConfig.from_plain(base | {what: kind_of(cls) for what, cls in parts.items()}, "--")
     _refuse_foreign(argv, start, own)
-    fields: list[tuple[str, Any, Any]] = []
-    for what, cls in parts.items():
-        fields.append((what, cli.described(flat.kind_option(what, cls).doc), kind_of(cls)))
-    values = {name: _group_of(start, group) for name, group in GROUPS.items()}
-    values |= {f"{what} {kind_of(cls)}": getattr(start, what) for what, cls in parts.items() if options_in(cls)}
-    places = {name.replace(" ", "_").replace(":", "_").replace(".", "_"): name for name in values}
-    for place, name in places.items():
-        fields.append((place, cli.flat_group(type(values[name])), values[name]))
-    fields.append(("command", cli.flat_group(own), own()))
-    made: Any = dataclasses.make_dataclass("Flags", fields, frozen=True)
+    made, places = _all_flags(own, start, parts)
     parsed = cli.parse(made, argv, prog, description)
     chosen: dict[str, Any] = {}
     for place in places:
@@ -80,9 +77,31 @@ def parse_run(own: type[A], argv: Sequence[str], prog: str, description: str) ->
         chosen |= {name: getattr(part, name) for name in options_in(type(part))}
     config = RunConfig.from_plain(chosen | {what: getattr(parsed, what) for what in flat.COMPONENTS}, "--")
     config = _without_idle(config, preset.keys() - explicit)
-    check_effective(config, "--")
+    check_effective(config, "--", explicit if stored else None)
     command = parsed.command
     return config, dataclasses.replace(command, recipe=named) if hasattr(command, "recipe") else command
+
+
+def all_flags(own: type) -> type:
+    """The flags of a command of a run of the default kinds: options and the command's own."""
+    parts = {what: flat.default_kind(RunConfig, what) for what in flat.COMPONENTS}
+    return _all_flags(own, RunConfig(), parts)[0]
+
+
+def _all_flags(own: type, start: RunConfig, parts: Mapping[str, type[Component]]) -> tuple[Any, list[str]]:
+    """(a dataclass of groups of flags, the names of the groups of options). start: the defaults."""
+    fields: list[tuple[str, Any, Any]] = []
+    for what, cls in parts.items():
+        fields.append((what, cli.described(flat.kind_option(what, cls).doc), kind_of(cls)))
+    boxes = [(title, _group_of(start, group)) for title, group in GROUPS.items()]
+    kinds_of = [(f"{what} {kind_of(cls)}", getattr(start, what)) for what, cls in parts.items() if options_in(cls)]
+    boxes[1:1] = kinds_of
+    fields.append(("command", grouped(own, "command"), own()))
+    places = [f"options_{number}" for number in range(len(boxes))]
+    fields += [(place, grouped(type(box), title), box) for place, (title, box) in zip(places, boxes, strict=True)]
+    made: Any = dataclasses.make_dataclass("Flags", fields, frozen=True)
+    made.EXAMPLES = getattr(own, "EXAMPLES", ())
+    return made, places
 
 
 def _without_idle(config: RunConfig, from_recipe: Collection[str]) -> RunConfig:
@@ -95,11 +114,11 @@ def _without_idle(config: RunConfig, from_recipe: Collection[str]) -> RunConfig:
     return config
 
 
-def check_effective(config: RunConfig, where: str) -> None:
-    """Raise `UserError` for options that are set but have no effect."""
+def check_effective(config: RunConfig, where: str, names: Collection[str] | None = None) -> None:
+    """Raise `UserError` for options that are set but have no effect. names: the ones to look at (None: all)."""
     place = where if where == "--" else f"{where}."
     for name, why in without_effect(config).items():
-        if config.get(name) != config.options()[name].default:
+        if (names is None or name in names) and config.get(name) != config.options()[name].default:
             raise UserError(f"{place}{name}: has no effect {why}")
 
 
@@ -130,12 +149,13 @@ def _current_names(argv: list[str]) -> list[str]:
     return found
 
 
-def _name_of(token: str) -> str:
-    """The option that a flag sets."""
-    return token.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+def names_of(argv: Sequence[str]) -> list[str]:
+    """The options that flags set, by the names of today."""
+    flags = [token.partition("=")[0] for token in _current_names(list(argv)) if token.startswith("--")]
+    return [flag.removeprefix("--").removeprefix("no-").replace("-", "_") for flag in flags]
 
 
-def _last(argv: Sequence[str], name: str) -> str:
+def last_value(argv: Sequence[str], name: str) -> str:
     """The last value of the flag --name; empty without one."""
     value = ""
     for token, following in itertools.pairwise([*argv, ""]):

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import itertools
 import math
-import textwrap
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from raybc.docs_of import field_docs
 from raybc.strict import type_hints
 from raybc.types import UserError
 
@@ -110,7 +109,7 @@ def _read_options(cls: type) -> dict[str, OptionInfo]:
     owners: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
-            own = _docs(base)
+            own = field_docs(base)
             docs |= own
             owners |= dict.fromkeys(inspect.get_annotations(base), base.__name__)
     return {
@@ -120,24 +119,6 @@ def _read_options(cls: type) -> dict[str, OptionInfo]:
         for f in dataclasses.fields(cls)
         if f.metadata.get(_KEY) is not None or f.default is not dataclasses.MISSING
     }
-
-
-def _docs(cls: type) -> dict[str, str]:
-    """Field -> the docstring below it; empty if the source is not available."""
-    import ast
-
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    except (OSError, TypeError, SyntaxError):
-        return {}
-    found: dict[str, str] = {}
-    body = tree.body[0].body  # type: ignore[attr-defined]
-    for before, after in itertools.pairwise(body):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
-            value = after.value
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                found[before.target.id] = " ".join(value.value.split())
-    return found
 
 
 def flag_path(where: str) -> str:

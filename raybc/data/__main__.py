@@ -362,6 +362,10 @@ python -m raybc.data verify --help lists every flag with its default.
 """
 
 
+#: Flags of each of its commands, for the completion of a shell.
+FLAGS: dict[str, type] = {"info": InfoArgs, "stats": StatsArgs, "verify": VerifyArgs, "convert": ConvertArgs}
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     return cli.run_command(COMMANDS, USAGE, argv)

@@ -15,7 +15,7 @@ import numpy as np
 
 from raybc.data.fingerprints import Bar, fingerprint_of
 from raybc.envs.variant import split
-from raybc.strict import did_you_mean
+from raybc.strict import did_you_mean, listed
 from raybc.types import UserError
 
 #: Names of splits that are held out from training, and those of them that the validation loss is measured on.
@@ -233,7 +233,7 @@ def check_matches_task(
         if name not in store.obs:
             raise UserError(
                 f"{store.source}: observation {name!r} of environment {task!r} is missing: "
-                f"{did_you_mean(name, store.obs)}; it has {', '.join(sorted(store.obs))}"
+                f"{did_you_mean(name, store.obs)}; it has {listed(name, sorted(store.obs))}"
             )
         found = store.obs[name].shape[1:]
         if found != shape and len(found) == len(shape) == 3 and found[2] == shape[2]:

@@ -140,18 +140,24 @@ def d4rl_url(name: str) -> str | None:
     return f"{D4RL}/gym_mujoco/{stem}.hdf5"
 
 
+def check_exists(name: str) -> Dataset:
+    """The data set called `name`. Raises `UserError` if it is neither on this machine nor published."""
+    found = resolve(name)
+    if not (_is_there(found.path) or found.urls or found.repository):
+        said = missing(found.path).replace("found none", "found no such file or folder")
+        raise UserError(f"{found.path}: expected demonstrations, {said}")
+    return found
+
+
 def obtain(name: str, download: bool = True) -> Path:
     """The path of the data set called `name`, downloaded first if it is not on disk and `download` is true.
 
     Raises `UserError` with the address, the expected path and, where the task has a scripted expert, the command that
     makes a stand-in.
     """
-    found = resolve(name)
+    found = check_exists(name)
     if _is_there(found.path):
         return found.path
-    if not (found.urls or found.repository):
-        said = missing(found.path).replace("found none", "found no such file or folder")
-        raise UserError(f"{found.path}: expected demonstrations, {said}")
     reason = "is not on this machine"
     if download:
         try:

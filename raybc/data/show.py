@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
+from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -18,15 +20,21 @@ MAX_LISTED = 8
 NO_OBSERVATIONS = "none: only states are recorded; convert with --env_name makes observations of them"
 
 
-def _print(table: Table, width: int = 240) -> None:
-    """Print up to `width` characters wide, also on a narrower terminal, which would cut off numbers and checksums."""
-    Console(highlight=False, markup=False, width=max(width, cli.console.width)).print(table)
+def _width(wide: int = 240) -> int:
+    """Characters in a line: those of the terminal, or `wide` where the output is read by a program."""
+    return cli.console.width if cli.console.is_terminal or "COLUMNS" in os.environ else wide
+
+
+def _print(table: Table, wide: int = 240) -> None:
+    Console(highlight=False, markup=False, width=_width(wide)).print(table)
 
 
 def info(found: Info) -> None:
     """Print what `python -m raybc.data info` found."""
     cli.console.print(found.path)
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     shortest, median, mean, longest = found.lengths
     rows = {
         "format": found.format,
@@ -39,12 +47,12 @@ def info(found: Info) -> None:
         "tasks": _listed([f"{text!r} ({count})" for text, count in found.tasks.items()]) or "none",
         "environment": found.environment or "not named",
         "action range": "not declared" if found.action_range is None else _range(*found.action_range),
-        "fingerprint": found.fingerprint,
         "on disk": f"{found.bytes / 2**20:,.1f} MiB",
     }
     for name, text in rows.items():
         table.add_row(name, text)
     _print(table)
+    cli.console.print(f"fingerprint: {found.fingerprint}")  # on a line of its own, which no terminal has to cut
     for remark in found.remarks:
         cli.console.print(f"note: {remark}")
 
@@ -55,13 +63,16 @@ def _range(low: list[float], high: list[float]) -> str:
 
 def stats(found: Mapping[str, Summary]) -> None:
     """Print what `python -m raybc.data stats` found."""
-    table = Table()
-    for name in ("key", "mean", "std", "min", "q01", "q99", "max"):
-        table.add_column(name, justify="left" if name == "key" else "right", no_wrap=True)
+    narrow = _width() < 100
+    table = Table(box=None if narrow else HEAVY_HEAD)
+    table.add_column("key", overflow="fold", min_width=8)
+    for name in ("mean", "std", "min", "q01", "q99", "max"):
+        table.add_column(name, justify="right", no_wrap=True)
+    digits = 3 if narrow else 5
     for key, s in found.items():
         for d in range(len(s.mean)):
             values = (s.mean[d], s.std[d], s.min[d], s.q01[d], s.q99[d], s.max[d])
-            table.add_row(f"{key}[{d}]", *(f"{x:.5g}" for x in values))
+            table.add_row(f"{key}[{d}]", *(f"{x:.{digits}g}" for x in values))
     _print(table)
 
 

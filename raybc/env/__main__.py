@@ -144,6 +144,10 @@ python -m raybc.env build --help lists every flag with its default.
 """
 
 
+#: Flags of each of its commands, for the completion of a shell.
+FLAGS: dict[str, type] = {"build": BuildArgs, "list": ListArgs, "check": CheckArgs, "remove": RemoveArgs}
+
+
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     return cli.run_command(COMMANDS, USAGE, argv)

@@ -21,10 +21,10 @@ from raybc.cli import Failed
 from raybc.export.card import Evidence, card, evidence_for
 from raybc.export.eval_results import FILE, eval_results, why_no_results
 from raybc.export.film import REPLAY
+from raybc.export.measured import evaluation_of
 from raybc.extras import require_extra
 from raybc.files import replacing, write_json, write_text
 from raybc.find_bundle import find_bundle
-from raybc.rollout.folder import EvaluationFolder
 from raybc.run_folder import SweepFolder
 from raybc.types import SampleSetting, UserError
 
@@ -95,7 +95,7 @@ def publish_run(name: str, run: Path) -> str:
 
     bundle, setting = load_bundle(run, "", {})
     source, _ = find_bundle(run)
-    evaluation = EvaluationFolder.default(bundle.run_id, bundle.step, "final")
+    evaluation = evaluation_of(bundle, setting)
     evidence = evidence_for(source, bundle, setting, evaluation)
     cli.print_notes(why_no_results(bundle.config, evidence, run))
     return publish(name, False, source, bundle, setting, evidence)

@@ -22,6 +22,7 @@ from raybc.foreign.base import OF_EPISODE, About, Kind
 from raybc.foreign.reference import Reference
 from raybc.inference.predictor import KEEP, PolicyError, PolicyInterface, Predictor, Resolved
 from raybc.policies.spec import PolicySpec
+from raybc.strict import listed
 from raybc.types import Observation, SampleSetting, UserError
 
 #: `format` in the metadata of files that raybc wrote, and names of inputs that are no observations.
@@ -128,7 +129,7 @@ class OnnxPredictor:
         if self.vectors:
             text = (obs.instruction or ("",) * (row + 1))[row]
             if text not in self.vectors:
-                raise PolicyError(f"instruction: expected one of {', '.join(self.vectors)}, got {text!r}")
+                raise PolicyError(f"instruction: expected one of {listed(text, self.vectors)}, got {text!r}")
             inputs[LANGUAGE] = self.vectors[text][None]
         try:
             found = np.asarray(self._session.run(None, inputs)[0])

@@ -9,8 +9,7 @@ from pathlib import Path
 import tyro
 
 from raybc import cli
-from raybc.bundle import META, PolicyBundle
-from raybc.lerobot.imported import import_checkpoint
+from raybc.run_folder import BUNDLE_FILE
 from raybc.types import UserError
 
 
@@ -35,10 +34,16 @@ class Args:
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.import", Args.__doc__ or "")
     if args.out.exists():
-        if not (args.out / META).is_file():
+        if not (args.out / BUNDLE_FILE).is_file():
             raise UserError(f"{args.out}: exists, and is no bundle; nothing was deleted: choose another --out")
         if not args.overwrite:
             raise UserError(f"{args.out}: exists; replace it with --overwrite, or choose another --out")
+    if not args.folder.exists():
+        raise UserError(f"{args.folder}: expected the folder of a LeRobot checkpoint, found none")
+    # Here, because they import PyTorch, which --help and a wrong path need not wait for.
+    from raybc.bundle import PolicyBundle
+    from raybc.lerobot.imported import import_checkpoint
+
     found = import_checkpoint(args.folder, args.env_name, args.observations)
     found.bundle.save(args.out)
     PolicyBundle.load(args.out)

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from raybc import cli
-from raybc.envs.base import RenderOptions
-from raybc.envs.variant import limited
-from raybc.files import expanded, write_json
+from raybc.files import expanded
 from raybc.find_bundle import find_bundle
-from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_wait
-from raybc.foreign.reference import KINDS
-from raybc.metric import FORMER_KEY, Metric, MetricName
-from raybc.registry import get_task, parse_env_name
-from raybc.rollout.folder import EvaluationFolder
-from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
-from raybc.rollout.policy import MeasuredPolicy
-from raybc.rollout.settings import ORDER, chosen_settings
-from raybc.run_start import Resume, check_folder, starting
-from raybc.statistics import most_starts
-from raybc.strict import digest
-from raybc.suites import choose_tasks, resolve_over
-from raybc.types import SPLIT_SIZE, EpisodeSpec, UserError
+from raybc.foreign.reference import prefix_of
+from raybc.metric import FORMER_KEY, MetricName
+from raybc.run_start import Resume
+from raybc.types import UserError
 
 
 @dataclass(frozen=True)
 class Args:
     """Measure the success rate of a policy bundle in its simulator."""
+
+    GROUPS: ClassVar = {
+        "policy of others": ("env_name", "policy_argument", "policy_inputs", "policy_timeout"),
+        "task and start": (
+            "suite", "tasks", "num_tasks", "episodes_per_task", "starts", "first", "max_steps", "instruction",
+        ),
+        "sampling": ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver"),
+        "video and data": (
+            "videos", "record_video", "video_output_dir", "video_frame_skip", "video_size", "camera", "record",
+        ),
+        "process": ("workers", "slots", "inference", "recycle", "deadline", "address", "ray_dashboard"),
+    }  # fmt: skip
+    EXAMPLES: ClassVar = (
+        ("the winner of a sweep, filmed, for several numbers of solver steps", "RUN --videos 4 --flow_steps 1,2,5,10"),
+        ("until the interval is 5 points wide on each side", "RUN --until_halfwidth 0.05"),
+        ("your own policy", "module:my_policy.py:make_policy --env_name lift"),
+    )
 
     bundle: tyro.conf.Positional[str]
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner); or a policy of
@@ -115,7 +118,8 @@ class Args:
     deadline: float = 120.0
     """Seconds without progress after which an episode counts as hung."""
     out: Path | None = None
-    """Folder for episodes.jsonl, metrics.json and videos (default: runs/rollouts/NAME)."""
+    """Folder for episodes.jsonl, metrics.json and videos (default: runs/rollouts/NAME, with a name that says what is
+    measured)."""
     resume: Resume = "False"
     """Resume an interrupted evaluation. auto: resume what is there, and begin otherwise."""
     overwrite: bool = False
@@ -128,144 +132,13 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.rollout", Args.__doc__ or "")
-    # Here, because they import Ray, which --help need not wait for.
-    from raybc.rollout.evaluation import EvaluationConfig, run_evaluation
-    from raybc.rollout.output import write_results
-    from raybc.rollout.record import read_targets, targets_left, write_recordings
-
     _check(args)
-    targets = read_targets(args.record)
-    policy = _policy(args)
-    settings = chosen_settings(policy, {name: getattr(args, name) for name in ORDER})
-    env_name = policy.env_name
-    names = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps) or _own_task(args, env_name)
-    metric = resolve_over(args.metric or policy.metric, [get_task(name) for name in names], "--metric")
-    if not metric.from_episodes:
-        raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
-    episodes = _episodes(args, metric)
-    videos = episodes if args.record_video else args.videos
-    measured = measured_tasks(names, policy, args.instruction)
-    for setting in settings:  # more is known of some policies now
-        policy.check_setting(setting, "--")
-    refuse_flags(measured, camera=args.camera, films=videos > 0, inference=args.inference)
-    cli.print_notes(remarks(measured, policy))
-    changes = changes_of(measured, policy)
-    for since, name, before, now in changes:
-        cli.console.print(f"warning: {name} is {now}; when {since}, it was {before}", style="yellow")
-    which = _of_tasks(args, names) + (f"{args.starts}_{args.max_steps}" if args.max_steps else args.starts)
-    which += f"_instruction_{digest(args.instruction)[:8]}" if args.instruction else ""
-    folders = [EvaluationFolder(Path("runs/rollouts") / f"{name}_{which}") for name in policy.folder_names]
-    default = next((f for f in folders if f.path.exists()), folders[0])
-    out = default if args.out is None else EvaluationFolder(args.out)
-    check_folder(out, out.request, args.resume, args.overwrite, policy.inputs)
-    if targets and len(settings) > 1:
-        raise UserError(f"--record: expected one sample setting, got {len(settings)}: one data set for each")
-    targets = targets_left(targets, out, args.resume != "False")
-    config = EvaluationConfig(
-        policy=policy,
-        settings=tuple(settings),
-        specs=tuple(EpisodeSpec(name, args.starts, args.first + i) for i in range(episodes) for name in names),
-        videos=videos,
-        video_frame_skip=args.video_frame_skip,
-        render=RenderOptions(args.video_size, args.video_size, args.camera or None),
-        until_halfwidth=args.until_halfwidth,
-        metric=metric,
-        workers=0 if args.workers == "auto" else int(args.workers),
-        slots=args.slots or None,
-        inference=args.inference,
-        recycle=args.recycle,
-        deadline=args.deadline,
-        address=args.address,
-        ray_dashboard=args.ray_dashboard,
-        suite=args.suite,
-        video_folder=args.video_output_dir,
-        instruction=args.instruction,
-        record_folder=out.recorded if targets else None,
-    )
-    owned = {str(target.path.resolve()): {"kind": target.kind, "complete": False} for target in targets}
-    owned = {place: about for place, about in owned.items() if Path(place).exists()}
-    with starting(out, args.overwrite, policy.inputs) as begun:
+    if not prefix_of(args.bundle):
+        find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)
+    # Here, because it imports PyTorch and Ray, which --help and a wrong path need not wait for.
+    from raybc.rollout.command import measure
 
-        def begin() -> None:
-            if args.overwrite and owned:  # those of the evaluation that is replaced; --resume may replace them, too
-                write_json(out.recorded_json, owned)
-            begun()
-
-        rows = run_evaluation(config, out, begin)
-        if targets:
-            write_recordings(targets, out, config.specs, rows[0], measured[0].task.fps)
-        write_results(out, config, measured, changes, rows)
-    return 0
-
-
-def _policy(args: Args) -> MeasuredPolicy:
-    """The policy to measure."""
-    timeout = seconds_to_wait(args.policy_timeout, args.deadline)
-    foreign = foreign_policy(
-        args.bundle, args.env_name, argument=args.policy_argument, inputs=args.policy_inputs, timeout=timeout
-    )
-    if foreign is not None:
-        if args.checkpoint:
-            raise UserError(f"--checkpoint: {args.bundle} is a policy of others, which has none; use --policy_argument")
-        if not (foreign.env_name or args.suite or args.tasks):
-            raise UserError(f"{args.bundle}: expected --env_name NAME (or --suite, --tasks): where to measure it")
-        return foreign
-    for name in ("env_name", "policy_argument", "policy_inputs", "policy_timeout"):
-        if getattr(args, name) != getattr(Args, name):
-            known = ", ".join(f"{kind}:..." for kind in KINDS)
-            raise UserError(f"--{name}: expected a policy of others ({known}), got {args.bundle}")
-    path, chosen = find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)
-    return measured_policy(path, chosen)
-
-
-def _own_task(args: Args, env_name: str) -> tuple[str]:
-    """The task that the policy was trained on."""
-    name = parse_env_name(env_name).task
-    return (limited(name, args.max_steps) if args.max_steps else name,)
-
-
-def _of_tasks(args: Args, names: Sequence[str]) -> str:
-    """What the name of the folder says about tasks; "" for the policy's own."""
-    if args.suite:
-        return f"{re.sub('[^A-Za-z0-9_.-]+', '_', args.suite)}_{len(names)}_"
-    return f"{len(names)}_tasks_{digest(list(names))[:8]}_" if args.tasks else ""
-
-
-def _episodes(args: Args, metric: Metric) -> int:
-    """The number of starts (of each task). Raises `UserError` for an impossible one."""
-    halfwidth = args.until_halfwidth
-    if args.suite or args.tasks:
-        if args.episodes is not None:
-            raise UserError("--episodes: expected --episodes_per_task with --suite or --tasks")
-        if halfwidth:
-            raise UserError("--until_halfwidth: expected one task, got --suite or --tasks; use --episodes_per_task")
-        args = dataclasses.replace(args, episodes=50 if args.episodes_per_task is None else args.episodes_per_task)
-    elif args.episodes_per_task is not None:
-        raise UserError("--episodes_per_task: expected --suite or --tasks as well; for one task use --episodes")
-    if halfwidth and metric.is_rate and not 0 < halfwidth < 0.5:
-        raise UserError(f"--until_halfwidth: expected a number in (0, 0.5) such as 0.05, got {halfwidth}")
-    if halfwidth and not (math.isfinite(halfwidth) and halfwidth > 0):
-        raise UserError(f"--until_halfwidth: expected more than 0 (in the unit of the {metric.label}), got {halfwidth}")
-    episodes = args.episodes
-    if episodes is None and halfwidth and not metric.is_rate:
-        raise UserError(
-            f"--until_halfwidth: expected --episodes as well, the most to run: how many the interval of the "
-            f"{metric.label} needs is not known beforehand"
-        )
-    if episodes is None:
-        episodes = most_starts(halfwidth) if halfwidth else 50
-    if args.first < 0 or not 1 <= episodes <= SPLIT_SIZE - args.first:
-        flag = "--episodes_per_task" if args.suite or args.tasks else "--episodes"
-        raise UserError(f"{flag}: expected 1..{SPLIT_SIZE} starts from --first on, got {episodes}")
-    if not 0 <= args.videos <= episodes:
-        raise UserError(f"--videos: expected 0..{episodes} (the episodes), got {args.videos}")
-    if args.videos and args.record_video:
-        raise UserError("--videos: expected either this or --record_video, which films all episodes, got both")
-    if args.video_output_dir is not None and not (args.videos or args.record_video):
-        raise UserError("--video_output_dir: expected --record_video or --videos as well, got none to write")
-    if args.video_output_dir is not None and args.video_output_dir.exists() and not args.video_output_dir.is_dir():
-        raise UserError(f"--video_output_dir: expected a folder, got the file {args.video_output_dir}")
-    return episodes
+    return measure(args)
 
 
 def _check(args: Args) -> None:

@@ -14,6 +14,7 @@ from raybc.data.action_form import AS_RECORDED
 from raybc.data.episodes import format_shape
 from raybc.data.units import far_dimensions, far_starts, other_actions
 from raybc.envs.robosuite_control import physical_units
+from raybc.strict import listed
 from raybc.types import UserError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def check_camera(camera: str, env_spec: EnvSpec, task: str) -> None:
         return
     if not env_spec.cameras:
         raise UserError(f"--camera: the simulator of {task} has no named cameras, got {camera!r}; leave the flag out")
-    raise UserError(f"--camera: expected one of {', '.join(env_spec.cameras)} of {task}, got {camera!r}")
+    raise UserError(f"--camera: expected one of {listed(camera, env_spec.cameras)} of {task}, got {camera!r}")
 
 
 def version_changes(bundle: PolicyBundle, env_spec: EnvSpec) -> list[tuple[str, str, str, str]]:

@@ -109,6 +109,17 @@ class EvaluationConfig:
             **({"instruction": self.instruction} if self.instruction else {}),
         }
 
+    def differences(self, before: dict[str, Any]) -> list[str]:
+        """What makes this evaluation another one than the one with the request `before`; empty for the same."""
+        request = self.request()
+        if FORMER_KEY in before:
+            before = before | {KEY: before[FORMER_KEY]}
+        if before.get("run_id") in self.policy.run_ids:  # perhaps the id that an earlier release gave it
+            before = before | {"run_id": self.policy.run_id}
+        names = (*request, *(name for name in ("instruction",) if name not in request))
+        pairs = [(name, before.get(name), request.get(name)) for name in names]
+        return [f"{name}: was {was!r}, is {now!r}" for name, was, now in pairs if was != now]
+
 
 def run_evaluation(
     config: EvaluationConfig, out: EvaluationFolder, begun: Callable[[], None] = lambda: None
@@ -139,19 +150,11 @@ def run_evaluation(
 
 def _resume(config: EvaluationConfig, out: EvaluationFolder) -> Known:
     """The rows of an earlier process that was interrupted."""
-    request = config.request()
     if out.request.exists():
-        before = read_json(out.request)
-        if FORMER_KEY in before:
-            before[KEY] = before[FORMER_KEY]
-        if before.get("run_id") in config.policy.run_ids:  # perhaps the id that an earlier release gave it
-            before["run_id"] = config.policy.run_id
-        names = (*request, *(name for name in ("instruction",) if name not in request))
-        pairs = [(name, before.get(name), request.get(name)) for name in names]
-        differing = [f"{name}: was {was!r}, is {now!r}" for name, was, now in pairs if was != now]
+        differing = config.differences(read_json(out.request))
         if differing:
             raise UserError(f"{out.path}: --resume continues the same evaluation, but {'; '.join(differing)}")
-    write_json(out.request, request)
+    write_json(out.request, config.request())
     known: Known = {}
     for path in (out.episodes, out.partial):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []

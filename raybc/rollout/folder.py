@@ -14,11 +14,6 @@ class EvaluationFolder:
 
     path: Path
 
-    @classmethod
-    def default(cls, run_id: str, step: int, starts: str) -> EvaluationFolder:
-        """Where a policy's evaluation is written unless --out says otherwise."""
-        return cls(Path("runs/rollouts") / f"{run_id}_step_{step}_{starts}")
-
     @property
     def request(self) -> Path:
         """What was asked for; a resumed evaluation must ask for the same."""

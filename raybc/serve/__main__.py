@@ -13,9 +13,7 @@ import tyro
 from raybc import cli
 from raybc.config import SAMPLE_AXES
 from raybc.extras import require_extra
-from raybc.inference.metadata import policy_metadata
-from raybc.inference.policy import load_bundle
-from raybc.train.arithmetic import pick_device
+from raybc.find_bundle import find_bundle
 from raybc.types import UserError
 from raybc.web import listening
 
@@ -60,13 +58,17 @@ class Args:
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.serve", Args.__doc__ or "")
     require_extra("raybc.serve", "serve", "starlette", "uvicorn", "websockets", "msgpack")
-    # Imported here, because they need the packages that were just checked.
+    _check(args)
+    find_bundle(args.bundle, args.checkpoint)
+    # Here, because they need the packages that were just checked, and PyTorch, which --help need not wait for.
     import uvicorn
 
+    from raybc.inference.metadata import policy_metadata
+    from raybc.inference.policy import load_bundle
     from raybc.serve.app import is_loopback, make_app
     from raybc.serve.batch import Batcher
+    from raybc.train.arithmetic import pick_device
 
-    _check(args)
     token = "" if args.token_file is None else read_token(args.token_file)
     if not token and not is_loopback(args.host):
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from raybc.envs.base import Task
 from raybc.files import read_json, write_json
 from raybc.metric import Metric
 from raybc.metric_choice import bind
+from raybc.rows import LedgerEvent
 from raybc.run_folder import SweepFolder
 from raybc.run_start import Resume
 from raybc.sweep.config import SweepConfig, to_plain
+from raybc.sweep.health import measured_again
+from raybc.sweep.ledger import SweepState
 from raybc.sweep.load import saved_sweep
 from raybc.sweep.space import eval_tasks, metric_of
 from raybc.train.data import held_out_episodes, with_held_out
@@ -26,6 +29,8 @@ from raybc.train.source import read_data
 from raybc.train.trackers.base import TrackerConfig
 from raybc.types import UserError
 
+#: Keys that change no result.
+_RESOURCES = ("recipe", "search.max_concurrent", "search.pack", "resources")
 #: Keys that may differ when a sweep is resumed: how many more trials, and which resources.
 MAY_CHANGE = ("recipe", "search.trials", "search.max_concurrent", "search.pack", "final", "resources")
 
@@ -112,6 +117,30 @@ def check_resume(config: SweepConfig, folder: SweepFolder) -> None:
     if changed:  # states of release 0.1.0 carry ids that covered these options, too
         earlier = earlier_options(folder)
         write_json(folder.earlier_options, [*earlier, before.train.to_plain()])
+
+
+def check_trials(config: SweepConfig, folder: SweepFolder, state: SweepState) -> None:
+    """Refuse to resume a sweep with fewer trials than have finished, since none is taken away."""
+    finished = len(state.finished())
+    if config.search.trials < finished:
+        raise UserError(
+            f"{folder.path}: search.trials: expected at least {finished}, the trials that have finished there, got "
+            f"{config.search.trials}; nothing was changed: leave it out, or use another --out"
+        )
+
+
+def is_complete(config: SweepConfig, folder: SweepFolder, events: Sequence[LedgerEvent], state: SweepState) -> bool:
+    """Whether the sweep in `folder` ran to its end as `config` wants it, and no episode has to be measured again."""
+    last = events[-1] if events else None
+    if last is None or last["event"] != "stage" or last["name"] != "whole":
+        return False
+    if not (folder.winner_json.is_file() and folder.report.is_file()) or state.unfinished() or measured_again(state):
+        return False
+    if any(row.get("errors", 0) for trial in state.trials.values() for row in trial.final_rows):
+        return False
+    before = saved_sweep(read_json(folder.config), str(folder.config))
+    wanted = [key for key, _, _ in _differences(to_plain(before), config.to_dict())]
+    return all(any(key == name or key.startswith(f"{name}.") for name in _RESOURCES) for key in wanted)
 
 
 def earlier_options(folder: SweepFolder) -> list[dict[str, Any]]:

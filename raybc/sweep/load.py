@@ -65,11 +65,12 @@ def sweep_from_mapping(mapping: Any, source: str, overrides: Sequence[str] = (),
     return config
 
 
-def saved_sweep(mapping: Any, source: str) -> SweepConfig:
-    """The sweep of a run folder, from its config.json. Earlier releases compared recipes by success alone."""
+def saved_sweep(mapping: Any, source: str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep of a run folder, from its config.json, with some values changed. Earlier releases compared recipes by
+    success alone."""
     if isinstance(mapping, dict):
         mapping = {KEY: "success", **_with_metric(mapping, source)}
-    return sweep_from_mapping(mapping, source, saved=True)
+    return sweep_from_mapping(mapping, source, overrides, saved=True)
 
 
 def _with_recipe(mapping: dict[str, Any], source: str) -> dict[str, Any]:

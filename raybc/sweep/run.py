@@ -33,7 +33,16 @@ from raybc.rollout.pool import RolloutPool
 from raybc.rollout.race import NO_RACE
 from raybc.run_folder import SweepFolder
 from raybc.run_start import check_folder, starting
-from raybc.sweep.begin import Launch, check_resume, earlier_options, holding_out, offline_source, with_metric
+from raybc.sweep.begin import (
+    Launch,
+    check_resume,
+    check_trials,
+    earlier_options,
+    holding_out,
+    is_complete,
+    offline_source,
+    with_metric,
+)
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.final import evaluate_final, film, list_videos, write_winner
 from raybc.sweep.health import measured_again
@@ -70,6 +79,17 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
     if launch.overwrite or not folder.config.is_file():  # sweeps of earlier releases go on as they began
         check_effects(config)
     check_folder(folder, folder.config, launch.resume, launch.overwrite, launch.inputs)
+    if launch.resume != "False":
+        events = list(read_events(folder.ledger))
+        known = SweepState.from_events(events, metric)
+        check_trials(config, folder, known)
+        if is_complete(config, folder, events, known):
+            run = load_run(folder.path)
+            cli.console.print(
+                f"nothing to do: all {len(known.trials)} trials have finished; more: --set search.trials=N"
+            )
+            cli.console.print(f"\n{winner_line(run, leaderboard(run))}\nreport: {folder.report}")
+            return folder.path
     free_space_for(folder.path, MEGABYTES)
     with starting(folder, launch.overwrite, launch.inputs) as begun:
         check_resume(config, folder)

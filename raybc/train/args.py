@@ -6,20 +6,34 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from raybc import cli
 from raybc.config import RunConfig
+from raybc.files import expanded
 from raybc.run_start import Resume
 from raybc.seeing import CameraFlags
-from raybc.train.ranks import Parallel
-from raybc.train.resume import ExtendSchedule
-from raybc.train.trackers.wandb import Mode
+from raybc.train.choices import ExtendSchedule, Mode, Parallel
 from raybc.types import UserError
 
 
 @dataclass(frozen=True)
 class Args(CameraFlags):
     """This command."""
+
+    GROUPS: ClassVar = {
+        "camera": ("cameras", "image_height", "image_width"),
+        "batch": ("gradient_accumulation_steps", "per_device_train_batch_size"),
+        "process": ("num_workers", "min_workers", "parallel", "threads", "workers", "address", "ray_dashboard"),
+        "tracker and hub": ("wandb", "wandb_project", "mlflow", "mlflow_experiment", "push_to_hub"),
+    }
+    EXAMPLES: ClassVar = (
+        ("the default policy on demonstrations of a scripted expert", "--env_name lift-scripted-low_dim"),
+        ("a recipe of the literature, with another rate", "--recipe flow_unet_pusht_small --lr 1e-4"),
+        ("four seeds side by side", "--env_name lift-scripted-low_dim --seeds 0 1 2 3"),
+        ("your own recordings, without a simulator", "--dataset my_robot --action_chunking"),
+        ("continue a run; only what changes is named", "--resume --out RUN --training_steps 40000"),
+    )
 
     config: str = ""
     """A YAML file with options of the run, as under `train:` of a sweep file; flags override it."""
@@ -62,8 +76,9 @@ class Args(CameraFlags):
     """Repository OWNER/NAME on the Hugging Face Hub to upload the policy to when training has ended; it is created
     private if it does not exist."""
     resume: Resume = "False"
-    """Resume this run from its latest state, or extend it to more training_steps or num_rounds. auto: resume if there
-    is a saved run, otherwise start a new one."""
+    """Resume a run from its latest state, or extend it to more training_steps or num_rounds. With --out RUN every
+    option has the value of that run, and only what changes is named. auto: resume if there is a saved run, otherwise
+    start a new one."""
     extend_schedule: ExtendSchedule = "no"
     """With --resume and more training_steps: a cosine schedule stays at min_lr (hold) or starts again from lr
     (restart)."""
@@ -91,6 +106,11 @@ def with_batches(config: RunConfig, args: Args, argv: Sequence[str]) -> RunConfi
     parts = f", computed in {config.accumulate} parts" if config.accumulate > 1 else ""
     cli.console.print(f"batch_size: {config.batch_size}{parts}")
     return config
+
+
+def inputs_of(config: RunConfig, args: Args, *more: Path) -> list[Path]:
+    """The files and folders that a training reads; more: those that no flag names."""
+    return [*config.inputs(), *([expanded(args.config)] if args.config else []), *more]
 
 
 def with_hub(args: Args, seeds: Sequence[int]) -> Args:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from raybc.config import RunConfig
 from raybc.policies.base import LANGUAGE
+from raybc.strict import listed
 from raybc.types import UserError
 
 #: Prefixes of parameter names in release 0.1.0 -> current prefixes; `freeze` accepts both.
@@ -112,7 +113,7 @@ def frozen_names(run: RunConfig, names: Sequence[str]) -> frozenset[str]:
         renamed = f"{_RENAMED.get(first, first)}{dot}{rest}"
         matching = {name for name in names if name.startswith(renamed)}
         if not matching:
-            raise UserError(f"freeze: expected the beginning of one of {sorted(names)}, got {prefix!r}")
+            raise UserError(f"freeze: expected the beginning of one of {listed(prefix, sorted(names))}, got {prefix!r}")
         found |= matching
     if found and len(found) == len(names):
         raise UserError(f"freeze: expected something to be left to learn, got all of it: {run.freeze!r}")

@@ -12,19 +12,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from raybc.config import RunConfig
+from raybc.train.choices import Parallel
 from raybc.train.step import StepDraws
 from raybc.types import UserError
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import Shard
-
-Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)

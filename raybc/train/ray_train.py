@@ -28,7 +28,8 @@ from raybc.config import RunConfig
 from raybc.files import read_json, write_json
 from raybc.run_folder import TrainingFolder
 from raybc.train import elastic
-from raybc.train.ranks import Parallel, WorkerConfig
+from raybc.train.choices import Parallel
+from raybc.train.ranks import WorkerConfig
 from raybc.types import UserError
 
 #: Number of restarts of the worker group from the last state after a worker died.

@@ -12,72 +12,22 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from raybc._version import __version__
-from raybc.config import Role, RunConfig
-from raybc.config.identity import SCHEMA, extends, identity
+from raybc.config import RunConfig
+from raybc.config.identity import SCHEMA, extends
+from raybc.default_folder import folder_word
 from raybc.files import expanded, read_json, write_json
 from raybc.run_folder import TrainingFolder
 from raybc.strict import digest
+from raybc.train.choices import ExtendSchedule
 from raybc.train.language import continued_language
 from raybc.train.pretrained import continued
+from raybc.train.stored import SavedRun, saved_in
 from raybc.types import UserError
 
-#: Keys of flags.json in addition to the options.
-_FACTS = ("schema", "raybc", "run_id", "earlier_run_ids", "data_fingerprint", "recipe")
 #: Names and passwords in URIs, such as that of a tracking server.
 _CREDENTIALS = re.compile(r"(\w+://)[^\s/@]+@")
-ExtendSchedule = Literal["no", "hold", "restart"]
-
-
-@dataclass(frozen=True)
-class SavedRun:
-    """A member's run folder as flags.json describes it."""
-
-    folder: Path
-    config: RunConfig
-    data_fingerprint: str
-    """`EpisodeStore.fingerprint` of the training data."""
-    run_ids: tuple[str, ...]
-    """The current run_id, then those of earlier releases that its files may carry."""
-    recipe: str = ""
-    """The recipe that it started from."""
-
-    @classmethod
-    def read(cls, folder: Path) -> SavedRun:
-        """Raises `UserError` if flags.json is missing, damaged or from a newer release."""
-        path = TrainingFolder(folder).flags
-        flags, place = read_json(path), f"{path}"
-        if not isinstance(flags, dict) or "run_id" not in flags:
-            raise UserError(f"{place}: expected the options of a training run, got another JSON file")
-        if int(flags.get("schema", 1)) > SCHEMA:
-            raise UserError(
-                f"{place}: expected schema {SCHEMA} or older, got {flags['schema']}, made by raybc "
-                f"{flags.get('raybc', 'of a newer release')}; install that release or a newer one"
-            )
-        fingerprint = str(flags["data_fingerprint"])
-        config = RunConfig.from_plain({k: v for k, v in flags.items() if k not in _FACTS}, place)
-        ids = (config.run_id(fingerprint), str(flags["run_id"]), *map(str, flags.get("earlier_run_ids", [])))
-        return cls(folder, config, fingerprint, tuple(dict.fromkeys(ids)), str(flags.get("recipe", "")))
-
-    def differences(self, config: RunConfig, fingerprint: str) -> list[str]:
-        """Descriptions of what makes `config` a different run; empty for the same run."""
-        was, now = identity(self.config), identity(config)
-        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-        found = [f"{name}: was {_get(self.config, name)!r}, is {_get(config, name)!r}" for name in names]
-        data = self.data_fingerprint != fingerprint
-        return found + ([f"the data: was {self.data_fingerprint[:12]}, is {fingerprint[:12]}"] if data else [])
-
-    def output_changes(self, config: RunConfig) -> list[str]:
-        """Descriptions of output options that differ; they do not change the identity."""
-        was, now = self.config.to_plain(), config.to_plain()
-        outputs = [n for n, info in config.options().items() if info.option.role is Role.OUTPUT and n in was]
-        return [f"{name}: was {was[name]}, is {now[name]}" for name in outputs if was[name] != now[name]]
-
-
-def _get(config: RunConfig, name: str) -> Any:
-    return config.get(name) if name in config.options() else None
 
 
 @dataclass(frozen=True)
@@ -132,8 +82,20 @@ class RunPlace:
 
 
 def group_folder(config: RunConfig) -> Path:
-    """SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME."""
-    return expanded(config.save_dir, "save_dir") / "bc_training" / config.run_group / config.env_name
+    """SAVE_DIR/bc_training/RUN_GROUP/ENV_NAME, with _ for what some systems forbid in names of folders."""
+    group = "/".join(map(folder_word, config.run_group.split("/")))
+    return expanded(config.save_dir, "save_dir") / "bc_training" / group / folder_word(config.env_name)
+
+
+def _groups(config: RunConfig) -> list[Path]:
+    """`group_folder`, and where earlier releases had it."""
+    former = expanded(config.save_dir, "save_dir") / "bc_training" / config.run_group / config.env_name
+    return list(dict.fromkeys((group_folder(config), former)))
+
+
+def _folders(config: RunConfig) -> list[Path]:
+    """What is in the group of `config`."""
+    return sorted(path for group in _groups(config) for path in group.glob("*") if path.is_dir())
 
 
 def new_place(members: Sequence[RunConfig], fingerprint: str, out: Path | None) -> RunPlace:
@@ -146,17 +108,10 @@ def new_place(members: Sequence[RunConfig], fingerprint: str, out: Path | None) 
     return RunPlace(out, folders, tuple(members))
 
 
-def saved_in(folder: Path) -> list[SavedRun]:
-    """The members of the run folder `folder`; empty if it is not a run folder."""
-    if TrainingFolder(folder).flags.is_file():
-        return [SavedRun.read(folder)]
-    return [SavedRun.read(path) for path in sorted(folder.glob("sd*")) if TrainingFolder(path).flags.is_file()]
-
-
 def find_run(members: Sequence[RunConfig], fingerprint: str, extend: ExtendSchedule) -> Path | None:
     """The folder in the group of `members` with the same run, or with a run that it extends; None without one."""
     extended: Path | None = None
-    for folder in sorted(p for p in group_folder(members[0]).glob("*") if p.is_dir()):
+    for folder in _folders(members[0]):
         try:
             place = resumed(members, fingerprint, folder, extend)
         except UserError:  # another run, or one that this release cannot read
@@ -243,7 +198,7 @@ def nothing_to_resume(members: Sequence[RunConfig], fingerprint: str, out: Path 
     """An error that names the searched folder and the most similar run."""
     where = out or group_folder(members[0])
     nearest = ""
-    folders = [out] if out is not None else [p for p in where.glob("*") if p.is_dir()]
+    folders = [out] if out is not None else _folders(members[0])
     found: list[tuple[int, str]] = []
     for folder in folders:
         try:

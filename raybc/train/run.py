@@ -118,6 +118,8 @@ class PackRun:
         """Train in this process; training pauses during evaluations. begun: called when nothing can be refused any
         more, see `raybc.run_start.starting`."""
         resumes = self.state.exists()
+        if self.place.saved and not resumes:
+            cli.console.print(f"{self.out}: no state was saved there, so the run begins at step 0")
         trainer = PackTrainer([m.config for m in self.members], self.data, device, resumes=resumes)
         if len(self.members) > 1 and self.config.encoder.kind != "None":
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")

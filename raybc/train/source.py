@@ -14,6 +14,7 @@ from raybc.data.idle import without_idle
 from raybc.data.load import read_for
 from raybc.envs.spec import EnvSpec
 from raybc.registry import parse_env_name
+from raybc.strict import listed
 from raybc.types import UserError
 
 
@@ -47,7 +48,8 @@ def observed(config: RunConfig, probe: EnvSpec, obs_keys: tuple[str, ...]) -> tu
     known = {**probe.obs_sizes, **probe.images}
     missing = [key for key in chosen if key not in known]
     if missing:
-        raise UserError(f"--obs_keys: expected observations of {config.env_name}, {sorted(known)}, got {missing[0]!r}")
+        has = listed(missing[0], sorted(known))
+        raise UserError(f"--obs_keys: expected observations of {config.env_name}, {has}, got {missing[0]!r}")
     return chosen
 
 

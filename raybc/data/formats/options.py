@@ -10,6 +10,7 @@ import numpy as np
 
 from raybc.data.episodes import Note, SkippedEpisode
 from raybc.data.formats.images import NotCertain, Unfit, as_image, is_image, resembles_image
+from raybc.strict import listed
 from raybc.types import UserError
 
 
@@ -50,7 +51,8 @@ class Keys:
         known = list(names)
         missing = [name for name in self.observations if name not in known]
         if missing:
-            raise UserError(f"{where}: --obs_keys: expected an observation, got {missing[0]!r}; it has {sorted(known)}")
+            has = listed(missing[0], sorted(known))
+            raise UserError(f"{where}: --obs_keys: expected an observation, got {missing[0]!r}; it has {has}")
         return self.observations or tuple(known)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from raybc.config import RunConfig
 from raybc.extras import require_extra
 from raybc.files import read_json, write_json, write_text
 from raybc.strict import digest
+from raybc.train.choices import Mode
 from raybc.train.trackers.base import FILES, Row, Tracker
 from raybc.types import UserError
 
 #: Files in a run folder: the id of its run, and where to see it.
 NOTE, URL = "wandb.json", "wandb_url.txt"
-Mode = Literal["off", "offline", "online"]
 
 
 @dataclass(frozen=True)
