@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import tomllib
+from difflib import get_close_matches
 
 import pytest
 
@@ -14,6 +15,8 @@ from raybc.__main__ import COMMANDS, main
 from raybc.sweep.views import command_line
 from tests.helpers import ROOT
 
+#: What a message says of a word that resembles no command.
+NEAREST = ", ".join(get_close_matches("?", COMMANDS, 10, 0))
 #: What an installed `raybc` does.
 SCRIPT = "import sys; sys.argv[0] = '/somewhere/bin/raybc'; from raybc.__main__ import main; sys.exit(main())"
 
@@ -66,7 +69,7 @@ def test_help_and_version_import_neither_torch_nor_ray(flag: str) -> None:
     [
         (["swep"], "error: expected a command, got 'swep': did you mean 'sweep'?"),
         ([], "error: expected a command, got nothing; see raybc --help"),
-        (["?"], f"error: expected a command, got '?': known: {', '.join(sorted(COMMANDS))}"),
+        (["?"], f"error: expected a command, got '?': the nearest of {len(COMMANDS)} known names: {NEAREST}"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words: list[str], expected: str) -> None:

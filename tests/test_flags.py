@@ -21,7 +21,7 @@ from raybc.types import UserError
 from tests.helpers import ROOT
 
 COMMANDS_OF = {"data": ("info", "stats", "verify", "convert"), "plan": ("build", "verify", "show"),
-               "env": ("build", "list", "check", "remove")}  # fmt: skip
+               "env": ("build", "list", "check", "remove"), "cluster": ("slurm", "wait")}  # fmt: skip
 #: Names of torch and Ray, and of what takes as long to import.
 HEAVY = ("torch", "ray", "scipy", "optuna", "plotly", "h5py", "pyarrow", "gymnasium")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from raybc import cli
 from raybc.cluster.slurm import Allocation, Job, split, submit
 from raybc.files import write_text
+from raybc.flags import grouped
 from raybc.types import UserError
 
 
@@ -18,7 +19,7 @@ from raybc.types import UserError
 class SlurmArgs:
     """Write a job script that runs a command of raybc on an allocation of SLURM. The command stands after `--`."""
 
-    allocation: cli.flat_group(Allocation) = field(default_factory=Allocation)  # type: ignore[valid-type]
+    allocation: grouped(Allocation) = field(default_factory=Allocation)  # type: ignore[valid-type]
     """What is requested."""
     script: Path = Path()
     """Where the script is written (default: NAME.sbatch in the working folder)."""
@@ -42,8 +43,8 @@ class WaitArgs:
 
 def slurm_command(argv: list[str]) -> int:
     """Run `raybc cluster slurm`."""
-    flags, command = split(argv)
-    args = cli.parse(SlurmArgs, flags, "raybc.cluster slurm", SlurmArgs.__doc__ or "")
+    words, command = split(argv)
+    args = cli.parse(SlurmArgs, words, "raybc.cluster slurm", SlurmArgs.__doc__ or "")
     job = Job(command, args.allocation)
     text = job.script()
     path = args.script if args.script != Path() else Path(f"{job.allocation.name}.sbatch")
@@ -78,6 +79,10 @@ USAGE = """usage: python -m raybc.cluster {slurm,wait} [flags]
 
 python -m raybc.cluster COMMAND --help lists the flags of a command.
 """
+
+
+#: Flags of each of its commands, for the completion of a shell.
+FLAGS: dict[str, type] = {"slurm": SlurmArgs, "wait": WaitArgs}
 
 
 def main(argv: list[str] | None = None) -> int:
