@@ -12,10 +12,14 @@ from typing import Any
 
 import pytest
 
+from raybc import cli
 from raybc.cli import run_main
 from raybc.files import read_json
+from raybc.rollout.__main__ import Args
+from raybc.rollout.__main__ import main as rollout
 from raybc.rows import LedgerEvent, StartEvent
 from raybc.run_folder import SweepFolder, TrainingFolder
+from raybc.stored_flags import changed_flags, with_stored
 from raybc.sweep.__main__ import main as sweep
 from raybc.sweep.begin import is_complete
 from raybc.sweep.config import SweepConfig
@@ -61,7 +65,7 @@ def test_a_pack_keeps_its_seeds(pointmass_demos: Path, tmp_path: Path, capsys: p
     out = tmp_path / "pack"
     words = [*OPTIONS, f"--dataset={pointmass_demos}", f"--out={out}", "--seeds", "3", "1"]
     assert run_main(lambda: train(words)) == 0
-    assert sorted(Stored.of(["--resume", f"--out={out}"]).seeds) == [1, 3]
+    assert Stored.of(["--resume", f"--out={out}"]).seeds == (3, 1)
     assert run_main(lambda: train(["--resume", f"--out={out}", "--log_interval=7", "--threads=1"])) == 0
     assert "same run, log_interval: was 1000, is 7" in capsys.readouterr().out
 
@@ -160,3 +164,33 @@ def test_a_folder_is_no_sweep_file(stopped: Path, capsys: pytest.CaptureFixture[
     assert "expected a sweep file, got the folder of a sweep; continue it with --resume" in capsys.readouterr().err
     assert run_main(lambda: sweep([str(stopped), "--resume", "--out=elsewhere"])) == 2
     assert "got --out elsewhere as well" in capsys.readouterr().err
+
+
+# --- rollouts and comparisons -----------------------------------------------------------------------------------------
+
+
+def test_flags_that_are_not_the_default_are_kept() -> None:
+    words = [
+        "runs/a",
+        "--videos=2",
+        "--tasks",
+        "x",
+        "y",
+        "--video_output_dir=films",
+        "--out=o",
+        "--workers=3",
+        "--resume",
+    ]
+    args = cli.parse(Args, words, "raybc.rollout", "")
+    kept = json.loads(json.dumps(changed_flags(args)))
+    assert kept == {"bundle": "runs/a", "videos": 2, "tasks": ["x", "y"], "video_output_dir": "films"}
+    again = with_stored(cli.parse(Args, ["--out=o", "--resume", "--videos=5"], "raybc.rollout", ""), kept | {"old": 1})
+    assert again == dataclasses.replace(args, videos=5, workers="auto")
+
+
+def test_a_rollout_is_resumed_by_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main(lambda: rollout(["--resume", f"--out={tmp_path}"])) == 2
+    assert "expected the policy to measure: raybc rollout RUN (or --resume --out FOLDER)" in capsys.readouterr().err
+    (tmp_path / "rollout.json").write_text(json.dumps({"run_id": "x", "flags": {"bundle": "/nowhere/run"}}))
+    assert run_main(lambda: rollout(["--resume", f"--out={tmp_path}"])) == 2
+    assert capsys.readouterr().err.startswith("error: /nowhere/run: expected a policy bundle")

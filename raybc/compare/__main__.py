@@ -12,8 +12,11 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from raybc import cli
+from raybc.compare.folder import CompareFolder
+from raybc.files import read_json
 from raybc.metric import MetricName
 from raybc.run_start import Resume
+from raybc.stored_flags import with_stored
 from raybc.types import SPLIT_SIZE, UserError
 
 #: Powers of the table that --plan prints.
@@ -126,6 +129,8 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.compare", Args.__doc__ or "")
+    if args.out is not None and args.resume != "False" and CompareFolder(args.out).request.is_file():
+        args = with_stored(args, read_json(CompareFolder(args.out).request).get("flags", {}))
     _check(args)
     if args.plan is not None:
         return _plan(args)

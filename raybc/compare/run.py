@@ -32,6 +32,7 @@ from raybc.rollout.measured import MeasuredTask, changes_of, measured_tasks, ref
 from raybc.rows import EpisodeRow, setting_fields
 from raybc.run_start import check_folder, starting
 from raybc.statistics import too_many_errors
+from raybc.stored_flags import changed_flags
 from raybc.suites import choose_tasks, resolve_over
 from raybc.types import EpisodeSpec, UserError
 from raybc.versions import versions
@@ -75,7 +76,7 @@ def run(args: Args) -> int:
         comparison = _compared(scores, rows, design, [*notes, *more])
         comparison = replace(comparison, clusters=failure_clusters(rows, examples))
         request = _request(args, arms, design, ())
-        write_json(out.request, request)
+        write_json(out.request, request | {"flags": changed_flags(args)})
         begun()
         _write(out, comparison, design, {})
         write_comparison_page(out, comparison, design, rows, {}, request, examples)
@@ -184,7 +185,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
     with starting(out, args.overwrite, _inputs(live)) as begun:
 
         def begin() -> None:
-            write_json(out.request, request)
+            write_json(out.request, request | {"flags": changed_flags(args)})
             begun()
 
         measurement = Measurement(arms, design, specs, on_scale, options, out)

@@ -11,11 +11,13 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from raybc import cli
-from raybc.files import expanded
+from raybc.files import expanded, read_json
 from raybc.find_bundle import find_bundle
 from raybc.foreign.reference import prefix_of
 from raybc.metric import FORMER_KEY, MetricName
+from raybc.rollout.folder import EvaluationFolder
 from raybc.run_start import Resume
+from raybc.stored_flags import with_stored
 from raybc.types import UserError
 
 
@@ -40,7 +42,7 @@ class Args:
         ("your own policy", "module:my_policy.py:make_policy --env_name lift"),
     )
 
-    bundle: tyro.conf.Positional[str]
+    bundle: tyro.conf.Positional[str] = ""
     """A bundle, the folder of a training run (see --checkpoint), or the folder of a sweep (its winner); or a policy of
     others: module:FILE.py:make_policy, module:PACKAGE.MODULE:make_policy, onnx:FILE, lerobot:FOLDER,
     openpi:HOST:PORT, vla-eval:HOST:PORT."""
@@ -121,7 +123,8 @@ class Args:
     """Folder for episodes.jsonl, metrics.json and videos (default: runs/rollouts/NAME, with a name that says what is
     measured)."""
     resume: Resume = "False"
-    """Resume an interrupted evaluation. auto: resume what is there, and begin otherwise."""
+    """Resume an interrupted evaluation; --resume --out FOLDER needs nothing else. auto: resume what is there, and begin
+    otherwise."""
     overwrite: bool = False
     """Replace an existing folder."""
     address: str = ""
@@ -132,6 +135,10 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.rollout", Args.__doc__ or "")
+    if args.out is not None and args.resume != "False" and EvaluationFolder(args.out).request.is_file():
+        args = with_stored(args, read_json(EvaluationFolder(args.out).request).get("flags", {}))
+    if not args.bundle:
+        raise UserError("expected the policy to measure: raybc rollout RUN (or --resume --out FOLDER), got none")
     _check(args)
     if not prefix_of(args.bundle):
         find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)

@@ -27,6 +27,7 @@ from raybc.rollout.record import read_targets, targets_left, write_recordings
 from raybc.rollout.settings import ORDER, chosen_settings
 from raybc.run_start import check_folder, starting
 from raybc.statistics import most_starts
+from raybc.stored_flags import changed_flags
 from raybc.suites import choose_tasks, resolve_over
 from raybc.types import SPLIT_SIZE, EpisodeSpec, SampleSetting, UserError
 
@@ -107,6 +108,7 @@ def config_of(
         suite=args.suite,
         video_folder=args.video_output_dir,
         instruction=args.instruction,
+        flags=changed_flags(args),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
@@ -68,6 +68,9 @@ class EvaluationConfig:
 
     record_folder: Path | None = None
     """Folder for a file of each episode (None: not recorded)."""
+
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    """Flags that are kept beside the request, see `raybc.stored_flags`."""
 
     @property
     def task(self) -> str:
@@ -154,7 +157,7 @@ def _resume(config: EvaluationConfig, out: EvaluationFolder) -> Known:
         differing = config.differences(read_json(out.request))
         if differing:
             raise UserError(f"{out.path}: --resume continues the same evaluation, but {'; '.join(differing)}")
-    write_json(out.request, config.request())
+    write_json(out.request, config.request() | {"flags": dict(config.flags)})
     known: Known = {}
     for path in (out.episodes, out.partial):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []

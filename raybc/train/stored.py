@@ -114,7 +114,9 @@ class Stored:
         saved = saved_in(expanded(out, "--out"))
         if not saved:
             return cls()
-        seeds = tuple(run.config.seed for run in saved) if len(saved) > 1 else ()
+        pack = TrainingFolder(expanded(out)).pack
+        order = list(read_json(pack)["members"]) if pack.is_file() else []  # that of the tensors in the state
+        seeds = tuple(map(int, order)) or tuple(run.config.seed for run in saved) if len(saved) > 1 else ()
         words = _last_command(saved[0].folder)
         given = {name: last_value(words, name) for name in KEPT}
         flags = tuple(f"--{name}={value}" for name, value in given.items() if value and "***@" not in value)
