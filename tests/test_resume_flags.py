@@ -73,7 +73,7 @@ def test_a_pack_keeps_its_seeds(pointmass_demos: Path, tmp_path: Path, capsys: p
 def test_flags_beside_the_options_are_kept(tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(ROOT / "tests/golden/v0.1.0/train", out, symlinks=True)
-    assert Stored.of(["--resume", "--out", str(out)]).options["training_steps"] == 60
+    assert Stored.of(["--resume", "--out", str(out)]).options["training_steps"] == 120
     command = "raybc train --demos 12 --num_workers=2 --mlflow http://***@host --wandb offline --lr 3"
     TrainingFolder(out).run_args.write_text(json.dumps({"commands": ["raybc train --demos 5", command]}))
     assert Stored.of(["--resume", f"--out={out}"]).flags == ("--demos=12", "--num_workers=2", "--wandb=offline")
