@@ -19,8 +19,10 @@ import raybc
 from raybc.data import formats
 from raybc.inference.offline import offline_error
 from raybc.serve.client import RemotePolicy
+from tests.documents import Page
 from tests.helpers import ROOT
 from tests.robots import recorded_robot
+from tests.test_drive import Time
 from tests.test_serve import serving
 
 TEXT = (ROOT / "docs/robots.md").read_text()
@@ -41,12 +43,15 @@ def blocks(section: str, language: str) -> list[str]:
     return found
 
 
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
 def run(command: str) -> str:
     words = shlex.split(command.replace("\\\n", " "))
     assert words[0] == "raybc"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "raybc", *words[1:]], capture_output=True, text=True, env=environment, timeout=280
+        [sys.executable, "-m", "raybc", *words[1:]], capture_output=True, text=True, env=environment(), timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stdout.split())
@@ -96,25 +101,6 @@ def test_look_and_train(here: Path) -> None:
     assert policy.bundle.images == {"front": (24, 32, 3), "wrist": (24, 32, 3)}
 
 
-class Robot:
-    """A robot that plays back what was recorded; it stops at an action that is not safe."""
-
-    def __init__(self, obs: dict[str, np.ndarray]) -> None:
-        self.obs, self.sent, self.stopped = obs, [], False  # type: ignore[var-annotated]
-
-    def get_observation(self) -> dict[str, np.ndarray]:
-        return {name: array[len(self.sent)] for name, array in self.obs.items()}
-
-    def is_safe(self, action: np.ndarray) -> bool:
-        return bool(np.isfinite(action).all())
-
-    def send_action(self, action: np.ndarray) -> None:
-        self.sent.append(action)
-
-    def stop(self) -> None:
-        self.stopped = True
-
-
 def test_search_and_drive(here: Path) -> None:
     """From a sweep's winner to actions: in this process, from a server, and as an ONNX file; all agree."""
     (here / "my_robot.yaml").write_text(blocks("3. Search", "yaml")[0])
@@ -132,12 +118,19 @@ def test_search_and_drive(here: Path) -> None:
     assert 0 < found.error < 3
     assert winner["bundle"] == "winner"
 
-    robot = Robot({"state": store.obs["state"][:10]})
-    names: dict[str, Any] = {"robot": robot, "steps": 10}
-    exec(blocks("4. Drive the robot", "python")[0], names)
-    assert len(robot.sent) == 10
-    assert not robot.stopped
-    assert np.abs(np.stack(robot.sent)).max() <= 90
+    for name, text in Page.of("robots.md").files().items():
+        (here / name).write_text(text)
+    names: dict[str, Any] = {"__name__": "drive"}
+    arm: dict[str, Any] = {}
+    exec((here / "my_arm.py").read_text(), arm)
+    exec((here / "drive.py").read_text(), names)
+    time = Time()
+    driven = arm["Arm"]()
+    assert names["drive"](driven, policy, 2.0, clock=time.clock, sleep=time.sleep) == "time is up"
+    assert np.abs(driven.joints).max() > 0, "it has moved"
+    done = subprocess.run([sys.executable, "drive.py"], capture_output=True, text=True, timeout=280, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(("time is up", "stopped: the last 4 steps took longer than 50 ms")), "a busy machine"
     with serving(here / "runs/sweep") as (place, _), RemotePolicy(f"http://{place}") as remote:
         for one in (policy, remote):
             one.reset(0)  # type: ignore[attr-defined]
@@ -147,6 +140,6 @@ def test_search_and_drive(here: Path) -> None:
         remote.reset(0)
         np.testing.assert_array_equal(remote.act(store.obs["state"][0]), policy.act(store.obs["state"][0]))
     pytest.importorskip("onnxruntime")
-    run(blocks("4. Drive the robot", "bash")[0].splitlines()[1])
+    run(blocks("4. Drive the robot", "bash")[1].splitlines()[1])
     facts = json.loads((here / "policy.json").read_text())
     assert (facts["env_name"], facts["fps"]) == ("none", None)
