@@ -33,6 +33,7 @@ ELSEWHERE = {
     "robots.md": "test_robots_docs.py", "sharing.md": "test_sharing_docs.py", "own_policy.md": "test_extending.py",
     "foreign_policies.md": "test_foreign_docs.py", "own_environment.md": "test_extending.py",
     "own_training.md": "test_extending.py", "deploy.md": "test_package.py",
+    "batched.md": "test_batched_docs.py",
 }  # fmt: skip
 
 
