@@ -153,10 +153,20 @@ def _rows(
                      "message": "ValueError: a joint left its range" if outcome == "error" else "",
                      "error_kind": "ValueError" if outcome == "error" else ""}
                 )  # fmt: skip
+                if phase == "final" and outcome != "error":
+                    found[-1]["final_obs"] = _last_state(trial, seed, index, outcome)
             run = {"run_id": f"{trial:08x}{seed:08x}", "trial": trial, "seed": seed, "phase": phase, "evaluation": k}
             where = {"step": k * STEPS // EVALUATIONS, **dataclasses.asdict(setting)}
             rows.append({**run, **where, **summarise(found, SUCCESS)})
     return rows
+
+
+def _last_state(trial: int, seed: int, index: int, outcome: str) -> dict[str, list[float]]:
+    """Solved episodes end at a goal on the right, failures at the obstacle in the middle, timeouts before it."""
+    rng = random.Random(f"{trial} {seed} {index}")
+    x, y = {"success": (0.85, 0.0), "failure": (-0.1, 0.15), "timeout": (-0.6, -0.3)}[outcome]
+    state = [x + rng.gauss(0, 0.05), y + rng.gauss(0, 0.1), rng.gauss(0, 0.1), rng.gauss(0, 0.1)]
+    return {"state": state, "goal": [0.85, rng.uniform(-0.4, 0.4)]}
 
 
 def _append(folder: SweepFolder, events: list[dict[str, Any]]) -> None:

@@ -171,6 +171,9 @@ class Task:
     robot_state: tuple[int, ...] = ()
     """Positions in `state` of what the robot measures itself (its hand, its gripper), which a policy of images sees
     beside them."""
+    plane: tuple[str, str] | tuple[()] = ()
+    """Two numbers of the observation that are a position in a plane, such as `("state[0]", "state[1]")`; pages show
+    where episodes end in it. (): pages choose."""
     notes: tuple[str, ...] = ()
     """What users should know about the environment before they use it; commands print it."""
     instruction: str = ""

@@ -144,6 +144,7 @@ _pointmass = functools.partial(
     max_steps=MAX_STEPS,
     fps=10.0,
     slots=16,
+    plane=("state[0]", "state[1]"),
 )
 
 POINTMASS = _pointmass(name="pointmass", make=PointMassEnv, obs_keys=("state", "goal"))

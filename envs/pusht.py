@@ -176,7 +176,10 @@ def make_pusht(name: str, pixels: bool, render: RenderOptions | None) -> SimEnv:
     )
 
 
-_pusht = functools.partial(Task, suite="gym_pusht", max_steps=MAX_STEPS, fps=10.0, slots=32, reward_range=(0.0, 1.0))
+_pusht = functools.partial(
+    Task, suite="gym_pusht", max_steps=MAX_STEPS, fps=10.0, slots=32, reward_range=(0.0, 1.0),
+    plane=("keypoints[0]", "keypoints[1]"),  # a corner of the block
+)  # fmt: skip
 
 PUSHT = _pusht(name="pusht", make=functools.partial(make_pusht, "pusht", False), obs_keys=("keypoints", "agent_pos"))
 

@@ -106,12 +106,25 @@ class EpisodeCounts(TypedDict):
     number."""
 
 
+class EndStates(TypedDict):
+    """The last low-dimensional observations of episodes (E episodes, D dimensions)."""
+
+    names: list[str]
+    """D, `state[0]`."""
+    values: list[list[float] | None]
+    """E, each of D numbers; None for an error, and where an observation is not finite or has other dimensions."""
+    plane: NotRequired[list[str]]
+    """Two of the names, which the task calls positions in a plane (`Task.plane`)."""
+
+
 class EpisodeSummary(EpisodeCounts):
     """Counts, and a short entry for each episode."""
 
     episode_list: list[EpisodeEntry]
     messages: NotRequired[dict[str, str]]
     """Index of a start -> message of its error or of its unusual end."""
+    end_states: NotRequired[EndStates]
+    """Of the entries of `episode_list`, where they were recorded: on final starts, at the chosen sample setting."""
 
 
 class _Measurement(TypedDict):
@@ -220,6 +233,8 @@ class VideoRow(TypedDict):
     temporal_ensemble: NotRequired[float]
     solver: NotRequired[str]
     steps: int
+    step: NotRequired[int]
+    """Training step of the policy, of a film that was made later."""
     task: NotRequired[str]
     """Where there are several."""
 

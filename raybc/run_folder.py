@@ -365,6 +365,10 @@ class SweepFolder:
     def member_videos(self, trial: int, seed: int, split: str, setting: SampleSetting) -> Path:
         return self.videos / f"trial_{trial:04d}_seed_{seed}_{split}_{setting.slug()}"
 
+    def filmed(self, trial: int, seed: int, step: int, split: str, setting: SampleSetting) -> Path:
+        """What the folders begin with in which single episodes were filmed later, each a measurement of one start."""
+        return self.path / "filmed" / f"trial_{trial:04d}_seed_{seed}_step_{step}_{split}_{setting.slug()}"
+
     def next_tune_session(self) -> int:
         """A number for a Tune run that no earlier process used in this folder."""
         used = [int(p.name.removeprefix("session_")) for p in self.tune.glob("session_*")]

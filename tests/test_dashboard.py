@@ -224,6 +224,13 @@ def test_everything_the_page_needs_comes_from_here(client: Client) -> None:
     assert "https://" not in page.content.decode()
     for name in (
         "page.css",
+        "episodes.css",
+        "film.js",
+        "episodes.js",
+        "states.js",
+        "elements.js",
+        "films.js",
+        "starts.js",
         "dashboard.css",
         "app.js",
         "index.js",
@@ -249,7 +256,7 @@ def test_a_trial_in_full(client: Client, view: RunView) -> None:
     found = client.get("/api/trials/8").json
     assert found["trial"]["n"] == 8
     assert {row["evaluation"] for row in found["rows"]} == {1, 2, 3, 4}
-    assert sum(len(row["episode_list"]) for row in found["rows"]) == sum(
+    assert sum(len(group["episodes"]) for group in found["episodes"]["groups"]) == sum(
         view.trials[8][k] for k in ("episodes", "errors")
     )
     assert found["videos"][0]["outcome"] == "success"

@@ -261,8 +261,9 @@ def test_filming_changes_no_outcome_and_the_video_plays(ray_cpus: float, bundle:
             assert stream.codec_context.name == "h264"
             assert stream.codec_context.pix_fmt == "yuv420p"
             frames = [f.to_ndarray(format="rgb24") for f in video.decode(stream)]
-        assert len(frames) == row["steps"] // 2 + 2  # the start, every second step, and the end once more
-        assert frames[0].shape == (64, 64, 3)
+        shown = row["steps"] // 2 + 1 + row["steps"] % 2  # the start, every second step and the last one
+        assert len(frames) == shown + 5, "held for a second"
+        assert frames[0].shape == (64 + 14, 64, 3), "the banner is above the image"
         assert np.abs(frames[0].astype(int) - frames[-1].astype(int)).max() > 50, "the mass has moved"
 
 

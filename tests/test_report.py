@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from raybc.cli import run_main
-from raybc.report import episodes, figures, html, tables
+from raybc.report import figures, films, html, tables
 from raybc.report.__main__ import main
 from raybc.report.markdown import write_leaderboard_md
 from raybc.report.read import load_run
@@ -325,7 +325,7 @@ def test_hostile_text_is_only_text(tmp_path: Path) -> None:
     assert "alert('x')" in page.text
     assert "<script>alert" not in text
     assert "<img" not in text[: text.index("plotly.js v")]
-    assert sum(tag == "script" for tag, _ in page.tags) == len(page.figures) + 2
+    assert sum(tag == "script" for tag, _ in page.tags) == len(page.figures) + 3
     embedded = text[text.index('<script type="application/json" id="data">') + 42 :]
     assert not set("<>&") & set(embedded[: embedded.index("</script>")])
 
@@ -333,7 +333,7 @@ def test_hostile_text_is_only_text(tmp_path: Path) -> None:
 def test_videos_are_linked_when_large_and_never_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_run(tmp_path / "run")
     add_videos(folder, "a b.mp4", "c.mp4")
-    monkeypatch.setattr(episodes, "VIDEO_LIMIT_BYTES", 10)
+    monkeypatch.setattr(films, "VIDEO_LIMIT_BYTES", 10)
     _, page = report(folder)
     assert [attributes["src"] for tag, attributes in page.tags if tag == "video"] == [
         "videos/a%20b.mp4",

@@ -22,7 +22,7 @@ from raybc.rollout.checks import check_fits, version_changes
 from raybc.rollout.race import Domination
 from raybc.rollout.results import metrics
 from raybc.rollout.stop import Race, UntilHalfwidth
-from raybc.rollout.video import VideoWriter, episode_name, write_grid
+from raybc.rollout.video import encode, episode_name, write_grid
 from raybc.run_folder import TrainingFolder
 from raybc.statistics import halfwidth_reached
 from raybc.types import EpisodeResult, SampleSetting, UserError
@@ -251,9 +251,7 @@ def test_a_grid_shows_all_episodes(tmp_path: Path) -> None:
     shades, lengths, outcomes = (60, 120, 180), (4, 2, 6), ("success", "failure", "timeout")
     videos = []
     for number, (shade, length, outcome) in enumerate(zip(shades, lengths, outcomes, strict=True)):
-        with VideoWriter(tmp_path / f"{number}.mp4", fps=10) as film:
-            for _ in range(length):
-                film.add(np.full((64, 48, 3), shade, np.uint8))
+        encode(tmp_path / f"{number}.mp4", 10, [np.full((64, 48, 3), shade, np.uint8)] * length)
         videos.append((tmp_path / f"{number}.mp4", outcome))
     write_grid(videos, tmp_path / "grid.mp4", side=64, border=4)
     with av.open(str(tmp_path / "grid.mp4")) as grid:

@@ -17,23 +17,25 @@ from raybc.web import listening
 
 @dataclass(frozen=True)
 class Args:
-    """Show a sweep in the browser, or several side by side, or an index of a folder of runs, on this machine only,
-    without writing anything. Ctrl-C ends it."""
+    """Show a sweep in the browser, or several side by side, or an index of a folder of runs, on this machine only.
+    Nothing is written, except films of episodes that you ask for (into filmed/ in the run folder). Ctrl-C ends it."""
 
     run_dirs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that `python -m raybc.sweep` wrote or is writing, or one folder that contains run folders."""
     port: int = PORT
     """Port on 127.0.0.1 (0: any free port)."""
+    read_only: bool = False
+    """Do not offer to film episodes, the one thing that a page can have made."""
 
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.dashboard", Args.__doc__ or "")
     if len(args.run_dirs) == 1 and is_index(args.run_dirs[0]):
-        server = make_index_server(Index(args.run_dirs[0]))
+        server = make_index_server(Index(args.run_dirs[0]), read_only=args.read_only)
         listener = listening(HOST, args.port)
     else:
         views = views_of(args.run_dirs)
-        server = make_server(*views)
+        server = make_server(*views, read_only=args.read_only)
         listener = listening(HOST, args.port)
         for view in views:
             view.refresh()

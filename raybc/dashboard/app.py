@@ -1,4 +1,5 @@
-"""The web application: one page, its data, and the videos of the run. It serves this machine only, and only reads.
+"""The web application: one page, its data, and the videos of the run. It serves this machine only. It only reads,
+except that an episode is filmed on request (`raybc.dashboard.filming`).
 
 A page of another site that is open in a browser on this machine must not reach the run: requests with another host name
 (DNS rebinding) and requests from other sites are refused, and the page loads nothing from other sites.
@@ -25,9 +26,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raybc.dashboard.detail import detail
+from raybc.dashboard.filming import Filmer
 from raybc.dashboard.importance import importances
 from raybc.dashboard.index import Index
 from raybc.dashboard.several import overview
+from raybc.dashboard.starts import start_routes
 from raybc.dashboard.view import RunView
 from raybc.types import UserError
 
@@ -37,8 +40,11 @@ HOSTS = ["127.0.0.1", "localhost"]
 VIDEO_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 _STATIC = Path(str(files("raybc.dashboard") / "static"))
+_REPORT = Path(str(files("raybc.report")))
 _FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in (".css", ".js")} | {
-    "page.css": Path(str(files("raybc.report") / "page.css")),
+    "page.css": _REPORT / "page.css",
+    "episodes.css": _REPORT / "episodes.css",
+    **{path.name: path for path in (_REPORT / "shared").iterdir() if path.suffix == ".js"},
     "plotly.min.js": Path(plotly.__file__).parent / "package_data" / "plotly.min.js",
 }
 #: The pages share their head; they contain no text of a run.
@@ -82,11 +88,12 @@ class SameSite:
         await self._app(scope, receive, send_with_headers)
 
 
-def make_app(*views: RunView) -> Starlette:
+def make_app(*views: RunView, filmer: Filmer | None = None) -> Starlette:
     """The application for a run folder, which need not exist yet, or for several: an overview, and below `runs/N/` the
-    page of each."""
+    page of each. filmer: films episodes on request (None: nobody does)."""
+    filmer = filmer or Filmer(off="This dashboard only reads.")
     if len(views) == 1:
-        return _application(_run_routes("", lambda _: views[0]))
+        return _application(_run_routes("", lambda _: views[0], filmer))
 
     def find(request: Request) -> RunView | None:
         key = request.path_params["key"]
@@ -95,10 +102,11 @@ def make_app(*views: RunView) -> Starlette:
     async def runs(_: Request) -> Response:
         return await _json(lambda: overview(views))
 
-    return _application([Route("/", _page("several")), Route("/api/runs", runs), *_run_routes("/runs/{key}", find)])
+    pages = _run_routes("/runs/{key}", find, filmer)
+    return _application([Route("/", _page("several")), Route("/api/runs", runs), *pages])
 
 
-def make_index_app(index: Index) -> Starlette:
+def make_index_app(index: Index, filmer: Filmer) -> Starlette:
     """The application for a folder with run folders: the index, below `runs/NAME/` the page of each sweep, and
     `several?run=NAME&run=NAME` for those side by side."""
 
@@ -123,7 +131,7 @@ def make_index_app(index: Index) -> Starlette:
             Route("/several", _page("several")),
             Route("/api/index", rows),
             Route("/api/runs", runs),
-            *_run_routes("/runs/{key}", find),
+            *_run_routes("/runs/{key}", find, filmer),
         ]
     )
 
@@ -149,7 +157,7 @@ async def _static(request: Request) -> Response:
     return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
-def _run_routes(prefix: str, find: Callable[[Request], RunView | None]) -> list[Route]:
+def _run_routes(prefix: str, find: Callable[[Request], RunView | None], filmer: Filmer) -> list[Route]:
     """The page of a run folder, its data and its videos. find: the sweep that a request is about; None: status 404."""
     answers: dict[tuple[str, int, int], dict[str, Any]] = {}  # importances of the latest revision
     show = _page("sweep")
@@ -205,6 +213,7 @@ def _run_routes(prefix: str, find: Callable[[Request], RunView | None]) -> list[
         Route(f"{prefix}/api/trials/{{number:int}}", trial),
         Route(f"{prefix}/api/importance", importance),
         Route(f"{prefix}/videos/{{path:path}}", video),
+        *start_routes(prefix, known, filmer, video_path),
     ]
 
 

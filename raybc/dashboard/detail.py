@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raybc.dashboard.starts import shown
 from raybc.dashboard.view import RunView
 from raybc.metric import score_of
 from raybc.report.commands import rollout_command, train_command
@@ -15,7 +16,7 @@ VIDEOS = 6
 #: Fields of a result row that the page shows as they are.
 SHOWN = (
     "phase", "evaluation", "seed", "step", "episodes", "successes", "timeouts", "failures", "errors", "run_id",
-    "mean_steps_success", "episode_list",
+    "mean_steps_success",
 )  # fmt: skip
 
 
@@ -28,16 +29,17 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
         config, setting = view.config, view.setting(number)
         facts = view.file("progress") or view.file("timing")
         rows = view.rows(number)
-        videos = [v | {"setting": video_setting(v).label()} for v in view.file("videos") if v["trial"] == number]
+        videos = [v | {"setting": video_setting(v).label()} for v in view.films if v["trial"] == number]
+        episodes = shown(view, rows, clusters=lambda row: row["phase"] == "final" and setting_of(row) == setting)
         summary = view.trials[number]
     train, note = train_command(config, trial.params, facts) if config else ("", "")
     measured = []
-    for row in rows:
+    for place, row in enumerate(rows):
         score = score_of([row], view.state.metric)
         measured.append(
             {name: value for name, value in row.items() if name in SHOWN}
             | {"setting": setting_of(row).label(), "chosen": setting_of(row) == setting}
-            | {"rate": score.value, "interval": score.interval and list(score.interval)}
+            | {"place": place, "rate": score.value, "interval": score.interval and list(score.interval)}
             | {"command": rollout_command(config, view.folder, row, trial.params) if config else ""}
         )
     chosen = [row for row in rows if setting_of(row) == setting]
@@ -51,4 +53,5 @@ def detail(view: RunView, number: int) -> dict[str, Any] | None:
         "train_command": train,
         "note": note,
         "film_command": film,
+        "episodes": episodes,
     }

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raybc.dashboard.filming import Filmer
 from raybc.dashboard.index import Index
 from raybc.dashboard.view import RunView
 from raybc.extras import require_extra
@@ -28,21 +29,28 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{HOST}:{listener.getsockname()[1]}/"
 
 
-def make_server(*views: RunView) -> uvicorn.Server:
-    """The server for one or several run folders. A missing package is a `UserError` with the line that installs it."""
+def make_server(*views: RunView, read_only: bool = False) -> uvicorn.Server:
+    """The server for one or several run folders. A missing package is a `UserError` with the line that installs it.
+
+    read_only: whether it films no episodes.
+    """
     require_extra("the dashboard", "dashboard", "starlette", "uvicorn")
     # Here, because it needs the packages that were just checked.
     from raybc.dashboard.app import make_app
 
-    return _server(make_app(*views))
+    return _server(make_app(*views, filmer=_filmer(read_only)))
 
 
-def make_index_server(index: Index) -> uvicorn.Server:
+def make_index_server(index: Index, read_only: bool = False) -> uvicorn.Server:
     """The server for a folder with run folders; otherwise as `make_server`."""
     require_extra("the dashboard", "dashboard", "starlette", "uvicorn")
     from raybc.dashboard.app import make_index_app
 
-    return _server(make_index_app(index))
+    return _server(make_index_app(index, filmer=_filmer(read_only)))
+
+
+def _filmer(read_only: bool) -> Filmer:
+    return Filmer(off="This dashboard was started with --read_only." if read_only else "")
 
 
 def _server(app: Starlette) -> uvicorn.Server:

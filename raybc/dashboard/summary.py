@@ -20,7 +20,8 @@ R = TypeVar("R", bound=ResultRow)
 def summary(trial: TrialState, setting: SampleSetting | None, videos: int, metric: Metric) -> dict[str, Any]:
     """A trial in a few hundred bytes. Scores are those of `setting`, pooled over seeds, without errors.
 
-    curve: [step, score, lowest and highest seed, 95 % interval (null: none), episodes] for each evaluation.
+    curve: [step, score, lowest and highest seed, 95 % interval (null: none), episodes] for each evaluation. ends: of
+    the final starts, or of the last evaluation of a trial that was not measured on any.
     """
     rows = [row for evaluation in trial.evaluations for row in evaluation.rows] + trial.final_rows
     kinds: Counter[str] = Counter()
@@ -32,6 +33,7 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, metri
         if here:
             curve.append([evaluation.step, *curve_point(here, metric)])
     final = _measured(trial.final_rows, setting, metric)
+    last = final or (_measured(trial.evaluations[-1].rows, setting, metric) if trial.evaluations else [])
     return {
         "n": trial.number,
         "status": trial.status,
@@ -47,6 +49,7 @@ def summary(trial: TrialState, setting: SampleSetting | None, videos: int, metri
         "by_setting": by_setting(trial.evaluations[-1].rows if trial.evaluations else [], metric),
         "final": _final(final, metric) if final else None,
         **totals(rows, "episodes", "successes", "timeouts", "failures", "errors"),
+        "ends": totals(last, "failures", "timeouts", "errors"),
         "kinds": dict(kinds),
         "first_error": next((row["first_error"]["message"] for row in rows if "first_error" in row), ""),
         "train": round(sum(e.timing.get("train_seconds", 0.0) for e in trial.evaluations), 1),

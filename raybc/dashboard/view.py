@@ -15,8 +15,9 @@ from raybc.dashboard.summary import summary
 from raybc.files import read_json
 from raybc.metric import METRICS, over_tasks
 from raybc.report.commands import near_path
+from raybc.report.films import films_of, later_mark
 from raybc.rollout.results import best_setting
-from raybc.rows import EvaluationRow, LedgerEvent, video_setting
+from raybc.rows import EvaluationRow, LedgerEvent, VideoRow, video_setting
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.ledger import SweepState
@@ -60,6 +61,9 @@ class RunView:
             "timing": JsonFile(self.folder.timing, {}),
             "videos": JsonFile(self.folder.videos_json, []),
         }
+        self.films: list[VideoRow] = []
+        """Those that the sweep made, and those that were made later."""
+        self._later: tuple[str, ...] = ()
         self._looked = float("-inf")
         self.overview: dict[str, Any] = {}
         # Of each trial, while its events are the same: where those of its evaluations begin in the ledger, when it was
@@ -80,6 +84,10 @@ class RunView:
                 return
             self._looked = time.monotonic()
             changed = {name for name, file in self._files.items() if file.refresh()}
+            later = later_mark(self.folder)
+            if "videos" in changed or later != self._later:
+                changed.add("videos")
+                self._later, self.films = later, films_of(self.folder, self.file("videos"))
             replaced, events = self._tail.new()
             if replaced:
                 self.state, self.trials, self._changed = SweepState(metric=self.state.metric), {}, {}
@@ -99,7 +107,7 @@ class RunView:
             if self.overview and not (changed or replaced or any_event):
                 return
             self.revision += 1
-            shown = Counter(video["trial"] for video in self.file("videos"))
+            shown = Counter(video["trial"] for video in self.films)
             for number in self._pending:
                 trial = self.state.trials[number]
                 best = best_setting(trial.evaluations[-1].rows, self.state.metric) if trial.evaluations else None
@@ -130,7 +138,7 @@ class RunView:
 
     def _shown_by_files(self) -> set[int]:
         """Trials that winner.json and videos.json are about, or were: all that had a video, and the best."""
-        shown: set[int | None] = {video["trial"] for video in self.file("videos")} | {self.file("winner").get("trial")}
+        shown: set[int | None] = {video["trial"] for video in self.films} | {self.file("winner").get("trial")}
         shown |= {number for number, trial in self.trials.items() if trial["videos"]}
         shown |= {self.overview.get("winner"), self.overview.get("leader")}
         return {number for number in self.state.trials if number in shown}
@@ -184,7 +192,7 @@ class RunView:
         totals = {k: sum(t[k] for t in trials) for k in ("episodes", "successes", "timeouts", "failures", "errors")}
         return {
             "name": config.name if config else self.folder.path.name,
-            "metric": self.state.metric.to_plain() | {"has_success": self._has_success()},
+            "metric": self.state.metric.to_plain() | {"has_success": self.has_success()},
             "path": near_path(self.folder.path),
             "task": config.train.env_name if config else "",
             "trainer": config.trainer.function if config and config.trainer else "",
@@ -198,6 +206,7 @@ class RunView:
             "space": self.file("config").get("space", {}),
             "axes": list(dict.fromkeys(axis for t in self.state.trials.values() for axis in t.params)),
             "winner": self.file("winner").get("trial"),
+            "finals": sum(bool(t.final_rows) for t in self.state.trials.values()),
             "leader": leader.number if leader else None,
             "counts": dict(Counter(t.status for t in self.state.trials.values())),
             "totals": totals,
@@ -211,10 +220,10 @@ class RunView:
             "command": progress.get("command", timing.get("command", "")),
             "stages": {k: sum(end - start for start, end in v) for k, v in self.state.stages.items()},
             "rate": rate(self.state, [span for spans in self._spans.values() for span in spans]),
-            "videos": [video | {"setting": video_setting(video).label()} for video in self.file("videos")],
+            "videos": [video | {"setting": video_setting(video).label()} for video in self.films],
         }
 
-    def _has_success(self) -> bool:
+    def has_success(self) -> bool:
         """Whether outcomes say anything about success."""
         if self.state.metric.is_rate:
             return True

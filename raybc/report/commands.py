@@ -56,26 +56,56 @@ def rollout_command(
 
     params: train axes of the trial. videos: film this many episodes instead of repeating the evaluation.
     """
-    bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
-    if not bundle.is_dir() or not config.train.has_environment:
+    bundle = _kept(config, folder, row)
+    if bundle is None:
         return ""
     episodes = episodes_of(row) // max(1, len(row.get("tasks", {})))
-    setting = dataclasses.asdict(setting_of(row))
     flag = "--episodes_per_task" if row.get("tasks") else "--episodes"
     flags = [f"--starts={row['phase']}", f"{flag}={min(episodes, 2 * videos) if videos else episodes}"]
     if config.eval.suite:
         flags.append(f"--suite={config.eval.suite}")
     elif row.get("tasks"):
         flags += ["--tasks", *config.eval.tasks]
+    flags += _setting_flags(config, row, params)
+    if videos:
+        flags.append(f"--videos={min(videos, episodes)}")
+    return shlex.join(["python", "-m", "raybc.rollout", near_path(bundle), *flags])
+
+
+def film_command(
+    config: SweepConfig, folder: SweepFolder, row: ResultRow, params: dict[str, Any], start: str, task: str, place: str
+) -> list[str]:
+    """`python -m raybc.rollout ...` that films one start of a result row where pages find it; [] as above.
+
+    start: its index; task: where there are several, else ""; place: that of the task among them. All may be
+    placeholders.
+    """
+    bundle = _kept(config, folder, row)
+    if bundle is None:
+        return []
+    where = folder.filmed(row["trial"], row["seed"], row["step"], row["phase"], setting_of(row))
+    where = where.with_name(f"{where.name}_{start}{f'_task_{place}' if task else ''}")
+    count = ["--tasks", task, "--episodes_per_task=1"] if task else ["--episodes=1"]
+    flags = [f"--starts={row['phase']}", f"--first={start}", *count, *_setting_flags(config, row, params)]
+    flags += ["--videos=1", "--resume=auto", f"--out={near_path(where)}"]
+    return ["python", "-m", "raybc.rollout", near_path(bundle), *flags]
+
+
+def _kept(config: SweepConfig, folder: SweepFolder, row: ResultRow) -> Path | None:
+    """The policy of a result row; None if it was not kept, or there is no simulator."""
+    bundle = folder.checkpoint(row["trial"], row["seed"], row["step"])
+    return bundle if bundle.is_dir() and config.train.has_environment else None
+
+
+def _setting_flags(config: SweepConfig, row: ResultRow, params: dict[str, Any]) -> list[str]:
+    """The flags of a row's sample setting."""
+    setting = dataclasses.asdict(setting_of(row))
     run = recipe(config, params)
     own = run.sample_setting
     wanted = [k for k in SAMPLE_AXES if (setting[k] if k == "flow_steps" else setting[k] != getattr(own, k))]
     if config.trainer is not None:  # what policies of others do by default is theirs
         wanted = [k for k in SAMPLE_AXES if k in run.policy.sample_axes]
-    flags += [f"--{k}={setting[k]}" for k in wanted]
-    if videos:
-        flags.append(f"--videos={min(videos, episodes)}")
-    return shlex.join(["python", "-m", "raybc.rollout", near_path(bundle), *flags])
+    return [f"--{k}={setting[k]}" for k in wanted]
 
 
 def near_path(path: Path) -> str:

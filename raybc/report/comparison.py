@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from raybc.compare import text
 from raybc.compare.design import Design
 from raybc.compare.folder import CompareFolder
 from raybc.compare.result import Comparison, PairResult, TaskResult
 from raybc.files import write_text
-from raybc.report.episodes import VIDEO_LIMIT_BYTES
+from raybc.report.films import VIDEO_LIMIT_BYTES, images_of, source_of
 from raybc.report.page import environment
-from raybc.rollout.video import last_frame_jpeg
 
 #: Rows of the table of starts on which two arms differ; all are in comparison.json.
 ROWS = 100
@@ -209,11 +206,4 @@ def _films(
 
 
 def _video(path: Path, root: Path, linked: bool) -> dict[str, str]:
-    source = quote(path.relative_to(root).as_posix())
-    if not linked:
-        source = "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
-    still = last_frame_jpeg(path)
-    return {
-        "source": source,
-        "still": "data:image/jpeg;base64," + base64.b64encode(still).decode("ascii") if still else "",
-    }
+    return {"source": source_of(path, root, linked), **images_of(path)}

@@ -23,6 +23,8 @@ from raybc.report.figures import LOSS_TRIALS, figure_data
 from raybc.report.page import Figure, environment
 from raybc.report.read import RunTables, load_run, totals
 from raybc.report.sampling import head, is_plain
+from raybc.report.shared import script
+from raybc.report.starts import starts
 from raybc.report.tables import LeaderboardRow
 from raybc.report.text import duration
 from raybc.report.training import epoch_figures
@@ -127,6 +129,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _context(run: RunTables) -> dict[str, Any]:
     rows = tables.leaderboard(run)
+    shown = videos(run)
     winner = next((row for row in rows if row.is_winner), None)
     counts = {p: totals([r for r in run.results if r["phase"] == p], "episodes", "errors") for p in PHASES}
     errors = {phase: count["errors"] for phase, count in counts.items()}
@@ -177,7 +180,9 @@ def _context(run: RunTables) -> dict[str, Any]:
             axis for axis in run.axes if any(t["score"] is not None and axis in t["params"] for t in data["trials"])
         ],
         "epochs": _epochs(run),
-        "videos": videos(run),
+        "videos": shown,
+        "final_starts": starts(run, rows, shown["items"]),
+        "shared_script": script(),
         "search": _part(run.config, "search"),
         "prune": _part(run.config, "prune"),
         "evaluation": _part(run.config, "eval"),

@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from raybc.metric import Metric, Score, score_of
-from raybc.report.read import RunTables, TrialRow
+from raybc.report.read import RunTables, TrialRow, totals
 from raybc.report.sampling import Sampling
 from raybc.report.text import percent
 from raybc.rows import ResultRow, setting_of
@@ -40,6 +40,9 @@ class LeaderboardRow(TrialRow):
     """On final starts at every measured solver and flow_steps, otherwise at `setting`; the cheapest first."""
     errors: int
     """Episodes of this trial, on search and final starts, that ended in an error."""
+    ends: dict[str, int]
+    """Failures, timeouts and errors on final starts at `setting`; of a trial that was not measured there: on search
+    starts, at its last evaluation."""
 
     @property
     def sampling(self) -> Sampling | None:
@@ -119,7 +122,15 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
         seed_interval=seed_interval([score.value or 0.0 for score in per_seed.values()], bounds=metric.bounds),
         per_sampling={at: pool for at in sorted(costs) if (pool := score_of(costs[at], metric)).value is not None},
         errors=sum(row["errors"] for row in results),
+        ends=totals(here or _last_search(results, setting), "failures", "timeouts", "errors"),
     )
+
+
+def _last_search(results: list[ResultRow], setting: SampleSetting | None) -> list[ResultRow]:
+    """The rows of the last evaluation on search starts at a sample setting."""
+    last = max((row["evaluation"] for row in results if row["phase"] == "search"), default=0)
+    rows = [row for row in results if row["phase"] == "search" and row["evaluation"] == last]
+    return [row for row in rows if setting_of(row) == setting]
 
 
 @dataclass(frozen=True)

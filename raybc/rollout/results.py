@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Literal, cast
 from raybc.metric import SUCCESS, Metric, normalized, score_of, summary
 from raybc.rollout.faults import error_kind
 from raybc.rows import (
+    EndStates,
     EpisodeCounts,
     EpisodeRow,
     EpisodeSummary,
@@ -22,6 +24,9 @@ from raybc.rows import (
 )
 from raybc.statistics import bounds_with_errors, mean_interval, stratified_mean_interval, wilson_interval
 from raybc.types import SampleSetting
+
+#: Keys of an `EpisodeSummary` that have an entry for each episode.
+LISTS = ("episode_list", "messages", "end_states")
 
 
 def pooled(rows: Sequence[EpisodeCounts], metric: Metric) -> float | None:
@@ -71,6 +76,9 @@ def summarise(episodes: Sequence[EpisodeRow], metric: Metric) -> EpisodeSummary:
     messages = {message_key(e["index"], e.get("task", "")): e["message"] for e in episodes if e["message"]}
     if messages:
         found["messages"] = messages
+    ends = end_states(episodes)
+    if ends is not None:
+        found["end_states"] = ends
     first = next((e for e in episodes if e["outcome"] == "error"), None)
     if first is not None:
         found["first_error"] = first_error(first)
@@ -91,6 +99,22 @@ def summarise(episodes: Sequence[EpisodeRow], metric: Metric) -> EpisodeSummary:
     return found
 
 
+def end_states(episodes: Sequence[EpisodeRow]) -> EndStates | None:
+    """The last observations of episodes; None where none were recorded."""
+    first = next((e["final_obs"] for e in episodes if e.get("final_obs")), None)
+    if first is None:
+        return None
+    sizes = {name: len(values) for name, values in first.items()}
+    names = [f"{name}[{i}]" if size > 1 else name for name, size in sizes.items() for i in range(size)]
+    values: list[list[float] | None] = []
+    for episode in episodes:
+        obs = episode.get("final_obs", {})
+        numbers = [number for name in sizes for number in obs.get(name, [])]
+        alike = {name: len(part) for name, part in obs.items()} == sizes
+        values.append(numbers if alike and all(map(math.isfinite, numbers)) else None)
+    return {"names": names, "values": values}
+
+
 def by_task(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
     """Task -> its episodes, without the name of the task; {} where there is one task only."""
     found: dict[str, list[EpisodeRow]] = {}
@@ -103,7 +127,7 @@ def by_task(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
 
 def _counts(summary: EpisodeSummary) -> EpisodeCounts:
     """A summary without its list of episodes."""
-    return cast(EpisodeCounts, {k: v for k, v in summary.items() if k not in ("episode_list", "messages")})
+    return cast(EpisodeCounts, {k: v for k, v in summary.items() if k not in LISTS})
 
 
 def first_error(row: EpisodeRow) -> FirstError:

@@ -14,8 +14,9 @@ from raybc.envs.base import SimEnv, Task
 from raybc.envs.world import Together, World
 from raybc.inference.predictor import ActingPolicy, EpisodePredictor, EpisodeSession, PolicyError, Predictor
 from raybc.rollout.episode import Episode, OnStep, final_observation
+from raybc.rollout.film import Film
 from raybc.rollout.recorder import Recorder, recorded_file
-from raybc.rollout.video import VideoWriter, episode_name
+from raybc.rollout.video import episode_name
 from raybc.rows import EpisodeRow, episode_row
 from raybc.types import EpisodeSpec, SampleSetting
 
@@ -54,7 +55,7 @@ class Slot:
     number: int = -1
     job: Rollout | None = None
     episode: Episode | None = None
-    film: VideoWriter | None = None
+    film: Film | None = None
     recorder: Recorder | None = None
     asked: bool = False
     """Whether a chunk is being computed for it."""
@@ -76,11 +77,11 @@ class Slot:
         self.film = None
         self.recorder = Recorder() if job.record else None
         if job.video:
-            self.film = film = VideoWriter(Path(job.video), fps=self.task.fps / job.video_frame_skip)
+            self.film = film = Film(self.task.fps / job.video_frame_skip, spec)
 
             def on_step(step: int, env: SimEnv) -> None:
                 if step % job.video_frame_skip == 0:
-                    film.add(np.asarray(env.render()))
+                    film.add(step, np.asarray(env.render()))
 
         policy: ActingPolicy | EpisodeSession
         if isinstance(predictor, EpisodePredictor):
@@ -109,10 +110,9 @@ class Slot:
         if last:
             row["final_obs"] = last
         if self.film is not None:
-            self.film.add(np.asarray(self.env.render()))  # the last state, which shows the outcome
+            self.film.add(row["steps"], np.asarray(self.env.render()))  # the last state, which shows the outcome
             name = episode_name(self.task.name, row["index"], row["outcome"])
-            self.film.path = Path(self.job.video) / name
-            self.film.close()
+            self.film.write(Path(self.job.video) / name, row["outcome"])
             row["video"] = name
         if self.recorder is not None:
             path = recorded_file(Path(self.job.record), self.episode.spec)

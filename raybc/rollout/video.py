@@ -1,56 +1,48 @@
-"""H.264 videos that play in a browser: of one episode, and of many side by side."""
+"""H.264 videos that play in a browser, many side by side, and their stills. Films of episodes: `raybc.rollout.film`."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
 from raybc.files import replacing
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def encode(path: Path, fps: float, frames: Iterable[np.ndarray]) -> None:
-    """Write frames, uint8 (height, width, 3), height and width even, as mp4; whole or not at all."""
+#: Pixels of the height of a strip of stills, and between them.
+STRIP, GAP = 96, 3
+#: What the comment of a video begins with that says how many frames there are before the last one is held.
+_SHOWN = "raybc: frames of the episode: "
+
+
+def encode(path: Path, fps: float, frames: Iterable[np.ndarray], shown: int = 0) -> None:
+    """Write frames, uint8 (height, width, 3), height and width even, as mp4; whole or not at all.
+
+    shown: of these frames, how many there are before the last one is held (0: all); the file says so.
+    """
     frames = iter(frames)
     first = next(frames)
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=max(1, round(fps)))
+        if shown:
+            container.metadata["comment"] = f"{_SHOWN}{shown}"
+        stream = container.add_stream("libx264", rate=Fraction(max(fps, 0.1)).limit_denominator(1000))
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "23", "movflags": "+faststart"}
         for array in itertools.chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
         container.mux(stream.encode())
-
-
-class VideoWriter:
-    """Collects uint8 frames (height, width, 3) and writes an mp4 when closed; whole or not at all."""
-
-    def __init__(self, path: Path, fps: float) -> None:
-        self.path, self.fps = path, fps
-        self._frames: list[np.ndarray] = []
-
-    def add(self, frame: np.ndarray) -> None:
-        # yuv420p halves the colour resolution, so sides must be even; browsers play nothing else.
-        self._frames.append(np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]))
-
-    def close(self) -> None:
-        if self._frames:
-            encode(self.path, self.fps, self._frames)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
 
 
 def episode_name(task: str, index: int, outcome: str) -> str:
@@ -93,23 +85,49 @@ def write_grid(videos: Sequence[tuple[Path, str]], path: Path, side: int = 192, 
     encode(path, fps, frames())
 
 
-def last_frame_jpeg(path: Path) -> bytes | None:
-    """The last frame of a video as JPEG, for print; None if the file is not a video."""
+@dataclass(frozen=True)
+class Stills:
+    """Images of a video as JPEG."""
+
+    poster: bytes
+    """Its last frame, which shows the outcome."""
+    strip: bytes
+    """Start, middle and end of the episode, side by side."""
+    frame: float
+    """Seconds from one frame to the next."""
+
+
+def stills(path: Path) -> Stills | None:
+    """Images of a video of this or an earlier release; None if the file is not a video."""
+    from PIL import Image  # here, since simulator processes in environments of their own may lack it
+
     try:
         with av.open(str(path)) as container:
-            frame = None
-            for frame in container.decode(video=0):  # noqa: B007  (videos are short, and seeking is not exact)
-                pass
-    except (av.FFmpegError, IndexError):
+            comment = container.metadata.get("comment", "")
+            stream = container.streams.video[0]
+            count, rate = stream.frames, float(stream.average_rate or 10)
+            shown = int(comment.removeprefix(_SHOWN)) if comment.startswith(_SHOWN) else count
+            first, middle, last = None, None, None
+            for number, last in enumerate(container.decode(video=0)):  # videos are short, and seeking is not exact
+                first = last if first is None else first
+                middle = last if number <= (shown - 1) / 2 else middle
+    except (av.FFmpegError, IndexError, ValueError):
         return None
-    if frame is None:
+    if first is None or middle is None or last is None:
         return None
-    coder = av.CodecContext.create("mjpeg", "w")
-    assert isinstance(coder, av.VideoCodecContext)
-    coder.width, coder.height, coder.pix_fmt, coder.time_base = frame.width, frame.height, "yuvj420p", Fraction(1, 25)
-    image = frame.reformat(format="yuvj420p")
-    image.pts = None
-    return b"".join(bytes(packet) for packet in [*coder.encode(image), *coder.encode(None)])
+    images = [frame.to_image() for frame in (first, middle, last)]
+    small = [image.resize((max(1, round(image.width * STRIP / image.height)), STRIP)) for image in images]
+    width = small[0].width
+    strip = Image.new("RGB", (3 * width + 2 * GAP, STRIP), "white")
+    for place, image in enumerate(small):
+        strip.paste(image, (place * (width + GAP), 0))
+    return Stills(_jpeg(images[-1]), _jpeg(strip), 1 / rate)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    target = io.BytesIO()
+    image.save(target, "JPEG", quality=82)
+    return target.getvalue()
 
 
 def _frames(path: Path, side: int) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
 from raybc.foreign.folder import reference_at
 from raybc.metric import Metric, score_of
+from raybc.registry import get_task
 from raybc.rollout.engine import Rollout
 from raybc.rollout.notices import first_error_text
 from raybc.rollout.pool import RolloutPool
@@ -71,7 +72,7 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
     """Measure the top recipes on the final starts, except those that the ledger has already."""
     config, context, state = recorder.config, recorder.context, recorder.state
     specs = specs_in_turns(context.tasks, "final", config.final.episodes)
-    announced = False
+    announced, plane = False, get_task(context.tasks[0]).plane
     for trial in finalists(config, state):
         measured_all = trial.final_rows and all(episodes_of(r) == len(specs) for r in trial.final_rows)
         if measured_all and not too_many_errors(
@@ -82,7 +83,8 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
         say(f"measuring trial {trial.number} on {config.final.episodes} final starts{each}")
         step = trial.evaluations[-1].step
         run = recipe(config, trial.params)
-        measured, jobs = jobs_of(context, run, trial.number, step)
+        chosen = best_setting(trial.evaluations[-1].rows, context.metric)
+        measured, jobs = jobs_of(context, run, trial.number, step, ends_at=chosen)
         results = pool.evaluate(f"{context.folder.path}/final {trial.number}", jobs, specs)
         rows = evaluation_rows(
             context,
@@ -94,6 +96,9 @@ def evaluate_final(recorder: Recorder, pool: RolloutPool, say: Callable[[str], N
             evaluation=len(trial.evaluations),
             step=step,
         )
+        for row in rows:
+            if "end_states" in row and plane:
+                row["end_states"]["plane"] = list(plane)
         recorder.record({"event": "final", "trial": trial.number, "rows": rows})
         first = next((row["first_error"] for row in rows if "first_error" in row), None)
         if first is not None and not announced:

@@ -108,15 +108,18 @@ def log_evaluation(log: MemberLog, context: TrialContext, seed: int, evaluation:
 
 
 def jobs_of(
-    context: TrialContext, run: RunConfig, trial: int, step: int
+    context: TrialContext, run: RunConfig, trial: int, step: int, ends_at: SampleSetting | None = None
 ) -> tuple[list[tuple[int, SampleSetting]], list[Rollout]]:
     """(seed, sample setting) of everything that is measured of a trial at a training step, and the jobs for it.
 
-    run: the trial's recipe.
+    run: the trial's recipe. ends_at: the sample setting at which episodes keep their last observation.
     """
     measured = [(seed, setting) for seed in context.seeds for setting in settings_of(run, context.settings)]
     paths = [context.folder.checkpoint(trial, seed, step) for seed, _ in measured]
-    return measured, [Rollout(reference_at(path), setting) for path, (_, setting) in zip(paths, measured, strict=True)]
+    return measured, [
+        Rollout(reference_at(path), setting, final_obs=setting == ends_at)
+        for path, (_, setting) in zip(paths, measured, strict=True)
+    ]
 
 
 def evaluation_rows(

@@ -12,6 +12,7 @@ from typing import Any
 
 from raybc.config import SAMPLE_AXES
 from raybc.files import write_json, write_text
+from raybc.rollout.results import LISTS
 from raybc.rows import entries_of, message_key
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
@@ -47,7 +48,7 @@ def write_tables(folder: SweepFolder, config: SweepConfig, state: SweepState) ->
     rows = [r for t in trials for r in [*(r for e in t.evaluations for r in e.rows), *t.final_rows]]
     results, episodes = [], []
     for row in rows:
-        result = {k: v for k, v in row.items() if k not in ("episode_list", "messages")}
+        result = {k: v for k, v in row.items() if k not in LISTS}
         messages = row.get("messages", {})
         results.append(json.dumps(result))
         names = ("run_id", "trial", "seed", "phase", "evaluation", "step", *SAMPLE_AXES)

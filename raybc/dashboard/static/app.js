@@ -1,13 +1,16 @@
 // The page of a sweep: what is new is asked for every two seconds and drawn. What is looked at is in the address.
 import { brushOf, ranges, read, typing, write } from "./address.js";
 import { axisFigure, inBrush, parallel, settingFigure } from "./axes.js";
-import { $, STATUSES, compareBy, count, duration, h, metric, percent, radios, sentence, video } from "./dom.js";
+import { $, STATUSES, compareBy, count, duration, h, metric, percent, radios, sentence } from "./dom.js";
 import { empty, noImportance, noRollout, noScore, noVideo } from "./empty.js";
 import * as figures from "./figures.js";
+import { filmBar } from "./film.js";
+import { video } from "./films.js";
 import { columns, parseFilter } from "./filter.js";
 import { follow, get, ready } from "./live.js";
 import { errors, tiles } from "./overview.js";
 import { plan } from "./plots.js";
+import { drawStarts } from "./starts.js";
 import { drawStatuses, drawTable, resetPage, sort } from "./table.js";
 import { close, open as openTrial } from "./trial.js";
 
@@ -79,6 +82,7 @@ function draw() {
   plan($("plot-rate"), () => figures.rate(run.rate));
   errors(run);
   empty("rollouts", noRollout([...trials.values()], run), "rollouts-pair");
+  drawStarts(run, `${known.generation}.${known.revision}`);
   drawVideos();
 }
 
@@ -230,10 +234,10 @@ function restore() {
   brush = brushOf(query.getAll("range"));
 }
 
-/** Open the trial that the address names. */
+/** Open the trial that the address names, and let the episodes of an outcome stand out. */
 function openNamed() {
-  const wanted = /^#trial-(\d+)$/.exec(location.hash);
-  wanted ? open(Number(wanted[1])) : close();
+  const wanted = /^#trial-(\d+)(?:-(unsolved|failure|timeout|error))?$/.exec(location.hash);
+  wanted ? openTrial(Number(wanted[1]), run, wanted[2]) : close();
 }
 
 typing($("filter"), (push) => {
@@ -268,5 +272,6 @@ addEventListener("popstate", () => {
 });
 addEventListener("hashchange", () => run && openNamed());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => run && draw());
+$("film-bar").replaceChildren(filmBar());
 restore();
 follow(ask, "python -m raybc.dashboard RUN");

@@ -34,6 +34,13 @@ export function noRollout(all, run) {
   return `No rollout yet: episodes per second, outcomes and errors appear with the first evaluation${when}.`;
 }
 
+export function noFinal(run) {
+  if (run.finals) return "";
+  const now = "Until then a trial's page has the episodes of its search starts.";
+  if (run.ended !== null && run.first_step !== null) return "This sweep measured no trial on final starts.";
+  return `Not yet: the best trials are measured on final starts at the end of the sweep. ${now}`;
+}
+
 export function noVideo(run) {
   const film = "A trial's page has the command that films it.";
   if (run.ended !== null && run.first_step !== null) return `This sweep filmed nothing. ${film}`;

@@ -27,6 +27,9 @@ export function columns(run) {
       number: typeof sample(axis) === "number",
     })),
     ...(settings ? [{ key: "setting", title: "Sample setting", value: (t) => t.setting }] : []),
+    ...(metric.episodes === false
+      ? []
+      : [{ key: "failures", title: "Failures", value: (t) => t.ends.failures + t.ends.timeouts, number: true }]),
     { key: "step", title: "Step", value: (t) => t.step, number: true },
     { key: "errors", title: "Errors", value: (t) => t.errors, number: true },
     { key: "origin", title: "Origin", value: (t) => t.origin },

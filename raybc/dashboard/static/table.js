@@ -45,6 +45,16 @@ function head(run, redraw) {
   return h("tr", {}, ...columns(run).map(cell));
 }
 
+/** How episodes ended that did not succeed; on final starts each leads to them. */
+function ends(t) {
+  const kinds = ["failure", "timeout", "error"].map((kind) => [kind, t.ends[`${kind}s`]]);
+  return kinds.flatMap(([kind, n], i) => {
+    const text = `${count(n)} ${kind}${n === 1 ? "" : "s"}`;
+    const link = t.final && n ? h("a", { href: `#trial-${t.n}-${kind}` }, text) : text;
+    return i ? [h("br"), link] : [link];
+  });
+}
+
 function row(t, run, open) {
   const winner = t.n === run.winner;
   const leads = run.winner === null && t.n === run.leader;
@@ -68,7 +78,7 @@ function row(t, run, open) {
         h("button", { type: "button", class: "link", "aria-label": `Open trial ${t.n}` }, String(t.n)),
         " ",
         badge(word),
-        t.videos ? h("span", { class: "film", title: `${t.videos} videos` }, ` \u25b6\u202f${t.videos}`) : null,
+        t.videos ? h("span", { class: "filmed-count", title: `${t.videos} videos` }, ` \u25b6\u202f${t.videos}`) : null,
         run.trainer ? null : h("span", { class: "sub" }, again()),
       );
     if (column.key === "score") return h("td", {}, rate(t.score, t.interval));
@@ -78,6 +88,7 @@ function row(t, run, open) {
         {},
         rate(t.final?.rate ?? null, t.final?.interval, t.final && `${count(t.final.episodes)} episodes`),
       );
+    if (column.key === "failures") return h("td", {}, ...ends(t));
     return h("td", { class: column.number ? "num" : null }, show(column.value(t)));
   });
   return h(
@@ -85,7 +96,7 @@ function row(t, run, open) {
     {
       class: winner || leads ? "winner" : t.status === "pruned" || t.status === "failed" ? "faded" : null,
       "data-trial": t.n,
-      onclick: (event) => (event.target.closest(".small-button") || getSelection().toString() ? null : open(t.n)),
+      onclick: (event) => (event.target.closest(".small-button, a") || getSelection().toString() ? null : open(t.n)),
     },
     ...cells,
   );

@@ -13,16 +13,20 @@ import {
   scoreRange,
   sentence,
   show,
-  video,
 } from "./dom.js";
+import { legend, matrix, squares } from "./episodes.js";
 import { lossCurve, trialCurve } from "./figures.js";
+import { filmBar } from "./film.js";
+import { video, withFilms } from "./films.js";
 import { plan } from "./plots.js";
+import { closeEpisode, openEpisode } from "./starts.js";
 
 const dialog = $("trial");
 let opened = 0; // counts openings: an answer that comes late belongs to none
 let before = null;
 
 export function close() {
+  closeEpisode();
   if (dialog.open) dialog.close();
 }
 
@@ -40,17 +44,22 @@ dialog.addEventListener("click", (event) => {
   if (event.target === dialog) close();
 });
 
-export async function open(number, run) {
+/** outcome: of the final episodes that are to stand out, as links in the table name it. */
+export async function open(number, run, outcome = null) {
   const mine = ++opened;
   const answer = await fetch(`api/trials/${number}`);
   if (!answer.ok || mine !== opened) return;
   const found = await answer.json();
   before = number;
-  const name = `#trial-${number}`;
+  const name = `#trial-${number}${outcome ? `-${outcome}` : ""}`;
   if (location.hash !== name) history.pushState({ opened: true }, "", name);
-  draw(found, run);
+  const finals = draw(found, run);
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
+  if (outcome && finals) {
+    finals.filter(outcome);
+    finals.element.previousElementSibling.scrollIntoView({ behavior: "instant" });
+  }
   if (found.trial.curve.length) plan(dialog.querySelector(".curve"), () => trialCurve(found.trial, found.rows));
   plan(dialog.querySelector(".loss"), () => lossCurve(found.losses));
 }
@@ -66,6 +75,9 @@ const plot = (name, label) =>
 function draw(found, run) {
   const t = found.trial;
   const word = t.n === run.winner ? "winner" : t.status;
+  const groups = withFilms(found.episodes);
+  const chosen = groups.filter((_, i) => found.rows[i].phase === "final" && found.rows[i].chosen);
+  const finals = chosen.length ? matrix(chosen, { hasSuccess: metric.has_success, open: openEpisode }) : null;
   const outcomes = `${metric.has_success ? `${count(t.successes)} success, ` : ""}${count(t.failures)} failure, ${count(t.timeouts)} timeout, ${count(t.errors)} error`;
   dialog.replaceChildren(
     h(
@@ -116,9 +128,11 @@ function draw(found, run) {
     h("h3", {}, "The same again"),
     found.note ? h("p", { class: "soft small" }, found.note) : "",
     found.train_command ? command(found.train_command, `Copy the command that trains trial ${t.n} again`) : "",
+    ...(finals ? [h("h3", {}, "Final starts"), finals.element] : []),
     ...videos(found),
-    ...measurements(found),
+    ...measurements(found, groups),
   );
+  return finals;
 }
 
 function videos(found) {
@@ -154,10 +168,10 @@ function videos(found) {
     fill,
   );
   fill("all");
-  return [h("h3", {}, "Videos"), fieldset, grid, ...hint];
+  return [h("h3", {}, "Videos"), fieldset, filmBar(), grid, ...hint];
 }
 
-function measurements(found) {
+function measurements(found, groups) {
   const body = h("tbody");
   const episodes = h("div", { class: "episodes", "aria-live": "polite" });
   const some = found.rows.some((r) => !r.chosen);
@@ -167,25 +181,10 @@ function measurements(found) {
       h(
         "p",
         { class: "small" },
-        `${r.phase} starts, evaluation ${r.evaluation}, seed ${r.seed}, ${r.setting}: each square is an episode, in the order of the starts.`,
+        `${r.phase} starts, evaluation ${r.evaluation}, seed ${r.seed}, ${r.setting}: each square is an episode, in the order of the starts; it opens what is known of it.`,
       ),
-      h(
-        "div",
-        { class: "squares" },
-        ...r.episode_list.map(([index, outcome, steps, total]) =>
-          h("span", {
-            class: `square ${outcome}`,
-            title: `start ${index}: ${outcome} after ${steps} steps, return ${show(total)}`,
-          }),
-        ),
-      ),
-      h(
-        "p",
-        { class: "small soft" },
-        ...["success", "failure", "timeout", "error"]
-          .slice(metric.has_success ? 0 : 1)
-          .flatMap((o) => [h("span", { class: `square ${o}` }), ` ${o}  `]),
-      ),
+      squares(groups[r.place], openEpisode),
+      legend(metric.has_success),
     );
   const fill = () =>
     body.replaceChildren(
@@ -202,6 +201,7 @@ function measurements(found) {
             h("td", {}, r.setting),
             h("td", {}, h("strong", {}, score(r.rate)), ` ${scoreRange(r.interval)}`),
             h("td", { class: "num" }, metric.has_success ? `${r.successes}/${r.episodes}` : String(r.episodes)),
+            h("td", { class: "num" }, String(r.failures)),
             h("td", { class: "num" }, String(r.timeouts)),
             h("td", { class: "num" }, String(r.errors)),
             h("td", { class: "num" }, r.mean_steps_success === null ? "-" : r.mean_steps_success.toFixed(1)),
@@ -233,6 +233,7 @@ function measurements(found) {
     "Setting",
     `${sentence(metric.label)}, 95 % CI`,
     metric.has_success ? "Solved" : "Episodes",
+    "Failures",
     "Timeouts",
     "Errors",
     "Steps to success",
@@ -254,7 +255,7 @@ function measurements(found) {
             "tr",
             {},
             ...head.map((title, i) =>
-              h("th", { scope: "col", class: [1, 2, 5, 6, 7, 8].includes(i) ? "num" : null }, title),
+              h("th", { scope: "col", class: [1, 2, 5, 6, 7, 8, 9].includes(i) ? "num" : null }, title),
             ),
           ),
         ),
