@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Everything, for tests and linters; and what the quickstart needs, which is two thirds of it. Everything includes that.
 STAMP := $(VENV)/.installed
+QUICKSTART := $(VENV)/.quickstart
 # Tests run side by side; each process has a Ray of its own, so more processes than cores gain nothing.
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -12,10 +14,18 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-$(STAMP): pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "raybc needs Python 3.11 or newer"'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[all,dev]'
+	@touch $(QUICKSTART) $@
+
+$(QUICKSTART): pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) '.[robosuite,dashboard]'
 	@touch $@
 
 gl:  ## offscreen rendering: installed where we may (root with apt), named where we may not
@@ -25,7 +35,7 @@ gl:  ## offscreen rendering: installed where we may (root with apt), named where
 		|| echo "videos: could not install libegl1 and libgl1-mesa-dri; the run goes on without video"; \
 	else echo "videos: need libegl1 and libgl1-mesa-dri (Debian: sudo apt-get install libegl1 libgl1-mesa-dri)"; fi
 
-quickstart: $(STAMP) gl  ## set up, then run the default sweep (goes on where it was, if it was stopped)
+quickstart: $(QUICKSTART) gl  ## set up what it needs, then run the default sweep (goes on where it was, if it was stopped)
 	$(BIN)/python -m raybc.sweep --resume=auto
 
 # Libraries that tests compare with, beside the environment. They contradict our versions, so only these tests see them (docs/data.md).
@@ -87,6 +97,7 @@ docker-smoke:  ## build the CPU image and run a small sweep in it (needs Docker)
 
 bench: $(STAMP)  ## timings, side by side; figures belong in benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.sweep_overhead
+	$(BIN)/python -m benchmarks.first_number --repeat 3
 	$(BIN)/python -m benchmarks.rollouts
 	$(BIN)/python -m benchmarks.racing
 	$(BIN)/python -m benchmarks.compare_studies

@@ -1,24 +1,23 @@
-"""Progress of a sweep: a live table in a terminal, one line per event elsewhere."""
+"""Progress of a sweep: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from raybc.metric import score_of
 from raybc.rollout.notices import Notices
 from raybc.rollout.results import best_setting
 from raybc.rows import rows_at
 from raybc.sweep.ledger import SweepState, TrialState
+from raybc.sweep.live_table import render, score_text, short, summary_line
 
-STYLE = {"running": "cyan", "completed": "green", "pruned": "dim", "failed": "red"}
-#: Maximum number of trials shown; running ones and the best come first.
-ROWS = 24
+#: Without a terminal, evaluations in the middle of a trial are printed at most this often (seconds): a log of thousands
+#: of trials must stay readable, and everything is in the ledger.
+LINE_INTERVAL = 5.0
 
 
 class LiveTable:
@@ -29,10 +28,13 @@ class LiveTable:
         self._started = time.monotonic()
         self._seen: dict[int, tuple[str, int]] = {n: _mark(t) for n, t in state.trials.items()}
         self._looked_at = {n: len(t.evaluations) for n, t in state.trials.items()}
+        self._known = sum(self._looked_at.values())
+        self._last_line = float("-inf")
         self._notices = Notices(lambda text: console.print(text, style="yellow"))
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=False)
 
     def __enter__(self) -> LiveTable:
+        self._started = time.monotonic()
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -48,7 +50,14 @@ class LiveTable:
         for number, trial in self._state.trials.items():
             if self._seen.get(number) != _mark(trial):
                 self._seen[number] = _mark(trial)
-                self._console.print(self._line(trial))
+                self._print(trial)
+
+    def _print(self, trial: TrialState) -> None:
+        between = trial.status == "running" and trial.evaluations
+        if between and time.monotonic() - self._last_line < LINE_INTERVAL:
+            return
+        self._last_line = time.monotonic() if between else self._last_line
+        self._console.print(self._line(trial))
 
     def _show_notes(self) -> None:
         """Print the first error of the sweep with its traceback, and each kind of note about episodes, once."""
@@ -59,47 +68,27 @@ class LiveTable:
                 self._notices.evaluated(f"trial {trial.number}: ", row, score_of([row], self._state.metric))
 
     def _line(self, trial: TrialState) -> str:
-        params = ", ".join(f"{k}={_short(v)}" for k, v in trial.params.items())
+        params = ", ".join(f"{k}={short(v)}" for k, v in trial.params.items())
         if not trial.evaluations:
             what = f"failed: {trial.reason}" if trial.status == "failed" else f"started ({trial.origin}): {params}"
             return f"trial {trial.number}: {what}"
         last, metric = trial.evaluations[-1], self._state.metric
-        text = f"trial {trial.number}: step {last.step}: {metric.label} {metric.show(last.score)}"
+        text = f"trial {trial.number}: step {last.step}: {metric.label} {score_text(trial, metric)}"
         score = score_of(rows_at(last.rows, best_setting(last.rows, metric)), metric) if last.rows else None
         text += f" ({score.errors_text})" if score is not None and score.errors else ""
-        return text + ("" if trial.status == "running" else f" [{trial.status}] {trial.reason}")
+        if trial.status == "running":
+            return text
+        reason = f" {trial.reason}" if trial.reason else ""
+        return f"{text} [{trial.status}]{reason}; {self._summary()}"
+
+    def _summary(self) -> str:
+        return summary_line(self._state, self._trials, self._evaluations, time.monotonic() - self._started, self._known)
 
     def _render(self) -> RenderableType:
-        metric = self._state.metric
-        trials = sorted(
-            self._state.trials.values(), key=lambda t: (t.status != "running", metric.cost(t.score), t.number)
-        )
-        axes = list(dict.fromkeys(axis for trial in trials for axis in trial.params))
-        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-        for column in ("trial", "status", "evaluation", metric.label, "errors", *axes):
-            table.add_column(column, justify="left" if column == "status" else "right")
-        for trial in trials[:ROWS]:
-            score = "" if trial.score is None else metric.show(trial.score)
-            table.add_row(
-                str(trial.number),
-                trial.status,
-                f"{len(trial.evaluations)}/{self._evaluations}",
-                score,
-                str(trial.errors or ""),
-                *(_short(trial.params.get(a, "")) for a in axes),
-                style=STYLE[trial.status],
-            )
-        done = len(self._state.finished())
-        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
-        line = f"{done} of {self._trials} trials finished, {len(trials) - done} running, {minutes}:{seconds:02d}"
-        if len(trials) > ROWS:
-            line += f" ({len(trials) - ROWS} not shown)"
-        return Group(table, Text(line, style="bold"))
+        seconds = time.monotonic() - self._started
+        size = self._console.size
+        return render(self._state, self._trials, self._evaluations, seconds, size.width, size.height, known=self._known)
 
 
 def _mark(trial: TrialState) -> tuple[str, int]:
     return trial.status, len(trial.evaluations)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
