@@ -14,7 +14,7 @@ from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
 from raybc.run_folder import SweepFolder
 from raybc.sweep.ledger import SweepState, read_events
-from raybc.sweep.pack import alike
+from raybc.sweep.training import alike
 from tests.helpers import read_table
 from tests.test_sweep import check_complete, run, state_of, write_sweep
 

@@ -34,7 +34,7 @@ SWEEP = {
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a sweep asks Ray before it begins."""
-    monkeypatch.setattr(sweep_run, "ray_session", lambda *_: contextlib.nullcontext(2.0))
+    monkeypatch.setattr(sweep_run, "ray_beside", lambda *_: contextlib.nullcontext(lambda: 2.0))
     monkeypatch.setattr(sweep_run, "machines", list)
 
 

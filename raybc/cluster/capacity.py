@@ -119,6 +119,16 @@ def room_for_simulators(among: list[Machine], held: float) -> float:
     return sum(m.cpus() for m in simulators) - max(0.0, held - own)
 
 
+def trials_with_room(among: list[Machine], trials: int, trial_cpus: float, worker_cpus: float, simulators: bool) -> int:
+    """How many of `trials` concurrent ones a machine with a single CPU has room for beside a simulator; elsewhere all:
+    if there are too many, `allocate_sweep` refuses them, since the user can choose."""
+    cpus = sum(machine.cpus() for machine in among)
+    if not 0 < cpus < 2:
+        return trials
+    room = cpus - (worker_cpus if simulators else 0.0)
+    return max(1, min(trials, int(room / trial_cpus + 1e-9))) if trial_cpus > 0 else trials
+
+
 @dataclass(frozen=True)
 class SweepAllocation:
     """What a sweep runs at the same time."""

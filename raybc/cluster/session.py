@@ -6,21 +6,32 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
+from ray._private.node import Node
 from ray._raylet import Config  # type: ignore[attr-defined]  # absent from Ray's stub file
 
 from raybc import cli
 from raybc.cluster.capacity import allocate_workers, simulator_cpus
 from raybc.types import UserError
+from raybc.waiting import waiting
 
-__all__ = ["allocate_workers", "ray_session"]
+__all__ = ["allocate_workers", "ray_beside", "ray_session"]
+
+#: Services of a Ray on one machine that nobody asks without a dashboard: the web server, the autoscaler, which has no
+#: machines to start, and the one that copies log files to the driver.
+_SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 def _ensure_token() -> None:
@@ -62,6 +73,33 @@ def _loopback_only() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before[1]
 
 
+@contextlib.contextmanager
+def _few_services() -> Iterator[None]:
+    """Start a local Ray as its minimal installation does, which has no dashboard, and without `_SERVICES`: their
+    processes and imports are half of what a start costs."""
+
+    def left_out(node: Any, **_: Any) -> None:
+        node._webui_url = node._webui_url or ""
+
+    before = {name: getattr(Node, name) for name in _SERVICES if hasattr(Node, name)}
+    error = ray_utils.get_dashboard_dependency_error
+    try:
+        for name in before:
+            setattr(Node, name, left_out)
+        ray_utils.get_dashboard_dependency_error = lambda: ImportError("no dashboard was asked for")
+        yield
+    finally:
+        ray_utils.get_dashboard_dependency_error = error
+        for name, method in before.items():
+            setattr(Node, name, method)
+
+
+def _usable_cpus() -> int | None:
+    """CPUs of the local Ray where this process may use fewer than the machine has (`taskset`, SLURM); None: all."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return allowed if 0 < allowed < (os.cpu_count() or 1) else None
+
+
 def _check_reachable(address: str) -> None:
     """Fail immediately where Ray would try for a minute."""
     if address == "auto" or "://" in address:
@@ -86,14 +124,15 @@ def _announce(place: str) -> None:
 def _start(num_cpus: int | None, dashboard: bool) -> Any:
     """A local Ray. Raises `UserError` where its processes do not answer in time, as on a machine that is overloaded."""
     try:
-        return ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with contextlib.nullcontext() if dashboard else _few_services():
+            return ray.init(
+                address="local",
+                num_cpus=_usable_cpus() if num_cpus is None else num_cpus,
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except Exception as error:  # Ray raises no class of its own here
         if "timed out" not in str(error):
             raise
@@ -105,7 +144,9 @@ def _start(num_cpus: int | None, dashboard: bool) -> Any:
 
 
 @contextlib.contextmanager
-def ray_session(address: str = "", num_cpus: int | None = None, dashboard: bool = False) -> Iterator[float]:
+def ray_session(
+    address: str = "", num_cpus: int | None = None, dashboard: bool = False, *, quiet: bool = False
+) -> Iterator[float]:
     """A local Ray that ends with the block, or (`address`) a connection to a running one; gives the number of CPUs
     on which simulators may run.
 
@@ -113,23 +154,27 @@ def ray_session(address: str = "", num_cpus: int | None = None, dashboard: bool 
     some seconds later. An existing session (of a notebook, of a test) is used and left running.
 
     dashboard: whether a local Ray serves its own dashboard, on this machine only; its address is printed. Raises
-    `UserError` for `dashboard` with an `address`: that cluster has one of its own.
+    `UserError` for `dashboard` with an `address`: that cluster has one of its own. quiet: whoever calls says what is
+    going on.
     """
     if dashboard and address:
         raise UserError(f"--ray_dashboard: {address} has a dashboard of its own: `ray dashboard cluster.yaml` shows it")
     if ray.is_initialized():
         yield simulator_cpus()
         return
+    waiting_for = (lambda _: contextlib.nullcontext()) if quiet else waiting
     with contextlib.ExitStack() as stack:
         try:
             if address:
                 _check_reachable(address)
                 use_token()
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                with waiting_for(f"Connecting to Ray at {address}"):
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 _ensure_token()  # Ray requires it by default on a local cluster (from 2.60)
                 stack.enter_context(_loopback_only())
-                context = _start(num_cpus, dashboard)
+                with waiting_for("Starting Ray"):
+                    context = _start(num_cpus, dashboard)
                 if dashboard:
                     _announce(str(context.dashboard_url))
         except ConnectionError as error:
@@ -139,3 +184,38 @@ def ray_session(address: str = "", num_cpus: int | None = None, dashboard: bool 
             ) from None
         stack.callback(ray.shutdown)
         yield simulator_cpus()
+
+
+@contextlib.contextmanager
+def ray_beside(
+    address: str = "", num_cpus: int | None = None, dashboard: bool = False
+) -> Iterator[Callable[[], float]]:
+    """A `ray_session` that starts while the block does other work. The function waits until it has started and returns
+    what `ray_session` gives; it raises what `ray_session` raises.
+
+    The kernel ends Ray's processes with the thread that started them, so that thread stays until the block ends.
+    """
+    started: Future[float] = Future()
+    over = threading.Event()
+
+    def keep() -> None:
+        try:
+            with ray_session(address, num_cpus, dashboard, quiet=True) as cpus:
+                started.set_result(cpus)
+                over.wait()
+        except BaseException as error:  # raised again in the thread that waits for Ray
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    if threading.current_thread() is threading.main_thread():
+        # As Ray does where it is started in the main thread; elsewhere it warns that it cannot.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    thread = threading.Thread(target=keep, name="Ray", daemon=True)
+    thread.start()
+    try:
+        yield started.result
+    finally:
+        over.set()
+        thread.join()

@@ -12,6 +12,7 @@ from raybc import cli
 from raybc.dashboard.index import Index, is_index
 from raybc.dashboard.serve import HOST, PORT, make_index_server, make_server, url_of
 from raybc.dashboard.view import views_of
+from raybc.waiting import waiting
 from raybc.web import listening
 
 
@@ -30,15 +31,16 @@ class Args:
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.dashboard", Args.__doc__ or "")
-    if len(args.run_dirs) == 1 and is_index(args.run_dirs[0]):
-        server = make_index_server(Index(args.run_dirs[0]), read_only=args.read_only)
-        listener = listening(HOST, args.port)
-    else:
-        views = views_of(args.run_dirs)
-        server = make_server(*views, read_only=args.read_only)
-        listener = listening(HOST, args.port)
-        for view in views:
-            view.refresh()
+    with waiting("Reading the run folders"):
+        if len(args.run_dirs) == 1 and is_index(args.run_dirs[0]):
+            server = make_index_server(Index(args.run_dirs[0]), read_only=args.read_only)
+            listener = listening(HOST, args.port)
+        else:
+            views = views_of(args.run_dirs)
+            server = make_server(*views, read_only=args.read_only)
+            listener = listening(HOST, args.port)
+            for view in views:
+                view.refresh()
     shown = ", ".join(map(str, args.run_dirs))
     cli.console.print(f"{shown}: {url_of(listener)} (Ctrl-C ends)")
     server.run(sockets=[listener])

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.progress import Progress
 
 from raybc import cli
 from raybc.config import DemosConfig
-from raybc.demos.generate import generate
+from raybc.demos.generate import generate_shown
 from raybc.demos.spec import DemosSpec, check_overwritable, is_ready
 from raybc.envs.variant import split, with_limit
 from raybc.registry import get_task, of_images
@@ -74,13 +73,8 @@ def main(argv: list[str] | None = None) -> int:
 
     with ray_session(args.address, dashboard=args.ray_dashboard) as cpus:
         workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=args.workers, worker_cpus=1.0)
-        with (
-            RolloutPool.start(name, workers, worker_cpus=1.0) as pool,
-            Progress(console=cli.console) as progress,
-        ):
-            bar = progress.add_task(f"{name} demonstrations", total=spec.config.episodes)
-            made = generate(spec, path, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
-            progress.update(bar, completed=spec.config.episodes)
+        with RolloutPool.start(name, workers, worker_cpus=1.0) as pool:
+            made = generate_shown(spec, path, pool)
     cli.console.print(
         f"{spec.config.episodes} demonstrations ({made['steps']} steps) in {path}; the expert solved "
         f"{made['successes']} of {made['attempts']} starts"

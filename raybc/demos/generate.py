@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
 from raybc import cli
 from raybc.data.formats import libero, robomimic
 from raybc.demos.record import read_part
@@ -26,6 +28,28 @@ MAX_ATTEMPTS = 2
 MEGABYTES_PER_100 = 20
 
 OnProgress = Callable[[int, int], None]
+
+
+def generate_shown(
+    spec: DemosSpec, path: Path, pool: RolloutPool, meanwhile: Callable[[], None] = lambda: None
+) -> dict[str, int]:
+    """`generate` with a progress bar on a terminal, and a line elsewhere. meanwhile: called once, when the simulators
+    have their work."""
+    wanted, left = spec.config.episodes, [meanwhile]
+    if not cli.console.is_terminal:
+        cli.console.print(f"Making {wanted} demonstrations of {spec.task} ...")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=cli.console, disable=not cli.console.is_terminal) as progress:
+        bar = progress.add_task(f"{spec.task} demonstrations", total=wanted)
+
+        def show(done: int, total: int) -> None:
+            progress.update(bar, completed=min(done, total))
+            while left:
+                left.pop()()
+
+        made = generate(spec, path, pool, show)
+        show(wanted, wanted)
+    return made
 
 
 def generate(spec: DemosSpec, path: Path, pool: RolloutPool, on_progress: OnProgress | None = None) -> dict[str, int]:

@@ -15,6 +15,7 @@ from raybc.report.markdown import write_leaderboard_md
 from raybc.report.several import write_sweeps_page
 from raybc.report.training import members_of, write_training_report
 from raybc.types import UserError
+from raybc.waiting import waiting
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ def main(argv: list[str] | None = None) -> int:
         cli.console.print(f"report: {write_training_report(member)}")
     if members:
         return 0
-    write_leaderboard_md(run_dir)
-    cli.console.print(f"report: {write_report(run_dir)}")
+    with waiting("Writing the report"):
+        write_leaderboard_md(run_dir)
+        page = write_report(run_dir)
+    cli.console.print(f"report: {page}")
     return 0
 
 

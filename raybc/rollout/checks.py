@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from raybc.bundle import PolicyBundle
 from raybc.data.action_form import AS_RECORDED
 from raybc.data.episodes import format_shape
 from raybc.data.units import far_dimensions, far_starts, other_actions
@@ -18,6 +17,7 @@ from raybc.strict import listed
 from raybc.types import UserError
 
 if TYPE_CHECKING:
+    from raybc.bundle import PolicyBundle  # it imports torch
     from raybc.envs.spec import EnvSpec
 
 #: Parts of a dataset's `env_args` that results depend on.

@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from raybc.cluster.metrics import RolloutMetrics
 from raybc.inference.shared import SharedLoader, start_server
 from raybc.registry import get_task
-from raybc.rollout.engine import RolloutJob
+from raybc.rollout.engine import Demonstration, RolloutJob
 from raybc.rollout.faults import POLICY, Fault, did_not_start, died, error_kind, error_row, hung
 from raybc.rollout.options import PoolOptions
 from raybc.rollout.queued import FinishedEpisode, QueuedEpisode, Stats, choose, log_episode, settle, suspected
@@ -197,6 +197,8 @@ class Dispatcher:
         while True:
             try:
                 await self._ensure_worker(slot)
+                if slot.worker is not None and not slot.prepared and not self._demonstrates(slot):
+                    await slot.prepare()
             except (RayError, TimeoutError, UserError) as error:
                 await self._fail_start(slot, error)
                 continue
@@ -227,6 +229,13 @@ class Dispatcher:
         self._started += 1
         if not await slot.start(self._options, task, self._started, self._loader_for(task)):
             slot.dismiss()
+
+    def _demonstrates(self, slot: WorkerSlot) -> bool:
+        """Whether what the process runs, or is given next, are demonstrations, which need no policy."""
+        if slot.in_flight:  # it is prepared before the first episode that needs one
+            return True
+        item = self._next(slot)
+        return item is not None and isinstance(item.job, Demonstration)
 
     def _loader_for(self, task: str) -> Loader | None:
         """How a process of this task gets at policies; None: it computes them itself."""

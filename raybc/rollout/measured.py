@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raybc import cli
 from raybc.envs.base import Task
 from raybc.envs.spec import EnvSpec, spec_of_task
 from raybc.registry import get_task
 from raybc.rollout.checks import check_camera, other_observation
-from raybc.rollout.policy import Change, MeasuredPolicy
 from raybc.types import UserError
+from raybc.waiting import waiting
 
-#: Looking at this many tasks takes long enough to be announced.
-MANY = 4
+if TYPE_CHECKING:  # it imports torch
+    from raybc.rollout.policy import Change, MeasuredPolicy
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,15 @@ def measured_tasks(
         environment = get_task(name).environment
         if environment is not None:
             environment.require()
-    if len(names) >= MANY and not known:
-        cli.console.print(f"checking the simulators of {len(names)} tasks")
     found = []
     seen = {one.name: one for one in known}
     for name in names:
         task = get_task(name)
-        env_spec = seen[name].env_spec if name in seen else spec_of_task(task)
+        if name in seen:
+            env_spec = seen[name].env_spec
+        else:
+            with waiting(f"Building a simulator of {name}"):
+                env_spec = spec_of_task(task)
         policy.check_env(env_spec, name, instruction or env_spec.instruction or task.instruction)
         found.append(MeasuredTask(name, task, env_spec))
     return found
@@ -67,12 +70,11 @@ def check_tasks(
     for task in tasks.values():
         if task.environment is not None:
             task.environment.require()
-    if len(tasks) >= MANY:
-        cli.console.print(f"checking the simulators of {len(tasks)} tasks")
     cli.print_notes([*dict.fromkeys(note for task in tasks.values() for note in task.notes)])
     instructions = {}
     for name, task in tasks.items():
-        env_spec = spec_of_task(task)
+        with waiting(f"Building a simulator of {name}"):
+            env_spec = spec_of_task(task)
         other = other_observation(shapes, env_spec)
         if other is not None:
             key, expected, got = other

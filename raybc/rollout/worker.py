@@ -41,9 +41,7 @@ class SimWorker:
     """Owns simulators of one suite. The engine's thread builds and steps them (a GL context belongs to a thread)."""
 
     def __init__(self, render: RenderOptions | None = None, slots: int | None = None, loader: Loader | None = None):
-        if loader is None:
-            # Now, because importing torch takes seconds, which would count as those of the first episode.
-            import raybc.inference.agent  # noqa: F401
+        self._acts = loader is None
         self._engine = Engine(loader or load_agent, render, slots)
         self._change = threading.Condition()
         self._assignments: list[Assignment] = []
@@ -63,6 +61,12 @@ class SimWorker:
         if answer["done"] is not None:
             raise answer["done"]
         return os.getpid()
+
+    def prepare(self) -> None:
+        """Import what computes actions: torch takes seconds, which would count as those of the first episode, and
+        demonstrations need none."""
+        if self._acts:
+            import raybc.inference.agent  # noqa: F401
 
     def exchange(
         self,

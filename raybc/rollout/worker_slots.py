@@ -42,6 +42,8 @@ class WorkerSlot:
         self.finished = 0
         """Episodes that this process has finished."""
         self.pid = 0
+        self.prepared = False
+        """Whether the process can compute actions."""
         self.released = False
         """The slot must be given up."""
         self.unreserved = False
@@ -74,10 +76,16 @@ class WorkerSlot:
         self.pid = await asyncio.wait_for(_result(warm), deadline)
         return True
 
+    async def prepare(self) -> None:
+        """Let the process import what computes actions."""
+        assert self.worker is not None
+        await asyncio.wait_for(_result(self.worker.prepare.remote()), START_DEADLINE)
+        self.prepared = True
+
     def dismiss(self) -> None:
         if self.worker is not None:
             ray.kill(self.worker)
-        self.worker, self.in_flight, self.pid = None, {}, 0
+        self.worker, self.in_flight, self.pid, self.prepared = None, {}, 0, False
 
 
 async def _result(ref: Any) -> Any:

@@ -21,6 +21,7 @@ from raybc.sweep.config import SweepConfig
 from raybc.sweep.load import load_sweep, saved_sweep
 from raybc.train.choices import Mode
 from raybc.types import UserError
+from raybc.waiting import waiting
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,18 @@ def main(argv: list[str] | None = None) -> int:
         tracker.check()
     used = tuple(tracker for tracker, on in zip(trackers, (args.wandb != "off", args.mlflow), strict=True) if on)
     check_folder(folder, folder.config, args.resume, args.overwrite)
-    from raybc.sweep.begin import Launch
-    from raybc.sweep.run import run_sweep
-    from raybc.sweep.show import dashboard
+    # Here, because they import Ray, which --help and --check need not wait for.
+    with waiting(f"Checking the sweep {config.name}"):
+        from raybc.sweep.begin import Launch
+        from raybc.sweep.run import run_sweep
 
     inputs = (path, *config.train.inputs(), *(config.trainer.files() if config.trainer else ()))
     launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used)
-    with dashboard(folder.path, args.port) if args.dashboard else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if args.dashboard:
+            from raybc.sweep.show import dashboard  # plotly
+
+            stack.enter_context(dashboard(folder.path, args.port))
         run_sweep(config, launch)
     return 0
 

@@ -24,7 +24,6 @@ from raybc.sweep.health import measured_again
 from raybc.sweep.ledger import SweepState
 from raybc.sweep.load import saved_sweep
 from raybc.sweep.space import eval_tasks, metric_of
-from raybc.train.data import held_out_episodes, with_held_out
 from raybc.train.source import read_data
 from raybc.train.trackers.base import TrackerConfig
 from raybc.types import UserError
@@ -59,6 +58,8 @@ def offline_source(config: SweepConfig) -> tuple[Path, DemosSpec | None]:
 
 def holding_out(config: SweepConfig) -> SweepConfig:
     """A sweep without a simulator, holding out episodes on which recipes are measured."""
+    from raybc.train.data import held_out_episodes, with_held_out  # here, because it imports torch
+
     config.validate()
     store = read_data(config.train, offline_source(config)[0])
     train = with_held_out(config.train, store)

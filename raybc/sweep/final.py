@@ -201,10 +201,26 @@ def _extremes(clips: list[_Clip], wanted: int) -> list[_Clip]:
     return ordered[: wanted - wanted // 2] + ordered[len(ordered) - wanted // 2 :]
 
 
+def rendering_pool(
+    config: SweepConfig, context: TrialContext, workers: int, pool_options: dict[str, Any]
+) -> RolloutPool | None:
+    """Simulators for `film`, which start while the best trials are measured; None if they would have nothing to do.
+    They have the CPUs of the trials, which have ended."""
+    if not config.final.videos or list_videos(context.folder):
+        return None
+    tasks, workers = context.tasks, min(workers, config.final.videos)
+    return RolloutPool.start(tasks[0], workers, tasks, render=RenderOptions(), **pool_options)
+
+
 def film(
-    config: SweepConfig, context: TrialContext, state: SweepState, workers: int, pool_options: dict[str, Any]
+    config: SweepConfig,
+    context: TrialContext,
+    state: SweepState,
+    workers: int,
+    pool_options: dict[str, Any],
+    early: RolloutPool | None = None,
 ) -> tuple[str, list[tuple[float, float]]]:
-    """Film chosen episodes into videos/ and list them in videos.json.
+    """Film chosen episodes into videos/ and list them in videos.json. early: see `rendering_pool`.
 
     Returns why there are fewer than wanted ("" if there are not), and when simulators were busy.
     """
@@ -217,7 +233,7 @@ def film(
         return "" if clips else "none was asked for, or no episode could be filmed", []
     notes = []
     tasks, workers = context.tasks, min(workers, len(missing))
-    with RolloutPool.start(tasks[0], workers, tasks, render=RenderOptions(), **pool_options) as pool:
+    with early or RolloutPool.start(tasks[0], workers, tasks, render=RenderOptions(), **pool_options) as pool:
         filmed = [
             (clip, pool.submit(f"{folder.path}/film {n}", [_job(config, context, clip)], [_spec(context, clip)]))
             for n, clip in enumerate(missing)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from raybc.config import MEMBER_FIELDS, RunConfig, migrate
+from raybc.config import migrate
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.training import KEEP, Fail, Job, Report, TrialsFailed, run_trials
 from raybc.sweep.trial import Evaluate, Rivals, TrialContext, load_data, log_evaluation
@@ -27,13 +27,6 @@ from raybc.train.log import MemberLog, log_pack
 from raybc.train.loop import PackTrainer, with_seeds
 from raybc.train.progress import Progress
 from raybc.train.step import NonFiniteLoss
-
-
-def alike(run: RunConfig) -> RunConfig:
-    """What recipes have in common that can be trained as one program: equal for those, different for others."""
-    if run.takes is not None:  # trained by others
-        return run
-    return run.changed(**{name: getattr(RunConfig, name) for name in MEMBER_FIELDS})
 
 
 def run_pack(

@@ -1,19 +1,12 @@
-"""What a sweep does beside searching: times of its stages, tables, demonstrations."""
+"""What a sweep does beside searching: times of its stages, tables."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress as ProgressBar
-
-from raybc import cli
-from raybc.demos.generate import generate
-from raybc.demos.spec import DemosSpec
-from raybc.rollout.pool import RolloutPool
 from raybc.rows import PoolStats, StageEvent
 from raybc.run_folder import SweepFolder
 from raybc.sweep.config import SweepConfig
@@ -60,13 +53,3 @@ class Tables:
         if now or time.monotonic() - self._last > TABLE_INTERVAL:
             self._write()
             self._last = time.monotonic()
-
-
-def demonstrate(demos: DemosSpec, dataset: Path, pool: RolloutPool) -> None:
-    with ProgressBar(console=cli.console) as progress:
-        bar = progress.add_task(f"{demos.task} demonstrations", total=demos.config.episodes)
-        made = generate(demos, dataset, pool, lambda done, total: progress.update(bar, completed=min(done, total)))
-        progress.update(bar, completed=demos.config.episodes)
-    cli.console.print(
-        f"the expert solved {made['successes']} of {made['attempts']} starts; demonstrations are in {dataset}"
-    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Protocol
 
-from raybc.config import RunConfig
+from raybc.config import MEMBER_FIELDS, RunConfig
 from raybc.files import write_text
 from raybc.sweep.ledger import Evaluation
 from raybc.sweep.trial import AllEpisodesFailed, Evaluate, Rivals, TrialContext, evaluate_trial
@@ -37,6 +37,13 @@ class Job:
     run: RunConfig
     done: int = 0
     """Number of its evaluations that are in the ledger."""
+
+
+def alike(run: RunConfig) -> RunConfig:
+    """What recipes have in common that can be trained as one program: equal for those, different for others."""
+    if run.takes is not None:  # trained by others
+        return run
+    return run.changed(**{name: getattr(RunConfig, name) for name in MEMBER_FIELDS})
 
 
 class TrialsFailed(Exception):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raybc.config import RunConfig
 from raybc.envs.spec import EnvSpec
@@ -32,10 +32,12 @@ from raybc.run_folder import SweepFolder
 from raybc.suites import specs_in_turns
 from raybc.sweep.ledger import Evaluation, SweepState
 from raybc.sweep.space import settings_of
-from raybc.train.data import TrainingData, held_out_episodes
-from raybc.train.log import MemberLog
 from raybc.train.source import read_data
 from raybc.types import EpisodeSpec, SampleSetting
+
+if TYPE_CHECKING:  # they import torch, which the driver of a sweep does not need
+    from raybc.train.data import TrainingData
+    from raybc.train.log import MemberLog
 
 Evaluate = Callable[[str, Sequence[Rollout], Sequence[EpisodeSpec], Race | None], list[list[EpisodeRow]]]
 #: `rivals(trial, k)`: results of other trials at evaluation k, see `rivals_of`.
@@ -215,6 +217,7 @@ def offline_rows(
     from raybc.bundle import PolicyBundle
     from raybc.inference.agent import Agent
     from raybc.inference.offline import offline_error
+    from raybc.train.data import held_out_episodes
 
     store = load_data(context).store
     episodes = held_out_episodes(run, store)
@@ -259,4 +262,6 @@ def _load_data(
     train: RunConfig, path: str, modified: int, fingerprint: str, obs_keys: tuple[str, ...], environment: str
 ) -> TrainingData:
     """Read once for all trials of this process."""
+    from raybc.train.data import TrainingData
+
     return TrainingData(read_data(train, Path(path)), fingerprint, obs_keys, json.loads(environment))

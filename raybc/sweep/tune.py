@@ -33,11 +33,9 @@ from raybc.rows import EpisodeRow, FailedEvent, LedgerEvent, TrialStatus
 from raybc.sweep.config import PruneConfig, SweepConfig
 from raybc.sweep.health import why_to_end
 from raybc.sweep.ledger import Evaluation, Ledger, SweepState, TrialState, read_events
-from raybc.sweep.pack import alike, run_pack
 from raybc.sweep.space import recipe
 from raybc.sweep.study import Proposer
-from raybc.sweep.trainer import run_trainer
-from raybc.sweep.training import Job
+from raybc.sweep.training import Job, alike
 from raybc.sweep.trial import TrialContext, rivals_of
 
 #: Free bytes below which a full disk is blamed for a failed trial.
@@ -281,8 +279,9 @@ class _Scheduler(_NotPickled, FIFOScheduler):
         return TrialScheduler.STOP if over else TrialScheduler.CONTINUE
 
 
-def search(recorder: Recorder, pool: RolloutPool | None, session: int, gpus_per_trial: float) -> None:
-    """Run trials until `search.trials` of them have finished, or until Ctrl-C. pool: None without a simulator."""
+def search(recorder: Recorder, pool: RolloutPool | None, session: int, gpus_per_trial: float, concurrent: int) -> None:
+    """Run trials until `search.trials` of them have finished, or until Ctrl-C. pool: None without a simulator.
+    concurrent: at the same time."""
     config, context = recorder.config, recorder.context
     missing = config.search.trials - len(recorder.state.finished())
     if missing <= 0 or (recorder.exhausted and not recorder.state.unfinished()):
@@ -296,7 +295,7 @@ def search(recorder: Recorder, pool: RolloutPool | None, session: int, gpus_per_
             search_alg=_Searcher(recorder),
             scheduler=_Scheduler(recorder),
             num_samples=missing,
-            max_concurrent_trials=config.search.max_concurrent,
+            max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"trial_{trial.config['trials'][0]['trial']:04d}",
         ),
@@ -342,6 +341,10 @@ def _trainable(
         return rivals_of(known(), number, k, context.metric)
 
     def trial(tune_config: dict[str, Any]) -> None:
+        # Here, because it imports torch, which the driver does not need.
+        from raybc.sweep.pack import run_pack
+        from raybc.sweep.trainer import run_trainer
+
         state = known()
         jobs = [
             Job(number, recipe(config, proposed["params"]), len(state.trials[number].evaluations))

@@ -20,6 +20,7 @@ from raybc.run_start import check_folder
 from raybc.train.args import Args, inputs_of, with_batches
 from raybc.train.stored import Stored, latest_runs
 from raybc.types import UserError
+from raybc.waiting import waiting
 
 DESCRIPTION = "Train a recipe with one seed or several side by side; measure each by rollouts on the search starts."
 
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     if config.task_score != "mean" and not (config.eval_tasks or config.eval_suite):
         raise UserError("--task_score: has no effect without --eval_tasks or --eval_suite")
     _check_names(config, args)
-    from raybc.train.start import start
+    with waiting("Loading PyTorch"):
+        from raybc.train.start import start
 
     start(config, args, argv)
     return 0

@@ -20,7 +20,7 @@ from raybc.data.episodes import check_matches_task, image_size
 from raybc.data.gains import far_starts_of, refuse_other_units
 from raybc.data.instructions import check_language, language_notes
 from raybc.data.names import obtain
-from raybc.demos.generate import generate
+from raybc.demos.generate import generate_shown
 from raybc.demos.spec import check_source, source_of
 from raybc.envs.spec import observation_shapes, spec_of_task
 from raybc.files import free_space_for
@@ -45,6 +45,7 @@ from raybc.train.trackers.base import TrackerConfig
 from raybc.train.trackers.mlflow import MlflowConfig
 from raybc.train.trackers.wandb import WandbConfig
 from raybc.types import UserError
+from raybc.waiting import waiting
 
 if TYPE_CHECKING:  # it imports Ray
     from raybc.rollout.pool import RolloutPool
@@ -133,19 +134,19 @@ def _with_simulators(request: _Request) -> None:
         )
     config.check_encoder(task.images, "--")
     check_source(name, config.dataset or config.ogbench_dataset_dir)
-    probe = spec_of_task(task)
-    task = dataclasses.replace(task, obs_keys=observed(config, probe, task.obs_keys))
     cli.print_notes(task.notes)
-
     dataset, plan = source_of(config, DemosConfig(episodes=args.demos))
     needs_demos = plan is not None and not dataset.exists()
+    store = None if needs_demos else read_data(config, dataset, cli.console.print, cli.episodes_bar)
+    with waiting(f"Building a simulator of {task.name}"):
+        probe = spec_of_task(task)
+    task = dataclasses.replace(task, obs_keys=observed(config, probe, task.obs_keys))
     shapes = observation_shapes(probe, task.obs_keys)
     config.encoder.check_sizes({key: shapes[key] for key in task.obs_keys if key in probe.images})
     instructions = {name.task: probe.instruction or task.instruction}
     if tasks != (name.task,):
         instructions = check_tasks(tasks, shapes, probe.action_size, name.task)
-    if not needs_demos:
-        store = read_data(config, dataset, cli.console.print, cli.episodes_bar)
+    if store is not None:
         check_matches_task(store, shapes, probe.action_size, config.env_name)
         check_language(config, store, instructions)
         if config.dataset:
@@ -155,10 +156,11 @@ def _with_simulators(request: _Request) -> None:
     with contextlib.ExitStack() as stack:
         simulates = needs_demos or config.eval_interval > 0
         training, pool = _processes(stack, request, name.task if simulates else "", tasks)
-        if plan is not None and needs_demos:
+        if store is None:
             assert pool is not None
-            cli.console.print(f"making {args.demos} demonstrations of {name.task}: {dataset}")
-            generate(plan, dataset, pool)
+            assert plan is not None
+            generate_shown(plan, dataset, pool)
+            cli.console.print(f"demonstrations are in {dataset}")
             store = read_data(config, dataset)
             check_language(config, store, instructions)
         config = with_units(config, store.env_args, probe.env_args)
