@@ -139,7 +139,7 @@ def test_open_a_trial_and_play_its_video(page: Browser) -> None:
     page.wait("document.querySelector('dialog .curve .scatterlayer')")
     assert page.js("document.querySelectorAll('dialog video').length") == 3
     page.click("dialog input[value=failure]")
-    assert page.js("[...document.querySelectorAll('dialog video + figcaption .badge')].map(b => b.textContent)") == [
+    assert page.js("[...document.querySelectorAll('dialog .film figcaption .badge')].map(b => b.textContent)") == [
         "timeout"
     ]
     page.js("document.querySelector('dialog video').play()")
@@ -188,7 +188,7 @@ def test_text_of_a_run_is_only_text(page: Browser, run: Path) -> None:
         page.js("document.querySelector('tr[data-trial=\"40\"] .link').click()")
         page.wait("document.querySelector('dialog').open")
         assert hostile in page.js("document.querySelector('dialog').textContent")
-        assert page.js("document.querySelectorAll('img').length") == 0
+        assert page.js("document.querySelectorAll('img:not(.strip)').length") == 0
     finally:
         page.js("document.querySelector('dialog').close()")
         (run / "ledger.jsonl").write_bytes(before)
@@ -225,6 +225,6 @@ def test_the_report_is_a_document_to_send(chrome: Browser, run: Path, tmp_path: 
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     drawn = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
     assert chrome.js(drawn), "on paper every figure is drawn"
-    paper = "document.querySelectorAll('img.paper').length === document.querySelectorAll('video').length"
-    assert chrome.js(paper), "videos are images on paper"
+    paper = "document.querySelectorAll('#videos .strip').length === document.querySelectorAll('video').length"
+    assert chrome.js(paper), "films are strips on paper"
     assert chrome.errors == []
