@@ -289,7 +289,7 @@ def test_a_killed_overwrite_may_be_resumed(bundle: Path, tmp_path: Path, monkeyp
         begun()
         raise UserError("killed")
 
-    monkeypatch.setattr("raybc.rollout.evaluation.run_evaluation", killed)
+    monkeypatch.setattr("raybc.rollout.command.run_evaluation", killed)
     assert run(bundle, out, "--overwrite", "--record", f"lerobot:{target}") == 2
     assert read_json(out / "recorded.json") == {str(target.resolve()): {"kind": "lerobot", "complete": False}}
 

@@ -292,7 +292,7 @@ def test_frozen_parameters_by_their_names_in_release_0_1_0() -> None:
 def test_wrong_names_to_freeze() -> None:
     with pytest.raises(
         UserError,
-        match=r"freeze: expected the beginning of one of .*velocity_field.* \(the nearest of \d+\), got 'head'",
+        match=r"freeze: expected the beginning of one of .*velocity_field.*got 'head'",
     ):
         tiny_trainer(freeze="head")
     with pytest.raises(UserError, match="freeze: expected something to be left to learn"):
