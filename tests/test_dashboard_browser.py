@@ -221,10 +221,11 @@ def test_the_report_is_a_document_to_send(chrome: Browser, run: Path, tmp_path: 
     chrome.size(360, 800)
     chrome.wait("document.documentElement.scrollWidth <= 360")
     chrome.size(1280, 900)
+    drawn = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
+    chrome.js(f"addEventListener('beforeprint', () => {{ window.drawnOnPaper = {drawn}; }})")  # after the page's own
     chrome.pdf(tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
-    drawn = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
-    assert chrome.js(drawn), "on paper every figure is drawn"
+    assert chrome.js("window.drawnOnPaper"), "on paper every figure is drawn"
     paper = "document.querySelectorAll('#videos .strip').length === document.querySelectorAll('video').length"
     assert chrome.js(paper), "films are strips on paper"
     assert chrome.errors == []
