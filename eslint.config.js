@@ -15,7 +15,12 @@ export default [
   },
   {
     // The pages.
-    files: ["raybc/dashboard/static/*.js", "raybc/report/page.js", "raybc/report/report.js", "raybc/report/shared/*.js"],
+    files: [
+      "raybc/dashboard/static/*.js",
+      "raybc/report/page.js",
+      "raybc/report/report.js",
+      "raybc/report/shared/*.js",
+    ],
     languageOptions: { sourceType: "module", globals: { ...globals.browser, Plotly: "readonly" } },
     rules: { "no-var": "error" },
   },
