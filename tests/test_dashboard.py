@@ -388,7 +388,8 @@ def test_the_command_serves_until_it_is_ended(run: Path) -> None:
     command = [sys.executable, "-u", "-m", "raybc.dashboard", str(run), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    url = process.stdout.readline().split(": ")[1].split()[0]
+    lines = iter(process.stdout.readline, "")
+    url = next(line for line in lines if "http://" in line).split(": ")[1].split()[0]
     assert Client(url).get("/").status == 200
     began = time.monotonic()
     process.terminate()

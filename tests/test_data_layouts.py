@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import h5py
@@ -178,7 +179,8 @@ def test_raw_recordings_are_read_and_said_to_need_observations(
     assert main(["info", str(path)]) == 0
     said = capsys.readouterr().out
     assert "robosuite" in said
-    assert "only states are recorded; convert with --env_name makes observations of them" in said
+    words = " ".join(re.sub(r"[│]", " ", said).split())  # of a table, which wraps
+    assert "only states are recorded; convert with --env_name makes observations of them" in words
     got = formats.read(path, states=True)
     assert got.obs == {}
     assert got.env_args["env_name"] == "Lift"
@@ -291,7 +293,7 @@ def test_observations_are_chosen_by_hand(format: str, tmp_path: Path) -> None:
     assert set(formats.read(path, keys=Keys.of("", "cube")).obs) == {"cube"}
     assert list(formats.read(path, keys=Keys.of("", ("cube", "arm"))).obs) == ["cube", "arm"]
     assert set(formats.read(path).obs) == {"arm", "cube"}
-    with pytest.raises(UserError, match=r"--obs_keys: expected an observation, got 'cub'; it has \['arm', 'cube'\]"):
+    with pytest.raises(UserError, match=r"--obs_keys: expected an observation, got 'cub'; it has arm, cube"):
         formats.read(path, keys=Keys.of("", "cub"))
     if format == "store":
         with pytest.raises(UserError, match="--action_key: the format store has one action"):

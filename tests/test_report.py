@@ -389,7 +389,7 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: expected the folder of a sweep run")
     folder = make_run(tmp_path / "run")
     assert run_main(lambda: main([str(folder)])) == 0
-    assert capsys.readouterr().out.strip() == f"report: {folder / 'report.html'}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {folder / 'report.html'}"
     (folder / "results.jsonl").write_text('{"trial": 1}\n')
     with pytest.raises(UserError, match=r"results.jsonl, line 1"):
         load_run(folder)

@@ -186,7 +186,8 @@ def test_a_finished_sweep_is_not_run_again_but_can_be_extended(
     assert (out / "results.jsonl").read_text() == before
     assert run(sweep_file, out, "--resume", "--set", "search.trials=6") == 0
     check_complete_prefix(before, out)
-    assert run(sweep_file, out, "--resume", "--set", "train.batch_size=32") == 2
+    more = ("--set", "search.trials=6", "--set", "train.batch_size=32")
+    assert run(sweep_file, out, "--resume", *more) == 2
     assert "train.batch_size: was 64, is 32" in capsys.readouterr().err
 
 
