@@ -34,7 +34,7 @@ function draw(found) {
     column("trials", true),
     column("best", true),
     column(`${label} (95\u00a0% interval)`),
-    column(""),
+    column(h("span", { class: "hidden" }, "interval as a bar")),
     column("core-hours", true),
     column("task"),
   );
@@ -90,7 +90,7 @@ function common(found) {
   const known = Boolean(found.starts);
   $("common-scroll").hidden = !known;
   $("common-note").textContent = known
-    ? `The best recipe of each sweep on the ${count(found.starts)} final starts that all of them measured${found.of > found.starts ? ` (of ${count(found.of)})` : ""}. These starts chose nothing, and the number of starts was fixed before.`
+    ? `The best recipe of each sweep on the ${count(found.starts)} final starts that all of them measured${found.of > found.starts ? ` (of ${count(found.of)})` : ""}. These starts chose nothing.`
     : found.note;
   $("common-lines").replaceChildren();
   if (!known) return;
