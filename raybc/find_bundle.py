@@ -59,3 +59,12 @@ def find_bundle(path: Path, checkpoint: str = "") -> tuple[Path, SampleSetting |
     raise UserError(
         f"--checkpoint: expected latest, best, best_mse, final, -1 or one of the steps {known}; got {checkpoint!r}"
     )
+
+
+def check_policy(path: Path, checkpoint: str = "") -> None:
+    """Raise `UserError` unless there is a policy at `path`, see `find_bundle`. Needs no PyTorch."""
+    found, _ = find_bundle(path, checkpoint)
+    if not found.is_dir():  # `PolicyBundle.load` says more about a folder
+        raise UserError(
+            f"{found}: expected a policy bundle (a folder with {BUNDLE_FILE} and policy.safetensors), found none"
+        )

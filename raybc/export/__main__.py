@@ -10,7 +10,7 @@ from typing import Literal
 import tyro
 
 from raybc import cli
-from raybc.find_bundle import find_bundle
+from raybc.find_bundle import check_policy
 from raybc.types import UserError
 
 
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     for flag in ("public", "dry_run", "measured", "benchmark"):
         if getattr(args, flag) and not args.push_to_hub:
             raise UserError(f"--{flag}: belongs to --push_to_hub OWNER/NAME, which is missing")
-    find_bundle(args.bundle, args.checkpoint)
+    check_policy(args.bundle, args.checkpoint)
     # Here, because it imports PyTorch, which --help and a wrong path need not wait for.
     from raybc.export.command import export
 

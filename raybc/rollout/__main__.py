@@ -12,7 +12,7 @@ import tyro
 
 from raybc import cli
 from raybc.files import expanded, read_json
-from raybc.find_bundle import find_bundle
+from raybc.find_bundle import check_policy
 from raybc.foreign.reference import prefix_of
 from raybc.metric import FORMER_KEY, MetricName
 from raybc.rollout.folder import EvaluationFolder
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("expected the policy to measure: raybc rollout RUN (or --resume --out FOLDER), got none")
     _check(args)
     if not prefix_of(args.bundle):
-        find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)
+        check_policy(expanded(args.bundle, "bundle"), args.checkpoint)
     # Here, because it imports PyTorch and Ray, which --help and a wrong path need not wait for.
     from raybc.rollout.command import measure
 

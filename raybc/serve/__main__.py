@@ -13,7 +13,7 @@ import tyro
 from raybc import cli
 from raybc.config import SAMPLE_AXES
 from raybc.extras import require_extra
-from raybc.find_bundle import find_bundle
+from raybc.find_bundle import check_policy
 from raybc.types import UserError
 from raybc.web import listening
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parse(Args, argv, "raybc.serve", Args.__doc__ or "")
     require_extra("raybc.serve", "serve", "starlette", "uvicorn", "websockets", "msgpack")
     _check(args)
-    find_bundle(args.bundle, args.checkpoint)
+    check_policy(args.bundle, args.checkpoint)
     # Here, because they need the packages that were just checked, and PyTorch, which --help need not wait for.
     import uvicorn
 
