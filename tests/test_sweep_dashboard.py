@@ -43,17 +43,19 @@ def test_a_sweep_with_a_dashboard(
         assert len(Client(url).get("/api/run").json["trials"]) == 4
 
     monkeypatch.setattr("raybc.sweep.run.run_sweep", run_sweep)
-    flags = [str(ROOT / "sweeps/pointmass.yaml"), "--out", str(tmp_path / "out"), "--dashboard", "--port"]
-    assert run_main(lambda: sweep.main([*flags, "0"])) == 0
+    flags = [str(ROOT / "sweeps/pointmass.yaml"), "--dashboard", "--port"]
+    assert run_main(lambda: sweep.main([*flags, "0", "--out", str(tmp_path / "out")])) == 0
     assert "to open it again: python -m raybc.dashboard" in capsys.readouterr().out
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert run_main(lambda: sweep.main([*flags, str(taken.getsockname()[1])])) == 2
+        port = str(taken.getsockname()[1])
+        assert run_main(lambda: sweep.main([*flags, port, "--out", str(tmp_path / "other")])) == 2
     assert "is in use" in capsys.readouterr().err
 
 
 def test_the_page_of_a_sweep_stays_in_a_terminal_until_ctrl_c(run: Path) -> None:
     """And only there: a script, whose output is no terminal, must not wait."""
-    code = "import sys; from pathlib import Path; from raybc.sweep.show import dashboard\n"
+    code = "import signal, sys; from pathlib import Path; from raybc.sweep.show import dashboard\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a process in the background ignores
     code += "with dashboard(Path(sys.argv[1]), 0): print('swept', flush=True)"
     command = [sys.executable, "-c", code, str(run)]
     plain = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
