@@ -171,7 +171,7 @@ def test_what_is_no_action_is_an_error_of_its_episode(kind: str, expected: str) 
         ((f"{HERE}expert", "--env_name", "pointmass", "--solver", "heun"), "--solver: has no effect on module:"),
         ((f"{HERE}expert", "--env_name", "pointmass", "--flow_steps", "3"), "--flow_steps: has no effect on module:"),
         ((f"{HERE}expert", "--env_name", "pointmass", "--checkpoint", "best"), "--checkpoint: module:"),
-        (("somewhere", "--env_name", "pointmass"), "--env_name: expected a policy of others"),
+        ((".", "--env_name", "pointmass"), "--env_name: expected a policy of others"),
     ],
 )
 def test_what_is_refused_before_anything_starts(
