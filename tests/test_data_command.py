@@ -64,7 +64,8 @@ def test_info(pointmass_demos: Path, capsys: Capture) -> None:
     assert "-1 to 3, -1 to 3" in text
 
 
-def test_stats(pointmass_demos: Path, capsys: Capture) -> None:
+def test_stats(pointmass_demos: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # a narrow terminal has fewer digits
     data = formats.read(pointmass_demos)
     found = as_json(capsys, "stats", pointmass_demos, "--states")
     assert sorted(found) == ["actions", "obs/goal", "obs/state", "rewards", "states"]

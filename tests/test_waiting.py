@@ -136,7 +136,7 @@ def test_the_driver_of_a_sweep_needs_no_torch() -> None:
 
 @pytest.mark.slow
 def test_a_local_ray_has_few_services_and_leaves_nothing_behind() -> None:
-    """Started beside other work, also where the program is told to end meanwhile."""
+    """Started beside other work, also where the program is asked to end meanwhile."""
     code = """
 import os, sys, psutil, ray
 from raybc.cluster.session import ray_beside

@@ -85,7 +85,7 @@
     var name = data.keys[key].name;
     document.getElementById("curve-dimension-label").hidden = episode >= 0 || data.keys[key].dimensions.length < 2;
     var traces = episode < 0 ? everyEpisode(key, Number(dimensions.value)) : oneEpisode(episode, key);
-    var told = data.episodes[0].success !== null;
+    var hasOutcome = data.episodes[0].success !== null;
     var stride = episode < 0 ? 1 : data.episodes[episode].stride;
     var text =
       episode < 0
@@ -94,7 +94,7 @@
           " of " +
           data.episodes.length +
           " episodes" +
-          (told ? "; green: success, red: no success." : ".")
+          (hasOutcome ? "; green: success, red: no success." : ".")
         : name + " of " + data.episodes[episode].name + (stride > 1 ? "; one of " + stride + " steps." : ".");
     caption.textContent = text;
     plot.setAttribute("aria-label", "Line chart: " + text);

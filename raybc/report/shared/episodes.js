@@ -15,12 +15,12 @@ const named = (group, place) => {
   const task = taskAt(group, place);
   return `${group.phase} start ${group.episodes[place][0]}${task ? ` of ${task}` : ""}`;
 };
-const told = ([, outcome, steps, total]) => `${outcome} after ${count(steps)} steps, return ${show(total)}`;
+const described = ([, outcome, steps, total]) => `${outcome} after ${count(steps)} steps, return ${show(total)}`;
 
 /** A square that opens its episode. */
 export function square(group, place, open, focusable = true) {
   const entry = group.episodes[place];
-  const said = `${group.name ? `${group.name}, ` : ""}${named(group, place)}: ${told(entry)}${group.films?.[place] ? ", filmed" : ""}`;
+  const said = `${group.name ? `${group.name}, ` : ""}${named(group, place)}: ${described(entry)}${group.films?.[place] ? ", filmed" : ""}`;
   return h("button", {
     type: "button",
     class: `square ${entry[1]}${group.films?.[place] ? " filmed" : ""}`,
@@ -177,7 +177,7 @@ export function episodeDialog({ others = () => [], filmer = () => null } = {}) {
             h(
               "ul",
               { class: "same-start" },
-              ...again.map(([g, p]) => h("li", {}, square(g, p, jump), ` ${g.name}: ${told(g.episodes[p])}`)),
+              ...again.map(([g, p]) => h("li", {}, square(g, p, jump), ` ${g.name}: ${described(g.episodes[p])}`)),
             ),
           )
         : "",
