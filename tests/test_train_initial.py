@@ -71,7 +71,8 @@ def test_it_resumes_and_is_another_run(first: Path, tmp_path: Path, capsys: pyte
     assert train(*common, "--training_steps=20", "--out", tmp_path / "scratch") == 0
     ids = [json.loads((tmp_path / n / "flags.json").read_text())["run_id"] for n in ("whole", "scratch")]
     assert ids[0] != ids[1], "a policy with another start is another run"
-    assert train(*common, "--training_steps=20", "--out", tmp_path / "whole", "--resume") == 2
+    other = ("--init_from", tmp_path / "scratch")
+    assert train(*common, *other, "--training_steps=20", "--out", tmp_path / "whole", "--resume") == 2
     assert "init_from_sha256: was" in capsys.readouterr().err
 
 

@@ -218,4 +218,6 @@ def test_the_command(
         assert summary[name] == pytest.approx(getattr(expected, name))
     assert plan_command([*build, "--plan-seed=7", "--out-dir", str(tmp_path / "plan"), "--overwrite"]) == 0
     assert run_train(pointmass_demos, tmp_path / "out", *flags, "--resume") == 2
-    assert "sampling_plan_sha256: was" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "expected the plan" in error
+    assert "start a new run, or rebuild the plan with its old options" in error

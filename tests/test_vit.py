@@ -396,7 +396,8 @@ def test_without_timm(
     with pytest.raises(UserError, match=message):
         of().check_encoder(["pixels"])
     of().validate()
-    assert train("--dataset", tmp_path / "missing.hdf5", "--encoder=vit", "--out", tmp_path / "run") == 2
+    (tmp_path / "unread.hdf5").write_text("reading this would be an error of its own")
+    assert train("--dataset", tmp_path / "unread.hdf5", "--encoder=vit", "--out", tmp_path / "run") == 2
     assert "encoder=vit" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

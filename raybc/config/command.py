@@ -156,11 +156,11 @@ def names_of(argv: Sequence[str]) -> list[str]:
 
 
 def last_value(argv: Sequence[str], name: str) -> str:
-    """The last value of the flag --name; empty without one."""
+    """The last value of the flag --name, by its name of today; empty without one."""
     value = ""
-    for token, following in itertools.pairwise([*argv, ""]):
+    for token, following in itertools.pairwise([*_current_names(list(argv)), ""]):
         flag, equals, rest = token.partition("=")
-        if flag == f"--{name}":
+        if flag.replace("-", "_") == f"__{name}":
             value = rest if equals else following
     return value
 

@@ -26,6 +26,14 @@ _FACTS = ("schema", "raybc", "run_id", "earlier_run_ids", "data_fingerprint", "r
 KEPT = (
     "demos", "num_workers", "min_workers", "parallel", "wandb", "wandb_project", "mlflow", "mlflow_experiment",
 )  # fmt: skip
+#: Options that name an input -> the option that holds its hash.
+HASHED = {
+    "init_from": "init_from_sha256",
+    "pretrained": "pretrained_sha256",
+    "norm_stats_from": "norm_stats_sha256",
+    "sampling_plan_path": "sampling_plan_sha256",
+    "language_model": "language_sha256",
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +128,12 @@ class Stored:
         words = _last_command(saved[0].folder)
         given = {name: last_value(words, name) for name in KEPT}
         flags = tuple(f"--{name}={value}" for name, value in given.items() if value and "***@" not in value)
-        return cls(saved[0].config.to_plain(), seeds, flags)
+        options = saved[0].config.to_plain()
+        for name, sha256 in HASHED.items():
+            named = last_value(argv, name)
+            if named and named != options.get(name):  # another input: its hash is another, which is refused by name
+                options.pop(sha256, None)
+        return cls(options, seeds, flags)
 
 
 def _last_command(folder: Path) -> list[str]:
