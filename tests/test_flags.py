@@ -159,13 +159,16 @@ for words in %r:
     assert run.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["train", "rollout", "compare", "sweep", "export", "serve", "import", "completion"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", "rollout", "compare", "sweep", "export", "serve", "import", "completion", "data", "data verify"],
+)
 def test_help_imports_nothing_heavy(command: str) -> None:
     code = f"""
 import contextlib, sys
 from raybc.__main__ import main
 with contextlib.suppress(SystemExit):
-    main([{command!r}, "--help"])
+    main([*{command.split()!r}, "--help"])
 print(*[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

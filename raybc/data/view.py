@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from raybc import cli
 from raybc.data import formats
+from raybc.data.args import ViewArgs
 from raybc.data.episodes import EpisodeStore
 from raybc.data.formats.base import Keys
 from raybc.data.labels import labels_of
@@ -23,33 +22,8 @@ from raybc.data.stills import Stills, stills
 from raybc.types import UserError
 
 
-@dataclass(frozen=True)
-class ViewArgs:
-    """Write a page about a data set: histograms, episodes as curves and images, splits, findings, normalisation."""
-
-    data: tyro.conf.Positional[str]
-    """A path in any known format, or a published name."""
-    out: Path | None = None
-    """The HTML page (default: NAME.html in the current folder)."""
-    plan: Path | None = None
-    """Also show this sampling plan of the data: which windows are drawn how often."""
-    env_name: str = ""
-    """Also the observations that this task adds to what was recorded."""
-    images: bool = True
-    """Show frames of a few episodes."""
-    image_keys: tuple[str, ...] = ()
-    """Only these images, and refuse what is none."""
-    action_key: str = ""
-    """The array that is the action, by its name in the file (default: the format's)."""
-    obs_keys: tuple[str, ...] = ()
-    """Only these observations, by the names that info lists."""
-    skip_bad_episodes: bool = False
-    """Leave out episodes that cannot be read or differ from most (no images are shown then)."""
-
-
-def view(argv: list[str]) -> int:
+def view(args: ViewArgs) -> int:
     """Run `python -m raybc.data view`."""
-    args = cli.parse(ViewArgs, argv, "raybc.data view", ViewArgs.__doc__ or "")
     if args.image_keys and not args.images:
         raise UserError("--image_keys: has no effect with --no-images; leave one of them out")
     if args.image_keys and args.skip_bad_episodes:
