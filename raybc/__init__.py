@@ -7,13 +7,14 @@ action = policy.act(obs)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raybc._version import __version__ as __version__
 
 if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that is large
     from os import PathLike
 
+    from raybc.data.arrays import from_arrays as from_arrays
     from raybc.inference.observations import ActionRange
     from raybc.inference.policy import Policy
 
@@ -58,3 +59,11 @@ def load(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return load_policy(path, checkpoint, changes, action_range, device)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "from_arrays":
+        from raybc.data.arrays import from_arrays
+
+        return from_arrays
+    raise AttributeError(f"module 'raybc' has no attribute {name!r}")
