@@ -15,7 +15,7 @@ import pytest
 from raybc.data import formats
 from raybc.data.episodes import EpisodeStore
 from raybc.types import UserError
-from tests.conformance.formats import CASES, LENGTHS, TASKS, Case, full_store
+from tests.conformance.formats import CASES, LENGTHS, Case, full_store
 
 
 def ids(case: Case) -> str:
@@ -60,6 +60,8 @@ def check_equal(case: Case, got: EpisodeStore, store: EpisodeStore) -> None:
         assert {k: v.tolist() for k, v in got.splits.items()} == {k: v.tolist() for k, v in store.splits.items()}
     if "env_args" in case.carries:
         assert got.env_args == store.env_args
+    if "frequency" in case.carries:
+        assert got.frequency == store.frequency
     if "action_range" in case.carries:
         np.testing.assert_array_equal(got.action_range, store.action_range)
 
@@ -214,6 +216,7 @@ def test_a_folder_of_libero_is_a_suite(tmp_path: Path) -> None:
     got = formats.read(tmp_path)
     assert got.num_episodes == 6
     assert got.tasks == ("open the drawer",) * 3 + ("close it",) * 3
-    with pytest.raises(UserError, match="one instruction"):
-        libero.write_store(tmp_path / "x.hdf5", dataclasses.replace(store, tasks=("a", *TASKS[1:])))
+    with pytest.raises(UserError, match="expected an instruction for every episode, got none"):
+        libero.write_store(tmp_path / "x.hdf5", dataclasses.replace(store, tasks=()))
+    assert not (tmp_path / "x.hdf5").exists()
     assert got.episode_ends.tolist() == np.cumsum(LENGTHS * 2).tolist()

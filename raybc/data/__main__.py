@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import pkgutil
 import sys
+from typing import Any
 
 from raybc import cli
 from raybc.data.args import ConvertArgs, InfoArgs, StatsArgs, VerifyArgs, ViewArgs
@@ -23,7 +24,7 @@ FUNCTIONS = {
     "stats": "raybc.data.commands:stats",
     "verify": "raybc.data.commands:verify_command",
     "view": "raybc.data.view:view",
-    "convert": "raybc.data.commands:convert",
+    "convert": "raybc.data.conversion:convert",
 }
 USAGE = """usage: python -m raybc.data {info,stats,verify,view,convert} PATH_OR_NAME [flags]
 
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(name: str, argv: list[str]) -> int:
     flags = FLAGS[name]
-    args = cli.parse(flags, argv, f"raybc.data {name}", flags.__doc__ or "")
+    args: Any = cli.parse(flags, argv, f"raybc.data {name}", flags.__doc__ or "")
     status: int = pkgutil.resolve_name(FUNCTIONS[name])(args)
     return status
 

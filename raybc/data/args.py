@@ -127,6 +127,9 @@ class ConvertArgs:
     """Units in which actions were recorded, which become those of the environment: physical (metres, radians, openings
     of grippers, by the controller that the data describe), or for each number what 1 means, e.g.
     0.05,0.05,0.05,0.5,0.5,0.5,open."""
+    frequency: float = 0.0
+    """Steps per second (Hz) of data that do not record them (0: as recorded; LeRobot's format, which needs a rate, has
+    10 then)."""
     env_name: str = ""
     """Also the observations that this task adds. Data without observations are observed in its simulator, state by
     state (its simulator is started)."""

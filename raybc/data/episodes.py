@@ -86,6 +86,8 @@ class EpisodeStore:
     """What was left out, assumed or converted in reading."""
     skipped: tuple[SkippedEpisode, ...] = ()
     """Episodes that were left out on request; numbers of episodes here are those without them."""
+    frequency: float | None = None
+    """Steps per second (Hz); None where it is not recorded."""
     checked: InitVar[bool] = False
     """Whether all values are already known to be finite, as in a converted store; otherwise they are checked here."""
 
@@ -105,6 +107,8 @@ class EpisodeStore:
             if values is not None and len(values) != self.num_episodes:
                 expected = f"one for each of {self.num_episodes} episodes"
                 raise UserError(f"{self.source}: {name}: expected {expected}, got {len(values)}")
+        if self.frequency is not None and not 0 < self.frequency < np.inf:
+            raise UserError(f"{self.source}: frequency: expected a number above 0 (Hz), got {self.frequency}")
         if self.action_range is not None:
             low, high = self.action_range
             size = self.actions_NA.shape[1:]

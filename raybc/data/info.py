@@ -39,6 +39,8 @@ class Info:
     """Name and version; "" where it is not recorded."""
     action_range: tuple[list[float], list[float]] | None
     """Lowest and highest action that the data set declares."""
+    frequency: float | None
+    """Steps per second (Hz); None where it is not recorded."""
     fingerprint: str
     """`EpisodeStore.fingerprint`."""
     bytes: int
@@ -66,6 +68,7 @@ def describe(path: Path, store: EpisodeStore) -> Info:
         successes=None if store.success_E is None else int(store.success_E.sum()),
         environment=" ".join(str(args[k]) for k in ("env_name", "env_version") if args.get(k)),
         action_range=None if limits is None else (limits[0].tolist(), limits[1].tolist()),
+        frequency=store.frequency,
         fingerprint=store.fingerprint(),
         bytes=size_on_disk(path),
         remarks=(*store.remarks(), *(f"{n.key}: {n.text}" for n in store.notes if n.kind == "converted")),

@@ -46,6 +46,7 @@ def info(found: Info) -> None:
         "splits": ", ".join(f"{name} {count}" for name, count in found.splits.items()) or "none",
         "tasks": _listed([f"{text!r} ({count})" for text, count in found.tasks.items()]) or "none",
         "environment": found.environment or "not named",
+        "frequency": "not recorded" if found.frequency is None else f"{found.frequency:g} Hz",
         "action range": "not declared" if found.action_range is None else _range(*found.action_range),
         "on disk": f"{found.bytes / 2**20:,.1f} MiB",
     }

@@ -106,12 +106,13 @@ def file_of(name: str) -> str:
 def convert(
     source: Path, target: Path, *, format: str = "", images: bool | tuple[str, ...] = False, states: bool = False,
     step_limit: int = 0, skip_bad_episodes: bool = False, needed: tuple[str, ...] | None = None,
-    image_size: tuple[int, int] | None = None, keys: base.Keys = formats.NO_KEYS,
+    image_size: tuple[int, int] | None = None, keys: base.Keys = formats.NO_KEYS, frequency: float | None = None,
     on_episodes: Callable[[int], None] | None = None, no_space: str = "free some or use --out",
 ) -> EpisodeStore:  # fmt: skip
     """Write the data set at `source` as a store to `target` and open it. Only a part of it is in memory at a time.
 
-    on_episodes: called with the number of episodes written so far. no_space: advice for a full disk. The other
+    frequency: steps per second (Hz); None: as recorded. on_episodes: called with the number of episodes written so far.
+    no_space: advice for a full disk. The other
     arguments are those of `raybc.data.formats.read`.
 
     Raises `UserError` if `target` exists, and for whatever reading refuses.
@@ -120,10 +121,14 @@ def convert(
     chosen = formats.get(format or formats.detect(source))
     wanted = ReadOptions(images, states, step_limit, skip_bad_episodes, needed, image_size, keys)
     parts = base.parts_of(chosen, source, wanted)
+
+    def about_them() -> DatasetInfo:
+        found = base.about_of(chosen, source)
+        return found if frequency is None else dataclasses.replace(found, frequency=frequency)
+
     return write_parts(
-        target, parts, lambda: base.about_of(chosen, source), source, wanted, on_episodes,
-        lambda: formats.count(source, chosen.NAME), no_space,
-    )  # fmt: skip
+        target, parts, about_them, source, wanted, on_episodes, lambda: formats.count(source, chosen.NAME), no_space
+    )
 
 
 def write_parts(
@@ -254,6 +259,7 @@ def _write_meta(folder: Path, store: EpisodeStore) -> None:
         "action_range": None if store.action_range is None else [a.tolist() for a in store.action_range],
         "notes": [dataclasses.asdict(note) for note in store.notes],
         "skipped": [dataclasses.asdict(episode) for episode in store.skipped],
+        **({} if store.frequency is None else {"frequency": store.frequency}),
     }  # fmt: skip
     write_json(folder / META, meta)
 
@@ -308,6 +314,7 @@ def open_store(path: Path) -> EpisodeStore:
             env_args=meta["env_args"],
             files=tuple(map(int, meta["files"])),
             action_range=None if limits is None else (np.array(limits[0], np.float32), np.array(limits[1], np.float32)),
+            frequency=meta.get("frequency"),
         )
         gathered = base.Gathered(ends, tuple(meta["tasks"]), success)
         found = base.assemble(arrays, gathered, about, path, checked=True)
@@ -343,9 +350,9 @@ def count(path: Path) -> int:
 
 
 def about(path: Path) -> DatasetInfo:
-    """Splits, environment, action range and files."""
+    """Splits, environment, action range, files and frequency."""
     store = open_store(path)
-    return DatasetInfo(store.splits, store.env_args, store.action_range, files=store.files)
+    return DatasetInfo(store.splits, store.env_args, store.action_range, files=store.files, frequency=store.frequency)
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:

@@ -221,7 +221,7 @@ def _usual_priority() -> Iterator[Callable[[], None]]:
         restore()
 
 
-def write_video(path: Path, frames: np.ndarray, fps: int, encoding: str = "lossless") -> None:
+def write_video(path: Path, frames: np.ndarray, fps: float, encoding: str = "lossless") -> None:
     """Write frames, uint8 (n, H, W, 1 or 3), at `fps` Hz. encoding: key of `ENCODINGS`; lossless H.264 keeps every bit.
 
     Raises `UserError` for other channels, which videos cannot store, and where the encoder refuses the images.
@@ -233,7 +233,8 @@ def write_video(path: Path, frames: np.ndarray, fps: int, encoding: str = "lossl
         )
     try:
         with _usual_priority() as restore, av.open(str(path), "w", format="mp4") as container:
-            stream: Any = container.add_stream(encoder, rate=fps, options=options)
+            rate = Fraction(fps).limit_denominator(1000)
+            stream: Any = container.add_stream(encoder, rate=rate, options=options)
             stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
             for array in frames:
                 colours = np.repeat(array, 3, axis=-1) if channels == 1 else array  # grey of H.264 has another range

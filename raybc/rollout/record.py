@@ -167,7 +167,7 @@ def _lerobot(path: Path, found: EpisodeStore, fps: float) -> None:
 
 
 def _robomimic(path: Path, found: EpisodeStore, fps: float) -> None:
-    robomimic.write_rollouts(path, found)
+    robomimic.write_store(path, found)
 
 
 def _rerun(path: Path, found: EpisodeStore, fps: float) -> None:

@@ -17,7 +17,9 @@ from tests.helpers import ENV_ARGS, tiny_store
 LENGTHS = (5, 9, 3)
 TASKS = ("push the cube",) * 3
 #: What a store may have, and formats may carry.
-ALL = frozenset({"rewards", "splits", "env_args", "terminals", "states", "tasks", "success", "action_range", "names"})
+ALL = frozenset({
+    "names", "rewards", "terminals", "splits", "tasks", "success", "states", "env_args", "action_range", "frequency",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,20 +92,20 @@ def write_lerobot_v2(path: Path, store: EpisodeStore) -> None:
     lerobot_write.write_store(path, store, version="v2.1")
 
 
-LEROBOT = frozenset({"rewards", "terminals", "tasks", "success", "names"})
+LEROBOT = frozenset({"rewards", "terminals", "splits", "tasks", "success", "names", "frequency"})
 
 CASES = [
     Case(
         "robomimic",
         "a.hdf5",
-        ALL - {"tasks", "success", "action_range"},
+        ALL - {"action_range"},
         without_hdf5("data/demo_1/actions"),
         "'actions'",
     ),
     Case(
         "libero",
         "a.hdf5",
-        ALL - {"splits", "success", "action_range"},
+        ALL - {"action_range"},
         without_hdf5("data/demo_1/actions"),
         "'actions'",
     ),
@@ -115,13 +117,20 @@ CASES = [
         "'action'",
         main="episode_1.hdf5",
     ),
-    Case("d4rl", "a.hdf5", frozenset({"rewards", "terminals", "states"}), without_hdf5("rewards"), "'rewards'", False),
+    Case(
+        "d4rl",
+        "a.hdf5",
+        frozenset({"rewards", "terminals", "splits", "states"}),
+        without_hdf5("rewards"),
+        "'rewards'",
+        False,
+    ),
     Case("ogbench", "a.npz", frozenset({"states", "splits"}), without_npz("terminals"), "'terminals'", False),
-    Case("episode_ends", "a.npz", frozenset({"rewards", "names"}), without_npz("action"), "'action'"),
+    Case("episode_ends", "a.npz", frozenset({"rewards", "splits", "names"}), without_npz("action"), "'action'"),
     Case(
         "episode_ends",
         "a.zarr",
-        frozenset({"rewards", "names"}),
+        frozenset({"rewards", "splits", "names"}),
         without_folder("data/action"),
         "'action'",
         main="data/action/0.0",
@@ -149,7 +158,6 @@ CASES = [
         frozenset({"rewards", "terminals", "states", "success", "action_range", "names"}),
         without_hdf5("episode_1/actions", "data/main_data.hdf5"),
         "actions",
-        False,
         main="data/main_data.hdf5",
         needs="minari",
     ),
@@ -186,4 +194,5 @@ def full_store(images: bool = False, seed: int = 0) -> EpisodeStore:
         tasks=TASKS,
         success_E=np.array([True, False, True]),
         action_range=(np.full(2, -1, np.float32), np.ones(2, np.float32)),
+        frequency=12.0,
     )

@@ -45,6 +45,8 @@ class DatasetInfo:
     """Whether a reward of 1 means success, in data sets whose rewards are all 0 or 1."""
     files: tuple[int, ...] = ()
     """As in `EpisodeStore`."""
+    frequency: float | None = None
+    """Steps per second (Hz)."""
 
 
 @dataclass(frozen=True)
@@ -348,6 +350,7 @@ def assemble(
         files=tuple(end - int((skipped < end).sum()) for end in about.files),
         notes=tuple(remarks.notes.values()),
         skipped=tuple(remarks.skipped),
+        frequency=about.frequency,
         checked=checked,
     )
 

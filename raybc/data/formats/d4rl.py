@@ -139,7 +139,10 @@ def _observations(file: Any, path: Path, wanted: ReadOptions) -> dict[str, Any]:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """Write an HDF5 file. Observations are concatenated; instructions and success are lost."""
+    """Write an HDF5 file. Observations are concatenated; instructions and success are lost. Raises `UserError` for
+    images."""
+    if store.images:
+        raise UserError(f"{path}: d4rl: expected no images, got {', '.join(store.images)}; choose another --format")
     n = len(store.actions_NA)
     terminals = store.terminals_N if store.terminals_N is not None else np.zeros(n, bool)
     last = np.zeros(n, bool)

@@ -78,13 +78,13 @@ def _pixels(shape: object) -> int:
 
 
 def about(path: Path) -> DatasetInfo:
-    """The splits of meta/info.json."""
+    """The splits and the frame rate of meta/info.json."""
     found = Meta(path)
     numbers = np.array([episode.number for episode in found.episodes()], np.int64)
     splits = {}
     for name, text in (found.info.get("splits") or {}).items():
         splits[name] = split_of(str(text), numbers, f"{path / INFO}: splits: {name}")
-    return DatasetInfo(splits=splits)
+    return DatasetInfo(splits=splits, frequency=found.fps)
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:

@@ -21,6 +21,8 @@ DATA = {
     "v3.0": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
     "v2.1": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
 }
+#: Steps per second of data that do not say it; LeRobot has no set without.
+FPS = 10
 #: Numbers of images up to which statistics are computed at once.
 WHOLE = 1 << 24
 VIDEO = {
@@ -30,14 +32,16 @@ VIDEO = {
 
 
 def write_store(
-    path: Path, store: EpisodeStore, version: str = "v3.0", fps: int = 10, encoding: str = "lossless"
+    path: Path, store: EpisodeStore, version: str = "v3.0", fps: float = 0, encoding: str = "lossless"
 ) -> None:
-    """Write a LeRobotDataset of `version` "v3.0" or "v2.1". fps: control rate (Hz), which a store does not contain.
-    encoding: of the videos, one of `raybc.data.videos.ENCODINGS`."""
+    """Write a LeRobotDataset of `version` "v3.0" or "v2.1". fps: steps per second (0: those of `store`, or `FPS` where
+    it does not know them). encoding: of the videos, one of `raybc.data.videos.ENCODINGS`."""
     if version not in DATA:
         raise UserError(f"version: expected one of {', '.join(DATA)}, got {version!r}")
     if encoding not in ENCODINGS:
         raise UserError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
+    fps = fps or store.frequency or FPS
+    fps = int(fps) if fps == int(fps) else fps  # LeRobot's are whole numbers
     with replacing(path) as temporary:
         (temporary / "meta").mkdir(parents=True)
         (_write_v3 if version == "v3.0" else _write_v2)(temporary, store, fps, encoding)
@@ -49,7 +53,7 @@ def _names(store: EpisodeStore) -> dict[str, str]:
     return {k: f"observation.{'images.' if k in store.images else ''}{k}" for k in store.obs}
 
 
-def _info(store: EpisodeStore, version: str, fps: int) -> dict[str, Any]:
+def _info(store: EpisodeStore, version: str, fps: float) -> dict[str, Any]:
     def feature(dtype: str, shape: tuple[int, ...], names: Any = None) -> dict[str, Any]:
         return {"dtype": dtype, "shape": list(shape), "names": names}
 
@@ -88,7 +92,7 @@ def _tasks(store: EpisodeStore) -> list[str]:
     return list(dict.fromkeys(store.tasks)) or [""]
 
 
-def _columns(store: EpisodeStore, first: int, end: int, fps: int = 10) -> dict[str, np.ndarray]:
+def _columns(store: EpisodeStore, first: int, end: int, fps: float = FPS) -> dict[str, np.ndarray]:
     """The columns of the episodes `first` .. `end - 1`."""
     lengths = store.episode_ends - store.episode_starts
     rows = slice(int(store.episode_starts[first]), int(store.episode_ends[end - 1]))
@@ -121,7 +125,7 @@ def _table(columns: dict[str, np.ndarray]) -> Any:
     return pa.table({name: column(np.ascontiguousarray(array)) for name, array in columns.items()})
 
 
-def _tables(store: EpisodeStore, fps: int) -> Iterator[Any]:
+def _tables(store: EpisodeStore, fps: float) -> Iterator[Any]:
     """The rows of whole episodes, a part of them at a time."""
     first = 0
     for _, _, lengths in blocks(store.episode_ends):
@@ -129,7 +133,7 @@ def _tables(store: EpisodeStore, fps: int) -> Iterator[Any]:
         first += len(lengths)
 
 
-def _write_v3(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> None:
+def _write_v3(folder: Path, store: EpisodeStore, fps: float, encoding: str) -> None:
     at = {"chunk_index": 0, "file_index": 0}
     _parquet(folder / DATA["v3.0"].format(**at), _tables(store, fps))
     tasks = _tasks(store)
@@ -161,7 +165,7 @@ def _write_v3(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> Non
         _video(folder / VIDEO["v3.0"].format(video_key=_names(store)[name], **at), store.obs[name], fps, encoding)
 
 
-def _write_v2(folder: Path, store: EpisodeStore, fps: int, encoding: str) -> None:
+def _write_v2(folder: Path, store: EpisodeStore, fps: float, encoding: str) -> None:
     episodes, stats = [], []
     for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
         at = {"episode_chunk": i // 1000, "episode_index": i}
@@ -226,7 +230,7 @@ def _parquet(path: Path, tables: Iterable[Any]) -> None:
             writer.close()
 
 
-def _video(path: Path, frames: np.ndarray, fps: int, encoding: str) -> None:
+def _video(path: Path, frames: np.ndarray, fps: float, encoding: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, frames, fps, encoding)
 

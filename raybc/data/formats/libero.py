@@ -68,6 +68,7 @@ def about(path: Path) -> DatasetInfo:
     """Environment of the first file; the masks of all files; rewards of 0 and 1 are success."""
     splits: dict[str, list[np.ndarray]] = {}
     env_args: dict[str, Any] = {}
+    frequency: float | None = None
     before = 0
     for i, each in enumerate(_files(path)):
         with containers.opened_hdf5(each, "LIBERO HDF5") as file:
@@ -78,8 +79,9 @@ def about(path: Path) -> DatasetInfo:
             if i == 0:
                 bddl = _text(data.attrs.get("bddl_file_name"))
                 env_args = robomimic.env_args_of(data, each) | ({"bddl_file_name": bddl} if bddl else {})
+                frequency = robomimic.frequency_of(data, env_args)
     joined = {split: np.concatenate(members) for split, members in splits.items()}
-    return DatasetInfo(splits=joined, env_args=env_args, reward_is_success=True)
+    return DatasetInfo(splits=joined, env_args=env_args, reward_is_success=True, frequency=frequency)
 
 
 def parts(path: Path, wanted: ReadOptions) -> Iterator[EpisodeChunk]:
@@ -153,15 +155,30 @@ def _problem_info(instruction: str) -> str:
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """Write one file. Raises `UserError` for episodes with different instructions, or none."""
-    if len(set(store.tasks)) != 1:
-        raise UserError(f"{path}: expected episodes with one instruction, got {sorted(set(store.tasks))}")
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    """Write one file, or a folder with one for each instruction where there are several (a suite). Declared action
+    ranges are lost. Raises `UserError` for data without instructions."""
+    instructions = list(dict.fromkeys(store.tasks))
+    if not instructions or not all(text.strip() for text in instructions):
+        raise UserError(f"{path}: libero: expected an instruction for every episode, got none; choose another --format")
+    with replacing(path) as temporary:
+        if len(instructions) == 1:
+            _write_task(temporary, store, np.arange(store.num_episodes))
+            return
+        temporary.mkdir()
+        for number, text in enumerate(instructions):
+            name = re.sub(r"\W+", "_", text).strip("_")[:100]  # names of files have at most 255 bytes
+            episodes = np.flatnonzero([task == text for task in store.tasks])
+            _write_task(temporary / f"{number:03d}_{name}_demo.hdf5", store, episodes)
+
+
+def _write_task(path: Path, store: EpisodeStore, episodes: np.ndarray) -> None:
+    """Write the file of the episodes of one instruction."""
+    with h5py.File(path, "w") as file:
         env_args = dict(store.env_args)
         bddl = env_args.pop("bddl_file_name", "")
-        data = robomimic.write_episodes(file, store)
-        data.attrs["env_args"] = json.dumps(env_args)
+        data = robomimic.write_episodes(file, dataclasses.replace(store, env_args=env_args), episodes=episodes)
         data.attrs["bddl_file_name"] = bddl
-        data.attrs["problem_info"] = _problem_info(store.tasks[0])
-        data.attrs["num_demos"] = np.int64(store.num_episodes)
-        robomimic.write_masks(file, store.splits)
+        data.attrs["problem_info"] = _problem_info(store.tasks[episodes[0]])
+        data.attrs["num_demos"] = np.int64(len(episodes))
+        splits = {name: np.flatnonzero(np.isin(episodes, members)) for name, members in store.splits.items()}
+        robomimic.write_masks(file, splits)

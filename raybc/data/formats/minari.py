@@ -162,7 +162,8 @@ def _flat(key: str, value: Any, wanted: ReadOptions) -> Iterator[tuple[str, np.n
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """Write the folder. The observation after the last action, which a store does not have, is the last one again."""
+    """Write the folder. The observation after the last action, which a store does not have, is the last one again;
+    splits, instructions and the environment are lost. Images become float32: Minari writes uint8 as JPEG."""
     minari = require("minari", "minari")
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -188,7 +189,7 @@ def write_store(path: Path, store: EpisodeStore) -> None:
             buffers.append(
                 EpisodeBuffer(
                     id=i,
-                    observations={k: v[[*range(start, end), end - 1]] for k, v in store.obs.items()},
+                    observations={k: v[[*range(start, end), end - 1]].astype(np.float32) for k, v in store.obs.items()},
                     actions=store.actions_NA[start:end],
                     rewards=store.rewards_N[start:end],
                     terminations=terminals,

@@ -135,7 +135,15 @@ def _rows(file: Npz, key: str, count: int) -> np.ndarray:
 
 def write_store(path: Path, store: EpisodeStore) -> None:
     """Write an npz file, and one for the split `valid`. The state after the last action, which a store does not have,
-    is the last observation again; rewards, instructions and success are lost."""
+    is the last observation again; rewards, instructions, success and other splits are lost. Raises `UserError` for
+    images beside other observations."""
+    if store.images and len(store.obs) > 1:
+        raise UserError(
+            f"{path}: ogbench: expected numbers or one camera, got {', '.join(store.obs)}; choose some with "
+            "--obs_keys, or another --format"
+        )
+    if _valid(path).exists():
+        raise UserError(f"{_valid(path)}: exists, and would be read as the split valid; choose another place")
     valid = store.splits.get("valid", np.zeros(0, np.int64))
     train = np.setdiff1d(np.arange(store.num_episodes), valid)
     for target, episodes in ((path, train), (_valid(path), valid)):
@@ -148,7 +156,7 @@ def _write(path: Path, store: EpisodeStore, episodes: np.ndarray) -> None:
     rows = np.concatenate([[*range(starts[e], ends[e]), ends[e] - 1] for e in episodes])
     terminals = np.zeros(len(rows), np.float32)
     terminals[np.cumsum(ends[episodes] - starts[episodes] + 1) - 1] = 1
-    observations = store.obs["pixels"] if "pixels" in store.obs else store.observation(tuple(store.obs))
+    observations = store.obs[store.images[0]] if store.images else store.observation(tuple(store.obs))
     arrays = {"observations": observations[rows], "actions": store.actions_NA[rows], "terminals": terminals}
     if store.states_NS is not None:
         arrays["qpos"] = store.states_NS[rows]

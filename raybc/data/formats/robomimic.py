@@ -24,8 +24,8 @@ from raybc.files import parse_json, replacing
 from raybc.types import UserError
 
 NAME = "robomimic"
-#: Attributes of an episode of a rollout; robomimic has none for these.
-SUCCESS, INSTRUCTION = "raybc_success", "raybc_instruction"
+#: Attributes of an episode, and of all data, for what robomimic's layout has no place for.
+SUCCESS, INSTRUCTION, FREQUENCY = "raybc_success", "raybc_instruction", "raybc_frequency"
 DESCRIPTION = "an HDF5 file with groups data/demo_0, data/demo_1, ..."
 
 
@@ -58,34 +58,40 @@ def write(path: Path, demos: Sequence[Demo], env_args: Mapping[str, Any], attrib
 
 
 def write_store(path: Path, store: EpisodeStore) -> None:
-    """Write an HDF5 file. Success, declared action ranges and instructions are lost."""
+    """Write an HDF5 file. Success and instructions are attributes of episodes that `read` knows; declared action ranges
+    are lost."""
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         write_episodes(file, store)
         write_masks(file, store.splits)
 
 
-def write_rollouts(path: Path, store: EpisodeStore) -> None:
-    """As `write_store`, and each episode has its success and its instruction as attributes that `read` knows."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        data = write_episodes(file, store)
-        for i in range(store.num_episodes):
-            if store.success_E is not None:
-                data[f"demo_{i}"].attrs[SUCCESS] = bool(store.success_E[i])
-            if store.tasks:
-                data[f"demo_{i}"].attrs[INSTRUCTION] = store.tasks[i]
-        write_masks(file, store.splits)
+def write_episodes(
+    file: h5py.File,
+    store: EpisodeStore,
+    obs_names: Mapping[str, str] | None = None,
+    episodes: np.ndarray | None = None,
+) -> h5py.Group:
+    """Write episodes into the group `data` and return it.
 
-
-def write_episodes(file: h5py.File, store: EpisodeStore, obs_names: Mapping[str, str] | None = None) -> h5py.Group:
-    """Write all episodes into the group `data` and return it. obs_names: observation -> its name in the file, where the
-    two differ."""
+    obs_names: observation -> its name in the file, where the two differ. episodes: numbers of those to write; None:
+    all.
+    """
+    starts, ends = store.episode_starts, store.episode_ends
+    chosen = range(store.num_episodes) if episodes is None else episodes
     data = file.create_group("data")
     data.attrs["env_args"] = json.dumps(dict(store.env_args))
-    data.attrs["total"] = len(store.actions_NA)
+    data.attrs["total"] = int(sum(ends[e] - starts[e] for e in chosen))
+    if store.frequency is not None and store.frequency != control_frequency(store.env_args):
+        data.attrs[FREQUENCY] = store.frequency
     names = {f"obs/{k}": f"obs/{v}" for k, v in (obs_names or {}).items()} | {"terminals": "dones"}
-    for i, (start, end) in enumerate(zip(store.episode_starts, store.episode_ends, strict=True)):
+    for i, episode in enumerate(chosen):
+        start, end = starts[episode], ends[episode]
         group = data.create_group(f"demo_{i}")
         group.attrs["num_samples"] = end - start
+        if store.success_E is not None:
+            group.attrs[SUCCESS] = bool(store.success_E[episode])
+        if store.tasks:
+            group.attrs[INSTRUCTION] = store.tasks[episode]
         for name, array in store.arrays().items():
             values = array[start:end]
             group.create_dataset(names.get(name, name), data=values.astype(np.int64) if name == "terminals" else values)
@@ -119,10 +125,29 @@ def count(path: Path) -> int:
 
 
 def about(path: Path) -> DatasetInfo:
-    """The splits `mask/*` and the environment; rewards of 0 and 1 are success."""
+    """The splits `mask/*`, the environment and its rate; rewards of 0 and 1 are success."""
     with containers.opened_hdf5(path, "robomimic HDF5") as file:
         data, names = demos_of(file, path)
-        return DatasetInfo(splits=masks_of(file, names, path), env_args=env_args_of(data, path), reward_is_success=True)
+        env_args = env_args_of(data, path)
+        return DatasetInfo(
+            splits=masks_of(file, names, path), env_args=env_args, reward_is_success=True,
+            frequency=frequency_of(data, env_args),
+        )  # fmt: skip
+
+
+def frequency_of(data: h5py.Group, env_args: Mapping[str, Any]) -> float | None:
+    """Steps per second, by the attribute that raybc writes or the controller of the environment."""
+    said = data.attrs.get(FREQUENCY)
+    return float(said) if isinstance(said, float | int) and 0 < said < np.inf else control_frequency(env_args)
+
+
+def control_frequency(env_args: Mapping[str, Any]) -> float | None:
+    """robosuite's `control_freq` (Hz); None where the environment does not name it."""
+    arguments = env_args.get("env_kwargs")
+    found = arguments.get("control_freq") if isinstance(arguments, Mapping) else None
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        return None
+    return float(found) if 0 < found < np.inf else None
 
 
 def recorded_seeds(path: Path) -> list[int] | None:

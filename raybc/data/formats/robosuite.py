@@ -51,7 +51,8 @@ def about(path: Path) -> DatasetInfo:
     with containers.opened_hdf5(path, "robosuite HDF5") as file:
         data, _ = robomimic.demos_of(file, path)
         env_args = robomimic.env_args_of(data, path) or recorded_env(data, path)
-    return DatasetInfo(splits=robomimic.about(path).splits, env_args=env_args)
+    splits = robomimic.about(path).splits
+    return DatasetInfo(splits=splits, env_args=env_args, frequency=robomimic.control_frequency(env_args))
 
 
 def recorded_env(data: Any, path: Path) -> dict[str, Any]:
