@@ -18,6 +18,7 @@ from raybc.metric import MetricName
 from raybc.run_start import Resume
 from raybc.stored_flags import with_stored
 from raybc.types import SPLIT_SIZE, UserError
+from raybc.waiting import waiting
 
 #: Powers of the table that --plan prints.
 POWERS = (0.5, 0.8, 0.9, 0.95)
@@ -134,8 +135,9 @@ def main(argv: list[str] | None = None) -> int:
     _check(args)
     if args.plan is not None:
         return _plan(args)
-    from raybc.compare.arms import NotComparable
-    from raybc.compare.run import run
+    with waiting("Loading PyTorch"):
+        from raybc.compare.arms import NotComparable
+        from raybc.compare.run import run
 
     try:
         return run(args)

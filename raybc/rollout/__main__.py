@@ -19,6 +19,7 @@ from raybc.rollout.folder import EvaluationFolder
 from raybc.run_start import Resume
 from raybc.stored_flags import with_stored
 from raybc.types import UserError
+from raybc.waiting import waiting
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     if not prefix_of(args.bundle):
         check_policy(expanded(args.bundle, "bundle"), args.checkpoint)
     # Here, because it imports PyTorch and Ray, which --help and a wrong path need not wait for.
-    from raybc.rollout.command import measure
+    with waiting("Loading PyTorch"):
+        from raybc.rollout.command import measure
 
     return measure(args)
 
