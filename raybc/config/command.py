@@ -57,11 +57,7 @@ def parse_run(
     base, named, preset = _read_file(last_value(argv, "config"), last_value(argv, "recipe"))
     explicit = {*base, *names_of(argv)}
     given = base | {name: value for name in (*flat.COMPONENTS, *flat.TASK) if (value := last_value(argv, name))}
-    flat.check_task(preset, given, "--")
-    base = flat.over_recipe(RunConfig, preset, given, "--")
-    base = flat.over_recipe(RunConfig, stored, base, "--") if stored else base
-    typed = {name: last_value(argv, name) or base.get(name) for name in ("dataset", "env_name")}
-    base |= implied_environment(typed)
+    base = _over(given, preset, stored)
     kinds = {what: str(base.pop(what, "")) for what in flat.COMPONENTS}
     parts = {
         what: find_kind(what, kind, f"--{what}") if kind else flat.default_kind(RunConfig, what)
@@ -76,10 +72,47 @@ def parse_run(
         part = getattr(parsed, place)
         chosen |= {name: getattr(part, name) for name in options_in(type(part))}
     config = RunConfig.from_plain(chosen | {what: getattr(parsed, what) for what in flat.COMPONENTS}, "--")
-    config = _without_idle(config, preset.keys() - explicit)
-    check_effective(config, "--", explicit if stored else None)
+    config = _effective(config, preset, explicit, bool(stored))
     command = parsed.command
     return config, dataclasses.replace(command, recipe=named) if hasattr(command, "recipe") else command
+
+
+def run_of(
+    given: Mapping[str, Any],
+    file: str = "",
+    recipe: str = "",
+    stored: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[RunConfig, str]:
+    """(the run that `parse_run` makes of the same options, its recipe), from values in place of flags.
+
+    Args:
+        given: option -> value, flat.
+        file: see --config.
+        recipe: see --recipe.
+        stored: as for `parse_run`.
+
+    Raises `UserError` as `parse_run` does, also for unknown options and wrong types.
+    """
+    base, named, preset = _read_file(file, recipe)
+    given = base | flat.todays_names(RunConfig, given, "--")
+    config = RunConfig.from_plain(_over(given, preset, stored), "--")
+    return _effective(config, preset, given, bool(stored)), named
+
+
+def _over(given: Mapping[str, Any], preset: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, over those of a recipe, over those of the run that is continued; with the
+    environment that they imply."""
+    flat.check_task(preset, given, "--")
+    found = flat.over_recipe(RunConfig, preset, given, "--")
+    found = flat.over_recipe(RunConfig, stored, found, "--") if stored else found
+    return found | implied_environment(found)
+
+
+def _effective(config: RunConfig, preset: Mapping[str, Any], explicit: Collection[str], resumes: bool) -> RunConfig:
+    """The run without what has no effect on it of a recipe; of other options that is refused."""
+    config = _without_idle(config, preset.keys() - set(explicit))
+    check_effective(config, "--", explicit if resumes else None)
+    return config
 
 
 def all_flags(own: type) -> type:

@@ -135,7 +135,13 @@ class Args:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = cli.parse(Args, argv, "raybc.rollout", Args.__doc__ or "")
+    evaluate(cli.parse(Args, argv, "raybc.rollout", Args.__doc__ or ""))
+    return 0
+
+
+def evaluate(args: Args) -> EvaluationFolder:
+    """Measure what `main` and `raybc.evaluate` read; returns where it is. Raises `UserError` for what cannot be
+    measured, `cli.Failed` where episodes ended in errors."""
     if args.out is not None and args.resume != "False" and EvaluationFolder(args.out).request.is_file():
         args = with_stored(args, read_json(EvaluationFolder(args.out).request).get("flags", {}))
     if not args.bundle:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from raybc.rollout.__main__ import Args
 
 
-def measure(args: Args) -> int:
-    """Measure, film and record. Raises `UserError` for what cannot be measured, `cli.Failed` for errors of episodes."""
+def measure(args: Args) -> EvaluationFolder:
+    """Measure, film and record; returns the folder. Raises `UserError` for what cannot be measured, `cli.Failed` for errors of episodes."""
     targets = read_targets(args.record)
     policy = policy_of(args)
     settings = chosen_settings(policy, {name: getattr(args, name) for name in ORDER})
@@ -76,7 +76,7 @@ def measure(args: Args) -> int:
         if targets:
             write_recordings(targets, out, config.specs, rows[0], measured[0].task.fps)
         write_results(out, config, measured, changes, rows)
-    return 0
+    return out
 
 
 def config_of(

@@ -85,7 +85,15 @@ def main(argv: list[str] | None = None) -> int:
     overrides = list(args.set)
     if args.max_concurrent is not None:
         overrides.append(f"search.max_concurrent={args.max_concurrent}")
-    path, config, folder = _sweep_of(args, overrides)
+    search(*sweep_of(args, overrides), args)
+    return 0
+
+
+def search(path: Path | None, config: SweepConfig, folder: SweepFolder, args: Args) -> Path | None:
+    """Run or resume what `main` and `raybc.sweep` read; returns its folder, None with --check.
+
+    path: the file of the sweep, if there is one. Raises `UserError` for what cannot be searched.
+    """
     if args.cpus is not None and args.cpus < 1:
         raise UserError(f"--cpus: expected at least 1, got {args.cpus}")
     # Here and below, because they import packages that --help and a wrong path need not wait for.
@@ -100,10 +108,10 @@ def main(argv: list[str] | None = None) -> int:
         corners = check_corners(config)
         check_effects(config)
         cli.console.print(
-            f"{path}: OK: all {corners} configurations are valid; trials are ranked by {metric.label} "
+            f"{path or config.name}: OK: all {corners} configurations are valid; trials are ranked by {metric.label} "
             f"({metric.meaning}, {metric.direction}d)"
         )
-        return 0
+        return None
     trackers: tuple[TrackerConfig, ...] = (
         WandbConfig(args.wandb, args.wandb_project), MlflowConfig(args.mlflow, args.mlflow_experiment)
     )  # fmt: skip
@@ -116,18 +124,17 @@ def main(argv: list[str] | None = None) -> int:
         from raybc.sweep.begin import Launch
         from raybc.sweep.run import run_sweep
 
-    inputs = (path, *config.train.inputs(), *(config.trainer.files() if config.trainer else ()))
+    inputs = (*([path] if path else []), *config.train.inputs(), *(config.trainer.files() if config.trainer else ()))
     launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used)
     with contextlib.ExitStack() as stack:
         if args.dashboard:
             from raybc.sweep.show import dashboard  # plotly
 
             stack.enter_context(dashboard(folder.path, args.port))
-        run_sweep(config, launch)
-    return 0
+        return run_sweep(config, launch)
 
 
-def _sweep_of(args: Args, overrides: list[str]) -> tuple[Path, SweepConfig, SweepFolder]:
+def sweep_of(args: Args, overrides: list[str]) -> tuple[Path, SweepConfig, SweepFolder]:
     """The file of the sweep, the sweep, and its run folder.
 
     A sweep that is resumed without a file, by --out RUN or by its folder in place of the file, is the one that the

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from raybc import cli
 from raybc.config import DemosConfig, Role, RunConfig
@@ -22,6 +23,9 @@ from raybc.train.stored import Stored, latest_runs
 from raybc.types import UserError
 from raybc.waiting import waiting
 
+if TYPE_CHECKING:
+    from raybc.train.resume import RunPlace
+
 DESCRIPTION = "Train a recipe with one seed or several side by side; measure each by rollouts on the search starts."
 
 
@@ -33,6 +37,15 @@ def main(argv: list[str] | None = None) -> int:
         args = dataclasses.replace(args, seeds=stored.seeds)
     if args.resume == "True" and args.out is None:
         _check_run_is_named(config, argv)
+    train(config, args, argv)
+    return 0
+
+
+def train(config: RunConfig, args: Args, argv: Sequence[str]) -> RunPlace:
+    """Train what `main` and `raybc.fit` read; returns where it is. argv: the arguments, which the run folder keeps.
+
+    Raises `UserError` for what cannot be trained.
+    """
     config = with_batches(config, args, argv)
     config = dataclasses.replace(config, env_name=args.applied_to(config.env_name))
     config.validate("--")
@@ -48,8 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     with waiting("Loading PyTorch"):
         from raybc.train.start import start
 
-    start(config, args, argv)
-    return 0
+    return start(config, args, argv)
 
 
 def all_flags() -> type:

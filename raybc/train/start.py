@@ -51,8 +51,9 @@ if TYPE_CHECKING:  # it imports Ray
     from raybc.rollout.pool import RolloutPool
 
 
-def start(config: RunConfig, args: Args, argv: Sequence[str]) -> None:
-    """Train `config`, with the seeds of `args`. Raises `UserError` for what cannot be trained."""
+def start(config: RunConfig, args: Args, argv: Sequence[str]) -> RunPlace:
+    """Train `config`, with the seeds of `args`; returns the run folders. Raises `UserError` for what cannot be
+    trained."""
     seeds = args.seeds or (config.seed,)
     for member in with_seeds(config, seeds):
         member.validate("--")
@@ -67,7 +68,7 @@ def start(config: RunConfig, args: Args, argv: Sequence[str]) -> None:
     training_workers(args, config, seeds, gpus=0)
     busy = busy_cores()  # before this process starts any other
     with registered():
-        (_with_simulators if config.has_environment else _without_simulator)(
+        return (_with_simulators if config.has_environment else _without_simulator)(
             _Request(config, args, tuple(seeds), trackers, busy, argv)
         )
 
@@ -91,7 +92,7 @@ class _Request:
         return self.args.resume != "False" and not self.args.overwrite
 
 
-def _without_simulator(request: _Request) -> None:
+def _without_simulator(request: _Request) -> RunPlace:
     """Train on data alone; what is measured is the error of actions on held-out episodes."""
     config, seeds = request.config, request.seeds
     resolve(config.metric, None, "--metric")
@@ -119,10 +120,10 @@ def _without_simulator(request: _Request) -> None:
     members = with_seeds(resolved(held_out, store, request.resumes), seeds)
     with contextlib.ExitStack() as stack:
         training, _ = _processes(stack, request, "")
-        _go(stack, request, members, data, None, training, dataset)
+        return _go(stack, request, members, data, None, training, dataset)
 
 
-def _with_simulators(request: _Request) -> None:
+def _with_simulators(request: _Request) -> RunPlace:
     """Train, and measure success by rollouts."""
     config, args, seeds = request.config, request.args, request.seeds
     name = parse_env_name(config.env_name)
@@ -166,7 +167,7 @@ def _with_simulators(request: _Request) -> None:
         config = with_units(config, store.env_args, probe.env_args)
         data = TrainingData(store, store.fingerprint(bar=cli.images_bar), task.obs_keys, probe.identity)
         members = with_seeds(resolved(config, store, request.resumes), seeds)
-        _go(stack, request, members, data, pool, training, dataset)
+        return _go(stack, request, members, data, pool, training, dataset)
 
 
 def _processes(
@@ -206,7 +207,7 @@ def _go(
     pool: RolloutPool | None,
     training: WorkerConfig,
     dataset: Path,
-) -> None:
+) -> RunPlace:
     """Find the run folder and train."""
     args = request.args
     notes = window_notes(members[0], data.store), language_notes(members[0], data.store)
@@ -229,6 +230,7 @@ def _go(
         run.go(pick_device(members[0].device), begun)
     if args.push_to_hub:
         push_at_the_end(args.push_to_hub, place.out)
+    return place
 
 
 def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> RunPlace:
