@@ -7,6 +7,7 @@ action = policy.act(obs)
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from raybc._version import __version__ as __version__
@@ -14,9 +15,45 @@ from raybc._version import __version__ as __version__
 if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that is large
     from os import PathLike
 
+    from raybc.api.datasets import Dataset as Dataset
+    from raybc.api.evaluating import evaluate as evaluate
+    from raybc.api.evaluations import Evaluation as Evaluation
+    from raybc.api.fitting import fit as fit
+    from raybc.api.reading import read as read
+    from raybc.api.runs import Run as Run
+    from raybc.api.searching import sweep as sweep
+    from raybc.api.sweeps import Sweep as Sweep
     from raybc.data.arrays import from_arrays as from_arrays
     from raybc.inference.observations import ActionRange
     from raybc.inference.policy import Policy
+
+#: Public name -> the module that has it, imported when it is first used.
+_LAZY = {
+    "fit": "raybc.api.fitting",
+    "evaluate": "raybc.api.evaluating",
+    "read": "raybc.api.reading",
+    "Run": "raybc.api.runs",
+    "Sweep": "raybc.api.sweeps",
+    "Evaluation": "raybc.api.evaluations",
+    "Dataset": "raybc.api.datasets",
+    "from_arrays": "raybc.data.arrays",
+}
+__all__ = [
+    "Dataset", "Evaluation", "Run", "Sweep", "__version__", "evaluate", "fit", "from_arrays", "load", "read", "sweep",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sweep":  # also a package, which can be called
+        return importlib.import_module("raybc.sweep")
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(
@@ -59,11 +96,3 @@ def load(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return load_policy(path, checkpoint, changes, action_range, device)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "from_arrays":
-        from raybc.data.arrays import from_arrays
-
-        return from_arrays
-    raise AttributeError(f"module 'raybc' has no attribute {name!r}")

@@ -17,12 +17,13 @@ from typing import Annotated, Any, TypeVar, cast
 import tyro
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
 from raybc import flags
 from raybc.files import expanded
-from raybc.types import UserError
+from raybc.notebook import progress_of
+from raybc.types import PlainError, UserError
 
 Args = TypeVar("Args")
 
@@ -39,7 +40,8 @@ class _CopiedConsole(Console):
 
 
 #: Progress and results are for people; machine-readable results are files in the run folder.
-console: Console = _CopiedConsole(highlight=False, soft_wrap=True, markup=False)
+#: Lines are text in a notebook, too, as all output of a process.
+console: Console = _CopiedConsole(highlight=False, soft_wrap=True, markup=False, force_jupyter=False)
 
 
 @contextlib.contextmanager
@@ -52,11 +54,11 @@ def copied(write: Callable[[str], None]) -> Iterator[None]:
         _COPIES.remove(write)
 
 
-class Failed(RuntimeError):
+class Failed(PlainError, RuntimeError):
     """A failure at run time that is not a mistake of the user (status 1)."""
 
 
-class Interrupted(RuntimeError):
+class Interrupted(PlainError, RuntimeError):
     """Stopped by Ctrl-C; the message says how to continue (status 130)."""
 
 
@@ -66,15 +68,20 @@ def print_notes(notes: Iterable[str]) -> None:
         console.print(f"note: {note}", style="yellow")
 
 
+def progress(*columns: str | ProgressColumn, **options: Any) -> Progress:
+    """A `Progress` on the console; in a notebook an output of its cell."""
+    return progress_of(*columns, console=console, **options)
+
+
 @contextlib.contextmanager
 def episodes_bar(
     what: str, total: int | None, quiet: bool = False, unit: str = "episodes"
 ) -> Iterator[Callable[[int], None]]:
     """A progress bar; call the function with the number of finished episodes (or of another unit)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, console=console, disable=quiet) as progress:
-        bar = progress.add_task(what, total=total)
-        yield lambda done: progress.update(bar, completed=done)
+    with progress(*columns, disable=quiet) as shown:
+        bar = shown.add_task(what, total=total)
+        yield lambda done: shown.update(bar, completed=done)
 
 
 def images_bar(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
@@ -84,6 +91,8 @@ def images_bar(what: str, total: int | None) -> AbstractContextManager[Callable[
 
 def print_whole(table: Table) -> None:
     """Print a table at its own width: on a narrow terminal lines wrap, but no number is cut."""
+    if console.quiet:
+        return
     wanted = Measurement.get(console, console.options.update(max_width=1000), table).maximum
     Console(file=console.file, highlight=False, markup=False, width=max(console.width, wanted)).print(table)
 

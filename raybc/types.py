@@ -24,7 +24,15 @@ SPLIT_BASE: dict[str, int] = {"demos": 0, "search": SPLIT_SIZE, "final": 2 * SPL
 EVALUATIONS: dict[str, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 
 
-class UserError(ValueError):
+class PlainError(Exception):
+    """An error whose message says everything: a notebook shows it without the frames that raised it."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UserError(PlainError, ValueError):
     """A mistake in the user's input. The message says what was expected, what was found, where, and what to do.
 
     Command lines print it as one line and exit with status 2. It never means a bug in raybc.

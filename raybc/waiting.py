@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -11,6 +12,11 @@ from raybc import cli
 
 #: What a terminal shows now.
 _SHOWN: list[str] = []
+
+
+def loading_torch() -> contextlib.AbstractContextManager[None]:
+    """`waiting` for PyTorch, unless it has been imported, as in a notebook that trains again."""
+    return contextlib.nullcontext() if "torch" in sys.modules else waiting("Loading PyTorch")
 
 
 @contextlib.contextmanager

@@ -214,10 +214,10 @@ def stop_training_at(step: int, patch: pytest.MonkeyPatch) -> None:
     """From here on, Ctrl-C is pressed when training would go beyond `step`."""
     advance = PackTrainer.advance
 
-    def stopping(self: PackTrainer, until: int, on_log: Any = None, on_epoch: Any = None) -> None:
+    def stopping(self: PackTrainer, until: int, *hooks: Any) -> None:
         if until > step:
             raise KeyboardInterrupt
-        advance(self, until, on_log, on_epoch)
+        advance(self, until, *hooks)
 
     patch.setattr(PackTrainer, "advance", stopping)
 

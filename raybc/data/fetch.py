@@ -7,12 +7,13 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
 from raybc.data.dataset import Dataset
 from raybc.data.download import OnProgress, download, unpack
 from raybc.data.hub import fetch_repository
 from raybc.files import run_folder_lock
+from raybc.notebook import progress_of
 from raybc.types import UserError
 
 
@@ -20,7 +21,7 @@ from raybc.types import UserError
 def _progress_bar(name: str) -> Iterator[OnProgress]:
     """A bar with the bytes so far and the time that is left."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True) as progress:
+    with progress_of(*columns, transient=True) as progress:
         bar = progress.add_task(f"downloading {name}", total=None)
         yield lambda done, total: progress.update(bar, completed=done, total=total)
 

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from raybc import cli
 from raybc.data.formats import libero, robomimic
 from raybc.demos.record import read_part
 from raybc.demos.spec import DemosSpec
 from raybc.files import free_space_for
+from raybc.notebook import in_kernel
 from raybc.registry import get_task
 from raybc.rollout.engine import Demonstration
 from raybc.rows import EpisodeRow
@@ -33,13 +34,14 @@ OnProgress = Callable[[int, int], None]
 def generate_shown(
     spec: DemosSpec, path: Path, pool: RolloutPool, meanwhile: Callable[[], None] = lambda: None
 ) -> dict[str, int]:
-    """`generate` with a progress bar on a terminal, and a line elsewhere. meanwhile: called once, when the simulators
-    have their work."""
+    """`generate` with a progress bar on a terminal or in a notebook, and a line elsewhere. meanwhile: called once, when
+    the simulators have their work."""
     wanted, left = spec.config.episodes, [meanwhile]
-    if not cli.console.is_terminal:
+    has_bar = cli.console.is_terminal or in_kernel()
+    if not has_bar:
         cli.console.print(f"Making {wanted} demonstrations of {spec.task} ...")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=cli.console, disable=not cli.console.is_terminal) as progress:
+    with cli.progress(*columns, disable=not has_bar) as progress:
         bar = progress.add_task(f"{spec.task} demonstrations", total=wanted)
 
         def show(done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from raybc import cli
@@ -58,7 +58,7 @@ def build_command(argv: list[str]) -> int:
     environment = find(args.suite)
     total = len(environment.wanted)
     columns = (TextColumn("environment {task.fields[name]}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())  # fmt: skip  # noqa: E501
-    with Progress(*columns, console=cli.console) as progress:
+    with cli.progress(*columns) as progress:
         bar = progress.add_task("waiting", total=total, name=environment.name)
 
         def show(done: int, what: str) -> None:

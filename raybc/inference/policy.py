@@ -38,8 +38,11 @@ def load(
     device: str = "cpu",
 ) -> Policy:
     """See `raybc.load`. changes: fields of the sample setting to replace."""
-    bundle, setting = load_bundle(expanded(os.fspath(path)), checkpoint, changes)
-    return Policy(Agent(bundle, device), setting, action_range)
+    found = expanded(os.fspath(path))
+    bundle, setting = load_bundle(found, checkpoint, changes)
+    policy = Policy(Agent(bundle, device), setting, action_range)
+    policy.path = find_bundle(found, checkpoint)[0]
+    return policy
 
 
 def load_bundle(
@@ -66,6 +69,9 @@ def load_bundle(
 
 class Policy:
     """A policy and the state of the current episode: history, remaining actions of the chunk, sampling noise."""
+
+    path: Path | None = None
+    """The bundle that it was loaded from."""
 
     def __init__(self, agent: Agent, setting: SampleSetting, action_range: ActionRange | None = None) -> None:
         self.bundle, self.setting = agent.bundle, setting

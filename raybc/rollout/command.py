@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 
 def measure(args: Args) -> EvaluationFolder:
-    """Measure, film and record; returns the folder. Raises `UserError` for what cannot be measured, `cli.Failed` for errors of episodes."""
+    """Measure, film and record; returns the folder. Raises `UserError` for what cannot be measured, `cli.Failed` for
+    errors of episodes."""
     targets = read_targets(args.record)
     policy = policy_of(args)
     settings = chosen_settings(policy, {name: getattr(args, name) for name in ORDER})

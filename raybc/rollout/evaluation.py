@@ -193,7 +193,7 @@ def progress_bar() -> Iterator[tuple[Progress, TaskID]]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=cli.console) as progress:
+    with cli.progress(*columns) as progress:
         yield progress, progress.add_task("episodes", total=None, rate="")
 
 

@@ -21,7 +21,7 @@ from raybc.run_start import check_folder
 from raybc.train.args import Args, inputs_of, with_batches
 from raybc.train.stored import Stored, latest_runs
 from raybc.types import UserError
-from raybc.waiting import waiting
+from raybc.waiting import loading_torch
 
 if TYPE_CHECKING:
     from raybc.train.resume import RunPlace
@@ -58,7 +58,7 @@ def train(config: RunConfig, args: Args, argv: Sequence[str]) -> RunPlace:
     if config.task_score != "mean" and not (config.eval_tasks or config.eval_suite):
         raise UserError("--task_score: has no effect without --eval_tasks or --eval_suite")
     _check_names(config, args)
-    with waiting("Loading PyTorch"):
+    with loading_torch():
         from raybc.train.start import start
 
     return start(config, args, argv)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,15 +169,21 @@ class PackTrainer:
         """The round of the latest step, 1 .. num_rounds."""
         return round_of(self.config, self.step)
 
-    def advance(self, until: int, on_log: OnLog | None = None, on_epoch: OnEpoch | None = None) -> None:
-        """Train to step `until`, or until every member has stopped; call `on_log` every log_interval steps, and
-        `on_epoch` when rows of metrics.csv are due.
+    def advance(
+        self,
+        until: int,
+        on_log: OnLog | None = None,
+        on_epoch: OnEpoch | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train to step `until`, or until every member has stopped, or `interrupted` after a step; call `on_log` every
+        log_interval steps, and `on_epoch` when rows of metrics.csv are due.
 
         Raises `NonFiniteLoss`; the weights are then those before the failed step.
         """
         started, done = time.perf_counter(), self.step
         self._checked, self._good = self.step, torch.zeros_like(self._good)
-        while self.step < until and not self.finished:
+        while self.step < until and not self.finished and not interrupted():
             logs = on_log is not None and ((self.step + 1) % self.config.log_interval == 0 or self.step + 1 == until)
             loss_M, metrics = self._update(logs)
             if self.device.type == "cpu" or logs or self.step == until or self.step % STEPS_PER_BLOCK == 0:
@@ -193,6 +199,7 @@ class PackTrainer:
                 on_log(Progress(self.step, loss_M.tolist(), values, (self.step - done) / (now - started)))
                 started, done = now, self.step
             self._report_epoch(on_epoch)
+        self._check()
 
     def _report_epoch(self, on_epoch: OnEpoch | None) -> None:
         stopped = [m.stopped for m in self.monitors]

@@ -30,6 +30,13 @@ from raybc.types import UserError
 _CREDENTIALS = re.compile(r"(\w+://)[^\s/@]+@")
 
 
+class TrainedFurther(UserError):
+    """The run that is asked for has been trained for more steps than that."""
+
+    out: Path
+    """Its run folder."""
+
+
 @dataclass(frozen=True)
 class RunPlace:
     """The run folders of a pack."""
@@ -114,8 +121,8 @@ def find_run(members: Sequence[RunConfig], fingerprint: str, extend: ExtendSched
     for folder in _folders(members[0]):
         try:
             place = resumed(members, fingerprint, folder, extend)
-        except UserError:  # another run, or one that this release cannot read
-            if _is_extended(members, fingerprint, folder):
+        except UserError as error:  # another run, or one that this release cannot read
+            if isinstance(error, TrainedFurther) or _is_extended(members, fingerprint, folder):
                 extended = folder  # found, but refused: that reason helps more than "nothing to resume"
             continue
         if place is None:
@@ -147,7 +154,8 @@ def resumed(
         out: the run folder.
         extend: how a cosine schedule continues after its end.
 
-    Raises `UserError` if `out` holds another run, or if the run cannot be extended.
+    Raises `UserError` if `out` holds another run, or if the run cannot be extended; `TrainedFurther` if it is the same
+    one with a larger budget.
     """
     saved = {run.config.seed: run for run in saved_in(out)}
     if not saved:
@@ -157,7 +165,11 @@ def resumed(
             f"{out}: holds the seeds {sorted(saved)}, expected {sorted(m.seed for m in members)}; use another --out"
         )
     runs = tuple(saved[m.seed] for m in members)
-    new = tuple(_continued(m, run, fingerprint, extend) for m, run in zip(members, runs, strict=True))
+    try:
+        new = tuple(_continued(m, run, fingerprint, extend) for m, run in zip(members, runs, strict=True))
+    except TrainedFurther as error:
+        error.out = out
+        raise
     return RunPlace(out, tuple(run.folder for run in runs), new, runs)
 
 
@@ -187,7 +199,8 @@ def _continued(member: RunConfig, saved: SavedRun, fingerprint: str, extend: Ext
         return member
     differing = saved.differences(member, fingerprint)
     if differing:
-        raise UserError(
+        is_longer = saved.data_fingerprint == fingerprint and extends(old, member)
+        raise (TrainedFurther if is_longer else UserError)(
             f"{saved.folder}: --resume continues the same run, but {'; '.join(differing)}; use another --out, or "
             "--overwrite to start again"
         )

@@ -31,6 +31,7 @@ from raybc.train.data import TrainingData, prepare
 from raybc.train.epoch_log import PackEpochLog
 from raybc.train.epochs import epoch_of
 from raybc.train.evaluate import RolloutEvaluation
+from raybc.train.interrupt import interrupt_after_step
 from raybc.train.log import MemberLog, log_pack
 from raybc.train.loop import PackTrainer
 from raybc.train.member import MemberRun
@@ -148,13 +149,16 @@ class PackRun:
             for stop in (s for s in self.stops if s > trainer.step):
                 if trainer.finished:
                     break
-                try:
-                    trainer.advance(stop, on_log, on_epoch)
-                except NonFiniteLoss as error:
-                    raise self._failed(str(error)) from None
-                except torch.cuda.OutOfMemoryError as error:
-                    raise self._failed(out_of_memory(trainer, error)) from None
-                save_checkpoint(trainer, folders, self.state)
+                with interrupt_after_step() as interrupted:
+                    try:
+                        trainer.advance(stop, on_log, on_epoch, interrupted)
+                    except NonFiniteLoss as error:
+                        raise self._failed(str(error)) from None
+                    except torch.cuda.OutOfMemoryError as error:
+                        raise self._failed(out_of_memory(trainer, error)) from None
+                    save_checkpoint(trainer, folders, self.state)
+                if interrupted():
+                    raise self._interrupted(trainer.step)
                 self._finish_stop(trainer.step, trainer.finished)
         self._end(trainer.step)
 
@@ -244,6 +248,14 @@ class PackRun:
             return cli.Failed(f"{reason}; no checkpoint had been saved yet (see --save_interval and --eval_interval)")
         return cli.Failed(f"{reason}; the last good checkpoint is {self.members[0].bundle(max(steps))}")
 
+    def _interrupted(self, step: int) -> cli.Interrupted:
+        """What Ctrl-C ends with once `step` is saved; its evaluation, if it is due, belongs to the resume."""
+        for member in self.members:
+            member.point(step, False)
+        return cli.Interrupted(
+            f"step {step} of {self.config.training_steps} is saved; continue with --resume --out {self.out}"
+        )
+
     def _end(self, step: int) -> None:
         for member in self.members:
             cli.console.print(f"policy: {member.bundle(step)}")
@@ -263,7 +275,7 @@ class PackRun:
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(),
         ]
-        with Progress(*parts, console=cli.console) as progress:
+        with cli.progress(*parts) as progress:
             bar = progress.add_task("training", total=config.training_steps, completed=step, speed="")
 
             def show(step: int, loss: float, steps_per_sec: float) -> None:

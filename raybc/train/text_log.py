@@ -35,6 +35,7 @@ class TextLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if error is not None:
-            self.write("interrupted" if isinstance(error, KeyboardInterrupt) else f"stopped: {error or kind}")
+            is_interrupted = isinstance(error, KeyboardInterrupt | cli.Interrupted)
+            self.write("interrupted" if is_interrupted else f"stopped: {error or kind}")
         self._stack.close()
         self._file = None
