@@ -22,7 +22,11 @@ from raybc.statistics import (
     wilson_interval,
 )
 
-MetricName = Literal["success", "return", "normalized_score", "largest_reward", "valid_error"]
+MetricName = Literal[
+    "success", "return", "normalized_score", "largest_reward",
+    "valid_error", "valid_first_step", "valid_absolute", "valid_cosine", "valid_mean_of_samples",
+    "valid_best_of_samples",
+]  # fmt: skip
 #: The key and column of a metric's name on disk, in sweep files and on the command line, and the one that it had before
 #: policies had an `objective`.
 KEY, FORMER_KEY = "metric", "objective"
@@ -167,6 +171,13 @@ def normalized(episode_return: float, reference: tuple[float, float]) -> float:
     return 100 * (episode_return - reference[0]) / (reference[1] - reference[0])
 
 
+def _held_out(name: MetricName, label: str, meaning: str) -> Metric:
+    """A measure on held-out episodes (`raybc.inference.offline_measures`); 0 is perfect."""
+    return Metric(
+        name, f"held-out {label}", f"{meaning} on held-out episodes", direction="minimize", from_episodes=False
+    )
+
+
 #: Name -> metric, not yet bound to a task (see `resolve`).
 METRICS: dict[str, Metric] = {
     o.name: o
@@ -181,10 +192,12 @@ METRICS: dict[str, Metric] = {
             "the mean return of an episode on D4RL's scale (0: a random policy, 100: an expert)", digits=1,
         ),
         Metric("largest_reward", "largest reward", "the mean of the largest reward of each episode", digits=3),
-        Metric(
-            "valid_error", "held-out error", "the error of actions on held-out episodes", direction="minimize",
-            from_episodes=False,
-        ),
+        _held_out("valid_error", "error", "the error of actions"),
+        _held_out("valid_first_step", "error of the first step", "the error of the first action of each chunk"),
+        _held_out("valid_absolute", "absolute error", "the mean absolute error of actions"),
+        _held_out("valid_cosine", "cosine distance", "one minus the cosine between predicted and recorded chunks"),
+        _held_out("valid_mean_of_samples", "error of the mean sample", "the error of the mean of several samples"),
+        _held_out("valid_best_of_samples", "error of the best sample", "the error of the best of several samples"),
     )
 }  # fmt: skip
 assert set(METRICS) == set(get_args(MetricName))

@@ -50,7 +50,9 @@ def resolve(requested: str | None, task: Measured | None, where: str = "metric")
     known = choices(task)
     name = requested or default_metric(task)
     if name not in known or known[name]:
-        possible = ", ".join(name for name, why in known.items() if not why)
+        # Callers refuse measures on held-out data where there is an environment, and say why.
+        offered = (name for name, why in known.items() if not why and (task is None or METRICS[name].from_episodes))
+        possible = ", ".join(offered)
         why = f", since {known[name]}" if known.get(name) else ""
         advice = "; name the environment with env_name" if task is None and name in known else ""
         raise UserError(f"{where}: expected one of {possible}{why}, got {name!r}{advice}")
@@ -77,7 +79,7 @@ def default_metric(task: Measured | None) -> str:
 
 def _bounds(name: str, task: Measured) -> tuple[float, float] | None:
     """Lowest and highest value that one episode can have; None where the range of rewards is unknown."""
-    if name in ("success", "valid_error") or task.reward_range is None:
+    if name == "success" or not METRICS[name].from_episodes or task.reward_range is None:
         return METRICS[name].bounds
     low, high = task.reward_range
     if name == "largest_reward":

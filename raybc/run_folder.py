@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -213,13 +213,12 @@ class TrainingFolder:
         """What checkpoints are compared by, and step -> score of those that were measured.
 
         Errors count against a checkpoint (`Score.cautious`); where the worst an episode can be is unknown, one with too
-        many errors is left out. In eval.csv the metric is that of the last row; rows of another one do not count.
-        Earlier releases compared by success, and wrote no `metric`.
+        many errors is left out. The metric is that of the last row; rows of another one do not count. Earlier releases
+        compared by success, without a simulator by valid_error, and wrote no `metric`.
         """
         if self.offline_csv.is_file():
             with self.offline_csv.open(newline="") as handle:
-                held_out = {int(r["step"]): float(r["valid/error"]) for r in csv.DictReader(handle)}
-            return METRICS["valid_error"], held_out
+                return _held_out_scores(list(csv.DictReader(handle)))
         if not self.eval_csv.is_file():
             return SUCCESS, {}
         with self.eval_csv.open(newline="") as handle:
@@ -235,6 +234,15 @@ class TrainingFolder:
                 found[int(row["step"])] = score
         usable = {step: score for step, score in found.items() if not score.order[0]} or found
         return METRICS[last], {step: score.cautious or 0.0 for step, score in usable.items()}
+
+
+def _held_out_scores(rows: Sequence[Mapping[str, str]]) -> tuple[Metric, dict[int, float]]:
+    """`TrainingFolder.scores` of rows of offline.csv."""
+    metric = METRICS[(metric_name(rows[-1]) if rows else "") or "valid_error"]
+    # Every row has the error, also those of earlier releases and those that were compared by something else.
+    column = "valid/error" if metric.name == "valid_error" else "valid/score"
+    mine = [row for row in rows if column == "valid/error" or metric_name(row) == metric.name]
+    return metric, {int(row["step"]): float(row[column]) for row in mine}
 
 
 def mark_best(folder: TrainingFolder, metric: str, found: Mapping[str, Any]) -> None:

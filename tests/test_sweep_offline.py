@@ -15,11 +15,14 @@ from raybc.bundle import PolicyBundle
 from raybc.dashboard.view import RunView
 from raybc.data.load import read_for
 from raybc.export.card import evidence_for
+from raybc.files import write_json
+from raybc.inference.agent import Agent
+from raybc.inference.offline import offline_error
 from raybc.report.read import load_run
 from raybc.rollout.folder import EvaluationFolder
 from raybc.rows import epoch_rows
 from raybc.run_folder import BUNDLE_FILE, SweepFolder
-from raybc.sweep.begin import Launch, holding_out
+from raybc.sweep.begin import Launch, holding_out, with_metric
 from raybc.sweep.config import SweepConfig
 from raybc.sweep.load import sweep_from_mapping
 from raybc.sweep.pack import run_pack
@@ -28,6 +31,7 @@ from raybc.sweep.space import check_corners, metric_of, race_comparisons, recipe
 from raybc.sweep.training import Job
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import no_rollouts
+from raybc.train.data import held_out_episodes
 from raybc.types import SampleSetting, UserError
 
 DATA = Path(__file__).parent / "golden/v0.1.0/demos.hdf5"
@@ -50,7 +54,7 @@ def test_what_is_compared() -> None:
     assert (metric.name, metric.direction, metric.has_success) == ("valid_error", "minimize", False)
     assert check_corners(plan) == 4
     assert race_comparisons(plan, metric) == 0
-    with pytest.raises(UserError, match=r"metric: expected one of valid_error, since there is no environment"):
+    with pytest.raises(UserError, match=r"metric: expected one of valid_error, .*, since there is no environment"):
         metric_of(config(metric="return"))
 
 
@@ -90,6 +94,31 @@ def test_a_trial_is_scored_by_the_held_out_error_and_rolls_nothing_out(tmp_path:
         assert epochs[-1]["step"] == 120
         assert epochs[-1]["sample_mse"] < epochs[0]["sample_mse"]
         assert (member.best_mse / BUNDLE_FILE).is_file()
+
+
+def test_a_trial_is_scored_by_the_metric_of_the_sweep(tmp_path: Path) -> None:
+    plan = config(metric="valid_cosine")
+    store = read_for(DATA, "")
+    context = TrialContext(
+        folder=SweepFolder(tmp_path), train=plan.train, task="", dataset=str(DATA), fingerprint=store.fingerprint(),
+        obs_keys=tuple(sorted(store.obs)), environment={}, seeds=(0,), steps=(20,), settings=(SampleSetting(4),),
+        episodes=10, race_comparisons=0, metric=metric_of(plan), threads=1,
+    )  # fmt: skip
+    found = []
+    run = recipe(plan, {"lr": 1e-2}).changed(training_steps=20)
+    run_pack(context, [Job(0, run)], no_rollouts, lambda _, e: found.append(e) or True, lambda *_: None, lambda *_: {})  # type: ignore[func-returns-value]
+    agent = Agent(PolicyBundle.load(context.folder.checkpoint(0, 0, 20)))
+    wanted = offline_error(agent, store, held_out_episodes(run, store), SampleSetting(4), metric="valid_cosine")
+    assert found[0].score == wanted.score == wanted.measures["cosine"]
+    assert 0 < wanted.score < 1 < 10 * wanted.error
+
+
+def test_a_resumed_sweep_keeps_its_metric(tmp_path: Path) -> None:
+    """Also that of releases whose default was another one."""
+    place = SweepFolder(tmp_path)
+    write_json(place.config, config(metric="valid_first_step").to_dict())
+    assert with_metric(config(), Launch(place, "True"), None)[1].name == "valid_first_step"
+    assert with_metric(config(), Launch(place, "False", overwrite=True), None)[1].name == "valid_error"
 
 
 @pytest.mark.slow

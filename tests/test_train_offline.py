@@ -26,6 +26,7 @@ from raybc.inference.agent import Agent
 from raybc.inference.offline import offline_error
 from raybc.run_folder import TrainingFolder
 from raybc.train.__main__ import main
+from raybc.train.offline import measure
 from raybc.types import SampleSetting, UserError
 
 SMALL = (
@@ -180,6 +181,43 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(trained: Path, tmp_path:
     whole.offline_csv.write_text("".join(whole.offline_csv.read_text().splitlines(keepends=True)[:1]))
     assert train(*common, "--out", tmp_path / "whole", "--resume") == 0
     assert rows(whole.offline_csv) == rows(parts.offline_csv), "measurements that are missing are made"
+
+
+def test_another_metric(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Checkpoints are compared by it, the file has it beside the error, and a resume keeps it."""
+    flags = ("--dataset", trained / "robot.hdf5", *SMALL, "--eval_temperature=1", "--eval_interval=10")
+    place = TrainingFolder(tmp_path / "run")
+    metric = "--metric=valid_mean_of_samples"
+    assert train(*flags, "--training_steps=20", metric, "--out", place.path) == 0
+    assert "held-out error of the mean sample" in " ".join(capsys.readouterr().out.split())
+    assert train(*flags, "--training_steps=30", "--out", place.path, "--resume") == 0
+    measured = rows(place.offline_csv)
+    assert [r["metric"] for r in measured] == ["valid_mean_of_samples"] * 3
+    assert all(float(r["score_low"]) < float(r["valid/score"]) < float(r["valid/error"]) for r in measured)
+    assert all(0 < float(r["valid/cosine"]) < 2 for r in measured)
+    found, scores = place.scores()
+    assert found.name == "valid_mean_of_samples"
+    assert scores == {int(r["step"]): float(r["valid/score"]) for r in measured}
+    assert json.loads(place.offline_json.read_text())["score"] == float(measured[-1]["valid/score"])
+    assert train(*flags, "--training_steps=40", "--metric=valid_error", "--out", place.path, "--resume") == 0
+    found, scores = place.scores()
+    assert found.name == "valid_error"
+    assert scores == {int(r["step"]): float(r["valid/error"]) for r in rows(place.offline_csv)}, "every row has it"
+
+
+def test_measurements_of_earlier_releases(trained: Path, tmp_path: Path) -> None:
+    """They were compared by the error, and still are."""
+    place = TrainingFolder(tmp_path)
+    former = "step,valid/error,low,high,episodes,windows,valid/rmse_j1\n10,0.5,0.4,0.6,3,36,0.1\n20,0.7,,,3,36,0.1\n"
+    place.offline_csv.write_text(former)
+    bundle = find_bundle(next((trained / "run").glob("sd000*")))[0]
+    assert place.scores()[1] == {10: 0.5, 20: 0.7}
+    config = PolicyBundle.load(bundle).config
+    measure(place, bundle, config, _store(trained / "robot.hdf5"), 30)
+    measured = rows(place.offline_csv)
+    assert [r["valid/error"] for r in measured[:2]] == ["0.5", "0.7"]
+    assert [r["metric"] for r in measured] == ["", "", "valid_error"]
+    assert place.scores()[1].keys() == {10, 20, 30}
 
 
 def test_without_a_split_episodes_are_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

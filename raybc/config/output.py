@@ -40,8 +40,9 @@ class OutputOptions:
     metric: MetricName | None = option(  # noqa: RUF009 (immutable)
         None, role=Role.OUTPUT, axis="use metric at the top level"
     )
-    """What `best` and early stops compare: success, return, normalized_score (D4RL's), largest_reward, or valid_error
-    (None: success where the task tells it, else normalized_score or return; valid_error without an environment)."""
+    """What `best` and early stops compare: success, return, normalized_score (D4RL's), largest_reward, or a measure on
+    held-out episodes (None: success where the task tells it, else normalized_score or return; valid_error without an
+    environment)."""
     save_interval: int = option(
         100_000, role=Role.OUTPUT, at_least=1, also=(-1,), off="only the last",
         axis="the sweep saves at every evaluation", aliases=("save_steps",),

@@ -261,6 +261,13 @@ def _offline(rows: Sequence[Mapping[str, str]], versions: Mapping[str, Any]) -> 
     if not rows:
         return Evidence(text, versions=versions)
     row, metric = rows[0], METRICS["valid_error"]
+    chosen = METRICS[metric_name(row) or metric.name]
+    if chosen is not metric:
+        between = (float(row["score_low"]), float(row["score_high"])) if row["score_low"] else None
+        text += (
+            f"\n{chosen.label.capitalize()} {chosen.show(float(row['valid/score']))} (95 % interval "
+            f"{chosen.show_range(between)}): {chosen.meaning}.\n"
+        )
     interval = (float(row["low"]), float(row["high"])) if row["low"] and row["high"] else None
     text += (
         f"\nHeld-out error {metric.show(float(row['valid/error']))} on {row['episodes']} episodes (95 % interval "

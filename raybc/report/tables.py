@@ -209,9 +209,7 @@ def selection_rule(run: RunTables) -> str:
     measure = f"{metric.best} {metric.label} on search starts"
     rule = str((run.winner and run.winner.get("rule")) or measure).strip().rstrip(".")
     if not metric.from_episodes:
-        return (
-            f"The winner was chosen by the error on held-out episodes ({rule}), so that error is optimistic. {NO_RATE}"
-        )
+        return f"The winner was chosen on held-out episodes ({rule}), so its {metric.label} is optimistic. {NO_RATE}"
     better = "higher" if metric.direction == "maximize" else "lower"
     return (
         f"The winner was chosen on search starts ({rule}). Final starts are disjoint from them and only measure: "

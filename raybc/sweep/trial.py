@@ -161,7 +161,7 @@ def evaluate_trial(
     evaluate: Evaluate,
     rivals: dict[str, list[float]],
 ) -> Evaluation:
-    """Roll out the bundles of evaluation k at every sample setting, or without a simulator measure their error on
+    """Roll out the bundles of evaluation k at every sample setting, or without a simulator measure them on
     held-out episodes. Raises `AllEpisodesFailed`.
 
     train: start and end of the training before it; train_seconds: the trial's share of it.
@@ -213,7 +213,7 @@ def offline_rows(
     evaluation: int,
     step: int,
 ) -> list[EvaluationRow]:
-    """The rows of an evaluation without a simulator: no episodes, and the error on held-out data as their score."""
+    """The rows of an evaluation without a simulator: no episodes, and the metric on held-out data as their score."""
     from raybc.bundle import PolicyBundle
     from raybc.inference.agent import Agent
     from raybc.inference.offline import offline_error
@@ -228,7 +228,7 @@ def offline_rows(
     for row, (seed, setting) in zip(rows, measured, strict=True):
         if seed not in agents:
             agents[seed] = Agent(PolicyBundle.load(context.folder.checkpoint(trial, seed, step)))
-        row["score"] = offline_error(agents[seed], store, episodes, setting).error
+        row["score"] = offline_error(agents[seed], store, episodes, setting, metric=context.metric.name).score
     return rows
 
 

@@ -10,35 +10,51 @@ from raybc.data.episodes import EpisodeStore
 from raybc.files import write_json
 from raybc.inference.agent import Agent
 from raybc.inference.offline import OfflineError, offline_error
+from raybc.metric import KEY, Metric
+from raybc.metric_choice import resolve
 from raybc.run_folder import TrainingFolder
-from raybc.train.csv_rows import append_row
+from raybc.train.csv_rows import append_row, read_rows
 from raybc.train.data import held_out_episodes
 from raybc.train.log import add_scalars
 
-#: Columns of offline.csv before those of the action dimensions.
-COLUMNS = ("step", "valid/error", "low", "high", "episodes", "windows")
+#: Columns of offline.csv before those of single measures and of the action dimensions. low and high are the interval of
+#: the error; the score is that of the metric.
+COLUMNS = (
+    "step", "valid/error", "low", "high", "episodes", "windows", KEY, "valid/score", "score_low", "score_high"
+)  # fmt: skip
 
 
 def measure(folder: TrainingFolder, bundle: Path, config: RunConfig, store: EpisodeStore, step: int) -> str:
     """Measure the bundle of a member at `step`; writes offline.csv, offline.json and TensorBoard. Returns a line for
     the console."""
-    agent = Agent(PolicyBundle.load(bundle))
-    found = offline_error(agent, store, held_out_episodes(config, store), config.sample_setting)
-    names = [f"valid/rmse_j{i}" for i in range(1, len(found.rmse_A) + 1)]
+    # A folder that has measurements keeps their metric where none is requested.
+    kept = folder.scores()[0].name if read_rows(folder.offline_csv) else None
+    metric = resolve(config.metric or kept, None)
+    agent, episodes = Agent(PolicyBundle.load(bundle)), held_out_episodes(config, store)
+    found = offline_error(agent, store, episodes, config.sample_setting, metric=metric.name)
     low, high = found.interval or ("", "")
-    values = (step, found.error, low, high, len(found.episodes), found.windows, *found.rmse_A.tolist())
-    append_row(folder.offline_csv, (*COLUMNS, *names), values)
+    measured = {f"valid/{name}": value for name, value in found.measures.items()}
+    dimensions = {f"valid/rmse_j{i}": value for i, value in enumerate(found.rmse_A.tolist(), 1)}
+    values = (
+        step, found.error, low, high, len(found.episodes), found.windows, metric.name, found.score,
+        *(found.score_interval or ("", "")), *measured.values(), *dimensions.values(),
+    )  # fmt: skip
+    append_row(folder.offline_csv, (*COLUMNS, *measured, *dimensions), values)
     write_json(folder.offline_json, {"step": step} | found.to_plain())
-    scalars = {"valid/error": found.error} | dict(zip(names, found.rmse_A.tolist(), strict=True))
-    add_scalars(folder.tensorboard, scalars, step)
-    return line_of(found)
+    scores = {"valid/error": found.error, "valid/score": found.score}
+    add_scalars(folder.tensorboard, scores | measured | dimensions, step)
+    return line_of(found, metric)
 
 
-def line_of(found: OfflineError) -> str:
+def line_of(found: OfflineError, metric: Metric) -> str:
     """The measurement in words."""
-    interval = "" if found.interval is None else f", 95 % interval {found.interval[0]:.3f} - {found.interval[1]:.3f}"
     worst = int(found.rmse_A.argmax())
+    interval = "" if found.interval is None else f", 95 % interval {found.interval[0]:.3f} - {found.interval[1]:.3f}"
+    chosen = ""
+    if metric.name != "valid_error":
+        between = "" if found.score_interval is None else f" (95 % interval {metric.show_range(found.score_interval)})"
+        chosen = f"{metric.label} {metric.show(found.score)}{between}, "
     return (
-        f"held-out error {found.error:.3f} ({len(found.episodes)} episodes{interval}; 1: no better than the mean "
-        f"action), largest in action {worst + 1}: {found.rmse_A[worst]:.3g}"
+        f"{chosen}held-out error {found.error:.3f} ({len(found.episodes)} episodes{interval}; 1: no better than the "
+        f"mean action), largest in action {worst + 1}: {found.rmse_A[worst]:.3g}"
     )
