@@ -52,9 +52,9 @@ TASKS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 NETWORKS: tuple[dict[str, Any], ...] = (
-    {"policy": "flow", "use_fourier_features": True},
-    {"policy": "regression"},
-    {"policy": "flow_unet", "unet_channels": "16,32,64", "unet_time_size": 64},
+    {"policy": "flow", "use_fourier_features": True, "batch_size": 128},
+    {"policy": "regression", "batch_size": 128},
+    {"policy": "flow_unet", "unet_channels": "16,32,64", "unet_time_size": 64, "batch_size": 32},
 )
 
 
@@ -83,7 +83,7 @@ def recipes(task: str, count: int) -> list[dict[str, Any]]:
 
 def config_of(task: str, recipe: dict[str, Any]) -> RunConfig:
     fixed = {
-        "env_name": TASKS[task]["env_name"], "action_chunking": True, "batch_size": 128, "lr_schedule": "cosine",
+        "env_name": TASKS[task]["env_name"], "action_chunking": True, "lr_schedule": "cosine",
         "holdout_seed": 0, "dataset_proportion_seed": 0, "device": "cpu",
         "execute_steps": min(8, recipe["horizon_length"]),
     }  # fmt: skip
