@@ -42,27 +42,37 @@ SEEDS = (0, 1)
 TASKS: dict[str, dict[str, Any]] = {
     "lift": {
         "task": "lift@100", "env_name": "lift-scripted-low_dim", "score": "success",
-        "training_steps": (60, 120, 250, 500, 800), "dataset_proportion": (0.05, 0.1, 0.25, 0.5, 1.0),
+        "training_steps": (60, 120, 250, 500), "dataset_proportion": (0.05, 0.1, 0.25, 0.5, 1.0),
         "horizon_length": (4, 8, 16),
     },
     "pusht": {
         "task": "pusht", "env_name": "pusht-human-low_dim", "score": "max_reward",
-        "training_steps": (300, 600, 1200, 2400), "dataset_proportion": (0.1, 0.25, 0.5, 1.0),
+        "training_steps": (150, 300, 600, 1200), "dataset_proportion": (0.1, 0.25, 0.5, 1.0),
         "horizon_length": (8, 16),
     },
+    "pointmass": {
+        "task": "pointmass", "env_name": "pointmass-scripted-low_dim", "score": "success",
+        "training_steps": (50, 150, 400, 1000), "dataset_proportion": (0.02, 0.05, 0.2, 1.0),
+        "horizon_length": (4, 8, 16),
+    },
 }  # fmt: skip
-NETWORKS: tuple[dict[str, Any], ...] = (
-    {"policy": "flow", "use_fourier_features": True, "batch_size": 128},
-    {"policy": "regression", "batch_size": 128},
-    {"policy": "flow_unet", "unet_channels": "16,32,64", "unet_time_size": 64, "batch_size": 32},
+#: Policies, all of them MLPs since these train in seconds, and how often each is drawn.
+POLICIES: tuple[tuple[float, dict[str, Any]], ...] = (
+    (0.35, {"policy": "flow", "use_fourier_features": True}),
+    (0.15, {"policy": "flow", "objective": "mip"}),
+    (0.2, {"policy": "flow", "objective": "diffusion", "use_fourier_features": True}),
+    (0.15, {"policy": "regression"}),
+    (0.15, {"policy": "regression", "regression_loss": "l1"}),
 )
+#: Objectives that sample: only with these do steps of the solver and a temperature mean anything.
+SAMPLED = ("flow", "diffusion")
 
 
 def recipes(task: str, count: int) -> list[dict[str, Any]]:
     """The first `count` recipes of a task, drawn at random; a larger count begins with the same ones."""
     rng, found, axes = np.random.default_rng(0), [], TASKS[task]
     for _ in range(count):
-        network = NETWORKS[int(rng.choice(3, p=[0.4, 0.25, 0.35]))]
+        policy = POLICIES[int(rng.choice(len(POLICIES), p=[share for share, _ in POLICIES]))][1]
         drawn: dict[str, Any] = {
             "lr": float(10 ** rng.uniform(-4, -2)),
             "training_steps": int(rng.choice(axes["training_steps"])),
@@ -70,20 +80,19 @@ def recipes(task: str, count: int) -> list[dict[str, Any]]:
             "horizon_length": int(rng.choice(axes["horizon_length"])),
             "obs_steps": int(rng.choice([1, 2])),
             "normalization": str(rng.choice(["mean_std", "min_max"])),
+            "hidden_width": int(rng.choice([32, 128, 256])),
+            "hidden_depth": int(rng.choice([2, 3])),
         }
-        width, depth = int(rng.choice([32, 128, 256])), int(rng.choice([2, 3]))
         flow_steps, temperature = int(rng.choice([1, 4, 10])), float(rng.choice([0.0, 1.0]))
-        if network["policy"] != "flow_unet":
-            drawn |= {"hidden_width": width, "hidden_depth": depth}
-        if network["policy"] != "regression":
+        if policy["policy"] == "flow" and policy.get("objective", "flow") in SAMPLED:
             drawn |= {"flow_steps": flow_steps, "eval_temperature": temperature}
-        found.append(network | drawn)
+        found.append(policy | drawn)
     return found
 
 
 def config_of(task: str, recipe: dict[str, Any]) -> RunConfig:
     fixed = {
-        "env_name": TASKS[task]["env_name"], "action_chunking": True, "lr_schedule": "cosine",
+        "env_name": TASKS[task]["env_name"], "action_chunking": True, "batch_size": 128, "lr_schedule": "cosine",
         "holdout_seed": 0, "dataset_proportion_seed": 0, "device": "cpu",
         "execute_steps": min(8, recipe["horizon_length"]),
     }  # fmt: skip
