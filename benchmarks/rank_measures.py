@@ -59,7 +59,7 @@ class Study:
                 for seed in seeds for i in range(starts)
             )
         ]  # fmt: skip
-        if not complete:
+        if not seeds or not complete:
             return None
         numbers = [row["recipe"] for row in complete]
         return cls(
