@@ -19,6 +19,7 @@ export default [
       "raybc/dashboard/static/*.js",
       "raybc/report/page.js",
       "raybc/report/report.js",
+      "raybc/report/several.js",
       "raybc/report/shared/*.js",
     ],
     languageOptions: { sourceType: "module", globals: { ...globals.browser, Plotly: "readonly" } },

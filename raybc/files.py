@@ -8,13 +8,20 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from raybc.causes import denied, expect_file
 from raybc.types import UserError
+
+#: Held by the process that writes to a run folder.
+_LOCK = ".lock"
+#: Seconds without a sign of life after which a process of another machine counts as ended.
+SILENCE = 300.0
 
 
 @contextlib.contextmanager
@@ -123,23 +130,64 @@ def free_space_for(folder: Path, megabytes: int, advice: str = "free some or use
 
 @contextlib.contextmanager
 def run_folder_lock(folder: Path) -> Iterator[None]:
-    """Lock a run folder. The kernel releases the lock when the process ends.
+    """Lock a run folder. The kernel releases the lock when the process ends; the file names the machine (see
+    `is_worked_on`).
 
     Raises `UserError` if another process holds it, or if the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
+        handle = (folder / _LOCK).open("a")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --out") from None
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{folder}: another process is writing to this run folder; wait, or use --out") from None
+        # Several tries, since a dashboard that looks whether it is locked holds it for a moment.
+        if not any(_lock(handle, pause) for pause in (0.0, 0.05, 0.1)):
+            raise UserError(f"{folder}: another process is writing to this run folder; wait, or use --out")
+        handle.truncate(0)
+        handle.write(f"{socket.gethostname()}\n")
+        handle.flush()
         yield
+
+
+def _lock(handle: IO[str], pause: float) -> bool:
+    time.sleep(pause)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sign_of_life(folder: Path) -> None:
+    """Tell other machines that the process that locked a run folder lives; see `is_worked_on`."""
+    with contextlib.suppress(OSError):
+        os.utime(folder / _LOCK)
+
+
+def is_worked_on(folder: Path) -> bool:
+    """Whether a process holds the lock of a run folder. Nothing is changed.
+
+    Not every network file system shows the locks of other machines: what one of them locked counts as worked on while
+    its last sign of life is younger than `SILENCE`.
+    """
+    try:
+        handle = (folder / _LOCK).open(encoding="utf-8")
+    except OSError:
+        return False
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        host = handle.readline().strip()
+        silent = time.time() - os.fstat(handle.fileno()).st_mtime
+        return host not in ("", socket.gethostname()) and silent < SILENCE
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from raybc.env import Environment
 from raybc.files import home
 from raybc.types import UserError
 from tests import lerobot_oracle
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 
 #: The home of whoever runs the tests, where environments of suites are built (tests have a home of their own).
 HOME = Path(os.environ.get("RAYBC_TEST_HOME") or home())
@@ -41,6 +45,32 @@ def _no_proxy() -> Iterator[None]:
             patch.delenv(name, raising=False)
             patch.delenv(name.upper(), raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> Iterator[Browser]:
+    """One browser for all tests of pages."""
+    pytest.importorskip("starlette", reason="the dashboard's packages: pip install 'raybc[dashboard]'")
+    pytest.importorskip("websockets", reason="what drives the browser: pip install 'raybc[dev]'")
+    from tests.browser import Browser, find_chromium
+
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no chromium on this machine (or set RAYBC_CHROMIUM)")
+    with Browser.start(chromium) as browser:
+        yield browser
+
+
+@pytest.fixture
+def chrome(_chromium: Browser) -> Iterator[Browser]:
+    """The browser with an empty page, light, 1280 x 900, and nothing noted of earlier pages."""
+    _chromium.open("about:blank")
+    _chromium.dark(False)
+    _chromium.size(1280, 900)
+    _chromium.errors.clear()
+    _chromium.requests.clear()
+    yield _chromium
+    _chromium.open("about:blank")  # a page that is left open would ask a server that is gone
 
 
 @pytest.fixture(scope="session")

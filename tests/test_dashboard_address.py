@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,23 +14,13 @@ pytest.importorskip("websockets", reason="what drives the browser: pip install '
 
 from benchmarks.run_folder import make_config, make_run
 from raybc.dashboard.serve import beside
-from tests.browser import Browser, find_chromium
+from raybc.files import run_folder_lock
+from tests.browser import Browser
 
-CHROMIUM = find_chromium()
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (or set RAYBC_CHROMIUM)"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 READY = "document.documentElement.dataset.ready"
 NUMBERS = "[...document.querySelectorAll('#table tbody tr[data-trial]')].map(row => Number(row.dataset.trial))"
 CHECKS = (Path(__file__).parent / "accessible.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with Browser.start(CHROMIUM) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +32,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(chrome: Browser) -> Iterator[Browser]:
-    chrome.open("about:blank")
-    chrome.errors.clear()
-    chrome.size(1280, 900)
     yield chrome
     assert chrome.errors == []
 
@@ -79,6 +67,35 @@ def test_a_link_restores_the_view_and_back_goes_back(page: Browser, served: str)
     page.wait("!document.querySelector('dialog').open")
 
 
+def test_axes_and_sample_setting_are_in_the_address(page: Browser, served: str) -> None:
+    page.open(f"{served}?pair=weight_decay,lr&setting=flow_steps%3D1#trial-8")
+    page.wait("document.querySelector('dialog').open")
+    rows = "[...document.querySelectorAll('[aria-label=Measurements] tbody tr')]"
+    settings = f"[...new Set({rows}.map(row => row.cells[3].textContent))]"
+    choice = "document.querySelector('dialog .choice select')"
+    assert page.js(settings) == ["flow_steps=1"]
+    page.js(f"{choice}.value = 'all'; {choice}.dispatchEvent(new Event('change'))")
+    assert sorted(page.js(settings)) == ["flow_steps=1", "flow_steps=4"]
+    assert page.js("new URLSearchParams(location.search).get('setting')") == "all"
+    page.js("history.back()")
+    page.wait(f"{settings}.join() === 'flow_steps=1'")
+    page.key("Escape")
+    page.wait("!document.querySelector('dialog').open && location.hash === ''")
+    page.js("document.querySelector('#pair-figure').scrollIntoView({behavior: 'instant'})")
+    page.wait("document.querySelector('#plot-pair .main-svg')")
+    shown = "[...document.querySelectorAll('#pair-figure select')].map(select => select.value).join()"
+    assert page.js(shown) == "weight_decay,lr"
+    page.js("document.getElementById('pair-x').value = 'lr'")
+    page.js("document.getElementById('pair-x').dispatchEvent(new Event('change'))")
+    page.wait("location.search.includes('pair=lr,weight_decay')")  # the axes change places
+    page.js("history.back()")
+    page.wait(f"{shown} === 'weight_decay,lr'")
+    page.js("document.querySelector('#course').scrollIntoView({behavior: 'instant'})")
+    drawn = "['trials', 'hours', 'timeline'].every(name => document.querySelector(`#plot-${name} .main-svg`))"
+    page.wait(drawn)
+    assert page.js("document.getElementById('timeline-note').textContent").startswith("When trials ran, by slot")
+
+
 def test_of_a_long_table_only_some_rows_are_in_the_page(page: Browser, served: str) -> None:
     page.open(f"{served}?sort=trial")
     page.wait(READY)
@@ -105,11 +122,11 @@ def test_of_a_long_table_only_some_rows_are_in_the_page(page: Browser, served: s
 def test_panels_say_what_will_appear_and_when(page: Browser, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     text = "document.getElementById('empty-{}').textContent"
-    with beside(folder, 0) as url:
+    with beside(folder, 0) as url, contextlib.ExitStack() as working:
         page.open(url)
         page.wait(READY)
         assert page.js(text.format("curves")).startswith("No sweep in this folder yet")
-        folder.mkdir()
+        working.enter_context(run_folder_lock(folder))
         config = make_config(6, 10)
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
         start = {"event": "start", "trial": 0, "params": {"lr": 1e-3}, "origin": "defaults"}
@@ -118,6 +135,13 @@ def test_panels_say_what_will_appear_and_when(page: Browser, tmp_path: Path) -> 
         page.wait(f"{text.format('curves')} === 'No evaluation yet: the first comes after step {step} of trial 0.'")
         assert page.js(text.format("rollouts")).startswith("No rollout yet: episodes per second")
         assert page.js(text.format("videos")).startswith("No videos yet: ")
+        assert page.js(text.format("course")).startswith("Not yet: the timeline appears with the first evaluation")
+        assert page.js(text.format("pair")).startswith("Two axes at once appear when")
+        working.close()  # as if it had been killed
+        page.wait("document.getElementById('state').textContent === 'stopped'")
+        assert page.js(text.format("curves")) == "The sweep was stopped before its first evaluation."
+        assert page.js("document.querySelector('#stopped pre').textContent") == f"raybc sweep --resume --out {folder}"
+        assert page.js("document.querySelector('#table .badge').textContent") == "unfinished"
         page.js("document.querySelector('#importance').scrollIntoView()")
         page.wait("document.querySelector('#importance-note').textContent.startsWith('No importance yet')")
         assert page.js(CHECKS) == {"faint": [], "nameless": [], "skipped": []}

@@ -17,13 +17,9 @@ from benchmarks.run_folder import make_run
 from raybc.dashboard.serve import beside
 from raybc.report.html import write_report
 from raybc.rollout.video import encode
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser
 
-CHROMIUM = find_chromium()
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (or set RAYBC_CHROMIUM)"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 READY = "document.documentElement.dataset.ready"
 NUMBERS = "[...document.querySelectorAll('#table tbody tr')].map(row => Number(row.dataset.trial))"
 PARAMS = {"lr": 2e-3, "horizon_length": 4, "hidden_width": 32, "weight_decay": 0.01, "ema_decay": 0.0}
@@ -52,21 +48,9 @@ def served(run: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with Browser.start(CHROMIUM) as browser:
-        yield browser
-
-
 @pytest.fixture
 def page(chrome: Browser, served: str) -> Iterator[Browser]:
     """The dashboard, freshly opened; what it asks of others and what goes wrong in it fails the test."""
-    chrome.open("about:blank")
-    chrome.errors.clear()
-    chrome.requests.clear()
-    chrome.dark(False)
-    chrome.size(1280, 900)
     chrome.open(served)
     chrome.wait(READY)
     yield chrome
@@ -206,11 +190,7 @@ def test_the_dashboard_can_be_read_by_all(page: Browser, dark: bool) -> None:
 def test_the_report_is_a_document_to_send(chrome: Browser, run: Path, tmp_path: Path, dark: bool) -> None:
     sent = tmp_path / "sent.html"
     write_report(run).rename(sent)  # alone, far from the run folder
-    chrome.open("about:blank")
-    chrome.errors.clear()
-    chrome.requests.clear()
     chrome.dark(dark)
-    chrome.size(1280, 900)
     chrome.open(sent.as_uri())
     chrome.js("document.querySelector('#curves').scrollIntoView({behavior: 'instant'})")
     chrome.wait("document.querySelector('.plot .scatterlayer')")

@@ -19,11 +19,10 @@ from raybc.dashboard.folders import find_runs, kind_of
 from raybc.dashboard.index import Index, is_index
 from raybc.dashboard.several import overview
 from raybc.dashboard.view import RunView
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser
 from tests.helpers import ROOT
 from tests.test_dashboard import Client
 
-CHROMIUM = find_chromium()
 GOLDEN = ROOT / "tests/golden/v0.1.0"
 
 
@@ -93,17 +92,21 @@ def test_a_row_for_every_run(client: Client, runs: Path) -> None:
     assert (first["best"]["on"], first["state"], first["trials"]) == ("final", "ended", 30)
     assert 0 < first["hours"] < 1
     assert rows["alone"]["progress"] == "step 60 of 120"
-    assert rows["alone"]["href"] is None
-    assert rows["rollouts/of_alone"]["state"] == "not ended"
+    assert (rows["alone"]["href"], rows["alone"]["state"]) == ("runs/alone/", "stopped")
+    assert rows["rollouts/of_alone"]["state"] == "stopped"
+    assert rows["compare/a_vs_b"]["href"] is None
     assert rows["compare/a_vs_b"]["verdict"] == "a is better"
     assert client.get(f"/{first['href']}").status == 200
     assert client.get(f"/{first['href']}api/run").json["run"]["name"] == alone["run"]["name"]
     assert client.get(f"/{first['href']}api/trials/0").status == 200
 
 
-def test_only_sweeps_of_the_folder_have_pages(client: Client, runs: Path) -> None:
+def test_only_runs_of_the_folder_have_pages(client: Client, runs: Path) -> None:
     make_run(runs.parent / "outside", 3, 100)
-    for name in ("none", "alone", "..", "..%2foutside", "%2e%2e~outside", "..~outside", "outside"):
+    assert client.get("/runs/alone/").status == 200
+    assert client.get("/runs/alone/api/run").status == 404, "it is no sweep"
+    assert client.get("/runs/alone/api/evaluation").status == 404
+    for name in ("none", "compare~a_vs_b", "..", "..%2foutside", "%2e%2e~outside", "..~outside", "outside"):
         assert client.get(f"/runs/{name}/").status == 404, name
         assert client.get(f"/runs/{name}/api/run").status == 404, name
     assert client.get("/api/runs?run=first&run=none").status == 404
@@ -135,7 +138,7 @@ def test_sweeps_that_were_not_read_yet_say_so(runs: Path, monkeypatch: pytest.Mo
     found = index.overview()
     assert found["waiting"] == 3
     assert rows_of(found)["first"]["state"] == "reading"
-    assert rows_of(found)["alone"]["state"] == "not ended", "what takes no time is there at once"
+    assert rows_of(found)["alone"]["state"] == "stopped", "what takes no time is there at once"
 
 
 # --- on common starts ------------------------------------------------------------------------------------------------
@@ -200,14 +203,12 @@ def test_search_starts_compare_nothing(runs: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (or set RAYBC_CHROMIUM)")
-def test_ticked_sweeps_are_shown_side_by_side(made: Path) -> None:
-    pytest.importorskip("websockets", reason="what drives the browser: pip install 'raybc[dev]'")
-    assert CHROMIUM is not None
+def test_ticked_sweeps_are_shown_side_by_side(chrome: Browser, made: Path) -> None:
     checks = (Path(__file__).parent / "accessible.js").read_text(encoding="utf-8")
     clean = {"faint": [], "nameless": [], "skipped": []}
     names = "[...document.querySelectorAll('#table-index tbody tr th')].map(cell => cell.textContent)"
-    with serve.beside_index(made, 0) as url, Browser.start(CHROMIUM) as page:
+    page = chrome
+    with serve.beside_index(made, 0) as url:
         page.open(url)
         page.wait(f"{names}.length === 6 && !document.body.textContent.includes('being read')")
         for dark in (False, True):

@@ -24,10 +24,8 @@ from raybc.metric import METRICS, SUCCESS
 from raybc.report.__main__ import main as report
 from raybc.report.timeline import best_so_far
 from raybc.sweep.ledger import Evaluation, TrialState
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser
 from tests.test_dashboard import Client
-
-CHROMIUM = find_chromium()
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +141,7 @@ def test_the_same_as_a_document(runs: tuple[Path, Path], tmp_path: Path, capsys:
     for run in found["runs"]:
         assert f"{SUCCESS.show(run['best']['score'])} (" in text
         assert f"trial {run['best']['trial']}" in text
-    assert text.count('type="application/json"') == 2
+    assert text.count('type="application/json"') == 1
     assert "search.sampler" in text
     sources = re.findall(r'(?:src|href)="([^"]*)"', text.partition("<script>")[0])
     assert all(source.startswith(("data:", "#")) for source in sources)
@@ -158,12 +156,10 @@ def test_the_same_as_a_document(runs: tuple[Path, Path], tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (or set RAYBC_CHROMIUM)")
-def test_in_a_browser(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_in_a_browser(chrome: Browser, runs: tuple[Path, Path]) -> None:
     """The overview has rows, two figures and links; a sweep's own page works below its path, and leads back."""
-    pytest.importorskip("websockets", reason="what drives the browser: pip install 'raybc[dev]'")
-    assert CHROMIUM is not None
-    with serve.beside(runs, 0) as url, Browser.start(CHROMIUM) as page:
+    page = chrome
+    with serve.beside(runs, 0) as url:
         page.open(url)
         page.wait("document.documentElement.dataset.ready")
         assert page.js("document.querySelectorAll('#table-runs tbody tr').length") == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,9 @@ from benchmarks.run_folder import make_run
 from raybc.dashboard.serve import beside
 from raybc.report.html import write_report
 from raybc.rollout.video import encode
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser
 
-CHROMIUM = find_chromium()
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (or set RAYBC_CHROMIUM)"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 CHECKS = (Path(__file__).parent / "accessible.js").read_text(encoding="utf-8")
 FILM = "document.querySelector('#videos .film video')"
 
@@ -40,13 +35,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos.json").write_text(json.dumps(entries))
     write_report(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with Browser.start(CHROMIUM) as browser:
-        yield browser
 
 
 def check(browser: Browser) -> None:

@@ -14,13 +14,9 @@ from benchmarks.run_folder import make_run
 from raybc.dashboard.serve import beside
 from raybc.report.html import write_report
 from raybc.types import SampleSetting
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser
 
-CHROMIUM = find_chromium()
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (or set RAYBC_CHROMIUM)"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.slow
 AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 768, 1024, 1400)
 SETTINGS = [SampleSetting(flow_steps, execute_steps=n) for flow_steps in (1, 4, 10) for n in (2, 4, 8)]
@@ -39,13 +35,6 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = make_pages(tmp_path_factory.mktemp("pages") / "run")
     with beside(folder, 0) as url:
         yield {"report": (folder / "report.html").as_uri(), "dashboard": url}
-
-
-@pytest.fixture(scope="module")
-def chrome() -> Iterator[Browser]:
-    assert CHROMIUM is not None
-    with Browser.start(CHROMIUM) as browser:
-        yield browser
 
 
 def show(browser: Browser, page: str, url: str, width: int, dark: bool) -> None:

@@ -107,7 +107,7 @@ def test_a_break_between_two_runs_is_left_out(tmp_path: Path) -> None:
     folder.ledger.write_text("\n".join(kept) + "\n")
     folder.timeline.unlink()
     run = load_run(folder.path)
-    found = timeline(run, run.state)
+    found = timeline(run.folder, run.state)
     ends = [span[2] for trial in found["trials"].values() for span in trial["spans"]]
     assert moved - 60 < found["breaks"] <= moved
     assert max(ends) == pytest.approx(found["seconds"])

@@ -26,14 +26,20 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raybc.dashboard.detail import detail
+from raybc.dashboard.evaluation import evaluation
 from raybc.dashboard.filming import Filmer
+from raybc.dashboard.folders import Kind
 from raybc.dashboard.importance import importances
-from raybc.dashboard.index import Index
+from raybc.dashboard.index import PAGES, Index
 from raybc.dashboard.several import overview
 from raybc.dashboard.starts import start_routes
+from raybc.dashboard.training import training
 from raybc.dashboard.view import RunView
+from raybc.report.timeline import best_so_far, timeline
 from raybc.types import UserError
 
+#: Trials of a timeline, the last ones: a browser takes seconds to draw more.
+TIMELINE_TRIALS = 1000
 #: Host names of the page: this machine, or a tunnel that ends on it.
 HOSTS = ["127.0.0.1", "localhost"]
 #: Of a run folder, only videos are served as files.
@@ -125,13 +131,36 @@ def make_index_app(index: Index, filmer: Filmer) -> Starlette:
     def find(request: Request) -> RunView | None:
         return index.view(request.path_params["key"])
 
+    def folder(request: Request, *kinds: Kind) -> Path:
+        found = index.found(request.path_params["key"])
+        if found is None or found.kind not in kinds:
+            raise HTTPException(404)
+        return found.path
+
+    def of(kind: Kind, compute: Callable[[Path], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+        async def respond(request: Request) -> Response:
+            return await _json(lambda: compute(folder(request, kind)))
+
+        return respond
+
+    pages = {kind: _page(kind) for kind in PAGES}
+
+    async def page(request: Request) -> Response:
+        found = await run_in_threadpool(index.found, request.path_params["key"])
+        if found is None or found.kind not in pages:
+            raise HTTPException(404)
+        return await pages[found.kind](request)
+
     return _application(
         [
             Route("/", _page("index")),
             Route("/several", _page("several")),
             Route("/api/index", rows),
             Route("/api/runs", runs),
-            *_run_routes("/runs/{key}", find, filmer),
+            Route("/runs/{key}/", page),
+            Route("/runs/{key}/api/evaluation", of("evaluation", evaluation)),
+            Route("/runs/{key}/api/training", of("training", training)),
+            *_run_routes("/runs/{key}", find, filmer, lambda request: folder(request, "sweep", "evaluation")),
         ]
     )
 
@@ -157,9 +186,14 @@ async def _static(request: Request) -> Response:
     return FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
-def _run_routes(prefix: str, find: Callable[[Request], RunView | None], filmer: Filmer) -> list[Route]:
-    """The page of a run folder, its data and its videos. find: the sweep that a request is about; None: status 404."""
-    answers: dict[tuple[str, int, int], dict[str, Any]] = {}  # importances of the latest revision
+def _run_routes(
+    prefix: str,
+    find: Callable[[Request], RunView | None],
+    filmer: Filmer,
+    folder: Callable[[Request], Path] | None = None,
+) -> list[Route]:
+    """The page of a run folder, its data and its videos. find: the sweep that a request is about; None: status 404.
+    folder: the folder whose videos a request is about (default: of this sweep)."""
     show = _page("sweep")
 
     def known(request: Request) -> RunView:
@@ -187,23 +221,32 @@ def _run_routes(prefix: str, find: Callable[[Request], RunView | None], filmer: 
     async def trial(request: Request) -> Response:
         return await _json(lambda: detail(current(request), request.path_params["number"]))
 
-    async def importance(request: Request) -> Response:
-        def compute() -> dict[str, Any]:
-            view = current(request)
+    def once(compute: Callable[[RunView], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+        """What is computed once for each revision of a sweep; the latest answer is kept."""
+        answers: dict[tuple[str, int, int], dict[str, Any]] = {}
+
+        def answer(view: RunView) -> dict[str, Any]:
             with view.lock:
                 key = (str(view.folder.path), view.generation, view.revision)
                 if key not in answers:
                     answers.clear()
-                    answers[key] = importances(view.config, view.state) if view.config else {"trials": 0}
+                    answers[key] = compute(view)
                 return answers[key]
 
-        return await _json(compute)
+        async def respond(request: Request) -> Response:
+            return await _json(lambda: answer(current(request)))
 
-    async def video(request: Request) -> Response:
-        view = await run_in_threadpool(known, request)
-        path = video_path(view.folder.path, request.path_params["path"])
+        return respond
+
+    def film_at(request: Request) -> Path:
+        root = folder(request) if folder is not None else known(request).folder.path
+        path = video_path(root, request.path_params["path"])
         if path is None:
             raise HTTPException(404)
+        return path
+
+    async def video(request: Request) -> Response:
+        path = await run_in_threadpool(film_at, request)
         kind = VIDEO_TYPES[path.suffix]
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
 
@@ -211,10 +254,21 @@ def _run_routes(prefix: str, find: Callable[[Request], RunView | None], filmer: 
         Route(f"{prefix}/", page),
         Route(f"{prefix}/api/run", run),
         Route(f"{prefix}/api/trials/{{number:int}}", trial),
-        Route(f"{prefix}/api/importance", importance),
+        Route(f"{prefix}/api/importance", once(_importances)),
+        Route(f"{prefix}/api/course", once(_course)),
         Route(f"{prefix}/videos/{{path:path}}", video),
-        *start_routes(prefix, known, filmer, video_path),
+        *start_routes(prefix, known, filmer, film_at),
     ]
+
+
+def _importances(view: RunView) -> dict[str, Any]:
+    return importances(view.config, view.state) if view.config else {"trials": 0}
+
+
+def _course(view: RunView) -> dict[str, Any]:
+    """How the best score rose, and when trials ran."""
+    best = best_so_far(list(view.state.trials.values()), view.state.metric)
+    return {"best": best, "timeline": timeline(view.folder, view.state, TIMELINE_TRIALS)}
 
 
 def video_path(root: Path, name: str) -> Path | None:

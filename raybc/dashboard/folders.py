@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raybc.compare.folder import CompareFolder
-from raybc.files import read_json
+from raybc.dashboard.evaluation import scored
+from raybc.dashboard.training import members_of, state_of
+from raybc.files import is_worked_on, read_json
 from raybc.metric import METRICS, SUCCESS, Metric
 from raybc.rollout.folder import EvaluationFolder
 from raybc.run_folder import SweepFolder, TrainingFolder
@@ -71,7 +73,8 @@ def _folders(root: Path, folder: Path, depth: int, seen: list[int] | None = None
 
 
 def marks_of(found: Found) -> tuple[tuple[int, int], ...]:
-    """Times and sizes of the files that a row is made of: unchanged, so is the row."""
+    """Times and sizes of the files that a row is made of, and whether a process works on it: unchanged, so is the
+    row."""
     path = found.path
     files: dict[Kind, tuple[Path, ...]] = {
         "sweep": tuple(
@@ -79,13 +82,13 @@ def marks_of(found: Found) -> tuple[tuple[int, int], ...]:
         ),
         "training": tuple(
             getattr(folder, name)
-            for folder in _members(path)
+            for folder in members_of(path)
             for name in ("flags", "train_csv", "eval_csv", "offline_csv", "failure", "final_model")
         ),
         "evaluation": tuple(getattr(EvaluationFolder(path), name) for name in ("request", "partial", "metrics")),
         "comparison": tuple(getattr(CompareFolder(path), name) for name in ("request", "partial", "result")),
     }
-    return tuple(map(_mark, files[found.kind]))
+    return (*map(_mark, files[found.kind]), (0, int(is_worked_on(path))))
 
 
 def _mark(path: Path) -> tuple[int, int]:
@@ -94,13 +97,6 @@ def _mark(path: Path) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return stat.st_mtime_ns, stat.st_size
-
-
-def _members(path: Path) -> list[TrainingFolder]:
-    """The members of a training run; itself if it has one seed."""
-    pack = TrainingFolder(path).pack
-    names = read_json(pack)["members"].values() if pack.is_file() else ()
-    return [TrainingFolder(path / name) for name in names] or [TrainingFolder(path)]
 
 
 def describe(found: Found) -> dict[str, Any]:
@@ -114,21 +110,24 @@ def describe(found: Found) -> dict[str, Any]:
         return {"error": f"{found.path}: not readable as a {found.kind}: {type(error).__name__}: {error}"}
 
 
-def _shown(metric: Metric, value: float | None, interval: tuple[float, float] | None, about: str) -> dict[str, Any]:
+def _not_ended(path: Path) -> str:
+    return "running" if is_worked_on(path) else "stopped"
+
+
+def _shown(metric: Metric, value: float | None, interval: list[float] | None, about: str) -> dict[str, Any]:
     return {
         "metric": metric.to_plain(),
-        "best": {"score": value, "interval": interval and list(interval), "on": about},
+        "best": {"score": value, "interval": interval, "on": about},
     }
 
 
 def _training(path: Path) -> dict[str, Any]:
-    members = _members(path)
+    members = members_of(path)
     flags = [read_json(member.flags) for member in members if member.flags.is_file()]
-    ended = bool(flags) and all(member.final_model.exists() for member in members)
     steps = int(flags[0].get("training_steps") or 0) if flags else 0
     found: dict[str, Any] = {
         "task": str(flags[0].get("env_name", "")) if flags else "",
-        "state": "failed" if any(m.failure.is_file() for m in members) else "ended" if ended else "not ended",
+        "state": state_of(path),
         "progress": f"step {max(map(_last_step, members)):,}" + (f" of {steps:,}" if steps else ""),
     }
     scored = [(metric, scores) for metric, scores in (member.scores() for member in members) if scores]
@@ -161,7 +160,11 @@ def _evaluation(path: Path) -> dict[str, Any]:
     request = read_json(folder.request)
     if not folder.metrics.is_file():
         lines = folder.partial.read_bytes().count(b"\n") if folder.partial.is_file() else 0
-        return {"task": str(request.get("task") or ""), "state": "not ended", "progress": f"{lines:,} episodes so far"}
+        return {
+            "task": str(request.get("task") or ""),
+            "state": _not_ended(path),
+            "progress": f"{lines:,} episodes so far",
+        }
     metrics = read_json(folder.metrics)
     settings = metrics["settings"]
     tasks = list(metrics.get("tasks") or ())
@@ -173,19 +176,16 @@ def _evaluation(path: Path) -> dict[str, Any]:
     if len(settings) > 1:
         found["progress"] += f", {len(settings)} sample settings"
     metric = METRICS.get(settings[0].get("metric", "success"), SUCCESS)
-    if not metric.is_rate:
-        return found | _shown(metric, settings[0].get("score"), None, f"{metrics['starts']} starts")
-    one = max(settings, key=lambda s: s["success_rate"] or 0.0)
-    interval = one.get("success_interval") or (one.get("wilson_low"), one.get("wilson_high"))
+    value, interval = min((scored(one, metric) for one in settings), key=lambda found: metric.cost(found[0]))
     about = f"{metrics['starts']} starts" + (", best of the settings" if len(settings) > 1 else "")
-    return found | _shown(metric, one["success_rate"], None if None in interval else tuple(interval), about)
+    return found | _shown(metric, value, interval, about)
 
 
 def _comparison(path: Path) -> dict[str, Any]:
     folder = CompareFolder(path)
     request = read_json(folder.request)
     arms = [str(arm["name"]) for arm in request["arms"]]
-    found: dict[str, Any] = {"task": str(request.get("env_name") or ""), "state": "not ended"}
+    found: dict[str, Any] = {"task": str(request.get("env_name") or ""), "state": _not_ended(path)}
     found["progress"] = " against ".join(arms[:3]) + (f" and {len(arms) - 3} more" if len(arms) > 3 else "")
     if folder.result.is_file():
         result = read_json(folder.result)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from raybc.dashboard.folders import Found, describe, find_runs, kind_of, marks_of
+from raybc.dashboard.folders import Found, Kind, describe, find_runs, kind_of, marks_of
 from raybc.dashboard.several import sweep_row
 from raybc.dashboard.view import RunView
 from raybc.report.commands import near_path
 
+#: Kinds of runs that have a page.
+PAGES: tuple[Kind, ...] = ("sweep", "evaluation", "training")
 #: Seconds that one answer may read sweeps that it does not know yet; the others follow with the next answers.
 BUDGET = 1.0
 
@@ -49,13 +51,18 @@ class Index:
     def view(self, key: str) -> RunView | None:
         """The sweep of a page; None if there is none of this name."""
         with self._lock:
-            if key not in self._found:
-                self._look()
-            found = self._found.get(key)
+            found = self.found(key)
             if found is None or found.kind != "sweep":
                 return None
             self._opened.add(key)
             return self._views.setdefault(key, RunView(found.path))
+
+    def found(self, key: str) -> Found | None:
+        """The run of a page; None if there is none of this name."""
+        with self._lock:
+            if key not in self._found:
+                self._look()
+            return self._found.get(key)
 
     def views(self, keys: Sequence[str]) -> list[RunView] | None:
         """The sweeps of these names; None if one is missing."""
@@ -87,7 +94,7 @@ class Index:
             "kind": found.kind,
             "name": found.path.relative_to(self.root).as_posix(),
             "path": near_path(found.path),
-            "href": f"runs/{quote(found.key, safe='')}/" if found.kind == "sweep" else None,
+            "href": f"runs/{quote(found.key, safe='')}/" if found.kind in PAGES else None,
             "changed": max((time_ns for time_ns, _ in marks), default=0) / 1e9,
         }
 

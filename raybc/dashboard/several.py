@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from raybc.dashboard.common import on_common_starts
+from raybc.dashboard.state import resume_command, state_of
 from raybc.dashboard.view import RunView
 from raybc.report.commands import near_path
 from raybc.report.timeline import best_so_far
@@ -71,35 +72,21 @@ def _known(view: RunView) -> dict[str, Any]:
     config, state = view.config, view.state
     progress, timing = view.file("progress"), view.file("timing")
     trials = list(state.trials.values())
+    now = state_of(view.folder, state, timing)
     return {
         "task": config.train.env_name if config else "",
         "metric": state.metric.to_plain(),
-        "state": _state(bool(trials), progress.get("ended", True if timing else None)),
-        "live": bool(trials) and progress.get("ended", True if timing else None) is None,
+        "state": now,
+        "live": now in ("starting", "running"),
+        "resume": resume_command("sweep", view.folder.path) if now == "stopped" else "",
         "asked": config.search.trials if config else 0,
         "trials": len(trials),
         "counts": {status: sum(t.status == status for t in trials) for status in ("completed", "pruned", "failed")},
-        "began": min(
-            (e.timing["train"][0] for t in trials for e in t.evaluations[:1] if e.timing.get("train")), default=0
-        )
-        or None,
         "hours": _hours(view),
         "core_hours": _core_hours(trials, int(progress.get("threads", timing.get("threads", 1)) or 1)),
         "best": _best(view),
         "curve": best_so_far(trials, state.metric),
     }
-
-
-def _began(trials: Sequence[TrialState]) -> float | None:
-    """When the first training began; None before, and in files of earlier releases."""
-    spans = [e.timing.get("train") or [0.0] for t in trials for e in t.evaluations[:1]]
-    return min((span[0] for span in spans if span[0]), default=None)
-
-
-def _state(begun: bool, ended: Any) -> str:
-    if not begun:
-        return "starting" if ended is None else "ended"
-    return "running" if ended is None else "ended"
 
 
 def _hours(view: RunView) -> float | None:

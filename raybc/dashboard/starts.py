@@ -79,9 +79,9 @@ def start_routes(
     prefix: str,
     known: Callable[[Request], RunView],
     filmer: Filmer,
-    video_path: Callable[[Path, str], Path | None],
+    film_at: Callable[[Request], Path],
 ) -> list[Route]:
-    """The routes of a run's page. known: the sweep that a request is about. video_path: a video below a folder."""
+    """The routes of a run's page. known: the sweep that a request is about. film_at: the video that it is about."""
 
     def current(request: Request) -> RunView:
         view = known(request)
@@ -92,9 +92,8 @@ def start_routes(
         return await _answer(lambda: finalists(current(request)))
 
     async def found(request: Request) -> Stills:
-        view = await run_in_threadpool(known, request)
-        path = video_path(view.folder.path, request.path_params["path"])
-        seen = None if path is None else await run_in_threadpool(_stills, path, path.stat().st_mtime_ns)
+        path = await run_in_threadpool(film_at, request)
+        seen = await run_in_threadpool(_stills, path, path.stat().st_mtime_ns)
         if seen is None:
             raise HTTPException(404)
         return seen

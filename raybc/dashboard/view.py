@@ -11,6 +11,7 @@ from typing import Any
 
 from raybc.dashboard.follow import JsonFile, LedgerTail
 from raybc.dashboard.rate import Span, rate, spans_of
+from raybc.dashboard.state import resume_command, state_of
 from raybc.dashboard.summary import summary
 from raybc.files import read_json
 from raybc.metric import METRICS, over_tasks
@@ -177,6 +178,8 @@ class RunView:
                 "generation": self.generation,
                 "revision": self.revision,
                 "now": time.time(),
+                "state": state_of(self.folder, self.state, self.file("timing")),
+                "resume": resume_command("sweep", self.folder.path),
                 "run": self.overview if known < self.revision else None,
                 "trials": [self.trials[n] for n, changed in sorted(self._changed.items()) if changed > known],
             }
@@ -216,7 +219,6 @@ class RunView:
             "workers": progress.get("workers", timing.get("workers")),
             "pool": progress.get("rollouts", timing.get("rollouts", {})),
             "cpus": progress.get("cpus", timing.get("cpus")),
-            "ended": progress.get("ended", True if timing else None),
             "command": progress.get("command", timing.get("command", "")),
             "stages": {k: sum(end - start for start, end in v) for k, v in self.state.stages.items()},
             "rate": rate(self.state, [span for spans in self._spans.values() for span in spans]),

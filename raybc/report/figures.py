@@ -46,7 +46,7 @@ def figure_data(run: RunTables, rows: list[LeaderboardRow]) -> dict[str, Any]:
         "importance": importance,
         "pair": _pair(run, rows, importance),
         "best": best_so_far(list(run.state.trials.values()), run.metric),
-        "timeline": timeline(run, run.state),
+        "timeline": timeline(run.folder, run.state),
     }
 
 

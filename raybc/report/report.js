@@ -2,9 +2,9 @@
 import { axisFigure, settingFigure } from "../dashboard/static/axes.js";
 import { costs, curves, importance, losses } from "../dashboard/static/figures.js";
 import { compareBy } from "../dashboard/static/numbers.js";
-import { pairFigure } from "../dashboard/static/pairs.js";
+import { pairFigure, swapping } from "../dashboard/static/pairs.js";
 import { plan } from "../dashboard/static/plots.js";
-import { bestSoFar, timeline } from "../dashboard/static/time.js";
+import { bestSoFar, timeline, timelineHeight, timelineNote } from "../dashboard/static/time.js";
 
 const { run, trials, ...found } = JSON.parse(document.getElementById("data").textContent);
 compareBy(run.metric, trials);
@@ -24,14 +24,10 @@ const figures = {
 };
 for (const plot of document.querySelectorAll(".plot[data-figure]")) {
   const draw = () => plan(plot, () => figures[plot.dataset.figure](plot));
-  const selects = [...plot.closest("figure").querySelectorAll("select")];
-  for (const select of selects)
-    select.addEventListener("change", () => {
-      const other = selects.find((one) => one !== select);
-      if (other.value === select.value) other.value = select.dataset.before; // the axes change places
-      selects.forEach((one) => (one.dataset.before = one.value));
-      draw();
-    });
-  selects.forEach((one) => (one.dataset.before = one.value));
+  swapping([...plot.closest("figure").querySelectorAll("select")], draw);
+  if (plot.dataset.figure === "timeline") {
+    plot.style.height = `${timelineHeight(found.timeline)}px`;
+    plot.nextElementSibling.textContent = timelineNote(found.timeline);
+  }
   draw();
 }

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from raybc.files import read_json
 from raybc.metric import Metric
-from raybc.report.read import RunTables
+from raybc.run_folder import SweepFolder
 from raybc.sweep.ledger import SweepState, TrialState
 
 #: Seconds without training and episodes after which a break between two runs of a sweep is left out of the timeline.
 BREAK = 600.0
 #: Slots that are drawn; trials of further ones are left out.
 SLOTS = 40
+#: Points of the best score so far; of more, those are kept at which it rose.
+POINTS = 500
 Span = tuple[float, float]
 
 
-def timeline(run: RunTables, state: SweepState) -> dict[str, Any]:
-    """{"slots", "seconds", "breaks", "trials": {number: {"slot", "spans": [[kind, start, end], ...]}}, "stages": {name:
-    [[start, end], ...]}} in seconds since the sweep began; without trials where the ledger has no times.
+def timeline(folder: SweepFolder, state: SweepState, most: int | None = None) -> dict[str, Any]:
+    """{"slots", "seconds", "breaks", "since", "most", "trials": {number: {"slot", "spans": [[kind, start, end], ...]}},
+    "stages": {name: [[start, end], ...]}} in seconds since the sweep began; without trials where the ledger has no
+    times.
 
     A slot holds trials that follow each other. breaks: seconds left out, in which the sweep did not run.
+
+    Args:
+        folder: of the sweep.
+        state: its ledger.
+        most: only the last trials, at most this many; `since` is then when the first of them began, else 0.
     """
     trials = {n: spans for n, trial in state.trials.items() if (spans := _spans(trial))}
     stages = {name: [_span(span) for span in spans] for name, spans in state.stages.items() if name != "whole"}
-    path = run.folder.timeline
+    path = folder.timeline
     simulated = [_span(span) for span in (read_json(path) if path.is_file() else {}).get("simulate", [])]
     if simulated:
         stages["episodes"] = merged(simulated, gap=2.0)
     busy = [(start, end) for spans in trials.values() for _, start, end in spans]
     clock = _Clock([*busy, *(span for spans in stages.values() for span in spans)])
     slots = _slots({n: (spans[0][1], max(end for _, _, end in spans)) for n, spans in trials.items()})
+    kept = sorted(trials, key=lambda n: (trials[n][0][1], n))[-most:] if most else list(trials)
     return {
+        "since": min((clock(trials[n][0][1]) for n in kept), default=0.0) if len(kept) < len(trials) else 0.0,
+        "most": most,
         "slots": min(SLOTS, max(slots.values(), default=-1) + 1),
         "seconds": clock.seconds,
         "breaks": clock.breaks,
         "trials": {
-            n: {"slot": slots[n], "spans": [[kind, clock(start), clock(end)] for kind, start, end in spans]}
-            for n, spans in trials.items()
+            n: {"slot": slots[n], "spans": [[kind, clock(start), clock(end)] for kind, start, end in trials[n]]}
+            for n in kept
             if slots[n] < SLOTS
         },
         "stages": {name: [[clock(a), clock(b)] for a, b in spans] for name, spans in stages.items() if spans},
@@ -96,7 +108,8 @@ def _slots(spans: Mapping[int, Span]) -> dict[int, int]:
 
 def best_so_far(trials: Sequence[TrialState], metric: Metric) -> list[list[float | None]]:
     """[trials that have ended, hours since the search began, best score of a completed one] at every trial that was
-    completed. Scores are those of search starts, at the last evaluation. Hours are None in files of earlier releases.
+    completed, or with more than `POINTS` of them, where it rose and at the last one. Scores are those of search starts,
+    at the last evaluation. Hours are None in files of earlier releases.
     """
     ended = [trial for trial in trials if trial.status != "running" and trial.evaluations]
     spans = {t.number: t.evaluations[-1].timing.get("rollout") or [0.0, 0.0] for t in ended}
@@ -113,4 +126,7 @@ def best_so_far(trials: Sequence[TrialState], metric: Metric) -> list[list[float
         end = spans[trial.number][1]
         hours = round((end - begin) / 3600, 5) if end and begin else None
         points.append([place, hours, best])
-    return points
+    if len(points) <= POINTS:
+        return points
+    rose = [point for before, point in itertools.pairwise(points) if point[2] != before[2]]
+    return list({id(point): point for point in (points[0], *rose, points[-1])}.values())

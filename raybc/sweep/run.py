@@ -43,6 +43,7 @@ from raybc.sweep.begin import (
     with_metric,
 )
 from raybc.sweep.config import SweepConfig
+from raybc.sweep.heartbeat import heartbeat
 from raybc.sweep.ledger import Ledger, SweepState, read_events
 from raybc.sweep.recipes import check_effects
 from raybc.sweep.space import check_corners, eval_tasks, task_of
@@ -83,7 +84,7 @@ def run_sweep(config: SweepConfig, launch: Launch) -> Path:
             cli.console.print(f"\n{winner_line(run, leaderboard(run))}\nreport: {folder.report}")
             return folder.path
     free_space_for(folder.path, MEGABYTES)
-    with starting(folder, launch.overwrite, launch.inputs) as begun:
+    with starting(folder, launch.overwrite, launch.inputs) as begun, heartbeat(folder.path.resolve()):
         check_resume(config, folder)
         dataset, demos = source_of(config.train, config.demos) if task is not None else offline_source(config)
         store = None

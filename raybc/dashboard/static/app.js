@@ -1,6 +1,7 @@
 // The page of a sweep: what is new is asked for every two seconds and drawn. What is looked at is in the address.
 import { brushOf, ranges, read, typing, write } from "./address.js";
 import { axisFigure, inBrush, parallel, settingFigure } from "./axes.js";
+import { drawCourse } from "./course.js";
 import { $, STATUSES, compareBy, count, duration, h, metric, percent, radios, sentence } from "./dom.js";
 import { empty, noImportance, noRollout, noScore, noVideo } from "./empty.js";
 import * as figures from "./figures.js";
@@ -8,11 +9,12 @@ import { filmBar } from "./film.js";
 import { video } from "./films.js";
 import { columns, parseFilter } from "./filter.js";
 import { follow, get, ready } from "./live.js";
-import { errors, tiles } from "./overview.js";
+import { errors, stopped, tiles } from "./overview.js";
 import { plan } from "./plots.js";
 import { drawStarts } from "./starts.js";
 import { drawStatuses, drawTable, resetPage, sort } from "./table.js";
-import { close, open as openTrial } from "./trial.js";
+import { close, measured, open as openTrial } from "./trial.js";
+import { drawPair, pair } from "./two.js";
 
 const trials = new Map();
 const statuses = new Set(STATUSES);
@@ -33,9 +35,9 @@ async function ask() {
   if (news.generation !== known.generation) trials.clear();
   known = { generation: news.generation, revision: news.revision };
   for (const trial of news.trials) trials.set(trial.n, trial);
-  if (news.run) {
+  if (news.run || (run && run.state !== news.state)) {
     const first = run === null;
-    run = news.run;
+    run = { ...(news.run ?? run), state: news.state, resume: news.resume };
     compareBy(run.metric, [...trials.values()]);
     draw();
     if (first) openNamed();
@@ -48,9 +50,8 @@ function since() {
   if (!run) return;
   const last = run.rate.last;
   const ago = last ? duration(Math.max(0, Date.now() / 1000 + offset - last)) : null;
-  const live = run.ended === null && trials.size > 0;
-  $("state").textContent = live ? "running" : run.ended === null ? "starting" : "ended";
-  $("state").className = `pill ${live ? "live" : ""}`;
+  $("state").textContent = run.state;
+  $("state").className = `pill ${run.state === "running" ? "live" : ""}`;
   $("since").textContent = `${run.path}${ago ? ` \u00b7 last measurement ended ${ago} ago` : ""}`;
 }
 
@@ -76,6 +77,7 @@ function draw() {
   $("name").textContent = run.name;
   $("task").replaceChildren(...(run.task ? ["\u00b7 task ", h("code", {}, run.task)] : []));
   document.title = `${run.name} - raybc dashboard`;
+  stopped(run);
   tiles(run, trials);
   drawStatuses(run, statuses, drawShown);
   drawShown();
@@ -97,6 +99,8 @@ function drawShown(chosenNow = false) {
   empty("parallel", brush.size ? "" : none, "parallel-note", "plot-parallel");
   plan($("plot-curves"), () => figures.curves(shown, run, open));
   axes(shown);
+  drawPair(shown, all, run, open, async () => Object.keys((await importances()).axes ?? {}));
+  drawCourse(run, shown, all, `${known.generation}.${known.revision}`, open);
   plan($("plot-parallel"), () =>
     parallel(filtered, run, brush, (chosenRanges) => {
       brush = chosenRanges;
@@ -105,7 +109,7 @@ function drawShown(chosenNow = false) {
     }),
   );
   $("unbrush").hidden = !brush.size;
-  plan($("plot-importance"), () => void importances());
+  plan($("plot-importance"), () => void drawImportances());
 }
 
 function axes(shown) {
@@ -146,13 +150,18 @@ function elsewhere(found) {
   return ` optuna-dashboard computes the same over the ${count(found.trials)} completed trials alone, by their last scores and the best 10 %: ${shares.join(", ") || "nothing yet"}.`;
 }
 
-async function importances() {
+/** The importances, asked for once after each change. */
+function importances() {
   const revision = `${known.generation}.${known.revision}`;
   if (importanceOf !== revision) {
     importanceOf = revision;
-    importances.found = await get("api/importance");
+    importances.found = get("api/importance");
   }
-  const found = importances.found ?? {};
+  return importances.found;
+}
+
+async function drawImportances() {
+  const found = await importances();
   const plot = $("plot-importance");
   const note = found.axes
     ? `Optuna's PED-ANOVA over the ${count(found.trials)} trials that reached evaluation ${found.evaluation} (step ${count(found.step)}), compared there: how much an axis decides whether a trial is among the best ${Math.round(100 * found.best)} %. All trials, whatever the filter.${found.trials < 20 ? " With so few trials, a hint only." : ""}${elsewhere(found.completed)}`
@@ -217,6 +226,8 @@ function remember(push) {
       videos: $("with-videos").checked ? "only" : "",
       sort: sort.key === "rank" ? "" : `${sort.down ? "-" : ""}${sort.key}`,
       range: ranges(brush),
+      pair: pair.chosen.join(),
+      setting: measured.setting,
     },
     push,
   );
@@ -232,6 +243,8 @@ function restore() {
   const key = query.get("sort") ?? "rank";
   Object.assign(sort, { key: key.replace(/^-/, ""), down: key.startsWith("-") });
   brush = brushOf(query.getAll("range"));
+  pair.chosen = query.get("pair")?.split(",") ?? [];
+  measured.setting = query.get("setting") ?? "";
 }
 
 /** Open the trial that the address names, and let the episodes of an outcome stand out. */
@@ -272,6 +285,8 @@ addEventListener("popstate", () => {
 });
 addEventListener("hashchange", () => run && openNamed());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => run && draw());
+measured.changed = () => remember(true);
+pair.changed = () => drawShown(true);
 $("film-bar").replaceChildren(filmBar());
 restore();
 follow(ask, "python -m raybc.dashboard RUN");

@@ -310,7 +310,7 @@ export function trialCurve(t, rows) {
     data,
     x: { title: { text: "training step" }, rangemode: "tozero" },
     y: scoreAxis(),
-    label: `Line chart: ${metric.label} of trial ${t.n} over training steps; the table below has the numbers.`,
+    label: `Line chart: ${metric.label}${t.n === null ? "" : ` of trial ${t.n}`} over training steps; the table below has the numbers.`,
   };
 }
 

@@ -3,7 +3,7 @@ import { read, typing, write } from "./address.js";
 import { $, count, duration, h, radios } from "./dom.js";
 import { follow, get, ready } from "./live.js";
 import { Rows } from "./rows.js";
-import { NOTHING, bestBar, bestCell, pill } from "./sweeps.js";
+import { NOTHING, bestBar, bestCell, stateCell } from "./sweeps.js";
 
 const KINDS = ["sweep", "training", "evaluation", "comparison"];
 const sort = { key: "changed", down: true };
@@ -165,7 +165,7 @@ function row(run) {
     {},
     name,
     h("td", {}, run.kind),
-    h("td", {}, pill(run.state ?? NOTHING)),
+    h("td", {}, stateCell(run)),
     h("td", {}, run.verdict ?? bestCell(run), bestBar(run)),
     h("td", { class: "num" }, trials || run.progress || NOTHING),
     h("td", { class: "num" }, run.hours ? duration(3600 * run.hours) : NOTHING),

@@ -91,6 +91,9 @@ export function duration(seconds) {
 
 export const STATUSES = ["completed", "running", "pruned", "failed"];
 
+/** A status as people read it: no trial runs in a sweep that was stopped. */
+export const statusWord = (status, run) => (status === "running" && run.state === "stopped" ? "unfinished" : status);
+
 /** Best first: measured on final starts and chosen, then by status and search score. */
 export function ranked(trials, run) {
   const winner = run.winner ?? run.leader;

@@ -1,5 +1,5 @@
 // The sweep in numbers: tiles, the bar of trials, outcomes and errors.
-import { $, count, h, metric, percent, score, scoreRange } from "./dom.js";
+import { $, command, count, h, metric, percent, score, scoreRange, statusWord } from "./dom.js";
 
 /** Which trial, by what, with which interval. */
 function interval(best) {
@@ -43,7 +43,7 @@ export function tiles(run, trials) {
       `${count(finished)} / ${count(run.asked)}`,
       ["completed", "pruned", "failed", "running"]
         .filter((s) => counts[s])
-        .map((s) => `${count(counts[s])} ${s}`)
+        .map((s) => `${count(counts[s])} ${statusWord(s, run)}`)
         .join(", "),
     ),
     tile(
@@ -66,11 +66,41 @@ export function tiles(run, trials) {
   );
   const parts = ["completed", "pruned", "failed", "running"].map((status) => [status, counts[status] ?? 0]);
   const all = Math.max(run.asked, trials.size, 1);
-  $("progress").setAttribute("aria-label", parts.map(([status, n]) => `${n} ${status}`).join(", ") + ` of ${all}`);
+  $("progress").setAttribute(
+    "aria-label",
+    parts.map(([status, n]) => `${n} ${statusWord(status, run)}`).join(", ") + ` of ${all}`,
+  );
   $("progress").replaceChildren(
     ...parts.map(([status, n]) => h("span", { class: status, style: `width:${(100 * n) / all}%` })),
   );
 }
+
+/** How a run on which no process works is continued; kind: sweep, evaluation or training. */
+export function stopped(run, kind = "sweep") {
+  const box = $("stopped");
+  box.hidden = run.state !== "stopped";
+  if (box.hidden || box.dataset.command === run.resume) return;
+  box.dataset.command = run.resume;
+  const said = `This ${kind} was stopped before its end: no process works on it. Finished work is kept.`;
+  box.replaceChildren(
+    h("p", {}, run.resume ? `${said} This command continues it:` : `${said} Its command with --resume continues it.`),
+    run.resume ? command(run.resume, `Copy the command that continues this ${kind}`) : "",
+  );
+}
+
+/** Name, task and state of a run of an index, which is named as there. */
+export function nameOfRun(kind, run) {
+  const name = decodeURIComponent(/\/runs\/([^/]*)\//.exec(location.pathname)?.[1] ?? kind).replaceAll("~", "/");
+  $("name").textContent = name;
+  document.title = `${name} - raybc dashboard`;
+  $("task").replaceChildren(...(run.task ? ["\u00b7 task ", h("code", {}, run.task)] : []));
+  $("state").textContent = run.state;
+  $("state").className = `pill ${run.state === "running" ? "live" : ""}`;
+}
+
+/** An entry of a list of facts; null where nothing is known. */
+export const fact = (name, value) =>
+  value === "" || value === null || value === undefined ? null : h("div", {}, h("dt", {}, name), h("dd", {}, value));
 
 export function errors(run) {
   const rows = [

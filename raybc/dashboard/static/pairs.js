@@ -11,6 +11,20 @@ const REACH = 0.11;
 /** Sum of weights below which nothing is known about a place. */
 const KNOWN = 0.35;
 
+/** Two selects that never have the same value: what one takes over, the other gets. changed: called after a choice. */
+export function swapping(selects, changed) {
+  const remember = () => selects.forEach((one) => (one.dataset.before = one.value));
+  for (const select of selects)
+    select.addEventListener("change", () => {
+      const other = selects.find((one) => one !== select);
+      if (other.value === select.value) other.value = select.dataset.before; // the axes change places
+      remember();
+      changed();
+    });
+  remember();
+  return { remember };
+}
+
 /** The search score over two axes. With many trials, a mean weighted by distance, only near trials. */
 export function pairFigure(trials, run, [xAxis, yAxis], open) {
   const list = trials.filter((t) => t.score !== null && [xAxis, yAxis].every((axis) => t.params[axis] !== undefined));

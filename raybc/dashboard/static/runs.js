@@ -1,8 +1,9 @@
 // Several sweeps side by side.
-import { $, compareBy, count, h, metric, score, sentence, show } from "./dom.js";
+import { $, compareBy, count, h, metric, show } from "./dom.js";
 import { follow, get, ready } from "./live.js";
-import { COLOURS, REST, escape, hover, plan, scoreAxis } from "./plots.js";
-import { NOTHING, bestBar, bestCell, column, hours, pill } from "./sweeps.js";
+import { COLOURS, REST, plan } from "./plots.js";
+import { NOTHING, bestBar, bestCell, column, hours, stateCell } from "./sweeps.js";
+import { bestSoFar } from "./time.js";
 
 let drawn = "";
 
@@ -65,7 +66,7 @@ function row(run, i) {
     "tr",
     {},
     named(run, i),
-    h("td", {}, pill(run.state)),
+    h("td", {}, stateCell(run)),
     h(
       "td",
       { class: "num", title: `${completed} completed, ${pruned} pruned, ${failed} failed` },
@@ -116,32 +117,9 @@ function figures(found) {
   $("no-figures").hidden = found.one_metric;
   $("figures").hidden = !found.one_metric;
   if (drawable.length) compareBy(drawable[0][0].metric, []);
-  const shown = found.one_metric ? drawable : [];
-  const make = (place, x, name) => () => {
-    const data = shown.flatMap(([run, i]) => {
-      const points = run.curve.filter((point) => point[place] !== null);
-      if (!points.length) return [];
-      return {
-        x: points.map((point) => point[place]),
-        y: points.map((point) => point[2]),
-        name: escape(run.name),
-        mode: "lines+markers",
-        line: { color: colour(i), width: 2, shape: "hv" },
-        marker: { size: 4, color: colour(i) },
-        hovertemplate: `${escape(run.name)}: ${hover()} after %{x:,.3~g} ${name}<extra></extra>`,
-      };
-    });
-    if (!data.length) return null;
-    const said = shown.map(([run]) => `${run.name} ${score(run.curve.at(-1)[2])}`).join(", ");
-    return {
-      data,
-      x: { title: { text: x }, rangemode: "tozero" },
-      y: scoreAxis("on search starts"),
-      label: `${sentence(metric.label)}, best so far over ${name}: ${said}`,
-    };
-  };
-  plan($("plot-trials"), make(0, "trials that have ended", "trials"));
-  plan($("plot-hours"), make(1, "hours", "hours"));
+  const shown = found.one_metric ? drawable.map(([run, i]) => ({ ...run, colour: colour(i) })) : [];
+  plan($("plot-trials"), () => bestSoFar(shown, 0));
+  plan($("plot-hours"), () => bestSoFar(shown, 1));
 }
 
 function matrix(section, table, first, rows, runs) {

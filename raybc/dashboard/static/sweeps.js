@@ -1,9 +1,20 @@
 // Cells about a sweep in a table of several.
-import { badge, bar, compareBy, count, h, metric, score, scoreRange } from "./dom.js";
+import { badge, bar, compareBy, copyButton, count, h, metric, score, scoreRange } from "./dom.js";
 
 export const NOTHING = "\u2013";
 export const column = (text, number = false) => h("th", { scope: "col", class: number ? "num" : null }, text);
 export const pill = (state) => h("span", { class: `pill ${state === "running" ? "live" : ""}` }, state);
+/** The state of a run, and how one that was stopped is continued. */
+export const stateCell = (run) => [
+  pill(run.state ?? NOTHING),
+  run.resume
+    ? h(
+        "span",
+        { class: "sub" },
+        copyButton(run.resume, `Copy the command that continues it: ${run.resume}`, "Copy command"),
+      )
+    : "",
+];
 export const hours = (value) =>
   value === null || value === undefined
     ? NOTHING

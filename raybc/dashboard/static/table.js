@@ -1,5 +1,20 @@
 // The table of trials: sorting, and its rows.
-import { $, STATUSES, badge, bar, copyButton, count, h, metric, ranked, score, scoreRange, show } from "./dom.js";
+import {
+  $,
+  STATUSES,
+  badge,
+  bar,
+  copyButton,
+  count,
+  h,
+  metric,
+  ranked,
+  score,
+  scoreRange,
+  show,
+  statusWord,
+} from "./dom.js";
+import { noTrial } from "./empty.js";
 import { columns } from "./filter.js";
 import { Rows } from "./rows.js";
 
@@ -58,7 +73,7 @@ function ends(t) {
 function row(t, run, open) {
   const winner = t.n === run.winner;
   const leads = run.winner === null && t.n === run.leader;
-  const word = winner ? "winner" : leads ? "leads" : t.status;
+  const word = winner ? "winner" : leads ? "leads" : statusWord(t.status, run);
   const rate = (value, interval, note) =>
     value === null
       ? h("span", { class: "soft" }, "-")
@@ -114,13 +129,10 @@ export function drawTable(trials, all, run, open, redraw) {
   const best = run.winner ?? run.leader;
   rows.show(list, {
     make: (t) => row(t, run, open),
-    same: (t) => JSON.stringify([t, key, t.n === best && run.winner, t.n === best, metric.ends, metric.label]),
+    same: (t) =>
+      JSON.stringify([t, key, t.n === best && run.winner, t.n === best, run.state, metric.ends, metric.label]),
     columns: columns(run).length,
-    nothing: all.length
-      ? "No trial passes the filter."
-      : run.ended === null
-        ? "No trial has started yet: the data and the simulators come first."
-        : "The sweep has ended without a trial.",
+    nothing: all.length ? "No trial passes the filter." : noTrial(run),
   });
 }
 
@@ -143,7 +155,7 @@ export function drawStatuses(run, chosen, redraw) {
             redraw(true);
           },
         }),
-        ` ${count(run.counts[status])} ${status}`,
+        ` ${count(run.counts[status])} ${statusWord(status, run)}`,
       ),
     ),
   );

@@ -1,5 +1,5 @@
 // Figures over time: the best score so far, and when each trial ran.
-import { duration, metric, score, sentence } from "./numbers.js";
+import { count, duration, metric, score, sentence } from "./numbers.js";
 import { ACCENT, REST, alpha, escape, hover, scoreAxis } from "./plots.js";
 
 /** Colours of the statuses of trials. */
@@ -39,8 +39,23 @@ export function bestSoFar(runs, place) {
   };
 }
 
-/** When each trial trained and was measured. found: {slots, seconds, trials: {number: {slot, spans: [[kind, start, end],
- * ...]}}, stages: {name: [[start, end], ...]}}, in seconds since the sweep began. */
+/** Height of the timeline in pixels. */
+export const timelineHeight = (found) =>
+  110 +
+  30 * Object.values(found.stages).filter((spans) => spans.length).length +
+  (found.slots <= 4 ? 46 : 22) * found.slots;
+
+/** What the timeline shows. */
+export function timelineNote(found) {
+  const episodes = found.stages.episodes ? ", and when episodes ran" : "";
+  const breaks = found.breaks ? ` Breaks in which the sweep did not run are left out (${duration(found.breaks)}).` : "";
+  const last = found.since ? ` Of a long sweep, the last ${count(found.most)} trials.` : "";
+  return `When trials ran, by slot: full bars are training, framed bars rollouts, light bars the whole trial with its waits. Trials that follow each other share a slot. Above: the stages of the sweep${episodes}.${breaks}${last}`;
+}
+
+/** When each trial trained and was measured. found: {slots, seconds, since, trials: {number: {slot, spans: [[kind, start,
+ * end], ...]}}, stages: {name: [[start, end], ...]}}, in seconds since the sweep began; since: when the first of these
+ * trials began, where earlier ones are left out, else 0. */
 export function timeline(found, trials, open) {
   const list = trials.filter((t) => found.trials[t.n]);
   if (!list.length) return null;
@@ -105,7 +120,10 @@ export function timeline(found, trials, open) {
   const slots = Array.from({ length: rows }, (_, i) => i + 1).filter((i) => (i - 1) % step === 0);
   return {
     data,
-    x: { title: { text: `${unit} since the sweep began` }, rangemode: "tozero" },
+    x: {
+      title: { text: `${unit} since the sweep began` },
+      ...(found.since ? { range: [found.since / per, all / per] } : { rangemode: "tozero" }),
+    },
     y: {
       tickvals: [...stages.map((_, i) => -i - 0.25), ...slots],
       ticktext: [...stages.map(([name]) => escape(name)), ...slots.map((i) => `slot ${i}`)],

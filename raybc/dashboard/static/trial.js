@@ -13,6 +13,7 @@ import {
   scoreRange,
   sentence,
   show,
+  statusWord,
 } from "./dom.js";
 import { legend, matrix, squares } from "./episodes.js";
 import { lossCurve, trialCurve } from "./figures.js";
@@ -21,6 +22,8 @@ import { video, withFilms } from "./films.js";
 import { plan } from "./plots.js";
 import { closeEpisode, openEpisode } from "./starts.js";
 
+/** setting: the sample setting whose measurements are shown: "" (the chosen one of the trial), "all", or its label. */
+export const measured = { setting: "", changed: () => {} };
 const dialog = $("trial");
 let opened = 0; // counts openings: an answer that comes late belongs to none
 let before = null;
@@ -74,7 +77,7 @@ const plot = (name, label) =>
 
 function draw(found, run) {
   const t = found.trial;
-  const word = t.n === run.winner ? "winner" : t.status;
+  const word = t.n === run.winner ? "winner" : statusWord(t.status, run);
   const groups = withFilms(found.episodes);
   const chosen = groups.filter((_, i) => found.rows[i].phase === "final" && found.rows[i].chosen);
   const finals = chosen.length ? matrix(chosen, { hasSuccess: metric.has_success, open: openEpisode }) : null;
@@ -174,8 +177,24 @@ function videos(found) {
 function measurements(found, groups) {
   const body = h("tbody");
   const episodes = h("div", { class: "episodes", "aria-live": "polite" });
-  const some = found.rows.some((r) => !r.chosen);
-  const all = h("input", { type: "checkbox", onchange: () => fill() });
+  const settings = [...new Set(found.rows.map((r) => r.setting))].sort(
+    new Intl.Collator("en", { numeric: true }).compare,
+  );
+  const own = found.rows.find((r) => r.chosen)?.setting;
+  const options = [["", `the chosen one${own ? `: ${own}` : ""}`], ...settings.map((s) => [s, s]), ["all", "all"]];
+  const choice = h(
+    "select",
+    {
+      onchange: () => {
+        measured.setting = choice.value;
+        measured.changed();
+        fill();
+      },
+    },
+    ...options.map(([value, text]) => h("option", { value }, text)),
+  );
+  choice.value = options.some(([value]) => value === measured.setting) ? measured.setting : "";
+  const passes = (r) => choice.value === "all" || (choice.value ? r.setting === choice.value : r.chosen);
   const strip = (r) =>
     episodes.replaceChildren(
       h(
@@ -190,7 +209,7 @@ function measurements(found, groups) {
     body.replaceChildren(
       ...[...found.rows]
         .reverse()
-        .filter((r) => r.chosen || all.checked)
+        .filter(passes)
         .map((r) =>
           h(
             "tr",
@@ -241,7 +260,7 @@ function measurements(found, groups) {
   ];
   return [
     h("h3", {}, "Measurements"),
-    some ? h("label", { class: "check" }, all, " all sample settings, not the chosen one alone") : "",
+    settings.length > 1 ? h("p", { class: "choice" }, h("label", {}, "Sample setting ", choice)) : "",
     h(
       "div",
       { class: "scroll", tabindex: "0", role: "region", "aria-label": "Measurements" },

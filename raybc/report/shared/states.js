@@ -73,7 +73,7 @@ export function endStates(groups, { open, hasSuccess }) {
     select("Across", "x", dims),
     select("Up", "y", dims),
     alike.length > 1
-      ? select("Of", "group", [...alike.map((g, i) => [String(i), g.name]), ["all", "all of them"]])
+      ? select("Of", "group", [...alike.map((g, i) => [String(i), g.name || g.setting]), ["all", "all of them"]])
       : null,
   );
   function draw() {
