@@ -24,7 +24,7 @@ from raybc.dashboard.index import Index
 from raybc.dashboard.several import overview
 from raybc.dashboard.view import RunView
 from raybc.files import SILENCE, is_worked_on, run_folder_lock
-from raybc.sweep.__main__ import Args, _sweep_of
+from raybc.sweep.__main__ import Args, sweep_of
 from raybc.sweep.heartbeat import heartbeat
 from raybc.types import UserError
 from tests.helpers import ROOT
@@ -79,7 +79,7 @@ def test_a_killed_sweep_does_not_run(unfinished: Path, worker: subprocess.Popen[
     assert (found["alone"], found["several"], found["index"]) == ("stopped", "stopped", "stopped")
     words = found["resume"].split()
     assert words == ["raybc", "sweep", "--resume", "--out", str(unfinished)]
-    _, config, folder = _sweep_of(Args(resume="True", out=Path(words[-1])), [])
+    _, config, folder = sweep_of(Args(resume="True", out=Path(words[-1])), [])
     assert (config.search.trials, folder.path) == (5, unfinished), "the command continues this sweep"
 
 

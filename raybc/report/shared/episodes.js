@@ -177,7 +177,9 @@ export function episodeDialog({ others = () => [], filmer = () => null } = {}) {
             h(
               "ul",
               { class: "same-start" },
-              ...again.map(([g, p]) => h("li", {}, square(g, p, jump), ` ${g.name}: ${described(g.episodes[p])}`)),
+              ...again.map(([g, p]) =>
+                h("li", {}, square(g, p, jump), ` ${g.name || g.setting}: ${described(g.episodes[p])}`),
+              ),
             ),
           )
         : "",
