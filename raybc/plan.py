@@ -23,6 +23,7 @@ from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.files import PAGE, load_plan, plan_folder, save_plan
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_rebuilt, check_training
+from raybc.data.scores import Scores, load_scores
 from raybc.types import UserError
 
 
@@ -90,6 +91,8 @@ class BuildArgs(ReadArgs, PlanConfig):
     """Task and data as in raybc.train, e.g. lift-scripted-low_dim (instead of --dataset, or together with it)."""
     demos: int = DemosConfig.episodes
     """Number of demonstrations of the scripted expert, if env_name uses scripted data."""
+    scores: Path | None = None
+    """With --weights quality: the folder of the scores that raybc data quality wrote for this dataset."""
     out_dir: Path | None = None
     """Folder of the plan."""
     overwrite: bool = False
@@ -132,9 +135,14 @@ def build(argv: list[str]) -> int:
     config.validate("--")
     if args.out_dir is None:
         raise UserError("--out-dir: expected the folder to write the plan to, e.g. --out-dir plans/ten")
+    scores, config = _scores(args, config)
     data = open_data(args.env_name, args.dataset, args.demos, _read_args(args))
     config = dataclasses.replace(config, state_keys=config.state_keys or ",".join(data.state_keys))
-    plan = build_plan(data.store, config, data.names[0])
+    fingerprint, scored_E = data.store.fingerprint(), None
+    if scores is not None:
+        scores.check_data(fingerprint, data.store, "--scores")
+        scored_E = scores.weights(config.score_column, config.score_power)
+    plan = build_plan(data.store, config, data.names[0], fingerprint, scored_E)
     save_plan(plan, args.out_dir, args.overwrite)
     for note in plan.notes():
         cli.console.print(f"note: {note}")
@@ -143,6 +151,23 @@ def build(argv: list[str]) -> int:
     cli.console.print(f"plan: {args.out_dir}: {len(plan.episodes_E)} episodes, {len(plan.anchors_P)} anchors")
     cli.console.print(f"plan_sha256: {plan.plan_sha256}")
     return 0
+
+
+def _scores(args: BuildArgs, config: PlanConfig) -> tuple[Scores | None, PlanConfig]:
+    """The scores of --weights quality, and the parameters with their hash."""
+    if config.weights != "quality":
+        if args.scores is not None:
+            raise UserError("--scores: has no effect without --weights quality")
+        return None, config
+    if args.scores is None:
+        raise UserError(
+            "--scores: expected scores with --weights quality: make them with raybc data quality, and name their folder"
+        )
+    scores = load_scores(args.scores, "--scores")
+    if config.scores_sha256 not in ("", scores.sha256):
+        raise UserError(f"--scores: expected the scores {config.scores_sha256}, got {scores.sha256} in {args.scores}")
+    scores.check_column(config.score_column, "--score_column")
+    return scores, dataclasses.replace(config, scores_sha256=scores.sha256)
 
 
 def _read_args(args: ReadArgs) -> ReadArgs:

@@ -158,6 +158,11 @@ class TrainingFolder:
         return self.path / "sampling_plan"
 
     @property
+    def scored(self) -> Path:
+        """A copy of the scores of episodes, if the run uses them."""
+        return self.path / "scores"
+
+    @property
     def plan_summary(self) -> Path:
         """How the run uses its sampling plan."""
         return self.path / "run_summary.json"

@@ -521,7 +521,7 @@ WHOLE = RunConfig.of(action_chunking=True, dataset_proportion=0.5)
 #: What changes no identity.
 OUTPUTS = {
     "init_from", "video_evaluations", "dataset", "ogbench_dataset_dir", "skip_bad_episodes",
-    "norm_stats_from", "sparse",
+    "norm_stats_from", "sparse", "scores_path",
     "sampling_plan_path", "compile", "accumulate", "activation_checkpointing", "memory_limit",
     "dataloader_num_workers", "videos", "run_group",
     "save_dir",
@@ -659,7 +659,16 @@ def test_what_could_not_be_searched_still_cannot() -> None:
         "sample_mse",
         "videos",
     } | start
-    new |= {"norm_stats_from", "norm_stats_sha256", "epochs", "eval_tasks", "eval_suite", "task_score"}
+    new |= {
+        "norm_stats_from",
+        "norm_stats_sha256",
+        "scores_path",
+        "scores_sha256",
+        "epochs",
+        "eval_tasks",
+        "eval_suite",
+        "task_score",
+    }
     assert set(NOT_AXES) - set(NOT_AXES_OF_0_1_0) - set(NO_AXES_ANY_MORE) == new
 
 

@@ -62,7 +62,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
     assert meta["valid_start_rule"] == {"formula": "f <= min(L - H + tail_keep, L - 1)", "tail_keep": 0}
     assert (meta["repo_id"], meta["dataset_len"], meta["action_horizon"]) == ("tiny", 88, 4)
     assert (meta["sampler_seed"], meta["replacement"], meta["stride_used"]) == (0, True, 2)
-    assert meta["parameters"] == dataclasses.asdict(plan.config)
+    assert meta["parameters"] == plan.config.to_plain()
     with np.load(folder / ARRAYS, allow_pickle=False) as file:
         assert file["anchor_indices"].tolist() == plan.anchors_P.tolist()
         kinds = {name: array.dtype.str for name, array in file.items()}

@@ -11,7 +11,7 @@ from raybc.config.options import CHANGED, Role, option
 #: Options that name files or folders which a run reads.
 INPUTS = (
     "dataset", "ogbench_dataset_dir", "sampling_plan_path", "init_from", "norm_stats_from", "pretrained",
-    "language_model",
+    "language_model", "scores_path",
 )  # fmt: skip
 #: `env_name` of a run that has data and no simulator.
 NO_ENVIRONMENT = "none"
@@ -32,6 +32,8 @@ _BY_THE_PLAN = ("sampling_plan_path", "the plan says which episodes are used")
 _WINDOWS_OF_THE_PLAN = ("sampling_plan_path", "the plan says which windows are drawn")
 _SCALED = ({"plan_aware_lr_scale": True},)
 _OF_STATISTICS = ("norm_stats_from", "name a file or a run there")
+_OF_SCORES = ("scores_path", "name scores there")
+_RANKED = ({"top_percent": CHANGED},)
 _OF_A_PLAN = ("sampling_plan_path", "name a plan there")
 
 
@@ -75,7 +77,13 @@ class DataOptions:
     only_successful: bool = option(False, excluded_by=_BY_THE_PLAN, aliases=("only_success",))
     """Use only episodes that reached the goal, where the data say so."""
     top_percent: float = option(100.0, above=0, at_most=100, excluded_by=_BY_THE_PLAN)
-    """Use only this percentage of the episodes, those with the highest return."""
+    """Use only this percentage of the episodes, those with the highest return, or with scores_path the best scores."""
+    scores_path: str = option("", role=Role.OUTPUT, axis="a sweep has one dataset", excluded_by=_BY_THE_PLAN)
+    """Scores of the episodes by `raybc data quality`, by which top_percent ranks them (empty: by their returns)."""
+    scores_sha256: str = option("", needs=_OF_SCORES, axis="it is found in the scores")
+    """Required sha256 of the scores (empty: any; recorded when training starts)."""
+    score_column: str = option("quality", needs=_OF_SCORES, only_with=_RANKED)
+    """The column of the scores by which top_percent ranks episodes."""
     holdout_seed: int = option(-1, at_least=-1, excluded_by=_BY_THE_PLAN)
     """Hold out 20 % of all episodes, chosen with this seed, as the split `valid` (-1: the data's own splits)."""
     drop_idle: bool = False

@@ -1,7 +1,7 @@
 """Data sets: `python -m raybc.data verify demos.hdf5 --env_name lift-human-low_dim`.
 
-info summarises a data set, stats its values, verify finds what is wrong with it, view writes a page about it; convert
-writes it in another format.
+info summarises a data set, stats its values, verify finds what is wrong with it, view writes a page about it, quality
+scores its episodes; convert writes it in another format.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 
 from raybc import cli
 from raybc.data.args import ConvertArgs, InfoArgs, StatsArgs, VerifyArgs, ViewArgs
+from raybc.data.quality.args import QualityArgs
 
 #: Flags of each command.
 FLAGS: dict[str, type] = {
-    "info": InfoArgs, "stats": StatsArgs, "verify": VerifyArgs, "view": ViewArgs, "convert": ConvertArgs,
+    "info": InfoArgs, "stats": StatsArgs, "verify": VerifyArgs, "view": ViewArgs, "quality": QualityArgs,
+    "convert": ConvertArgs,
 }  # fmt: skip
 #: The function that gets the flags, by name, because it imports packages that --help need not wait for.
 FUNCTIONS = {
@@ -24,14 +26,16 @@ FUNCTIONS = {
     "stats": "raybc.data.commands:stats",
     "verify": "raybc.data.commands:verify_command",
     "view": "raybc.data.view:view",
+    "quality": "raybc.data.quality.command:quality",
     "convert": "raybc.data.conversion:convert",
 }
-USAGE = """usage: python -m raybc.data {info,stats,verify,view,convert} PATH_OR_NAME [flags]
+USAGE = """usage: python -m raybc.data {info,stats,verify,view,quality,convert} PATH_OR_NAME [flags]
 
   info     summary of a data set             demos.hdf5 [--json]
   stats    statistics of its values          demos.hdf5 [--split train] [--json]
   verify   what is wrong with it             demos.hdf5 [--env-name lift-human-low_dim] [--replay 8]
   view     a page with figures and images    demos.hdf5 [--out page.html] [--plan plans/ten]
+  quality  scores of its episodes            demos.hdf5 [--labels mine.csv] [--out FOLDER]
   convert  write it in another format        demos.hdf5 --out FOLDER [--format lerobot]
 
 python -m raybc.data verify --help lists every flag with its default.

@@ -72,8 +72,16 @@ def successful(store: EpisodeStore, episodes: np.ndarray) -> np.ndarray:
 
 def best_by_return(store: EpisodeStore, episodes: np.ndarray, percent: float) -> np.ndarray:
     """The `percent` (0 < p <= 100) of the episodes with the highest returns; of equal ones the earlier."""
+    return best_by(returns(store), episodes, percent)
+
+
+def best_by(goodness_E: np.ndarray, episodes: np.ndarray, percent: float) -> np.ndarray:
+    """The `percent` (0 < p <= 100) of the episodes with the highest values; of equal ones the earlier.
+
+    goodness_E: float64 (E,), of all episodes of the store.
+    """
     chosen = np.sort(episodes)
-    order = np.argsort(-returns(store)[chosen], kind="stable")
+    order = np.argsort(-goodness_E[chosen], kind="stable")
     return np.sort(chosen[order[: _count(len(chosen), percent / 100)]])
 
 

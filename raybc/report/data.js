@@ -63,7 +63,7 @@
   function oneEpisode(episode, key) {
     var names = data.keys[key].dimensions;
     return values(episode, key).map(function (y, d) {
-      return line(episode, y, names[d], colours[d % colours.length]);
+      return line(episode, y, names[d] || data.keys[key].name, colours[d % colours.length]);
     });
   }
 
@@ -94,15 +94,15 @@
           " of " +
           data.episodes.length +
           " episodes" +
-          (hasOutcome ? "; green: success, red: no success." : ".")
+          (hasOutcome ? "; " + (data.outcome || "green: success, red: no success") + "." : ".")
         : name + " of " + data.episodes[episode].name + (stride > 1 ? "; one of " + stride + " steps." : ".");
     caption.textContent = text;
     plot.setAttribute("aria-label", "Line chart: " + text);
     var figure = JSON.parse(spec.textContent);
     figure.data = traces;
     figure.layout.showlegend = episode >= 0;
-    figure.layout.xaxis.title = { text: "step", standoff: 10 };
-    figure.layout.xaxis.rangemode = "tozero";
+    figure.layout.xaxis = { title: { text: "step", standoff: 10 }, rangemode: "tozero" };
+    figure.layout.yaxis = figure.layout.yaxis || {};
     spec.textContent = JSON.stringify(figure);
     previous.disabled = episodes.selectedIndex === 0;
     next.disabled = episodes.selectedIndex === episodes.options.length - 1;

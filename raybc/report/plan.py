@@ -6,7 +6,7 @@ Letters: E kept episodes, P anchors, K stages, J events; X columns of the heatma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def write_plan_page(plan: SamplingPlan, path: Path, training_steps: Sequence[int
         "drawn": drawn(plan),
         "notes": plan.notes(),
         "exposures": exposures(plan, training_steps),
-        "parameters": asdict(plan.config),
+        "parameters": plan.config.to_plain(),
         "plotly": Markup(get_plotlyjs()),
     }
     write_text(path, environment().get_template("plan.html.j2").render(context))

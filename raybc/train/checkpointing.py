@@ -73,7 +73,7 @@ def save(path: Path, state: State) -> None:
         "rest": json.dumps(rest),
     }  # fmt: skip
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata | {"sha256": _digest(tensors, metadata)})
+        save_file(tensors, temporary, metadata=metadata | {"sha256": digest_of(tensors, metadata)})
 
 
 def load(path: Path) -> State:
@@ -86,7 +86,7 @@ def load(path: Path) -> State:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: not readable as a training state: {error}") from None
     digest = metadata.pop("sha256", "")
-    if digest != _digest(tensors, metadata):
+    if digest != digest_of(tensors, metadata):
         raise UserError(f"{path}: not readable as a training state: it is damaged; use --overwrite to start again")
     try:
         return _state(path, metadata, tensors)
@@ -174,7 +174,7 @@ def joined(states: Sequence[State], paths: Sequence[Path], runs: Sequence[Collec
     )
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """sha256 (hex) of all tensors and metadata."""
     h = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name in sorted(tensors):

@@ -38,6 +38,7 @@ from raybc.train.rotation import (
     rows_of,
     window_counts,
 )
+from raybc.train.scores import scores_of
 from raybc.types import UserError
 
 #: Maximum number of windows for the validation loss, evenly spaced.
@@ -93,11 +94,11 @@ class Prepared:
 def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> RunConfig:
     """`config` with the values that depend on the data.
 
-    action_units are those of the controller. sampling_plan_sha256 is that of the plan, init_from_sha256 that of the
-    initial weights, pretrained_sha256 that of the encoders' (see `with_pretrained`, also for `resumes`),
-    language_sha256 that of the text encoder. With rounds, training_steps is num_rounds x epochs_per_round x steps per
-    epoch, with `epochs` it is epochs x steps per epoch; with `freeze_epochs`, freeze_steps is freeze_epochs x steps per
-    epoch. Raises `UserError` if the data do not fit the options.
+    action_units are those of the controller. sampling_plan_sha256 is that of the plan, scores_sha256 that of the
+    scores, init_from_sha256 that of the initial weights, pretrained_sha256 that of the encoders' (see
+    `with_pretrained`, also for `resumes`), language_sha256 that of the text encoder. With rounds, training_steps is
+    num_rounds x epochs_per_round x steps per epoch, with `epochs` it is epochs x steps per epoch; with `freeze_epochs`,
+    freeze_steps is freeze_epochs x steps per epoch. Raises `UserError` if the data do not fit the options.
     """
     config = with_units(config, store.env_args)
     if config.dataset_replace_interval:
@@ -105,6 +106,10 @@ def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> R
     plan = plan_of(config)
     if plan is not None:
         config = dataclasses.replace(config, sampling_plan_sha256=plan.plan_sha256)
+    scores = scores_of(config)
+    if scores is not None:
+        scores.check_count(store, "scores_path")
+        config = dataclasses.replace(config, scores_sha256=scores.sha256)
     if config.norm_stats_from:
         config = dataclasses.replace(config, norm_stats_sha256=norm_stats.sha256_of(statistics_of(config)))
     if config.init_from:
@@ -191,6 +196,9 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
     store.check_has(low_dim)
     obs_sizes = {k: store.obs[k].shape[1] for k in low_dim}
     kinds = config.normalization_of(data.obs_keys)
+    scores = scores_of(config)
+    if scores is not None:
+        scores.check_data(data.fingerprint, store, "scores_path")
     episodes = train_episodes(config, store)
     rows = rows_of(store, episodes)
     _, held_out = _splits(config, store)
@@ -291,7 +299,12 @@ def train_episodes(config: RunConfig, store: EpisodeStore) -> np.ndarray:
     if config.only_successful:
         episodes = select.successful(store, episodes)
     if config.top_percent < 100:
-        episodes = select.best_by_return(store, episodes, config.top_percent)
+        scores = scores_of(config)
+        if scores is None:
+            episodes = select.best_by_return(store, episodes, config.top_percent)
+        else:
+            scores.check_count(store, "scores_path")
+            episodes = select.best_by(scores.goodness(config.score_column), episodes, config.top_percent)
     if config.dataset_proportion_seed >= 0:
         return select.random_part(episodes, config.dataset_proportion, config.dataset_proportion_seed)
     return select.first_part(episodes, config.dataset_proportion)

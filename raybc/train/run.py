@@ -42,6 +42,7 @@ from raybc.train.progress import Progress as TrainProgress
 from raybc.train.ranks import WorkerConfig
 from raybc.train.resume import RunPlace
 from raybc.train.schedule import is_finished, round_of
+from raybc.train.scores import note_scores
 from raybc.train.step import NonFiniteLoss
 from raybc.train.text_log import TextLog
 from raybc.train.trackers.base import Tracker, TrackerConfig
@@ -91,6 +92,7 @@ class PackRun:
         if tasks:
             self._rollouts = RolloutEvaluation(self.out, tasks, pool, metric, self.members, self._trackers)
         note_plan(self.config, [m.out for m in self.members])
+        note_scores(self.config, [m.out for m in self.members])
         for member in self.members:
             write_data_notes(member.folder.data_notes, data.store)
         self.state = place.state

@@ -33,6 +33,7 @@ HASHED = {
     "norm_stats_from": "norm_stats_sha256",
     "sampling_plan_path": "sampling_plan_sha256",
     "language_model": "language_sha256",
+    "scores_path": "scores_sha256",
 }
 
 

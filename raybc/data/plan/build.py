@@ -56,10 +56,14 @@ def time_stages(frames: np.ndarray, length: int, config: PlanConfig) -> np.ndarr
     return np.clip(share, 0, config.num_stages_K - 1)
 
 
-def build_plan(store: EpisodeStore, config: PlanConfig, repo_id: str, fingerprint: str | None = None) -> SamplingPlan:
+def build_plan(
+    store: EpisodeStore, config: PlanConfig, repo_id: str, fingerprint: str | None = None,
+    scored_E: np.ndarray | None = None,
+) -> SamplingPlan:  # fmt: skip
     """The plan of the training episodes of `store` (its split `train`, or all where there is none).
 
     repo_id: the name of the data set to record in the plan. fingerprint: `store.fingerprint()`, if it is already known.
+    scored_E: with weights quality the weight of every episode of the data set (`Scores.weights`), float64 above 0.
     Raises `UserError` for impossible parameters, more episodes than there are, state keys that the data do not have,
     and fewer anchors than required.
     """
@@ -83,6 +87,9 @@ def build_plan(store: EpisodeStore, config: PlanConfig, repo_id: str, fingerprin
     if events:
         near = [distances(f, e, config.horizon_length) for f, e in zip(frames, events, strict=True)]
         weights_P = weights_P * event_weights(np.concatenate(near), config)
+    worth_E = None if scored_E is None else np.ascontiguousarray(scored_E[episodes_E], "<f8")
+    if worth_E is not None:
+        weights_P = weights_P * np.repeat(worth_E, [len(f) for f in frames])
     return SamplingPlan(
         config=config,
         repo_id=repo_id,
@@ -97,6 +104,7 @@ def build_plan(store: EpisodeStore, config: PlanConfig, repo_id: str, fingerprin
         episodes_E=episodes_E,
         begins_E=begins_E,
         lengths_E=lengths_E,
+        worth_E=worth_E,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from raybc.config import RunConfig, flag_path
 from raybc.types import UserError
@@ -12,6 +12,9 @@ from raybc.types import UserError
 StageStrategy = Literal["time_quantile", "change_point_state"]
 StageBalance = Literal["uniform_over_stage", "inv_freq"]
 EventMode = Literal["soft_exp", "hard"]
+Weights = Literal["stages", "quality"]
+#: Parameters that earlier releases did not know; a plan records them only where they are not the default.
+ADDED = ("weights", "score_column", "score_power", "scores_sha256")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,14 @@ class PlanConfig:
     """Steps around an event that count in mode hard."""
     gripper_gamma: float = 2.0
     """The weight of a window at an event is multiplied by 1 + gamma."""
+    weights: Weights = "stages"
+    """stages: what an episode is worth does not matter; quality: weights are also multiplied by the episode's score."""
+    score_column: str = "quality"
+    """The column of the scores: a probability is the weight, of other columns the rank (1 for the best episode)."""
+    score_power: float = 1.0
+    """Power to which the weights of episodes are raised (0: scores do not matter)."""
+    scores_sha256: str = ""
+    """Required sha256 of the scores (empty: any; recorded in the plan)."""
     state_keys: str = ""
     """Observations that make up the state, separated by commas (empty: those of env_name's task, or all, sorted)."""
     sampler_seed: int = 0
@@ -106,6 +117,11 @@ class PlanConfig:
         """state_keys as names."""
         return tuple(k.strip() for k in self.state_keys.split(",") if k.strip())
 
+    def to_plain(self) -> dict[str, Any]:
+        """Parameter -> value; those of `ADDED` at their default are left out, so that plans of earlier releases and
+        their checksums stay as they are."""
+        return {k: v for k, v in vars(self).items() if k not in ADDED or v != getattr(PlanConfig, k)}
+
     def validate(self, where: str = "plan") -> None:
         """Raise `UserError`, with `where` before the name of the parameter, for the first impossible value."""
         at_least = {
@@ -113,7 +129,7 @@ class PlanConfig:
             "stride_S": 1, "plan_seed": 0, "min_anchors": 0, "num_stages_K": 1, "change_point_delta": 1,
             "change_point_min_gap": 1, "inv_freq_power": 0, "clip_ratio": 1, "gripper_smooth_window": 1,
             "gripper_delta1": 1, "gripper_delta2": 1, "gripper_min_gap": 1, "gripper_window_w": 0,
-            "gripper_gamma": 0, "sampler_seed": 0,
+            "gripper_gamma": 0, "sampler_seed": 0, "score_power": 0,
         }  # fmt: skip
         for name, low in at_least.items():
             value = getattr(self, name)
@@ -126,6 +142,10 @@ class PlanConfig:
             raise UserError(
                 f"{flag_path(where)}gripper_sigma: expected a finite number above 0, got {self.gripper_sigma}"
             )
+        if self.weights != "quality":
+            for name in ADDED[1:]:
+                if getattr(self, name) != getattr(PlanConfig, name):
+                    raise UserError(f"{flag_path(where)}{name}: has no effect without weights quality")
         if self.gripper_smooth_window % 2 == 0:
             raise UserError(
                 f"{flag_path(where)}gripper_smooth_window: expected an odd number (a middle), "

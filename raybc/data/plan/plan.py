@@ -6,7 +6,6 @@ H steps of a window. Frames count from 0 in their episode; indices count from 0 
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Mapping
@@ -61,14 +60,18 @@ class SamplingPlan:
     """Index of the first transition of each kept episode."""
     lengths_E: np.ndarray
     """Frames of each kept episode."""
+    worth_E: np.ndarray | None = None
+    """float64, above 0: weight of each kept episode by its score; None without scores."""
 
     def __post_init__(self) -> None:
         self.config.validate("plan")
         for name, array in self.arrays().items():
-            kind = np.dtype("<f8" if name == "weights" else "<i8")
+            kind = np.dtype("<f8" if name in ("weights", "episode_weights") else "<i8")
             if array.dtype != kind or array.ndim != 1:
                 raise UserError(f"plan: {name}: expected {kind} of 1 dimension, got {array.dtype} of {array.ndim}")
-            if name not in ("weights", "stage_ids", "episode_lengths") and np.any(np.diff(array) <= 0):
+            if name not in ("weights", "stage_ids", "episode_lengths", "episode_weights") and np.any(
+                np.diff(array) <= 0
+            ):
                 raise UserError(f"plan: {name}: expected ascending numbers without repeats")
             array.setflags(write=False)
         lengths = {len(a) for a in (self.anchors_P, self.weights_P, self.stages_P)}
@@ -80,6 +83,15 @@ class SamplingPlan:
             raise UserError("plan: weights: expected finite numbers above 0; lower inv_freq_power or clip_ratio")
         if self.stages_P.min() < 0 or self.stages_P.max() >= self.config.num_stages_K:
             raise UserError(f"plan: stage_ids: expected 0..{self.config.num_stages_K - 1}, got {self.stages_P.max()}")
+        if (self.worth_E is not None) != (self.config.weights == "quality"):
+            raise UserError("plan: episode_weights: expected them with weights quality, and only then")
+        worth_E = self.worth_E
+        if worth_E is not None and not (
+            len(worth_E) == len(self.episodes_E) and np.isfinite(worth_E).all() and (worth_E > 0).all()
+        ):
+            raise UserError(
+                "plan: episode_weights: expected a finite number above 0 for each episode; lower score_power"
+            )
         self._check_bounds()
 
     def _check_bounds(self) -> None:
@@ -108,6 +120,7 @@ class SamplingPlan:
             "episodes_keep": self.episodes_E,
             "episode_begins": self.begins_E,
             "episode_lengths": self.lengths_E,
+            **({} if self.worth_E is None else {"episode_weights": self.worth_E}),
         }
 
     def meta(self) -> dict[str, Any]:
@@ -125,7 +138,7 @@ class SamplingPlan:
             "stride_used": self.stride_used,
             "sampler_seed": self.config.sampler_seed,
             "replacement": self.config.replacement,
-            "parameters": dataclasses.asdict(self.config),
+            "parameters": self.config.to_plain(),
             "arrays": {
                 name: {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": sha256(array)}
                 for name, array in self.arrays().items()
@@ -221,6 +234,7 @@ def from_arrays(meta: Mapping[str, Any], config: PlanConfig, arrays: Mapping[str
         episodes_E=arrays["episodes_keep"],
         begins_E=arrays["episode_begins"],
         lengths_E=arrays["episode_lengths"],
+        worth_E=arrays.get("episode_weights"),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import numpy as np
 
 from raybc.data.episodes import EpisodeStore
 from raybc.data.plan.build import build_plan, not_enough_anchors
 from raybc.data.plan.plan import SamplingPlan
+from raybc.data.same import is_same
 from raybc.types import UserError
 
 #: Relative difference of weights that is allowed: exp and power differ in the last bits between platforms.
@@ -28,9 +29,7 @@ def check_dataset(
         store: the data. They are also the same where the plan was built without the images, or without the observations
             that a task computes from the recorded ones, or with these.
     """
-    if plan.dataset_fingerprint == fingerprint:
-        return
-    if store is not None and plan.dataset_fingerprint in _other_fingerprints(store):
+    if is_same(plan.dataset_fingerprint, fingerprint, store):
         return
     expected, got = plan.dataset_fingerprint, fingerprint
     if plan.repo_id not in names:
@@ -46,23 +45,6 @@ def check_dataset(
     )
 
 
-def _other_fingerprints(store: EpisodeStore) -> Iterator[str]:
-    """Fingerprints of the same demonstrations as they are read without images, and with the observations of tasks or
-    without."""
-    from raybc.data.adapt import ADAPTERS, for_task  # imports a simulator's adapter, so only where plan and data differ
-
-    low_dim = {name for name in store.obs if name not in store.images}
-    yield store.fingerprint(low_dim)
-    for task, adapter in ADAPTERS.items():
-        computed = set(adapter(store.obs))
-        if computed:
-            yield store.fingerprint(set(store.obs) - computed)
-            yield store.fingerprint(low_dim - computed)
-            whole = for_task(store, task)
-            yield whole.fingerprint()
-            yield whole.fingerprint({name for name in whole.obs if name not in whole.images})
-
-
 def check_training(plan: SamplingPlan, horizon: int, batch_size: int) -> None:
     """Raise `UserError` for a training with windows of another length (`horizon` steps), or a batch that the plan
     cannot fill."""
@@ -75,9 +57,18 @@ def check_training(plan: SamplingPlan, horizon: int, batch_size: int) -> None:
         raise not_enough_anchors(batch_size, len(plan.anchors_P), "in the plan")
 
 
+def _scored(plan: SamplingPlan, store: EpisodeStore) -> np.ndarray | None:
+    """The weights of the episodes that the plan holds, for all episodes of the data, float64 (E,); 1 for others."""
+    if plan.worth_E is None:
+        return None
+    scored_E = np.ones(store.num_episodes)
+    scored_E[plan.episodes_E] = plan.worth_E
+    return scored_E
+
+
 def check_rebuilt(plan: SamplingPlan, store: EpisodeStore) -> None:
     """Build the plan again from the data and its parameters, and raise `UserError` where anything differs."""
-    again = build_plan(store, plan.config, plan.repo_id, plan.dataset_fingerprint)
+    again = build_plan(store, plan.config, plan.repo_id, plan.dataset_fingerprint, _scored(plan, store))
     if again.config != plan.config or again.stride_used != plan.stride_used:
         raise UserError(
             f"Sampling plan: expected stride_used {again.stride_used} and state_keys {again.config.state_keys!r} "
