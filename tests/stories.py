@@ -92,6 +92,8 @@ def small(words: list[str]) -> list[str]:
         capped = {"--episodes_per_task" if "--tasks" in words else "--episodes": 6, "--workers": 1}
     elif name == "plan" and words[1] == "build":
         capped = {"--num-episodes-keep": 2, "--batch-size": 8}
+    elif name == "data" and words[1] == "quality":
+        capped = {"--ensemble_steps": 5, "--epochs_per_round": 2}
     elif name in ("serve", "dashboard"):
         capped = {"--port": 0}
     elif name == "sweep":

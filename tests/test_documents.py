@@ -120,6 +120,12 @@ def of_a_sweep(here: Path) -> None:
         shutil.copytree(here / "runs/pointmass", here / "runs" / name, symlinks=True)
 
 
+def with_labels(here: Path) -> None:
+    """A label for each of the forty demonstrations."""
+    rows = [f"{episode},{('good', 'bad')[episode % 2]}" for episode in range(40)]
+    (here / "mine.csv").write_text("\n".join(["episode,label", *rows, ""]))
+
+
 def of_a_page(name: str) -> Callable[[Path], None]:
     def write(here: Path) -> None:
         for file, text in Page.of(name).files().items():
@@ -137,6 +143,7 @@ STORIES: dict[str, Callable[[Path], None]] = {
     "data.md": of_a_page("data.md"),
     "own_data.md": of_a_page("own_data.md"),
     "plans.md": of_a_page("plans.md"),
+    "quality.md": with_labels,
     "comparison.md": of_a_page("comparison.md"),
     "environments.md": of_a_page("environments.md"),
     "training.md": of_the_readme,

@@ -78,6 +78,11 @@ def facts(plan: SamplingPlan) -> dict[str, str]:
             events += f"; in the window of {shares[0]:.1%} of the anchors and {shares[1]:.1%} of the draws"
     balance = f"inv_freq, p = {config.inv_freq_power:g}" if config.stage_balance == "inv_freq" else config.stage_balance
     relative = plan.weights_P / plan.weights_P.mean()
+    scored = {}
+    if plan.worth_E is not None:
+        power = "" if config.score_power == 1 else f" to the power {config.score_power:g}"
+        low, high = plan.worth_E.min(), plan.worth_E.max()
+        scored = {"Episode weights": f"{config.score_column}{power}, {low:.3g} to {high:.3g}"}
     return {
         "Data": f"{plan.repo_id} ({plan.dataset_len:,} transitions)",
         "Episodes": f"{len(plan.episodes_E)} (seed {config.episode_selection_seed})",
@@ -86,6 +91,7 @@ def facts(plan: SamplingPlan) -> dict[str, str]:
         "Windows": f"{config.horizon_length} steps, tail_keep {config.tail_keep}",
         "Stages": f"{config.num_stages_K}, {config.stage_strategy}, {balance}",
         "Gripper events": events,
+        **scored,
         "Weights": f"{relative.min():.2f} to {relative.max():.2f} times the mean",
         "Draws": f"{'with' if config.replacement else 'without'} replacement, sampler seed {config.sampler_seed}, "
         f"batches of {config.batch_size}",
