@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from raybc.run_start import Resume
 from raybc.types import UserError
 from tests.helpers import ROOT
 
-COMMANDS_OF = {"data": ("info", "stats", "verify", "convert"), "plan": ("build", "verify", "show"),
+COMMANDS_OF = {"data": ("info", "stats", "verify", "view", "convert"), "plan": ("build", "verify", "show"),
                "env": ("build", "list", "check", "remove"), "cluster": ("slurm", "wait")}  # fmt: skip
 #: Names of torch and Ray, and of what takes as long to import.
 HEAVY = ("torch", "ray", "scipy", "optuna", "plotly", "h5py", "pyarrow", "gymnasium")
@@ -159,46 +160,58 @@ for words in %r:
     assert run.stdout == ""
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["train", "rollout", "compare", "sweep", "export", "serve", "import", "completion", "data", "data verify"],
-)
-def test_help_imports_nothing_heavy(command: str) -> None:
+#: Commands whose --help is printed without anything heavy.
+LIGHT = ("train", "rollout", "compare", "sweep", "export", "serve", "import", "completion", "data", "data verify")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """In one process: what one of them imports is named with it."""
     code = f"""
 import contextlib, sys
 from raybc.__main__ import main
-with contextlib.suppress(SystemExit):
-    main([*{command.split()!r}, "--help"])
-print(*[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+for command in {LIGHT!r}:
+    with contextlib.suppress(SystemExit):
+        main([*command.split(), "--help"])
+    loaded = [name for name in {HEAVY!r} if name in sys.modules]
+    if loaded:
+        sys.exit(f"{{command}}: {{loaded}}")
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert run.stderr.strip() == ""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.count("usage:") == len(LIGHT)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("train --dataset /nowhere.hdf5", "error: /nowhere.hdf5: expected demonstrations, found no such file"),
-        ("train --env_name lft-scripted-low_dim", "error: unknown environment 'lft-scripted-low_dim': did you mean"),
-        ("rollout /nowhere", "error: /nowhere: expected a policy bundle"),
-        ("export /nowhere --onnx", "error: /nowhere: expected a policy bundle"),
-        ("sweep /nowhere.yaml", "error: /nowhere.yaml: expected a sweep file, found none"),
-        ("train --resume --log_interval 500", "error: --resume: expected --out RUN, the folder of the run to continue"),
-    ],
-)
-def test_mistakes_are_refused_without_torch_and_ray(words: str, message: str, tmp_path: Path) -> None:
+REFUSED = {
+    "train --dataset /nowhere.hdf5": "error: /nowhere.hdf5: expected demonstrations, found no such file",
+    "train --env_name lft-scripted-low_dim": "error: unknown environment 'lft-scripted-low_dim': did you mean",
+    "rollout /nowhere": "error: /nowhere: expected a policy bundle",
+    "export /nowhere --onnx": "error: /nowhere: expected a policy bundle",
+    "sweep /nowhere.yaml": "error: /nowhere.yaml: expected a sweep file, found none",
+    "train --resume --log_interval 500": "error: --resume: expected --out RUN, the folder of the run to continue",
+}
+
+
+def test_mistakes_are_refused_without_torch_and_ray(tmp_path: Path) -> None:
+    """In one process, as above."""
     code = f"""
-import sys
+import contextlib, io, json, sys
 from raybc.__main__ import main
-status = main({words.split()!r})
-loaded = [name for name in ("torch", "ray") if name in sys.modules]
-print(*loaded)
-sys.exit(status)
+found = {{}}
+for words in {[*REFUSED]!r}:
+    error, printed = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(printed):
+        status = main(words.split())
+    loaded = [name for name in ("torch", "ray") if name in sys.modules]
+    found[words] = [status, printed.getvalue(), error.getvalue(), loaded]
+print(json.dumps(found))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert (run.returncode, run.stdout.strip()) == (2, "")
-    assert run.stderr.startswith(message)
-    assert len(run.stderr.splitlines()) == 1
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    found = json.loads(run.stdout)
+    for words, message in REFUSED.items():
+        status, printed, error, loaded = found[words]
+        assert (status, printed, loaded) == (2, "", []), words
+        assert error.startswith(message)
+        assert len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir()), "a start that is refused leaves no folder"
 
 
