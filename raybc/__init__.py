@@ -15,6 +15,7 @@ from raybc._version import __version__ as __version__
 if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that is large
     from os import PathLike
 
+    from raybc.api.arrays import from_arrays as from_arrays
     from raybc.api.datasets import Dataset as Dataset
     from raybc.api.evaluating import evaluate as evaluate
     from raybc.api.evaluations import Evaluation as Evaluation
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # `import raybc` imports neither torch nor anything else that
     from raybc.api.runs import Run as Run
     from raybc.api.searching import sweep as sweep
     from raybc.api.sweeps import Sweep as Sweep
-    from raybc.data.arrays import from_arrays as from_arrays
     from raybc.inference.observations import ActionRange
     from raybc.inference.policy import Policy
 
@@ -36,7 +36,7 @@ _LAZY = {
     "Sweep": "raybc.api.sweeps",
     "Evaluation": "raybc.api.evaluations",
     "Dataset": "raybc.api.datasets",
-    "from_arrays": "raybc.data.arrays",
+    "from_arrays": "raybc.api.arrays",
 }
 __all__ = [
     "Dataset", "Evaluation", "Run", "Sweep", "__version__", "evaluate", "fit", "from_arrays", "load", "read", "sweep",

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from raybc import flags
 from raybc.files import expanded
-from raybc.notebook import progress_of
+from raybc.notebook import in_kernel, progress_of
 from raybc.types import PlainError, UserError
 
 Args = TypeVar("Args")
@@ -40,8 +40,11 @@ class _CopiedConsole(Console):
 
 
 #: Progress and results are for people; machine-readable results are files in the run folder.
-#: Lines are text in a notebook, too, as all output of a process.
-console: Console = _CopiedConsole(highlight=False, soft_wrap=True, markup=False, force_jupyter=False)
+#: Lines are text in a notebook, too, as all output of a process. A kernel asks for colours, which rich takes for a
+#: terminal; but a cell cannot move a cursor, and would keep every state of a spinner and of a live table.
+console: Console = _CopiedConsole(
+    highlight=False, soft_wrap=True, markup=False, force_jupyter=False, force_terminal=False if in_kernel() else None
+)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,9 @@ class CellProgress(Progress):
 
     def __init__(self, *columns: str | ProgressColumn, **options: Any) -> None:
         super().__init__(*columns, **options | {"auto_refresh": False})
-        self._paper = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False, highlight=False)
+        self._paper = Console(
+            file=io.StringIO(), width=WIDTH, force_jupyter=False, force_terminal=False, highlight=False
+        )
         self._output: Any = None
         self._drawn = 0.0
 

@@ -299,7 +299,7 @@ def test_importing_raybc_is_light_and_names_are_found() -> None:
         raybc.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["raybc.api.fitting", "raybc.api.datasets"])
+@pytest.mark.parametrize("module", ["raybc.api.arrays", "raybc.api.fitting", "raybc.api.datasets"])
 def test_the_examples_of_docstrings(module: str, demos: Path, tmp_path: Path) -> None:
     found = doctest.testmod(
         importlib.import_module(module), extraglobs={"demos": demos, "folder": tmp_path}, optionflags=doctest.ELLIPSIS

@@ -39,7 +39,10 @@ def test_everything_that_is_passed_is_read(tmp_path: Path) -> None:
         splits={"valid": [1]}, frequency=20, action_range=(-1, [1, 2]), path=tmp_path / "mine",
     )  # fmt: skip
     assert data.path == tmp_path / "mine"
-    assert str(data) == os.fspath(data) == str(data.path)
+    assert os.fspath(data) == str(data.path)
+    assert isinstance(data, raybc.Dataset)
+    assert "frequency: 20 Hz" in repr(data)
+    assert "<td style='text-align:left'>uint8</td>" in data._repr_html_()
     store = formats.read(data.path)
     np.testing.assert_array_equal(store.obs["joints"], given["obs"]["joints"].astype(np.float32))
     np.testing.assert_array_equal(store.obs["front"], given["obs"]["front"])
@@ -80,13 +83,13 @@ def test_a_bare_array_and_lists_of_episodes() -> None:
 
 def test_every_command_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = raybc.from_arrays(**arrays(), frequency=15, instructions=["a", "b", "a"])
-    assert cli.run_main(lambda: main(["info", str(data), "--json"])) == 0
+    assert cli.run_main(lambda: main(["info", str(data.path), "--json"])) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["episodes"], found["transitions"], found["frequency"]) == (3, 12, 15)
     assert found["tasks"] == {"a": 2, "b": 1}
-    assert cli.run_main(lambda: main(["verify", str(data), "--images"])) == 0
+    assert cli.run_main(lambda: main(["verify", str(data.path), "--images"])) == 0
     out = str(tmp_path / "set")
-    assert cli.run_main(lambda: main(["convert", str(data), "--images", "--format=lerobot", "--out", out])) == 0
+    assert cli.run_main(lambda: main(["convert", str(data.path), "--images", "--format=lerobot", "--out", out])) == 0
     assert formats.read(out, images=True).frequency == 15
 
 

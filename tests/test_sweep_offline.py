@@ -134,6 +134,10 @@ def test_a_whole_sweep_without_a_simulator(tmp_path: Path, capsys: pytest.Captur
     assert winner["rule"].startswith("lowest held-out error at the last evaluation")
     for page in (place.report.read_text(), place.leaderboard.read_text()):
         assert "No success rate was measured" in page
+    report = place.report.read_text()
+    assert " · data <code>" in report
+    for nothing in ("Episodes counted", ">Errors<", ">Episodes<", "Step limit", "task <code>none"):
+        assert nothing not in report, "what is of rollouts is left out"
     run = load_run(place.path)
     assert run.metric.name == "valid_error"
     view = RunView(place.path)

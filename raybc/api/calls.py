@@ -7,6 +7,7 @@ import os
 import re
 import types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -64,7 +65,10 @@ def called(quiet: bool = False) -> Iterator[None]:
     before = cli.console.quiet
     cli.console.quiet = before or quiet
     try:
-        yield
+        with warnings.catch_warnings():
+            # tqdm, which Ray and others import, wants ipywidgets in a notebook; nothing here shows its bars
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            yield
     except UserError as error:
         raise UserError(in_python(str(error))) from None
     except cli.Failed as error:

@@ -19,7 +19,7 @@ from raybc.types import UserError
 
 #: Dimensions of actions and observations that are drawn, at most.
 MOST_LINES = 8
-#: Frames of a second in a film of recorded images, whose rate the store does not know.
+#: Frames of a second in a film of recorded images, where the data do not say it.
 FPS = 20
 
 
@@ -94,13 +94,13 @@ class Dataset:
         """Actions and observations of an episode over its steps: a figure of plotly or Matplotlib."""
         return figure_of(self._panels(episode), backend, self.name)
 
-    def video(self, episode: int = 0, key: str = "", fps: float = FPS) -> Video:
+    def video(self, episode: int = 0, key: str = "", fps: float = 0) -> Video:
         """The images of an episode as a film, which is kept in raybc's cache.
 
         Args:
             episode: its number.
             key: the observation (default: the first that is an image).
-            fps: frames of a second.
+            fps: frames of a second (0: as many as there were steps).
 
         Raises `UserError` for data without images, which `raybc.read(data, images=True)` reads where there are any.
         """
@@ -111,6 +111,7 @@ class Dataset:
             raise UserError(f"{self.name}: video: key: expected one of {', '.join(images)}, got {key!r}")
         name = key or images[0]
         frames = np.asarray(self[episode]["obs"][name])
+        fps = fps or self.store.frequency or FPS
         mark = hashlib.sha256(f"{self.path.resolve()} {len(self.store.actions_NA)} {name} {fps}".encode()).hexdigest()
         path = home() / "films" / mark[:16] / f"episode_{episode % len(self)}.mp4"
         if not path.is_file():
@@ -140,6 +141,7 @@ class Dataset:
             ("data", self.name),
             ("episodes", f"{len(self)}{solved}"),
             ("steps", f"{len(store.actions_NA)} ({steps.min()} to {steps.max()} in an episode)"),
+            *([] if store.frequency is None else [("frequency", f"{store.frequency:g} Hz")]),
             *([("splits", splits)] if splits else []),
             *([("instructions", f"{len(set(store.tasks))}, e.g. {store.tasks[0]!r}")] if store.tasks else []),
             *(("note", text) for text in store.remarks()),

@@ -1,4 +1,4 @@
-"""`raybc.from_arrays`: one's own numpy arrays as a data set on disk, checked by the gate of every format.
+"""One's own numpy arrays as a data set on disk, checked by the gate of every format (`raybc.from_arrays`).
 
 Letters: N transitions of all episodes, E episodes, T steps of one, A action dim, O observation dim; H, W, C height,
 width and channels of an image.
@@ -41,21 +41,7 @@ class _Arrays:
     dones: np.ndarray | None
 
 
-@dataclass(frozen=True)
-class ArrayData:
-    """A data set of `from_arrays`, on disk. Every command and function takes it where it takes a path."""
-
-    path: Path
-    """Its folder."""
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-def from_arrays(
+def write_arrays(
     obs: Any,
     actions: Any,
     episode_ends: Any = None,
@@ -68,33 +54,8 @@ def from_arrays(
     frequency: float | None = None,
     action_range: tuple[Any, Any] | None = None,
     path: str | PathLike[str] | None = None,
-) -> ArrayData:
-    """One's own arrays as a data set that every command reads.
-
-    >>> import numpy as np
-    >>> obs = {"joints": np.zeros((30, 7)), "front": np.zeros((30, 48, 64, 3), np.uint8)}
-    >>> data = raybc.from_arrays(obs, np.zeros((30, 7)), episode_ends=[12, 30], frequency=20)  # doctest: +SKIP
-
-    A row is a time step: the observation before an action, and that action. Instead of flat arrays, `obs`, `actions`,
-    `rewards` and `dones` may be lists with an entry for each episode (`episode_ends` is left out then).
-
-    Args:
-        obs: numbers (N, O), which are called "state", or a mapping of names to arrays; images are uint8 (N, H, W, C).
-        actions: numbers (N, A), in physical units, as they were sent to the robot.
-        episode_ends: whole numbers (E,), the exclusive end of each episode; the last one is N.
-        rewards: numbers (N,); None: zeros.
-        dones: 0 or 1 (N,), 1 where the environment (not a time limit) ended the episode.
-        success: 0 or 1 (E,), whether each episode succeeded; None: unknown.
-        instructions: a text for all episodes, or one for each.
-        splits: "train", "valid" -> numbers of episodes.
-        frequency: steps per second (Hz).
-        action_range: the lowest and the highest action, numbers or (A,) each.
-        path: the folder to write; None: `arrays/` below raybc's cache ($RAYBC_HOME, else ~/.cache/raybc), with a name
-            that is a hash of the contents, so that the same arrays are written once.
-
-    Raises `raybc.types.UserError` for arrays that do not fit each other, for nan and inf, for anything but numbers, and
-    where `path` holds something else. Nothing is overwritten.
-    """
+) -> Path:
+    """The folder of the data set of these arrays, written if it is not there; see `raybc.from_arrays`."""
     if episode_ends is None:
         given = _joined(obs, actions, rewards, dones)
     else:
@@ -106,7 +67,7 @@ def from_arrays(
     else:
         free_space_for(target, sum(array.nbytes for array in found.arrays().values()) >> 20, "free some or use path=")
         stores.write_store(target, found)
-    return ArrayData(target)
+    return target
 
 
 def _flat(obs: Any, actions: Any, episode_ends: Any, rewards: Any, dones: Any) -> _Arrays:

@@ -231,6 +231,7 @@ def write_video(path: Path, frames: np.ndarray, fps: float, encoding: str = "los
         raise UserError(
             f"{path}: expected images with 1 or 3 channels for a video, got {channels}; write another format"
         )
+    os.environ.setdefault("SVT_LOG", "1")  # the encoder of AV1 would print twenty lines about every video
     try:
         with _usual_priority() as restore, av.open(str(path), "w", format="mp4") as container:
             rate = Fraction(fps).limit_denominator(1000)
