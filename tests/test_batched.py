@@ -188,7 +188,7 @@ def test_a_pool_steps_worlds_together(ray_cpus: float, bundle: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["all", "kill"])
-@pytest.mark.parametrize("always", [False, True])
+@pytest.mark.parametrize("always", [False, pytest.param(True, marks=pytest.mark.slow)])  # many processes die and start
 def test_a_batch_that_dies_costs_no_other_episode(
     ray_cpus: float, bundle: str, tmp_path: Path, kind: str, always: bool
 ) -> None:
