@@ -22,7 +22,7 @@ from rich.table import Table
 
 from raybc import flags
 from raybc.files import expanded
-from raybc.notebook import in_kernel, progress_of
+from raybc.notebook import plain_in_kernel, progress_of
 from raybc.types import PlainError, UserError
 
 Args = TypeVar("Args")
@@ -40,11 +40,7 @@ class _CopiedConsole(Console):
 
 
 #: Progress and results are for people; machine-readable results are files in the run folder.
-#: Lines are text in a notebook, too, as all output of a process. A kernel asks for colours, which rich takes for a
-#: terminal; but a cell cannot move a cursor, and would keep every state of a spinner and of a live table.
-console: Console = _CopiedConsole(
-    highlight=False, soft_wrap=True, markup=False, force_jupyter=False, force_terminal=False if in_kernel() else None
-)
+console: Console = _CopiedConsole(highlight=False, soft_wrap=True, markup=False, **plain_in_kernel())
 
 
 @contextlib.contextmanager
@@ -97,7 +93,8 @@ def print_whole(table: Table) -> None:
     if console.quiet:
         return
     wanted = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    Console(file=console.file, highlight=False, markup=False, width=max(console.width, wanted)).print(table)
+    whole = {"width": max(console.width, wanted), **plain_in_kernel()}
+    Console(file=console.file, highlight=False, markup=False, **whole).print(table)
 
 
 def parse(cls: type[Args], argv: Sequence[str] | None, prog: str, description: str) -> Args:

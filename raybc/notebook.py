@@ -23,6 +23,12 @@ def in_kernel() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
+def plain_in_kernel() -> dict[str, Any]:
+    """Options of a `Console` for output that is text in a notebook, too: kernels ask for colours (FORCE_COLOR), which
+    rich takes for a terminal that can move its cursor."""
+    return {"force_jupyter": False, "force_terminal": False if in_kernel() else None}
+
+
 def progress_of(*columns: str | ProgressColumn, **options: Any) -> Progress:
     """A `Progress`; in a notebook an output of the cell."""
     return (CellProgress if in_kernel() else Progress)(*columns, **options)
@@ -34,9 +40,7 @@ class CellProgress(Progress):
 
     def __init__(self, *columns: str | ProgressColumn, **options: Any) -> None:
         super().__init__(*columns, **options | {"auto_refresh": False})
-        self._paper = Console(
-            file=io.StringIO(), width=WIDTH, force_jupyter=False, force_terminal=False, highlight=False
-        )
+        self._paper = Console(file=io.StringIO(), width=WIDTH, highlight=False, **plain_in_kernel())
         self._output: Any = None
         self._drawn = 0.0
 

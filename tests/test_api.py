@@ -22,7 +22,9 @@ from raybc.api.show import MOST_ROWS, Facts, Video
 from raybc.data.episodes import EpisodeStore
 from raybc.data.store import write_store
 from raybc.types import UserError
+from tests.documents import Page
 from tests.helpers import ROOT, stop_training_at
+from tests.robots import recorded_robot
 
 EPISODES, STEPS = 6, 12
 
@@ -306,6 +308,20 @@ def test_the_examples_of_docstrings(module: str, demos: Path, tmp_path: Path) ->
     )
     assert found.attempted
     assert not found.failed
+
+
+def test_the_first_example_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is written, with fewer steps; and whatever the page names exists."""
+    monkeypatch.chdir(tmp_path)
+    recorded_robot(tmp_path / "my_robot", episodes=5)
+    page = Page.of("python.md")
+    code = page.of_language("python")[0].replace("training_steps=2000", "training_steps=10, quiet=True, threads=1")
+    known: dict[str, Any] = {"obs": {"state": np.zeros(7)}}
+    exec(compile(code, "python.md", "exec"), known)
+    assert known["action"].shape == (7,)
+    named = {"run": raybc.Run, "sweep": raybc.Sweep, "found": raybc.Evaluation, "data": raybc.Dataset, "raybc": raybc}
+    for owner, attribute in re.findall(r"`(?:\w+\()?(run|sweep|found|data|raybc)\.(\w+)", page.text):
+        assert hasattr(named[owner], attribute) or attribute in ("cli", "types"), f"{owner}.{attribute}"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Heading -> the public names below it, which mkdocstrings describes.
 API = {
+    "Training, searching, measuring": (
+        "raybc.api.fitting.fit",
+        "raybc.api.searching.sweep",
+        "raybc.api.evaluating.evaluate",
+        "raybc.api.runs.Run",
+        "raybc.api.sweeps.Sweep",
+        "raybc.api.sweeps.Winner",
+        "raybc.api.evaluations.Evaluation",
+        "raybc.api.show.Video",
+    ),
     "Acting": ("raybc.load", "raybc.inference.policy.Policy", "raybc.serve.client.RemotePolicy"),
     "Options": ("raybc.config.options.option", "raybc.config.run.RunConfig"),
     "Policies": ("raybc.policies.base.Policy", "raybc.policies.base.Encoder", "raybc.policies.packed.PackedModule"),
@@ -28,7 +38,12 @@ API = {
         "raybc.envs.batched.Worlds",
         "raybc.env.Environment",
     ),
-    "Data": ("raybc.data.episodes.EpisodeStore", "raybc.data.formats.base"),
+    "Data": (
+        "raybc.api.reading.read",
+        "raybc.api.datasets.Dataset",
+        "raybc.data.episodes.EpisodeStore",
+        "raybc.data.formats.base",
+    ),
     "Trainings of others": ("raybc.trainer.job.TrainerJob",),
     "Checks for extensions": ("raybc.testing",),
     "Errors": ("raybc.types.UserError",),

@@ -29,7 +29,7 @@ _NAMES = {
     "train/actor_loss": "loss", "train/lr": "lr", "train/steps_per_sec": "steps_per_sec", "valid/loss": "valid_loss",
     "valid/error": "valid_error", "low": "valid_error_low", "high": "valid_error_high", "eval/success": "success",
     "wilson_low": "success_low", "wilson_high": "success_high", "eval/return": "return", "eval/length": "length",
-    "eval/score": "score",
+    "eval/score": "score", "valid/score": "score",
 }  # fmt: skip
 #: Shown numbers of a step in the plain text.
 _SHOWN = ("success", "score", "valid_error", "valid_loss", "loss")
@@ -163,9 +163,7 @@ class Run:
                 for seed, part in rows.items()
             ]
 
-        names = ("success", "score", "valid_error")
-        score = next((n for n in names if any(n in row for part in rows.values() for row in part)), "")
-        label = METRICS["valid_error"].label if score == "valid_error" else score
+        score, label = _compared(_latest([row for part in rows.values() for row in part]))
         losses = [*series("loss", "seed" if many else "loss"), *([] if many else series("valid_loss", "held out"))]
         return [
             *panel("loss", "step", *losses, log=True),
@@ -247,11 +245,19 @@ def _latest(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _compared(found: dict[str, Any]) -> tuple[str, str]:
+    """The column that checkpoints are compared by, and its label; "" where nothing was measured."""
+    metric = METRICS.get(str(found.get("metric")), METRICS["valid_error" if "valid_error" in found else "success"])
+    if metric.name in ("success", "valid_error"):
+        return (metric.name, metric.label) if metric.name in found else ("", "")
+    return ("score", metric.label) if "score" in found else ("", "")
+
+
 def _cell(found: dict[str, Any], name: str) -> str:
-    """A number with its interval; "" where it was not measured."""
+    """A number with its interval; "" where it was not measured, and for a score that has a column of its own."""
     value = found.get(name)
-    if not isinstance(value, int | float) or (name == "score" and "success" in found):
+    if not isinstance(value, int | float) or (name == "score" and _compared(found)[0] != "score"):
         return ""
-    metric = METRICS["success" if name == "success" else "valid_error"]
+    metric = METRICS[{"success": "success", "score": str(found.get("metric"))}.get(name, "valid_error")]
     interval = _interval(found, name)
     return metric.show(value) + (f" (95 % {metric.show_range(interval)})" if interval else "")

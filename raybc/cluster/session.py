@@ -116,13 +116,28 @@ def _check_reachable(address: str) -> None:
         ) from None
 
 
+def _check_loopback() -> None:
+    """Fail immediately where the processes of a local Ray could not reach each other: Ray would wait for minutes."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError as error:
+        raise UserError(
+            f"Ray cannot start here, because this process may not use ports of 127.0.0.1 ({error.strerror or error}), "
+            "as in some notebook services; connect to a cluster with --address HOST:PORT, or train without simulators "
+            "(--eval_interval=0) and measure elsewhere"
+        ) from None
+
+
 def _announce(place: str) -> None:
     path = os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")
     cli.console.print(f"Ray's dashboard: http://{place} (the token that it requests is in {path})")
 
 
 def _start(num_cpus: int | None, dashboard: bool) -> Any:
-    """A local Ray. Raises `UserError` where its processes do not answer in time, as on a machine that is overloaded."""
+    """A local Ray. Raises `UserError` where it may not open ports, and where its processes do not answer in time,
+    as on a machine that is overloaded."""
+    _check_loopback()
     try:
         with contextlib.nullcontext() if dashboard else _few_services():
             return ray.init(
