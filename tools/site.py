@@ -40,6 +40,7 @@ API = {
     ),
     "Data": (
         "raybc.api.reading.read",
+        "raybc.api.arrays.from_arrays",
         "raybc.api.datasets.Dataset",
         "raybc.data.episodes.EpisodeStore",
         "raybc.data.formats.base",
