@@ -25,7 +25,7 @@ from scipy.stats import kendalltau, rankdata
 
 from raybc.inference.offline_measures import MEASURES
 
-DRAWS, FEW = 2000, 8
+DRAWS, FEW = 1000, 8
 #: A measure on windows of the training's own loss, which `MEASURES` does not have.
 LOSS = "loss"
 
@@ -154,7 +154,7 @@ def show(out: Path, scores: Mapping[str, str]) -> None:
             rho = float(spearman(-found[name][None], found["score"][None])[0])
             rho_D = [spearman(-x[name], x["score"]) for x in (single, many)]
             tau = kendalltau(-found[name], found["score"]).statistic
-            tau_D = kendall(-many[name][:500], many["score"][:500])
+            tau_D = kendall(-many[name][:300], many["score"][:300])
             gaps = [a - b for a, b in zip(rho_D, reference, strict=True)]
             rhos[task][name], apart[task][name] = rho, gaps[1]
             gap = "" if name == "error" else f"{interval(gaps[0])}; {interval(gaps[1])}"

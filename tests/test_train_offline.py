@@ -23,6 +23,7 @@ from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.find_bundle import find_bundle
 from raybc.inference.agent import Agent
+from raybc.inference.held_out import predict
 from raybc.inference.offline import offline_error
 from raybc.run_folder import TrainingFolder
 from raybc.train.__main__ import main
@@ -132,6 +133,25 @@ def test_the_error_of_known_policies(trained: Path) -> None:
     assert whole.interval[0] < whole.error < whole.interval[1]
     assert whole.step_error_H[0] < 1e-5
     assert (whole.step_error_H[1:] > 0.5).all()
+
+
+def test_more_samples_change_no_error(trained: Path) -> None:
+    """The first sample is the same whatever else is predicted, and chunks that are later belong to later rows."""
+    bundle = PolicyBundle.load(find_bundle(next((trained / "run").glob("sd000*")))[0])
+    store, held = _store(trained / "robot.hdf5"), np.array([7, 8, 9])
+    agent, setting = Agent(bundle), SampleSetting(eval_temperature=1.0)
+    one = predict(agent, store, held, setting)
+    many = predict(agent, store, held, setting, samples=3, is_shifted=True)
+    np.testing.assert_array_equal(one.chunks_KBHA[0], many.chunks_KBHA[0])
+    assert many.chunks_KBHA.std(0).max() > 0
+    assert len(predict(agent, store, held, SampleSetting(), samples=3).chunks_KBHA) == 1, "without noise all are alike"
+    still = predict(agent, store, held, SampleSetting(), is_shifted=True)
+    assert still.later_BHA is not None
+    assert still.shift == 2
+    starts = np.cumsum([0, 12, 12])
+    for start in starts:  # twelve windows of each episode, one a step
+        np.testing.assert_allclose(still.later_BHA[start : start + 10], still.chunks_KBHA[0, start + 2 : start + 12])
+        assert np.isnan(still.later_BHA[start + 10 : start + 12]).all(), "beyond the end"
 
 
 def _store(path: Path) -> EpisodeStore:
