@@ -21,6 +21,7 @@ from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
 from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
+from raybc.export.card import _of_training
 from raybc.find_bundle import find_bundle
 from raybc.inference.agent import Agent
 from raybc.inference.held_out import predict
@@ -219,6 +220,9 @@ def test_another_metric(trained: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert found.name == "valid_mean_of_samples"
     assert scores == {int(r["step"]): float(r["valid/score"]) for r in measured}
     assert json.loads(place.offline_json.read_text())["score"] == float(measured[-1]["valid/score"])
+    card = _of_training(place, 30).text
+    assert f"Held-out error of the mean sample {found.show(scores[30])} (95 % interval " in card
+    assert "Held-out error " in card.partition("several samples")[2], "the error is named as well"
     assert train(*flags, "--training_steps=40", "--metric=valid_error", "--out", place.path, "--resume") == 0
     found, scores = place.scores()
     assert found.name == "valid_error"
