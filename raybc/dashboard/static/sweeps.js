@@ -11,7 +11,7 @@ export const stateCell = (run) => [
     ? h(
         "span",
         { class: "sub" },
-        copyButton(run.resume, `Copy the command that continues it: ${run.resume}`, "Copy command"),
+        copyButton(run.resume, `Copy command that continues it: ${run.resume}`, "Copy command"),
       )
     : "",
 ];
