@@ -107,8 +107,13 @@ class Browser:
 
     def open(self, url: str, seconds: float = 120.0) -> None:
         """Go to a page and wait until it is loaded, which takes a busy machine long."""
+        there = f"location.href.startsWith({json.dumps(url[:200])})"
         self.call("Page.navigate", url=url)
-        self.wait(f"location.href.startsWith({json.dumps(url[:200])}) && document.readyState === 'complete'", seconds)
+        try:
+            self.wait(there, 10)
+        except TimeoutError:  # a step back in the history, asked for just before, took its place
+            self.call("Page.navigate", url=url)
+        self.wait(f"{there} && document.readyState === 'complete'", seconds)
 
     def size(self, width: int, height: int) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

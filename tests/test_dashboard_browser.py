@@ -15,6 +15,7 @@ pytest.importorskip("websockets", reason="what drives the browser: pip install '
 
 from benchmarks.run_folder import make_run
 from raybc.dashboard.serve import beside
+from raybc.files import run_folder_lock
 from raybc.report.html import write_report
 from raybc.rollout.video import encode
 from tests.browser import Browser
@@ -122,7 +123,7 @@ def test_open_a_trial_and_play_its_video(page: Browser) -> None:
     assert "raybc.train" in page.js("document.querySelector('dialog .command pre').textContent")
     page.wait("document.querySelector('dialog .curve .scatterlayer')")
     assert page.js("document.querySelectorAll('dialog video').length") == 3
-    page.click("dialog input[value=failure]")
+    page.click("dialog input[name=trial-outcome][value=failure]")
     assert page.js("[...document.querySelectorAll('dialog .film figcaption .badge')].map(b => b.textContent)") == [
         "timeout"
     ]
@@ -150,9 +151,11 @@ def test_what_is_new_appears(page: Browser, run: Path) -> None:
     event = {"event": "start", "trial": 40, "params": PARAMS, "origin": "sampler"}
     before = (run / "ledger.jsonl").read_bytes()
     try:
-        with (run / "ledger.jsonl").open("a") as file:
-            file.write(json.dumps(event) + "\n")
-        page.wait("document.querySelector('tr[data-trial=\"40\"] .badge.running')")
+        with run_folder_lock(run):
+            with (run / "ledger.jsonl").open("a") as file:
+                file.write(json.dumps(event) + "\n")
+            page.wait("document.querySelector('tr[data-trial=\"40\"] .badge.running')")
+        page.wait("document.querySelector('tr[data-trial=\"40\"] .badge.unfinished')")
     finally:
         (run / "ledger.jsonl").write_bytes(before)
     page.wait("!document.querySelector('tr[data-trial=\"40\"]')")
