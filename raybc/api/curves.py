@@ -67,15 +67,18 @@ def svg(shown: Panel) -> str:
     scale = math.log10 if shown.is_log else float
     low, high = (0.0, 1.0) if shown.percent else (scale(min(values)), scale(max(values)))
     low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
-    first, last = (min(xs) - 0.5, max(xs) + 0.5) if min(xs) == max(xs) else (min(xs), max(xs))
+    first, last = min(xs), max(xs)
+    room = 0.5 if first == last else 0.04 * (last - first) if any(s.points for s in shown.series) else 0.0
 
     def at_x(x: float) -> float:
-        return LEFT + (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (x - first + room) / (last - first + 2 * room) * (WIDTH - LEFT - RIGHT)
 
     def at_y(y: float) -> float:
         return TOP + (high - scale(y)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_axes(shown, low, high, first, last)]
+    names = shown.series if len(shown.series) > 1 else ()
+    height = HEIGHT + 14 * -(-len(names) // 3)
+    parts = [_axes(shown, low, high, [(x, at_x(x)) for x in sorted({first, (first + last) / 2, last})])]
     for place, series in enumerate(shown.series):
         colour = COLOURS[place % len(COLOURS)]
         every = -(-len(series.x) // MOST_POINTS)
@@ -90,18 +93,19 @@ def svg(shown: Panel) -> str:
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
         if series.points or len(kept) <= 25:
             parts += [f'<circle cx="{at_x(x):.1f}" cy="{at_y(y):.1f}" r="2.4" fill="{colour}"/>' for x, y in kept]
-        if len(shown.series) > 1:
-            where = f'x="{LEFT + 4 + 92 * (place % 3)}" y="{TOP + 10 + 12 * (place // 3)}"'
+        if names:
+            where = f'x="{LEFT + 96 * (place % 3)}" y="{HEIGHT + 8 + 14 * (place // 3)}"'
             parts.append(f'<text {where} fill="{colour}" font-size="10">{html.escape(series.name[:16])}</text>')
     label = html.escape(f"{shown.title} over {shown.x}", quote=True)
     return (
-        f'<svg width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}" '
-        f'font-family="sans-serif" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+        f'<svg width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" '
+        f'font-family="sans-serif" style="vertical-align:top" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 
 
-def _axes(shown: Panel, low: float, high: float, first: float, last: float) -> str:
-    """The frame, the title and the numbers at its ends. low, high: on the scale of the axis."""
+def _axes(shown: Panel, low: float, high: float, marks: Sequence[tuple[float, float]]) -> str:
+    """The frame, the title and the numbers at it. low, high: on the scale of the y axis; marks: numbers of the x axis
+    and where they are."""
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     title = html.escape(shown.title)
     parts = [
@@ -112,13 +116,15 @@ def _axes(shown: Panel, low: float, high: float, first: float, last: float) -> s
         y, value = bottom - part * (bottom - TOP), low + part * (high - low)
         value = 10**value if shown.is_log else value
         text = f"{100 * value:.0f} %" if shown.percent else f"{value:.3g}"
-        x, place = LEFT + part * (right - LEFT), first + part * (last - first)
-        anchor = {0.0: "start", 0.5: "middle", 1.0: "end"}[part]
-        parts += [
-            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" font-size="10" text-anchor="end" fill="currentColor">{text}</text>',
-            f'<text x="{x:.1f}" y="{bottom + 13}" font-size="10" text-anchor="{anchor}" fill="currentColor">'
-            f"{place:.6g}</text>",
-        ]
+        parts.append(
+            f'<text x="{LEFT - 5}" y="{y + 4:.1f}" font-size="10" text-anchor="end" fill="currentColor">{text}</text>'
+        )
+    whole = all(float(x).is_integer() for series in shown.series for x in series.x)
+    for x, at in marks:
+        if not whole or float(x).is_integer():
+            anchor = "end" if at > right - 12 else "start" if at < LEFT + 6 else "middle"
+            where = f'x="{at:.1f}" y="{bottom + 13}" font-size="10" text-anchor="{anchor}"'
+            parts.append(f'<text {where} fill="currentColor">{x:.6g}</text>')
     name = html.escape(shown.x)
     parts.append(
         f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 6}" font-size="10" text-anchor="middle" fill="currentColor">'

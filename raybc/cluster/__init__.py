@@ -4,6 +4,7 @@ Importing this package sets Ray's environment. Ray reads it when it is imported 
 import this package first.
 """
 
+import logging
 import os
 
 #: Set unless the user has set them: no usage statistics; every log line of every worker; GPUs stay visible to actors
@@ -19,3 +20,5 @@ _ENVIRONMENT = {
 }
 for _name, _value in _ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
+#: In a notebook Ray advises to install ipywidgets, which nothing of ours shows.
+logging.getLogger("ray.widgets").setLevel(logging.WARNING)
