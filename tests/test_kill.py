@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raybc.dashboard.view import RunView
 from raybc.sweep.ledger import read_events
 from tests.test_sweep import check_complete, start, state_of, wait_for_events, write_sweep
 
@@ -40,6 +41,10 @@ def test_ten_kills_of_everything(pointmass_demos: Path, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         kills += 1
+        if (out / "config.json").is_file():
+            view = RunView(out)
+            view.refresh()
+            assert view.since(-1, -1)["state"] == "stopped", "its dashboard says so"
         trials = state_of(out).trials if (out / "ledger.jsonl").exists() else {}
         now = {n: (t.status, t.score) for n, t in trials.items() if t.finished}
         assert finished.items() <= now.items(), "a finished trial was run again or lost"
