@@ -179,6 +179,13 @@ def test_without_labels_and_what_is_refused(
     assert "no labels: scores without labels only" in said
     assert set(load_scores(tmp_path / "q").columns) == {"length", "idle", "jerk", "path_efficiency"}
     assert 'id="curve-data"' not in (tmp_path / "q" / "quality.html").read_text()
+    marked = tmp_path / "marked.hdf5"
+    robomimic.write_store(marked, tiny_store((10,) * 12, success_E=np.arange(12) > 0))
+    quality(marked, "--out", tmp_path / "marked", "--ensemble=0")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "note: success is not used as label: --labels: expected at least 5 episodes of each class" in said
+    quality(marked, "--out", tmp_path / "other", "--labels", "success", status=2)
+    assert "got failure: 1, success: 11; label more episodes" in capsys.readouterr().err
     for words, message in (
         (("--folds=2",), "--folds: expected at least 3, got 2"),
         (("--labels", "operators"), "--labels operators: expected masks worse, okay, better"),
@@ -201,3 +208,28 @@ def test_without_scikit_learn(
     quality(demos, "--labels", "splits", "--classes", "bad", "good", "--out", tmp_path / "q", status=2)
     assert "pip install 'raybc[quality]', or leave the SVM out with --no-svm" in capsys.readouterr().err
     assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(tmp_path: Path) -> None:
+    pytest.importorskip("websockets", reason="what drives the browser: pip install 'raybc[dev]'")
+    from tests.browser import Browser, find_chromium
+
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("no Chromium: apt install chromium, or set RAYBC_CHROMIUM")
+    demos, out = labelled(tmp_path / "demos.hdf5"), tmp_path / "q"
+    quality(demos, "--labels", "splits", "--classes", "bad", "good", "--folds=3", "--window=4", "--ensemble=2",
+            "--ensemble_steps=5", "--epochs_per_round=2", "--no-svm", "--out", out)  # fmt: skip
+    with Browser.start(chromium) as browser:
+        browser.open((out / "quality.html").as_uri())
+        browser.js("document.querySelector('#time').scrollIntoView({behavior: 'instant'})")
+        browser.wait("document.querySelector('#plot-curves .scatterlayer')")
+        first = browser.js("document.querySelector('#curve-caption').textContent")
+        assert first.startswith("quality of episode 0, labelled good, quality 0.")
+        browser.click("#curve-next")
+        browser.wait("document.querySelector('#curve-caption').textContent.includes('episode 1, labelled bad')")
+        browser.js("document.querySelector('#classifier').scrollIntoView({behavior: 'instant'})")
+        browser.wait("document.querySelector('#plot-reliability .scatterlayer')")
+        assert browser.errors == []
+        assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []

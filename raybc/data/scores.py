@@ -112,7 +112,7 @@ class Scores:
             raise UserError(
                 f"{where}: expected scores of these data ({fingerprint[:12]}), got those of {self.dataset} "
                 f"({self.fingerprint[:12]}), whose contents differ; score them with raybc data quality, with the same "
-                "--drop_idle and --skip_bad_episodes as here"
+                "flags of reading as here (--drop_idle, --skip_bad_episodes, --obs_keys)"
             )
 
     def check_count(self, store: EpisodeStore, where: str) -> None:

@@ -16,7 +16,7 @@ from raybc.data.load import read_for
 from raybc.data.quality.args import QualityArgs
 from raybc.data.quality.classifier import ClassifierSettings
 from raybc.data.quality.folder import QualityFolder
-from raybc.data.quality.labels import SOURCES, labels_of
+from raybc.data.quality.labels import SOURCES, Labels, labels_of
 from raybc.data.quality.run import Judgement, Quality, QualitySettings, score
 from raybc.data.scan import source_of
 from raybc.types import UserError
@@ -41,23 +41,41 @@ def quality(args: QualityArgs) -> int:
     store = read_for(source.path, source.task, images=False, skip_bad_episodes=args.skip_bad_episodes, keys=source.keys)
     cli.print_notes(store.remarks())
     trained = without_idle(store, args.keep_idle) if args.drop_idle else store
-    labels = labels_of(store, args.labels, args.classes)
+    labels = _labels(store, args)
     folder = QualityFolder(args.out or Path(f"{source.path.resolve().stem}-quality"))
     if labels is None:
         cli.console.print("no labels: scores without labels only; --labels FILE.csv adds a classifier")
     else:
         counts = ", ".join(f"{n} {k}" for k, n in zip(labels.classes, labels.counts().tolist(), strict=True))
         cli.console.print(f"labels: {labels.source}: {counts}")
-    found = score(
-        store, labels, settings, folder, name=source.path.resolve().name, fingerprint=trained.fingerprint(),
-        overwrite=args.overwrite, bar=_bar, say=cli.console.print,
-    )  # fmt: skip
+    fingerprint = trained.fingerprint()
+    try:
+        found = score(
+            store, labels, settings, folder, name=source.path.resolve().name, fingerprint=fingerprint,
+            overwrite=args.overwrite, bar=_bar, say=cli.console.print,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise cli.Interrupted(
+            f"the same command{', without --overwrite,' * args.overwrite} continues in {folder.path}"
+        ) from None
     from raybc.report.quality import write_quality_page
 
     write_quality_page(found, store, folder.page, args.data)
     _show(found, store)
     cli.console.print(f"scores: {folder.path}/scores.csv ({found.scores.sha256[:12]})\npage: {folder.page}")
     return 0
+
+
+def _labels(store: EpisodeStore, args: QualityArgs) -> Labels | None:
+    """The labels that were asked for; those that nobody named are left out where they are too few to learn from."""
+    labels = labels_of(store, args.labels, args.classes)
+    if labels is not None and args.labels == "auto":
+        try:
+            labels.check(args.folds)
+        except UserError as error:
+            cli.print_notes([f"{labels.source} is not used as label: {error}"])
+            return None
+    return labels
 
 
 def _bar(what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
