@@ -59,6 +59,12 @@ def choose(page: Browser, list_id: str, place: int) -> None:
         f"(() => {{ const list = document.querySelector('#{list_id}'); list.selectedIndex = {place};"
         "list.dispatchEvent(new Event('change')); })()"
     )
+    drawn(page)
+
+
+def drawn(page: Browser) -> None:
+    """Wait for the frame in which a figure that has changed is drawn."""
+    page.js("new Promise(done => requestAnimationFrame(() => setTimeout(() => requestAnimationFrame(done), 50)))")
 
 
 def test_episodes_and_dimensions_are_chosen(page: Browser) -> None:
@@ -68,10 +74,12 @@ def test_episodes_and_dimensions_are_chosen(page: Browser) -> None:
     assert page.js(f"{TRACES}.map(t => t.name)") == ["[0]", "[1]", "[2]"]
     assert page.js(f"new Set({TRACES}[1].y).size") == 1
     page.click("#curve-next")
+    drawn(page)
     assert page.js(f"{TRACES}[0].y.length") == 31
     assert "episode 1, 31 steps, no success" in page.js("document.querySelector('#curve-caption').textContent")
     page.js("document.querySelector('#curve-next').focus()")
     page.key("Enter")  # the keyboard does the same
+    drawn(page)
     assert page.js(f"{TRACES}[0].y.length") == 12
     assert page.js("document.querySelector('#curve-dimension-label').hidden")
     choose(page, "curve-episode", 0)
