@@ -270,6 +270,7 @@ def test_frames_and_figures(finished: raybc.Run, demos: Path, monkeypatch: pytes
     assert len(raybc.read(demos).frame()) == EPISODES
     assert {trace.name for trace in finished.plot().data} >= {"loss"}
     assert len(finished.plot("matplotlib").axes) == 2
+    assert finished.plot("matplotlib")._repr_png_().startswith(b"\x89PNG"), "a cell shows it"
     with pytest.raises(UserError, match="expected plotly or matplotlib"):
         finished.plot("svg")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"no episode was filmed; fit\(video_episodes=2"):

@@ -24,6 +24,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
     named = re.findall(r": ([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
     pages = (*ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md"), *ROOT.glob("*.md"))
     there = {"index.md" if p.name == "README.md" else str(p.relative_to(ROOT)) for p in pages} | {"api.md"}
+    there |= {f"docs/notebooks/{path.stem}.md" for path in ROOT.glob("docs/notebooks/*.ipynb")}
     assert sorted(named) == sorted(there)
 
 
@@ -55,5 +56,9 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         [sys.executable, "tools/site.py", str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True
     )
     assert build.returncode == 0, build.stdout + build.stderr
+    for name in ("quickstart", "own_data"):
+        page = (tmp_path / f"site/html/docs/notebooks/{name}.html").read_text()
+        assert "raybc.sweep(" in page
+        assert "95 % interval" in page, "outputs are shown"
     reference = (tmp_path / "site/html/api.html").read_text()
     assert all(f'id="{name}"' in reference for name in ("raybc.load", "raybc.inference.policy.Policy.act"))

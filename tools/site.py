@@ -70,9 +70,25 @@ def gather(pages: Path) -> None:
             place = pages / ("index.md" if path.name == "README.md" else path.relative_to(ROOT))
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, place)
-    for path in pages.glob("docs/*.md"):
-        path.write_text(re.sub(r"\]\(\.\./README\.md", "](../index.md", path.read_text()))
+    for path in ROOT.glob("docs/notebooks/*.ipynb"):
+        show_notebook(path, pages / "docs/notebooks")
+    for path in (*pages.glob("docs/*.md"), *pages.glob("index.md")):
+        text = re.sub(r"\]\(\.\./README\.md", "](../index.md", path.read_text())
+        path.write_text(re.sub(r"(\]\([\w./]*notebooks/\w+)\.ipynb\)", r"\1.md)", text))
     (pages / "api.md").write_text(api_page())
+
+
+def show_notebook(path: Path, folder: Path) -> None:
+    """Write a notebook with its outputs as a page, and its images beside it."""
+    from nbconvert import MarkdownExporter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text, resources = MarkdownExporter().from_filename(str(path))
+    for name, content in resources["outputs"].items():
+        (folder / f"{path.stem}_{name}").write_bytes(content)
+        text = text.replace(f"]({name})", f"]({path.stem}_{name})")
+    text = re.sub(r"<table[^>]*>", "<table>", text)  # the theme lets plain tables scroll
+    (folder / f"{path.stem}.md").write_text(re.sub(r"(\]\(\w+)\.ipynb\)", r"\1.md)", text))
 
 
 def loads_from_the_network(site: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import types
@@ -17,6 +18,9 @@ from raybc import cli
 from raybc.files import expanded
 from raybc.strict import check_type, did_you_mean
 from raybc.types import UserError
+
+#: Ray, when it is imported in a notebook, asks for ipywidgets, which nothing here needs.
+logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
 
 A = TypeVar("A")
 #: What becomes of a run that is there: True continues it, False refuses it, "auto" continues it and begins otherwise.

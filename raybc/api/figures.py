@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -73,7 +74,15 @@ def _matplotlib(panels: Sequence[Panel]) -> Any:
     require_extra("plot", "plots", "matplotlib")
     from matplotlib.figure import Figure  # no pyplot: no global state, and no display
 
-    figure = Figure(figsize=(4.6 * len(panels), 3.4), layout="tight")
+    class CellFigure(Figure):
+        """Without pyplot no kernel knows how a cell shows a figure."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=80)
+            return buffer.getvalue()
+
+    figure = CellFigure(figsize=(4.6 * len(panels), 3.4), layout="tight")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for place, series in enumerate(panel.series):
             colour = COLOURS[place % len(COLOURS)]
