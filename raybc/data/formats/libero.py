@@ -176,7 +176,9 @@ def _write_task(path: Path, store: EpisodeStore, episodes: np.ndarray) -> None:
     with h5py.File(path, "w") as file:
         env_args = dict(store.env_args)
         bddl = env_args.pop("bddl_file_name", "")
-        data = robomimic.write_episodes(file, dataclasses.replace(store, env_args=env_args), episodes=episodes)
+        # The instruction is that of the file, in `problem_info`.
+        written = dataclasses.replace(store, env_args=env_args, tasks=(), checked=True)
+        data = robomimic.write_episodes(file, written, episodes=episodes)
         data.attrs["bddl_file_name"] = bddl
         data.attrs["problem_info"] = _problem_info(store.tasks[episodes[0]])
         data.attrs["num_demos"] = np.int64(len(episodes))
