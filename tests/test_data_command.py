@@ -155,7 +155,7 @@ def test_damage_is_a_finding(tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), "expected one of info, stats, verify, view, convert, got nothing"),
+        ((), "expected one of info, stats, verify, view, quality, convert, got nothing"),
         (("check", "x"), "got check"),
         (("verify", "/no/such/file.hdf5"), "found no such file or folder"),
         (("verify", "lift-mh-lowdim"), "unknown data"),
