@@ -69,7 +69,14 @@ def children(process: psutil.Process, name: str) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize(("name", "pack"), [("ray::SimWorker", 1), ("ray::ImplicitFunc", 1), ("ray::ImplicitFunc", 3)])
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("ray::SimWorker", 1),
+        pytest.param("ray::ImplicitFunc", 1, marks=pytest.mark.slow),  # a pack of one is a pack
+        ("ray::ImplicitFunc", 3),
+    ],
+)
 def test_a_killed_trial_or_simulator_does_not_end_the_sweep(
     pointmass_demos: Path, tmp_path: Path, name: str, pack: int
 ) -> None:
