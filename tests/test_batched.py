@@ -187,8 +187,13 @@ def test_a_pool_steps_worlds_together(ray_cpus: float, bundle: str) -> None:
     assert [rows_without_times(part) for part in rows] == [rows_without_times(part) for part in expected]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["all", "kill"])
-@pytest.mark.parametrize("always", [False, pytest.param(True, marks=pytest.mark.slow)])  # many processes die and start
+@pytest.mark.parametrize(
+    ("kind", "always"),
+    [
+        ("kill", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("all", False), ("all", True), ("kill", True))),
+    ],
+)
 def test_a_batch_that_dies_costs_no_other_episode(
     ray_cpus: float, bundle: str, tmp_path: Path, kind: str, always: bool
 ) -> None:

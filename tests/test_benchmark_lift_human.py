@@ -22,6 +22,7 @@ def test_how_far_an_episode_came() -> None:
     assert found == ["lifted", "not reached", "never closed", "not held", "lost"]
 
 
+@pytest.mark.slow
 def test_it_measures_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("robosuite")
     store = as_store(at_random(get_task("lift"), [0, 1], steps=20), Path("lift.hdf5"))

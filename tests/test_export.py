@@ -88,7 +88,13 @@ def bundles() -> dict[str, PolicyBundle]:
     }
 
 
-@pytest.mark.parametrize("kind", ["history", "single actions", "deep", "images", "regression", "U-Net", "transformer"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "history", "single actions", "deep", "images", "regression", pytest.param("U-Net", marks=pytest.mark.slow),
+        "transformer",
+    ],
+)  # fmt: skip
 def test_every_kind_of_policy(kind: str, tmp_path: Path) -> None:
     bundle = bundles()[kind]
     bundle.save(tmp_path / "bundle")

@@ -82,6 +82,7 @@ def meta_of(path: Path) -> dict[str, dict[str, object]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_policy_of_ones_own_in_a_sweep_and_behind_a_server(
     folder: Path, pointmass_demos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

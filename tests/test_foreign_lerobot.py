@@ -99,7 +99,9 @@ def expected_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.usefixtures("lerobot")
-@pytest.mark.parametrize("name", ["act", "act ensemble", pytest.param("vqbet", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["act ensemble", *(pytest.param(name, marks=pytest.mark.slow) for name in ("act", "vqbet"))]
+)
 def test_an_episode_is_that_of_select_action(lerobot_checkpoints: Path, name: str) -> None:
     """With the n_action_steps, the ensembling and the queues of the checkpoint; others beside it change nothing."""
     expected, of = expected_of(lerobot_checkpoints / name), reference(lerobot_checkpoints / name)

@@ -220,8 +220,15 @@ def test_a_trial_that_fails_is_marked_with_its_reason_and_the_sweep_goes_on(
     assert "NonFiniteLoss" in (out / "report.html").read_text()
 
 
-@pytest.mark.parametrize("scheduler", ["median", "none"])
-@pytest.mark.parametrize("sampler", ["random", "gp"])
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [
+        ("gp", "median"),
+        ("random", "none"),
+        pytest.param("random", "median", marks=pytest.mark.slow),
+        pytest.param("gp", "none", marks=pytest.mark.slow),
+    ],
+)
 def test_other_schedulers_and_samplers(
     ray_cpus: float, pointmass_demos: Path, tmp_path: Path, scheduler: str, sampler: str
 ) -> None:
