@@ -6,8 +6,10 @@ import doctest
 import importlib
 import json
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,15 @@ def test_a_finished_run_is_not_trained_again(finished: raybc.Run, demos: Path) -
     assert files_of(finished.folder) == before
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as Python handles it by default; a job in the background begins with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("step", [5, 16, 21])
 def test_interrupt_saves_the_step_and_the_same_call_ends_as_an_unbroken_run(
     step: int, finished: raybc.Run, demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,8 +122,6 @@ def test_interrupt_saves_the_step_and_the_same_call_ends_as_an_unbroken_run(
 
 def press_at(step: int, patch: pytest.MonkeyPatch) -> None:
     """Ctrl-C is pressed while the step after `step - 1` is computed."""
-    import signal
-
     from raybc.train.loop import PackTrainer
 
     update = PackTrainer._update
