@@ -51,6 +51,7 @@ def test_train_leaves_a_run_folder(run: Path) -> None:
     assert len(list((run / "videos").glob("pointmass_0_*.mp4"))) == 1
 
 
+@pytest.mark.slow
 def test_every_evaluation_is_filmed_when_asked(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
     assert run_train(pointmass_demos, tmp_path / "run", "--video_episodes=1", "--video_evaluations=all") == 0
     folders = sorted(p.name for p in (tmp_path / "run" / "videos").iterdir())

@@ -137,6 +137,7 @@ def test_far_poses_are_clipped_and_counted(absolute: EpisodeStore) -> None:
     assert note.startswith(f"{far / len(actions):.2%} of the steps lead farther than a delta can")
 
 
+@pytest.mark.slow
 def test_the_commands(recorded: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Convert, verify with a replay, and the environment of the file."""
     source, out = tmp_path / "lift.hdf5", tmp_path / "lift_abs.hdf5"

@@ -72,7 +72,7 @@ def children(process: psutil.Process, name: str) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("name", "pack"),
     [
-        ("ray::SimWorker", 1),
+        pytest.param("ray::SimWorker", 1, marks=pytest.mark.slow),  # a pool alone: tests/test_pool.py
         pytest.param("ray::ImplicitFunc", 1, marks=pytest.mark.slow),  # a pack of one is a pack
         ("ray::ImplicitFunc", 3),
     ],

@@ -99,6 +99,7 @@ def test_a_sweep_measures_no_alternative_to_packs(packed: Path) -> None:
     assert all("alone_seconds" not in e["timing"] for e in events if e["event"] == "evaluation")
 
 
+@pytest.mark.slow
 def test_packs_go_on_in_other_packs(packed: Path, pointmass_demos: Path, tmp_path: Path) -> None:
     """A ledger that ends between the reports of one evaluation: what is missing is measured, and nothing else."""
     sweep = write_sweep(tmp_path, pointmass_demos, **SWEEP)

@@ -101,6 +101,7 @@ def test_look_and_train(here: Path) -> None:
     assert policy.bundle.images == {"front": (24, 32, 3), "wrist": (24, 32, 3)}
 
 
+@pytest.mark.slow
 def test_search_and_drive(here: Path) -> None:
     """From a sweep's winner to actions: in this process, from a server, and as an ONNX file; all agree."""
     (here / "my_robot.yaml").write_text(blocks("3. Search", "yaml")[0])
