@@ -3,12 +3,11 @@ import { $, bar, compareBy, count, h, metric, score, scoreRange, sentence } from
 import { empty } from "./empty.js";
 import { episodeDialog, matrix, taskAt } from "./episodes.js";
 import { withSources } from "./films.js";
-import { follow, get, ready } from "./live.js";
+import { followWhole } from "./live.js";
 import { fact, nameOfRun, stopped } from "./overview.js";
 import { NOTHING, column } from "./sweeps.js";
 import { endStates } from "./states.js";
 
-let drawn = "";
 let groups = [];
 
 const dialog = episodeDialog({
@@ -18,15 +17,6 @@ const dialog = episodeDialog({
       .map((g) => [g, g.episodes.findIndex((e, p) => e[0] === group.episodes[place][0] && taskAt(g, p) === "")])
       .filter(([, p]) => p >= 0),
 });
-
-async function ask() {
-  const found = await get("api/evaluation");
-  const same = JSON.stringify(found);
-  if (same === drawn) return; // nothing moves under the reader's hands
-  drawn = same;
-  draw(found);
-  ready();
-}
 
 function draw(found) {
   compareBy(
@@ -145,4 +135,4 @@ function episodes(found) {
   $("episodes-ends").replaceChildren(...(states ? [h("h3", { class: "between" }, "Where episodes end"), states] : []));
 }
 
-follow(ask, "python -m raybc.dashboard FOLDER");
+followWhole("api/evaluation", draw, "python -m raybc.dashboard FOLDER");

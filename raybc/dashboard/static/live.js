@@ -44,5 +44,19 @@ export function follow(ask, again) {
   poll();
 }
 
+/** `follow` of a page that is drawn as a whole: `draw` gets the answer to `address` whenever it differs from the one before,
+ * so that nothing moves under the reader's hands. */
+export function followWhole(address, draw, again) {
+  let drawn = "";
+  follow(async () => {
+    const found = await get(address);
+    const same = JSON.stringify(found);
+    if (same === drawn) return;
+    drawn = same;
+    draw(found);
+    ready();
+  }, again);
+}
+
 /** The page shows something: milliseconds since its navigation, for tests and benchmarks. */
 export const ready = () => (document.documentElement.dataset.ready ??= Math.round(performance.now()));

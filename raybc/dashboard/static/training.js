@@ -2,21 +2,10 @@
 import { $, compareBy, count, h, metric, score, scoreRange, sentence } from "./dom.js";
 import { empty } from "./empty.js";
 import { lossCurve, trialCurve } from "./figures.js";
-import { follow, get, ready } from "./live.js";
+import { followWhole } from "./live.js";
 import { fact, nameOfRun, stopped } from "./overview.js";
 import { plan } from "./plots.js";
 import { column } from "./sweeps.js";
-
-let drawn = "";
-
-async function ask() {
-  const found = await get("api/training");
-  const same = JSON.stringify(found);
-  if (same === drawn) return; // nothing moves under the reader's hands
-  drawn = same;
-  draw(found);
-  ready();
-}
 
 function draw(found) {
   compareBy(
@@ -88,4 +77,4 @@ function table(found) {
   );
 }
 
-follow(ask, "python -m raybc.dashboard FOLDER");
+followWhole("api/training", draw, "python -m raybc.dashboard FOLDER");

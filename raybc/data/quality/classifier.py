@@ -52,7 +52,7 @@ class ClassifierSettings:
     width: int = 128
     """Units of the hidden layer."""
     features: int = 32
-    """F, the features from which classes are told, by the network's last layer and by an SVM."""
+    """F, the features from which classes are predicted, by the network's last layer and by an SVM."""
     seed: int = 0
     """Of the folds, the weights and the order of windows."""
 

@@ -26,11 +26,6 @@ class EpisodeWindows:
     episode_n: np.ndarray
     """int64 (n,): the episode of each window, ascending."""
 
-    @property
-    def first_n(self) -> np.ndarray:
-        """int64 (n,): the first row of each window."""
-        return np.asarray(self.rows_nW[:, 0])
-
 
 def windows_of(store: EpisodeStore, length: int, stride: int) -> EpisodeWindows:
     """Windows of `length` steps that begin every `stride` steps; each episode has at least one, and the last complete
