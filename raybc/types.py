@@ -66,6 +66,20 @@ class Observation(Generic[Array]):
 
 
 @dataclass(frozen=True)
+class Transition:
+    """What executing chunks of h steps led to, for M members."""
+
+    reward_MB: Tensor
+    """float32, the discounted rewards of the chunk: the sum of gamma^i r_{t+i} over i < h."""
+    next_obs: Observation[Tensor]
+    """The observation after the chunk, normalised; leading axes (M, B)."""
+    mask_MB: Tensor
+    """float32, 0 where the chunk ended the episode (not by a time limit), so that nothing follows; else 1."""
+    valid_MB: Tensor
+    """float32, 1 where the chunk lies in its episode and what follows is known; else 0, and the rest means nothing."""
+
+
+@dataclass(frozen=True)
 class Batch:
     """Training examples for M members, normalised."""
 
@@ -75,10 +89,8 @@ class Batch:
     """float32, normalised chunks."""
     is_pad_MBH: Tensor
     """bool, True where a chunk extends beyond the end of its episode; such steps have no loss."""
-    rewards_MBH: Tensor | None = None
-    """float32, for learners that need rewards."""
-    next_obs: Observation[Tensor] | None = None
-    """The observation after the chunk, for learners that need it."""
+    transition: Transition | None = None
+    """What executing the chunk led to, for learners that need rewards."""
 
 
 @dataclass(frozen=True)

@@ -554,6 +554,7 @@ def beta() -> Iterator[None]:
 @pytest.mark.parametrize("name", list(WHOLE.options()))
 def test_run_id_is_made_of_everything_but_outputs(name: str) -> None:
     own = {"device": "cuda", "objective": "mip", "weight_decay_on": "matrices", "language": "one_hot"}
+    own["critic"] = "q_chunking"
     value = own.get(name) or changed(WHOLE.get(name))
     other = WHOLE.changed(**{name: value})
     assert other.get(name) == value

@@ -1,4 +1,4 @@
-"""Components of a run that are chosen by kind: policies, encoders of images, encoders of instructions.
+"""Components of a run that are chosen by kind: policies, encoders of images, encoders of instructions, critics.
 
 This module does not import PyTorch. A kind is a name (`flow`), or `module:Class` for a component of your own outside of
 this package (docs/own_policy.md).
@@ -116,8 +116,29 @@ class LanguageConfig(Component):
         reads data."""
 
 
-_KINDS: dict[str, dict[str, type[Component]]] = {"policy": {}, "encoder": {}, "language": {}}
-_BASES: dict[str, type[Component]] = {"policy": PolicyConfig, "encoder": EncoderConfig, "language": LanguageConfig}
+@dataclass(frozen=True)
+class CriticConfig(Component):
+    """Options of one kind of critic.
+
+    `builder` names `build(run: RunConfig, spec: PolicySpec, members: int)`, a pack of critics
+    (raybc.policies.critic.Critic).
+    """
+
+    what: ClassVar[str] = "critic"
+    learner: ClassVar[str] = ""
+    """`module:Class` of the `raybc.train.learner.Learner` that trains the policy and the critic; empty: behaviour
+    cloning."""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether there is no critic."""
+        return not self.builder
+
+
+_BASES: dict[str, type[Component]] = {
+    "policy": PolicyConfig, "encoder": EncoderConfig, "language": LanguageConfig, "critic": CriticConfig,
+}  # fmt: skip
+_KINDS: dict[str, dict[str, type[Component]]] = {what: {} for what in _BASES}
 
 
 def register(kind: str) -> Callable[[C], C]:
@@ -131,7 +152,7 @@ def register(kind: str) -> Callable[[C], C]:
 
 
 def kinds(what: str) -> Mapping[str, type[Component]]:
-    """Name -> class of the built-in kinds. what: policy, encoder or language."""
+    """Name -> class of the built-in kinds. what: policy, encoder, language or critic."""
     return _KINDS[what]
 
 
@@ -145,7 +166,7 @@ def find_kind(what: str, kind: str, where: str) -> type[Component]:
     """The class that `kind` names. Raises `UserError` if there is none.
 
     Args:
-        what: policy, encoder or language.
+        what: policy, encoder, language or critic.
         kind: a built-in name, or module:Class.
         where: the option, for messages.
     """

@@ -98,8 +98,9 @@ class DataOptions:
     """Leave out episodes that cannot be read or differ from most in names or sizes; data_notes.json lists them."""
     dataset_replace_interval: int = option(0, at_least=0, excluded_by=_BY_THE_PLAN)
     """Steps after which training moves to the next file of a multi-file dataset (0: all files at once)."""
-    sparse: bool = option(False, role=Role.OUTPUT, axis="behaviour cloning does not use rewards")
-    """Sparse rewards (recorded in flags.json; behaviour cloning does not use rewards)."""
+    sparse: bool = option(False, role=Role.OUTPUT, models_with="critic", axis="a sweep has one reward")
+    """Sparse rewards for a critic: -1 a step and 0 at the success that ends an episode, instead of the data's rewards
+    (behaviour cloning does not use rewards)."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ R = TypeVar("R", bound="RunConfig")
 #: The options that name a task and its data.
 TASK = ("env_name", "dataset", "ogbench_dataset_dir")
 #: The options that choose a kind.
-COMPONENTS = ("policy", "encoder", "language")
+COMPONENTS = ("policy", "encoder", "language", "critic")
 
 
 def common_options(cls: type) -> dict[str, OptionInfo]:
@@ -36,7 +36,7 @@ def default_kind(cls: type, what: str) -> type[Component]:
 
 
 def parts_of(run: RunConfig) -> dict[str, Component]:
-    """policy, encoder, language -> its options."""
+    """policy, encoder, language, critic -> its options."""
     return {what: getattr(run, what) for what in COMPONENTS}
 
 
@@ -47,6 +47,7 @@ def kind_option(what: str, default: type[Component]) -> OptionInfo:
         "policy": "Kind of policy",
         "encoder": "Network that reads images, where the task observes any",
         "language": "Encoder of instructions",
+        "critic": "Critic that is trained beside the policy and chooses among its chunks",
     }[what]
     text = f"{doc}: {names}, or module:Class of your own."
     return OptionInfo(what, str, kind_of(default), Option(), text, default.__name__)

@@ -1,6 +1,6 @@
 """The identity of a run, which stays the same across releases.
 
-The run_id covers MODEL, MEMBER and SAMPLE options that differ from their defaults, the kinds of policy and encoder, and
+The run_id covers MODEL, MEMBER and SAMPLE options that differ from their defaults, the kinds of its components, and
 the data. New options therefore do not change the run_id of existing runs, and OUTPUT options never do. If a default has
 to change, `FORMER` keeps the default that identities leave out, so that the ids of saved runs stay valid.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from raybc.config import flat
-from raybc.config.options import Role
+from raybc.config.options import Option, Role
 from raybc.strict import check_type, digest
 
 if TYPE_CHECKING:
@@ -29,12 +29,19 @@ def identity(run: RunConfig) -> dict[str, Any]:
     found = {}
     for name, info in flat.options_of(run).items():
         single = name == "horizon_length" and name in flat.common_options(type(run)) and not run.action_chunking
-        if info.option.role is Role.OUTPUT or single:
+        if single or not _is_identifying(run, info.option):
             continue
         value = check_type(values[name], info.hint, name)  # 1 and 1.0 are the same learning rate
         if value != FORMER.get(name, info.default):
             found[name] = value
     return found
+
+
+def _is_identifying(run: RunConfig, option: Option) -> bool:
+    """Whether an option is part of the identity."""
+    if option.role is not Role.OUTPUT:
+        return True
+    return bool(option.models_with) and run.get(option.models_with) != "none"
 
 
 def run_id(run: RunConfig, data_fingerprint: str) -> str:

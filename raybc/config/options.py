@@ -63,6 +63,9 @@ class Option:
     """Conditions, one of which must hold for this option to have an effect (empty: it always has). A condition maps
     other options to a value, a tuple of values, or `CHANGED`. Without an effect the option does not distinguish recipes
     of a sweep, and as an axis it is refused where no corner has one. A run accepts it all the same."""
+    models_with: str = ""
+    """For an OUTPUT option: the component (`critic`) with which it changes the model. It is then part of the identity,
+    unless that component is `none`."""
     identified_by: str = ""
     """For an OUTPUT option that names something that changes the model: the option that identifies it."""
     aliases: tuple[str, ...] = ()

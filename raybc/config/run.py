@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from raybc.config import flat, identity
-from raybc.config.component import EncoderConfig, LanguageConfig, PolicyConfig, kinds
+from raybc.config.component import CriticConfig, EncoderConfig, LanguageConfig, PolicyConfig, kinds
+from raybc.config.critic import NoCritic
 from raybc.config.data import ACTIONS, INPUTS, NO_ENVIRONMENT, DataOptions, Normalization, PlanOptions
 from raybc.config.encoders import NoEncoder, ResNetOptions
 from raybc.config.language import NoLanguage
@@ -43,6 +44,8 @@ class RunConfig(
     """Which encoder of images, and its options (docs/images.md)."""
     language: LanguageConfig = NoLanguage()  # noqa: RUF009
     """Which encoder of instructions, and its options (docs/policies.md)."""
+    critic: CriticConfig = NoCritic()  # noqa: RUF009
+    """Which critic, and its options (docs/critic.md)."""
 
     # --- flat spelling ----------------------------------------------------------------------------------------------
 
@@ -57,8 +60,14 @@ class RunConfig(
         return flat.read(cls, values, where)
 
     def to_plain(self) -> dict[str, Any]:
-        """Option -> JSON value, flat; `policy`, `encoder` and `language` are the kinds."""
-        return flat.write(self)
+        """Option -> JSON value, flat; `policy`, `encoder`, `language` and `critic` are the kinds.
+
+        A run without a critic does not name one, so that its files are those of releases that knew none.
+        """
+        values = flat.write(self)
+        if self.critic.is_none:
+            del values["critic"]
+        return values
 
     def options(self) -> dict[str, OptionInfo]:
         """Name -> declaration of every option of this run, flat."""
@@ -233,6 +242,7 @@ class RunConfig(
         self.policy.validate(self, where)
         self.encoder.validate(self, where)
         self.language.validate(self, where)
+        self.critic.validate(self, where)
 
     # --- identity ---------------------------------------------------------------------------------------------------
 
@@ -262,5 +272,5 @@ def check_alike(members: Sequence[RunConfig]) -> None:
 
 def changed_options(run: RunConfig) -> Mapping[str, Any]:
     """Option -> value of the options that differ from their defaults, flat."""
-    values = run.to_plain()
+    values = flat.write(run)
     return {name: values[name] for name, info in run.options().items() if values[name] != info.default}

@@ -22,7 +22,7 @@ class BudgetOptions:
         0, role=Role.MEMBER, at_least=0, below=2**31, axis="seeds are members of a trial: list them under `seeds`"
     )
     """Decides initial weights, training noise and data order."""
-    training_steps: int = option(1_000_000, at_least=1, axis=_EQUAL_STEPS)
+    training_steps: int = option(1_000_000, at_least=1, axis=_EQUAL_STEPS, aliases=("offline_steps",))
     """Gradient steps."""
     batch_size: int = option(256, at_least=1)
     """Examples in a gradient step."""

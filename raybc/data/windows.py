@@ -16,7 +16,8 @@ from torch import Tensor
 
 from raybc.config import RunConfig
 from raybc.data.lazy import LazyImages
-from raybc.types import Batch, Observation
+from raybc.data.transitions import Transitions
+from raybc.types import Batch, Observation, Transition
 
 #: Images of all transitions, uint8 (N, height, width, channels): a tensor, or those that are read when they are needed.
 Images = Tensor | LazyImages
@@ -90,6 +91,8 @@ class Windows:
     """int64 (N,): the instruction of each transition, a row of `language_KE`; None for a policy that reads none."""
     language_KE: Tensor | None = None
     """float32 (K, E): the embedding of each instruction."""
+    transitions: Transitions | None = None
+    """The rewards of the transitions and what follows them, for learners that need them."""
 
     @classmethod
     def build(
@@ -104,6 +107,7 @@ class Windows:
         images: Mapping[str, np.ndarray] | None = None,
         padding: Padding = EVERY_STEP,
         instructions: tuple[np.ndarray, np.ndarray] | None = None,
+        transitions: Transitions | None = None,
     ) -> Windows:
         """The windows of `episodes`; a chunk beyond the end of its episode is padded.
 
@@ -125,14 +129,18 @@ class Windows:
             padding,
             None if instructions is None else torch.from_numpy(np.repeat(instructions[0], lengths)).to(device),
             None if instructions is None else torch.from_numpy(instructions[1]).to(device),
+            transitions,
         )
 
     def of_episodes(self, episodes: np.ndarray, episode_ends: np.ndarray, most: int) -> Windows:
-        """The windows of other episodes of the same arrays, or `most` of them, evenly spaced, if there are more."""
+        """The windows of other episodes of the same arrays, or `most` of them, evenly spaced, if there are more.
+
+        They have no transitions.
+        """
         starts = _starts(episodes, episode_ends, self.padding, self.horizon, self.obs_steps)
         if len(starts) > most:
             starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
-        return dataclasses.replace(self, starts=torch.from_numpy(starts).to(self.starts.device))
+        return dataclasses.replace(self, starts=torch.from_numpy(starts).to(self.starts.device), transitions=None)
 
     def seen(self, indices_MB: Tensor) -> Tensor:
         """The transitions whose observations the windows at `starts[indices_MB]` see, int64 (M, B, T); those before the
@@ -161,7 +169,23 @@ class Windows:
             obs=Observation(_rows(self.obs_NO, seen_MBT), images, language=self._language(first_MB1[..., 0])),
             actions_MBHA=_rows(self.actions_NA, torch.minimum(steps_MBH, last_MB1)),
             is_pad_MBH=torch.zeros_like(outside_MBH) if self.padding.in_loss else outside_MBH,
+            transition=None if self.transitions is None else self._transition(first_MB1[..., 0], self.transitions),
         )
+
+    def _transition(self, first_MB: Tensor, transitions: Transitions) -> Transition:
+        """What the steps from transitions `first_MB` on, int64 (M, B), led to."""
+        ahead = self.horizon - self.padding.past
+        last_MB = _rows(self.ends_N, first_MB) - 1
+        found = transitions.over(first_MB, last_MB, ahead)
+        seen_MBT = found.next_MB[..., None]
+        if self.obs_steps > 1:
+            back_T = torch.arange(1 - self.obs_steps, 0, device=first_MB.device)
+            before_MBT = torch.minimum(first_MB + ahead, last_MB + 1)[..., None] + back_T
+            begin_MB1 = _rows(self.begins_N, first_MB)[..., None]
+            seen_MBT = torch.cat([torch.maximum(before_MBT, begin_MB1), seen_MBT], dim=-1)
+        images = {k: selected(v, seen_MBT).to(first_MB.device) for k, v in self.images.items()}
+        obs = Observation(_rows(self.obs_NO, seen_MBT), images, language=self._language(first_MB))
+        return Transition(found.reward_MB, obs, found.mask_MB, found.valid_MB)
 
     def _language(self, first_MB: Tensor) -> Tensor | None:
         """The embeddings of the instructions at some transitions, (M, B, E)."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from raybc.policies.frozen import FrozenLinear, can_freeze, is_acting
 from raybc.policies.packed import PackedLinear
 from raybc.policies.spec import PolicySpec as PolicySpec
 from raybc.types import Batch, Observation, SampleSetting, UserError
+
+if TYPE_CHECKING:
+    from raybc.policies.critic import Critic
 
 #: Name -> random numbers of each example, float32 (M, B, ...).
 Draws = Mapping[str, Tensor]
@@ -33,6 +36,9 @@ class DrawShape:
     """Standard normal, or uniform in [0, 1)."""
     shape: tuple[int, ...] = ()
     """Shape for one example."""
+    by_step: bool = False
+    """Drawn for one step at a time, from a stream of its own: for numbers that are many, and that must not change what
+    else is drawn."""
 
     def sample(self, leading: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
         """Draw float32 (*leading, *shape) on `device`."""
@@ -47,6 +53,9 @@ class Loss(NamedTuple):
     """Loss of each example, float32 (M, B); padded chunk steps do not contribute."""
     metrics: Mapping[str, Tensor]
     """Name -> (M, B), only for logging: the mean over the batch is the column `train/NAME` of train.csv."""
+    critic_MB: Tensor | None = None
+    """Loss of networks that share no parameter with the policy, float32 (M, B), such as a critic: part of the gradient,
+    but not of what is logged and monitored as the loss."""
 
 
 class Policy(nn.Module, ABC):
@@ -59,6 +68,12 @@ class Policy(nn.Module, ABC):
     """Sampling options that have an effect; must equal `sample_axes` of its configuration."""
     zero_gates: bool = False
     """Whether gates that are zero at the start (adaLN-zero) keep gradients from other parameters at the first steps."""
+    critic: Critic | None
+    """The critic that is trained beside the policy (`raybc.policies.build`); its parameters are the policy's last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = None
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -75,6 +90,12 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """Normalised chunks, float32 (M, B, H, A). noise_MBHA: standard normal times `eval_temperature`."""
+
+    def candidates(self, obs: Observation[Tensor], noise_MBNHA: Tensor, setting: SampleSetting) -> Tensor:
+        """N normalised chunks for each observation, float32 (M, B, N, H, A): `sample` with each of N noises."""
+        count, rows = noise_MBNHA.shape[2], noise_MBNHA.shape[1]
+        copies = obs.map(lambda array: array.repeat_interleave(count, dim=1))
+        return self.sample(copies, noise_MBNHA.flatten(1, 2), setting).unflatten(1, (rows, count))
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """The same as `loss`; wrappers (DistributedDataParallel, FSDP) call it."""

@@ -6,6 +6,7 @@ An objective is a subclass with a loss and a way to sample. `OBJECTIVES` lists t
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raybc.policies.base import ImageEncoders, Policy, PolicySpec, build_encoders
-from raybc.types import Observation
+from raybc.types import Observation, SampleSetting
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -65,6 +66,19 @@ class ChunkPolicy(Policy):
     def condition(self, obs: Observation[Tensor]) -> Any:
         """What the network needs of an observation, once per chunk."""
         return self.velocity_field.condition(self.encode(obs))
+
+    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+        return self.sample_encoded(self.encode(obs), noise_MBHA, setting)
+
+    def candidates(self, obs: Observation[Tensor], noise_MBNHA: Tensor, setting: SampleSetting) -> Tensor:
+        """As `Policy.candidates`; an observation is encoded once."""
+        count, rows = noise_MBNHA.shape[2], noise_MBNHA.shape[1]
+        cond_MBF = self.encode(obs).repeat_interleave(count, dim=1)
+        return self.sample_encoded(cond_MBF, noise_MBNHA.flatten(1, 2), setting).unflatten(1, (rows, count))
+
+    @abstractmethod
+    def sample_encoded(self, cond_MBF: Tensor, noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+        """`sample` for encoded observations, (M, B, F)."""
 
     def prepare_for_acting(self) -> None:
         self.velocity_field.prepare_for_acting()

@@ -28,7 +28,7 @@ from torch import Tensor
 from raybc.policies.base import Draws, DrawShape, Loss, mean_over_valid
 from raybc.policies.chunk import ChunkPolicy, at_time
 from raybc.policies.fields.time import TIME_SCALE
-from raybc.types import Batch, Observation, SampleSetting
+from raybc.types import Batch, SampleSetting
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -78,9 +78,9 @@ class DiffusionPolicy(ChunkPolicy):
         loss_MB = mean_over_valid((predicted - target) ** 2, batch.is_pad_MBH)
         return Loss(loss_MB, {"bc_diffusion_loss": loss_MB})
 
-    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+    def sample_encoded(self, cond_MBF: Tensor, noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """Denoise with `flow_steps` steps of DDIM; float32 (M, B, H, A)."""
-        condition = self.condition(obs)
+        condition = self.velocity_field.condition(cond_MBF)
         shares, x = signal_shares(self.steps), noise_MBHA
         stride = self.steps // setting.flow_steps
         for k in reversed(range(0, stride * setting.flow_steps, stride)):

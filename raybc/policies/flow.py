@@ -23,7 +23,7 @@ from torch import Tensor
 from raybc.policies.base import Draws, DrawShape, Loss, mean_over_valid
 from raybc.policies.chunk import ChunkPolicy
 from raybc.policies.solvers import integrate
-from raybc.types import Batch, Observation, SampleSetting
+from raybc.types import Batch, SampleSetting
 
 if TYPE_CHECKING:
     from raybc.config import RunConfig
@@ -62,9 +62,9 @@ class FlowPolicy(ChunkPolicy):
         loss_MB = mean_over_valid((velocity - (x_1 - x_0)) ** 2, batch.is_pad_MBH)
         return Loss(loss_MB, {"bc_flow_loss": loss_MB})
 
-    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+    def sample_encoded(self, cond_MBF: Tensor, noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """Integrate the flow from the noise with `flow_steps` steps of `solver`; float32 (M, B, H, A)."""
-        condition = self.condition(obs)
+        condition = self.velocity_field.condition(cond_MBF)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             v: Tensor = self.velocity_field(x, x.new_full((x.shape[0], 1, 1), t), condition)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raybc.policies.base import Draws, DrawShape, Loss, mean_over_valid
 from raybc.policies.chunk import ChunkPolicy, at_time
-from raybc.types import Batch, Observation, SampleSetting
+from raybc.types import Batch, SampleSetting
 
 #: s, the time of the second step.
 SECOND = 0.9
@@ -42,9 +42,9 @@ class MipPolicy(ChunkPolicy):
         loss_MB = first_MB / SECOND**2 + second_MB / (1 - SECOND) ** 2
         return Loss(loss_MB, {"bc_mip_loss": loss_MB, "mip_first_mse": first_MB, "mip_second_mse": second_MB})
 
-    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+    def sample_encoded(self, cond_MBF: Tensor, noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """Two evaluations; float32 (M, B, H, A). 0 * noise keeps the noise an input of exported graphs."""
-        condition = self.condition(obs)
+        condition = self.velocity_field.condition(cond_MBF)
         zero = 0 * noise_MBHA
         first = self.velocity_field(zero, at_time(zero, 0.0), condition)
         # + zero: the exporter would take the batch size of `first` alone for a constant.

@@ -89,16 +89,17 @@ class FieldRegression(ChunkPolicy):
     def draws(self) -> Mapping[str, DrawShape]:
         return {}
 
-    def _predict(self, obs: Observation[Tensor], one_MBHA: Tensor) -> Tensor:
-        chunk: Tensor = self.velocity_field(one_MBHA, at_time(one_MBHA, 0.0), self.condition(obs))
+    def _predict(self, cond_MBF: Tensor, one_MBHA: Tensor) -> Tensor:
+        condition = self.velocity_field.condition(cond_MBF)
+        chunk: Tensor = self.velocity_field(one_MBHA, at_time(one_MBHA, 0.0), condition)
         return chunk
 
     def loss(self, batch: Batch, draws: Draws) -> Loss:
-        return _loss(self._predict(batch.obs, torch.ones_like(batch.actions_MBHA)), batch, self.error)
+        return _loss(self._predict(self.encode(batch.obs), torch.ones_like(batch.actions_MBHA)), batch, self.error)
 
-    def sample(self, obs: Observation[Tensor], noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
+    def sample_encoded(self, cond_MBF: Tensor, noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:
         """One evaluation; float32 (M, B, H, A). 0 * noise keeps the noise an input of exported graphs."""
-        return self._predict(obs, 1 + 0 * noise_MBHA)
+        return self._predict(cond_MBF, 1 + 0 * noise_MBHA)
 
 
 def _loss(chunk_MBHA: Tensor, batch: Batch, error: Literal["mse", "l1"]) -> Loss:

@@ -14,6 +14,7 @@ from raybc.config.options import options_in
 from raybc.data.action_form import ActionForm, with_units
 from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.instructions import check_instructions
+from raybc.data.rewards import check_rewards
 from raybc.envs.base import Task
 from raybc.metric import Metric
 from raybc.metric_choice import resolve
@@ -185,6 +186,7 @@ def check_corners(config: SweepConfig, store: EpisodeStore | None = None) -> int
             run.encoder.check_sizes({key: image_size(store.obs[key].shape[1:]) for key in seen})
             run.language.check_available(where)
             check_instructions(run, store)
+            check_rewards(run, store, where)
         if longest is not None and run.takes is None and run.chunk_length > longest:
             raise UserError(
                 f"{where}.horizon_length: expected at most the longest episode of the data ({longest} steps), "

@@ -21,6 +21,7 @@ from raybc.data.episodes import EpisodeStore, check_files, image_size
 from raybc.data.normalize import Normalizer
 from raybc.data.plan.plan import SamplingPlan
 from raybc.data.plan.verify import check_dataset, check_training
+from raybc.data.rewards import check_rewards
 from raybc.data.splits import listed
 from raybc.data.windows import Windows
 from raybc.language.table import Instructions
@@ -79,6 +80,8 @@ class Prepared:
     """The form of the actions that are learned, which `action_normalizer` normalises."""
     instructions: Instructions | None = None
     """For a policy that reads them."""
+    action_range: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Lowest and highest normalised action of the training episodes, float32 (A,) each, for a critic."""
 
     def write_statistics(self, folders: Sequence[Path]) -> None:
         """Write norm_stats.json to run folders."""
@@ -110,6 +113,7 @@ def resolved(config: RunConfig, store: EpisodeStore, resumes: bool = False) -> R
     if scores is not None:
         scores.check_count(store, "scores_path")
         config = dataclasses.replace(config, scores_sha256=scores.sha256)
+    check_rewards(config, store)
     if config.norm_stats_from:
         config = dataclasses.replace(config, norm_stats_sha256=norm_stats.sha256_of(statistics_of(config)))
     if config.init_from:
@@ -241,7 +245,17 @@ def prepare(config: RunConfig, data: TrainingData, device: torch.device, scale_f
         plan,
         ActionForm.of(config, store.actions_NA.shape[1]),
         instructions,
+        None if config.critic.is_none else _action_range(config, store, rows_of(store, episodes), action_normalizer),
     )
+
+
+def _action_range(
+    config: RunConfig, store: EpisodeStore, rows: np.ndarray, normalizer: Normalizer
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """See `Prepared.action_range`. rows: of the training episodes."""
+    form = ActionForm.of(config, store.actions_NA.shape[1])
+    actions = normalizer.apply(form.encode(store.actions_NA[rows])).astype(np.float32)
+    return torch.from_numpy(actions.min(0)), torch.from_numpy(actions.max(0))
 
 
 def without_windows(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # it reads files, which training itself does without
     from raybc.bundle import PolicyBundle
     from raybc.train.data import Prepared
 
+#: Prefix of the names of a critic's weights.
+CRITIC = "critic."
+
 
 @dataclass(frozen=True)
 class Start:
@@ -34,11 +37,14 @@ class Start:
     """Weights of the new policy that the bundle does not have, or has in another shape."""
     left: tuple[str, ...]
     """Weights of the bundle that the new policy does not have."""
+    new_critic: bool = False
+    """Whether the new policy has a critic and the bundle has none."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} weights from {self.source}"]
         parts += [f"{len(self.new)} new ({_some(self.new)})"] if self.new else []
         parts += [f"{len(self.left)} of it not used ({_some(self.left)})"] if self.left else []
+        parts += ["a critic with random weights"] if self.new_critic else []
         return "starting from " + "; ".join(parts)
 
 
@@ -78,12 +84,15 @@ def load_start(config: RunConfig, prepared: Prepared, action_size: int, weights:
     bundle = source_bundle(config)
     shapes = {name: tuple(weight.shape[1:]) for name, weight in weights.items()}
     there = {name: tuple(weight.shape[1:]) for name, weight in bundle.weights.items()}
-    loaded = tuple(name for name in weights if there.get(name) == shapes[name])
+    if config.critic.is_none or bundle.config.critic.is_none:  # a critic that only one of them has is no difference
+        shapes, there = ({n: s for n, s in of.items() if not n.startswith(CRITIC)} for of in (shapes, there))
+    loaded = tuple(name for name in shapes if there.get(name) == shapes[name])
     start = Start(
         str(find_bundle(expanded(config.init_from))[0]),
         loaded,
-        tuple(name for name in weights if name not in loaded),
+        tuple(name for name in shapes if name not in loaded),
         tuple(name for name in there if name not in shapes),
+        not config.critic.is_none and bundle.config.critic.is_none,
     )
     differing = _differences(config, bundle, prepared, action_size)
     other = [
@@ -98,7 +107,7 @@ def load_start(config: RunConfig, prepared: Prepared, action_size: int, weights:
         why += [f"new: {_some(start.new)}"] if start.new and not other else []
         why += [f"not used: {_some(start.left)}"] if start.left else []
         raise UserError(
-            f"init_from: {start.source}: {len(loaded)} of {len(weights)} weights fit ({'; '.join(why)}); use "
+            f"init_from: {start.source}: {len(loaded)} of {len(shapes)} weights fit ({'; '.join(why)}); use "
             "--init_partial to load those and start the others as usual"
         )
     with torch.no_grad():
@@ -122,6 +131,10 @@ def _differences(config: RunConfig, bundle: PolicyBundle, prepared: Prepared, ac
         found.append(f"action_units: {bundle.config.action_units} there, {config.action_units} here")
     if bundle.config.action_rotation != config.action_rotation:
         found.append(f"action_rotation: {bundle.config.action_rotation} there, {config.action_rotation} here")
+    if not config.critic.is_none and not bundle.config.critic.is_none:
+        steps = bundle.config.ahead_length, config.ahead_length
+        if steps[0] != steps[1]:
+            found.append(f"the critic: of chunks of {steps[0]} steps there, of {steps[1]} here")
     before, now = _language(bundle.config, bundle.instructions), _language(config, prepared.instructions)
     if before != now:
         found.append(f"language: {before} there, {now} here")

@@ -5,8 +5,10 @@ The trainer handles modules, draws, losses and phases without knowing the algori
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from raybc.policies.build import build_policy
 from raybc.train.phases import Phase, phases_of
 from raybc.types import Batch
 
+if TYPE_CHECKING:
+    from raybc.train.data import Prepared
+
 
 class Learner(ABC):
     """A pack of M learners."""
@@ -25,7 +30,7 @@ class Learner(ABC):
     """The policy; bundles contain its weights."""
     module: nn.Module
     """All networks to train and save. Called with (batch, draws) it returns a `Loss`. Every parameter has the member
-    axis first."""
+    axis first. In evaluation mode only the policy has a loss."""
 
     @abstractmethod
     def init_members(self, generators: Sequence[torch.Generator]) -> None:
@@ -36,8 +41,19 @@ class Learner(ABC):
         """Name -> random numbers that `module` needs, in the order in which they are drawn."""
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter of `module`."""
-        return dict(self.module.named_parameters())
+        """Name -> parameter to train, with the names of `policy.state_dict()`."""
+        return dict(self.policy.named_parameters())
+
+    def clipped(self) -> list[list[nn.Parameter]]:
+        """The parameters in groups whose gradients are clipped together."""
+        return [list(self.parameters().values())]
+
+    def state(self) -> dict[str, Tensor]:
+        """Name -> tensor of `module` that a training state keeps."""
+        return self.policy_weights()
+
+    def begin(self, prepared: Prepared) -> None:  # noqa: B027 (nothing to do by default)
+        """Called once, when the initial weights are in place."""
 
     def phases(self, run: RunConfig) -> list[Phase]:
         """The phases of training; by default those of the options."""
@@ -54,6 +70,13 @@ class Learner(ABC):
     def policy_weights(self) -> dict[str, Tensor]:
         """Name -> weight of the policy, with the names of `policy.state_dict()`."""
         return dict(self.policy.state_dict())
+
+
+def learner_of(run: RunConfig, spec: PolicySpec, members: int) -> Learner:
+    """What trains a recipe: behaviour cloning, or the learner that its critic names."""
+    module, _, name = run.critic.learner.partition(":")
+    learner: type[BehaviourCloning] = getattr(importlib.import_module(module), name) if name else BehaviourCloning
+    return learner(run, spec, members)
 
 
 class BehaviourCloning(Learner):

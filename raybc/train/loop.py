@@ -26,7 +26,7 @@ from raybc.train.dtensor import gather_full
 from raybc.train.epochs import EpochMeter
 from raybc.train.feed import ImageFeed, feed_of
 from raybc.train.initial import load_start
-from raybc.train.learner import BehaviourCloning
+from raybc.train.learner import learner_of
 from raybc.train.non_finite import non_finite_examples
 from raybc.train.optimizer import Ema, PackOptimizer, matrices_of
 from raybc.train.phases import Phase, phase_at
@@ -95,25 +95,26 @@ class PackTrainer:
         read = seen.instructions.size if seen.instructions is not None else 0
         sizes = seen.form.size, config.chunk_length, config.obs_steps, read
         spec = PolicySpec.of(seen.obs_sizes, seen.images, *sizes, config.chunk_length - config.ahead_length)
-        self.learner = BehaviourCloning(config, spec, len(self.members))
+        self.learner = learner_of(config, spec, len(self.members))
         # Initial weights are drawn on the CPU, so that they are the same on every device.
         self.learner.init_members([generator(torch.device("cpu"), s, "init") for s in self.seeds])
-        self.pretrained = "" if resumes else load_pretrained(config, self.learner.module)
+        self.pretrained = "" if resumes else load_pretrained(config, self.learner.policy)
         """What the encoders start from, for the user; empty for random weights."""
         if config.activation_checkpointing and not recompute_activations(self.learner.module):
             raise UserError("activation_checkpointing: expected a policy with a transformer or a U-Net")
         starts = bool(config.init_from) and not resumes
         self.start = load_start(config, seen, action_size, self.learner.policy_weights()) if starts else None
+        self.learner.begin(seen)
         self.learner.module.to(device)
         self.step = 0
         self._phase: Phase | None = None
         self._loss_of = self._loss_function()
         named = self.learner.parameters()
         self.parameters = list(named.values())
-        self.optimizer = PackOptimizer(named, self.members, matrices_of(self.learner.module))
+        self.optimizer = PackOptimizer(named, self.members, matrices_of(self.learner.policy))
         decays = [c.ema_decay for c in self.members]
         self.ema = Ema(named, decays, [c.ema_power for c in self.members]) if any(decays) else None
-        clips = [c.grad_clip for c in self.members]
+        self._clipped, clips = self.learner.clipped(), [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
         plan, count_at = self.prepared.plan, self.prepared.rotation.count_at
         self._sampler = sampler_of(config, plan)
@@ -235,7 +236,7 @@ class PackTrainer:
         phase = self._enter_phase()
         loss_M, metrics = self._gradient(wants_metrics)
         if not (self._reads_values and self._clip_M is None and are_moderate(loss_M, self.parameters)):
-            norm_M = clip_by_member(self.parameters, self._clip_M)
+            norm_M = self._clip()
             self._bad = torch.maximum(self._bad, (~torch.isfinite(loss_M + norm_M)).any().float())
         rates = self._rates_in(phase)
         self.optimizer.step(rates, self._bad)
@@ -248,6 +249,11 @@ class PackTrainer:
             self.loss_sum_M += loss_M
         self.epochs.add(loss_M, rates)
         return loss_M, metrics
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients of each member, in each group of parameters; returns the largest norm, (M,)."""
+        groups = [group for group in self._clipped if any(p.grad is not None for p in group)]
+        return torch.stack([clip_by_member(group, self._clip_M) for group in groups]).amax(0)
 
     def _enter_phase(self) -> Phase:
         """Set the trainable parameters of the current phase, and reset the optimiser if the phase asks for it."""
@@ -277,7 +283,7 @@ class PackTrainer:
         if bool(self._bad):
             self.step = self._checked + int(self._good)
             loss_M, _ = self._gradient()
-            norm_M = clip_by_member(self.parameters, self._clip_M)
+            norm_M = self._clip()
             members = torch.nonzero(~torch.isfinite(loss_M + norm_M)).flatten().tolist()
             first_row = self.prepared.rotation.first_row(self.step)
             drawn = self.draws.at(self.step)

@@ -38,7 +38,8 @@ def non_finite_examples(
         first_row: the transition of the store at which the arrays of `windows` begin.
     """
     with torch.no_grad():
-        loss_MB = learner.loss(batch, drawn.draws).value_MB
+        loss = learner.loss(batch, drawn.draws)
+    loss_MB = loss.value_MB if loss.critic_MB is None else loss.value_MB + loss.critic_MB
     bad_MB = ~torch.isfinite(loss_MB)
     found = []
     for m in failed:

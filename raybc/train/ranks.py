@@ -103,6 +103,8 @@ class Ranks:
                 f"batch_size: expected at least num_workers x accumulate = {self.world} x {config.accumulate}, "
                 f"got {config.batch_size}"
             )
+        if not config.critic.is_none:
+            raise UserError(f"critic: expected none with several training processes, got {config.critic.kind}")
         if config.freeze and config.freeze_steps >= 0:
             raise UserError(f"freeze_steps: expected -1 with several workers, got {config.freeze_steps}")
         if config.freeze_epochs:

@@ -21,6 +21,8 @@ from raybc.data import lazy
 from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.data.normalize import Normalizer
+from raybc.data.rewards import rewards_and_ends
+from raybc.data.transitions import Transitions
 from raybc.data.windows import Padding, Windows
 from raybc.language.table import Instructions
 
@@ -116,7 +118,16 @@ class DatasetView:
             {name: lazy.rows_of(store.obs[name], rows) for name in self.images},
             Padding.of(config),
             self._language(rows, ends),
+            self._transitions(rows, ends, config, device),
         )
+
+    def _transitions(
+        self, rows: slice | np.ndarray, ends: np.ndarray, config: RunConfig, device: torch.device
+    ) -> Transitions | None:
+        if config.critic.is_none:
+            return None
+        rewards_N, terminals_N = rewards_and_ends(config, self.store)
+        return Transitions.build(rewards_N[rows], terminals_N[rows], ends, config.get("gamma"), device)
 
     def _language(self, rows: slice | np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         """The number of the instruction of each episode, int64 (E,), and the embeddings, float32 (K, E)."""

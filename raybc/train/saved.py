@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def state_of(trainer: PackTrainer, members: slice) -> State:
     """The state of some members. Must be called on all ranks."""
-    tensors = {f"policy/{k}": v for k, v in trainer.learner.module.state_dict().items()}
+    tensors = {f"policy/{k}": v for k, v in trainer.learner.state().items()}
     tensors |= {f"optimizer/{k}": v for k, v in trainer.optimizer.tensors().items()}
     tensors |= {"loss_sum": trainer.loss_sum_M, **trainer.epochs.tensors()}
     if trainer.ema is not None:
@@ -44,7 +44,7 @@ def restore(trainer: PackTrainer, paths: Sequence[Path], saved_as: Sequence[Coll
 
     weights, averages = under("policy/"), under("ema/")
     with torch.no_grad():
-        for name, value in trainer.learner.module.state_dict().items():
+        for name, value in trainer.learner.state().items():
             value.copy_(shard_like(weights[name], value))
     trainer.optimizer.load(under("optimizer/"))
     if trainer.ema is not None:

@@ -92,7 +92,9 @@ class DrawSource:
             device: where to draw.
             sampler: draws windows by a sampling plan; None: uniformly with replacement.
         """
-        self._sampler, self._shapes = sampler, dict(shapes)
+        self._sampler = sampler
+        self._shapes = {name: shape for name, shape in shapes.items() if not shape.by_step}
+        self._by_step = {name: shape for name, shape in shapes.items() if shape.by_step}
         self._num_starts, self._batch_size, self._seeds, self._device = num_starts, batch_size, seeds, device
         self._block = self._piece = -1
         self._members: list[dict[str, Tensor]] = []
@@ -109,7 +111,17 @@ class DrawSource:
             rows = slice(first, first + STEPS_PER_PIECE)
             self._drawn = {name: torch.stack([m[name][rows] for m in self._members], 1) for name in self._members[0]}
         row = step % STEPS_PER_PIECE
-        return StepDraws(self._drawn[""][row], {name: self._drawn[name][row] for name in self._shapes})
+        drawn = {name: self._drawn[name][row] for name in self._drawn if name}
+        return StepDraws(self._drawn[""][row], drawn | {n: self._of_step(n, step) for n in self._by_step})
+
+    def _of_step(self, name: str, step: int) -> Tensor:
+        """Draws with `DrawShape.by_step`, (M, B, ...)."""
+        shape, device = self._by_step[name], self._device
+        drawn = [
+            shape.sample((self._batch_size,), generator(device, seed, "draws", name, step), device)
+            for seed in self._seeds
+        ]
+        return torch.stack(drawn)
 
     def _draw(self, seed: int) -> dict[str, Tensor]:
         """Draws of one member for a block: name -> (STEPS_PER_BLOCK, B, ...); windows under the empty name."""
@@ -187,10 +199,13 @@ def backward(
         with no_sync() if index < parts - 1 else contextlib.nullcontext():
             loss = loss_of(batch_of(piece), piece.draws)
             loss_M = loss.value_MB.sum(1) / batch_size
-            loss_M.sum().backward()
+            total = loss_M.sum()
+            if loss.critic_MB is not None:  # it shares no parameter, so neither gradient depends on the other
+                total = total + (loss.critic_MB.sum(1) / batch_size).sum()
+            total.backward()
         losses.append(loss_M.detach())
         if wants_metrics:
             metrics.append({name: value.detach().sum(1) / batch_size for name, value in loss.metrics.items()})
-    total = losses[0] if parts == 1 else torch.stack(losses).sum(0)
+    mean_M = losses[0] if parts == 1 else torch.stack(losses).sum(0)
     names = metrics[0] if metrics else ()
-    return total, {name: torch.stack([m[name] for m in metrics]).sum(0) for name in names}
+    return mean_M, {name: torch.stack([m[name] for m in metrics]).sum(0) for name in names}

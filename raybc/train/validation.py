@@ -32,6 +32,7 @@ def validation_loss(
     drawn = {
         name: torch.stack([shape.sample((total,), g, device) for g in generators])
         for name, shape in learner.draws().items()
+        if not shape.by_step  # of what is not part of this loss
     }
     losses = []
     learner.module.eval()
