@@ -25,7 +25,7 @@ from scipy.stats import kendalltau, rankdata
 
 from raybc.inference.offline_measures import MEASURES
 
-DRAWS, FEW = 1000, 8
+DRAWS, FEW = 4000, 8
 #: A measure on windows of the training's own loss, which `MEASURES` does not have.
 LOSS = "loss"
 
@@ -130,9 +130,10 @@ def lost(found: Mapping[str, np.ndarray], name: str) -> float:
     return float((score_R[some].max(1) - score_R[chosen]).mean())
 
 
-def interval(values: np.ndarray, digits: int = 2) -> str:
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return f"{low:+.{digits}f} to {high:+.{digits}f}"
+def interval(values: np.ndarray, level: float = 0.05) -> str:
+    """The percentile interval of the draws that leaves out the share `level`."""
+    low, high = np.nanpercentile(values, [50 * level, 100 - 50 * level])
+    return f"{low:+.2f} to {high:+.2f}"
 
 
 def show(out: Path, scores: Mapping[str, str]) -> None:
@@ -163,8 +164,10 @@ def show(out: Path, scores: Mapping[str, str]) -> None:
         print("\n".join(text for _, text in sorted(rows)))
     common = [name for name in next(iter(rhos.values()), {}) if all(name in rho for rho in rhos.values())]
     if len(known) > 1:
-        print("\n### mean over tasks\n\n| measure | Spearman | minus error (all) |\n|---|---|---|")
+        print("\n### mean over tasks\n\n| measure | Spearman | minus error (all) | corrected (Bonferroni) |")
+        print("|---|---|---|---|")
         for name in sorted(common, key=lambda name: -float(np.mean([rho[name] for rho in rhos.values()]))):
             gap = np.mean([gaps[name] for gaps in apart.values()], axis=0)
             mean = np.mean([rho[name] for rho in rhos.values()])
-            print(f"| {name} | {mean:.2f} | {'' if name == 'error' else interval(gap)} |")
+            both = ("", "") if name == "error" else (interval(gap), interval(gap, 0.05 / (len(common) - 1)))
+            print(f"| {name} | {mean:.2f} | {both[0]} | {both[1]} |")

@@ -46,7 +46,10 @@ PARTS = "header, .headline, .scroller, .scroll, figure.chart, .tiles, #starts-en
 LEFT_OUT = "#parallel figure"
 #: Differences that pass: of place and size, as a part of the width of the page and of the part's height; of the ink.
 PLACE, HEIGHT, INK = 0.03, 0.3, 0.5
-READY = "document.documentElement.dataset.ready ?? document.querySelector('.plot[data-figure]')"
+READY = (
+    "document.documentElement.dataset.ready ?? (document.querySelector('.plot[data-figure]') || "
+    "document.readyState === 'complete' && !document.scripts.length)"
+)
 DRAWN = (
     "[...document.querySelectorAll('.plot')].every(plot => plot.hidden || plot.closest('[hidden]') || "
     "plot.querySelector('.main-svg')) && !document.body.textContent.includes('being read')"
@@ -81,6 +84,7 @@ def serving(folder: Path) -> Iterator[dict[str, str]]:
             "stopped": f"{url}runs/sweep/",
             "evaluation": f"{url}runs/rollout/",
             "training": f"{url}runs/train/",
+            "several": f"{url}several?run=wide&run=sweep",
             "index": f"{url}?sort=name",  # not by time: copies are as old as the checkout
         }
 

@@ -348,8 +348,8 @@ def test_both_best_checkpoints_are_marked(data: Path, tmp_path: Path) -> None:
     marks = json.loads(folder.best_marks.read_text())
     assert marks["val_mse"] == {"epoch": best["epoch"], "step": best["step"], "value": best["val_mse"],
                                 "checkpoint": "best_mse"}  # fmt: skip
-    assert marks["valid_error"]["step"] == folder.best_step()
-    assert (folder.path / marks["valid_error"]["checkpoint"]).resolve() == folder.best.resolve()
+    assert marks["valid_cosine"]["step"] == folder.best_step()
+    assert (folder.path / marks["valid_cosine"]["checkpoint"]).resolve() == folder.best.resolve()
     path, _ = find_bundle(folder.path, "best_mse")
     assert PolicyBundle.load(path).step == best["step"]
     assert sorted(folder.checkpoints()) == [60], "it is no checkpoint to resume or to delete"

@@ -73,7 +73,7 @@ def test_a_run_says_what_it_is(finished: raybc.Run, demos: Path) -> None:
     assert finished.options["num_rounds"] == 2
     text = repr(finished)
     assert "step: 32 of 32, round 2 of 2 (finished)" in text
-    assert re.search(r"seed 0: valid error [\d.]+", text)
+    assert re.search(r"seed 0: held-out cosine distance [\d.]+, valid error [\d.]+", text)
     assert finished.policy().act([0.0, 0.0]).shape == (2,)
     assert finished.policy(checkpoint=16).bundle.step == 16
     assert raybc.load(finished).path == finished.folder / "checkpoint_32_round_2"

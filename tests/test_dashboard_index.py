@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("starlette", reason="the dashboard's packages: pip install 'raybc[dashboard]'")
 
 from benchmarks.run_folder import make_run
+from raybc.cli import run_main
+from raybc.compare.__main__ import main as compare
 from raybc.compare.pairs import mean_test
 from raybc.dashboard import serve
 from raybc.dashboard.folders import find_runs, kind_of
@@ -21,9 +23,17 @@ from raybc.dashboard.several import overview
 from raybc.dashboard.view import RunView
 from tests.browser import Browser
 from tests.helpers import ROOT
+from tests.test_compare import write_csv
 from tests.test_dashboard import Client
 
 GOLDEN = ROOT / "tests/golden/v0.1.0"
+
+
+def make_comparison(runs: Path) -> Path:
+    """A finished comparison of two measurements of others."""
+    scores = write_csv(runs / "scores.csv", {"a": [1] * 28 + [0] * 2, "b": [0] * 12 + [1] * 18})
+    assert run_main(lambda: compare([str(scores), "--out", str(runs / "compared")])) in (0, 1, 3)
+    return runs / "compared"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +121,28 @@ def test_only_runs_of_the_folder_have_pages(client: Client, runs: Path) -> None:
         assert client.get(f"/runs/{name}/api/run").status == 404, name
     assert client.get("/api/runs?run=first&run=none").status == 404
     assert client.get("/api/runs").status == 404
+
+
+def test_a_finished_comparison_has_its_document(tmp_path: Path) -> None:
+    path = make_comparison(tmp_path)
+    films = path / "arms" / "a" / "videos"
+    films.mkdir(parents=True)
+    (films / "start.mp4").write_bytes(b"film")
+    (path / "arms" / "a" / "notes.txt").write_text("secret")
+    with serve.beside_index(tmp_path, 0) as url:
+        client = Client(url)
+        (row,) = client.get("/api/index").json["runs"]
+        assert row["href"] == "runs/compared/"
+        answer = client.get("/runs/compared/")
+        assert answer.status == 200
+        assert answer.content == (path / "compare.html").read_bytes()
+        assert "script" not in answer.headers["content-security-policy"], "no script of a run folder runs"
+        assert client.get("/runs/compared/arms/a/videos/start.mp4").content == b"film"
+        for name in ("a/notes.txt", "a/videos/none.mp4", "../compare.json"):
+            assert client.get(f"/runs/compared/arms/{name}").status == 404
+        (path / "compare.html").unlink()
+        (path / "compare.html").symlink_to(tmp_path / "scores.csv")
+        assert client.get("/runs/compared/").status == 404
 
 
 def test_the_index_follows_the_folder(runs: Path) -> None:

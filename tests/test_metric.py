@@ -30,7 +30,7 @@ def test_default_metrics() -> None:
     assert resolve(None, _Task(has_success=True, reference_returns=(0, 1))).name == "success"
     assert resolve(None, _Task(reference_returns=(0, 1))).name == "normalized_score"
     assert resolve(None, _Task()).name == "return"
-    assert resolve(None, None).name == "valid_error"
+    assert resolve(None, None).name == "valid_cosine"
     assert resolve(None, get_task(parse_env_name("halfcheetah-medium-v2").task)).name == "normalized_score"
 
 

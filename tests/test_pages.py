@@ -1,4 +1,4 @@
-"""Report and dashboard on screens of every width, light and dark: none scrolls sideways, and axe finds nothing."""
+"""Every page on screens of every width, light and dark: none scrolls sideways, and axe finds nothing."""
 
 from __future__ import annotations
 
@@ -10,49 +10,30 @@ import pytest
 pytest.importorskip("starlette", reason="the dashboard's packages: pip install 'raybc[dashboard]'")
 pytest.importorskip("websockets", reason="what drives the browser: pip install 'raybc[dev]'")
 
-from benchmarks.run_folder import make_run
-from raybc.dashboard.serve import beside
-from raybc.report.html import write_report
-from raybc.types import SampleSetting
+from raybc.dashboard.serve import beside_index
+from tests import looks
 from tests.browser import Browser
+from tests.looks import show
+from tests.test_dashboard_index import make_comparison
 
 pytestmark = pytest.mark.slow
 AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 768, 1024, 1400)
-SETTINGS = [SampleSetting(flow_steps, execute_steps=n) for flow_steps in (1, 4, 10) for n in (2, 4, 8)]
-DRAWN = "[...document.querySelectorAll('.plot')].every(plot => plot.hidden || plot.querySelector('.main-svg'))"
-READY = {"report": "document.querySelector('.plot')", "dashboard": "document.documentElement.dataset.ready"}
-
-
-def make_pages(folder: Path) -> Path:
-    """A sweep with eight axes, two of sample settings, and its report."""
-    write_report(make_run(folder, 36, 8000, SETTINGS, more=3))
-    return folder
+PAGES = ("report", "dashboard", "stopped", "evaluation", "training", "comparison", "index", "several")
 
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    folder = make_pages(tmp_path_factory.mktemp("pages") / "run")
-    with beside(folder, 0) as url:
-        yield {"report": (folder / "report.html").as_uri(), "dashboard": url}
-
-
-def show(browser: Browser, page: str, url: str, width: int, dark: bool) -> None:
-    """Open a page with every figure drawn."""
-    browser.dark(dark)
-    browser.size(width, 900)
-    browser.open("about:blank")
-    browser.open(url)
-    browser.wait(READY[page])
-    browser.size(width, browser.js("document.documentElement.scrollHeight"))  # all of it is looked at
-    browser.wait(DRAWN, 120)
+    runs = tmp_path_factory.mktemp("compared")
+    make_comparison(runs)
+    with looks.serving(tmp_path_factory.mktemp("pages")) as found, beside_index(runs, 0) as url:
+        yield found | {"comparison": f"{url}runs/compared/"}
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_no_page_is_wider_than_the_screen(chrome: Browser, urls: dict[str, str], width: int, dark: bool) -> None:
-    show(chrome, "report", urls["report"], width, dark)
-    assert chrome.js("document.documentElement.scrollWidth") == width
+def test_the_leaderboard_uses_the_width(chrome: Browser, urls: dict[str, str], width: int, dark: bool) -> None:
+    show(chrome, urls["report"], width, dark)
     seen = chrome.js(
         "(() => { const table = document.querySelector('.scroller.full .scroll');"
         "const box = table.getBoundingClientRect();"
@@ -69,12 +50,19 @@ def test_no_page_is_wider_than_the_screen(chrome: Browser, urls: dict[str, str],
         assert chrome.js(first) == place, "the first column stays"
 
 
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_is_wider_than_the_screen(chrome: Browser, urls: dict[str, str], page: str, width: int) -> None:
+    show(chrome, urls[page], width, False)
+    assert chrome.js("document.documentElement.scrollWidth") == width
+
+
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed: npm ci")
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("page", ["report", "dashboard"])
+@pytest.mark.parametrize("page", PAGES)
 def test_axe_finds_nothing(chrome: Browser, urls: dict[str, str], page: str, dark: bool) -> None:
     for width in (1280, 390):
-        show(chrome, page, urls[page], width, dark)
+        show(chrome, urls[page], width, dark)
         assert axe(chrome) == [], width
 
 

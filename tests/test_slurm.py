@@ -13,6 +13,7 @@ from raybc.cli import run_main
 from raybc.cluster.__main__ import main
 from raybc.cluster.slurm import Allocation, Job
 from raybc.files import read_json
+from raybc.sweep.ledger import read_events
 from tests import slurm
 from tests.test_sweep import check_complete, write_sweep
 
@@ -150,4 +151,4 @@ def test_sweeps_on_two_nodes(pointmass_demos: Path, tmp_path: Path) -> None:
 
 def _rows(run: Path) -> int:
     ledger = run / "ledger.jsonl"
-    return ledger.read_text().count('"event": "evaluation"') if ledger.exists() else 0
+    return sum(event["event"] == "evaluation" for event in read_events(ledger)) if ledger.exists() else 0

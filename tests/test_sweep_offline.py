@@ -51,7 +51,7 @@ def config(**changes: Any) -> SweepConfig:
 def test_what_is_compared() -> None:
     plan = config()
     metric = metric_of(plan)
-    assert (metric.name, metric.direction, metric.has_success) == ("valid_error", "minimize", False)
+    assert (metric.name, metric.direction, metric.has_success) == ("valid_cosine", "minimize", False)
     assert check_corners(plan) == 4
     assert race_comparisons(plan, metric) == 0
     with pytest.raises(UserError, match=r"metric: expected one of valid_error, .*, since there is no environment"):
@@ -118,7 +118,7 @@ def test_a_resumed_sweep_keeps_its_metric(tmp_path: Path) -> None:
     place = SweepFolder(tmp_path)
     write_json(place.config, config(metric="valid_first_step").to_dict())
     assert with_metric(config(), Launch(place, "True"), None)[1].name == "valid_first_step"
-    assert with_metric(config(), Launch(place, "False", overwrite=True), None)[1].name == "valid_error"
+    assert with_metric(config(), Launch(place, "False", overwrite=True), None)[1].name == "valid_cosine"
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_a_whole_sweep_without_a_simulator(tmp_path: Path, capsys: pytest.Captur
     assert said.count("No success rate was measured: there is no environment.") >= 2
     winner = json.loads(place.winner_json.read_text())
     assert winner["params"] == {"lr": 1e-2}
-    assert winner["rule"].startswith("lowest held-out error at the last evaluation")
+    assert winner["rule"].startswith("lowest held-out cosine distance at the last evaluation")
     for page in (place.report.read_text(), place.leaderboard.read_text()):
         assert "No success rate was measured" in page
     report = place.report.read_text()
@@ -139,7 +139,7 @@ def test_a_whole_sweep_without_a_simulator(tmp_path: Path, capsys: pytest.Captur
     for nothing in ("Episodes counted", ">Errors<", ">Episodes<", "Step limit", "task <code>none"):
         assert nothing not in report, "what is of rollouts is left out"
     run = load_run(place.path)
-    assert run.metric.name == "valid_error"
+    assert run.metric.name == "valid_cosine"
     view = RunView(place.path)
     view.refresh()
     assert view.since(-1, -1)["run"]["metric"]["episodes"] is False
@@ -147,7 +147,7 @@ def test_a_whole_sweep_without_a_simulator(tmp_path: Path, capsys: pytest.Captur
     setting = SampleSetting(**winner["setting"])
     card = evidence_for(place.winner, bundle, setting, EvaluationFolder(tmp_path / "nothing"))
     assert "No success rate was measured" in card.text
-    assert card.metric.name == "valid_error"
+    assert card.metric.name == "valid_cosine"
     again = run_sweep(dataclasses.replace(config(), search=dataclasses.replace(config().search, trials=5)),
                       Launch(place, "True"))  # fmt: skip
     assert again == place.path

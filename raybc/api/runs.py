@@ -185,7 +185,9 @@ class Run:
         ]
         rows = [(str(seed), *(_cell(found, name) for name in _SHOWN)) for seed, found in last.items()]
         used = [place for place, name in enumerate(_SHOWN, 1) if any(row[place] for row in rows)]
-        header = ("seed", *(_SHOWN[place - 1].replace("_", " ") for place in used))
+        labels = {"score": next((_compared(found)[1] for found in last.values()), "")}
+        names = (_SHOWN[place - 1] for place in used)
+        header = ("seed", *(labels.get(name) or name.replace("_", " ") for name in names))
         return Facts("Training run", tuple(facts), header, tuple((row[0], *(row[p] for p in used)) for row in rows))
 
     def __fspath__(self) -> str:

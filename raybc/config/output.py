@@ -41,7 +41,7 @@ class OutputOptions:
         None, role=Role.OUTPUT, axis="use metric at the top level"
     )
     """What `best` and early stops compare: success, return, normalized_score (D4RL's), largest_reward, or a measure on
-    held-out episodes (None: success where the task tells it, else normalized_score or return; valid_error without an
+    held-out episodes (None: success where the task tells it, else normalized_score or return; valid_cosine without an
     environment)."""
     save_interval: int = option(
         100_000, role=Role.OUTPUT, at_least=1, also=(-1,), off="only the last",

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from raybc.dashboard.detail import detail
 from raybc.dashboard.evaluation import evaluation
 from raybc.dashboard.filming import Filmer
-from raybc.dashboard.folders import Kind
+from raybc.dashboard.folders import Kind, document_of
 from raybc.dashboard.importance import importances
 from raybc.dashboard.index import PAGES, Index
 from raybc.dashboard.several import overview
@@ -55,12 +55,18 @@ _FILES = {path.name: path for path in _STATIC.iterdir() if path.suffix in (".css
 }
 #: The pages share their head; they contain no text of a run.
 _TEMPLATES = Environment(loader=FileSystemLoader(_STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+_POLICY = "Content-Security-Policy"
+#: parcoords compiles its shaders' wrappers with new Function, hence unsafe-eval; no text of a run becomes script.
+_OF_APP = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+    "img-src 'self' data: blob:; media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+#: A document that lies in a run folder: it needs no script, so none runs.
+_OF_DOCUMENT = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src 'self' data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
 _HEADERS = {
-    # parcoords compiles its shaders' wrappers with new Function, hence unsafe-eval; no text of a run becomes script.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
-        "img-src 'self' data: blob:; media-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -82,7 +88,8 @@ class SameSite:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(_HEADERS)
+                sent = MutableHeaders(scope=message)
+                sent.update({_POLICY: sent.get(_POLICY, _OF_APP), **_HEADERS})
             await send(message)
 
         headers = Headers(scope=scope)
@@ -113,8 +120,8 @@ def make_app(*views: RunView, filmer: Filmer | None = None) -> Starlette:
 
 
 def make_index_app(index: Index, filmer: Filmer) -> Starlette:
-    """The application for a folder with run folders: the index, below `runs/NAME/` the page of each sweep, and
-    `several?run=NAME&run=NAME` for those side by side."""
+    """The application for a folder with run folders: the index, below `runs/NAME/` the page of each run (of a finished
+    comparison its compare.html), and `several?run=NAME&run=NAME` for sweeps side by side."""
 
     async def rows(_: Request) -> Response:
         return await _json(index.overview)
@@ -143,10 +150,15 @@ def make_index_app(index: Index, filmer: Filmer) -> Starlette:
 
         return respond
 
+    async def film_of_arm(request: Request) -> Response:
+        return await _film(lambda: video_path(folder(request, "comparison") / "arms", request.path_params["path"]))
+
     pages = {kind: _page(kind) for kind in PAGES}
 
     async def page(request: Request) -> Response:
         found = await run_in_threadpool(index.found, request.path_params["key"])
+        if found is not None and (document := document_of(found)) is not None:
+            return FileResponse(document, headers={"Cache-Control": "no-cache", _POLICY: _OF_DOCUMENT})
         if found is None or found.kind not in pages:
             raise HTTPException(404)
         return await pages[found.kind](request)
@@ -158,6 +170,7 @@ def make_index_app(index: Index, filmer: Filmer) -> Starlette:
             Route("/api/index", rows),
             Route("/api/runs", runs),
             Route("/runs/{key}/", page),
+            Route("/runs/{key}/arms/{path:path}", film_of_arm),
             Route("/runs/{key}/api/evaluation", of("evaluation", evaluation)),
             Route("/runs/{key}/api/training", of("training", training)),
             *_run_routes("/runs/{key}", find, filmer, lambda request: folder(request, "sweep", "evaluation")),
@@ -246,9 +259,7 @@ def _run_routes(
         return path
 
     async def video(request: Request) -> Response:
-        path = await run_in_threadpool(film_at, request)
-        kind = VIDEO_TYPES[path.suffix]
-        return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
+        return await _film(lambda: film_at(request))
 
     return [
         Route(f"{prefix}/", page),
@@ -279,6 +290,14 @@ def video_path(root: Path, name: str) -> Path | None:
     except (OSError, ValueError):  # a name too long, or with a zero byte
         return None
     return path if exists and path.suffix in VIDEO_TYPES and path.is_relative_to(root) else None
+
+
+async def _film(find: Callable[[], Path | None]) -> Response:
+    """The video that `find` gives; None: status 404."""
+    path = await run_in_threadpool(find)
+    if path is None:
+        raise HTTPException(404)
+    return FileResponse(path, media_type=VIDEO_TYPES[path.suffix], headers={"Cache-Control": "no-cache"})
 
 
 async def _json(compute: Callable[[], dict[str, Any] | None]) -> Response:

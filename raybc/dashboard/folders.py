@@ -45,6 +45,15 @@ def kind_of(path: Path) -> Kind | None:
     return "training" if training.flags.is_file() or training.pack.is_file() else None
 
 
+def document_of(found: Found) -> Path | None:
+    """The document that is the page of a run, of a finished comparison compare.html; None: there is none, or a link
+    leads out of the folder."""
+    if found.kind != "comparison":
+        return None
+    path = CompareFolder(found.path).page.resolve()
+    return path if path.is_file() and path.is_relative_to(found.path.resolve()) else None
+
+
 def find_runs(root: Path) -> list[Found]:
     """The run folders in `root` and one level below (`runs/rollouts/NAME`), in the order of their names; what is inside
     a run folder belongs to that run."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from raybc.dashboard.folders import Found, Kind, describe, find_runs, kind_of, marks_of
+from raybc.dashboard.folders import Found, Kind, describe, document_of, find_runs, kind_of, marks_of
 from raybc.dashboard.several import sweep_row
 from raybc.dashboard.view import RunView
 from raybc.report.commands import near_path
@@ -94,7 +94,7 @@ class Index:
             "kind": found.kind,
             "name": found.path.relative_to(self.root).as_posix(),
             "path": near_path(found.path),
-            "href": f"runs/{quote(found.key, safe='')}/" if found.kind in PAGES else None,
+            "href": f"runs/{quote(found.key, safe='')}/" if found.kind in PAGES or document_of(found) else None,
             "changed": max((time_ns for time_ns, _ in marks), default=0) / 1e9,
         }
 
