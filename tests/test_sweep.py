@@ -224,7 +224,7 @@ def test_a_trial_that_fails_is_marked_with_its_reason_and_the_sweep_goes_on(
     ("sampler", "scheduler"),
     [
         ("gp", "median"),
-        ("random", "none"),
+        pytest.param("random", "none", marks=pytest.mark.slow),
         pytest.param("random", "median", marks=pytest.mark.slow),
         pytest.param("gp", "none", marks=pytest.mark.slow),
     ],
@@ -366,6 +366,7 @@ def test_a_second_sweep_on_the_same_folder_is_refused(sweep_file: Path, tmp_path
         process.wait()
 
 
+@pytest.mark.slow  # races themselves: tests/test_race.py
 def test_a_recipe_that_is_shown_to_be_worse_ends_early(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
     """The second recipe learns nothing; it races against the first on the same starts and is not measured on all."""
     sweep = write_sweep(

@@ -443,6 +443,7 @@ def run_sweep(folder: Path, sweep: dict[str, Any], *flags: str) -> int:
     return run_main(lambda: sweep_main([str(folder / "tasks.yaml"), f"--out={folder / 'run'}", *flags]))
 
 
+@pytest.mark.slow
 def test_a_sweep_over_several_tasks(ray_cpus: float, pointmass_demos: Path, tmp_path: Path) -> None:
     """Scores are means over tasks; the winner has a row for each task, on starts that choose nothing."""
     assert run_sweep(tmp_path, sweep_of(pointmass_demos)) == 0

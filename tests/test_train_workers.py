@@ -60,7 +60,7 @@ def trained_together(rank: int, world: int, port: int, out: str, case: str) -> N
     leave_group()
 
 
-SLOW = ("ddp, transformer", "fsdp, transformer")
+SLOW = ("ddp, transformer", "fsdp, transformer", "fsdp, U-Net, diffusion")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow if c in SLOW else ()) for c in CASES])
