@@ -77,7 +77,7 @@ def test_flags_exist(name: str) -> None:
         kinds: list[str] = []
         for word, following in zip(words, [*words[1:], ""], strict=True):
             flag, _, value = word.partition("=")
-            if flag in ("--policy", "--encoder", "--language") and ":" not in (value or following):
+            if flag in ("--policy", "--encoder", "--language", "--critic") and ":" not in (value or following):
                 kinds += [flag, value or following]
         of_a_verb = words[2:3] if words[1] in ("data", "plan", "env", "cluster") else []
         if "--recipe" in words:
@@ -150,6 +150,7 @@ STORIES: dict[str, Callable[[Path], None]] = {
     "images.md": of_a_page("images.md"),
     "windows.md": of_a_page("windows.md"),
     "policies.md": of_the_readme,
+    "critic.md": of_a_page("critic.md"),
 }
 
 #: Pages whose commands need no Ray and take seconds.
