@@ -83,6 +83,31 @@ class TrainingFolder:
         return self.path / "offline.json"
 
     @property
+    def online(self) -> Path:
+        """Own experience of a run that learns online, see `raybc.online.replay`."""
+        return self.path / "online"
+
+    @property
+    def online_journal(self) -> Path:
+        """Which episodes it has collected, and from which update on each is learned from."""
+        return self.online / "journal.jsonl"
+
+    @property
+    def online_episodes(self) -> Path:
+        """A file for each of them."""
+        return self.online / "episodes"
+
+    @property
+    def online_policies(self) -> Path:
+        """The policies that act in them, while they are needed."""
+        return self.online / "policies"
+
+    @property
+    def online_csv(self) -> Path:
+        """How collecting went: steps of the environment, success, age of the policies, share of waiting."""
+        return self.path / "online.csv"
+
+    @property
     def metrics_csv(self) -> Path:
         """Actions on held-out windows compared with the recorded ones, once an epoch (`action_metrics`)."""
         return self.path / "metrics.csv"

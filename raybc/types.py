@@ -14,12 +14,12 @@ if TYPE_CHECKING:  # importing these types must not import torch
     from torch import Tensor
 
 Outcome = Literal["success", "failure", "timeout", "error"]
-Split = Literal["demos", "search", "final"]
+Split = Literal["demos", "search", "final", "online"]
 
 #: Maximum number of starts in a set, so that the seeds of different sets do not overlap.
 SPLIT_SIZE = 1_000_000
 #: Set of starts -> its first seed.
-SPLIT_BASE: dict[str, int] = {"demos": 0, "search": SPLIT_SIZE, "final": 2 * SPLIT_SIZE}
+SPLIT_BASE: dict[str, int] = {"demos": 0, "search": SPLIT_SIZE, "final": 2 * SPLIT_SIZE, "online": 3 * SPLIT_SIZE}
 #: Solver -> evaluations of the network per step.
 EVALUATIONS: dict[str, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 

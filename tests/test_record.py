@@ -66,7 +66,7 @@ def test_what_is_recorded_is_what_happened(ray_cpus: float, bundle: Path, tmp_pa
             recorder = Recorder()
             setting = agent.bundle.config.sample_setting
             _alone(agent, env, spec, setting, recorder)
-            recorder.save(tmp_path / "one.npz", rows[i], "", {})  # type: ignore[arg-type]
+            recorder.save(tmp_path / "one.npz", rows[i], "", {}, {})  # type: ignore[arg-type]
             one = read_recorded(tmp_path / "one.npz", tuple(store.obs))
             np.testing.assert_array_equal(store.actions_NA[start:end], one.actions)
             np.testing.assert_array_equal(store.rewards_N[start:end], one.rewards)
@@ -150,7 +150,7 @@ def fake(out: EvaluationFolder, episodes: int, steps: int = 5, error: int = -1) 
             obs = {"state": rng.normal(size=4), "camera": rng.integers(0, 256, (16, 24, 3), np.uint8)}
             recorder.before(obs, rng.normal(size=2))
             recorder.after(float(rng.normal()))
-        recorder.save(recorded_file(out.recorded, spec), row, f"do {i % 2}", {"env_name": "x"})
+        recorder.save(recorded_file(out.recorded, spec), row, f"do {i % 2}", {"env_name": "x"}, {})
     return specs, rows
 
 

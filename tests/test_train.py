@@ -67,7 +67,7 @@ def test_members_see_their_own_numbers() -> None:
     trainer = tiny_trainer([1, 2])
 
     def numbers(seeds: list[int], step: int) -> tuple[torch.Tensor, ...]:
-        drawn = DrawSource(trainer.policy.draws(), lambda step: 17, 16, seeds, CPU).at(step)
+        drawn = DrawSource(trainer.policy.draws(), lambda step, member: 17, 16, seeds, CPU).at(step)
         assert list(drawn.draws) == ["noise", "time"]
         return (drawn.indices_MB, *drawn.draws.values())
 
@@ -82,7 +82,7 @@ def test_members_see_their_own_numbers() -> None:
         assert (picks.shape, noise.shape, time.shape) == ((2, 16), (2, 16, 4, 2), (2, 16))
         assert 0 <= picks.min() <= picks.max() < 17
         assert 0 <= time.min() <= time.max() < 1
-    source = DrawSource(trainer.policy.draws(), lambda step: 17, 16, [5], CPU)
+    source = DrawSource(trainer.policy.draws(), lambda step, member: 17, 16, [5], CPU)
     seen = [source.at(step).draws["noise"].clone() for step in range(2 * STEPS_PER_BLOCK)]
     assert len({tuple(x[0, 0].flatten().tolist()) for x in seen}) == 2 * STEPS_PER_BLOCK, "no step repeats another"
     assert torch.equal(source.at(3).draws["noise"], seen[3]), "asked for again, after later ones"
@@ -91,7 +91,7 @@ def test_members_see_their_own_numbers() -> None:
 def test_draws_are_rows_of_a_block() -> None:
     """In whatever order the steps are asked for: windows first, then what the loss needs, from one generator."""
     shapes = tiny_trainer().policy.draws()
-    source = DrawSource(shapes, lambda step: 17, 16, [5, 9], CPU)
+    source = DrawSource(shapes, lambda step, member: 17, 16, [5, 9], CPU)
     for block in (0, 2):
         for m, seed in enumerate((5, 9)):
             g = generator(CPU, seed, "draws", block)
@@ -106,7 +106,7 @@ def test_draws_are_rows_of_a_block() -> None:
 @pytest.mark.parametrize("parts", [1, 2, 3, 16])
 def test_parts_of_draws_are_the_whole(parts: int) -> None:
     """Every example once, with its own draws; 3 does not divide 16."""
-    whole = DrawSource(tiny_trainer().policy.draws(), lambda step: 17, 16, [5, 9], CPU).at(3)
+    whole = DrawSource(tiny_trainer().policy.draws(), lambda step, member: 17, 16, [5, 9], CPU).at(3)
     pieces = [whole.part(i, parts) for i in range(parts)]
     assert torch.equal(torch.cat([p.indices_MB for p in pieces], 1), whole.indices_MB)
     for name, value in whole.draws.items():
@@ -116,7 +116,7 @@ def test_parts_of_draws_are_the_whole(parts: int) -> None:
 
 
 def test_noise_and_times_are_normal_and_uniform() -> None:
-    source = DrawSource(tiny_trainer().policy.draws(), lambda step: 10, 64, [0], CPU)
+    source = DrawSource(tiny_trainer().policy.draws(), lambda step, member: 10, 64, [0], CPU)
     drawn = [(d.indices_MB, d.draws["noise"], d.draws["time"]) for d in map(source.at, range(STEPS_PER_BLOCK))]
     picks, noise, time = (torch.cat([d[i].flatten() for d in drawn]).double() for i in range(3))
     assert abs(noise.mean().item()) < 4 / math.sqrt(len(noise))

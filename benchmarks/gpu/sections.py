@@ -75,7 +75,7 @@ def _computed(bench: Bench, recipe: Recipe, device: str, precision: str) -> dict
     config = bench.config(recipe, batch_size=min(bench.size.batch, 32))
     trainer = bench.trainer(config, 2, device=cpu)  # initial weights are drawn on the CPU anyway
     policy, spec = trainer.policy, trainer.policy.spec
-    drawn = DrawSource(policy.draws(), lambda _: len(trainer.windows.starts), config.batch_size, (0, 1), cpu).at(0)
+    drawn = DrawSource(policy.draws(), lambda *_: len(trainer.windows.starts), config.batch_size, (0, 1), cpu).at(0)
     batch = trainer.windows.gather(drawn.indices_MB)
     obs = batch.obs.map(lambda array: array.to(there))
     batch = dataclasses.replace(

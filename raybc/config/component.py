@@ -134,6 +134,11 @@ class CriticConfig(Component):
         """Whether there is no critic."""
         return not self.builder
 
+    @property
+    def online_updates(self) -> int:
+        """Gradient steps of an online part, after `training_steps`."""
+        return 0
+
 
 _BASES: dict[str, type[Component]] = {
     "policy": PolicyConfig, "encoder": EncoderConfig, "language": LanguageConfig, "critic": CriticConfig,

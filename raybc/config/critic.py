@@ -12,6 +12,9 @@ from raybc.types import UserError
 if TYPE_CHECKING:
     from raybc.config.run import RunConfig
 
+_OFFLINE = "a sweep trains on data alone"
+_ONLINE = ({"online_steps": CHANGED},)
+
 
 @register("none")
 @dataclass(frozen=True)
@@ -39,10 +42,16 @@ class QChunking(CriticConfig):
     """Share by which the target network approaches the critic at each step."""
     critic_candidates: int = option(32, at_least=1)
     """N, the chunks of the policy among which the best one gives the target (1: the policy's own value)."""
-    online_steps: int = option(0, at_least=0, axis="a sweep trains on data alone")
-    """Steps of the environment after training on data (0: none)."""
-    utd: int = option(1, at_least=1, axis="a sweep trains on data alone", only_with=({"online_steps": CHANGED},))
-    """Gradient steps for each step of the environment."""
+    online_steps: int = option(0, at_least=0, below=2**31, axis=_OFFLINE)
+    """Steps of the environment to collect after training on data, and to learn from beside them (0: none)."""
+    utd: float = option(1.0, above=0, at_most=1000, axis=_OFFLINE, only_with=_ONLINE)
+    """Gradient steps for each of them."""
+    policy_lag: int = option(1024, at_least=64, axis=_OFFLINE, only_with=_ONLINE)
+    """The most gradient steps that a policy may be old while it collects. A larger number lets more simulators work."""
+
+    @property
+    def online_updates(self) -> int:
+        return int(self.online_steps * self.utd + 1e-9)
 
     def validate(self, run: RunConfig, where: str) -> None:
         super().validate(run, where)
@@ -57,3 +66,23 @@ class QChunking(CriticConfig):
                 f"{place}image_norm: expected group with a critic, whose target network has no running averages of its "
                 "own, got batch"
             )
+        if self.online_steps:
+            self._validate_online(run, place)
+
+    def _validate_online(self, run: RunConfig, place: str) -> None:
+        if not run.has_environment:
+            raise UserError(
+                f"{place}online_steps: expected 0 without a simulator (env_name none), got {self.online_steps}"
+            )
+        if not self.online_updates:
+            raise UserError(f"{place}utd: expected at least one gradient step in the online part, got {self.utd:g}")
+        if run.lr_schedule == "cosine":
+            raise UserError(
+                f"{place}lr_schedule: expected constant with online_steps, got cosine, which ends at min_lr with the "
+                "offline part"
+            )
+        for name in ("sampling_plan_path", "dataset_replace_interval", "epochs_per_round", "stop_patience"):
+            if run.get(name):
+                raise UserError(
+                    f"{place}{name}: expected none with online_steps, where the data grow, got {run.get(name)}"
+                )

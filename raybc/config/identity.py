@@ -50,10 +50,13 @@ def run_id(run: RunConfig, data_fingerprint: str) -> str:
 
 
 def extends(longer: RunConfig, shorter: RunConfig) -> bool:
-    """Whether `longer` differs from `shorter` only in a larger budget, apart from OUTPUT options."""
-    budget = ("training_steps", "num_rounds", "epochs", "schedule_steps", "schedule_after")
+    """Whether `longer` differs from `shorter` only in a larger budget, apart from OUTPUT options. The offline part of a
+    run with an online part has its length."""
+    budget = ("training_steps", "num_rounds", "epochs", "schedule_steps", "schedule_after", "online_steps")
 
     def rest(run: RunConfig) -> Mapping[str, Any]:
         return {name: value for name, value in identity(run).items() if name not in budget}
 
-    return rest(longer) == rest(shorter) and longer.training_steps > shorter.training_steps
+    if shorter.critic.online_updates and longer.training_steps != shorter.training_steps:
+        return False
+    return rest(longer) == rest(shorter) and longer.total_steps > shorter.total_steps

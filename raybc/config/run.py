@@ -98,6 +98,11 @@ class RunConfig(
         return self.env_name != NO_ENVIRONMENT
 
     @property
+    def total_steps(self) -> int:
+        """Gradient steps of the whole run: `training_steps`, and those of an online part."""
+        return self.training_steps + self.critic.online_updates
+
+    @property
     def sample_setting(self) -> SampleSetting:
         """How actions are sampled."""
         return self.in_effect(SampleSetting(**{name: getattr(self, name) for name in SAMPLE_AXES}))

@@ -142,10 +142,14 @@ class Windows:
             starts = starts[np.linspace(0, len(starts) - 1, most).round().astype(np.int64)]
         return dataclasses.replace(self, starts=torch.from_numpy(starts).to(self.starts.device), transitions=None)
 
+    def first(self, indices_MB: Tensor) -> Tensor:
+        """The transitions at which the windows `starts[indices_MB]` begin, int64 (M, B)."""
+        return _rows(self.starts, indices_MB)
+
     def seen(self, indices_MB: Tensor) -> Tensor:
         """The transitions whose observations the windows at `starts[indices_MB]` see, int64 (M, B, T); those before the
         first one of an episode repeat it, as in a rollout."""
-        first_MB1 = _rows(self.starts, indices_MB)[..., None]
+        first_MB1 = self.first(indices_MB)[..., None]
         if self.obs_steps == 1:
             return first_MB1
         back_T = torch.arange(1 - self.obs_steps, 1, device=first_MB1.device)

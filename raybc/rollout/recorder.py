@@ -43,8 +43,15 @@ class Recorder:
         """The step was taken."""
         self._rewards.append(float(reward))
 
-    def save(self, path: Path, row: EpisodeRow, instruction: str, env_args: Mapping[str, Any]) -> None:
-        """Write the episode."""
+    def save(
+        self,
+        path: Path,
+        row: EpisodeRow,
+        instruction: str,
+        env_args: Mapping[str, Any],
+        last_obs: Mapping[str, np.ndarray],
+    ) -> None:
+        """Write the episode. last_obs: what was observed after its last step."""
         last = np.zeros(len(self._actions), bool)
         last[-1] = row["outcome"] == "success" or (row["outcome"] == "failure" and not row.get("truncated", False))
         arrays = {f"obs/{key}": np.stack([obs[key] for obs in self._obs]) for key in self._obs[0]}
@@ -55,6 +62,7 @@ class Recorder:
             "rewards": np.array(self._rewards, np.float32),
             "terminals": last,
             "about": np.array(json.dumps(about)),
+            **{f"last/{key}": np.asarray(last_obs[key]) for key in self._obs[0]},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary, temporary.open("wb") as handle:
@@ -81,6 +89,8 @@ class RecordedEpisode:
     row: EpisodeRow
     instruction: str
     env_args: dict[str, Any]
+    last: dict[str, np.ndarray]
+    """Name -> the observation after the last action; {} in files of earlier releases."""
 
 
 def shapes_of(path: Path) -> dict[str, tuple[Any, ...]]:
@@ -89,21 +99,25 @@ def shapes_of(path: Path) -> dict[str, tuple[Any, ...]]:
     return {key.removeprefix("obs/"): tuple(shape) for key, shape in about["shapes"].items()}
 
 
-def read_recorded(path: Path, keys: tuple[str, ...]) -> RecordedEpisode:
-    """The episode with the observations `keys`. Raises `UserError` for a damaged file."""
+def read_recorded(path: Path, keys: tuple[str, ...] | None = None) -> RecordedEpisode:
+    """The episode with the observations `keys` (None: all). Raises `UserError` for a damaged file."""
+    keys = tuple(shapes_of(path)) if keys is None else keys
     found = _read(path, keys)
     about = found["about"]
+    last = {key: found[f"last/{key}"] for key in keys if f"last/{key}" in found}
     return RecordedEpisode(
         {key: found[f"obs/{key}"] for key in keys}, found["actions"], found["rewards"], found["terminals"],
-        about["row"], about["instruction"], about["env_args"],
+        about["row"], about["instruction"], about["env_args"], last,
     )  # fmt: skip
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    names = [*(f"obs/{key}" for key in keys), *(("actions", "rewards", "terminals") if keys else ())]
+    observed = [f"{when}/{key}" for when in ("obs", "last") for key in keys]
+    names = [*observed, *(("actions", "rewards", "terminals") if keys else ())]
     try:
         with np.load(path, allow_pickle=False) as part:
-            return {"about": json.loads(str(part["about"])), **{name: part[name] for name in names}}
+            known = [name for name in names if name in part or not name.startswith("last/")]
+            return {"about": json.loads(str(part["about"])), **{name: part[name] for name in known}}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: expected a recorded episode, got a damaged file ({error}); delete it, and --resume runs its "

@@ -116,7 +116,8 @@ class Slot:
             row["video"] = name
         if self.recorder is not None:
             path = recorded_file(Path(self.job.record), self.episode.spec)
-            self.recorder.save(path, row, self.episode.session.instruction, self.env.env_args())
+            text, last_obs = self.episode.session.instruction, self.episode.last_obs
+            self.recorder.save(path, row, text, self.env.env_args(), last_obs)
             self.recorder = None
         return row
 

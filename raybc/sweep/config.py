@@ -228,6 +228,11 @@ class SweepConfig:
             if getattr(self.train, name):
                 reason = self.train.options()[name].option.axis
                 raise UserError(f"train.{name}: expected 0 in a sweep ({reason}), got {getattr(self.train, name)}")
+        if self.train.critic.online_updates:
+            raise UserError(
+                f"train.online_steps: expected 0 in a sweep ({self.train.options()['online_steps'].option.axis}), got "
+                f"{self.train.get('online_steps')}; continue the winner with raybc train --init_from RUN"
+            )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise UserError(f"seeds: expected one or more different seeds, got {list(self.seeds)}")
         for seed in self.seeds:

@@ -19,7 +19,7 @@ from raybc.config import RunConfig
 from raybc.config.run import check_alike
 from raybc.data.windows import Windows
 from raybc.policies.augment import augmentation_of
-from raybc.policies.base import Policy, PolicySpec
+from raybc.policies.base import DrawShape, Policy, PolicySpec
 from raybc.train.arithmetic import with_arithmetic
 from raybc.train.data import TrainingData, prepare, resolved
 from raybc.train.dtensor import gather_full
@@ -32,9 +32,10 @@ from raybc.train.optimizer import Ema, PackOptimizer, matrices_of
 from raybc.train.phases import Phase, phase_at
 from raybc.train.plans import lr_scale_of, sampler_of
 from raybc.train.pretrained import load_pretrained
-from raybc.train.progress import OnEpoch, OnLog, Progress
+from raybc.train.progress import BeforeStep, OnEpoch, OnLog, Progress
 from raybc.train.ranks import Ranks
 from raybc.train.recompute import recompute_activations
+from raybc.train.rotation import ShardRotation
 from raybc.train.schedule import LossMonitor, is_finished, is_monitored, rates, restarted, round_of
 from raybc.train.step import (
     STEPS_PER_BLOCK,
@@ -116,12 +117,12 @@ class PackTrainer:
         self.ema = Ema(named, decays, [c.ema_power for c in self.members]) if any(decays) else None
         self._clipped, clips = self.learner.clipped(), [c.grad_clip for c in self.members]
         self._clip_M = torch.tensor([c or float("inf") for c in clips], device=device) if any(clips) else None
-        plan, count_at = self.prepared.plan, self.prepared.rotation.count_at
+        plan = self.prepared.plan
         self._sampler = sampler_of(config, plan)
         self._augment = augmentation_of(config.encoder, spec.images)
         # After the others, which do not depend on it.
-        shapes = {**self.learner.draws(), **(self._augment.draws() if self._augment else {})}
-        self.draws = DrawSource(shapes, count_at, config.batch_size, self.seeds, device, self._sampler)
+        self._shapes = {**self.learner.draws(), **(self._augment.draws() if self._augment else {})}
+        self.draws = self._draws_of(self._shapes)
         self._feed = self._feed_of()
         self._lr_scale = lr_scale_of(config, plan)
         self.monitors = [LossMonitor() for _ in self.members]
@@ -135,6 +136,8 @@ class PackTrainer:
         self._checked = 0
         # Reading a value waits for all queued GPU work, so on a GPU losses are checked only now and then.
         self._reads_values = device.type == "cpu" and not self.ranks.sharded
+        self.before_step: BeforeStep | None = None
+        """Called before each update."""
 
     @property
     def policy(self) -> Policy:
@@ -185,6 +188,10 @@ class PackTrainer:
         started, done = time.perf_counter(), self.step
         self._checked, self._good = self.step, torch.zeros_like(self._good)
         while self.step < until and not self.finished and not interrupted():
+            if self.before_step is not None:
+                self.before_step(self.step, interrupted)
+                if interrupted():
+                    break
             logs = on_log is not None and ((self.step + 1) % self.config.log_interval == 0 or self.step + 1 == until)
             loss_M, metrics = self._update(logs)
             if self.device.type == "cpu" or logs or self.step == until or self.step % STEPS_PER_BLOCK == 0:
@@ -288,15 +295,9 @@ class PackTrainer:
             first_row = self.prepared.rotation.first_row(self.step)
             drawn = self.draws.at(self.step)
             found = non_finite_examples(
-                self.learner,
-                self.windows,
-                self._batch_of(drawn),
-                drawn,
-                self.members,
-                members,
-                self.data.store,
+                self.learner, self.windows, self._batch_of(drawn), drawn, self.members, members, self.data.store,
                 first_row,
-            )
+            )  # fmt: skip
             raise NonFiniteLoss(f"step {self.step + 1}: {found}; lower lr or set grad_clip", members)
 
     # --- plateaus and early stopping --------------------------------------------------------------------------------
@@ -390,10 +391,20 @@ class PackTrainer:
             self.prepared = prepare(self.config, self.data, self.device, scale_floor)
             self._feed = self._feed_of()
 
+    def use_windows(self, rotation: ShardRotation) -> None:
+        """Draw from other windows from the next step on."""
+        self.prepared = dataclasses.replace(self.prepared, rotation=rotation)
+        self.draws = self._draws_of(self._shapes)
+        self._feed = self._feed_of()
+
+    def _draws_of(self, shapes: Mapping[str, DrawShape]) -> DrawSource:
+        count_at, batch = self.prepared.rotation.count_at, self.config.batch_size
+        return DrawSource(shapes, count_at, batch, self.seeds, self.device, self._sampler)
+
     def _feed_of(self) -> ImageFeed | None:
         config, rotation = self.config, self.prepared.rotation
-        ahead = DrawSource({}, rotation.count_at, config.batch_size, self.seeds, self.device, self._sampler)
+        ahead = self._draws_of({})
         return feed_of(
-            lambda step: self.ranks.share(ahead.at(step)), rotation, config.training_steps, self.device,
+            lambda step: self.ranks.share(ahead.at(step)), rotation, config.total_steps, self.device,
             config.memory_bytes, config.dataloader_num_workers,
         )  # fmt: skip

@@ -47,9 +47,12 @@ def non_finite_examples(
         if not bad_MB[m].any():
             found.append(f"{name}: the loss is finite, its gradient is not")
             continue
-        rows = (windows.starts[drawn.indices_MB[m, bad_MB[m]]] + first_row).tolist()
+        rows = (windows.first(drawn.indices_MB)[m, bad_MB[m]] + first_row).tolist()
         places = []
         for row in rows[:3]:
+            if row >= len(store.actions_NA):
+                places.append("own experience")
+                continue
             episode = int(np.searchsorted(store.episode_ends, row, side="right"))
             places.append(f"episode {episode} step {row - int(store.episode_starts[episode])}")
         more = ", ..." if len(rows) > 3 else ""

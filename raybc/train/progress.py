@@ -22,5 +22,7 @@ class Progress:
 
 #: Called every log_interval steps.
 OnLog = Callable[[Progress], None]
+#: Gets the gradient steps so far, and a function that says whether to return early.
+BeforeStep = Callable[[int, Callable[[], bool]], None]
 #: Called with the members (indices) that get a row.
 OnEpoch = Callable[[Sequence[int]], None]

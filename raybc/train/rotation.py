@@ -63,8 +63,8 @@ class ShardRotation:
         """Index of the file at `step`."""
         return step // self._interval % len(self._builds)
 
-    def count_at(self, step: int) -> int:
-        """Number of windows to draw from at `step`."""
+    def count_at(self, step: int, member: int = 0) -> int:
+        """Number of windows to draw from at `step`, the same for every member."""
         return self._counts[self.file_at(step)]
 
     def first_row(self, step: int) -> int:

@@ -20,6 +20,8 @@ from raybc import cli
 from raybc.config import RunConfig
 from raybc.data.notes import write_data_notes
 from raybc.metric_choice import resolve
+from raybc.online.begin import online_part
+from raybc.online.part import OnlinePart
 from raybc.registry import get_task
 from raybc.run_folder import BUNDLE_FILE, TrainingFolder
 from raybc.suites import resolve_over, tasks_of_run
@@ -96,26 +98,31 @@ class PackRun:
         for member in self.members:
             write_data_notes(member.folder.data_notes, data.store)
         self.state = place.state
+        self._online: Callable[[PackTrainer], OnlinePart] | None = None
+        if self.config.critic.online_updates:
+            self._online = functools.partial(online_part, folders=[m.folder for m in self.members], pool=pool)
         self._where: Callable[[int], str] = lambda step: ""
 
     @property
     def stops(self) -> list[int]:
         """Steps after which bundles and the state are saved, ascending.
 
-        These are the multiples of the evaluation and checkpoint intervals, the ends of rounds, and the last step.
+        These are the multiples of the evaluation and checkpoint intervals, the ends of rounds and of the offline part,
+        and the last step.
         """
         config = self.config
         intervals = [interval for interval in (config.eval_interval, config.save_interval) if interval > 0]
         if config.epochs_per_round:
             intervals.append(config.training_steps // config.num_rounds)
-        return sorted({s for i in intervals for s in range(i, config.training_steps, i)} | {config.training_steps})
+        last = config.total_steps
+        return sorted({s for i in intervals for s in range(i, last, i)} | {config.training_steps, last})
 
     def _is_kept(self, step: int) -> bool:
         """Whether the options ask for a checkpoint at `step`; others are saved to be evaluated."""
         config = self.config
         ends_round = bool(config.epochs_per_round) and step % (config.training_steps // config.num_rounds) == 0
         on_interval = config.save_interval > 0 and step % config.save_interval == 0
-        return on_interval or ends_round or step == config.training_steps
+        return on_interval or ends_round or step in (config.training_steps, config.total_steps)
 
     def go(self, device: torch.device, begun: Callable[[], None]) -> None:
         """Train in this process; training pauses during evaluations. begun: called when nothing can be refused any
@@ -128,6 +135,8 @@ class PackRun:
             cli.console.print("encoders of images run seed by seed: training them as a pack saves little time")
         if resumes:
             trainer.load_state(self.state, saved_as=self.place.earlier_ids)
+        sampled = SampleError(trainer)  # on demonstrations, so before the windows grow
+        online = None if self._online is None else self._online(trainer)
         sizes = {name: p[0].numel() for name, p in trainer.learner.parameters().items()}
         for said in (trainer.pretrained, str(trainer.start or ""), described(trainer.config, trainer.phases, sizes)):
             if said:
@@ -140,12 +149,13 @@ class PackRun:
         with contextlib.ExitStack() as stack:
             self._begin(stack, trainer.step, trainer.finished)
             logs = [stack.enter_context(MemberLog(m.out, m.folder.tensorboard, trainer.step)) for m in self.members]
-            on_epoch, sampled = PackEpochLog(trainer, folders, logs), SampleError(trainer)
+            on_epoch = PackEpochLog(trainer, folders, logs)
             self._where = functools.partial(_place_of, trainer.epochs.steps, self.config, trainer.phases)
             show = stack.enter_context(self._progress(trainer.step))
 
             def on_log(progress: TrainProgress) -> None:
-                log_pack(logs, trainer, sampled.added(progress))
+                more = progress if online is None else online.added(progress)
+                log_pack(logs, trainer, sampled.added(more))
                 show(progress.step, sum(progress.losses) / len(progress.losses), progress.steps_per_sec)
 
             for stop in (s for s in self.stops if s > trainer.step):
@@ -159,9 +169,13 @@ class PackRun:
                     except torch.cuda.OutOfMemoryError as error:
                         raise self._failed(out_of_memory(trainer, error)) from None
                     save_checkpoint(trainer, folders, self.state)
+                    if online is not None:
+                        online.saved()
                 if interrupted():
                     raise self._interrupted(trainer.step)
                 self._finish_stop(trainer.step, trainer.finished)
+                if online is not None:
+                    online.resumed()
         self._end(trainer.step)
 
     def go_with_workers(self, workers: WorkerConfig, dataset: Path, begun: Callable[[], None]) -> None:
@@ -223,7 +237,7 @@ class PackRun:
         self._since = step
         self._text_log = stack.enter_context(TextLog(TrainingFolder(self.out).text_log))
         if step:
-            cli.console.print(f"resuming at step {step} of {self.config.training_steps} ({self.out})")
+            cli.console.print(f"resuming at step {step} of {self.config.total_steps} ({self.out})")
         for number, member in enumerate(self.members):
             for config in self._tracker_configs:
                 tracker = config.start(member.out, member.config, member.tracker_id, step)
@@ -255,7 +269,7 @@ class PackRun:
         for member in self.members:
             member.point(step, False)
         return cli.Interrupted(
-            f"step {step} of {self.config.training_steps} is saved; continue with --resume --out {self.out}"
+            f"step {step} of {self.config.total_steps} is saved; continue with --resume --out {self.out}"
         )
 
     def _end(self, step: int) -> None:
@@ -278,13 +292,13 @@ class PackRun:
             TimeRemainingColumn(),
         ]
         with cli.progress(*parts) as progress:
-            bar = progress.add_task("training", total=config.training_steps, completed=step, speed="")
+            bar = progress.add_task("training", total=config.total_steps, completed=step, speed="")
 
             def show(step: int, loss: float, steps_per_sec: float) -> None:
                 where = self._where(step)
                 speed = f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s"
                 progress.update(bar, completed=step, speed=speed)
-                self._text_log.write(f"step {step}/{config.training_steps}, {speed}")
+                self._text_log.write(f"step {step}/{config.total_steps}, {speed}")
                 for _, tracker in self._trackers:
                     tracker.sync()
 
@@ -300,7 +314,7 @@ class PackRun:
         """Whether the checkpoint at `step` is one to evaluate."""
         if not self.config.eval_interval:
             return finished and not self.config.has_environment
-        return finished or step % self.config.eval_interval == 0
+        return finished or step % self.config.eval_interval == 0 or step == self.config.training_steps
 
     def _evaluate_missing(self, step: int, finished: bool) -> None:
         """Evaluate saved checkpoints up to `step` that were not evaluated before the run was stopped."""
@@ -313,7 +327,7 @@ class PackRun:
 
     def _finish_stop(self, step: int, finished: bool) -> None:
         """Evaluate the checkpoint at `step` if it is due, update links, and delete old checkpoints."""
-        if finished and step < self.config.training_steps:
+        if finished and step < self.config.total_steps:
             cli.console.print(
                 f"step {step}: stopped early: the monitored loss has not fallen by more than "
                 f"{self.config.stop_min_delta:g} for {self.config.stop_patience} checks"
@@ -342,6 +356,8 @@ def _place_of(steps: int, config: RunConfig, phases: Sequence[Phase], step: int)
 
     steps: of an epoch.
     """
+    if step > config.training_steps:
+        return "online, "
     parts = [f"round {round_of(config, step)}/{config.num_rounds}"] if config.epochs_per_round else []
     parts.append(f"epoch {epoch_of(step, steps)}/{epoch_of(config.training_steps, steps)}")
     parts += [phase_at(phases, max(0, step - 1)).name] if len(phases) > 1 else []

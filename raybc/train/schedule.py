@@ -97,12 +97,12 @@ def rates(members: Sequence[RunConfig], monitors: Sequence[LossMonitor], step: i
 
 def round_of(config: RunConfig, step: int) -> int:
     """The round of the latest step, 1 .. num_rounds; `step` steps are done."""
-    return 1 + max(0, step - 1) * config.num_rounds // config.training_steps
+    return min(config.num_rounds, 1 + max(0, step - 1) * config.num_rounds // config.training_steps)
 
 
 def is_finished(config: RunConfig, step: int, monitors: Sequence[LossMonitor]) -> bool:
     """Whether the budget is used up, or every member has stopped early."""
-    return step >= config.training_steps or all(m.stopped for m in monitors)
+    return step >= config.total_steps or all(m.stopped for m in monitors)
 
 
 def restarted(monitors: Sequence[LossMonitor]) -> list[LossMonitor]:

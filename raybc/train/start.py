@@ -155,7 +155,7 @@ def _with_simulators(request: _Request) -> RunPlace:
             cli.print_notes(refuse_other_units(store, task, probe))
             cli.print_notes(far_starts_of(store, probe, task.obs_keys))
     with contextlib.ExitStack() as stack:
-        simulates = needs_demos or config.eval_interval > 0
+        simulates = needs_demos or config.eval_interval > 0 or config.critic.online_updates > 0
         training, pool = _processes(stack, request, name.task if simulates else "", tasks)
         if store is None:
             assert pool is not None
@@ -245,9 +245,9 @@ def find_place(args: Args, members: Sequence[RunConfig], fingerprint: str) -> Ru
             for member, saved in zip(place.members, place.saved, strict=True):
                 for change in saved.output_changes(member) if saved is place.saved[0] else ():
                     cli.console.print(f"same run, {change}")
-                if member.training_steps > saved.config.training_steps:
+                if member.total_steps > saved.config.total_steps:
                     cli.console.print(
-                        f"extending {saved.folder}: {saved.config.training_steps} steps become {member.training_steps}"
+                        f"extending {saved.folder}: {saved.config.total_steps} steps become {member.total_steps}"
                     )
             return dataclasses.replace(place, recipe=args.recipe or place.saved[0].recipe)
         if args.resume == "True":

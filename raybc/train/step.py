@@ -77,7 +77,7 @@ class DrawSource:
     def __init__(
         self,
         shapes: Mapping[str, DrawShape],
-        num_starts: Callable[[int], int],
+        num_starts: Callable[[int, int], int],
         batch_size: int,
         seeds: Sequence[int],
         device: torch.device,
@@ -86,7 +86,7 @@ class DrawSource:
         """
         Args:
             shapes: the random numbers that the loss needs.
-            num_starts: step -> number of windows to draw from.
+            num_starts: step, member (index) -> number of windows to draw from.
             batch_size: B.
             seeds: the seed of each member.
             device: where to draw.
@@ -104,7 +104,7 @@ class DrawSource:
         """The draws of step `step` (from 0)."""
         if self._block != step // STEPS_PER_BLOCK:
             self._block, self._piece = step // STEPS_PER_BLOCK, -1
-            self._members = [self._draw(seed) for seed in self._seeds]
+            self._members = [self._draw(m, seed) for m, seed in enumerate(self._seeds)]
         if self._piece != step // STEPS_PER_PIECE:
             self._piece = step // STEPS_PER_PIECE
             first = self._piece * STEPS_PER_PIECE % STEPS_PER_BLOCK
@@ -123,11 +123,11 @@ class DrawSource:
         ]
         return torch.stack(drawn)
 
-    def _draw(self, seed: int) -> dict[str, Tensor]:
+    def _draw(self, member: int, seed: int) -> dict[str, Tensor]:
         """Draws of one member for a block: name -> (STEPS_PER_BLOCK, B, ...); windows under the empty name."""
         g = generator(self._device, seed, "draws", self._block)
         first, size = self._block * STEPS_PER_BLOCK, self._batch_size
-        counts = map(self._num_starts, range(first, first + STEPS_PER_BLOCK))
+        counts = (self._num_starts(step, member) for step in range(first, first + STEPS_PER_BLOCK))
         indices = torch.cat(
             [
                 torch.randint(count, (len(list(steps)), size), generator=g, device=self._device)
