@@ -180,7 +180,7 @@ class Run:
         facts = [
             ("folder", str(self.folder)),
             ("task" if config.has_environment else "data", where),
-            ("step", f"{self.step} of {self.training_steps}{rounds} ({state})"),
+            ("step", f"{self.step} of {self.config.total_steps}{rounds} ({state})"),
             ("policy", f"{config.policy.kind}, chunks of {config.chunk_length}"),
         ]
         rows = [(str(seed), *(_cell(found, name) for name in _SHOWN)) for seed, found in last.items()]

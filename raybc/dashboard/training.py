@@ -59,7 +59,7 @@ def training(path: Path) -> dict[str, Any]:
         "metric": metric.to_plain(),
         "seeds": names,
         "step": last,
-        "steps": int(flags[0].get("training_steps") or 0),
+        "steps": _steps(flags[0]),
         "options": _options(members[0].path),
         "curve": _curve(rows, metric),
         "rows": rows,
@@ -67,6 +67,12 @@ def training(path: Path) -> dict[str, Any]:
         "checkpoints": [_checkpoints(member, name) for name, member in zip(names, members, strict=True)],
         "failure": next((_failure(member) for member in members if member.failure.is_file()), ""),
     }
+
+
+def _steps(flags: Mapping[str, Any]) -> int:
+    """Gradient steps of the whole run, with those of an online part."""
+    online = float(flags.get("online_steps") or 0) * float(flags.get("utd") or 1)
+    return int(flags.get("training_steps") or 0) + int(online + 1e-9)
 
 
 def _options(path: Path) -> list[str]:

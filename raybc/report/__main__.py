@@ -21,7 +21,7 @@ from raybc.waiting import waiting
 @dataclass(frozen=True)
 class Args:
     """Rewrite leaderboard.md and report.html of a sweep from the files in its run folder, or write report.html of a
-    training run with --action_metrics (one for each seed), or one page about several sweeps."""
+    training run with --action_metrics or --online_steps (one for each seed), or one page about several sweeps."""
 
     run_dirs: tyro.conf.Positional[tuple[Path, ...]]
     """Folder that `python -m raybc.sweep` or `python -m raybc.train` wrote, or folders of several sweeps."""
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     (run_dir,) = args.run_dirs
     members = members_of(run_dir)
     for member in members:
-        cli.console.print(f"report: {write_training_report(member)}")
+        cli.console.print(f"report: {write_training_report(member, members)}")
     if members:
         return 0
     with waiting("Writing the report"):

@@ -1,6 +1,6 @@
-"""A training run as a page: what its policy would do, compared with the data, over epochs.
+"""A training run as a page: what its policy would do, compared with the data, over epochs, and its online part.
 
-The same figures are a section of the report of a sweep, for its winner.
+The figures over epochs are a section of the report of a sweep, too, for its winner.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from raybc.files import read_json, write_text
+from raybc.report.online import OnlineRun, online_figures
 from raybc.report.page import Figure, environment, make_figure, rgba
 from raybc.rows import epoch_rows
 from raybc.run_folder import TrainingFolder
@@ -35,19 +36,23 @@ def members_of(folder: Path) -> list[TrainingFolder]:
     return [TrainingFolder(path) for path in found if TrainingFolder(path).flags.is_file()]
 
 
-def write_training_report(folder: TrainingFolder) -> Path:
-    """Write report.html of one member. Raises `UserError` where there is nothing to show."""
+def write_training_report(folder: TrainingFolder, members: Sequence[TrainingFolder] = ()) -> Path:
+    """Write report.html of one member. members: all of its pack, whose online parts it shows. Raises `UserError` where
+    there is nothing to show."""
     rows = epoch_rows(folder.metrics_jsonl)
-    if not rows:
+    online = [run for run in map(OnlineRun.of, members or [folder]) if run is not None]
+    if not rows and not online:
         raise UserError(
-            f"{folder.path}: expected {folder.metrics_jsonl.name}, which a training with --action_metrics=1 writes; "
-            "this run has none"
+            f"{folder.path}: expected {folder.metrics_jsonl.name}, which a training with --action_metrics=1 writes, or "
+            f"{folder.online_csv.name} of one with --online_steps; this run has none"
         )
     flags = read_json(folder.flags)
     context = {
         "name": folder.path.resolve().name,
         "flags": flags,
-        "row": rows[-1],
+        "row": rows[-1] if rows else None,
+        "online": online,
+        "online_figures": online_figures(online) if online else [],
         "marks": folder.marked_best(),
         "figures": epoch_figures(folder),
         "commands": read_json(folder.run_args).get("commands", []) if folder.run_args.is_file() else [],
