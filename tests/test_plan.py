@@ -12,6 +12,7 @@ import pytest
 
 from raybc.data.plan.build import anchor_frames, keep_episodes, stable_hash, time_stages
 from raybc.data.plan.config import PlanConfig
+from raybc.data.plan.verify import check_rebuilt
 from raybc.data.plan.weights import event_weights, stage_weights, tempered
 from raybc.types import UserError
 from tests.helpers import tiny_store
@@ -241,6 +242,32 @@ def test_weights_are_cut_and_mixed() -> None:
     for same in (config(clip_ratio=1), config(epsilon_mix=1)):
         assert np.ptp(tempered(weights, same)) == 0
     np.testing.assert_allclose(tempered(np.full(7, 3.0), config()), 3.0)
+
+
+def test_episodes_of_high_return_are_drawn_more_often() -> None:
+    """exp(A / beta) with the returns 0, 1 and 3 of equally long episodes; a plan that is built again is the same."""
+    rewards = np.zeros(60, np.float32)
+    rewards[[25, 45, 59]] = 1, 2, 1
+    store = tiny_store((20, 20, 20), rewards_N=rewards)
+    options = {"weights": "advantage", "num_stages_K": 1, "clip_ratio": 1e6, "epsilon_mix": 0.0, "batch_size": 4}
+    plan = plan_of(store, beta=0.5, **options)
+    advantages = (np.array([0, 1, 3]) - 4 / 3) / np.std([0, 1, 3])
+    assert plan.worth_E is not None
+    np.testing.assert_allclose(plan.worth_E, np.exp(advantages / 0.5))
+    episodes = plan.anchors_P // 20
+    np.testing.assert_allclose(plan.weights_P / plan.weights_P[0], plan.worth_E[episodes] / plan.worth_E[episodes[0]])
+    check_rebuilt(plan, store)
+    early = tiny_store((20, 20), rewards_N=np.isin(np.arange(40), (5, 39)).astype(np.float32))
+    worth_E = plan_of(early, discount=0.9, **options).worth_E
+    assert worth_E is not None
+    assert worth_E[0] > worth_E[1], "one reward each, after 5 and after 19 steps"
+
+
+def test_returns_that_are_equal_are_refused() -> None:
+    with pytest.raises(UserError, match="expected episodes with different returns for weights advantage, got 2 with 0"):
+        plan_of(tiny_store((20, 20), rewards_N=np.zeros(40, np.float32)), weights="advantage", batch_size=4)
+    with pytest.raises(UserError, match="beta: has no effect without weights advantage"):
+        config(beta=2.0).validate()
 
 
 def test_weights_that_vanish_are_refused() -> None:

@@ -81,8 +81,8 @@ def facts(plan: SamplingPlan) -> dict[str, str]:
     scored = {}
     if plan.worth_E is not None:
         power = "" if config.score_power == 1 else f" to the power {config.score_power:g}"
-        low, high = plan.worth_E.min(), plan.worth_E.max()
-        scored = {"Episode weights": f"{config.score_column}{power}, {low:.3g} to {high:.3g}"}
+        what = f"{config.score_column}{power}" if config.weights == "quality" else f"exp(advantage / {config.beta:g})"
+        scored = {"Episode weights": f"{what}, {plan.worth_E.min():.3g} to {plan.worth_E.max():.3g}"}
     return {
         "Data": f"{plan.repo_id} ({plan.dataset_len:,} transitions)",
         "Episodes": f"{len(plan.episodes_E)} (seed {config.episode_selection_seed})",

@@ -14,7 +14,7 @@ from raybc.data.episodes import EpisodeStore
 from raybc.data.plan.config import PlanConfig
 from raybc.data.plan.plan import SamplingPlan, last_starts
 from raybc.data.plan.signals import change_points, distances, gripper_events
-from raybc.data.plan.weights import event_weights, stage_weights, tempered
+from raybc.data.plan.weights import advantage_weights, event_weights, stage_weights, tempered
 from raybc.data.select import splits_of
 from raybc.strict import digest
 from raybc.types import UserError
@@ -88,6 +88,8 @@ def build_plan(
         near = [distances(f, e, config.horizon_length) for f, e in zip(frames, events, strict=True)]
         weights_P = weights_P * event_weights(np.concatenate(near), config)
     worth_E = None if scored_E is None else np.ascontiguousarray(scored_E[episodes_E], "<f8")
+    if config.weights == "advantage":
+        worth_E = advantage_weights(store, episodes_E, config).astype("<f8")
     if worth_E is not None:
         weights_P = weights_P * np.repeat(worth_E, [len(f) for f in frames])
     return SamplingPlan(

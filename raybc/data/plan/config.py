@@ -12,9 +12,13 @@ from raybc.types import UserError
 StageStrategy = Literal["time_quantile", "change_point_state"]
 StageBalance = Literal["uniform_over_stage", "inv_freq"]
 EventMode = Literal["soft_exp", "hard"]
-Weights = Literal["stages", "quality"]
+Weights = Literal["stages", "quality", "advantage"]
+#: Kinds of weights with which episodes have weights.
+OF_EPISODES = ("quality", "advantage")
 #: Parameters that earlier releases did not know; a plan records them only where they are not the default.
-ADDED = ("weights", "score_column", "score_power", "scores_sha256")
+ADDED = ("weights", "score_column", "score_power", "scores_sha256", "beta", "discount")
+#: Those that have an effect with one kind of weights only.
+_ONLY_WITH = {"quality": ADDED[1:4], "advantage": ADDED[4:]}
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,18 @@ class PlanConfig:
     gripper_gamma: float = 2.0
     """The weight of a window at an event is multiplied by 1 + gamma."""
     weights: Weights = "stages"
-    """stages: what an episode is worth does not matter; quality: weights are also multiplied by the episode's score."""
+    """stages: what an episode is worth does not matter; quality: weights are also multiplied by the episode's score;
+    advantage: by exp(A / beta), where A is the episode's return minus the mean, in standard deviations."""
     score_column: str = "quality"
     """The column of the scores: a probability is the weight, of other columns the rank (1 for the best episode)."""
     score_power: float = 1.0
     """Power to which the weights of episodes are raised (0: scores do not matter)."""
     scores_sha256: str = ""
     """Required sha256 of the scores (empty: any; recorded in the plan)."""
+    beta: float = 1.0
+    """Temperature of weights advantage: smaller ones prefer high returns more."""
+    discount: float = 1.0
+    """Discount of a step in the returns of weights advantage; below 1, rewards that come early count more."""
     state_keys: str = ""
     """Observations that make up the state, separated by commas (empty: those of env_name's task, or all, sorted)."""
     sampler_seed: int = 0
@@ -142,10 +151,14 @@ class PlanConfig:
             raise UserError(
                 f"{flag_path(where)}gripper_sigma: expected a finite number above 0, got {self.gripper_sigma}"
             )
-        if self.weights != "quality":
-            for name in ADDED[1:]:
-                if getattr(self, name) != getattr(PlanConfig, name):
-                    raise UserError(f"{flag_path(where)}{name}: has no effect without weights quality")
+        for kind, names in _ONLY_WITH.items():
+            for name in names:
+                if self.weights != kind and getattr(self, name) != getattr(PlanConfig, name):
+                    raise UserError(f"{flag_path(where)}{name}: has no effect without weights {kind}")
+        if not (math.isfinite(self.beta) and self.beta > 0):
+            raise UserError(f"{flag_path(where)}beta: expected a finite number above 0, got {self.beta}")
+        if not 0 < self.discount <= 1:
+            raise UserError(f"{flag_path(where)}discount: expected above 0 and at most 1, got {self.discount}")
         if self.gripper_smooth_window % 2 == 0:
             raise UserError(
                 f"{flag_path(where)}gripper_smooth_window: expected an odd number (a middle), "

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raybc.data.plan.config import PlanConfig
+from raybc.data.plan.config import OF_EPISODES, PlanConfig
 from raybc.strict import digest
 from raybc.types import UserError
 
@@ -83,8 +83,8 @@ class SamplingPlan:
             raise UserError("plan: weights: expected finite numbers above 0; lower inv_freq_power or clip_ratio")
         if self.stages_P.min() < 0 or self.stages_P.max() >= self.config.num_stages_K:
             raise UserError(f"plan: stage_ids: expected 0..{self.config.num_stages_K - 1}, got {self.stages_P.max()}")
-        if (self.worth_E is not None) != (self.config.weights == "quality"):
-            raise UserError("plan: episode_weights: expected them with weights quality, and only then")
+        if (self.worth_E is not None) != (self.config.weights in OF_EPISODES):
+            raise UserError("plan: episode_weights: expected them with weights quality or advantage, and only then")
         worth_E = self.worth_E
         if worth_E is not None and not (
             len(worth_E) == len(self.episodes_E) and np.isfinite(worth_E).all() and (worth_E > 0).all()

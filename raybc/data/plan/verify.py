@@ -59,7 +59,7 @@ def check_training(plan: SamplingPlan, horizon: int, batch_size: int) -> None:
 
 def _scored(plan: SamplingPlan, store: EpisodeStore) -> np.ndarray | None:
     """The weights of the episodes that the plan holds, for all episodes of the data, float64 (E,); 1 for others."""
-    if plan.worth_E is None:
+    if plan.worth_E is None or plan.config.weights != "quality":
         return None
     scored_E = np.ones(store.num_episodes)
     scored_E[plan.episodes_E] = plan.worth_E

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from raybc.data.episodes import EpisodeStore
 from raybc.data.plan.config import PlanConfig
+from raybc.types import UserError
 
 
 def stage_weights(stages_P: np.ndarray, config: PlanConfig) -> np.ndarray:
@@ -24,6 +26,28 @@ def event_weights(distances_P: np.ndarray, config: PlanConfig) -> np.ndarray:
     else:
         near_P = (distances_P <= config.gripper_window_w).astype(np.float64)
     return 1 + config.gripper_gamma * near_P
+
+
+def advantage_weights(store: EpisodeStore, episodes_E: np.ndarray, config: PlanConfig) -> np.ndarray:
+    """exp(A / beta) of `episodes_E`, float64 (E,) above 0: A is the (discounted) return of an episode minus the mean of
+    these episodes, in standard deviations.
+
+    (Peng et al. 2019, "Advantage-Weighted Regression", of whole episodes.)
+
+    Raises `UserError` for data without rewards, and for returns that are all equal.
+    """
+    begins, ends, rewards = store.episode_starts, store.episode_ends, store.rewards_N.astype(np.float64)
+    returns_E = np.array(
+        [rewards[begins[e] : ends[e]] @ config.discount ** np.arange(ends[e] - begins[e]) for e in episodes_E]
+    )
+    spread = returns_E.std()
+    if any(note.kind == "rewards" for note in store.notes) or not spread > 1e-9 * np.abs(returns_E).max(initial=0):
+        raise UserError(
+            f"weights: {store.source}: expected episodes with different returns for weights advantage, got "
+            f"{len(returns_E)} with {returns_E[0]:g}; with discount below 1, rewards that come early count more"
+        )
+    found: np.ndarray = np.exp((returns_E - returns_E.mean()) / spread / config.beta)
+    return found
 
 
 def tempered(weights_P: np.ndarray, config: PlanConfig) -> np.ndarray:
