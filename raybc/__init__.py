@@ -65,6 +65,7 @@ def load(
     eval_temperature: float | None = None,
     temporal_ensemble: float | None = None,
     solver: str | None = None,
+    best_of_n: int | None = None,
     action_range: ActionRange | None = None,
     device: str = "cpu",
 ) -> Policy:
@@ -79,6 +80,8 @@ def load(
         eval_temperature: scale of the initial noise, in place of the policy's own.
         temporal_ensemble: weight of older chunks (-1: off), in place of the policy's own.
         solver: euler, midpoint, heun or rk4, in place of the policy's own.
+        best_of_n: chunks that are sampled, of which the one that the critic values most is executed, in place of the
+            policy's own.
         action_range: the lowest and the highest action, (A,) each or a number, to which actions are clipped; None: they
             are not (rollouts clip to the simulator's action space).
         device: cpu, cuda or cuda:N.
@@ -93,6 +96,7 @@ def load(
         "eval_temperature": eval_temperature,
         "temporal_ensemble": temporal_ensemble,
         "solver": solver,
+        "best_of_n": best_of_n,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return load_policy(path, checkpoint, changes, action_range, device)

@@ -30,6 +30,8 @@ class SettingFields(TypedDict):
     temporal_ensemble: float
     solver: NotRequired[str]
     """Rows of earlier releases lack it: euler."""
+    best_of_n: NotRequired[int]
+    """Missing at 1."""
 
 
 _Return = TypedDict("_Return", {"return": float})
@@ -232,6 +234,7 @@ class VideoRow(TypedDict):
     eval_temperature: NotRequired[float]
     temporal_ensemble: NotRequired[float]
     solver: NotRequired[str]
+    best_of_n: NotRequired[int]
     steps: int
     step: NotRequired[int]
     """Training step of the policy, of a film that was made later."""

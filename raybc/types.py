@@ -134,19 +134,23 @@ class SampleSetting:
     is 0. -1: off."""
     solver: str = "euler"
     """Solver of a flow: euler, midpoint, heun or rk4 (`raybc.policies.solvers`)."""
+    best_of_n: int = 1
+    """N: of as many sampled chunks the one that the policy's critic values most is executed (1: the critic is not
+    asked)."""
 
     def to_plain(self) -> dict[str, Any]:
         """Field -> value for JSON. Fields that release 0.1.0 did not know are left out at their default, so that what
         it has written and what is written now are the same text."""
         values = dict(vars(self))
-        if self.solver == "euler":
-            del values["solver"]
+        for name, default in (("solver", "euler"), ("best_of_n", 1)):
+            if values[name] == default:
+                del values[name]
         return values
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the network per chunk for a flow or DDIM; 0 if `flow_steps` is."""
-        return self.flow_steps * EVALUATIONS[self.solver]
+        """Evaluations of the network per chunk for a flow or DDIM, of all candidates; 0 if `flow_steps` is."""
+        return self.flow_steps * EVALUATIONS[self.solver] * self.best_of_n
 
     @property
     def order(self) -> tuple[float | str, ...]:
@@ -176,6 +180,7 @@ class SampleSetting:
         parts += [f"temperature_{self.eval_temperature:g}"] if self.eval_temperature else []
         parts += [f"ensemble_{self.temporal_ensemble:g}"] if self.temporal_ensemble >= 0 else []
         parts += [self.solver] if self.solver != "euler" else []
+        parts += [f"best_of_{self.best_of_n}"] if self.best_of_n > 1 else []
         return "_".join(parts)
 
     def label(self) -> str:
@@ -185,6 +190,7 @@ class SampleSetting:
         parts += [f"eval_temperature={self.eval_temperature:g}"] if self.eval_temperature else []
         parts += [f"temporal_ensemble={self.temporal_ensemble:g}"] if self.temporal_ensemble >= 0 else []
         parts += [f"solver={self.solver}"] if self.solver != "euler" else []
+        parts += [f"best_of_n={self.best_of_n}"] if self.best_of_n > 1 else []
         return " ".join(parts) or "default sampling"
 
 

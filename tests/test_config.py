@@ -360,7 +360,8 @@ def test_what_is_no_recipe_cannot_be_searched(name: str) -> None:
 def test_every_other_option_of_a_run_can_be_searched() -> None:
     for name in RunConfig().options():
         if name not in NOT_AXES:
-            config = sweep(space={name: {"values": [RunConfig().get(name)]}})
+            with_critic = {"critic": "q_chunking"} if name == "best_of_n" else {}
+            config = sweep(space={name: {"values": [RunConfig().get(name)]}}, train={**BASE["train"], **with_critic})
             assert (name in space.train_axes(config)) is (name not in SAMPLE_AXES)
 
 

@@ -19,7 +19,7 @@ from raybc.files import read_json
 from raybc.metric import SUCCESS
 from raybc.report.html import write_report
 from raybc.report.read import load_run
-from raybc.report.sampling import Sampling, is_plain
+from raybc.report.sampling import Sampling, head, is_plain
 from raybc.report.tables import costs, leaderboard
 from raybc.rollout.__main__ import main as rollout
 from raybc.rollout.results import best_setting
@@ -128,7 +128,8 @@ def test_labels_of_costs() -> None:
     labels = ["flow_steps=2", "flow_steps=2 solver=heun", "1 evaluation"]
     assert [one.label, two.label, three.label] == labels
     assert (is_plain([one]), is_plain([one, two]), is_plain([three])) == (True, False, False)
-    assert (one.cells(True), two.cells(False), three.cells(False)) == (["2"], ["4", "heun", "2"], ["1", "-", "-"])
+    assert one.cells(head([one])) == ["2"]
+    assert (two.cells(head([one, two])), three.cells(head([three]))) == (["4", "heun", "2"], ["1", "-", "-"])
 
 
 def test_of_equals_the_cheapest_setting_is_chosen() -> None:

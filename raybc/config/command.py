@@ -160,8 +160,8 @@ def without_effect(config: RunConfig) -> dict[str, str]:
     found = {}
     if not config.action_chunking:
         found["horizon_length"] = "while action_chunking is off; set it to true"
-    without = [name for name in SAMPLE_AXES if name not in config.policy.sample_axes]
-    return found | {name: config.policy.without_effect(name) for name in without}
+    without = [name for name in SAMPLE_AXES if name not in config.sample_axes]
+    return found | {name: config.why_idle(name) for name in without}
 
 
 def _group_of(run: RunConfig, group: type) -> Any:

@@ -19,6 +19,7 @@ from raybc.types import SampleSetting, UserError
 if TYPE_CHECKING:
     from raybc.config.run import RunConfig
 
+#: Sampling options that policies may have by themselves; `best_of_n` needs a critic as well (`RunConfig.sample_axes`).
 SAMPLE_OPTIONS = ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver")
 C = TypeVar("C", bound="type[Component]")
 
@@ -69,7 +70,7 @@ class PolicyConfig(Component):
 
     def evaluations(self, setting: SampleSetting) -> int:
         """Evaluations of the network per chunk."""
-        return setting.evaluations if "flow_steps" in self.sample_axes else 1
+        return setting.evaluations if "flow_steps" in self.sample_axes else setting.best_of_n
 
     def without_effect(self, name: str) -> str:
         """Why the sampling option `name`, which is not in `sample_axes`, has no effect; part of a sentence."""

@@ -20,9 +20,9 @@ def inert(run: RunConfig) -> dict[str, str]:
     options = run.options() if run.takes is None else {}  # nothing is known about options of others
     found = {name: text for name, info in options.items() if (text := _missing(run, info, options))}
     return found | {
-        name: f"a policy that has it; it has no effect {run.policy.without_effect(name)}"
+        name: f"a policy that has it; it has no effect {run.why_idle(name)}"
         for name in SAMPLE_AXES
-        if name not in run.policy.sample_axes
+        if name not in run.sample_axes
     }
 
 

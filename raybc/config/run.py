@@ -62,11 +62,14 @@ class RunConfig(
     def to_plain(self) -> dict[str, Any]:
         """Option -> JSON value, flat; `policy`, `encoder`, `language` and `critic` are the kinds.
 
-        A run without a critic does not name one, so that its files are those of releases that knew none.
+        A run without a critic does not name one, nor `best_of_n` at 1, so that its files are those of releases that
+        knew neither.
         """
         values = flat.write(self)
         if self.critic.is_none:
             del values["critic"]
+        if self.best_of_n == _AT_DEFAULT.best_of_n:
+            del values["best_of_n"]
         return values
 
     def options(self) -> dict[str, OptionInfo]:
@@ -109,8 +112,28 @@ class RunConfig(
 
     def in_effect(self, setting: SampleSetting) -> SampleSetting:
         """The setting as it acts on this policy: what has no effect has its default, and flow_steps is 0."""
-        idle = {name: getattr(_AT_DEFAULT, name) for name in SAMPLE_AXES if name not in self.policy.sample_axes}
-        return dataclasses.replace(setting, **idle | ({"flow_steps": 0} if "flow_steps" in idle else {}))
+        idle = {name: getattr(_AT_DEFAULT, name) for name in SAMPLE_AXES if name not in self.sample_axes}
+        setting = dataclasses.replace(setting, **idle | ({"flow_steps": 0} if "flow_steps" in idle else {}))
+        # Without noise all candidates are the same chunk.
+        return setting if setting.eval_temperature else dataclasses.replace(setting, best_of_n=_AT_DEFAULT.best_of_n)
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether the policy carries a critic."""
+        return not self.critic.is_none
+
+    @property
+    def sample_axes(self) -> tuple[str, ...]:
+        """Sampling options that have an effect: those of the policy, and `best_of_n` where there is a critic and the
+        samples vary."""
+        axes = self.policy.sample_axes
+        return (*axes, "best_of_n") if self.has_critic and "eval_temperature" in axes else axes
+
+    def why_idle(self, name: str) -> str:
+        """Why the sampling option `name`, which is not in `sample_axes`, has no effect; part of a sentence."""
+        if name == "best_of_n" and "eval_temperature" in self.policy.sample_axes:
+            return "without a critic, which chooses among the samples: train one with --critic q_chunking"
+        return self.policy.without_effect(name)
 
     @property
     def warm_up(self) -> int:
@@ -144,8 +167,8 @@ class RunConfig(
     def check_sampling(self, names: Iterable[str], where: str) -> None:
         """Raise `UserError` for the first of these sampling options that has no effect on this policy."""
         for name in names:
-            if name not in self.policy.sample_axes:
-                raise UserError(f"{flag_path(where)}{name}: has no effect {self.policy.without_effect(name)}")
+            if name not in self.sample_axes:
+                raise UserError(f"{flag_path(where)}{name}: has no effect {self.why_idle(name)}")
 
     def normalization_of(self, obs_keys: Sequence[str], where: str = "run") -> dict[str, Normalization]:
         """Name -> kind of statistics for `obs_keys` and `ACTIONS`. Raises `UserError` for an unknown key or kind."""

@@ -57,3 +57,7 @@ class SampleOptions:
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off)."""
     solver: Literal["euler", "midpoint", "heun", "rk4"] = option("euler", role=Role.SAMPLE)
     """Solver of the flow: 1 (euler), 2 (midpoint, heun) or 4 (rk4) evaluations of the network a step."""
+    best_of_n: int = option(
+        1, role=Role.SAMPLE, at_least=1, needs=("eval_temperature", "all samples would be equal; set it to 1")
+    )
+    """Sample as many chunks and execute the one that the critic values most (1: the cloned policy)."""

@@ -31,6 +31,7 @@ SHARED = frozenset(
         *("memory_limit", "training_steps", "seed", "device", "video_frame_skip", "run_group"),
         *("eval_tasks", "eval_suite", "task_score", "metric"),
         *SAMPLE_OPTIONS,
+        "best_of_n",
     }
 )
 #: Sampling options that every policy has. The others have an effect where a sweep names them.

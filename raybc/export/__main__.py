@@ -44,8 +44,13 @@ class Args:
     """Steps of the solver that integrates the flow (default: the policy's)."""
     solver: Literal["euler", "midpoint", "heun", "rk4"] | None = None
     """Solver of the flow (default: the policy's)."""
+    eval_temperature: float | None = None
+    """Scale of the initial noise (default: the policy's)."""
+    best_of_n: int | None = None
+    """Chunks that are sampled, of which the one that the critic values most is executed (default: the policy's). The
+    ONNX file contains the critic then, and takes the noise of all of them."""
     out: Path | None = None
-    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx, with --flow_steps and --solver also these), or the
+    """The ONNX file (default: runs/exports/RUNID_step_STEP.onnx, with flags of sampling also these), or the
     folder of --lerobot (default: the same with _lerobot)."""
     overwrite: bool = False
     """Replace an existing file or folder."""

@@ -22,7 +22,7 @@ from raybc.files import read_json
 from raybc.inference.metadata import policy_metadata
 from raybc.metric import METRICS, SUCCESS, Interval, Metric, metric_name
 from raybc.report.read import load_run
-from raybc.report.sampling import head, is_plain
+from raybc.report.sampling import head
 from raybc.report.tables import leaderboard, selection_rule, winner_line
 from raybc.report.text import percent, percent_range
 from raybc.rollout.folder import EvaluationFolder
@@ -202,16 +202,16 @@ def _of_sweep(sweep: SweepFolder, setting: SampleSetting) -> Evidence:
         return Evidence(text, versions=run.versions, film=film)
     metric, final = run.metric, winner.final
     count = "solved" if metric.is_rate else "episodes"
-    plain = is_plain(winner.per_sampling)
+    shown = head(winner.per_sampling)
     measured = [
-        (*at.cells(plain), score.text, score.range_text,
+        (*at.cells(shown), score.text, score.range_text,
          f"{score.successes}/{score.episodes}" if metric.is_rate else score.episodes, score.errors)
         for at, score in winner.per_sampling.items()
     ]  # fmt: skip
     if metric.from_episodes:
         text += f"\nThe {'rate' if metric.is_rate else 'mean'} is that of the recipe over all its seeds; this policy "
         text += "is the seed that did best on the search starts.\n\n"
-        names = (*head(plain), metric.label, f"95 % interval ({metric.interval_name})", count, "errors")
+        names = (*shown, metric.label, f"95 % interval ({metric.interval_name})", count, "errors")
         text += table(names, measured)
     tasks = {name: Measured(one.value, one.interval, one.episodes) for name, one in final.tasks.items()}
     rate = final.value if winner.setting == setting else None
@@ -277,6 +277,13 @@ def _offline(rows: Sequence[Mapping[str, str]], versions: Mapping[str, Any]) -> 
     return Evidence(text, versions=versions)
 
 
+def _chosen(setting: SampleSetting) -> str:
+    """What best_of_n means, for people who do not know it."""
+    if setting.best_of_n == 1:
+        return ""
+    return f": of {setting.best_of_n} sampled chunks the one that the policy's critic values most is executed"
+
+
 def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evidence) -> str:
     """The contents of README.md for the repository `name` (OWNER/NAME)."""
     config, described = bundle.config, policy_metadata(bundle, setting)
@@ -291,7 +298,7 @@ def card(name: str, bundle: PolicyBundle, setting: SampleSetting, evidence: Evid
         "```bash\n" + "".join(f"{line}\n" for line in install_lines(bundle)) + "```\n",
         "```python\nimport raybc\nfrom huggingface_hub import snapshot_download\n\n"
         f'policy = raybc.load(snapshot_download("{name}"))\naction = policy.act(obs)\n```\n',
-        f"Actions are drawn with {setting.label()}.\n",
+        f"Actions are drawn with {setting.label()}{_chosen(setting)}.\n",
         table(
             ("observation", "shape", "dtype", "meaning"),
             [

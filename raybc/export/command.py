@@ -26,9 +26,13 @@ if TYPE_CHECKING:
     from raybc.export.__main__ import Args
 
 
+#: Flags that change how actions are sampled.
+SAMPLING = ("flow_steps", "solver", "eval_temperature", "best_of_n")
+
+
 def export(args: Args) -> int:
     """Write or upload a policy. Raises `UserError` for what cannot be exported."""
-    changes = {name: getattr(args, name) for name in ("flow_steps", "solver") if getattr(args, name) is not None}
+    changes = {name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None}
     bundle, setting = load_bundle(args.bundle, args.checkpoint, changes)
     if args.push_to_hub:
         _hub(args, bundle, setting)
@@ -99,6 +103,8 @@ def _lerobot(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
 def _name(args: Args, bundle: PolicyBundle) -> str:
     flow = "" if args.flow_steps is None else f"_flow_{args.flow_steps}"
     flow += "" if args.solver is None else f"_{args.solver}"
+    flow += "" if args.eval_temperature is None else f"_temperature_{args.eval_temperature:g}"
+    flow += "" if args.best_of_n is None else f"_best_of_{args.best_of_n}"
     return f"{bundle.run_id}_step_{bundle.step}{flow}"
 
 

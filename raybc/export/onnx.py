@@ -25,6 +25,7 @@ from raybc.extras import require_extra
 from raybc.files import replacing, write_json
 from raybc.inference.agent import Agent
 from raybc.inference.metadata import policy_metadata
+from raybc.policies.best_of_n import sample_best
 from raybc.types import Observation, SampleSetting, UserError
 
 NOISE, ACTIONS, LANGUAGE = "noise", "actions", "language"
@@ -54,22 +55,23 @@ class PhysicalPolicy(nn.Module):
         """The physical chunk (B, H, A), float32.
 
         inputs: (B, T, size) float32 for each low-dimensional observation, (B, T, height, width, channels) uint8 for
-        each image, for a policy that reads instructions their embeddings (B, E) float32, and noise (B, H, A) float32.
+        each image, for a policy that reads instructions their embeddings (B, E) float32, and noise (B, H, A) float32,
+        or (B, N, H, A) with best_of_n N above 1.
         """
-        *observed, noise_BHA = inputs
+        *observed, noise = inputs
         language = observed.pop()[None] if self._reads else None
         low_dim, images = observed[: len(self._low_dim)], observed[len(self._low_dim) :]
         # Without low-dimensional observations: (B, 1, 0).
-        obs_BTO = torch.cat(low_dim, dim=-1) if low_dim else noise_BHA[:, :1, :0]
+        obs_BTO = torch.cat(low_dim, dim=-1) if low_dim else noise.flatten(1, -2)[:, :1, :0]
         obs_BTO = (obs_BTO - self._obs_offset) / self._obs_scale
         seen = {name: image[None] for name, image in zip(self._images, images, strict=True)}
         obs = Observation(obs_BTO[None], seen, language=language)
-        chunk_BHA = self._policy.sample(obs, noise_BHA[None], self._setting)[0]
+        chunk_BHA = sample_best(self._policy, obs, noise[None], self._setting)[0]
         chunk_BHA = chunk_BHA[:, self._past :] if self._past else chunk_BHA
         return decoded(chunk_BHA * self._action_scale + self._action_offset, self._form)
 
 
-def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
+def input_shapes(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, tuple[int, ...]]:
     """Name -> shape of each input without the batch axis, in order. Raises `UserError` for a reserved name."""
     steps = bundle.config.obs_steps
     shapes: dict[str, tuple[int, ...]] = {name: (steps, size) for name, size in bundle.obs_sizes.items()}
@@ -80,7 +82,8 @@ def input_shapes(bundle: PolicyBundle) -> dict[str, tuple[int, ...]]:
         names = " and ".join((NOISE, ACTIONS, *read))
         raise UserError(f"--onnx: expected observations of other names than {names}, got {taken.pop()!r}")
     shapes |= read
-    return shapes | {NOISE: (bundle.spec.horizon, bundle.spec.action_size)}
+    candidates = (setting.best_of_n,) if setting.best_of_n > 1 else ()
+    return shapes | {NOISE: (*candidates, bundle.spec.horizon, bundle.spec.action_size)}
 
 
 def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict[str, Any]:
@@ -93,8 +96,8 @@ def export_onnx(bundle: PolicyBundle, setting: SampleSetting, out: Path) -> dict
     import onnx  # here and in `compare`: the extra was just checked
 
     policy = PhysicalPolicy(bundle, setting).eval()
-    shapes = input_shapes(bundle)
-    example = _draw(bundle, 2, np.random.default_rng(0))
+    shapes = input_shapes(bundle, setting)
+    example = _draw(bundle, setting, 2, np.random.default_rng(0))
     with replacing(out) as temporary:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter warns that it is the older one
@@ -136,7 +139,7 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for rows in BATCHES:
-            inputs = _draw(bundle, rows, rng)
+            inputs = _draw(bundle, setting, rows, rng)
             low_dim = [inputs[name] for name in bundle.obs_sizes]
             steps = bundle.config.obs_steps
             obs_BTO = np.concatenate(low_dim, -1) if low_dim else np.zeros((rows, steps, 0), np.float32)
@@ -146,10 +149,12 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
                 known = bundle.instructions
                 numbers = rng.integers(0, len(known.texts), rows)
                 texts, inputs[LANGUAGE] = tuple(known.texts[k] for k in numbers), known.vectors_KE[numbers]
-            expected = agent.chunks(Observation(obs_BTO, images, texts), inputs[NOISE], setting)
+            expected = _expected(agent, Observation(obs_BTO, images, texts), inputs[NOISE], setting)
             got = session.run([ACTIONS], inputs)[0]
-            away = np.abs(form.encode(got) - form.encode(expected))  # axis-angles of one rotation may differ
-            worst = max(worst, float((away / bundle.action_normalizer.scale).max()))
+            # Axis-angles of one rotation may differ.
+            away = [np.abs(form.encode(got) - form.encode(chunks_BHA)) for chunks_BHA in expected]
+            away_B = np.nanmin([(each / bundle.action_normalizer.scale).max((1, 2)) for each in away], axis=0)
+            worst = max(worst, float(away_B.max()))
     except (
         errors.Fail,
         errors.InvalidArgument,
@@ -166,10 +171,24 @@ def compare(bundle: PolicyBundle, setting: SampleSetting, path: Path) -> float:
     return worst
 
 
-def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _expected(
+    agent: Agent, obs: Observation[np.ndarray], noise: np.ndarray, setting: SampleSetting
+) -> list[np.ndarray]:
+    """What the file may answer, each (B, H, A): what `agent` does, and candidates that its critic values as much up to
+    rounding, of which onnxruntime may choose another one; nan where there are none."""
+    if setting.best_of_n == 1:
+        return [agent.chunks(obs, noise, setting)]
+    chunks_BNHA, scores_BN = agent.candidates(obs, noise, setting)
+    best_B1 = scores_BN.max(1, keepdims=True)
+    is_best_BN = scores_BN >= best_B1 - TOLERANCE * (1 + np.abs(scores_BN).max(1, keepdims=True))
+    allowed = np.where(is_best_BN[..., None, None], chunks_BNHA, np.nan)
+    return list(np.moveaxis(allowed, 1, 0))
+
+
+def _draw(bundle: PolicyBundle, setting: SampleSetting, rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Random inputs with the statistics of the training data; images are noise."""
     inputs: dict[str, np.ndarray] = {}
-    shapes, first = input_shapes(bundle), 0
+    shapes, first = input_shapes(bundle, setting), 0
     for name, shape in shapes.items():
         if name in bundle.images:
             inputs[name] = rng.integers(0, 256, (rows, *shape), np.uint8)
@@ -185,11 +204,13 @@ def _draw(bundle: PolicyBundle, rows: int, rng: np.random.Generator) -> dict[str
 def metadata(bundle: PolicyBundle, setting: SampleSetting) -> dict[str, Any]:
     """The metadata of the file, as JSON values: `policy_metadata`, and its inputs and outputs."""
     described = policy_metadata(bundle, setting)
-    seen = described["observations"]
-    inputs = {name: {**seen.get(name, {}), "shape": ["B", *shape]} for name, shape in input_shapes(bundle).items()}
+    seen, shapes = described["observations"], input_shapes(bundle, setting)
+    inputs = {name: {**seen.get(name, {}), "shape": ["B", *shape]} for name, shape in shapes.items()}
+    best = setting.best_of_n > 1
     inputs[NOISE] |= {
         "dtype": "float32",
-        "meaning": "standard normal numbers times setting.eval_temperature (zeros where that is 0)",
+        "meaning": "standard normal numbers times setting.eval_temperature (zeros where that is 0)"
+        + ("; of each of the candidates, of which the one that the critic values most is given" if best else ""),
     }
     if bundle.instructions is not None:
         known = bundle.instructions

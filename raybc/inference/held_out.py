@@ -15,6 +15,7 @@ import numpy as np
 from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
 from raybc.inference.agent import Agent
+from raybc.inference.candidates import Noise
 from raybc.types import Observation, SampleSetting, UserError
 
 #: Maximum number of windows of a measurement, evenly spaced over the held-out episodes.
@@ -105,20 +106,20 @@ def predict(
     rows_B, episode_B = _windows(store, episodes, most)
     spec, size = agent.bundle.spec, form.size
     horizon = spec.ahead
-    if not setting.eval_temperature or "eval_temperature" not in agent.bundle.config.policy.sample_axes:
+    if not setting.eval_temperature or "eval_temperature" not in agent.bundle.config.sample_axes:
         samples = 1
     ends_B = store.episode_ends[episode_B]
-    noises = [np.random.default_rng([seed, 2, *([k] if k else [])]) for k in range(samples)]
-    later_noise, shift = np.random.default_rng([seed, 3]), max(1, horizon // 2)
+    noises = [Noise([seed, 2, k], setting.best_of_n) for k in range(samples)]
+    later_noise, shift = Noise([seed, 3], setting.best_of_n), max(1, horizon // 2)
     chunks_KBHA = np.zeros((samples, len(rows_B), horizon, size))
     recorded_BHA = np.zeros((len(rows_B), horizon, size))
     later_BHA = np.full((len(rows_B), horizon, size), np.nan) if is_shifted else None
     steps_BH = rows_B[:, None] + np.arange(horizon)
 
-    def chunks_of(observed: Observation[np.ndarray], noise: np.random.Generator) -> np.ndarray:
+    def chunks_of(observed: Observation[np.ndarray], noise: Noise) -> np.ndarray:
         shape = (len(observed.low_dim), spec.horizon, size)
-        noise_BHA = noise.standard_normal(shape).astype(np.float32) * np.float32(setting.eval_temperature)
-        return form.encode(agent.chunks(observed, noise_BHA, setting))
+        scaled = noise.draw(shape).astype(np.float32) * np.float32(setting.eval_temperature)
+        return form.encode(agent.chunks(observed, scaled, setting))
 
     for first in range(0, len(rows_B), BATCH):
         part = slice(first, first + BATCH)

@@ -23,6 +23,7 @@ from raybc.bundle import PolicyBundle
 from raybc.files import expanded
 from raybc.find_bundle import find_bundle
 from raybc.inference.agent import Agent
+from raybc.inference.candidates import Noise
 from raybc.inference.observations import ActionRange, validate_action_range, validate_observation
 from raybc.inference.predictor import stack_rows
 from raybc.inference.session import Session
@@ -121,13 +122,15 @@ class Policy:
         """n chunks (n, H, A) that the policy may give after `obs`, physical, float32: how certain it is.
 
         The episode does not change: nothing is observed, and no action is used up. Chunks are all equal for a policy
-        without noise. seed: of the noise; None: random. Raises as `act`.
+        without noise. With best_of_n each of them is the best of as many samples. seed: of the noise; None: random.
+        Raises as `act`.
         """
         if n < 1:
             raise UserError(f"n: expected at least 1, got {n}")
         seen = self._session.seen_with(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
         shape = (n, self.bundle.spec.horizon, self.bundle.spec.action_size)
-        noise = np.random.default_rng(seed).standard_normal(shape) * self.setting.eval_temperature
+        drawn = Noise(None if seed is None else [seed], self.setting.best_of_n).draw(shape)
+        noise = drawn * self.setting.eval_temperature
         return self._clipped(self._agent.chunks(stack_rows([seen] * n), noise.astype(np.float32), self.setting))
 
     def observe(self, obs: Mapping[str, Any] | np.ndarray) -> None:
@@ -135,8 +138,8 @@ class Policy:
         self._session.observe(validate_observation(self.bundle.obs_sizes, self.bundle.images, obs))
 
     def _predict(self) -> np.ndarray:
-        obs, noise_HA = self._session.request()
-        return self._agent.chunks(stack_rows([obs]), noise_HA[None], self.setting)[0]
+        obs, noise = self._session.request()
+        return self._agent.chunks(stack_rows([obs]), noise[None], self.setting)[0]
 
     def _clipped(self, actions: np.ndarray) -> np.ndarray:
         return actions if self._range is None else np.clip(actions, *self._range)

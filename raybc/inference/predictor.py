@@ -79,8 +79,9 @@ class Predictor(Protocol):
     def overlaps(self) -> bool:
         """Whether `predict` returns at once, so that simulators can step in the meantime."""
 
-    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
-        """The next chunk of each row. obs: physical, leading axis B. noise_BHA: float32, already scaled."""
+    def predict(self, obs: Observation[np.ndarray], noise: np.ndarray, setting: SampleSetting) -> Prediction:
+        """The next chunk of each row. obs: physical, leading axis B. noise: float32, already scaled, (B, H, A), or
+        (B, N, H, A) with best_of_n N above 1."""
 
 
 class PolicyError(RuntimeError):

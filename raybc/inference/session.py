@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from raybc.data.action_form import ActionForm
+from raybc.inference.candidates import Noise
 from raybc.inference.predictor import ActingPolicy, EpisodeSession, stack, stack_steps
 from raybc.types import Observation, SampleSetting, UserError
 
@@ -38,7 +39,7 @@ class Session(EpisodeSession):
                 f"execute_steps: expected at most the {horizon} steps of this policy's chunk, got {self.steps_between}"
             )
         # The noise depends on the start, not on the setting, so that settings are compared on the same noise.
-        self._rng = np.random.default_rng(None if seed is None else [seed, 1])
+        self._noise = Noise(None if seed is None else [seed, 1], setting.best_of_n)
         self._horizon = RecedingHorizon(setting, bundle.action_form)
         self._observed: deque[Mapping[str, np.ndarray]] = deque(maxlen=self._obs_steps)
 
@@ -51,12 +52,13 @@ class Session(EpisodeSession):
         return self._stacked([*self._observed, obs][-self._obs_steps :])
 
     def request(self) -> tuple[Observation[np.ndarray], np.ndarray]:
-        """Inputs of the network for the next chunk: the physical observation without a batch axis, and noise (H, A).
+        """Inputs of the network for the next chunk: the physical observation without a batch axis, and noise (H, A), or
+        (N, H, A) with best_of_n N above 1.
 
         The noise is float32 and already scaled by eval_temperature.
         """
-        noise_HA = self._rng.standard_normal(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
-        return self._stacked(list(self._observed)), noise_HA.astype(np.float32)
+        noise = self._noise.draw(self._chunk_shape).astype(np.float32) * self.setting.eval_temperature
+        return self._stacked(list(self._observed)), noise.astype(np.float32)
 
     def _stacked(self, seen: list[Mapping[str, np.ndarray]]) -> Observation[np.ndarray]:
         images = {name: stack_steps([obs[name] for obs in seen], self._obs_steps) for name in self._images}

@@ -39,7 +39,7 @@ MOST_EPISODES = 256
 class _Request:
     path: str
     obs: Observation[np.ndarray]
-    noise_BHA: np.ndarray
+    noise: np.ndarray
     setting: SampleSetting
     done: asyncio.Future[np.ndarray]
 
@@ -79,14 +79,14 @@ class InferenceServer:
         return self._episodes
 
     async def chunks(
-        self, path: str, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting
+        self, path: str, obs: Observation[np.ndarray], noise: np.ndarray, setting: SampleSetting
     ) -> np.ndarray:
         """`Agent.chunks` of the bundle at `path`, batched with concurrent requests."""
         rows = {len(array) for array in (obs.low_dim, *obs.images.values())}
-        if rows != {len(noise_BHA)}:  # the rows of all requests of a batch are matched by their place
-            raise ValueError(f"expected {len(noise_BHA)} rows in every observation, got {sorted(rows)}")
+        if rows != {len(noise)}:  # the rows of all requests of a batch are matched by their place
+            raise ValueError(f"expected {len(noise)} rows in every observation, got {sorted(rows)}")
         loop = asyncio.get_running_loop()
-        request = _Request(path, obs, noise_BHA, setting, loop.create_future())
+        request = _Request(path, obs, noise, setting, loop.create_future())
         self._requests.append(request)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.ensure_future(self._serve())
@@ -115,15 +115,15 @@ class InferenceServer:
             start = 0
             for request in together:
                 if not request.done.done():  # cancelled, because its process has died
-                    request.done.set_result(chunks[start : start + len(request.noise_BHA)])
-                start += len(request.noise_BHA)
+                    request.done.set_result(chunks[start : start + len(request.noise)])
+                start += len(request.noise)
 
     def _compute(self, requests: list[_Request]) -> np.ndarray:
-        noise_BHA = np.concatenate([r.noise_BHA for r in requests])
-        self.calls, self.rows = self.calls + 1, self.rows + len(noise_BHA)
+        noise = np.concatenate([r.noise for r in requests])
+        self.calls, self.rows = self.calls + 1, self.rows + len(noise)
         path, setting = requests[0].path, requests[0].setting
         obs = concatenated([r.obs for r in requests])
-        return self._agent(path, bundle_version(path)).chunks(obs, noise_BHA, setting)
+        return self._agent(path, bundle_version(path)).chunks(obs, noise, setting)
 
     def _load(self, path: str, state: int) -> Agent | OnnxPredictor:
         if is_reference(path):
@@ -149,8 +149,8 @@ class SharedActor:
         self.bundle = _interface(server, path, bundle_version(path))
         self._server, self._path = server, path
 
-    def predict(self, obs: Observation[np.ndarray], noise_BHA: np.ndarray, setting: SampleSetting) -> Prediction:
-        return _Remote(self._server.chunks.remote(self._path, obs, noise_BHA, setting))
+    def predict(self, obs: Observation[np.ndarray], noise: np.ndarray, setting: SampleSetting) -> Prediction:
+        return _Remote(self._server.chunks.remote(self._path, obs, noise, setting))
 
 
 @functools.lru_cache(maxsize=KEEP)

@@ -84,6 +84,8 @@ def export_checkpoint(
         )
     if setting.temporal_ensemble >= 0:
         notes.append("LeRobot's diffusion policy has no ensembling (temporal_ensemble)")
+    if setting.best_of_n > 1:
+        notes.append("LeRobot's diffusion policy has no critic (best_of_n): it executes the first sample")
     return tuple(notes)
 
 

@@ -93,9 +93,9 @@ class Policy(nn.Module, ABC):
 
     def candidates(self, obs: Observation[Tensor], noise_MBNHA: Tensor, setting: SampleSetting) -> Tensor:
         """N normalised chunks for each observation, float32 (M, B, N, H, A): `sample` with each of N noises."""
-        count, rows = noise_MBNHA.shape[2], noise_MBNHA.shape[1]
+        count = noise_MBNHA.shape[2]
         copies = obs.map(lambda array: array.repeat_interleave(count, dim=1))
-        return self.sample(copies, noise_MBNHA.flatten(1, 2), setting).unflatten(1, (rows, count))
+        return self.sample(copies, noise_MBNHA.flatten(1, 2), setting).unflatten(1, (-1, count))
 
     def forward(self, batch: Batch, draws: Draws) -> Loss:
         """The same as `loss`; wrappers (DistributedDataParallel, FSDP) call it."""

@@ -72,9 +72,9 @@ class ChunkPolicy(Policy):
 
     def candidates(self, obs: Observation[Tensor], noise_MBNHA: Tensor, setting: SampleSetting) -> Tensor:
         """As `Policy.candidates`; an observation is encoded once."""
-        count, rows = noise_MBNHA.shape[2], noise_MBNHA.shape[1]
+        count = noise_MBNHA.shape[2]
         cond_MBF = self.encode(obs).repeat_interleave(count, dim=1)
-        return self.sample_encoded(cond_MBF, noise_MBNHA.flatten(1, 2), setting).unflatten(1, (rows, count))
+        return self.sample_encoded(cond_MBF, noise_MBNHA.flatten(1, 2), setting).unflatten(1, (-1, count))
 
     @abstractmethod
     def sample_encoded(self, cond_MBF: Tensor, noise_MBHA: Tensor, setting: SampleSetting) -> Tensor:

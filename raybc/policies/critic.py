@@ -100,17 +100,17 @@ class Critic(nn.Module):
 
     def _values(self, obs: Observation[Tensor], actions_MBNHA: Tensor) -> Tensor:
         """(M, K, B, N)."""
-        rows, count = actions_MBNHA.shape[1:3]
+        count = actions_MBNHA.shape[2]  # the number of rows would be a constant in exported graphs
         low, high = (bound[:, None, None, None] for bound in (self.action_low_MA, self.action_high_MA))
         chunk_MBNHA = actions_MBNHA[..., self.spec.past :, :].clamp(low, high)
         split = (self.networks, -1)
         seen = self.observe(self.encoders.encode(obs)).unflatten(-1, split).unsqueeze(2)  # (M, B, 1, K, W)
-        done = self.act(chunk_MBNHA.flatten(1, 2).flatten(2)).unflatten(-1, split).unflatten(1, (rows, count))
+        done = self.act(chunk_MBNHA.flatten(1, 2).flatten(2)).unflatten(-1, split).unflatten(1, (-1, count))
         x_MKBW = (seen + done).flatten(1, 2).transpose(1, 2)
         for layer in self.hidden:
             x_MKBW = layer(norm(gelu(x_MKBW)))
         values: Tensor = self.out(norm(gelu(x_MKBW)))
-        return values.squeeze(-1).unflatten(-1, (rows, count))
+        return values.squeeze(-1).unflatten(-1, (-1, count))
 
 
 def build(run: RunConfig, spec: PolicySpec, members: int) -> Critic:

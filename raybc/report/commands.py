@@ -104,7 +104,7 @@ def _setting_flags(config: SweepConfig, row: ResultRow, params: dict[str, Any]) 
     own = run.sample_setting
     wanted = [k for k in SAMPLE_AXES if (setting[k] if k == "flow_steps" else setting[k] != getattr(own, k))]
     if config.trainer is not None:  # what policies of others do by default is theirs
-        wanted = [k for k in SAMPLE_AXES if k in run.policy.sample_axes]
+        wanted = [k for k in SAMPLE_AXES if k in run.sample_axes]
     return [f"--{k}={setting[k]}" for k in wanted]
 
 

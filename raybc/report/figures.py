@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from raybc.metric import score_of
@@ -20,6 +20,8 @@ from raybc.rows import ResultRow, rows_at
 
 #: Maximum number of trials whose losses are drawn, the first of the leaderboard.
 LOSS_TRIALS = 60
+#: What costs with other solvers or several axes are called.
+EVALUATIONS = "evaluations of the network"
 
 
 def figure_data(run: RunTables, rows: list[LeaderboardRow]) -> dict[str, Any]:
@@ -109,15 +111,16 @@ def _space(space: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _costs(winner: LeaderboardRow | None) -> dict[str, Any]:
-    """The winner on final starts at every measured solver and flow_steps."""
+    """The winner on final starts at every measured solver, flow_steps and best_of_n."""
     if winner is None:
         return {"title": "", "bars": []}
-    plain = is_plain(winner.per_sampling)
+    title = _cost_title(winner.per_sampling)
     bars = [
         {
-            "name": _cost_name(at, plain),
+            "name": _cost_name(at, title),
             "flow_steps": at.flow_steps,
             "solver": at.solver,
+            "best_of_n": at.best_of_n,
             "episodes": score.episodes,
             "value": score.value,
             "interval": score.interval,
@@ -125,9 +128,20 @@ def _costs(winner: LeaderboardRow | None) -> dict[str, Any]:
         }
         for at, score in winner.per_sampling.items()
     ]
-    return {"title": "flow_steps" if plain else "evaluations of the network", "bars": bars}
+    return {"title": title, "bars": bars}
 
 
-def _cost_name(at: Sampling, plain: bool) -> str:
-    """`4`, or `4 (2 x heun)`."""
-    return str(at.evaluations) if plain or not at.flow_steps else f"{at.evaluations} ({at.flow_steps} x {at.solver})"
+def _cost_title(samplings: Collection[Sampling]) -> str:
+    """What the costs of a chunk are called: the only thing in which they differ, or what all of them come down to."""
+    if is_plain(samplings):
+        return "flow_steps"
+    others = {(at.flow_steps, at.solver) for at in samplings}
+    return "best_of_n" if len(others) == 1 and len(samplings) > 1 else EVALUATIONS
+
+
+def _cost_name(at: Sampling, title: str) -> str:
+    """`4`, `4 (2 x heun)`, or `16 (best of 4 x 2 x heun)`."""
+    if title != EVALUATIONS or not at.flow_steps:
+        return str(at.best_of_n if title == "best_of_n" else at.evaluations)
+    best = f"best of {at.best_of_n} x " if at.best_of_n > 1 else ""
+    return f"{at.evaluations} ({best}{at.flow_steps} x {at.solver})"

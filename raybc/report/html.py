@@ -167,7 +167,7 @@ def _context(run: RunTables) -> dict[str, Any]:
         "episodes": episodes,
         "samplings": sorted({at for row in rows for at in row.per_sampling}),
         "costs": costs,
-        "cost_head": head(plain),
+        "cost_head": head(cost.sampling for cost in costs),
         "plain": plain,
         "failed": [row for row in rows if row.status == "failed"][:ROWS],
         "data": data,

@@ -83,12 +83,13 @@ def write_leaderboard_md(run_dir: Path | str) -> Path:
 def _costs(metric: Metric, rows: list[LeaderboardRow]) -> list[str]:
     """Evaluations of the network per chunk against the score, for the trials that were measured on final starts."""
     found = costs(rows)
-    cells = [["trial", *head(plain=False), f"{'final ' * metric.from_episodes}{metric.label}", "95 % CI", "episodes"]]
+    names = head(cost.sampling for cost in found)
+    cells = [["trial", *names, f"{'final ' * metric.from_episodes}{metric.label}", "95 % CI", "episodes"]]
     for cost in found:
         trial = f"{cost.row.trial}{' (chosen)' if cost.is_chosen else ''}"
         solved = f"{cost.score.successes}/" if metric.is_rate else ""
         numbers = [cost.score.text, cost.score.range_text, f"{solved}{cost.score.episodes}"]
-        cells.append([trial, *cost.sampling.cells(plain=False), *numbers])
+        cells.append([trial, *cost.sampling.cells(names), *numbers])
     cells.insert(1, ["---"] * len(cells[0]))
     return ["", "## Evaluations of the network per chunk", "", *(f"| {' | '.join(map(_md, row))} |" for row in cells)]
 

@@ -7,7 +7,7 @@ only measure. Episodes that ended in an error are counted apart and never enter 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -37,7 +37,7 @@ class LeaderboardRow(TrialRow):
     unusable: Score | None
     """The final score, if too many of its episodes ended in errors for a winner to be declared."""
     per_sampling: dict[Sampling, Score]
-    """On final starts at every measured solver and flow_steps, otherwise at `setting`; the cheapest first."""
+    """On final starts at every measured solver, flow_steps and best_of_n, else at `setting`; the cheapest first."""
     errors: int
     """Episodes of this trial, on search and final starts, that ended in an error."""
     ends: dict[str, int]
@@ -47,9 +47,7 @@ class LeaderboardRow(TrialRow):
     @property
     def sampling(self) -> Sampling | None:
         """The one of `per_sampling` that was chosen."""
-        same = [s for s in self.per_sampling if self.setting and (s.flow_steps, s.solver) == (
-            self.setting.flow_steps, self.setting.solver
-        )]  # fmt: skip
+        same = [s for s in self.per_sampling if self.setting and s.at(self.setting) == self.setting]
         return same[0] if same else None
 
     @property
@@ -110,8 +108,9 @@ def _leaderboard_row(run: RunTables, trial: TrialRow, results: list[ResultRow]) 
     per_seed = {row["seed"]: score for row in here if (score := score_of([row], metric)).value is not None}
     costs: dict[Sampling, list[ResultRow]] = {}
     for (_, at), row in latest.items():
-        if setting and at == replace(setting, flow_steps=at.flow_steps, solver=at.solver):
-            costs.setdefault(Sampling.of(at, run.evaluations(trial.params, at)), []).append(row)
+        sampling = Sampling.of(at, run.evaluations(trial.params, at))
+        if setting and at == sampling.at(setting):
+            costs.setdefault(sampling, []).append(row)
     return LeaderboardRow(
         **vars(trial),
         is_winner=run.winner is not None and run.winner["trial"] == trial.trial,

@@ -31,7 +31,7 @@ class Args:
         "task and start": (
             "suite", "tasks", "num_tasks", "episodes_per_task", "starts", "first", "max_steps", "instruction",
         ),
-        "sampling": ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver"),
+        "sampling": ("flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver", "best_of_n"),
         "video and data": (
             "videos", "record_video", "video_output_dir", "video_frame_skip", "video_size", "camera", "record",
         ),
@@ -93,8 +93,10 @@ class Args:
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest; one value or several (-1: off;
     default: the bundle's)."""
     solver: str = ""
-    """Solver of the flow: euler, midpoint, heun, rk4, or several as euler,heun (default: the bundle's). Of several
-    values of several of these flags, every combination is measured."""
+    """Solver of the flow: euler, midpoint, heun, rk4, or several as euler,heun (default: the bundle's)."""
+    best_of_n: str = ""
+    """Chunks that are sampled, of which the one that the critic values most is executed, one value or several as 1,4,16
+    (default: the bundle's). Of several values of several of these flags, every combination is measured."""
     instruction: str = ""
     """Instruction that the policy reads (default: the task's)."""
     starts: Literal["final", "search", "demos"] = "final"

@@ -184,8 +184,8 @@ def predict_together(
     if isinstance(predictor, EpisodePredictor):
         return predictor.predict_episodes([episode.session for episode in episodes])
     requests = [episode.request() for episode in episodes]
-    noise_BHA = np.stack([noise for _, noise in requests])
-    return predictor.predict(stack_rows([obs for obs, _ in requests]), noise_BHA, setting)
+    noise = np.stack([one for _, one in requests])
+    return predictor.predict(stack_rows([obs for obs, _ in requests]), noise, setting)
 
 
 def run_episode(

@@ -12,7 +12,9 @@ from raybc.strict import check_type, type_hints
 from raybc.types import SampleSetting, UserError
 
 #: The axes from the one that changes slowest to the one that changes fastest.
-ORDER = ("solver", "flow_steps", "execute_steps", "temporal_ensemble", "eval_temperature")
+ORDER = ("solver", "flow_steps", "execute_steps", "temporal_ensemble", "eval_temperature", "best_of_n")
+#: Axes that are counts of at least one.
+_COUNTS = ("flow_steps", "best_of_n")
 
 
 def chosen_settings(policy: MeasuredPolicy, texts: Mapping[str, str]) -> list[SampleSetting]:
@@ -41,7 +43,7 @@ def _values(name: str, text: str) -> list[Any]:
         except ValueError:
             what = "whole numbers such as 1,2,5" if kind is int else "numbers such as 0.01,0.1"
             raise UserError(f"--{name}: expected {what}, got {text!r}") from None
-    if len(set(found)) != len(found) or (name == "flow_steps" and min(found) < 1):
-        what = "solvers" if kind is str else "numbers of at least 1" if name == "flow_steps" else "values"
+    if len(set(found)) != len(found) or (name in _COUNTS and min(found) < 1):
+        what = "solvers" if kind is str else "numbers of at least 1" if name in _COUNTS else "values"
         raise UserError(f"--{name}: expected different {what}, got {text}")
     return found

@@ -6,31 +6,29 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from rich.table import Table
 
 from raybc.files import write_text
 from raybc.metric import METRICS
-from raybc.report.sampling import Sampling, head, is_plain
+from raybc.report.sampling import Sampling, head
 from raybc.rollout.measured import MeasuredTask
 from raybc.rows import MetricsRow, SettingMetrics, setting_of
 
-#: Sample axes beside the solver and its steps, which are columns where they differ.
-AXES: tuple[Literal["execute_steps", "temporal_ensemble", "eval_temperature"], ...] = (
-    "execute_steps", "temporal_ensemble", "eval_temperature",
-)  # fmt: skip
+#: Sample axes beside those that decide what a chunk costs, which are columns where they differ.
+AXES = ("execute_steps", "temporal_ensemble", "eval_temperature")
 #: Name of the row of all tasks together.
 ALL = "all tasks"
 
 
 def table(results: Sequence[MetricsRow], has_success: bool, has_score: bool) -> Table:
     """A row for each sample setting; of several tasks one for each of them, and one for their mean."""
-    costs = [Sampling.of(setting_of(row), row["evaluations"]) for row in results]
-    plain = is_plain(costs)
+    settings = [setting_of(row) for row in results]
+    costs = [Sampling.of(setting, row["evaluations"]) for setting, row in zip(settings, results, strict=True)]
+    shown = head(costs)
     several = any("tasks" in row for row in results)
-    varied = [name for name in AXES if len({row[name] for row in results}) > 1]
-    columns = head(plain) + varied + (["task"] if several else [])
+    varied = [name for name in AXES if len({getattr(setting, name) for setting in settings}) > 1]
+    columns = [*shown, *varied] + (["task"] if several else [])
     columns += ["success", "95 % interval", "solved", "steps"] if has_success else []
     columns += ["return", "95 % interval"]
     columns += ["D4RL score", "95 % interval"] if has_score else []
@@ -39,7 +37,8 @@ def table(results: Sequence[MetricsRow], has_success: bool, has_score: bool) -> 
     found = Table(*columns, "missed", "errors", box=None)
     for at, result in sorted(zip(costs, results, strict=True), key=lambda pair: pair[0]):
         for name, row in _rows(result):
-            cells = at.cells(plain) + [f"{result[axis]:g}" for axis in varied] + ([name] if several else [])
+            cells = [*at.cells(shown), *(f"{getattr(setting_of(result), axis):g}" for axis in varied)]
+            cells += [name] if several else []
             if has_success:
                 cells += [
                     _show(row["success_rate"], 100, " %"),
@@ -92,14 +91,14 @@ COLUMNS = (
 def write_task_table(path: Path, results: Sequence[MetricsRow], measured: Sequence[MeasuredTask]) -> None:
     """Write a row for each sample setting and task; a cell is empty where there is no such number."""
     text = io.StringIO()
-    settings = [setting_of(row).to_plain() for row in results]
-    fields = list(dict.fromkeys(name for setting in settings for name in setting))
+    settings = [setting_of(row) for row in results]
+    fields = list(dict.fromkeys(name for setting in settings for name in setting.to_plain()))
     writer = csv.writer(text)
     writer.writerow([*fields, "task", "instruction", *COLUMNS, "errors"])
     instructions = {one.name: one.task.instruction for one in measured}
     for setting, result in zip(settings, results, strict=True):
         for name, row in result.get("tasks", {}).items():
             cells = [row[column] for column in COLUMNS]  # type: ignore[literal-required]
-            at = [setting.get(field, "euler" if field == "solver" else "") for field in fields]
+            at = [getattr(setting, field) for field in fields]
             writer.writerow([*at, name, instructions[name], *cells, row["failure_counts"]["exception"]])
     write_text(path, text.getvalue())

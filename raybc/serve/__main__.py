@@ -45,6 +45,8 @@ class Args:
     """Scale of the initial noise (default: the policy's)."""
     temporal_ensemble: float | None = None
     """m >= 0: average overlapping chunks with weights exp(-m i), i = 0 the oldest (-1: off; default: the policy's)."""
+    best_of_n: int | None = None
+    """Chunks that are sampled, of which the one that the critic values most is executed (default: the policy's)."""
     device: str = "auto"
     """cpu, cuda, cuda:N, or auto (cuda if available)."""
     threads: int = 1

@@ -20,7 +20,7 @@ from raybc.inference.agent import SIZES, Agent
 from raybc.inference.predictor import stack_rows
 from raybc.types import Observation, SampleSetting
 
-#: (observation, noise (H, A)), the result of `Session.request`.
+#: (observation, noise (H, A) or (N, H, A)), the result of `Session.request`.
 Request = tuple[Observation[np.ndarray], np.ndarray]
 
 
@@ -65,8 +65,8 @@ class Batcher:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._chunks, batch.requests)
 
     def _chunks(self, requests: list[Request]) -> np.ndarray:
-        noise_BHA = np.stack([noise for _, noise in requests])
-        chunks_BHA = self._agent.chunks(stack_rows([obs for obs, _ in requests]), noise_BHA, self._setting)
+        noise = np.stack([one for _, one in requests])
+        chunks_BHA = self._agent.chunks(stack_rows([obs for obs, _ in requests]), noise, self._setting)
         if len(chunks_BHA) != len(requests):  # rows are matched to requests by their place
             raise RuntimeError(f"expected {len(requests)} chunks, got {len(chunks_BHA)}")
         return chunks_BHA

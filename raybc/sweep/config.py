@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from raybc.config import SAMPLE_AXES, DemosConfig, OptionInfo, RunConfig, flag_path
-from raybc.config.component import PolicyConfig, find_kind
+from raybc.config.component import find_kind
 from raybc.config.flat import COMPONENTS, parts_of, unknown_option
 from raybc.config.trainer import TrainerConfig
 from raybc.metric import MetricName, OverTasks
@@ -263,17 +263,19 @@ class SweepConfig:
         """The kinds of a component (`what`) that recipes may have."""
         return list(self.space[what].values) if what in self.space else [self.train.get(what)]
 
-    def _policies(self) -> list[PolicyConfig]:
-        """The policies that recipes may have, as far as it matters to sampling: every kind with every objective."""
+    def _sampled(self) -> list[RunConfig]:
+        """What recipes may be, as far as sampling is concerned: every kind of policy, objective and critic."""
         found = []
-        for kind in self.kinds("policy"):
-            run = self.train.changed(policy=check_type(kind, str, "space.policy"))
+        for kind, critic in itertools.product(self.kinds("policy"), self.kinds("critic")):
+            run = self.train.changed(
+                policy=check_type(kind, str, "space.policy"), critic=check_type(critic, str, "space.critic")
+            )
             info = run.options().get("objective")
             values = self.space["objective"].values if "objective" in self.space and info is not None else ()
             for value in values:
                 assert info is not None
                 check_type(value, info.hint, "space.objective")
-            found += [run.changed(objective=value).policy for value in values] or [run.policy]
+            found += [run.changed(objective=value) for value in values] or [run]
         return found
 
     def axis_option(self, name: str) -> OptionInfo:
@@ -291,7 +293,7 @@ class SweepConfig:
         for what in COMPONENTS:  # a kind that does not exist is refused before its options are
             for kind in self.space[what].values if what in self.space else ():
                 find_kind(what, check_type(kind, str, f"space.{what}"), f"space.{what}")
-        policies = self._policies()
+        runs = self._sampled()
         info = self.axis_option(name)
         if info.option.axis is not True:
             raise UserError(f"{where}: cannot be searched: {info.option.axis}")
@@ -301,8 +303,8 @@ class SweepConfig:
         if name in SAMPLE_AXES:
             if not axis.values:
                 raise UserError(f"{where}: expected `values: [...]` (every value is scored from the same checkpoint)")
-            idle = [p.without_effect(name) for p in policies if name not in p.sample_axes]
-            if len(idle) == len(policies):
+            idle = [run.why_idle(name) for run in runs if name not in run.sample_axes]
+            if len(idle) == len(runs):
                 raise UserError(f"{where}: has no effect {' or '.join(dict.fromkeys(idle))}")
         for other, wanted in axis.when.items():
             if other == name or other not in self.space or other in SAMPLE_AXES or not self.space[other].values:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from raybc.data.windows import Windows
+from raybc.policies.best_of_n import sample_best
 from raybc.policies.build import build_policy
 from raybc.train.epochs import epoch_of
 from raybc.train.loop import PackTrainer
@@ -120,15 +121,18 @@ class SampledActions:
         trainer, windows = self._trainer, self._windows
         past = self._policy.spec.past
         self._policy.load_state_dict(dict(weights))
-        noise_MNHA = torch.stack([noise_of(trainer, seed, len(windows.starts), self._noise) for seed in trainer.seeds])
+        noise_of_windows = torch.stack(
+            [noise_of(trainer, seed, len(windows.starts), self._noise) for seed in trainer.seeds]
+        )
         predicted, recorded, valid = [], [], []
         setting = trainer.config.sample_setting
         for rows in torch.arange(len(windows.starts), device=trainer.device).split(
             min(trainer.config.batch_size, BATCH)
         ):
             batch = windows.gather(rows.expand(len(trainer.members), -1))
-            noise_MBHA = noise_MNHA[:, rows.cpu()].to(trainer.device)
-            predicted.append(self._policy.sample(batch.obs, noise_MBHA, setting)[:, :, past:].float().cpu().numpy())
+            noise = noise_of_windows[:, rows.cpu()].to(trainer.device)
+            chunks_MBHA = sample_best(self._policy, batch.obs, noise, setting)
+            predicted.append(chunks_MBHA[:, :, past:].float().cpu().numpy())
             recorded.append(batch.actions_MBHA[0, :, past:].cpu().numpy())
             valid.append(~batch.is_pad_MBH[0, :, past:].cpu().numpy())
         invert, is_valid_NH = trainer.prepared.action_normalizer.invert, np.concatenate(valid)
@@ -159,7 +163,7 @@ class ActionMetrics(SampledActions):
                 train_loss=train,
                 val_loss=held_out,
                 lr=rate,
-                is_sampled="eval_temperature" in trainer.config.policy.sample_axes,
+                is_sampled="eval_temperature" in trainer.config.sample_axes,
                 actions=actions,
             )
             for train, held_out, rate, actions in zip(
@@ -190,8 +194,9 @@ class SampleError:
 
 def noise_of(trainer: PackTrainer, seed: int, windows: int, purpose: str = NOISE) -> Tensor:
     """The noise that one member starts from in each window, on the CPU so that it is the same on every device, float32
-    (N, H, A)."""
-    spec = trainer.policy.spec
-    drawn = generator(torch.device("cpu"), seed, purpose)
-    noise = torch.randn((windows, spec.horizon, spec.action_size), generator=drawn)
-    return noise * trainer.config.eval_temperature
+    (N, H, A); with several candidates (`best_of_n`) float32 (N, candidates, H, A), each with a stream of its own."""
+    spec, count = trainer.policy.spec, trainer.config.best_of_n
+    shape = windows, spec.horizon, spec.action_size
+    streams = [generator(torch.device("cpu"), seed, purpose, *([k] if k else [])) for k in range(count)]
+    drawn = [torch.randn(shape, generator=stream) for stream in streams]
+    return (torch.stack(drawn, 1) if count > 1 else drawn[0]) * trainer.config.eval_temperature

@@ -37,12 +37,12 @@ export function settingFigure(trials, run, open) {
   const measured = trials.filter((t) => t.by_setting.length > 1);
   const axes = sampleAxes(measured);
   if (axes.length > 1) return settingsMap(measured, run, axes);
-  const points = trials.flatMap((t) => t.by_setting.map(([value, rate]) => ({ t, value, rate })));
-  const plain = points.every((p) => /^flow_steps=\d+$/.test(p.value)); // the one sample axis of most sweeps
-  if (plain) points.forEach((p) => (p.value = p.value.slice("flow_steps=".length)));
+  const points = trials.flatMap((t) => t.by_setting.map(([value, rate, , setting]) => ({ t, value, rate, setting })));
+  const only = onlyAxis(trials);
+  if (only) points.forEach((p) => (p.value = show(p.setting[only])));
   const names = sortedNames(points.map((p) => p.value));
   return names.length > 1
-    ? scatter(plain ? "flow_steps" : "sample setting", points, { names, place: (v) => names.indexOf(v) }, run, open)
+    ? scatter(only || "sample setting", points, { names, place: (v) => names.indexOf(v) }, run, open)
     : null;
 }
 
@@ -55,6 +55,14 @@ function sampleAxes(trials) {
   return Object.keys(settings[0] ?? {})
     .filter((axis) => values(axis) > 1)
     .sort((a, b) => values(b) - values(a));
+}
+
+/** The one sample axis on which all settings differ, as in most sweeps; "" where there is none. A policy without steps has
+ * the setting 0, which is no value of flow_steps. */
+function onlyAxis(trials) {
+  const [axis, ...others] = sampleAxes(trials);
+  const stepless = trials.some((t) => t.by_setting.some((entry) => !entry[3].flow_steps));
+  return axis && !others.length && !(axis === "flow_steps" && stepless) ? axis : "";
 }
 
 /** The mean over trials at each pair of values of two sample axes; further axes are averaged. */

@@ -8,8 +8,10 @@ const NAMED = 6;
 const WITH_BARS = 2;
 /** Trials of one look; more are one path. */
 const LINES = 60;
-/** More costs of a chunk than this are a heat map of solver and flow_steps. */
+/** More costs of a chunk than this are a heat map of what they differ in. */
 const BARS = 5;
+/** What a chunk costs. */
+const COSTS = ["flow_steps", "solver", "best_of_n"];
 /** Lines with more points have no markers. */
 const MARKED = 30;
 
@@ -162,22 +164,26 @@ export function losses(trials, run, found) {
   };
 }
 
-/** The winner at each cost of a chunk, with intervals. found: {title, bars: [{name, flow_steps, solver, value, interval,
- * episodes, chosen}]}. */
+/** The winner at each cost of a chunk, with intervals. found: {title, bars: [{name, flow_steps, solver, best_of_n, value,
+ * interval, episodes, chosen}]}. */
 export function costs(found) {
   if (!found?.bars.length) return null;
   if (found.bars.length > BARS) {
     const chosen = found.bars.find((bar) => bar.chosen);
+    const differs = (axis) => new Set(found.bars.map((bar) => bar[axis])).size > 1;
+    const [across, ...rest] = COSTS.filter(differs);
+    const up = rest.length ? rest : ["solver"];
+    const y = (bar) => up.map((axis) => show(bar[axis])).join(", ");
     return heatMap({
-      axes: ["flow_steps", "solver"],
+      axes: [across, up.join(", ")],
       cells: found.bars.map((bar) => ({
-        x: show(bar.flow_steps),
-        y: bar.solver,
+        x: show(bar[across]),
+        y: y(bar),
         value: bar.value,
         n: bar.episodes,
         text: `${bar.interval ? `95 % ${scoreRange(bar.interval)}, ` : ""}${count(bar.episodes)} episodes`,
       })),
-      chosen: chosen && [show(chosen.flow_steps), chosen.solver],
+      chosen: chosen && [show(chosen[across]), y(chosen)],
       what: `${metric.label} of the winner${metric.episodes === false ? "" : " on final starts"}`,
     });
   }

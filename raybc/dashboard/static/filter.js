@@ -3,7 +3,7 @@ import { metric, show } from "./dom.js";
 
 /** Columns: key, title, value to sort and filter by (null: last), number or word. */
 export function columns(run) {
-  const settings = ["flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver"].some(
+  const settings = ["flow_steps", "execute_steps", "eval_temperature", "temporal_ensemble", "solver", "best_of_n"].some(
     (a) => run.space[a],
   );
   return [
