@@ -25,6 +25,8 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: axe-core, which finds what people with disabilities cannot use; `npm ci` installs it.
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 FLAGS = [
     "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking",
     "--disable-extensions", "--mute-audio", "--hide-scrollbars", "--disable-gpu",
@@ -171,3 +173,13 @@ def _port(file: Path) -> int:
             return int(text.split()[0])
         time.sleep(0.05)
     raise TimeoutError("the browser did not start within 60 s")
+
+
+def axe(browser: Browser) -> list[str]:
+    """What axe-core finds on the page that is open."""
+    browser.js(AXE.read_text(encoding="utf-8") + "; true")
+    found: list[str] = browser.js(
+        "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.flatMap(one => "
+        "one.nodes.slice(0, 3).map(node => `${one.id}: ${node.html.slice(0, 160)} ${node.failureSummary}`)))"
+    )
+    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,12 +11,11 @@ pytest.importorskip("websockets", reason="what drives the browser: pip install '
 
 from raybc.dashboard.serve import beside_index
 from tests import looks
-from tests.browser import Browser
+from tests.browser import AXE, Browser, axe
 from tests.looks import show
 from tests.test_dashboard_index import make_comparison
 
 pytestmark = pytest.mark.slow
-AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 768, 1024, 1400)
 PAGES = ("report", "dashboard", "stopped", "evaluation", "training", "comparison", "index", "several")
 
@@ -64,13 +62,3 @@ def test_axe_finds_nothing(chrome: Browser, urls: dict[str, str], page: str, dar
     for width in (1280, 390):
         show(chrome, urls[page], width, dark)
         assert axe(chrome) == [], width
-
-
-def axe(browser: Browser) -> list[str]:
-    """What axe-core finds on the page that is open."""
-    browser.js(AXE.read_text(encoding="utf-8") + "; true")
-    found: list[str] = browser.js(
-        "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.flatMap(one => "
-        "one.nodes.slice(0, 3).map(node => `${one.id}: ${node.html.slice(0, 160)} ${node.failureSummary}`)))"
-    )
-    return found

@@ -213,7 +213,7 @@ def test_without_scikit_learn(
 @pytest.mark.slow
 def test_the_page_in_a_browser(tmp_path: Path) -> None:
     pytest.importorskip("websockets", reason="what drives the browser: pip install 'raybc[dev]'")
-    from tests.browser import Browser, find_chromium
+    from tests.browser import AXE, Browser, axe, find_chromium
 
     chromium = find_chromium()
     if chromium is None:
@@ -231,5 +231,8 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         browser.wait("document.querySelector('#curve-caption').textContent.includes('episode 1, labelled bad')")
         browser.js("document.querySelector('#classifier').scrollIntoView({behavior: 'instant'})")
         browser.wait("document.querySelector('#plot-reliability .scatterlayer')")
+        for width in (1280, 390) if AXE.is_file() else ():
+            browser.size(width, 900)
+            assert axe(browser) == [], width
         assert browser.errors == []
         assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
