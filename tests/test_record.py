@@ -65,8 +65,8 @@ def test_what_is_recorded_is_what_happened(ray_cpus: float, bundle: Path, tmp_pa
             spec = EpisodeSpec("pointmass", "final", i)
             recorder = Recorder()
             setting = agent.bundle.config.sample_setting
-            _alone(agent, env, spec, setting, recorder)
-            recorder.save(tmp_path / "one.npz", rows[i], "", {}, {})  # type: ignore[arg-type]
+            last_obs = _alone(agent, env, spec, setting, recorder).last_obs
+            recorder.save(tmp_path / "one.npz", rows[i], "", {}, last_obs)  # type: ignore[arg-type]
             one = read_recorded(tmp_path / "one.npz", tuple(store.obs))
             np.testing.assert_array_equal(store.actions_NA[start:end], one.actions)
             np.testing.assert_array_equal(store.rewards_N[start:end], one.rewards)
@@ -78,10 +78,11 @@ def test_what_is_recorded_is_what_happened(ray_cpus: float, bundle: Path, tmp_pa
         assert store.terminals_N[store.episode_ends - 1].tolist() == ended
 
 
-def _alone(agent: Agent, env: Any, spec: EpisodeSpec, setting: Any, recorder: Recorder) -> None:
+def _alone(agent: Agent, env: Any, spec: EpisodeSpec, setting: Any, recorder: Recorder) -> Episode:
     episode = Episode(env, agent.bundle, spec, setting, POINTMASS.max_steps, recorder=recorder)
     while episode.outcome is None:
         episode.execute(predict_together(agent, [episode], setting).get()[0])
+    return episode
 
 
 def test_a_killed_recording_neither_loses_nor_repeats_an_episode(
@@ -150,7 +151,7 @@ def fake(out: EvaluationFolder, episodes: int, steps: int = 5, error: int = -1) 
             obs = {"state": rng.normal(size=4), "camera": rng.integers(0, 256, (16, 24, 3), np.uint8)}
             recorder.before(obs, rng.normal(size=2))
             recorder.after(float(rng.normal()))
-        recorder.save(recorded_file(out.recorded, spec), row, f"do {i % 2}", {"env_name": "x"}, {})
+        recorder.save(recorded_file(out.recorded, spec), row, f"do {i % 2}", {"env_name": "x"}, obs)
     return specs, rows
 
 
