@@ -17,11 +17,12 @@ import pytest
 from raybc.config import RunConfig
 from raybc.config.identity import extends
 from raybc.dashboard.training import training
+from raybc.online.begin import acting_setting
 from raybc.online.journal import Entry, Journal
 from raybc.report.__main__ import main as report
 from raybc.run_folder import TrainingFolder
 from raybc.sweep.config import SweepConfig
-from raybc.types import UserError
+from raybc.types import SampleSetting, UserError
 from tests.helpers import TRAIN_FLAGS, read_table, run_train, tiny_config
 
 ONLINE = [
@@ -81,6 +82,11 @@ def test_what_an_online_part_cannot_be(options: dict[str, Any], said: str) -> No
     config = tiny_config(**{"critic": "q_chunking", "online_steps": 300, **options})
     with pytest.raises(UserError, match=said):
         config.validate("--")
+
+
+def test_collecting_takes_the_best_of_the_candidates() -> None:
+    config = tiny_config(critic="q_chunking", online_steps=300, critic_candidates=8, execute_steps=2, flow_steps=3)
+    assert acting_setting(config) == SampleSetting(3, eval_temperature=1.0, best_of_n=8)
 
 
 def test_an_online_part_needs_a_critic() -> None:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:  # it imports Ray
 
 
 def acting_setting(config: RunConfig) -> SampleSetting:
-    """How the policy acts while it collects: whole chunks, sampled at temperature 1."""
+    """How the policy acts while it collects: whole chunks, each the best of as many as the target is made from."""
     return dataclasses.replace(
         config.sample_setting,
         execute_steps=0,
         temporal_ensemble=-1.0,
         eval_temperature=1.0,
+        best_of_n=config.get("critic_candidates"),
     )
 
 
