@@ -15,7 +15,8 @@ from raybc.cluster.slurm import Allocation, Job
 from raybc.files import read_json
 from raybc.sweep.ledger import read_events
 from tests import slurm
-from tests.test_sweep import SWEEP, check_complete, write_sweep
+from tests.test_sweep import SWEEP as TINY
+from tests.test_sweep import check_complete, write_sweep
 
 SWEEP = ("sweep", "mine.yaml", "--out", "runs/mine")
 
@@ -144,7 +145,7 @@ def test_sweeps_on_two_nodes(pointmass_demos: Path, tmp_path: Path) -> None:
         assert "the time limit is near" in text, text
         assert text.count("starting Ray on 2 machine(s)") == 2, text
         assert "report:" in text, text
-        check_complete(run, SWEEP["search"]["trials"])
+        check_complete(run, TINY["search"]["trials"])
         assert read_json(run / "winner.json")
         assert not list(Path("/tmp").glob(f"raybc-{number}")), "Ray's folder is gone"
 

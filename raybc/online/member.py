@@ -89,8 +89,8 @@ class MemberExperience:
         return one
 
     def is_ready(self, update: int) -> bool:
-        """Whether learning may go on to the end of the block: it has enough steps of the environment, and no policy is
-        too old that still acts."""
+        """Whether learning may continue to the end of the block: it has enough steps of the environment, and no policy
+        that still acts is too old."""
         enough = bool(self._later) or self.steps >= self.schedule.needed(update)
         return enough and not any(self.schedule.is_too_old(policy, update) for policy in self.under_way.values())
 

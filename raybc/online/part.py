@@ -1,4 +1,4 @@
-"""The online part of a training: simulators collect episodes while the learner goes on, and it learns from them, too.
+"""The online part of a training: simulators collect episodes while the learner trains, and it learns from them, too.
 
 Learning looks at simulators only at the borders of its blocks of 64 updates. There it takes in as many episodes as the
 ratio of updates to steps of the environment asks for, waits for them if they are not there yet, and hands out as many
@@ -125,7 +125,7 @@ class OnlinePart:
         self._pace.restart()
 
     def resumed(self) -> None:
-        """Learning goes on after an evaluation, whose time counts neither as waiting nor as learning."""
+        """Learning continues after an evaluation, whose time counts neither as waiting nor as learning."""
         self._pace.restart()
 
     def added(self, progress: Progress) -> Progress:
