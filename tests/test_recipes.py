@@ -116,7 +116,7 @@ def test_what_is_missing_is_told() -> None:
         ("temporal_ensemble", {"values": [-1, 0.5], "execute": 4}, ": all its values do the same"),
         ("compile", {"values": ["auto", "off"]}, "it changes no policy; set train.compile instead"),
         ("accumulate", {"values": [1, 2]}, "it changes no policy; set train.accumulate instead"),
-        ("sparse", {"values": [True, False]}, "behaviour cloning does not use rewards"),
+        ("sparse", {"values": [True, False]}, "a sweep has one reward"),
     ],
 )
 def test_an_axis_without_an_effect_is_refused(name: str, axis: dict[str, Any], reason: str) -> None:

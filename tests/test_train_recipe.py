@@ -117,6 +117,7 @@ def test_members_may_not_differ_in_more(field: str) -> None:
         "encoder": "impala",
         "metric": "return",
         "language": "one_hot",
+        "critic": "q_chunking",
     }
     other = named.get(field, other)
     with pytest.raises(UserError, match=f"^{field}: members of a pack may differ in seed, lr"):

@@ -62,7 +62,8 @@ def load_bundle(
     bundle = PolicyBundle.load(folder)
     options = bundle.config.options()
     given = {name: check_type(value, options[name].hint, f"--{name}") for name, value in (changes or {}).items()}
-    bundle.config.check_sampling(given, "--")
+    # One sample is what a policy without a critic has.
+    bundle.config.check_sampling([name for name in given if (name, given[name]) != ("best_of_n", 1)], "--")
     setting = dataclasses.replace(chosen or bundle.config.sample_setting, **given)
     bundle.config.with_setting(setting).validate("--")
     return bundle, setting

@@ -23,7 +23,9 @@ def chosen_settings(policy: MeasuredPolicy, texts: Mapping[str, str]) -> list[Sa
     texts: axis -> its values, separated by commas; "": the policy's. Raises `UserError` for an impossible value, and
     for an axis that has no effect on the policy.
     """
-    policy.check_sampling([name for name in SAMPLE_AXES if texts.get(name)], "--")
+    # One sample is what a policy without a critic has.
+    named = [name for name in SAMPLE_AXES if texts.get(name) and (name, texts[name].strip()) != ("best_of_n", "1")]
+    policy.check_sampling(named, "--")
     own = policy.setting
     values = [_values(name, texts[name]) if texts.get(name) else [getattr(own, name)] for name in ORDER]
     found = [SampleSetting(**dict(zip(ORDER, chosen, strict=True))) for chosen in itertools.product(*values)]
