@@ -39,7 +39,7 @@ ELSEWHERE = {
 
 def words_of(command: str) -> list[str]:
     """What a command is called with, `raybc NAME ...`, however it is written; other programs stay as they are."""
-    words = shlex.split(command, comments=True)
+    words = shlex.split(command.replace("\\\n", " "), comments=True)
     module = words[2] if words[:2] == ["python", "-m"] and len(words) > 2 else ""
     return ["raybc", module.removeprefix("raybc."), *words[3:]] if module.startswith("raybc.") else words
 
