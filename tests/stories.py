@@ -115,9 +115,10 @@ def _small_sweep(words: list[str]) -> list[str]:
     if "--check" in words:
         return words
     given = [w for w in words if re.match(r"[\w.]+=", w)]
-    kept = [w for w in _without(words, "--set") if w not in given]
+    kept = [w for w in words if w != "--set" and w not in given]
     trainer = any("their" in w or "my_sweep" in w for w in words)
-    return [*kept, "--set", *(b for b in SWEEP if not (trainer and "batch_size" in b))]
+    budget = [b for b in SWEEP if not (trainer and "batch_size" in b)]
+    return [*kept, *(word for value in budget for word in ("--set", value))]
 
 
 def _value(words: list[str], flag: str, default: str) -> str:

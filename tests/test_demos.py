@@ -98,9 +98,13 @@ def test_what_changes_the_contents_changes_the_place() -> None:
     assert plans[0].key() == DemosSpec("pointmass", DemosConfig(episodes=5)).key()
 
 
-def test_command(ray_cpus: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(
+    ray_cpus: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also with a path that is relative to another folder than that in which Ray was started."""
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "demos.hdf5"
-    flags = ["pointmass", "--episodes", "5", "--out", str(out), "--workers", "1"]
+    flags = ["pointmass", "--episodes", "5", "--out", out.name, "--workers", "1"]
     assert run_main(lambda: main(flags)) == 0
     assert "the expert solved 6 of 6 starts" in capsys.readouterr().out
     before = out.stat().st_mtime_ns

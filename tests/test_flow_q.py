@@ -105,7 +105,7 @@ def test_a_chunk_beyond_the_end_is_not_valid() -> None:
     assert found.valid_MB.tolist() == [[1, 0, 0]]
     torch.testing.assert_close(found.reward_MB[0, 1:], torch.tensor([3 + 0.9 * 4, 4])), "no reward of padded steps"
     over = windows([4], [1, 2, 3, 4], [False, True, False, False])
-    assert at(over, 0, 1).valid_MB.tolist() == [[0, 0]], "nor is one that goes on after a terminal"
+    assert at(over, 0, 1).valid_MB.tolist() == [[0, 0]], "nor is one that continues after a terminal"
 
 
 def test_earlier_observations_and_past_actions() -> None:

@@ -75,7 +75,8 @@ def generate(spec: DemosSpec, path: Path, pool: RolloutPool, on_progress: OnProg
             if on_progress is not None:
                 on_progress(done + pool.stats()["episodes"] - before, wanted)
 
-        job = Demonstration(str(parts), spec.config.noise)
+        # Simulator processes of a Ray that runs already may have another working directory.
+        job = Demonstration(str(parts.absolute()), spec.config.noise)
         rows += pool.evaluate(f"demos/{path}/{done}", [job], spec.specs(done, count), on_wait=show)[0]
         errors = [r for r in rows if r["outcome"] == "error"]
         if errors:
