@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,16 +69,30 @@ def online_part(
     return OnlinePart(trainer, folders, EngineSimulators(seed=seed), schedule, "pointmass", SETTING, in_order)
 
 
-def train(out: Path, in_order: bool = True, every: int = 40, pause: float = 0.0, online: int = ONLINE) -> OnlinePart:
-    """Train two members in `out` from the latest state to the end, saving at every 40th step."""
+def train(
+    out: Path,
+    in_order: bool = True,
+    every: int = 40,
+    pause: float = 0.0,
+    online: int = ONLINE,
+    starts: int = 0,
+    stop: Callable[[OnlinePart], bool] = lambda part: False,
+) -> OnlinePart:
+    """Train two members in `out` from the latest state to the end, saving at every 40th step.
+
+    online, starts: steps of the environment, and the first of them, which are only collected.
+    stop: whether to interrupt the training now.
+    """
     folders = [TrainingFolder(out / "a"), TrainingFolder(out / "b")]
-    last = OFFLINE + int(UTD * online)
+    last = OFFLINE + int(UTD * (online - starts))
     trainer = online_trainer((3, 5), training_steps=last)
     if (out / "state").exists():
         trainer.load_state(out / "state")
-    part = online_part(trainer, folders, in_order, online_steps=online)
-    for stop in range(trainer.step - trainer.step % every + every, last + every, every):
-        trainer.advance(min(stop, last))
+    part = online_part(trainer, folders, in_order, online_steps=online, learning_starts=starts)
+    for until in range(trainer.step - trainer.step % every + every, last + every, every):
+        trainer.advance(min(until, last), interrupted=lambda: stop(part))
+        if trainer.step < min(until, last):
+            break
         save_checkpoint(trainer, [folder.path for folder in folders], out / "state")
         part.saved()
         time.sleep(pause)

@@ -21,7 +21,7 @@ from raybc.online.replay import Replay
 from raybc.online.windows import GrowingWindows, PackWindows
 from raybc.run_folder import TrainingFolder
 from raybc.train.rotation import DatasetView
-from tests.helpers import CPU, pointmass_data
+from tests.helpers import CPU, pointmass_data, read_table
 from tests.online import LAST, OFFLINE, ONLINE, UTD, EngineSimulators, online_part, online_trainer, run, train
 
 EPISODES, JOURNALS = "*/online/episodes/*/*.npz", "*/online/journal.jsonl"
@@ -148,6 +148,58 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
         train(out, online=3 * ONLINE)
         is_sound(out)
     assert ended(killed) == ended(whole)
+
+
+STARTS = 300
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, OnlinePart]:
+    """A training that nobody stopped, which collects before it learns."""
+    out = tmp_path_factory.mktemp("late")
+    return out, train(out, starts=STARTS)
+
+
+def test_the_first_steps_are_only_collected(late: tuple[Path, OnlinePart]) -> None:
+    """By the policy of the offline part, and the ratio counts the others."""
+    out, part = late
+    is_sound(out)
+    last = OFFLINE + int(UTD * (ONLINE - STARTS))
+    assert part.schedule.last == max(TrainingFolder(out / "a").checkpoints()) == last
+    for member in part.members:
+        before = [sum(e.steps for e in member.seen[:k]) for k in range(len(member.seen))]
+        only = [entry for entry, steps in zip(member.seen, before, strict=True) if steps < STARTS]
+        assert {entry.policy for entry in only} == {OFFLINE}
+        assert {entry.lag for entry in only} == {0}, "no update was done meanwhile"
+        assert {entry.visible for entry in only} == {64}
+        assert max(entry.lag for entry in member.seen) <= 256
+        assert len({entry.policy for entry in member.seen}) > 1
+        for update in range(64, last, 64):
+            seen = [entry for entry in member.seen if entry.visible <= update]
+            assert (sum(e.steps for e in seen) - STARTS) * UTD >= min(update + 64, last) - OFFLINE
+            assert (sum(e.steps for e in seen[:-1]) - STARTS) * UTD < min(update + 64, last) - OFFLINE
+        assert sum(e.steps for e in member.seen) >= ONLINE
+
+
+def test_stops_while_it_only_collects_change_nothing(late: tuple[Path, OnlinePart], tmp_path: Path) -> None:
+    """Twice while the first steps are waited for, then within the block in which the offline part ends, and later."""
+    collected = 0
+    for some in (1, STARTS // 2):
+        part = train(tmp_path, every=10, starts=STARTS, stop=lambda part, some=some: part.members[0].steps >= some)
+        assert part.members[0].steps < STARTS
+        assert not [*tmp_path.glob(JOURNALS)]
+        assert len([*tmp_path.glob(EPISODES)]) >= max(1, collected)
+        collected = len([*tmp_path.glob(EPISODES)])
+    for step in (55, 62, 101):
+        part = train(tmp_path, every=10, starts=STARTS, stop=lambda part, step=step: part._trainer.step >= step)
+        assert part.members[0].steps >= STARTS
+        assert bool(part.members[0].hidden) is (step < 64)
+        is_sound(tmp_path)
+    train(tmp_path, every=10, starts=STARTS)
+    assert ended(tmp_path) == ended(late[0])
+    rows = [read_table(TrainingFolder(out / "a").online_csv) for out in (tmp_path, late[0])]
+    assert rows[0][-1]["episodes"] == rows[1][-1]["episodes"]
+    assert rows[0][0]["environment_steps"] == rows[1][0]["environment_steps"]
 
 
 def test_an_interrupted_wait_takes_nothing_in(tmp_path: Path) -> None:

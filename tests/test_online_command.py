@@ -27,8 +27,8 @@ from tests.helpers import TRAIN_FLAGS, read_table, run_train, tiny_config
 
 ONLINE = [
     "--critic=q_chunking", "--critic_width=32", "--critic_depth=2", "--critic_candidates=4", "--offline_steps=40",
-    "--online_steps=300", "--utd=0.5", "--policy_lag=128", "--eval_interval=100", "--save_interval=50",
-    "--eval_episodes=3",
+    "--online_steps=360", "--learning_starts=60", "--utd=0.5", "--policy_lag=128", "--eval_interval=100",
+    "--save_interval=50", "--eval_episodes=3",
 ]  # fmt: skip
 
 
@@ -47,11 +47,11 @@ def test_a_run_learns_on_in_simulators(online_run: Path) -> None:
     entries = Journal(folder.online_journal).entries
     assert [entry.episode for entry in entries] == [*range(len(entries))]
     rows = read_table(folder.online_csv)
-    assert int(rows[-1]["environment_steps"]) == sum(entry.steps for entry in entries) >= 300
+    assert int(rows[-1]["environment_steps"]) == sum(entry.steps for entry in entries) >= 360
     assert int(rows[-1]["updates"]) == 150
     assert max(int(row["max_lag"]) for row in rows if row["max_lag"]) <= 128
     assert all(0 <= float(row["waiting"]) <= 1 for row in rows)
-    assert float(read_table(folder.train_csv)[-1]["train/environment_steps"]) >= 300
+    assert float(read_table(folder.train_csv)[-1]["train/environment_steps"]) >= 360
     assert "train/critic_loss" in read_table(folder.train_csv)[-1]
 
 
@@ -76,6 +76,8 @@ def test_its_page_shows_both_parts(online_run: Path) -> None:
         ({"dataset_replace_interval": 5}, "dataset_replace_interval: expected none with online_steps"),
         ({"stop_patience": 3}, "stop_patience: expected none with online_steps"),
         ({"utd": 0.001}, "utd: expected at least one gradient step in the online part"),
+        ({"learning_starts": 300}, "learning_starts: expected fewer than the 300 steps of online_steps"),
+        ({"learning_starts": 299, "utd": 0.5}, "utd: expected at least one gradient step in the online part"),
         ({"policy_lag": 63}, "policy_lag: expected at least 64, got 63"),
     ],
 )
@@ -114,6 +116,10 @@ def test_only_the_online_part_of_a_run_that_has_one_becomes_longer() -> None:
     assert not extends(online, more)
     assert not extends(dataclasses.replace(more, training_steps=400), online)
     assert extends(dataclasses.replace(more, training_steps=400), offline)
+    late = tiny_config(critic="q_chunking", online_steps=600, start_training=200, utd=0.5)
+    assert late.critic.online_updates == 200
+    assert extends(late, offline)
+    assert not extends(late, online), "it has learned from the first steps"
 
 
 @pytest.mark.slow
@@ -139,10 +145,10 @@ def test_kills_of_the_command(online_run: Path, pointmass_demos: Path, tmp_path:
     assert entries_of(out) == entries_of(online_run)
     for file in (TrainingFolder(out).eval_csv, TrainingFolder(out).train_csv, TrainingFolder(out).online_csv):
         assert [row["step"] for row in read_table(file)] == [row["step"] for row in read_table(online_run / file.name)]
-    assert run_train(pointmass_demos, out, *ONLINE, "--online_steps=400", "--resume") == 0
+    assert run_train(pointmass_demos, out, *ONLINE, "--online_steps=460", "--resume") == 0
     assert max(TrainingFolder(out).checkpoints()) == 40 + 200
     assert entries_of(out)[: len(entries_of(online_run))] == entries_of(online_run)
-    assert sum(entry.steps for entry in entries_of(out)) >= 400
+    assert sum(entry.steps for entry in entries_of(out)) >= 460
 
 
 def weights(out: Path) -> bytes:

@@ -127,14 +127,18 @@ def test_policies_are_kept_as_long_as_they_are_needed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("utd", [0.1, 0.4, 1, 3, 7.5])
 @pytest.mark.parametrize("first", [0, 64, 2000, 2001])
-def test_the_ratio_is_held_at_every_border(first: int, utd: float) -> None:
-    schedule = Schedule(first, 1000, utd, 512, 4)
+@pytest.mark.parametrize("starts", [0, 250])
+def test_the_ratio_is_held_at_every_border(first: int, utd: float, starts: int) -> None:
+    schedule = Schedule(first, 1000 + starts, utd, 512, 4, starts)
     assert schedule.updates == int(1000 * utd)
+    assert schedule.takes(first) is (starts > 0 or first % 64 == 0)
     for update in range(first, schedule.last):
         if schedule.is_border(update) and schedule.takes(update):
             block = min(update + 64, schedule.last) - first
-            assert block <= utd * schedule.needed(update) < block + utd
-    assert schedule.needed(schedule.last - 1) == 1000
+            within = update == first and first % 64 > 0  # a block of demonstrations alone
+            more = 0 if within else block
+            assert more <= utd * (schedule.needed(update) - starts) < more + utd
+    assert schedule.needed(schedule.last - schedule.last % 64) == 1000 + starts
 
 
 def test_policies_that_act_are_published_in_time() -> None:

@@ -44,14 +44,18 @@ class QChunking(CriticConfig):
     """N, the chunks of the policy among which the best one gives the target (1: the policy's own value)."""
     online_steps: int = option(0, at_least=0, below=2**31, axis=_OFFLINE)
     """Steps of the environment to collect after training on data, and to learn from beside them (0: none)."""
+    learning_starts: int = option(
+        0, at_least=0, below=2**31, axis=_OFFLINE, only_with=_ONLINE, aliases=("start_training",)
+    )
+    """The first of these steps, which are only collected, by the policy of the end of the offline part."""
     utd: float = option(1.0, above=0, at_most=1000, axis=_OFFLINE, only_with=_ONLINE)
-    """Gradient steps for each of them."""
+    """Gradient steps for each step of the environment after those."""
     policy_lag: int = option(1024, at_least=64, axis=_OFFLINE, only_with=_ONLINE)
     """The most gradient steps that a policy may be old while it collects. A larger number lets more simulators work."""
 
     @property
     def online_updates(self) -> int:
-        return int(self.online_steps * self.utd + 1e-9)
+        return int(max(0, self.online_steps - self.learning_starts) * self.utd + 1e-9)
 
     def validate(self, run: RunConfig, where: str) -> None:
         super().validate(run, where)
@@ -73,6 +77,11 @@ class QChunking(CriticConfig):
         if not run.has_environment:
             raise UserError(
                 f"{place}online_steps: expected 0 without a simulator (env_name none), got {self.online_steps}"
+            )
+        if self.learning_starts >= self.online_steps:
+            raise UserError(
+                f"{place}learning_starts: expected fewer than the {self.online_steps} steps of online_steps, since "
+                f"nothing would be learned, got {self.learning_starts}"
             )
         if not self.online_updates:
             raise UserError(f"{place}utd: expected at least one gradient step in the online part, got {self.utd:g}")

@@ -52,7 +52,9 @@ def run_id(run: RunConfig, data_fingerprint: str) -> str:
 def extends(longer: RunConfig, shorter: RunConfig) -> bool:
     """Whether `longer` differs from `shorter` only in a larger budget, apart from OUTPUT options. The offline part of a
     run with an online part has its length."""
-    budget = ("training_steps", "num_rounds", "epochs", "schedule_steps", "schedule_after", "online_steps")
+    budget = ["training_steps", "num_rounds", "epochs", "schedule_steps", "schedule_after", "online_steps"]
+    if not shorter.critic.online_updates:
+        budget += ["learning_starts", "utd", "policy_lag"]  # of an online part that has not begun
 
     def rest(run: RunConfig) -> Mapping[str, Any]:
         return {name: value for name, value in identity(run).items() if name not in budget}

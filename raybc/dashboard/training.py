@@ -71,7 +71,8 @@ def training(path: Path) -> dict[str, Any]:
 
 def _steps(flags: Mapping[str, Any]) -> int:
     """Gradient steps of the whole run, with those of an online part."""
-    online = float(flags.get("online_steps") or 0) * float(flags.get("utd") or 1)
+    steps = float(flags.get("online_steps") or 0) - float(flags.get("learning_starts") or 0)
+    online = max(0.0, steps) * float(flags.get("utd") or 1)
     return int(flags.get("training_steps") or 0) + int(online + 1e-9)
 
 

@@ -49,6 +49,7 @@ def online_part(trainer: PackTrainer, folders: Sequence[TrainingFolder], pool: R
         config.get("policy_lag"),
         max(1, pool.workers * task.slots // len(folders)),
         float(lengths.mean()),
+        config.get("learning_starts"),
     )
     if trainer.step < schedule.last:
         _announce(schedule, pool.workers, len(folders))
@@ -61,8 +62,9 @@ def online_part(trainer: PackTrainer, folders: Sequence[TrainingFolder], pool: R
 def _announce(schedule: Schedule, workers: int, members: int) -> None:
     each = " for each seed" if members > 1 else ""
     again = "the same again from the same seeds" if workers == 1 else "not the same again from the same seeds"
+    only = f", the first {schedule.learning_starts} only collected" if schedule.learning_starts else ""
     cli.console.print(
-        f"online: {schedule.online_steps} steps of the environment{each}, {schedule.updates} updates after step "
+        f"online: {schedule.online_steps} steps of the environment{each}{only}, {schedule.updates} updates after step "
         f"{schedule.first}; {schedule.ahead} episodes at a time{each} in {workers} simulator "
         f"process{'es' * (workers > 1)} ({again})"
     )

@@ -150,7 +150,9 @@ class OnlinePart:
             self._pace.wait(time.perf_counter() - started)
         for one, entries in zip(self.members, new, strict=True):
             one.replay.add(entries)
-        self._windows.add([self._piece(m, [*repeated[m], *entries]) for m, entries in enumerate(new)])
+        taken = [[*before, *entries] for before, entries in zip(repeated, new, strict=True)]
+        shown = [one.shown(update, entries) for one, entries in zip(self.members, taken, strict=True)]
+        self._windows.add([self._piece(m, entries) for m, entries in enumerate(shown)])
         return True
 
     def _hand_out(self, update: int) -> None:
