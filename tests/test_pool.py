@@ -16,7 +16,10 @@ import pytest
 import ray
 import torch
 
+from raybc.__main__ import run
 from raybc.bundle import PolicyBundle
+from raybc.cli import run_main
+from raybc.cluster.answers import answer_of
 from raybc.cluster.session import ray_session
 from raybc.config import RunConfig
 from raybc.data.formats import robomimic
@@ -216,6 +219,28 @@ def test_a_simulator_that_cannot_be_built_fails_its_episodes_with_the_reason(ray
     rows, _ = evaluate("tests.faults:BROKEN", 1, [Rollout(bundle, SampleSetting())])
     assert {r["outcome"] for r in rows[0]} == {"error"}
     assert "no such robot" in rows[0][0]["message"]
+
+
+def test_what_processes_of_ray_refuse_is_one_line(
+    ray_cpus: float, bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here with a task that only this process can import."""
+    (tmp_path / "only_here.py").write_text("from raybc.envs.pointmass import POINTMASS as TASK\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with RolloutPool.start("pointmass", 1, worker_cpus=0.2) as pool, pytest.raises(UserError, match="only_here") as got:
+        pool.evaluate("test", [Rollout(bundle, SampleSetting())], specs("only_here:TASK"))
+    assert type(got.value) is UserError
+    assert "\n" not in str(got.value)
+    words = ["rollout", bundle, "--tasks", "only_here:TASK", "--episodes_per_task", "2", "--workers", "1"]
+    assert run_main(lambda: run([*words, "--out", str(tmp_path / "out")])) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {got.value}\n"
+
+
+def test_other_errors_in_processes_of_ray_keep_their_traceback(ray_cpus: float) -> None:
+    with pytest.raises(ZeroDivisionError) as got:
+        answer_of(ray.remote(num_cpus=0)(lambda: 1 // 0).remote())
+    assert isinstance(got.value.__cause__, ray.exceptions.RayTaskError)
 
 
 def test_a_killed_worker_is_replaced(ray_cpus: float, bundle: str) -> None:

@@ -19,6 +19,7 @@ from ray.actor import ActorHandle
 
 import raybc.cluster
 import raybc.env.numpy_pickles  # noqa: F401
+from raybc.cluster.answers import answer_of
 from raybc.foreign.reference import Reference, is_reference
 from raybc.inference.episodes import SharedEpisodes
 from raybc.inference.predictor import KEEP, PolicyError, PolicyInterface, Prediction, bundle_version, concatenated
@@ -155,10 +156,7 @@ class SharedActor:
 
 @functools.lru_cache(maxsize=KEEP)
 def _interface(server: ActorHandle, path: str, version: int) -> PolicyInterface:
-    try:
-        return ray.get(server.interface.remote(path))
-    except ray.exceptions.RayTaskError as error:  # a damaged bundle
-        raise error.cause from None
+    return answer_of(server.interface.remote(path))
 
 
 class _Remote:
@@ -166,7 +164,7 @@ class _Remote:
         self._ref = ref
 
     def get(self) -> np.ndarray:
-        return ray.get(self._ref)
+        return answer_of(self._ref)
 
 
 class SharedLoader:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
 
+from raybc.cluster.answers import answer_of
 from raybc.online.part import Name
 from raybc.rollout.engine import Rollout
 from raybc.rollout.pool import RolloutPool
@@ -30,4 +31,4 @@ class PoolSimulators:
         if seconds:
             ray.wait(refs, timeout=seconds)
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        return [(self._names.pop(ref), ray.get(ref)[0][0]) for ref in ready]
+        return [(self._names.pop(ref), answer_of(ref)[0][0]) for ref in ready]

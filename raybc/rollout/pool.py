@@ -12,6 +12,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raybc.cluster.answers import answer_of
 from raybc.cluster.capacity import SIMULATOR, placement, total
 from raybc.cluster.nodes import require_everywhere
 from raybc.registry import get_task
@@ -70,12 +71,13 @@ class RolloutPool:
         rule: StopRule | None = None,
         known: Mapping[tuple[int, int], EpisodeRow] | None = None,
     ) -> ray.ObjectRef:
-        """Start an evaluation; `ray.get` returns what `evaluate` does. `key` names it (see `Dispatcher.evaluate`)."""
+        """Start an evaluation; `answer_of` returns what `evaluate` does. `key` names it (see
+        `Dispatcher.evaluate`)."""
         return self._dispatcher.evaluate.remote(key, list(jobs), list(specs), rule, known)
 
     def finished(self, key: str, skip: int) -> list[tuple[int, int, EpisodeRow]]:
         """Rows of a running evaluation, in the order in which they ended (see `Dispatcher.finished`)."""
-        return ray.get(self._dispatcher.finished.remote(key, skip))
+        return answer_of(self._dispatcher.finished.remote(key, skip))
 
     def evaluate(
         self,
@@ -86,15 +88,17 @@ class RolloutPool:
         known: Mapping[tuple[int, int], EpisodeRow] | None = None,
         on_wait: Callable[[], None] | None = None,
     ) -> list[list[EpisodeRow]]:
-        """Rows of each job, in the order of specs. `on_wait` is called every `WAIT_INTERVAL` seconds meanwhile."""
+        """Rows of each job, in the order of specs. `on_wait` is called every `WAIT_INTERVAL` seconds meanwhile.
+
+        Raises `UserError` where a task is unknown in Ray's processes."""
         ref = self.submit(key, jobs, specs, rule, known)
         if on_wait is not None:
             while not ray.wait([ref], timeout=WAIT_INTERVAL)[0]:
                 on_wait()
-        return ray.get(ref)
+        return answer_of(ref)
 
     def stats(self) -> PoolStats:
-        return ray.get(self._dispatcher.stats.remote())
+        return answer_of(self._dispatcher.stats.remote())
 
     def close(self) -> None:
         """End the dispatcher, and its workers with it. Closing twice does no harm."""

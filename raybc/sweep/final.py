@@ -10,9 +10,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
-import ray
-
+from raybc.cluster.answers import answer_of
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, replacing, write_json
 from raybc.foreign.folder import reference_at
@@ -239,7 +237,7 @@ def film(
             for n, clip in enumerate(missing)
         ]
         for clip, reference in filmed:
-            row: EpisodeRow = ray.get(reference)[0][0]
+            row: EpisodeRow = answer_of(reference)[0][0]
             trial, seed, split, index, setting, task = clip.key
             if row["outcome"] == "error":
                 notes.append(f"not every chosen episode was filmed: {row['message']}")
