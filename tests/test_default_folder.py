@@ -20,6 +20,7 @@ from raybc.rollout.__main__ import Args
 from raybc.rollout.command import config_of, episodes_of
 from raybc.rollout.place import default_folder
 from raybc.rollout.settings import ORDER, chosen_settings
+from raybc.strict import digest
 from raybc.train.resume import RunPlace, find_run, group_folder
 from tests.helpers import ROOT
 
@@ -34,7 +35,7 @@ def folder_of(*flags: str) -> Path:
     metric = METRICS["success"]
     episodes = episodes_of(args, metric)
     videos = episodes if args.record_video else args.videos
-    config = config_of(args, policy, settings, ("pointmass",), metric, episodes, videos)
+    config = config_of(args, policy, settings, args.tasks or ("pointmass",), metric, episodes, videos)
     found = default_folder(args, config)
     found.path.mkdir(parents=True, exist_ok=True)
     found.request.write_text(json.dumps(config.request()))
@@ -79,6 +80,16 @@ def test_a_folder_of_an_earlier_release_is_the_same_evaluation() -> None:
     new.rename(old)
     assert folder_of("--episodes", "7") == old
     assert folder_of("--episodes", "8").name == f"{old.name}_episodes_8"
+
+
+def test_the_task_of_the_policy_may_be_named() -> None:
+    """Earlier releases named folders after it; those are found."""
+    plain = folder_of("--episodes", "7")
+    assert folder_of("--tasks", "pointmass", "--episodes_per_task", "7") == plain
+    former = f"1_tasks_{digest(['pointmass'])[:8]}_final_episodes_per_task_7"
+    old = plain.rename(plain.with_name(plain.name.replace("final_episodes_7", former)))
+    assert folder_of("--tasks", "pointmass", "--episodes_per_task", "7") == old
+    assert "_1_tasks_" in folder_of("--tasks", "pointmass@9", "--episodes_per_task", "7").name
 
 
 def test_recording_continues_an_evaluation_without_it() -> None:

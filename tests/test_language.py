@@ -21,6 +21,7 @@ from raybc.rollout.episode import run_episode
 from raybc.rollout.evaluation import EvaluationConfig, _resume
 from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.policy import MeasuredBundle
+from raybc.rollout.simulator_flags import SimulatorFlags
 from raybc.types import EpisodeSpec, Observation, SampleSetting, UserError
 from tests.helpers import pointmass_bundle
 from tests.test_engine import run
@@ -84,9 +85,7 @@ def test_an_evaluation_continues_with_the_same_instruction_only(tmp_path: Path) 
     out = EvaluationFolder(tmp_path)
     spec = EpisodeSpec("pointmass", "final", 0)
     policy = MeasuredBundle(tmp_path, pointmass_bundle())
-    plain = EvaluationConfig(
-        policy, (SampleSetting(),), (spec,), 0, 3, RenderOptions(), 0.0, SUCCESS, 1, None, "local", 0, 9.0, ""
-    )
+    plain = EvaluationConfig(policy, (SampleSetting(),), (spec,), 0, 3, RenderOptions(), 0.0, SUCCESS, SimulatorFlags())
     other = dataclasses.replace(plain, instruction="stay")
     assert "instruction" not in plain.request(), "evaluations of earlier releases can be resumed"
     assert [job.instruction for job in other.jobs()] == ["stay"]

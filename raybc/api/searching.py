@@ -15,6 +15,7 @@ from raybc.api.sweeps import Sweep
 from raybc.default_folder import existing_or_safe
 from raybc.run_folder import SweepFolder
 from raybc.sweep.__main__ import Args, search, sweep_of
+from raybc.sweep.config import SweepConfig
 from raybc.sweep.load import sweep_from_mapping
 from raybc.types import UserError
 
@@ -77,14 +78,19 @@ def sweep(
             args = arguments(Args, given)
             found = sweep_from_mapping(plain(config), "config", _overrides(values, args))
             place = SweepFolder(folder or existing_or_safe(Path("runs"), found.name))
-            return _opened(search(None, found, place, args))
+            return _searched(None, found, place, args)
         given |= {} if config is None else {"sweep": _file(config)}
         given |= {} if folder is None else {"out": folder}
         args = arguments(Args, given)
-        return _opened(search(*sweep_of(args, _overrides(values, args)), args))
+        return _searched(*sweep_of(args, _overrides(values, args)), args)
 
 
-def _opened(folder: Path | None) -> Sweep:
+def _searched(path: Path | None, config: SweepConfig, place: SweepFolder, args: Args) -> Sweep:
+    from raybc.dashboard.state import resume_command
+
+    # What a shell can type; sys.argv would be that of a notebook's kernel.
+    command = f"{resume_command('sweep', place.path)}  # begun by raybc.sweep in Python"
+    folder = search(path, config, place, args, command)
     if folder is None:
         raise UserError("check: expected False; `raybc sweep FILE --check` checks a file")
     return Sweep(folder)

@@ -7,7 +7,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from raybc import cli
 from raybc.compare.folder import CompareFolder
 from raybc.files import read_json
 from raybc.metric import MetricName
+from raybc.rollout.simulator_flags import SimulatorFlags
 from raybc.run_start import Resume
 from raybc.stored_flags import with_stored
 from raybc.types import SPLIT_SIZE, UserError
@@ -25,7 +26,7 @@ POWERS = (0.5, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(SimulatorFlags):
     """Tell which policy is better. Exit status: 0 the first is better, 1 it is worse, 2 a mistake, 3 cannot tell, 4 not
     comparable."""
 
@@ -97,17 +98,6 @@ class Args:
     """Pixels of a video's edge."""
     camera: str = ""
     """Camera of the videos (default: the task's)."""
-    workers: str = "auto"
-    """Simulator processes (auto: one per core)."""
-    slots: int = 0
-    """Simulators per process (0: what the task recommends)."""
-    inference: Literal["auto", "local", "shared"] = "auto"
-    """Where policies are computed: in each simulator process, or in one actor for all of them (auto: shared for large
-    policies if Ray has a GPU)."""
-    recycle: int = 0
-    """Replace a simulator process after this many episodes (0: never)."""
-    deadline: float = 120.0
-    """Seconds without progress after which an episode counts as hung."""
     out: Path | None = None
     """Folder for the result (default: runs/compare/A_vs_B, with what else is asked in its name)."""
     resume: Resume = "False"
@@ -115,10 +105,6 @@ class Args:
     otherwise."""
     overwrite: bool = False
     """Replace an existing folder."""
-    address: str = ""
-    """Address of a running Ray cluster (default: start a local Ray)."""
-    ray_dashboard: Annotated[bool, tyro.conf.arg()] = False
-    """Serve the dashboard of the local Ray on this machine while the command runs."""
 
     @property
     def count(self) -> int:
@@ -177,6 +163,7 @@ def _plan(args: Args) -> int:
 
 def _check(args: Args) -> None:
     """Refuse impossible flags."""
+    args.check_simulators()
     for name in ("level", "power"):
         if not 0 < getattr(args, name) < 1:
             raise UserError(f"--{name}: expected a number between 0 and 1, got {getattr(args, name):g}")
@@ -194,17 +181,11 @@ def _check(args: Args) -> None:
         raise UserError(f"{flag}: expected {least}..{SPLIT_SIZE} starts from --first on, got {args.count}")
     if not 0 <= args.videos <= args.count:
         raise UserError(f"--videos: expected 0..{args.count} (the episodes), got {args.videos}")
-    for name, low, high in (("video_frame_skip", 1, 10_000), ("video_size", 16, 4096), ("slots", 0, 1024)):
+    for name, low, high in (("video_frame_skip", 1, 10_000), ("video_size", 16, 4096)):
         if not low <= getattr(args, name) <= high:
             raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
-    if args.workers != "auto" and not (args.workers.isdigit() and int(args.workers) > 0):
-        raise UserError(f"--workers: expected auto or a number of at least 1, got {args.workers!r}")
     if args.max_steps < 0:
         raise UserError(f"--max_steps: expected at least 1, or 0 (that of the environment), got {args.max_steps}")
-    if args.recycle < 0:
-        raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
-    if not (math.isfinite(args.deadline) and args.deadline > 0):
-        raise UserError(f"--deadline: expected seconds above 0, got {args.deadline}")
 
 
 if __name__ == "__main__":

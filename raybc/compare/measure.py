@@ -14,19 +14,17 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from raybc import cli
-from raybc.cluster.capacity import allocate_workers, total
 from raybc.cluster.nodes import check_visible
-from raybc.cluster.session import ray_session
 from raybc.compare.arms import Arm
 from raybc.compare.design import CompareRule, Design
 from raybc.compare.folder import CompareFolder
 from raybc.compare.tasks import start_name, start_of
 from raybc.envs.base import RenderOptions
 from raybc.files import write_text
-from raybc.inference.shared import LARGE
 from raybc.rollout.engine import Rollout
-from raybc.rollout.evaluation import progress_bar
+from raybc.rollout.evaluation import measured_rows, progress_bar
 from raybc.rollout.pool import RolloutPool
+from raybc.rollout.simulator_flags import SimulatorFlags
 from raybc.rows import EpisodeRow
 from raybc.types import EpisodeSpec, SampleSetting, UserError
 
@@ -40,13 +38,7 @@ Known = dict[tuple[int, int], EpisodeRow]
 class MeasureOptions:
     """How episodes are run; see the flags of `python -m raybc.compare`."""
 
-    workers: int
-    slots: int | None
-    inference: str
-    recycle: int
-    deadline: float
-    address: str
-    ray_dashboard: bool
+    simulators: SimulatorFlags
     videos: int
     video_frame_skip: int
     render: RenderOptions
@@ -79,16 +71,18 @@ class Measurement:
         if self._known:
             cli.console.print(f"resuming: {len(self._known)} episodes are already measured")
         try:
-            with ray_session(self._options.address) as cpus, progress_bar() as (progress, bar):
-                for arm, number in self._jobs:
-                    for path in arm.trainings[number].policy.files:
-                        check_visible(path)
+            rows = measured_rows(self._known, len(self._jobs), len(self._specs), self._rule())
+            if rows is None:
+                with self._options.simulators.ray() as workers, progress_bar() as (progress, bar):
+                    for arm, number in self._jobs:
+                        for path in arm.trainings[number].policy.files:
+                            check_visible(path)
+                    begun()
+                    progress.update(bar, total=len(self._jobs) * len(self._specs))
+                    self._show(progress, bar)
+                    rows = self._measure(workers, progress, bar)
+            else:
                 begun()
-                wanted = self._options.workers
-                workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=wanted, worker_cpus=1.0)
-                progress.update(bar, total=len(self._jobs) * len(self._specs))
-                self._show(progress, bar)
-                rows = self._measure(workers, progress, bar)
         except KeyboardInterrupt:
             raise cli.Interrupted(
                 f"finished episodes are kept; continue with --resume --out {self._out.path}"
@@ -100,8 +94,6 @@ class Measurement:
 
     def _measure(self, workers: int, progress: Progress, bar: TaskID) -> list[list[EpisodeRow]]:
         jobs = [self._job(arm, number) for arm, number in self._jobs]
-        names = [arm.name for arm, _ in self._jobs]
-        rule = CompareRule(self._design, [arm.name for arm in self._arms], names, self._known_scores)
         saved = 0
         with (
             self._pool(workers) as pool,
@@ -117,13 +109,17 @@ class Measurement:
                 partial.flush()
                 self._show(progress, bar)
 
-            rows = pool.evaluate("compare", jobs, self._specs, rule, self._known, save_finished)
+            rows = pool.evaluate("compare", jobs, self._specs, self._rule(), self._known, save_finished)
         for job, part in enumerate(rows):
             for start, row in enumerate(part):
                 self._known[job, start] = row
         self._write_partial(self._known)  # also the last ones, in case that the comparison is extended
         self._show(progress, bar)
         return rows
+
+    def _rule(self) -> CompareRule:
+        names = [arm.name for arm, _ in self._jobs]
+        return CompareRule(self._design, [arm.name for arm in self._arms], names, self._known_scores)
 
     def film(self, pair: tuple[str, str], starts: Sequence[str]) -> tuple[dict[tuple[str, str], str], str]:
         """((arm, start) -> video below the arm's folder of videos, why some are missing) of the first training of both
@@ -136,10 +132,11 @@ class Measurement:
         ]
         if not arms or not specs:
             return {}, ""
-        with ray_session(self._options.address) as cpus:
-            workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=self._options.workers, worker_cpus=1.0)
-            with self._pool(min(workers, len(jobs) * len(specs)), render=self._options.render) as pool:
-                rows = pool.evaluate("film", jobs, specs)
+        with (
+            self._options.simulators.ray() as workers,
+            self._pool(min(workers, len(jobs) * len(specs)), render=self._options.render) as pool,
+        ):
+            rows = pool.evaluate("film", jobs, specs)
         found, problem = {}, ""
         for arm, part in zip(arms, rows, strict=True):
             for spec, row in zip(specs, part, strict=True):
@@ -154,16 +151,11 @@ class Measurement:
         self._out.partial.unlink(missing_ok=True)
 
     def _pool(self, workers: int, **more: Any) -> RolloutPool:
-        options = self._options
+        simulators = self._options.simulators
         weights = max(arm.trainings[number].policy.parameters for arm, number in self._jobs)
-        shared = options.inference == "shared"
-        if options.inference == "auto":
-            shared = bool(total("GPU")) and weights > LARGE
         tasks = list(dict.fromkeys(spec.task for spec in self._specs))
-        return RolloutPool.start(
-            tasks[0], workers, tasks, worker_cpus=1.0, deadline=options.deadline, recycle=options.recycle,
-            shared=shared, gpus=min(1.0, total("GPU")) if shared else 0.0, slots=options.slots, **more,
-        )  # fmt: skip
+        options = simulators.pool_options(weights) | {"slots": simulators.slots or None} | more
+        return RolloutPool.start(tasks[0], workers, tasks, **options)
 
     def _job(self, arm: Arm, number: int, video: str = "", skip: int = 3) -> Rollout:
         training = arm.trainings[number]

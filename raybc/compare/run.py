@@ -171,13 +171,7 @@ def _run_live(args: Args, arms: list[Arm], out: CompareFolder) -> int:
     keys = [start_name(spec.seed, spec.task if named else "") for spec in specs]
     on_scale = {name: np.array([_scaled(v, design) for v in scores.on(keys)[0]]) for name, scores in finished.items()}
     options = MeasureOptions(
-        workers=0 if args.workers == "auto" else int(args.workers),
-        slots=args.slots or None,
-        inference=args.inference,
-        recycle=args.recycle,
-        deadline=args.deadline,
-        address=args.address,
-        ray_dashboard=args.ray_dashboard,
+        simulators=args,
         videos=args.videos,
         video_frame_skip=args.video_frame_skip,
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),

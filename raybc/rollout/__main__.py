@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from raybc.find_bundle import check_policy
 from raybc.foreign.reference import prefix_of
 from raybc.metric import FORMER_KEY, MetricName
 from raybc.rollout.folder import EvaluationFolder
+from raybc.rollout.simulator_flags import SimulatorFlags
 from raybc.run_start import Resume
 from raybc.stored_flags import with_stored
 from raybc.types import UserError
@@ -23,7 +23,7 @@ from raybc.waiting import waiting
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(SimulatorFlags):
     """Measure the success rate of a policy bundle in its simulator."""
 
     GROUPS: ClassVar = {
@@ -111,17 +111,6 @@ class Args:
     """Pixels of a video's edge."""
     camera: str = ""
     """Camera of the videos (default: the task's)."""
-    workers: str = "auto"
-    """Simulator processes (auto: one per core)."""
-    slots: int = 0
-    """Simulators per process (0: what the task recommends)."""
-    inference: Literal["auto", "local", "shared"] = "auto"
-    """Where the policy is computed: in each simulator process, or in one actor for all of them (auto: shared for large
-    policies if Ray has a GPU)."""
-    recycle: int = 0
-    """Replace a simulator process after this many episodes (0: never)."""
-    deadline: float = 120.0
-    """Seconds without progress after which an episode counts as hung."""
     out: Path | None = None
     """Folder for episodes.jsonl, metrics.json and videos (default: runs/rollouts/NAME, with a name that says what is
     measured)."""
@@ -130,10 +119,6 @@ class Args:
     otherwise."""
     overwrite: bool = False
     """Replace an existing folder."""
-    address: str = ""
-    """Address of a running Ray cluster (default: start a local Ray)."""
-    ray_dashboard: bool = False
-    """Serve the dashboard of the local Ray on this machine while the command runs."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -160,17 +145,12 @@ def evaluate(args: Args) -> EvaluationFolder:
 
 def _check(args: Args) -> None:
     """Refuse impossible flags."""
-    for name, low, high in (("video_frame_skip", 1, 10_000), ("video_size", 16, 4096), ("slots", 0, 1024)):
+    args.check_simulators()
+    for name, low, high in (("video_frame_skip", 1, 10_000), ("video_size", 16, 4096)):
         if not low <= getattr(args, name) <= high:
             raise UserError(f"--{name}: expected {low}..{high}, got {getattr(args, name)}")
-    if args.workers != "auto" and not (args.workers.isdigit() and int(args.workers) > 0):
-        raise UserError(f"--workers: expected auto or a number of at least 1, got {args.workers!r}")
     if args.max_steps < 0:
         raise UserError(f"--max_steps: expected at least 1, or 0 (that of the environment), got {args.max_steps}")
-    if args.recycle < 0:
-        raise UserError(f"--recycle: expected at least 0 (0: never), got {args.recycle}")
-    if not (math.isfinite(args.deadline) and args.deadline > 0):
-        raise UserError(f"--deadline: expected seconds above 0, got {args.deadline}")
 
 
 if __name__ == "__main__":

@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING
 
 from raybc import cli
 from raybc.envs.base import RenderOptions
-from raybc.envs.variant import limited
 from raybc.files import expanded, write_json
 from raybc.find_bundle import find_bundle
 from raybc.foreign.measured import foreign_policy, measured_policy, seconds_to_wait
 from raybc.foreign.reference import KINDS
 from raybc.metric import Metric
-from raybc.registry import get_task, parse_env_name
+from raybc.registry import get_task
 from raybc.rollout.evaluation import EvaluationConfig, run_evaluation
 from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.measured import changes_of, measured_tasks, refuse_flags, remarks
 from raybc.rollout.output import write_results
-from raybc.rollout.place import DEFAULT_EPISODES, default_folder
+from raybc.rollout.place import DEFAULT_EPISODES, default_folder, own_task
 from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.record import read_targets, targets_left, write_recordings
 from raybc.rollout.settings import ORDER, chosen_settings
@@ -42,7 +41,8 @@ def measure(args: Args) -> EvaluationFolder:
     policy = policy_of(args)
     settings = chosen_settings(policy, {name: getattr(args, name) for name in ORDER})
     env_name = policy.env_name
-    names = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps) or _own_task(args, env_name)
+    chosen = choose_tasks(args.suite, args.tasks, args.num_tasks, env_name, args.max_steps)
+    names = chosen or (own_task(args, env_name),)
     metric = resolve_over(args.metric or policy.metric, [get_task(name) for name in names], "--metric")
     if not metric.from_episodes:
         raise UserError(f"--metric: expected a measure of rollouts, got {metric.name}, which is that of held-out data")
@@ -99,13 +99,7 @@ def config_of(
         render=RenderOptions(args.video_size, args.video_size, args.camera or None),
         until_halfwidth=args.until_halfwidth,
         metric=metric,
-        workers=0 if args.workers == "auto" else int(args.workers),
-        slots=args.slots or None,
-        inference=args.inference,
-        recycle=args.recycle,
-        deadline=args.deadline,
-        address=args.address,
-        ray_dashboard=args.ray_dashboard,
+        simulators=args,
         suite=args.suite,
         video_folder=args.video_output_dir,
         instruction=args.instruction,
@@ -131,12 +125,6 @@ def policy_of(args: Args) -> MeasuredPolicy:
             raise UserError(f"--{name}: expected a policy of others ({known}), got {args.bundle}")
     path, chosen = find_bundle(expanded(args.bundle, "bundle"), args.checkpoint)
     return measured_policy(path, chosen)
-
-
-def _own_task(args: Args, env_name: str) -> tuple[str]:
-    """The task that the policy was trained on."""
-    name = parse_env_name(env_name).task
-    return (limited(name, args.max_steps) if args.max_steps else name,)
 
 
 def episodes_of(args: Args, metric: Metric) -> int:

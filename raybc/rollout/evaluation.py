@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -14,19 +14,18 @@ from typing import Any, cast
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from raybc import cli
-from raybc.cluster.capacity import allocate_workers, total
+from raybc.cluster.capacity import total
 from raybc.cluster.nodes import check_visible
-from raybc.cluster.session import ray_session
 from raybc.envs.base import RenderOptions
 from raybc.files import read_json, write_json, write_text
-from raybc.inference.shared import LARGE
 from raybc.metric import FORMER_KEY, KEY, Metric
 from raybc.rollout.engine import Rollout
 from raybc.rollout.folder import EvaluationFolder
 from raybc.rollout.policy import MeasuredPolicy
 from raybc.rollout.pool import RolloutPool
 from raybc.rollout.recorder import recorded_file
-from raybc.rollout.stop import UntilHalfwidth
+from raybc.rollout.simulator_flags import SimulatorFlags
+from raybc.rollout.stop import StopRule, UntilHalfwidth
 from raybc.rollout.video import write_grid
 from raybc.rows import EpisodeRow
 from raybc.types import EpisodeSpec, SampleSetting, UserError
@@ -50,14 +49,7 @@ class EvaluationConfig:
     until_halfwidth: float
     metric: Metric
     """Whose interval `until_halfwidth` narrows."""
-    workers: int
-    slots: int | None
-    inference: str
-    recycle: int
-    deadline: float
-    address: str
-    ray_dashboard: bool = False
-    """Whether a local Ray serves its dashboard."""
+    simulators: SimulatorFlags
     instruction: str = ""
     """See `Rollout.instruction`."""
 
@@ -86,6 +78,11 @@ class EvaluationConfig:
     def places(self) -> dict[tuple[str, int], int]:
         """Task and index of a start -> its place in `specs`."""
         return {(spec.task, spec.index): place for place, spec in enumerate(self.specs)}
+
+    @property
+    def rule(self) -> UntilHalfwidth | None:
+        """What ends the jobs before their last starts, if anything does."""
+        return UntilHalfwidth(self.until_halfwidth, self.metric) if self.until_halfwidth else None
 
     def jobs(self) -> list[Rollout]:
         path = self.policy.reference
@@ -135,15 +132,18 @@ def run_evaluation(
     if known:
         cli.console.print(f"resuming: {len(known)} episodes are already measured")
     try:
-        with ray_session(config.address) as cpus, progress_bar() as (progress, bar):
-            for path in config.policy.files:
-                check_visible(path)
+        with contextlib.ExitStack() as stack:
+            workers, options = 0, {}
+            if measured_rows(known, len(config.settings), len(config.specs), config.rule) is None:
+                workers = stack.enter_context(config.simulators.ray())
+                for path in config.policy.files:
+                    check_visible(path)
+                options = config.simulators.pool_options(config.policy.parameters)
             begun()
-            workers = allocate_workers(cpus, trials=0, trial_cpus=0, workers=config.workers, worker_cpus=1.0)
-            shared = _is_shared(config)
-            if shared:
+            if options.get("shared"):
                 cli.console.print(f"inference: one actor for all simulators ({'GPU' if total('GPU') else 'CPU'})")
-            run = EvaluationRun(config, out, known, progress, bar, shared)
+            progress, bar = stack.enter_context(progress_bar())
+            run = EvaluationRun(config, out, known, progress, bar, options)
             if config.videos:
                 run.film(workers)
             return run.measure(workers)
@@ -186,7 +186,18 @@ def _line(config: EvaluationConfig, job: int, row: EpisodeRow) -> str:
     return json.dumps({**config.settings[job].to_plain(), **row}) + "\n"
 
 
-@contextmanager
+def measured_rows(known: Known, jobs: int, starts: int, rule: StopRule | None) -> list[list[EpisodeRow]] | None:
+    """The rows of each job if all of them are known; None if some have to be measured."""
+    rows: list[list[EpisodeRow]] = [[] for _ in range(jobs)]
+    for (j, s), row in sorted(known.items()):
+        if s == len(rows[j]):  # without gaps from the first start on
+            rows[j].append(row)
+    ends = {} if rule is None else rule.update([[rule.value_of(row) for row in part] for part in rows])
+    rows = [part[: ends.get(j, starts)] for j, part in enumerate(rows)]
+    return rows if all(len(part) == ends.get(j, starts) for j, part in enumerate(rows)) else None
+
+
+@contextlib.contextmanager
 def progress_bar() -> Iterator[tuple[Progress, TaskID]]:
     """A bar of episodes with a field `rate`."""
     columns = (
@@ -195,12 +206,6 @@ def progress_bar() -> Iterator[tuple[Progress, TaskID]]:
     )  # fmt: skip
     with cli.progress(*columns) as progress:
         yield progress, progress.add_task("episodes", total=None, rate="")
-
-
-def _is_shared(config: EvaluationConfig) -> bool:
-    if config.inference != "auto":
-        return config.inference == "shared"
-    return bool(total("GPU")) and config.policy.parameters > LARGE
 
 
 class EvaluationRun:
@@ -213,16 +218,11 @@ class EvaluationRun:
         known: Known,
         progress: Progress,
         bar: TaskID,
-        shared: bool,
+        options: Mapping[str, Any],
     ) -> None:
+        """options: of each `RolloutPool`; not needed where all rows are known."""
         self._config, self._out, self._known, self._progress, self._bar = config, out, known, progress, bar
-        self._options: dict[str, Any] = {
-            "worker_cpus": 1.0,
-            "deadline": config.deadline,
-            "recycle": config.recycle,
-            "shared": shared,
-            "gpus": min(1.0, total("GPU")) if shared else 0.0,
-        }
+        self._options = options
         progress.update(bar, total=len(config.settings) * len(config.specs))
         self._show()
 
@@ -255,8 +255,8 @@ class EvaluationRun:
 
     def measure(self, workers: int) -> list[list[EpisodeRow]]:
         config = self._config
-        rule = UntilHalfwidth(config.until_halfwidth, config.metric) if config.until_halfwidth else None
-        return self._evaluate("run", config.jobs(), config.specs, workers=workers, rule=rule, slots=config.slots)
+        slots = config.simulators.slots or None
+        return self._evaluate("run", config.jobs(), config.specs, workers=workers, rule=config.rule, slots=slots)
 
     def _videos(self, setting: SampleSetting) -> Path:
         if self._config.video_folder is None:
@@ -275,8 +275,9 @@ class EvaluationRun:
         **options: Any,
     ) -> list[list[EpisodeRow]]:
         known = {k: row for k, row in self._known.items() if k[1] < len(specs)}
-        if rule is None and len(known) == len(jobs) * len(specs):
-            return [[known[j, s] for s in range(len(specs))] for j in range(len(jobs))]
+        found = measured_rows(known, len(jobs), len(specs), rule)
+        if found is not None:
+            return found
         saved = 0
         with (
             RolloutPool.start(self._config.task, workers, self._config.tasks, **self._options, **options) as pool,

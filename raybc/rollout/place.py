@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raybc.default_folder import request_suffix
+from raybc.envs.variant import limited
 from raybc.files import read_json
+from raybc.registry import parse_env_name
 from raybc.rollout.folder import EvaluationFolder
 from raybc.strict import digest
 from raybc.types import UserError
@@ -28,12 +30,34 @@ _NOT_REQUESTED = ("record", "camera", "video_size", "video_frame_skip", "video_o
 DEFAULT_EPISODES = 50
 
 
+def own_task(args: Any, env_name: str) -> str:
+    """The task that a policy was trained on, with the step limit of the flags."""
+    name = parse_env_name(env_name).task
+    return limited(name, args.max_steps) if args.max_steps else name
+
+
 def default_folder(args: Any, config: EvaluationConfig) -> EvaluationFolder:
     """The folder of this evaluation: an existing one of the same request, also with its name in earlier releases, or a
     new one.
 
     args: the flags of `raybc rollout`.
     """
+    unnamed = _without_own_task(args, config)
+    places = [place for flags in dict.fromkeys((unnamed, args)) for place in _places(flags, config)]
+    return next((f for f in places if f.path.exists() and _is_same(f, config)), places[0])
+
+
+def _without_own_task(args: Any, config: EvaluationConfig) -> Any:
+    """The flags with the policy's own task left out, which is measured without --tasks as well."""
+    env_name = config.policy.env_name
+    if args.suite or not args.tasks or not env_name or config.tasks != (own_task(args, env_name),):
+        return args
+    count = args.episodes_per_task
+    return dataclasses.replace(args, tasks=(), num_tasks=0, episodes=count, episodes_per_task=None)
+
+
+def _places(args: Any, config: EvaluationConfig) -> list[EvaluationFolder]:
+    """The folder that these flags name, and then those that earlier releases named."""
     which = _which(args, config)
     names = config.policy.folder_names
     for name in ("episodes", "episodes_per_task"):  # the default, typed
@@ -45,9 +69,7 @@ def default_folder(args: Any, config: EvaluationConfig) -> EvaluationFolder:
         endings.append(request_suffix(args, (*_LEFT_OUT, "record")))
     if request_suffix(args, (*_LEFT_OUT, *_NOT_REQUESTED)):
         endings.append("")
-    candidates = [_in_runs(f"{name}_{which}{ending}") for ending in endings for name in names]
-    own = _in_runs(f"{names[0]}_{which}{suffix}")
-    return next((f for f in candidates if f.path.exists() and _is_same(f, config)), own)
+    return [_in_runs(f"{name}_{which}{ending}") for ending in endings for name in names]
 
 
 def _in_runs(name: str) -> EvaluationFolder:

@@ -89,10 +89,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def search(path: Path | None, config: SweepConfig, folder: SweepFolder, args: Args) -> Path | None:
+def search(path: Path | None, config: SweepConfig, folder: SweepFolder, args: Args, command: str = "") -> Path | None:
     """Run or resume what `main` and `raybc.sweep` read; returns its folder, None with --check.
 
-    path: the file of the sweep, if there is one. Raises `UserError` for what cannot be searched.
+    path: the file of the sweep, if there is one. command: see `Launch` (default: that of this process). Raises
+    `UserError` for what cannot be searched.
     """
     if args.cpus is not None and args.cpus < 1:
         raise UserError(f"--cpus: expected at least 1, got {args.cpus}")
@@ -123,9 +124,13 @@ def search(path: Path | None, config: SweepConfig, folder: SweepFolder, args: Ar
     with waiting(f"Checking the sweep {config.name}"):
         from raybc.sweep.begin import Launch
         from raybc.sweep.run import run_sweep
+        from raybc.sweep.views import command_line
 
     inputs = (*([path] if path else []), *config.train.inputs(), *(config.trainer.files() if config.trainer else ()))
-    launch = Launch(folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used)
+    launch = Launch(
+        folder, args.resume, args.overwrite, args.address, args.cpus, inputs, args.ray_dashboard, used,
+        command or command_line(),
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
         if args.dashboard:
             from raybc.sweep.show import dashboard  # plotly

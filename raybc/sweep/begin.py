@@ -49,6 +49,8 @@ class Launch:
     """Whether a local Ray serves its dashboard."""
     trackers: tuple[TrackerConfig, ...] = ()
     """Experiment trackers that get a run for each trial."""
+    command: str = ""
+    """What began or continues the sweep, for people who read its report."""
 
 
 def offline_source(config: SweepConfig) -> tuple[Path, DemosSpec | None]:

@@ -35,7 +35,7 @@ from raybc.sweep.study import attach_videos
 from raybc.sweep.trackers import SweepTrackers
 from raybc.sweep.trial import TrialContext
 from raybc.sweep.tune import Recorder, search
-from raybc.sweep.views import command_line, write_timeline, write_timing
+from raybc.sweep.views import write_timeline, write_timing
 from raybc.train.source import recorded_observations
 from raybc.waiting import waiting
 
@@ -180,7 +180,7 @@ def _facts(given: Search, context: TrialContext) -> dict[str, Any]:
     """Of the machines and the data, for progress.json and timing.json."""
     task, store = given.task, given.store
     return {
-        "command": command_line(),
+        "command": given.launch.command,
         "cpus": total("CPU"),
         "gpus": total("GPU"),
         "threads": context.threads,
