@@ -233,7 +233,9 @@ def test_held_out_windows_are_predicted_with_the_best() -> None:
     assert 0 < np.mean(same) < 0.9, "the first candidate is that of N = 1, and sometimes the best"
 
 
-def test_one_file_has_the_critic_inside(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_has_the_critic_inside(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'raybc[onnx]'")
     monkeypatch.chdir(tmp_path)
     assert run_main(lambda: export([str(folder), "--onnx", "--best_of_n=4", "--flow_steps=4"])) == 0
@@ -244,6 +246,10 @@ def test_one_file_has_the_critic_inside(folder: Path, tmp_path: Path, monkeypatc
     inputs = {"state": obs.low_dim[..., :4], "goal": obs.low_dim[..., 4:], "noise": noise}
     got = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(["actions"], inputs)[0]
     np.testing.assert_allclose(got, agent().chunks(obs, noise, FOUR), rtol=1e-4, atol=1e-4)
+    said = "note: the critic is left out, since best_of_n is 1"
+    assert said not in capsys.readouterr().out
+    assert run_main(lambda: export([str(folder), "--onnx", "--flow_steps=4"])) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_rollouts_measure_every_number_on_the_same_starts(

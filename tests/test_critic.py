@@ -193,6 +193,7 @@ def test_a_critic_is_continued_or_left_out(folder: Path, capsys: pytest.CaptureF
     for name, weight in weights(folder / "continued").items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-9)
     assert not [name for name in weights(folder / "without") if name.startswith("critic.")]
+    assert " ".join(capsys.readouterr().out.split()).count("; its critic is not used") == 1
     longer = ("--action_chunking", "--horizon_length=2")
     assert train(*data, folder / "both", *FLAGS, *longer, "--out", folder / "other") == 2
     assert "the critic: of chunks of 1 steps there, of 2 here" in " ".join(capsys.readouterr().err.split())

@@ -111,6 +111,20 @@ def test_what_lerobot_cannot_do_is_refused(changes: dict[str, Any], message: str
     assert not (tmp_path / "out").exists()
 
 
+def test_a_critic_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which is said, and refused where it would choose among samples."""
+    critic = {"critic": "q_chunking", "critic_width": 8, "critic_depth": 2, "critic_candidates": 2}
+    unet(**critic).save(tmp_path / "unet")
+    words = ["export", str(tmp_path / "unet"), "--lerobot", "--out", str(tmp_path / "out"), "--observations", *PARTS]
+    assert run_main(lambda: main([*words, "--best_of_n=4"])) == 2
+    assert "--lerobot: best_of_n: expected 1, since LeRobot's diffusion policy has no critic" in one_line(capsys)
+    assert not (tmp_path / "out").exists()
+    assert run_main(lambda: main(words)) == 0
+    assert "no critic: that of this policy is left out" in capsys.readouterr().out
+    back = import_checkpoint(tmp_path / "out", "pointmass", PARTS).bundle
+    assert not any(name.startswith("critic.") for name in back.weights)
+
+
 def test_other_policies_and_inputs_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pointmass_bundle().save(tmp_path / "flow")
     unet().save(tmp_path / "unet")

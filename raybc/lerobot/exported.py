@@ -47,6 +47,11 @@ def export_checkpoint(
     `observation.environment_state`. Raises `UserError` for what LeRobot's policy cannot do; nothing is written then.
     """
     _check(bundle)
+    if setting.best_of_n > 1:
+        raise UserError(
+            f"--lerobot: best_of_n: expected 1, since LeRobot's diffusion policy has no critic to choose by, got "
+            f"{setting.best_of_n}; export the policy without its critic with --best_of_n 1"
+        )
     places = _layout(bundle, observations)
     config = _config(bundle, setting, places)
     options: Any = bundle.config.policy
@@ -84,8 +89,8 @@ def export_checkpoint(
         )
     if setting.temporal_ensemble >= 0:
         notes.append("LeRobot's diffusion policy has no ensembling (temporal_ensemble)")
-    if setting.best_of_n > 1:
-        notes.append("LeRobot's diffusion policy has no critic (best_of_n): it executes the first sample")
+    if not bundle.config.critic.is_none:
+        notes.append("LeRobot's diffusion policy has no critic: that of this policy is left out")
     return tuple(notes)
 
 

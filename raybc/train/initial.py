@@ -39,12 +39,15 @@ class Start:
     """Weights of the bundle that the new policy does not have."""
     new_critic: bool = False
     """Whether the new policy has a critic and the bundle has none."""
+    no_critic: bool = False
+    """Whether the bundle has a critic and the new policy has none."""
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} weights from {self.source}"]
         parts += [f"{len(self.new)} new ({_some(self.new)})"] if self.new else []
         parts += [f"{len(self.left)} of it not used ({_some(self.left)})"] if self.left else []
         parts += ["a critic with random weights"] if self.new_critic else []
+        parts += ["its critic is not used"] if self.no_critic else []
         return "starting from " + "; ".join(parts)
 
 
@@ -92,7 +95,8 @@ def load_start(config: RunConfig, prepared: Prepared, action_size: int, weights:
         loaded,
         tuple(name for name in shapes if name not in loaded),
         tuple(name for name in there if name not in shapes),
-        not config.critic.is_none and bundle.config.critic.is_none,
+        new_critic=not config.critic.is_none and bundle.config.critic.is_none,
+        no_critic=config.critic.is_none and not bundle.config.critic.is_none,
     )
     differing = _differences(config, bundle, prepared, action_size)
     other = [
