@@ -47,7 +47,7 @@ def train(out: Path, *steps: int) -> OnlinePart:
 
 
 def test_images_are_learned_from_as_they_are_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As uint8, with the image after the last action. A run that was stopped is the same, also with a feed of images."""
+    """As uint8, with the image after the last action. A run that was stopped is the same, also with a feed."""
     part = train(tmp_path / "whole", 68, LAST)
     windows, member = part._trainer.windows, part.members[0]
     before = len(windows.obs_NO) - member.steps - len(member.seen)

@@ -120,7 +120,7 @@ def _onnx(args: Args, bundle: PolicyBundle, setting: SampleSetting) -> None:
             raise UserError(f"{path}: exists; replace it with --overwrite, or choose another with --out")
     facts = export_onnx(bundle, setting, out)
     if setting.best_of_n == 1 and not bundle.config.critic.is_none:
-        cli.console.print("note: the critic is left out, since best_of_n is 1; --best_of_n N above 1 has it in the file")
+        cli.console.print("note: the critic is left out, since best_of_n is 1; --best_of_n 4, say, has it in the file")
     difference = facts["largest_difference"]
     cli.console.print(f"onnxruntime differs from the policy by {difference:.1e} of the action's scale at most")
     cli.console.print(f"policy: {out}")
