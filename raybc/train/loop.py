@@ -339,23 +339,9 @@ class PackTrainer:
 
     def bundle(self, m: int, weights: Mapping[str, Tensor] | None = None) -> PolicyBundle:
         """Member m as it acts. weights: `acting_weights`, where they are known already."""
-        from raybc.bundle import PolicyBundle
+        from raybc.train.saved import bundle_of
 
-        weights = weights or self.acting_weights()
-        return PolicyBundle(
-            config=self.members[m],
-            step=self.step,
-            obs_sizes=self.prepared.obs_sizes,
-            action_size=self.data.store.actions_NA.shape[1],
-            obs_normalizer=self.prepared.obs_normalizer,
-            action_normalizer=self.prepared.action_normalizer,
-            weights={k: v[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
-            data_fingerprint=self.data.fingerprint,
-            environment=self.data.environment,
-            data_env=self.data.store.env_args,
-            images=self.prepared.images,
-            instructions=self.prepared.instructions,
-        )
+        return bundle_of(self, m, weights or self.acting_weights())
 
     def state(self, members: slice = slice(None)) -> State:
         """The training state; of some members only, so that they can continue in another pack."""

@@ -1,14 +1,15 @@
-"""The state of a `PackTrainer`: what is saved of it, and how it is restored. Needs safetensors."""
+"""What is saved of a `PackTrainer`, its state and its policies, and how it is restored. Needs safetensors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from raybc.bundle import PolicyBundle
 from raybc.config import migrate
 from raybc.train import checkpointing
 from raybc.train.checkpointing import State, is_shared
@@ -29,6 +30,25 @@ def state_of(trainer: PackTrainer, members: slice) -> State:
     losses = None if trainer.validation_loss is None else trainer.validation_loss[members]
     runs = [config.run_id(trainer.data.fingerprint) for config in trainer.members[members]]
     return State(trainer.step, runs, tensors, trainer.monitors[members], losses, trainer.scale_floor)
+
+
+def bundle_of(trainer: PackTrainer, m: int, weights: Mapping[str, Tensor]) -> PolicyBundle:
+    """Member m as it acts. weights: `PackTrainer.acting_weights`."""
+    prepared, data = trainer.prepared, trainer.data
+    return PolicyBundle(
+        config=trainer.members[m],
+        step=trainer.step,
+        obs_sizes=prepared.obs_sizes,
+        action_size=data.store.actions_NA.shape[1],
+        obs_normalizer=prepared.obs_normalizer,
+        action_normalizer=prepared.action_normalizer,
+        weights={k: v[m : m + 1].detach().cpu().clone() for k, v in weights.items()},
+        data_fingerprint=data.fingerprint,
+        environment=data.environment,
+        data_env=data.store.env_args,
+        images=prepared.images,
+        instructions=prepared.instructions,
+    )
 
 
 def restore(trainer: PackTrainer, paths: Sequence[Path], saved_as: Sequence[Collection[str]] | None) -> None:
