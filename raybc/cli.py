@@ -8,6 +8,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -158,10 +161,27 @@ def run_command(commands: Mapping[str, Callable[[list[str]], int]], usage: str, 
     return commands[argv[0]](argv[1:])
 
 
+def _reader_is_gone() -> bool:
+    """Whether nobody reads what is printed, as after `raybc ... | head`. What is left goes nowhere, without a word."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
 def run_main(main: Callable[[], int | None]) -> int:
     """Run a command and return its exit status; expected errors become one line on stderr."""
     try:
-        return main() or 0
+        try:
+            return main() or 0
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import tomllib
@@ -116,3 +117,14 @@ def test_a_run_folder_says_the_command_that_made_it(
 ) -> None:
     monkeypatch.setattr(sys, "argv", argv)
     assert command_line() == expected
+
+
+@pytest.mark.parametrize("words", [["rollout", "--help"], ["recipes"]])
+def test_a_reader_that_has_gone_is_no_fault(words: list[str]) -> None:
+    """`raybc ... | head -1`: Python prints a traceback otherwise."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "raybc", *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode != 0

@@ -338,3 +338,28 @@ def is_alive(pid: str) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
+
+
+def test_closing_beside_evaluations_under_way_prints_nothing(bundle: str) -> None:
+    """Ctrl-C of a training that collects online closes the pool beside many of them; Ray warned of each."""
+    script = f"""
+import time
+
+from raybc.cluster.session import ray_session
+from raybc.rollout.engine import Rollout
+from raybc.rollout.pool import RolloutPool
+from raybc.types import EpisodeSpec, SampleSetting
+
+with ray_session("", 1, quiet=True):
+    pool = RolloutPool.start("pointmass", 1, worker_cpus=0.2)
+    specs = [EpisodeSpec("pointmass", "search", i) for i in range(3000)]
+    for key in "ab":
+        pool.submit(key, [Rollout({bundle!r}, SampleSetting())], specs)
+    pool.stats()
+    pool.close()
+    pool.close()
+    time.sleep(2)  # what Ray has to say arrives a moment later
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr == ""

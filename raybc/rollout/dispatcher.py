@@ -108,6 +108,11 @@ class Dispatcher:
             if evaluation is not None and evaluation.done():
                 del self._evaluations[key], self._finished[key]
 
+    async def abandon(self) -> None:
+        """End every evaluation that is under way; whoever waits for one gets an error."""
+        for evaluation in self._evaluations.values():
+            evaluation.cancel()
+
     async def finished(self, key: str, skip: int) -> list[FinishedEpisode]:
         """Episodes of a running evaluation in the order in which they ended, without the first `skip`."""
         return self._finished.get(key, [])[skip:]

@@ -26,6 +26,8 @@ from raybc.types import EpisodeSpec
 
 #: Seconds between calls of `on_wait`.
 WAIT_INTERVAL = 0.3
+#: What a dispatcher may take to end its evaluations when the pool is closed.
+ANSWER_SECONDS = 2.0
 
 
 class RolloutPool:
@@ -102,6 +104,10 @@ class RolloutPool:
 
     def close(self) -> None:
         """End the dispatcher, and its workers with it. Closing twice does no harm."""
+        # Ray prints a warning for every call that is under way when its actor is killed. A dispatcher that does not
+        # answer is killed anyway.
+        abandoned = self._dispatcher.abandon.options(max_task_retries=0).remote()
+        ray.wait([abandoned], timeout=ANSWER_SECONDS)
         ray.kill(self._dispatcher)
 
     def __enter__(self) -> RolloutPool:
