@@ -38,8 +38,8 @@ TASKS = {
 }
 RECIPE = [
     "--critic=q_chunking", "--horizon_length=5", "--action_chunking", "--policy=flow", "--lr=3e-4",
-    "--hidden_width=256", "--hidden_depth=4", "--critic_width=256", "--batch_size=256", "--critic_candidates=16", "--flow_steps=5",
-    "--eval_temperature=1", "--eval_episodes=10",
+    "--hidden_width=256", "--hidden_depth=4", "--critic_width=256", "--batch_size=256", "--critic_candidates=16",
+    "--flow_steps=5", "--eval_temperature=1", "--eval_episodes=10",
 ]  # fmt: skip
 #: N of the cloned policy, and of the one that has learned online.
 OFFLINE, ONLINE = (1, 4, 16), (1, 16)

@@ -54,6 +54,8 @@ RECIPE = {
     "policy": "flow", "lr": 1e-3, "lr_schedule": "cosine", "batch_size": 256, "action_chunking": True,
     "horizon_length": 8, "hidden_width": 128, "hidden_depth": 3, "flow_steps": 4, "device": "cpu",
 }  # fmt: skip
+#: What differs for a task: Can takes longer, and is not learned by the small network.
+OF_TASK: dict[str, dict[str, Any]] = {"can": {"horizon_length": 16, "hidden_width": 256, "ema_decay": 0.995}}
 
 
 def episode(task: Task, env: SimEnv, kind: str, seed: int) -> Demo | None:
@@ -143,7 +145,8 @@ def arms(out: Path, name: str, data: Path, scores: Path) -> dict[str, dict[str, 
     kinds = data.parent / "labels"
     if not (kinds / "scores.json").is_file():
         _save_truth(scores, kinds)
-    horizon, batch = RECIPE["horizon_length"], RECIPE["batch_size"]
+    recipe = RECIPE | OF_TASK.get(name, {})
+    horizon, batch = recipe["horizon_length"], recipe["batch_size"]
     plans = {}
     for column in ("", *columns):
         plans[column] = data.parent / "plans" / (column or "none")
@@ -180,7 +183,8 @@ def _save_truth(scores: Path, out: Path) -> None:
 def measured(name: str, data: Path, arm: str, options: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """Train the seeds of an arm as one pack, and measure each on the same final starts."""
     task = get_task(name)
-    config = RunConfig.of(env_name=f"{name}-scripted-low_dim", training_steps=args.steps, **RECIPE, **options)
+    recipe = RECIPE | OF_TASK.get(name, {})
+    config = RunConfig.of(env_name=f"{name}-scripted-low_dim", training_steps=args.steps, **recipe, **options)
     store = read_data(config, data)
     env = task.make(None)
     prepared = TrainingData(store, store.fingerprint(), task.obs_keys, env.identity())
