@@ -17,7 +17,7 @@ from typing import Any
 
 import raybc.cluster  # noqa: F401  isort: skip (sets Ray's environment, so before ray)
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private import utils as ray_utils
 from ray._private.node import Node
 from ray._raylet import Config  # type: ignore[attr-defined]  # absent from Ray's stub file
@@ -32,6 +32,12 @@ __all__ = ["allocate_workers", "ray_beside", "ray_session"]
 #: Services of a Ray on one machine that nobody asks without a dashboard: the web server, the autoscaler, which has no
 #: machines to start, and the one that copies log files to the driver.
 _SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")
+#: The agent of Ray's dashboard without what it would report to one: a local Ray does not start without an agent, and
+#: its modules take seconds to import. It is run with the path of Ray's own program and its flags.
+_AGENT = (
+    "import runpy, sys; from ray.dashboard import utils; utils.get_all_modules = lambda kind: []; "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 def _ensure_token() -> None:
@@ -75,21 +81,29 @@ def _loopback_only() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_services() -> Iterator[None]:
-    """Start a local Ray as its minimal installation does, which has no dashboard, and without `_SERVICES`: their
-    processes and imports are half of what a start costs."""
+    """Start a local Ray as its minimal installation does, which has no dashboard, without `_SERVICES`, and with an
+    agent that has no modules: their processes and imports are half of what a start costs."""
 
     def left_out(node: Any, **_: Any) -> None:
         node._webui_url = node._webui_url or ""
 
+    def program(component: str, *args: Any, **more: Any) -> list[str]:
+        command: list[str] = python(component, *args, **more)
+        is_agent = component == ray_constants.PROCESS_TYPE_DASHBOARD_AGENT
+        return [*command, "-P", "-c", _AGENT] if is_agent else command
+
     before = {name: getattr(Node, name) for name in _SERVICES if hasattr(Node, name)}
+    python = services._build_python_executable_command_memory_profileable
     error = ray_utils.get_dashboard_dependency_error
     try:
         for name in before:
             setattr(Node, name, left_out)
         ray_utils.get_dashboard_dependency_error = lambda: ImportError("no dashboard was asked for")
+        services._build_python_executable_command_memory_profileable = program
         yield
     finally:
         ray_utils.get_dashboard_dependency_error = error
+        services._build_python_executable_command_memory_profileable = python
         for name, method in before.items():
             setattr(Node, name, method)
 

@@ -17,8 +17,6 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist, squareform
 
 #: Most clusters of a task.
 MOST = 6
@@ -174,6 +172,10 @@ def _labels(points_ED: np.ndarray) -> np.ndarray:
     one = np.zeros(len(points_ED), np.int64)
     if len(points_ED) < 4 or not points_ED.shape[1]:
         return one
+    # Not at the top: half a second, which a sweep would wait for before its first training.
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import pdist, squareform
+
     distances = pdist(points_ED)
     if not distances.max() > 0:
         return one
