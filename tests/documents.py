@@ -98,6 +98,13 @@ class Page:
         return [command for block in blocks for _, command in block.commands()]
 
 
+def words_of(command: str) -> list[str]:
+    """What a command is called with, `raybc NAME ...`, however it is written; other programs stay as they are."""
+    words = shlex.split(command.replace("\\\n", " "), comments=True)
+    module = words[2] if words[:2] == ["python", "-m"] and len(words) > 2 else ""
+    return ["raybc", module.removeprefix("raybc."), *words[3:]] if module.startswith("raybc.") else words
+
+
 def pages() -> list[Page]:
     """Every page that a user reads."""
     return [Page(ROOT / "README.md"), *(Page(path) for path in sorted((ROOT / "docs").glob("*.md")))]

@@ -58,21 +58,20 @@ def small(words: list[str]) -> list[str]:
     capped: dict[str, object] = {}
     if name == "train" and "--help" not in words:
         steps = int(_value(words, "--training_steps", "20000" if "--config" in words else "0"))
+        two_cameras = "flow_unet_lift_image" in words  # a ResNet-18 for each: a step takes many seconds on a CPU
         capped = {
-            "--training_steps": 20 + steps // 1000,
+            "--training_steps": 2 if two_cameras else 20 + steps // 1000,
             "--batch_size": 8,
             "--eval_episodes": 2,
             "--workers": 1,
             "--threads": 1,
         }
-        recorded = (
-            "scripted" in _value(words, "--env_name", "") or "--config" in words or "flow_unet_lift_image" in words
-        )
+        recorded = "scripted" in _value(words, "--env_name", "") or "--config" in words or two_cameras
         if recorded and "--dataset" not in words:
             capped |= {"--demos": 4}
         if "--eval_interval" in words:
             capped |= {"--eval_interval": 20}
-        if "flow_unet" in words or "flow_unet_lift_image" in words:
+        if "flow_unet" in words or two_cameras:
             capped |= {"--unet_channels": "16,32"}
         if "flow_transformer" in words:
             capped |= {"--transformer_size": "tiny"}
