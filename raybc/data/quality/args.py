@@ -15,7 +15,7 @@ class QualityArgs:
     classifier that learns from labels."""
 
     GROUPS: ClassVar = {
-        "labels": ("labels", "classes"),
+        "labels": ("labels", "classes", "classifier"),
         "classifier": ("num_rounds", "epochs_per_round", "folds", "window", "svm", "seed"),
         "scores without labels": ("position_key", "ensemble", "ensemble_steps", "influence"),
         "reading": ("env_name", "action_key", "obs_keys", "skip_bad_episodes", "drop_idle", "keep_idle"),
@@ -23,6 +23,7 @@ class QualityArgs:
     EXAMPLES: ClassVar = (
         ("labels that the data have, or none", "can.hdf5"),
         ("labels of your own: a CSV with the columns episode and label", "can.hdf5 --labels mine.csv"),
+        ("the classifier of can.hdf5 for other data", "more.hdf5 --classifier can-quality"),
         ("three more rounds of the classifier", "can.hdf5 --labels mine.csv --num_rounds 5"),
     )
 
@@ -38,6 +39,9 @@ class QualityArgs:
     the columns episode and label, or auto: the first of operators, noise and success that the data have."""
     classes: tuple[str, ...] = ()
     """The labels from the worst to the best, where their order is not known; with --labels splits, names of splits."""
+    classifier: Path | None = None
+    """A folder of this command with labels: its classifier judges these data, which have the same observations and
+    actions. Labels then only say how well."""
     num_rounds: int = 2
     """Rounds of the classifier's training; more of them later continue it."""
     epochs_per_round: int = 20

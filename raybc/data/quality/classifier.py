@@ -11,6 +11,7 @@ E episodes.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from raybc.data.quality.labels import Labels
-from raybc.data.quality.windows import EpisodeWindows, per_episode
+from raybc.data.quality.windows import EpisodeWindows, Signals, per_episode
 from raybc.policies.activations import gelu
 from raybc.policies.packed import PackedLinear, PackedMLP
 
@@ -89,11 +90,38 @@ class Judged:
     """float32 (M, E, F): the mean features of each episode in each network."""
 
 
+@torch.no_grad()
+def predicted(
+    network: Network, weights: Mapping[str, Tensor], steps_ND: Tensor, rows_nW: Tensor, members: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (M, n, K) and features (M, n, F) of all windows in M networks, float32.
+
+    Args:
+        network: the networks, whose own weights are not used.
+        weights: name -> the weights to use.
+        steps_ND: as in `EpisodeWindows`.
+        rows_nW: as in `EpisodeWindows`.
+        members: M.
+    """
+    probabilities, features = [], []
+    for rows in rows_nW.split(BLOCK):
+        x = steps_ND[rows].flatten(-2)
+        found, logits = torch.func.functional_call(network, dict(weights), (x.expand(members, *x.shape),))
+        probabilities.append(logits.softmax(-1))
+        features.append(found)
+    return torch.cat(probabilities, dim=1).numpy(), torch.cat(features, dim=1).numpy()
+
+
 class ClassifierTraining:
     """The training of a pack of networks, epoch by epoch."""
 
     def __init__(
-        self, windows: EpisodeWindows, labels: Labels, fold_E: np.ndarray, settings: ClassifierSettings
+        self,
+        windows: EpisodeWindows,
+        labels: Labels,
+        fold_E: np.ndarray,
+        settings: ClassifierSettings,
+        signals: Signals = (),
     ) -> None:
         """
         Args:
@@ -101,7 +129,9 @@ class ClassifierTraining:
             labels: of some or all of them.
             fold_E: int64 (E,): the fold that holds each labelled episode out, -1 without a label.
             settings: how to train.
+            signals: what the windows are made of, which is noted in the state.
         """
+        self.signals = signals
         self.settings, self.windows, self.labels = settings, windows, labels
         self.episodes, self.fold_E = len(fold_E), fold_E
         members, classes = settings.folds, len(labels.classes)
@@ -208,17 +238,8 @@ class ClassifierTraining:
                     self.best[name][m] = value.detach()[m]
         return {"valid_loss": float(np.mean(losses)), "valid_accuracy": float(np.mean(accuracies))}
 
-    @torch.no_grad()
     def _predict(self, weights: Mapping[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (M, n, K) and features (M, n, F) of all windows in all networks, float32."""
-        probabilities, features = [], []
-        for first in range(0, len(self._rows), BLOCK):
-            x = self._inputs(torch.arange(first, min(first + BLOCK, len(self._rows))))
-            wide = x.expand(len(self._training), *x.shape)
-            found, logits = torch.func.functional_call(self.network, dict(weights), (wide,))
-            probabilities.append(logits.softmax(-1))
-            features.append(found)
-        return torch.cat(probabilities, dim=1).numpy(), torch.cat(features, dim=1).numpy()
+        return predicted(self.network, weights, self._steps, self._rows, len(self._training))
 
     def judge(self) -> Judged:
         """What the best networks make of all windows; of labelled episodes the one that holds them out."""
@@ -242,8 +263,16 @@ class ClassifierTraining:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """The rest of the state, as JSON values."""
-        return {"epoch": self.epoch, "history": self.history, "best": self.best_of_M}
+        """The rest of the state, as JSON values; `input` is what other data must have to be judged."""
+        standard = self.windows.standard
+        seen = {
+            "signals": [list(signal) for signal in self.signals],
+            "mean": standard.mean_D.tolist(),
+            "spread": standard.spread_D.tolist(),
+            "classes": list(self.labels.classes),
+            "settings": dataclasses.asdict(self.settings),
+        }
+        return {"epoch": self.epoch, "history": self.history, "best": self.best_of_M, "input": seen}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Continue from a state of the same data, labels and settings."""

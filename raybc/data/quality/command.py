@@ -18,6 +18,7 @@ from raybc.data.quality.classifier import ClassifierSettings
 from raybc.data.quality.folder import QualityFolder
 from raybc.data.quality.labels import SOURCES, Labels, labels_of
 from raybc.data.quality.run import Judgement, Quality, QualitySettings, score
+from raybc.data.quality.trained import TrainedClassifier
 from raybc.data.scan import source_of
 from raybc.types import UserError
 
@@ -31,6 +32,7 @@ def quality(args: QualityArgs) -> int:
         raise UserError("--keep_idle: has no effect without --drop_idle; it says how many idle steps are left")
     if args.classes and args.labels in SOURCES and args.labels != "splits":
         raise UserError(f"--classes: has no effect with --labels {args.labels}; name a CSV, or --labels splits")
+    known = None if args.classifier is None else _trained(args)
     settings = QualitySettings(
         args.num_rounds,
         ClassifierSettings(args.folds, args.window, epochs_per_round=args.epochs_per_round, seed=args.seed),
@@ -41,18 +43,18 @@ def quality(args: QualityArgs) -> int:
     store = read_for(source.path, source.task, images=False, skip_bad_episodes=args.skip_bad_episodes, keys=source.keys)
     cli.print_notes(store.remarks())
     trained = without_idle(store, args.keep_idle) if args.drop_idle else store
-    labels = _labels(store, args)
+    labels = _labels(store, args, known)
     folder = QualityFolder(args.out or Path(f"{source.path.resolve().stem}-quality"))
-    if labels is None:
+    if labels is None and known is None:
         cli.console.print("no labels: scores without labels only; --labels FILE.csv adds a classifier")
-    else:
+    elif labels is not None:
         counts = ", ".join(f"{n} {k}" for k, n in zip(labels.classes, labels.counts().tolist(), strict=True))
         cli.console.print(f"labels: {labels.source}: {counts}")
     fingerprint = trained.fingerprint()
     try:
         found = score(
             store, labels, settings, folder, name=source.path.resolve().name, fingerprint=fingerprint,
-            overwrite=args.overwrite, bar=_bar, say=cli.console.print,
+            trained=known, overwrite=args.overwrite, bar=_bar, say=cli.console.print,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise cli.Interrupted(
@@ -66,12 +68,22 @@ def quality(args: QualityArgs) -> int:
     return 0
 
 
-def _labels(store: EpisodeStore, args: QualityArgs) -> Labels | None:
-    """The labels that were asked for; those that nobody named are left out where they are too few to learn from."""
+def _trained(args: QualityArgs) -> TrainedClassifier:
+    """What --classifier names; flags that train one have no effect with it."""
+    for name in ("num_rounds", "epochs_per_round", "folds", "window"):
+        if getattr(args, name) != getattr(QualityArgs, name):
+            raise UserError(f"--{name}: has no effect with --classifier, which is not trained any more")
+    assert args.classifier is not None
+    return TrainedClassifier.read(args.classifier)
+
+
+def _labels(store: EpisodeStore, args: QualityArgs, trained: TrainedClassifier | None) -> Labels | None:
+    """The labels that were asked for; those that nobody named are left out where they are too few to learn from, or
+    other ones than those of a classifier that is trained already."""
     labels = labels_of(store, args.labels, args.classes)
     if labels is not None and args.labels == "auto":
         try:
-            labels.check(args.folds)
+            labels.check(args.folds) if trained is None else trained.check_labels(labels)
         except UserError as error:
             cli.print_notes([f"{labels.source} is not used as label: {error}"])
             return None

@@ -20,7 +20,8 @@ from raybc.data.quality.classifier import ClassifierSettings, ClassifierTraining
 from raybc.data.quality.folder import QualityFolder
 from raybc.data.quality.labels import Labels, folds_of
 from raybc.data.quality.svm import check_available, held_out_decisions
-from raybc.data.quality.windows import EpisodeWindows, windows_of
+from raybc.data.quality.trained import TrainedClassifier
+from raybc.data.quality.windows import EpisodeWindows, signals_of, windows_of
 from raybc.data.scores import Column, Scores, auc, save_scores
 from raybc.files import run_folder_lock, write_json
 from raybc.strict import digest
@@ -34,6 +35,7 @@ QUALITY = Column(
     "probability",
 )
 SVM = Column("higher", "the same by an SVM on the features of the classifier; not calibrated", "probability")
+LEARNED = {"quality": QUALITY, "svm": SVM}
 
 
 @dataclass(frozen=True)
@@ -146,13 +148,18 @@ class Quality:
     """What to know, one sentence each."""
 
 
-def wanted_of(settings: QualitySettings, labels: Labels | None, fingerprint: str) -> dict[str, Any]:
+def wanted_of(
+    settings: QualitySettings, labels: Labels | None, fingerprint: str, trained: TrainedClassifier | None = None
+) -> dict[str, Any]:
     """What identifies a call: its folder is continued by the same, with any number of rounds."""
     plain = dataclasses.asdict(settings)
     del plain["num_rounds"]
     classifier = plain.pop("classifier")
     found = None if labels is None else digest([list(labels.classes), labels.of_E.tolist()])
-    return {"data": fingerprint, "labels": found, **plain, **(classifier if labels is not None else {})}
+    wanted = {"data": fingerprint, "labels": found, **plain}
+    if trained is not None:
+        return {**wanted, "classifier": trained.sha256}
+    return {**wanted, **(classifier if labels is not None else {})}
 
 
 def score(
@@ -163,6 +170,7 @@ def score(
     *,
     name: str = "",
     fingerprint: str = "",
+    trained: TrainedClassifier | None = None,
     overwrite: bool = False,
     bar: Bar = lambda what, total: nullcontext(lambda done: None),
     say: Callable[[str], None] = lambda line: None,
@@ -179,20 +187,26 @@ def score(
         folder: where it is kept.
         name: of the data, for messages.
         fingerprint: `EpisodeStore.fingerprint` of the data as trainings read them (default: of `store`).
+        trained: a classifier of other data, which is applied to these; labels then only say how well it does.
         overwrite: replace what an earlier call left there.
         bar: shows progress.
         say: called with lines for people.
 
-    Raises `UserError` for labels that cannot be learned, and for a folder of another call.
+    Raises `UserError` for labels that cannot be learned, for a folder of another call, and for data that `trained` does
+    not fit.
     """
     settings.validate()
-    if labels is not None:
-        labels.check(settings.classifier.folds)
-        if settings.svm:
-            check_available()
     fingerprint = fingerprint or store.fingerprint()
+    if trained is not None:
+        trained.check(store, fingerprint)
+    if labels is not None and trained is not None:
+        trained.check_labels(labels)
+    elif labels is not None:
+        labels.check(settings.classifier.folds)
+    if settings.svm and (labels is not None or trained is not None):
+        check_available()
     key = measures.position_key(store, settings.position_key)
-    wanted = wanted_of(settings, labels, fingerprint)
+    wanted = wanted_of(settings, labels, fingerprint, trained)
     folder.check(wanted, overwrite)
     with run_folder_lock(folder.path):
         continues = folder.begin(wanted, overwrite)
@@ -204,23 +218,32 @@ def score(
         if "influence" in taken:
             values["influence"] = taken["influence"]
             columns |= ensemble.INFLUENCE
-        judgement, windows, quality_n = None, None, None
-        if labels is not None:
-            training = _trained(store, labels, settings, folder, continues, bar, say)
-            judged, windows = training.judge(), training.windows
-            ranks_K = np.arange(len(labels.classes)) / (len(labels.classes) - 1)
-            quality_n = judged.probabilities_nK @ ranks_K
-            values["quality"], columns["quality"] = judged.probabilities_EK @ ranks_K, QUALITY
-            predicted_E = None
+        judgement, windows, quality_n, predicted_E = None, None, None, None
+        of: TrainedClassifier | ClassifierTraining | None = trained
+        if trained is not None:
+            judged, windows = trained.judge(store)
+            classes, about = trained.classes, f", trained on {trained.dataset}"
+            notes.append(f"quality is that of the classifier in {trained.path}{about}")
+            if settings.svm:
+                predicted_E, values["svm"] = trained.decisions(judged.features_MEF)
+        elif labels is not None:
+            of = training = _trained(store, labels, settings, folder, continues, bar, say)
+            judged, windows, classes, about = training.judge(), training.windows, labels.classes, ""
             if settings.svm:
                 predicted_E, values["svm"] = held_out_decisions(
-                    judged.features_MEF, labels.of_E, training.fold_E, len(labels.classes)
+                    judged.features_MEF, labels.of_E, training.fold_E, len(classes)
                 )
-                columns["svm"] = SVM
-            folder.save_features({"features": judged.features_MEF, "class": labels.of_E, "fold": training.fold_E})
-            judgement = _judgement(training, judged, labels, predicted_E, columns, values)
+            features = {"features": judged.features_MEF, "class": labels.of_E, "fold": training.fold_E}
+            folder.save_features(features | {"epoch": np.array(training.epoch)})
+        if of is not None:
+            ranks_K = np.arange(len(classes)) / (len(classes) - 1)
+            quality_n = judged.probabilities_nK @ ranks_K
+            values["quality"] = judged.probabilities_EK @ ranks_K
+            columns |= {n: dataclasses.replace(c, about=c.about + about) for n, c in LEARNED.items() if n in values}
+        if of is not None and labels is not None:
+            judgement = _judgement(of, judged, labels, predicted_E, columns, values)
             write_json(folder.report, judgement.to_plain())
-        order = [c for c in ("quality", "svm") if c in columns] + [c for c in columns if c not in ("quality", "svm")]
+        order = [c for c in LEARNED if c in columns] + [c for c in columns if c not in LEARNED]
         scores = Scores(
             name or str(store.source), fingerprint, {c: columns[c] for c in order}, {c: values[c] for c in order},
             labels.words if labels is not None else (),
@@ -263,9 +286,13 @@ def _trained(
     chosen = settings.classifier
     windows = windows_of(store, chosen.window, chosen.stride)
     with ensemble.one_thread():
-        training = ClassifierTraining(windows, labels, folds_of(labels, chosen.folds, chosen.seed), chosen)
+        folds = folds_of(labels, chosen.folds, chosen.seed)
+        training = ClassifierTraining(windows, labels, folds, chosen, signals_of(store))
         if continues and folder.state.is_file():
-            training.restore(*folder.load_state())
+            tensors, facts = folder.load_state()
+            training.restore(tensors, facts)
+            if "input" not in facts:  # of an earlier release
+                folder.save_state(training.tensors(), training.facts())
         total = settings.num_rounds * chosen.epochs_per_round
         if training.epoch:
             best = max(row["valid_accuracy"] for row in training.history)
@@ -287,21 +314,21 @@ def _trained(
 
 
 def _judgement(
-    training: ClassifierTraining, judged: Judged, labels: Labels, svm_E: np.ndarray | None,
+    of: ClassifierTraining | TrainedClassifier, judged: Judged, labels: Labels, svm_E: np.ndarray | None,
     columns: Mapping[str, Column], values: Mapping[str, np.ndarray],
 ) -> Judgement:  # fmt: skip
-    of = np.flatnonzero(labels.of_E >= 0)
-    truth, p_EK, classes = labels.of_E[of], judged.probabilities_EK[of], len(labels.classes)
+    labelled = np.flatnonzero(labels.of_E >= 0)
+    truth, p_EK, classes = labels.of_E[labelled], judged.probabilities_EK[labelled], len(labels.classes)
     bins = reliability(p_EK.max(axis=1), p_EK.argmax(axis=1) == truth)
     signs = {name: 1.0 if column.better == "higher" else -1.0 for name, column in columns.items()}
     best, worst = labels.of_E == classes - 1, labels.of_E == 0
     return Judgement(
         labels.classes,
         confusion(truth, p_EK.argmax(axis=1), classes),
-        None if svm_E is None else confusion(truth, svm_E[of], classes),
+        None if svm_E is None else confusion(truth, svm_E[labelled], classes),
         bins,
         expected_calibration_error(bins),
-        training.history,
-        training.best_of_M,
+        of.history,
+        of.best_of_M,
         {name: auc(signs[name] * v[best], signs[name] * v[worst]) for name, v in values.items()},
     )
