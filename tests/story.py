@@ -43,10 +43,10 @@ def of_the_readme(here: Path) -> None:
 
 
 def two_runs(here: Path) -> None:
-    """runs/a and runs/b, which the README takes for granted: two sweeps with different policies."""
+    """runs/a and runs/b, which the README takes for granted: two sweeps; other seeds make other policies."""
     if (here / "runs/pointmass").exists() and not (here / "runs/a").exists():
         shutil.copytree(here / "runs/pointmass", here / "runs/a", symlinks=True)
-        assert run([*small(["sweep", "sweeps/pointmass.yaml"]), "--set", "search.seed=1", "--out", "runs/b"]) == 0
+        assert run([*small(["sweep", "sweeps/pointmass.yaml"]), "--set", "seeds=[2, 3]", "--out", "runs/b"]) == 0
 
 
 def of_a_sweep(here: Path) -> None:
