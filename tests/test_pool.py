@@ -355,7 +355,8 @@ with ray_session("", 1, quiet=True):
     specs = [EpisodeSpec("pointmass", "search", i) for i in range(3000)]
     for key in "ab":
         pool.submit(key, [Rollout({bundle!r}, SampleSetting())], specs)
-    pool.stats()
+    while not pool.stats()["episodes"]:
+        time.sleep(0.1)
     pool.close()
     pool.close()
     time.sleep(2)  # what Ray has to say arrives a moment later

@@ -35,6 +35,10 @@ class RolloutPool:
 
     def __init__(self, dispatcher: ActorHandle, workers: int) -> None:
         self._dispatcher, self.workers = dispatcher, workers
+        self._under_way: list[ray.ObjectRef] = []  # evaluations that this handle has started
+
+    def __reduce__(self) -> tuple[type[RolloutPool], tuple[ActorHandle, int]]:
+        return RolloutPool, (self._dispatcher, self.workers)
 
     @classmethod
     def start(cls, task: str, workers: int, tasks: Sequence[str] = (), **options: Any) -> RolloutPool:
@@ -75,7 +79,11 @@ class RolloutPool:
     ) -> ray.ObjectRef:
         """Start an evaluation; `answer_of` returns what `evaluate` does. `key` names it (see
         `Dispatcher.evaluate`)."""
-        return self._dispatcher.evaluate.remote(key, list(jobs), list(specs), rule, known)
+        ref: ray.ObjectRef = self._dispatcher.evaluate.remote(key, list(jobs), list(specs), rule, known)
+        if self._under_way:
+            _, self._under_way = ray.wait(self._under_way, num_returns=len(self._under_way), timeout=0)
+        self._under_way.append(ref)
+        return ref
 
     def finished(self, key: str, skip: int) -> list[tuple[int, int, EpisodeRow]]:
         """Rows of a running evaluation, in the order in which they ended (see `Dispatcher.finished`)."""
@@ -106,8 +114,9 @@ class RolloutPool:
         """End the dispatcher, and its workers with it. Closing twice does no harm."""
         # Ray prints a warning for every call that is under way when its actor is killed. A dispatcher that does not
         # answer is killed anyway.
-        abandoned = self._dispatcher.abandon.options(max_task_retries=0).remote()
-        ray.wait([abandoned], timeout=ANSWER_SECONDS)
+        answers = [self._dispatcher.abandon.options(max_task_retries=0).remote(), *self._under_way]
+        ray.wait(answers, num_returns=len(answers), timeout=ANSWER_SECONDS)
+        self._under_way = []
         ray.kill(self._dispatcher)
 
     def __enter__(self) -> RolloutPool:
