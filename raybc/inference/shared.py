@@ -124,20 +124,26 @@ class InferenceServer:
         self.calls, self.rows = self.calls + 1, self.rows + len(noise)
         path, setting = requests[0].path, requests[0].setting
         obs = concatenated([r.obs for r in requests])
-        return self._agent(path, bundle_version(path)).chunks(obs, noise, setting)
+        agent = self._agent(path, bundle_version(path))
+        self._use_one_thread(path)  # each time, since it is a setting of the calling thread, and those vary
+        return agent.chunks(obs, noise, setting)
+
+    def _use_one_thread(self, path: str) -> None:
+        """Have PyTorch round as in a simulator process."""
+        if self._device == "cpu" and not is_reference(path):
+            import torch
+
+            torch.set_num_threads(1)
 
     def _load(self, path: str, state: int) -> Agent | OnnxPredictor:
         if is_reference(path):
             from raybc.foreign.onnx import loaded
 
             return loaded(path)
-        import torch
-
         from raybc.bundle import PolicyBundle
         from raybc.inference.agent import Agent
 
-        if self._device == "cpu":
-            torch.set_num_threads(1)  # for the same rounding as in a simulator process
+        self._use_one_thread(path)
         return Agent(PolicyBundle.load(Path(path)), self._device)
 
 
