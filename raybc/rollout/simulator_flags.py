@@ -52,7 +52,7 @@ class SimulatorFlags:
             yield allocate_workers(cpus, trials=0, trial_cpus=0, workers=wanted, worker_cpus=1.0)
 
     def pool_options(self, parameters: int) -> dict[str, Any]:
-        """Options of a `RolloutPool` on the running Ray for policies of at most so many parameters."""
+        """Options of a `RolloutPool` on the running Ray. parameters: those of the largest policy."""
         from raybc.cluster.capacity import total
         from raybc.inference.shared import LARGE
 
