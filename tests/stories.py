@@ -92,7 +92,8 @@ def small(words: list[str]) -> list[str]:
     elif name == "plan" and words[1] == "build":
         capped = {"--num-episodes-keep": 2, "--batch-size": 8}
     elif name == "data" and words[1] == "quality":
-        capped = {"--ensemble_steps": 5, "--epochs_per_round": 2}
+        trained = "--classifier" in words  # a classifier that is there is not trained
+        capped = {"--ensemble_steps": 5} if trained else {"--ensemble_steps": 5, "--epochs_per_round": 2}
     elif name in ("serve", "dashboard"):
         capped = {"--port": 0}
     elif name == "sweep":

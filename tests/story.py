@@ -58,7 +58,8 @@ def of_a_sweep(here: Path) -> None:
 
 
 def with_labels(here: Path) -> None:
-    """A label for each of the forty demonstrations."""
+    """A label for each of the forty demonstrations, and a second file of demonstrations."""
+    assert run(["demos", "pointmass", "--episodes", "6", "--workers", "1", "--out", "more.hdf5"]) == 0
     rows = [f"{episode},{('good', 'bad')[episode % 2]}" for episode in range(40)]
     (here / "mine.csv").write_text("\n".join(["episode,label", *rows, ""]))
 

@@ -442,13 +442,33 @@ def test_ctrl_c_and_kill_lose_no_finished_episode(policies: tuple[Path, Path], t
 
 
 def test_a_finished_comparison_is_not_run_again(
-    ray_cpus: float, policies: tuple[Path, Path], result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    policies: tuple[Path, Path], result: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Neither its episodes nor its videos: it needs no Ray."""
     shutil.copytree(result, tmp_path / "out")
     before = read_json(result / "comparison.json")
-    assert status(*policies, "--episodes", 60, "--workers", 1, "--out", tmp_path / "out", "--resume") == 0
+    rows = [(result / f"arms/{arm}/episodes.jsonl").read_text() for arm in ("good", "new")]
+    monkeypatch.setattr("raybc.cluster.session.ray_session", lambda *_, **__: pytest.fail("Ray was asked for"))
+    flags = [*policies, "--episodes", 60, "--workers", 1, "--videos", 1, "--out", tmp_path / "out", "--resume"]
+    assert status(*flags) == 0
     assert f"resuming: {2 * before['pairs'][0]['starts']} episodes" in capsys.readouterr().out
-    assert read_json(tmp_path / "out/comparison.json")["pairs"] == before["pairs"]
+    assert read_json(tmp_path / "out/comparison.json") == before
+    assert [(tmp_path / f"out/arms/{arm}/episodes.jsonl").read_text() for arm in ("good", "new")] == rows
+
+
+def test_a_video_that_is_gone_is_made_again(
+    ray_cpus: float, policies: tuple[Path, Path], result: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(result, tmp_path / "out")
+    films = sorted((tmp_path / "out/arms").glob("*/videos/*.mp4"))
+    kept, gone = films[0], films[-1]
+    size, when = gone.stat().st_size, kept.stat().st_mtime_ns
+    gone.unlink()
+    flags = [*policies, "--episodes", 60, "--workers", 1, "--videos", 1, "--out", tmp_path / "out", "--resume"]
+    assert status(*flags) == 0
+    assert gone.stat().st_size == size
+    assert kept.stat().st_mtime_ns == when
 
 
 def test_a_finished_baseline_is_measured_once(ray_cpus: float, policies: tuple[Path, Path], tmp_path: Path) -> None:

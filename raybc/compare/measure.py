@@ -123,28 +123,48 @@ class Measurement:
 
     def film(self, pair: tuple[str, str], starts: Sequence[str]) -> tuple[dict[tuple[str, str], str], str]:
         """((arm, start) -> video below the arm's folder of videos, why some are missing) of the first training of both
-        arms on these starts. The episodes are run again, in simulators that render; that changes no outcome."""
+        arms on these starts. The episodes are run again, in simulators that render; that changes no outcome. A video
+        that is there from an earlier process is kept."""
         arms = [arm for arm in self._arms if arm.name in pair and arm.trainings]
-        specs = [spec for spec, start in zip(self._specs, self._starts, strict=True) if start in set(starts)]
+        places = {start: place for place, start in enumerate(self._starts) if start in set(starts)}
+        found = {
+            (arm.name, start): row["video"]
+            for arm in arms
+            for start, place in places.items()
+            if (row := self._row(arm, place)) and "video" in row
+            if row["video"] and (self._out.videos(arm.name) / row["video"]).is_file()
+        }
+        if len(found) == len(arms) * len(places):
+            return found, ""
+        specs = [self._specs[place] for place in places.values()]
         jobs = [
             self._job(arm, 0, str(self._out.videos(arm.name).absolute()), self._options.video_frame_skip)
             for arm in arms
         ]
-        if not arms or not specs:
-            return {}, ""
+        known = {
+            (job, k): row
+            for job, arm in enumerate(arms)
+            for k, (start, place) in enumerate(places.items())
+            if (arm.name, start) in found and (row := self._row(arm, place))
+        }
         with (
             self._options.simulators.ray() as workers,
             self._pool(min(workers, len(jobs) * len(specs)), render=self._options.render) as pool,
         ):
-            rows = pool.evaluate("film", jobs, specs)
-        found, problem = {}, ""
+            rows = pool.evaluate("film", jobs, specs, known=known)
+        problem = ""
         for arm, part in zip(arms, rows, strict=True):
-            for spec, row in zip(specs, part, strict=True):
+            for start, row in zip(places, part, strict=True):
                 if row.get("video"):
-                    found[arm.name, self._starts[self._specs.index(spec)]] = row["video"]
+                    found[arm.name, start] = row["video"]
                 elif row["outcome"] == "error":
                     problem = problem or row["message"]
         return found, problem
+
+    def _row(self, arm: Arm, place: int) -> EpisodeRow | None:
+        """What the arm's first training did on a start, if it is known."""
+        job = next(job for job, (other, _) in enumerate(self._jobs) if other is arm)
+        return self._known.get((job, place))
 
     def discard_partial(self) -> None:
         """Delete the file of finished episodes, once the result is written."""

@@ -72,7 +72,7 @@ def _trained(args: QualityArgs) -> TrainedClassifier:
     """What --classifier names; flags that train one have no effect with it."""
     for name in ("num_rounds", "epochs_per_round", "folds", "window"):
         if getattr(args, name) != getattr(QualityArgs, name):
-            raise UserError(f"--{name}: has no effect with --classifier, which is not trained any more")
+            raise UserError(f"--{name}: has no effect with --classifier, which is already trained")
     assert args.classifier is not None
     return TrainedClassifier.read(args.classifier)
 
