@@ -216,6 +216,20 @@ def test_an_interrupted_wait_takes_nothing_in(tmp_path: Path) -> None:
     assert again.step == LAST
 
 
+def test_a_long_wait_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raybc.online.part.LONG_WAIT", 0.0)
+    trainer = online_trainer(training_steps=LAST)
+    part = online_part(trainer, [TrainingFolder(tmp_path)], learning_starts=STARTS)
+    said: list[tuple[int, int]] = []
+    part.on_wait = lambda steps, needed: said.append((steps, needed))
+    trainer.advance(OFFLINE + 1)
+    steps = [steps for steps, _ in said]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+    assert steps[-1] > 0
+    assert {needed for _, needed in said} == {STARTS}
+
+
 def test_a_simulator_that_only_fails_is_given_up(tmp_path: Path) -> None:
     class Failing(EngineSimulators):
         def ended(self, seconds: float) -> list:

@@ -233,13 +233,13 @@ def test_other_schedulers_and_samplers(
     ray_cpus: float, pointmass_demos: Path, tmp_path: Path, scheduler: str, sampler: str
 ) -> None:
     sweep = write_sweep(
-        tmp_path, pointmass_demos, prune={"scheduler": scheduler}, search={"trials": 4, "sampler": sampler},
+        tmp_path, pointmass_demos, prune={"scheduler": scheduler}, search={"trials": 3, "sampler": sampler},
         final={"top": 1, "episodes": 5, "videos": 0},
     )  # fmt: skip
     out = tmp_path / "out"
     assert run(sweep, out) == 0
     statuses = [t.status for t in state_of(out).trials.values()]
-    assert len(statuses) == 4
+    assert len(statuses) == 3
     if scheduler == "none":
         assert set(statuses) == {"completed"}
 
@@ -320,23 +320,8 @@ def wait_for_events(out: Path, count: int, process: subprocess.Popen[str], timeo
     raise AssertionError(f"no {count} events within {timeout} s")
 
 
-def test_a_killed_sweep_goes_on_where_it_was(sweep_file: Path, finished: Path, tmp_path: Path) -> None:
-    """kill -9 of the driver and all of its Ray; and: with one trial at a time, the end is that of an unbroken run."""
-    out = tmp_path / "out"
-    process = start(sweep_file, out)
-    wait_for_events(out, 6, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process = start(sweep_file, out)
-    text, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, text
-    assert "resuming:" in text
-    check_complete(out, 5)
-    unbroken = {n: (t.params["horizon_length"], t.status) for n, t in state_of(finished).trials.items()}
-    assert {n: (t.params["horizon_length"], t.status) for n, t in state_of(out).trials.items()} == unbroken
-
-
-def test_ctrl_c_stops_with_one_line_and_resume_finishes(sweep_file: Path, tmp_path: Path) -> None:
+def test_a_stopped_and_killed_sweep_continues(sweep_file: Path, finished: Path, tmp_path: Path) -> None:
+    """Ctrl-C, then kill -9 of the driver and all of its Ray: the end is that of an unbroken run."""
     out = tmp_path / "out"
     process = start(sweep_file, out)
     wait_for_events(out, 4, process)
@@ -346,9 +331,17 @@ def test_ctrl_c_stops_with_one_line_and_resume_finishes(sweep_file: Path, tmp_pa
     assert "Traceback" not in text
     assert "--resume" in text.strip().splitlines()[-1]
     process = start(sweep_file, out)
+    wait_for_events(out, 8, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process = start(sweep_file, out)
     text, _ = process.communicate(timeout=200)
     assert process.returncode == 0, text
+    assert "resuming:" in text
     check_complete(out, 5)
+    # One trial at a time, so the search does not depend on which trial is faster.
+    unbroken = {n: (t.params["horizon_length"], t.status) for n, t in state_of(finished).trials.items()}
+    assert {n: (t.params["horizon_length"], t.status) for n, t in state_of(out).trials.items()} == unbroken
 
 
 def test_a_second_sweep_on_the_same_folder_is_refused(sweep_file: Path, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from raybc.types import EpisodeSpec, SampleSetting
 
 #: Seconds between looks at the simulators while learning waits for them, and at Ctrl-C.
 WAIT_INTERVAL = 0.1
+#: Seconds after which it is said that learning waits.
+LONG_WAIT = 1.0
 #: After this many errors one after another, the simulator is given up.
 HOPELESS = 10
 
@@ -86,6 +88,8 @@ class OnlinePart:
         self._windows = GrowingWindows(trainer.windows, len(self.members))
         trainer.use_windows(self._windows)
         trainer.before_step = self.before
+        self.on_wait: Callable[[int, int], None] = lambda steps, needed: None
+        """Called while learning has waited for long: steps of the environment that each member has, and needs."""
         self._done = -1  # the border that was worked on last
         if trainer.step > schedule.first:
             self._windows.add([self._piece(m, one.restored(trainer.step)) for m, one in enumerate(self.members)])
@@ -136,6 +140,7 @@ class OnlinePart:
     def _take(self, update: int, repeated: Sequence[Sequence[Entry]], interrupted: Callable[[], bool]) -> bool:
         """Take in what the block needs; whether it was not interrupted."""
         new: list[list[Entry]] = [[] for _ in self.members]
+        waits_since = time.perf_counter()
         while True:
             for one, entries in zip(self.members, new, strict=True):
                 while one.taken(update) is not None:
@@ -146,6 +151,8 @@ class OnlinePart:
             if interrupted():
                 return False
             started = time.perf_counter()
+            if started - waits_since >= LONG_WAIT:
+                self.on_wait(min(one.steps for one in self.members), self.schedule.needed(update))
             self._look(update, WAIT_INTERVAL)
             self._pace.wait(time.perf_counter() - started)
         for one, entries in zip(self.members, new, strict=True):

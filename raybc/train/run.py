@@ -151,7 +151,11 @@ class PackRun:
             logs = [stack.enter_context(MemberLog(m.out, m.folder.tensorboard, trainer.step)) for m in self.members]
             on_epoch = PackEpochLog(trainer, folders, logs)
             self._where = functools.partial(_place_of, trainer.epochs.steps, self.config, trainer.phases)
-            show = stack.enter_context(self._progress(trainer.step))
+            show, show_text = stack.enter_context(self._progress(trainer.step))
+            if online is not None:
+                online.on_wait = lambda steps, needed: show_text(
+                    trainer.step, f"waiting for simulators: {steps}/{needed} steps"
+                )
 
             def on_log(progress: TrainProgress) -> None:
                 more = progress if online is None else online.added(progress)
@@ -215,7 +219,7 @@ class PackRun:
         with contextlib.ExitStack() as stack:
             self._begin(stack, step, finished)
             if not finished:
-                show = stack.enter_context(self._progress(step))
+                show, _ = stack.enter_context(self._progress(step))
                 running = stack.enter_context(Workers(job, workers, self.out))
                 for stop in (s for s in self.stops if s > step):
                     while running.alive and not self._saved(stop):
@@ -282,8 +286,8 @@ class PackRun:
             )
 
     @contextlib.contextmanager
-    def _progress(self, step: int) -> Iterator[Callable[[int, float, float], None]]:
-        """A progress bar; yields a function (step, loss, steps per second) that updates it."""
+    def _progress(self, step: int) -> Iterator[tuple[Callable[[int, float, float], None], Callable[[int, str], None]]]:
+        """A progress bar; yields a function (step, loss, steps per second) that updates it, and one (step, text)."""
         config = self.config
         parts = [
             *Progress.get_default_columns()[:2],
@@ -294,15 +298,16 @@ class PackRun:
         with cli.progress(*parts) as progress:
             bar = progress.add_task("training", total=config.total_steps, completed=step, speed="")
 
+            def show_text(step: int, text: str) -> None:
+                progress.update(bar, completed=step, speed=text)
+                self._text_log.write(f"step {step}/{config.total_steps}, {text}")
+
             def show(step: int, loss: float, steps_per_sec: float) -> None:
-                where = self._where(step)
-                speed = f"{where}loss {loss:.4f}, {steps_per_sec:.0f} steps/s"
-                progress.update(bar, completed=step, speed=speed)
-                self._text_log.write(f"step {step}/{config.total_steps}, {speed}")
+                show_text(step, f"{self._where(step)}loss {loss:.4f}, {steps_per_sec:.0f} steps/s")
                 for _, tracker in self._trackers:
                     tracker.sync()
 
-            yield show
+            yield show, show_text
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 
