@@ -178,6 +178,7 @@ def test_a_large_batch_that_failed_is_divided() -> None:
 # Through Ray
 
 
+@pytest.mark.slow
 def test_a_pool_steps_worlds_together(ray_cpus: float, bundle: str) -> None:
     jobs = [Rollout(bundle, setting) for setting in SETTINGS]
     with RolloutPool.start("pointmass", 1, worker_cpus=0.2) as pool:

@@ -154,7 +154,7 @@ def test_rollout_counts_every_start_once(run: Path, tmp_path: Path, capsys: pyte
 def test_rollout_goes_on_where_it_was_killed(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A measurement that left 5 rows and a torn line ends as one that was not disturbed."""
     whole, torn = tmp_path / "whole", tmp_path / "torn"
-    flags = [str(run), "--episodes", "12", "--checkpoint=latest"]
+    flags = [str(run), "--episodes", "12", "--checkpoint=latest", "--workers=1"]
     assert run_main(lambda: rollout([*flags, f"--out={whole}"])) == 0
     lines = (whole / "episodes.jsonl").read_text().splitlines(keepends=True)
     torn.mkdir()
@@ -174,13 +174,13 @@ def test_rollout_goes_on_where_it_was_killed(run: Path, tmp_path: Path, capsys: 
     assert without[0] == without[1]
     assert [i for i, r in enumerate(rows(torn)) if r["seconds"] == 1e6] == [3, 4, 5, 6, 7], "these were not run again"
     assert not (torn / "episodes.partial.jsonl").exists()
-    assert run_main(lambda: rollout([str(run), "--episodes", "13", f"--out={torn}", "--resume"])) == 2
+    assert run_main(lambda: rollout([str(run), "--episodes", "13", "--workers=1", f"--out={torn}", "--resume"])) == 2
     assert "starts: was" in capsys.readouterr().err
 
 
 def test_rollout_refuses_a_damaged_record(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    flags = [str(run), "--episodes", "2", f"--out={out}"]
+    flags = [str(run), "--episodes", "2", "--workers=1", f"--out={out}"]
     assert run_main(lambda: rollout(flags)) == 0
     for damage in ("{half\n", '{"outcome": "success"}\n', "[1]\n"):
         (out / "episodes.jsonl").write_text(damage)
@@ -189,7 +189,7 @@ def test_rollout_refuses_a_damaged_record(run: Path, tmp_path: Path, capsys: pyt
 
 
 def test_rollout_until_the_interval_is_narrow(run: Path, tmp_path: Path) -> None:
-    flags = [str(run), "--until_halfwidth=0.15", f"--out={tmp_path / 'o'}", "--videos=2"]
+    flags = [str(run), "--until_halfwidth=0.15", "--workers=1", f"--out={tmp_path / 'o'}", "--videos=2"]
     assert run_main(lambda: rollout(flags)) == 0
     told = read_json(tmp_path / "o/metrics.json")
     setting = told["settings"][0]
@@ -230,7 +230,8 @@ def test_rollout_refuses_what_does_not_fit(run: Path, tmp_path: Path, capsys: py
     assert run_main(lambda: rollout([str(tmp_path / "swapped")])) == 2
     assert "observation 'position': the policy expects size 4" in capsys.readouterr().err
     dataclasses.replace(bundle, environment={**bundle.environment, "pointmass": "0"}).save(tmp_path / "older")
-    assert run_main(lambda: rollout([str(tmp_path / "older"), "--episodes=1", f"--out={tmp_path / 'o'}"])) == 0
+    flags = [str(tmp_path / "older"), "--episodes=1", "--workers=1", f"--out={tmp_path / 'o'}"]
+    assert run_main(lambda: rollout(flags)) == 0
     assert "pointmass is 1; when the policy was trained, it was 0" in capsys.readouterr().out
     assert run_main(lambda: rollout([str(tmp_path / "nothing")])) == 2
     assert "expected a policy bundle" in capsys.readouterr().err

@@ -390,11 +390,12 @@ def test_the_result_does_not_depend_on_workers_or_interruptions(
         assert ours == theirs
 
 
+@pytest.mark.slow
 def test_equal_policies_are_not_told_apart_and_an_open_comparison_is_extended(
     ray_cpus: float, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Chunks have 8 steps, so that both do the same."""
-    flags = (f"a={bundle}", f"b={bundle}:execute_steps=8", "--rule", "open", "--workers", 2, "--out", tmp_path / "out")
+    flags = (f"a={bundle}", f"b={bundle}:execute_steps=8", "--rule", "open", "--workers", 1, "--out", tmp_path / "out")
     assert status(*flags, "--episodes", 10) == 3
     first = rows_of(tmp_path / "out/arms/a/episodes.jsonl")
     assert status(*flags, "--episodes", 14, "--resume") == 3
@@ -473,9 +474,9 @@ def test_a_video_that_is_gone_is_made_again(
 
 def test_a_finished_baseline_is_measured_once(ray_cpus: float, policies: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, base = policies[0], tmp_path / "base"
-    flags = [str(policies[1]), "--episodes", "30", "--workers=2", f"--out={base}"]
+    flags = [str(policies[1]), "--episodes", "30", "--workers=1", f"--out={base}"]
     assert run_main(lambda: rollout(flags)) == 0
-    assert status(bundle, base, "--workers", 2, "--out", tmp_path / "out") == 0
+    assert status(bundle, base, "--workers", 1, "--out", tmp_path / "out") == 0
     found = read_json(tmp_path / "out/comparison.json")
     assert "base was measured on 30 of these 200 starts only" in found["notes"]
     assert not (tmp_path / "out/arms/base").exists()
@@ -491,7 +492,7 @@ def test_trainings_of_a_trial_are_measured_together(
     for trial, policy in zip(trials, policies, strict=True):
         for seed in (0, 1):
             shutil.copytree(policy, trial / f"seed_{seed}/checkpoint_300")
-    flags = (f"0007={trials[0]}", f"0008={trials[1]}", "--episodes", 40, "--workers", 2)
+    flags = (f"0007={trials[0]}", f"0008={trials[1]}", "--episodes", 40, "--workers", 1)
     assert status(*flags, "--out", tmp_path / "out") == 0
     pair = read_json(tmp_path / "out/comparison.json")["pairs"][0]
     assert pair["test"] == "anytime-valid test by betting"

@@ -120,6 +120,7 @@ def test_evaluations_of_lerobot_have_tasks(tmp_path: Path) -> None:
 # --- arms that are run ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_arms_are_run_on_several_tasks(
     ray_cpus: float,
     policies: tuple[Path, Path],  # noqa: F811
@@ -127,7 +128,7 @@ def test_arms_are_run_on_several_tasks(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Starts of the tasks take turns; a comparison that was interrupted continues; finished arms join."""
-    out, flags = tmp_path / "out", ("--tasks", *SUITE, "--episodes_per_task", 8, "--rule", "fixed", "--workers", 2)
+    out, flags = tmp_path / "out", ("--tasks", *SUITE, "--episodes_per_task", 8, "--rule", "fixed", "--workers", 1)
     assert status(*policies, *flags, "--videos", 1, "--out", out) in (0, 3)
     result = read_json(out / "comparison.json")
     assert result["pairs"][0]["starts"] == result["starts"] == 24

@@ -122,6 +122,7 @@ def test_a_policy_of_ones_own_in_a_sweep_and_behind_a_server(
     assert PolicyBundle.load(folder / "runs/own/winner").config.policy.kind == "my_policy:MyPolicyConfig"
 
 
+@pytest.mark.slow
 def test_an_encoder_of_ones_own(folder: Path) -> None:
     for command in POLICY.commands("An encoder of images"):
         typed(command.strip() + (" --threads 1 --workers 1" if "train" in command else ""), folder)

@@ -138,6 +138,7 @@ def test_an_imported_policy_does_the_same(lerobot_checkpoints: Path, name: str) 
 
 
 @pytest.mark.usefixtures("lerobot")
+@pytest.mark.slow
 def test_a_process_that_dies_is_an_error_of_its_episodes(lerobot_checkpoints: Path) -> None:
     predictor = ForeignPredictor(reference(lerobot_checkpoints / "act"), KIND)
     session = predictor.begin(ABOUT, SampleSetting(flow_steps=0), 0)

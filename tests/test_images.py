@@ -378,7 +378,7 @@ def test_train_and_measure(ray_cpus: float, tmp_path: Path, capsys: pytest.Captu
     results = []
     for inference in ("local", "shared"):
         folder = tmp_path / inference
-        assert rollout([str(out), "--episodes=6", f"--inference={inference}", "--out", str(folder)]) == 0
+        assert rollout([str(out), "--episodes=6", "--workers=1", f"--inference={inference}", "--out", str(folder)]) == 0
         episodes = (folder / "episodes.jsonl").read_text().splitlines()
         results.append([{k: v for k, v in json.loads(e).items() if k not in ("seconds", "retries")} for e in episodes])
     assert results[0] == results[1]

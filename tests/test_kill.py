@@ -81,7 +81,8 @@ def test_a_killed_trial_or_simulator_does_not_end_the_sweep(
     pointmass_demos: Path, tmp_path: Path, name: str, pack: int
 ) -> None:
     sweep, out = sweep_of(tmp_path, pointmass_demos), tmp_path / "out"
-    process = start(sweep, out, "--set", "search.trials=5", "--set", f"search.pack={pack}")
+    few = ("search.trials=4", f"search.pack={pack}", "train.training_steps=900", "eval.episodes=15")
+    process = start(sweep, out, *(word for setting in few for word in ("--set", setting)))
     wait_for_events(out, 3, process)
     victims: list[int] = []
     while process.poll() is None and len(victims) < 2:
@@ -94,5 +95,5 @@ def test_a_killed_trial_or_simulator_does_not_end_the_sweep(
     text, _ = process.communicate(timeout=250)
     assert process.returncode == 0, text
     assert victims, "nothing was killed"
-    check_complete(out, 5)
+    check_complete(out, 4)
     assert all(t.status != "failed" for t in state_of(out).trials.values())

@@ -28,6 +28,7 @@ def table(path: Path, column: str) -> dict[int, float]:
     return {int(r["step"]): float(r[column]) for r in read_table(path) if r.get(column)}
 
 
+@pytest.mark.slow
 def test_a_folder(ray_cpus: float, pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seeds, stopped and gone on with: one run for each, with all rows, the recipe and the videos."""
     out, where = tmp_path / "run", tmp_path / "tracking"

@@ -181,6 +181,7 @@ def test_the_first_steps_are_only_collected(late: tuple[Path, OnlinePart]) -> No
         assert sum(e.steps for e in member.seen) >= ONLINE
 
 
+@pytest.mark.slow
 def test_stops_while_it_only_collects_change_nothing(late: tuple[Path, OnlinePart], tmp_path: Path) -> None:
     """Twice while the first steps are waited for, then within the block in which the offline part ends, and later."""
     collected = 0

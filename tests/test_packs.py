@@ -72,6 +72,7 @@ def test_a_recipe_that_diverges_disturbs_no_other(packed: Path) -> None:
     assert "0.001" not in state.trials[3].reason
 
 
+@pytest.mark.slow
 def test_packs_and_single_trials_are_the_same(packed: Path, pointmass_demos: Path, tmp_path: Path) -> None:
     """The weights differ in the last bits (products are summed in another order); the recipes are the same."""
     single = {**SWEEP, "search": {**SWEEP["search"], "pack": 1, "trials": 3}}

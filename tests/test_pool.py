@@ -89,6 +89,7 @@ def test_faults_are_retried_in_a_fresh_process(ray_cpus: float, bundle: str, tmp
     assert stats["errors"] == 0
 
 
+@pytest.mark.slow
 def test_faults_that_stay_are_errors_and_nothing_else_is_disturbed(
     ray_cpus: float, bundle: str, tmp_path: Path
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_bundle_that_was_replaced_is_loaded_anew(ray_cpus: float, bundle: str,
     assert "success" not in {row["outcome"] for row in found[1]}, "zero weights solve nothing"
 
 
+@pytest.mark.slow
 def test_processes_can_be_replaced_after_so_many_episodes(ray_cpus: float, bundle: str) -> None:
     works = [Rollout(bundle, SampleSetting())]
     expected, _ = evaluate("pointmass", 1, works)

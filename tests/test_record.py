@@ -215,6 +215,7 @@ def test_statistics_of_many_images_are_those_of_few(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(values, expected[name], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_episodes(tmp_path: Path) -> None:
     """Peak memory of assembling 20 and 200 episodes of 150 KB each, in processes of their own."""
     script = (

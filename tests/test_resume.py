@@ -145,6 +145,7 @@ def test_an_extended_training_is_the_longer_one(tmp_path: Path) -> None:
         assert (second.bundle(0).weights[name] == weight).all(), name
 
 
+@pytest.mark.slow
 def test_the_command_extends(
     pointmass_demos: Path, tmp_path: Path, ray_cpus: float, capsys: pytest.CaptureFixture[str]
 ) -> None:

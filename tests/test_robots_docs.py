@@ -81,6 +81,7 @@ def test_the_data_are_read_as_written(here: Path) -> None:
     np.testing.assert_array_equal(store.actions_NA, written.actions_NA)
 
 
+@pytest.mark.slow
 def test_look_and_train(here: Path) -> None:
     look = [run(line) for line in blocks("1. Look at the data", "bash")[0].splitlines()]
     assert "12" in look[0]

@@ -132,6 +132,7 @@ def test_a_killed_sweep_of_others_ends_as_an_unbroken_one(sweep_file: Path, fini
     assert outcomes(state_of(out)) == outcomes(state_of(finished))
 
 
+@pytest.mark.slow
 def test_trainings_that_fail_say_why_and_the_others_go_on(
     ray_cpus: float, trainer: Path, pointmass_demos: Path, tmp_path: Path
 ) -> None:

@@ -56,24 +56,25 @@ def test_a_pack_of_seeds(
 
 
 def test_resume_needs_something_to_resume(
-    ray_cpus: float, pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pointmass_demos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """auto begins where nothing is; more steps extend what is there, bit for bit what they would have been."""
-    out, short, long = tmp_path / "run", "--training_steps=20", "--training_steps=40"
-    assert run_train(pointmass_demos, out, short, "--resume") == 2
+    out = tmp_path / "run"
+    short, long = (("--eval_interval=0", f"--training_steps={steps}") for steps in (20, 40))
+    assert run_train(pointmass_demos, out, *short, "--resume") == 2
     error = capsys.readouterr().err
     assert f"--resume: nothing to resume in {out}; leave --resume out" in error
     assert len(error.splitlines()) == 1
-    assert run_train(pointmass_demos, out, short, "--resume=auto") == 0
+    assert run_train(pointmass_demos, out, *short, "--resume=auto") == 0
     assert "resuming" not in capsys.readouterr().out
-    assert run_train(pointmass_demos, out, long, "--resume=auto", "--log_interval=20") == 0
+    assert run_train(pointmass_demos, out, *long, "--resume=auto", "--log_interval=20") == 0
     printed = capsys.readouterr().out
     assert "same run, log_interval: was 10, is 20" in printed
     assert f"extending {out}: 20 steps become 40" in printed
     assert "resuming at step 20 of 40" in printed
-    assert run_train(pointmass_demos, out, short, "--resume") == 2
+    assert run_train(pointmass_demos, out, *short, "--resume") == 2
     assert "--resume continues the same run, but training_steps: was 40, is 20" in capsys.readouterr().err
-    assert run_train(pointmass_demos, tmp_path / "whole", long) == 0
+    assert run_train(pointmass_demos, tmp_path / "whole", *long) == 0
     one, other = (PolicyBundle.load(f / "final_model") for f in (out, tmp_path / "whole"))
     assert (one.run_id, one.step) == (other.run_id, 40)
     for name, value in one.weights.items():

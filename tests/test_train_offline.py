@@ -21,6 +21,7 @@ from raybc.bundle import PolicyBundle
 from raybc.cli import run_main
 from raybc.data.action_form import ActionForm
 from raybc.data.episodes import EpisodeStore
+from raybc.data.labels import action_names
 from raybc.export.card import _of_training
 from raybc.find_bundle import find_bundle
 from raybc.inference.agent import Agent
@@ -30,6 +31,7 @@ from raybc.run_folder import TrainingFolder
 from raybc.train.__main__ import main
 from raybc.train.offline import measure
 from raybc.types import SampleSetting, UserError
+from tests.robots import JOINTS, recorded_robot
 
 SMALL = (
     "--hidden_width=32", "--hidden_depth=2", "--batch_size=32", "--action_chunking", "--horizon_length=4", "--lr=1e-3",
@@ -202,6 +204,23 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(trained: Path, tmp_path:
     whole.offline_csv.write_text("".join(whole.offline_csv.read_text().splitlines(keepends=True)[:1]))
     assert train(*common, "--out", tmp_path / "whole", "--resume") == 0
     assert rows(whole.offline_csv) == rows(parts.offline_csv), "measurements that are missing are made"
+
+
+def test_the_largest_error_has_the_name_of_its_joint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded_robot(tmp_path / "my_robot", episodes=5)
+    flags = (*SMALL, "--training_steps=2", "--eval_interval=2", "--threads=1", "--out", tmp_path / "run")
+    assert train("--dataset", tmp_path / "my_robot", *flags) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    details = json.loads(TrainingFolder(tmp_path / "run").offline_json.read_text())
+    assert details["names"] == list(JOINTS)
+    worst = int(np.argmax(details["rmse"]))
+    assert f"largest in action {worst + 1} ({JOINTS[worst]}): {details['rmse'][worst]:.3g}" in said
+
+
+def test_actions_without_names_have_numbers(trained: Path) -> None:
+    run = TrainingFolder(next((trained / "run").glob("sd000*")))
+    assert "names" not in json.loads(run.offline_json.read_text())
+    assert action_names(_store(trained / "robot.hdf5")) == [""] * 4
 
 
 def test_another_metric(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -185,6 +185,7 @@ def test_plans_of_other_trainings_are_refused(tmp_path: Path) -> None:
         PackTrainer(with_seeds(config, (0,)), moved, CPU)
 
 
+@pytest.mark.slow
 def test_the_command(
     ray_cpus: float,
     pointmass_demos: Path,

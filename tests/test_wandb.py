@@ -58,6 +58,7 @@ def written(folder: Path, pieces: list[Path]) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.slow
 def test_offline(ray_cpus: float, pointmass_demos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seeds, stopped and resumed: a run for each, in two pieces of the same id, with all rows."""
     out = tmp_path / "run"

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from raybc.data import formats
+from raybc.data.episodes import EpisodeStore
 from raybc.data.formats import lerobot, lerobot_names
+from raybc.data.formats.base import Keys
 from raybc.data.formats.lerobot_meta import Meta
 from raybc.data.scan import Source
 from raybc.envs.robosuite_control import ABSOLUTE, OPEN, controls_of, physical_units
@@ -57,6 +60,19 @@ def labels_of(source: Source, sizes: Mapping[str, int], env_args: Mapping[str, A
         if len(labels) == size:
             found[key] = labels
     return found
+
+
+def action_names(store: EpisodeStore, action_key: str = "") -> list[str]:
+    """Names of the action dimensions of data that were read, "" for one that has none.
+
+    action_key: the array that was chosen as actions; "" for that of the format.
+    """
+    size = store.actions_NA.shape[1]
+    try:
+        source = Source(store.source, formats.detect(store.source), keys=Keys.of(action_key))
+    except UserError:  # not read from a data set on disk
+        return [""] * size
+    return [label.name for label in labels_of(source, {"actions": size}, store.env_args)["actions"]]
 
 
 def _of_robosuite(key: str, size: int) -> list[Label]:

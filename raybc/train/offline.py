@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from raybc.bundle import PolicyBundle
 from raybc.config import RunConfig
 from raybc.data.episodes import EpisodeStore
+from raybc.data.labels import action_names
 from raybc.files import write_json
 from raybc.inference.agent import Agent
 from raybc.inference.offline import OfflineError, offline_error
@@ -40,15 +42,18 @@ def measure(folder: TrainingFolder, bundle: Path, config: RunConfig, store: Epis
         *(found.score_interval or ("", "")), *measured.values(), *dimensions.values(),
     )  # fmt: skip
     append_row(folder.offline_csv, (*COLUMNS, *measured, *dimensions), values)
-    write_json(folder.offline_json, {"step": step} | found.to_plain())
+    names = action_names(store, config.action_key)
+    write_json(folder.offline_json, {"step": step} | found.to_plain() | ({"names": names} if any(names) else {}))
     scores = {"valid/error": found.error, "valid/score": found.score}
     add_scalars(folder.tensorboard, scores | measured | dimensions, step)
-    return line_of(found, metric)
+    return line_of(found, metric, names)
 
 
-def line_of(found: OfflineError, metric: Metric) -> str:
-    """The measurement in words."""
+def line_of(found: OfflineError, metric: Metric, names: Sequence[str] = ()) -> str:
+    """The measurement in words. names: those of the action dimensions, "" for none."""
     worst = int(found.rmse_A.argmax())
+    # What is learned of a rotation (rotation_6d) has more numbers than the recorded actions, and no names.
+    name = f" ({names[worst]})" if len(names) == len(found.rmse_A) and names[worst] else ""
     interval = "" if found.interval is None else f", 95 % interval {found.interval[0]:.3f} - {found.interval[1]:.3f}"
     chosen = ""
     if metric.name != "valid_error":
@@ -56,5 +61,5 @@ def line_of(found: OfflineError, metric: Metric) -> str:
         chosen = f"{metric.label} {metric.show(found.score)}{between}, "
     return (
         f"{chosen}held-out error {found.error:.3f} ({len(found.episodes)} episodes{interval}; 1: no better than the "
-        f"mean action), largest in action {worst + 1}: {found.rmse_A[worst]:.3g}"
+        f"mean action), largest in action {worst + 1}{name}: {found.rmse_A[worst]:.3g}"
     )
