@@ -37,7 +37,8 @@ def read(cls: type[Args], argv: Sequence[str], prog: str, description: str) -> A
         args=_plain_switches(_switches(cls), argv),
         prog=prog,
         description=_described(cls, prog, description),
-        config=(tyro.conf.FlagCreatePairsOff,),
+        # Every flag has its help (`_flag`): tyro need not look for comments in the source.
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff),
     )
     return _back(cls, parsed)
 

@@ -190,7 +190,8 @@ def replace(run: R, values: Mapping[str, Any]) -> R:
         if kind != getattr(run, what).kind:
             component = find_kind(what, kind, what)
         parts[what] = component(**{name: own.pop(name) for name in options_in(component) if name in own})
-    unknown = [name for name in own if name not in common_options(type(run))]
+    known = common_options(type(run))
+    unknown = [name for name in own if name not in known]
     if unknown:
         raise UserError(unknown_option(unknown[0], options_of(run), parts))
     changes: dict[str, Any] = {**own, **parts}
