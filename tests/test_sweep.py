@@ -320,6 +320,7 @@ def wait_for_events(out: Path, count: int, process: subprocess.Popen[str], timeo
     raise AssertionError(f"no {count} events within {timeout} s")
 
 
+@pytest.mark.timeout(600)
 def test_a_stopped_and_killed_sweep_continues(sweep_file: Path, finished: Path, tmp_path: Path) -> None:
     """Ctrl-C, then kill -9 of the driver and all of its Ray: the end is that of an unbroken run."""
     out = tmp_path / "out"
@@ -335,7 +336,7 @@ def test_a_stopped_and_killed_sweep_continues(sweep_file: Path, finished: Path, 
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process = start(sweep_file, out)
-    text, _ = process.communicate(timeout=200)
+    text, _ = process.communicate(timeout=300)
     assert process.returncode == 0, text
     assert "resuming:" in text
     check_complete(out, 5)
