@@ -91,7 +91,8 @@ class Args(SimulatorFlags):
     max_steps: int = 0
     """Step limit of an episode (0: that of the environment's name)."""
     videos: int = 0
-    """Starts to film on which the first two arms differ (in both)."""
+    """Starts to film on which the first two arms differ (in both). --resume keeps videos that are there; delete one to
+    film it again."""
     video_frame_skip: int = 3
     """Film every n-th environment step."""
     video_size: int = 256
