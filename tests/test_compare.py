@@ -458,18 +458,22 @@ def test_a_finished_comparison_is_not_run_again(
     assert [(tmp_path / f"out/arms/{arm}/episodes.jsonl").read_text() for arm in ("good", "new")] == rows
 
 
-def test_a_video_that_is_gone_is_made_again(
-    ray_cpus: float, policies: tuple[Path, Path], result: Path, tmp_path: Path
+@pytest.mark.parametrize("case", ["gone", "elsewhere"])
+def test_a_video_that_is_not_in_its_folder_is_made_again(
+    ray_cpus: float, policies: tuple[Path, Path], result: Path, tmp_path: Path, case: str
 ) -> None:
     shutil.copytree(result, tmp_path / "out")
-    films = sorted((tmp_path / "out/arms").glob("*/videos/*.mp4"))
-    kept, gone = films[0], films[-1]
+    kept, gone = sorted((tmp_path / "out/arms").glob("*/videos/*.mp4"))
     size, when = gone.stat().st_size, kept.stat().st_mtime_ns
     gone.unlink()
+    table = gone.parents[1] / "episodes.jsonl"
+    if case == "elsewhere":
+        table.write_text(table.read_text().replace(f'"{gone.name}"', '"../../../comparison.json"'))
     flags = [*policies, "--episodes", 60, "--workers", 1, "--videos", 1, "--out", tmp_path / "out", "--resume"]
     assert status(*flags) == 0
     assert gone.stat().st_size == size
     assert kept.stat().st_mtime_ns == when
+    assert f'"{gone.name}"' in table.read_text()
 
 
 def test_a_finished_baseline_is_measured_once(ray_cpus: float, policies: tuple[Path, Path], tmp_path: Path) -> None:

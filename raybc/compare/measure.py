@@ -126,45 +126,41 @@ class Measurement:
         arms on these starts. The episodes are run again, in simulators that render; that changes no outcome. A video
         that is there from an earlier process is kept."""
         arms = [arm for arm in self._arms if arm.name in pair and arm.trainings]
-        places = {start: place for place, start in enumerate(self._starts) if start in set(starts)}
-        found = {
-            (arm.name, start): row["video"]
-            for arm in arms
-            for start, place in places.items()
-            if (row := self._row(arm, place)) and "video" in row
-            if row["video"] and (self._out.videos(arm.name) / row["video"]).is_file()
-        }
-        if len(found) == len(arms) * len(places):
-            return found, ""
-        specs = [self._specs[place] for place in places.values()]
-        jobs = [
-            self._job(arm, 0, str(self._out.videos(arm.name).absolute()), self._options.video_frame_skip)
-            for arm in arms
-        ]
+        places = [place for place, start in enumerate(self._starts) if start in set(starts)]
         known = {
             (job, k): row
             for job, arm in enumerate(arms)
-            for k, (start, place) in enumerate(places.items())
-            if (arm.name, start) in found and (row := self._row(arm, place))
+            for k, place in enumerate(places)
+            if (row := self._filmed(arm, place)) is not None
         }
-        with (
-            self._options.simulators.ray() as workers,
-            self._pool(min(workers, len(jobs) * len(specs)), render=self._options.render) as pool,
-        ):
-            rows = pool.evaluate("film", jobs, specs, known=known)
-        problem = ""
+        if len(known) == len(arms) * len(places):
+            rows = [[known[job, k] for k in range(len(places))] for job in range(len(arms))]
+        else:
+            jobs = [
+                self._job(arm, 0, str(self._out.videos(arm.name).absolute()), self._options.video_frame_skip)
+                for arm in arms
+            ]
+            with (
+                self._options.simulators.ray() as workers,
+                self._pool(min(workers, len(jobs) * len(places)), render=self._options.render) as pool,
+            ):
+                rows = pool.evaluate("film", jobs, [self._specs[place] for place in places], known=known)
+        found, problem = {}, ""
         for arm, part in zip(arms, rows, strict=True):
-            for start, row in zip(places, part, strict=True):
+            for place, row in zip(places, part, strict=True):
                 if row.get("video"):
-                    found[arm.name, start] = row["video"]
+                    found[arm.name, self._starts[place]] = row["video"]
                 elif row["outcome"] == "error":
                     problem = problem or row["message"]
         return found, problem
 
-    def _row(self, arm: Arm, place: int) -> EpisodeRow | None:
-        """What the arm's first training did on a start, if it is known."""
+    def _filmed(self, arm: Arm, place: int) -> EpisodeRow | None:
+        """The row of the arm's first training on a start, if its video is in the folder of videos."""
         job = next(job for job, (other, _) in enumerate(self._jobs) if other is arm)
-        return self._known.get((job, place))
+        row = self._known.get((job, place))
+        name = str(row.get("video") or "") if row is not None else ""
+        is_there = bool(name) and Path(name).name == name and (self._out.videos(arm.name) / name).is_file()
+        return row if is_there else None
 
     def discard_partial(self) -> None:
         """Delete the file of finished episodes, once the result is written."""
